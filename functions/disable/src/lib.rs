@@ -1,0 +1,41 @@
+//! Disables notifications (XEP-0357, section 6): deletes registrations.
+
+use pushlark_http::{Access, Answer, Invocation, Rejection, answer, command};
+use pushlark_store::Store;
+use pushlark_telemetry::Causes;
+use pushlark_xmpp::Disable;
+use serde_json::{Value, json};
+
+/// The function.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// Who may call.
+    pub access: Access,
+    /// Where registrations are kept.
+    pub store: Store,
+}
+
+impl Function {
+    /// Answers one invocation: `{"user", "jid", "node"?}` or the `<disable/>` IQ.
+    pub async fn handle(&self, invocation: Invocation) -> Answer {
+        answer(&self.access, invocation, async |request| {
+            command(request, async |disable| self.disable(disable).await).await
+        })
+        .await
+    }
+
+    async fn disable(&self, disable: Disable) -> Result<Value, Rejection> {
+        let Disable { user, jid, node } = disable;
+        let user = user.into_bare();
+        self.store.unregister(&user, &jid, node.as_deref()).await.map_err(|error| {
+            tracing::error!(%user, %jid, error = %Causes(&error), "not disabled");
+            Rejection::Unavailable
+        })?;
+        tracing::info!(%user, %jid, "disabled");
+        let mut answer = json!({"status": "disabled", "user": user.as_str(), "jid": jid.as_str()});
+        if let Some(node) = node {
+            answer["node"] = node.into();
+        }
+        Ok(answer)
+    }
+}

@@ -1,0 +1,52 @@
+//! The form of MongooseIM's `mod_event_pusher_http`: one message that a user of its server sent to another.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use percent_encoding::percent_decode_str;
+use pushlark_queue::Facts;
+use pushlark_xmpp::{BareJid, DomainPart, Message, MessageType, NodePart, is_xml_text};
+use time::OffsetDateTime;
+
+use crate::event::{Event, Recipients, happened, message};
+
+/// Reads the fields `author`, `server`, `receiver` and `message`. Others are ignored.
+pub fn read(form: &str, now: OffsetDateTime) -> Result<Event, String> {
+    let fields = fields(form)?;
+    let field = |name: &str| fields.get(name).map(AsRef::as_ref).ok_or_else(|| format!("{name} is missing"));
+    let server = DomainPart::new(field("server")?).map_err(|error| format!("server: {error}"))?;
+    let user = |name| {
+        let localpart = NodePart::new(field(name)?).map_err(|error| format!("{name}: {error}"))?;
+        Ok::<_, String>(BareJid::from_parts(Some(&localpart), &server))
+    };
+    let (author, receiver, body) = (user("author")?, user("receiver")?, field("message")?);
+    if !is_xml_text(body) {
+        return Err("message has a character that XML does not allow".into());
+    }
+    let stanza = Message::with_body(MessageType::Chat, body);
+    let at = happened(None, now, 0);
+    Ok(message(None, at, author.into(), Recipients::Users(vec![receiver]), &stanza, Facts::default()))
+}
+
+/// Decodes `application/x-www-form-urlencoded`, strictly: bytes that are not UTF-8 are an error, not replaced.
+fn fields(form: &str) -> Result<HashMap<Cow<'_, str>, Cow<'_, str>>, String> {
+    let mut fields = HashMap::new();
+    for pair in form.trim_end_matches(['\r', '\n']).split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decode(name).ok_or("a field's name is not UTF-8")?;
+        let value = decode(value).ok_or_else(|| format!("{name} is not UTF-8"))?;
+        if fields.contains_key(&name) {
+            return Err(format!("{name} is given twice"));
+        }
+        fields.insert(name, value);
+    }
+    Ok(fields)
+}
+
+fn decode(text: &str) -> Option<Cow<'_, str>> {
+    if text.contains('+') {
+        let spaced = text.replace('+', " ");
+        return Some(Cow::Owned(percent_decode_str(&spaced).decode_utf8().ok()?.into_owned()));
+    }
+    percent_decode_str(text).decode_utf8().ok()
+}

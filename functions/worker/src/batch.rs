@@ -1,0 +1,230 @@
+//! One batch of queue messages: its tasks side by side, then what becomes of each message.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use pushlark_plugin::PublishService;
+use pushlark_store::Progress;
+use pushlark_telemetry::{Causes, Metric, count};
+use pushlark_xmpp::BareJid;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument, info_span};
+
+use crate::Worker;
+use crate::notify::{Notified, Retry};
+use crate::task::Task;
+
+/// No task begins later than this before the deadline: the longest publish (5 s) and what goes before and after it.
+const LAST_START: Duration = Duration::from_millis(6_500);
+/// Tasks that still run so long before the deadline are given up, to leave time to say so.
+const LAST_END: Duration = Duration::from_millis(700);
+/// The longest wait between two tries that no push service asked for.
+const MAX_BACKOFF: Duration = Duration::from_secs(15 * 60);
+
+/// How a task ended.
+enum Ended {
+    /// There is nothing more to do.
+    Done(Option<Published>),
+    /// It failed and is to be tried again.
+    Failed(Retry, Option<Published>),
+    /// The time did not suffice.
+    NotTried,
+}
+
+/// The services of one recipient that need nothing more for a message.
+struct Published {
+    id: String,
+    user: BareJid,
+    uid: String,
+    services: Vec<PublishService>,
+}
+
+/// A queue message while its tasks run.
+#[derive(Default)]
+struct Received {
+    message_id: String,
+    receipt_handle: String,
+    /// How often SQS has delivered it, this time included.
+    receive_count: u32,
+    published: Vec<Published>,
+    retry: Option<Retry>,
+    not_tried: bool,
+}
+
+impl Worker {
+    /// Handles a batch before `deadline`. The messages that the response names stay in the queue, and come back when
+    /// their own turn is.
+    pub async fn handle(self: &Arc<Self>, batch: SqsEvent, deadline: Instant) -> SqsBatchResponse {
+        let last_start = deadline.checked_sub(LAST_START).unwrap_or(deadline);
+        let mut received: Vec<Received> = Vec::with_capacity(batch.records.len());
+        let mut running = JoinSet::new();
+        let mut unfinished = HashMap::new();
+        for message in batch.records {
+            let index = received.len();
+            let body = message.body.clone().unwrap_or_default();
+            received.push(Received::from(message));
+            match Task::read(&body) {
+                Ok(tasks) => {
+                    for task in tasks {
+                        let id = task.id().to_owned();
+                        let task = running.spawn(Arc::clone(self).work(task, last_start));
+                        unfinished.insert(task.id(), (index, id));
+                    }
+                }
+                Err(unreadable) => {
+                    count(Metric::DeadLettered);
+                    let message_id = &received[index].message_id;
+                    tracing::error!(message_id, error = %Causes(&unreadable), "moved to the dead-letter queue");
+                    if let Err(error) = self.dead_letters.send_text(&body).await {
+                        tracing::error!(message_id, error = %Causes(&error), "not moved to the dead-letter queue");
+                        received[index].retry = Some(Retry::BackingOff);
+                    }
+                }
+            }
+        }
+        let last_end = deadline.checked_sub(LAST_END).unwrap_or(deadline);
+        while let Ok(Some(ended)) = timeout_at(last_end, running.join_next_with_id()).await {
+            let task = ended.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
+            let Some((index, id)) = unfinished.remove(&task) else { continue };
+            received[index].note(ended.map_or_else(
+                |panic| {
+                    tracing::error!(id, %panic, "a task failed");
+                    Ended::Failed(Retry::BackingOff, None)
+                },
+                |(_, ended)| ended,
+            ));
+        }
+        for (index, id) in unfinished.into_values() {
+            tracing::error!(id, "a task was given up at the deadline");
+            received[index].note(Ended::Failed(Retry::BackingOff, None));
+        }
+        self.settle(received).await
+    }
+
+    async fn work(self: Arc<Self>, task: Task, last_start: Instant) -> Ended {
+        // The semaphore is never closed.
+        let _permit = self.recipients.acquire().await.ok();
+        if Instant::now() >= last_start {
+            return Ended::NotTried;
+        }
+        let id = task.id().to_owned();
+        match task {
+            Task::Notify { event, facts, uid } => {
+                let user = event.recipient();
+                let span = info_span!("message", id, recipient = %user);
+                let Notified { finished, retry } = self.notify(&event, facts, &uid).instrument(span).await;
+                let published = (!finished.is_empty()).then_some(Published { id, user, uid, services: finished });
+                match retry {
+                    None => Ended::Done(published),
+                    Some(retry) => Ended::Failed(retry, published),
+                }
+            }
+            Task::RemoveUser { user, at, .. } => {
+                let removed = self.store.remove_user(&user, at).await.map(|()| Progress::Complete);
+                Ended::of_removal(&id, user.as_str(), removed)
+            }
+            Task::RemoveDomain { domain, at, .. } => {
+                let may_go_on = || Instant::now() < last_start;
+                let removed = self.store.remove_domain(&domain, at, may_go_on).await;
+                Ended::of_removal(&id, domain.as_str(), removed)
+            }
+        }
+    }
+
+    /// Answers which messages stay in the queue, after telling the queue when each is to come back.
+    async fn settle(&self, received: Vec<Received>) -> SqsBatchResponse {
+        let mut response = SqsBatchResponse::default();
+        let mut delays = Vec::new();
+        for message in received {
+            let delay = match message.retry {
+                Some(Retry::After(asked)) => asked,
+                Some(Retry::BackingOff) => backoff(message.receive_count),
+                None if message.not_tried => Duration::ZERO,
+                None => continue,
+            };
+            // The message comes back as a whole; without this, what it has published would be published again.
+            for Published { id, user, uid, services } in &message.published {
+                let services: Vec<&PublishService> = services.iter().collect();
+                if let Err(error) = self.store.finish(id, user, uid, &services).await {
+                    tracing::error!(id, error = %Causes(&error), "a notification may be repeated");
+                }
+            }
+            delays.push((message.receipt_handle, delay));
+            let mut failure = BatchItemFailure::default();
+            failure.item_identifier = message.message_id;
+            response.batch_item_failures.push(failure);
+        }
+        if let Err(error) = self.queue.delay(&delays).await {
+            tracing::warn!(error = %Causes(&error), "messages come back after the queue's own visibility timeout");
+        }
+        response
+    }
+}
+
+impl Ended {
+    fn of_removal(id: &str, whose: &str, removed: Result<Progress, pushlark_store::StoreError>) -> Self {
+        match removed {
+            Ok(Progress::Complete) => {
+                tracing::info!(id, whose, "registrations removed");
+                Self::Done(None)
+            }
+            Ok(Progress::Partial) => Self::NotTried,
+            Err(error) => {
+                tracing::error!(id, whose, error = %Causes(&error), "registrations not removed yet");
+                Self::Failed(Retry::BackingOff, None)
+            }
+        }
+    }
+}
+
+impl From<SqsMessage> for Received {
+    fn from(message: SqsMessage) -> Self {
+        let receive_count = message.attributes.get("ApproximateReceiveCount").and_then(|count| count.parse().ok());
+        Self {
+            message_id: message.message_id.unwrap_or_default(),
+            receipt_handle: message.receipt_handle.unwrap_or_default(),
+            receive_count: receive_count.unwrap_or(1),
+            ..Self::default()
+        }
+    }
+}
+
+impl Received {
+    fn note(&mut self, ended: Ended) {
+        let published = match ended {
+            Ended::Done(published) => published,
+            Ended::Failed(retry, published) => {
+                self.retry = self.retry.max(Some(retry));
+                published
+            }
+            Ended::NotTried => {
+                self.not_tried = true;
+                None
+            }
+        };
+        self.published.extend(published);
+    }
+}
+
+/// One second, doubling to a quarter of an hour, less up to a quarter so that many failures do not return at once.
+fn backoff(receive_count: u32) -> Duration {
+    let seconds = 2_u64.saturating_pow(receive_count.saturating_sub(1)).min(MAX_BACKOFF.as_secs());
+    Duration::from_secs(seconds - fastrand::u64(0..=seconds / 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_are_a_second_apart_and_then_longer_to_a_quarter_of_an_hour() {
+        assert_eq!(backoff(1), Duration::from_secs(1));
+        for (receive_count, longest) in [(2, 2), (4, 8), (10, 512), (11, 900), (100, 900), (u32::MAX, 900)] {
+            let delay = backoff(receive_count).as_secs();
+            assert!(delay <= longest && delay >= longest - longest / 4, "{receive_count}: {delay}");
+        }
+    }
+}

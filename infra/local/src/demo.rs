@@ -1,0 +1,147 @@
+//! The main job on real input, told to whoever runs it.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use pushlark_store::Store;
+use pushlark_xmpp::BareJid;
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::{Options, Stack};
+
+/// How long a notification may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One chat message from alice to bob, in each format of a webhook: the content type, the text, and the body.
+const WEBHOOKS: [(&str, &str, &str); 4] = [
+    (
+        "application/json",
+        "Hi from JSON",
+        r#"{"type": "message", "from": "alice@example.com/pc", "to": "bob@example.com", "chat": "chat", "body": "Hi from JSON"}"#,
+    ),
+    (
+        "application/x-ndjson",
+        "Hi from NDJSON",
+        r#"{"type": "message", "from": "alice@example.com/pc", "to": "bob@example.com", "stanza": "<message type='chat'><body>Hi from NDJSON</body></message>"}"#,
+    ),
+    (
+        "application/xml",
+        "Hi from XML",
+        "<message xmlns='jabber:client' from='alice@example.com/pc' to='bob@example.com' type='chat' id='c1'>\
+         <body>Hi from XML</body></message>",
+    ),
+    (
+        "application/x-www-form-urlencoded",
+        "Hi from a form",
+        "author=alice&server=example.com&receiver=bob&message=Hi+from+a+form",
+    ),
+];
+
+/// Runs the main job through a stack of its own, in memory; an error says what was not as it must be.
+pub async fn demo() -> anyhow::Result<()> {
+    let stack = Stack::start(Options::default()).await?;
+    let table: String = stack.environment.require("TABLE_NAME", "the table's name")?;
+    let store = Store::new(stack.dynamodb.clone(), table);
+    let demo = Demo { http: Client::new(), url: stack.url.clone(), store };
+    let told = demo.tell().await;
+    stack.stop().await;
+    told
+}
+
+struct Demo {
+    http: Client,
+    url: String,
+    store: Store,
+}
+
+impl Demo {
+    async fn tell(&self) -> anyhow::Result<()> {
+        println!("bob enables two devices, by the IQ of XEP-0357:");
+        for (node, service, device_id) in [("phone", "fcm", "PHONE"), ("tablet", "apns", "TABLET")] {
+            let reply = self.post("/enable", "application/xmpp+xml", &enable(node, service, device_id)).await?;
+            ensure!(reply.contains("type=\"result\""), "enable was answered by {reply}");
+            println!("  {reply}");
+        }
+        for (content_type, text, body) in WEBHOOKS {
+            println!("a chat message comes as {content_type}:");
+            self.post("/events", content_type, body).await?;
+            for device_id in ["PHONE", "TABLET"] {
+                let notification = self.notification(device_id, text).await?;
+                let alert = json!({"body": text, "title": "alice@example.com", "tag": "alice@example.com", "badge": 1});
+                ensure!(notification["notification"]["alert"] == alert, "not as it must be: {notification}");
+                ensure!(notification["status"] == 200, "not taken: {notification}");
+            }
+        }
+        println!("the tablet's push service answers 410 from now on, so the next message disables the tablet:");
+        let gone = json!({"status": 410, "body": {"reason": "unregistered"}});
+        let told = self.http.put(format!("{}/sink/devices/TABLET", self.url)).json(&gone).send().await?;
+        ensure!(told.status() == StatusCode::NO_CONTENT, "the sink answered {}", told.status());
+        self.send("To both").await?;
+        self.notification("PHONE", "To both").await?;
+        let refused = self.notification("TABLET", "To both").await?;
+        ensure!(refused["status"] == 410, "not refused: {refused}");
+        self.until_disabled().await?;
+        println!("what comes later goes to the phone alone:");
+        self.send("To the phone").await?;
+        self.notification("PHONE", "To the phone").await?;
+        ensure!(self.received("TABLET", "To the phone").await?.is_none(), "the tablet was notified all the same");
+        println!("all as it must be");
+        Ok(())
+    }
+
+    async fn until_disabled(&self) -> anyhow::Result<()> {
+        let bob = BareJid::new("bob@example.com")?;
+        let deadline = Instant::now() + PATIENCE;
+        while self.store.snapshot(&bob).await?.services.iter().any(|service| service.node == "tablet") {
+            ensure!(Instant::now() < deadline, "the tablet was not disabled");
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, text: &str) -> anyhow::Result<()> {
+        let event = json!({"type": "message", "from": "alice@example.com/pc", "to": "bob@example.com", "chat": "chat",
+            "body": text});
+        self.post("/events", "application/json", &event.to_string()).await.map(drop)
+    }
+
+    async fn post(&self, path: &str, content_type: &'static str, body: &str) -> anyhow::Result<String> {
+        let request = self.http.post(format!("{}{path}", self.url)).header("content-type", content_type);
+        let response = request.body(body.to_owned()).send().await?;
+        let (status, text) = (response.status(), response.text().await?);
+        ensure!(status.is_success(), "{path} answered {status}: {text}");
+        Ok(text)
+    }
+
+    async fn notification(&self, device_id: &str, text: &str) -> anyhow::Result<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(notification) = self.received(device_id, text).await? {
+                return Ok(notification);
+            }
+            if Instant::now() > deadline {
+                bail!("{device_id} was not notified of {text:?} within {PATIENCE:?}");
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn received(&self, device_id: &str, text: &str) -> anyhow::Result<Option<Value>> {
+        let url = format!("{}/sink/notifications?device_id={device_id}", self.url);
+        let all: Vec<Value> = self.http.get(url).send().await?.json().await.context("the sink's answer")?;
+        Ok(all.into_iter().find(|notification| notification["notification"]["alert"]["body"] == text))
+    }
+}
+
+fn enable(node: &str, service: &str, device_id: &str) -> String {
+    format!(
+        "<iq xmlns='jabber:client' type='set' from='bob@example.com/{node}' id='{node}-1'>\
+         <enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='{node}'>\
+         <x xmlns='jabber:x:data' type='submit'>\
+         <field var='FORM_TYPE'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>\
+         <field var='service'><value>{service}</value></field>\
+         <field var='device_id'><value>{device_id}</value></field></x></enable></iq>"
+    )
+}

@@ -1,0 +1,265 @@
+//! Pushlark on one machine: the functions that Lambda runs, with DynamoDB and SQS embedded, on loopback.
+
+mod demo;
+mod event_source;
+mod function_url;
+mod sink;
+pub mod sqs;
+mod table;
+
+pub use demo::demo;
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::Credentials;
+use axum::Router;
+use dynoxide::Database;
+use pushlark_delivery::VirtualHosts;
+use pushlark_http::Access;
+use pushlark_queue::Queue;
+use pushlark_settings::Environment;
+use pushlark_store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use worker::{Plugins, Worker};
+
+use event_source::EventSource;
+use sink::Sink;
+use sqs::{Clock, QueueAttributes, Sqs};
+
+/// What the template calls the queue; its dead-letter queue has `-dead` behind it.
+const QUEUE: &str = "pushlark";
+/// How long SQS keeps a message: 14 days, as in the template.
+const RETENTION_SECONDS: u32 = 14 * 86_400;
+/// How often SQS delivers a message, as in the template.
+const MAX_RECEIVE_COUNT: u32 = 100;
+/// How often expired items are deleted; AWS takes up to some days.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How a stack is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The port of the HTTP routes; 0 for any.
+    pub port: u16,
+    /// The folder that keeps the table and the queues; `None` for memory.
+    pub data: Option<PathBuf>,
+    /// Settings of the functions, which take the place of the stack's own defaults.
+    pub environment: Environment,
+    /// How fast time passes in SQS.
+    pub clock: Clock,
+    /// How long SQS hides a received message, in SQS's own seconds.
+    pub visibility_timeout: u32,
+    /// The plugins that `PLUGIN` chooses from.
+    pub plugins: Plugins,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            data: None,
+            environment: Environment::default(),
+            clock: Clock::real(),
+            visibility_timeout: 60,
+            plugins: Plugins::built_in(),
+        }
+    }
+}
+
+/// A running stack. Dropping it stops all of it at once; [`Stack::stop`] lets it finish what it has begun.
+#[derive(Debug)]
+pub struct Stack {
+    /// Where the functions and the sink are served.
+    pub url: String,
+    /// The endpoint of DynamoDB.
+    pub dynamodb_url: String,
+    /// The endpoint of SQS.
+    pub sqs_url: String,
+    /// The settings that the functions were started with.
+    pub environment: Environment,
+    /// A client of the stack's DynamoDB.
+    pub dynamodb: aws_sdk_dynamodb::Client,
+    /// A client of the stack's SQS.
+    pub sqs: aws_sdk_sqs::Client,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Stack {
+    /// Starts everything, and returns once it serves.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let listener = bind(options.port).await?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+
+        let database = open_database(&options)?;
+        let dynamodb_listener = bind(0).await?;
+        let dynamodb_url = url(dynamodb_listener.local_addr()?);
+        tasks.spawn(sweep(database.clone()));
+        let until = until_stopped(stopped.clone());
+        tasks.spawn(async move {
+            if let Err(error) = dynoxide::server::serve_with_shutdown(dynamodb_listener, database, until).await {
+                tracing::error!(error, "DynamoDB stopped");
+            }
+        });
+        let queues = open_queues(&options)?;
+        let sqs_listener = bind(0).await?;
+        let sqs_url = url(sqs_listener.local_addr()?);
+        serve(&mut tasks, sqs_listener, queues.router(), stopped.clone());
+
+        let aws = aws_config(&options.environment).await;
+        let dynamodb = aws_sdk_dynamodb::config::Builder::from(&aws).endpoint_url(&dynamodb_url).build();
+        let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb);
+        let sqs = aws_sdk_sqs::config::Builder::from(&aws).endpoint_url(&sqs_url).build();
+        let sqs = aws_sdk_sqs::Client::from_conf(sqs);
+
+        let queue_url = format!("{sqs_url}/000000000000/{QUEUE}");
+        let dead_letter_url = format!("{queue_url}-dead");
+        let mut environment = Environment::from_iter([
+            ("TABLE_NAME", "pushlark"),
+            ("VIRTUAL_PUBSUB_HOSTS", "push.@HOST@"),
+            ("MONGOOSEPUSH_URL", &format!("{}/sink", url(address))),
+        ]);
+        environment.extend(options.environment.variables());
+        // The stack's own, whatever the shell that it was started from says.
+        environment.extend([("QUEUE_URL", &queue_url), ("DEAD_LETTER_QUEUE_URL", &dead_letter_url)]);
+
+        let table: String = environment.require("TABLE_NAME", "the table's name")?;
+        table::create(&dynamodb, &table).await?;
+        let store = Store::new(dynamodb.clone(), table);
+        let queue = Queue::new(sqs.clone(), &queue_url);
+        let dead_letters = Queue::new(sqs.clone(), dead_letter_url);
+        let access = access(&environment, &aws).await?;
+        let enable = enable::Function {
+            access: access.clone(),
+            store: store.clone(),
+            virtual_hosts: VirtualHosts::from_environment(&environment)?,
+        };
+        let disable = disable::Function { access: access.clone(), store: store.clone() };
+        let ingest = ingest::Function { access, store: store.clone(), queue: queue.clone() };
+        let worker = Worker::from_environment(&environment, &options.plugins, store, queue, dead_letters)?;
+        let router = Router::new()
+            .merge(function_url::route("/enable", enable, |f, event| async move { f.handle(event).await }))
+            .merge(function_url::route("/disable", disable, |f, event| async move { f.handle(event).await }))
+            .merge(function_url::route("/events", ingest, |f, event| async move { f.handle(event).await }))
+            .nest("/sink", Sink::default().router());
+        serve(&mut tasks, listener, router, stopped.clone());
+        let workers = environment.number("WORKERS", 2..=1_000, 100)?;
+        tasks.spawn(EventSource::new(sqs.clone(), queue_url, Arc::new(worker), workers).run(stopped));
+
+        Ok(Self { url: url(address), dynamodb_url, sqs_url, environment, dynamodb, sqs, stop, tasks })
+    }
+
+    /// Finishes what was begun, and stops.
+    pub async fn stop(mut self) {
+        // All tasks may have stopped already.
+        let _ = self.stop.send(true);
+        let all_stopped = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(12), all_stopped).await.is_err() {
+            tracing::warn!("something still ran after twelve seconds");
+        }
+    }
+
+    /// The settings with which `cargo lambda` runs a function against this stack, a line each.
+    pub fn lambda_env(&self) -> String {
+        let own = [
+            ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb_url.as_str()),
+            ("AWS_ENDPOINT_URL_SQS", &self.sqs_url),
+            ("AWS_ACCESS_KEY_ID", "local"),
+            ("AWS_SECRET_ACCESS_KEY", "local"),
+            ("AWS_REGION", "us-east-1"),
+        ];
+        let settings = ["TABLE_NAME", "QUEUE_URL", "DEAD_LETTER_QUEUE_URL", "VIRTUAL_PUBSUB_HOSTS", "MONGOOSEPUSH_URL"];
+        let settings = settings.into_iter().filter_map(|name| Some((name, self.environment.text(name)?)));
+        own.into_iter().chain(settings).map(|(name, value)| format!("{name}={value}\n")).collect()
+    }
+}
+
+async fn bind(port: u16) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            bail!("port {port} is taken: another program listens there. Choose another one with --port")
+        }
+        bound => bound.with_context(|| format!("cannot listen on port {port}")),
+    }
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
+
+fn serve(tasks: &mut JoinSet<()>, listener: TcpListener, router: Router, stopped: watch::Receiver<bool>) {
+    tasks.spawn(async move {
+        let server = axum::serve(listener, router).with_graceful_shutdown(until_stopped(stopped));
+        if let Err(error) = server.await {
+            tracing::error!(%error, "a server stopped");
+        }
+    });
+}
+
+async fn until_stopped(mut stopped: watch::Receiver<bool>) {
+    // An error means that the stack was dropped.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+fn open_database(options: &Options) -> anyhow::Result<Database> {
+    let Some(folder) = &options.data else { return Ok(Database::memory()?) };
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let path = folder.join("dynamodb.sqlite");
+    let path = path.to_str().context("the data folder's name is not UTF-8")?;
+    Database::new(path).with_context(|| format!("cannot open {path}"))
+}
+
+fn open_queues(options: &Options) -> anyhow::Result<Sqs> {
+    let path = options.data.as_ref().map(|folder| folder.join("sqs.sqlite"));
+    let sqs = Sqs::open(path.as_deref(), options.clock)?;
+    let dead = format!("{QUEUE}-dead");
+    let attributes = QueueAttributes { message_retention_period: RETENTION_SECONDS, ..QueueAttributes::default() };
+    sqs.create_queue(&dead, attributes.clone())?;
+    let redrive = Some((dead, MAX_RECEIVE_COUNT));
+    sqs.create_queue(
+        QUEUE,
+        QueueAttributes { visibility_timeout: options.visibility_timeout, max_receive: redrive, ..attributes },
+    )?;
+    Ok(sqs)
+}
+
+/// DynamoDB on AWS deletes expired items by itself.
+async fn sweep(database: Database) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        let database = database.clone();
+        let swept = tokio::task::spawn_blocking(move || database.sweep_ttl()).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!(%error, "expired items were not deleted");
+        }
+    }
+}
+
+/// Credentials that no real service takes, whatever is configured on this machine.
+async fn aws_config(environment: &Environment) -> SdkConfig {
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::from_static("us-east-1"))
+        .credentials_provider(Credentials::new("local", "local", None, None, "local"));
+    match environment.text("AWS_ENDPOINT_URL_SECRETS_MANAGER") {
+        Some(endpoint) => config.endpoint_url(endpoint).load().await,
+        None => config.load().await,
+    }
+}
+
+async fn access(environment: &Environment, aws: &SdkConfig) -> anyhow::Result<Access> {
+    if environment.text("WEBHOOK_SECRET").is_none() {
+        tracing::warn!("WEBHOOK_SECRET is not set: anybody on this machine may call");
+        return Ok(Access::Open);
+    }
+    Ok(Access::from_environment(environment, aws).await?)
+}

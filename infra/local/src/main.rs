@@ -1,0 +1,87 @@
+//! `cargo run -p local`: Pushlark on loopback, until Ctrl-C.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use local::{Options, Stack, demo};
+use pushlark_settings::Environment;
+use pushlark_telemetry::{Format, start};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Pushlark on one machine: all functions, with DynamoDB and SQS embedded. Settings are taken from the environment,
+/// by the names that they have on Lambda.
+#[derive(Debug, Parser)]
+#[command(name = "local")]
+struct Arguments {
+    /// The port of /enable, /disable, /events and /sink.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Keeps registrations and events in memory alone.
+    #[arg(long)]
+    memory: bool,
+    /// Where they are kept otherwise.
+    #[arg(long, default_value = ".pushlark", value_name = "FOLDER")]
+    data: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sends real webhooks through a fresh stack, shows the notifications, and fails if one is not as it must be.
+    Demo,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ran = match arguments.command {
+        Some(Command::Demo) => demo().await,
+        None => run(arguments).await,
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("local: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let environment = Environment::of_process();
+    start(Format::Human, &environment)?;
+    let data = (!arguments.memory).then_some(arguments.data);
+    let options = Options { port: arguments.port, data: data.clone(), environment, ..Options::default() };
+    let stack = Stack::start(options).await?;
+    introduce(&stack, data.as_deref())?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminated.recv() => {}
+    }
+    println!("stopping");
+    stack.stop().await;
+    Ok(())
+}
+
+fn introduce(stack: &Stack, data: Option<&Path>) -> anyhow::Result<()> {
+    let Stack { url, dynamodb_url, sqs_url, .. } = stack;
+    println!(
+        "Pushlark is at {url}/enable, /disable and /events; its DynamoDB at {dynamodb_url}, its SQS at {sqs_url}."
+    );
+    if let Some(folder) = data {
+        let file = folder.join("lambda.env");
+        std::fs::write(&file, stack.lambda_env()).with_context(|| format!("cannot write {}", file.display()))?;
+        println!("Data is kept in {}; for cargo lambda, --env-file {}.", folder.display(), file.display());
+    }
+    println!(
+        r#"Try:
+  curl {url}/enable -H 'Content-Type: application/json' -d '{{"user": "bob@example.com", "jid": "push.example.com", "node": "phone", "form": {{"service": "fcm", "device_id": "TOKEN"}}}}'
+  curl {url}/events -H 'Content-Type: application/json' -d '{{"type": "message", "from": "alice@example.com/pc", "to": "bob@example.com", "chat": "chat", "body": "Hi"}}'
+  curl {url}/sink/notifications"#
+    );
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! A double of MongoosePush that keeps what it is sent.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// How many notifications are kept.
+const CAPACITY: usize = 1_000;
+
+/// The notifications that were posted, and what each device answers.
+#[derive(Debug, Clone, Default)]
+pub struct Sink(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The newest first.
+    notifications: VecDeque<Notification>,
+    devices: HashMap<String, Behaviour>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Notification {
+    device_id: String,
+    api: String,
+    received_at: String,
+    status: u16,
+    notification: Value,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Behaviour {
+    status: u16,
+    #[serde(default)]
+    body: Value,
+    #[serde(default)]
+    delay_ms: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Filter {
+    device_id: Option<String>,
+}
+
+impl Sink {
+    /// `POST /{v2|v3}/notification/{device_id}`, `GET /notifications`, `PUT /devices/{device_id}`.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/{api}/notification/{device_id}", post(notify))
+            .route("/notifications", get(list))
+            .route("/devices/{device_id}", put(behave))
+            .with_state(self)
+    }
+
+    fn state(&self) -> MutexGuard<'_, Kept> {
+        // Each change is complete in itself.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn notify(
+    State(sink): State<Sink>,
+    Path((api, device_id)): Path<(String, String)>,
+    Json(notification): Json<Value>,
+) -> Response {
+    if !matches!(api.as_str(), "v2" | "v3") {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let behaviour = sink.state().devices.get(&device_id).cloned();
+    let Behaviour { status, body, delay_ms } =
+        behaviour.unwrap_or_else(|| Behaviour { status: 200, body: json!("OK"), delay_ms: 0 });
+    tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+    println!("{} {status} {device_id}: {notification}", if status < 300 { "notified" } else { "answered" });
+    let received_at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+    let mut state = sink.state();
+    state.notifications.push_front(Notification { device_id, api, received_at, status, notification });
+    state.notifications.truncate(CAPACITY);
+    (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(body)).into_response()
+}
+
+async fn list(State(sink): State<Sink>, Query(filter): Query<Filter>) -> Json<Vec<Notification>> {
+    let wanted =
+        |notification: &&Notification| filter.device_id.as_ref().is_none_or(|device| notification.device_id == *device);
+    Json(sink.state().notifications.iter().filter(wanted).cloned().collect())
+}
+
+async fn behave(
+    State(sink): State<Sink>,
+    Path(device_id): Path<String>,
+    Json(behaviour): Json<Behaviour>,
+) -> (StatusCode, &'static str) {
+    if !(200..=599).contains(&behaviour.status) {
+        return (StatusCode::BAD_REQUEST, "status must be between 200 and 599");
+    }
+    sink.state().devices.insert(device_id, behaviour);
+    (StatusCode::NO_CONTENT, "")
+}

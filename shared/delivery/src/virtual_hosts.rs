@@ -1,0 +1,108 @@
+//! Virtual PubSub hosts: names that stand for a push service instead of a real PubSub service.
+
+use std::str::FromStr;
+
+use pushlark_plugin::xmpp::{BareJid, DomainPart};
+use pushlark_settings::{Environment, SettingError};
+
+/// The setting `VIRTUAL_PUBSUB_HOSTS`: patterns, comma-separated, as MongooseIM's `virtual_pubsub_hosts` has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VirtualHosts(Vec<Pattern>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pattern {
+    /// One domain for the users of all.
+    Fixed(DomainPart),
+    /// What stands before `@HOST@`, the dot included: a subdomain of each user's own domain.
+    SubdomainOfUsers(String),
+}
+
+/// A pattern that could never match; the operator's to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a domain nor a subdomain of @HOST@, such as \"push.@HOST@\"")]
+pub struct InvalidHost(String);
+
+impl VirtualHosts {
+    /// From `VIRTUAL_PUBSUB_HOSTS`.
+    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
+        Ok(environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `jid` is a virtual host for `user`.
+    pub fn has(&self, user: &BareJid, jid: &BareJid) -> bool {
+        let (users_domain, domain) = (user.domain().as_str(), jid.domain().as_str());
+        self.0.iter().any(|pattern| match pattern {
+            Pattern::Fixed(fixed) => fixed.as_str() == domain,
+            Pattern::SubdomainOfUsers(prefix) => domain.strip_suffix(users_domain) == Some(prefix),
+        })
+    }
+}
+
+impl FromStr for VirtualHosts {
+    type Err = InvalidHost;
+
+    fn from_str(patterns: &str) -> Result<Self, InvalidHost> {
+        patterns
+            .split(',')
+            .map(str::trim)
+            .filter(|pattern| !pattern.is_empty())
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = InvalidHost;
+
+    fn from_str(pattern: &str) -> Result<Self, InvalidHost> {
+        let invalid = || InvalidHost(pattern.into());
+        let domain = |domain| DomainPart::new(domain).map(|domain| domain.into_owned()).map_err(|_| invalid());
+        match pattern.split_once("@HOST@") {
+            None => domain(pattern).map(Self::Fixed),
+            Some((prefix, "")) if prefix.ends_with('.') => {
+                let prefix = domain(&prefix[..prefix.len() - 1])?;
+                Ok(Self::SubdomainOfUsers(format!("{prefix}.")))
+            }
+            Some(_) => Err(invalid()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn has(hosts: &str, user: &str, jid: &str) -> bool {
+        hosts.parse::<VirtualHosts>().unwrap().has(&BareJid::new(user).unwrap(), &BareJid::new(jid).unwrap())
+    }
+
+    #[test]
+    fn a_pattern_with_host_matches_a_subdomain_of_the_users_own_domain() {
+        assert!(has("Push.@HOST@", "bob@example.com", "push.example.com"));
+        assert!(has("push.@HOST@", "bob@example.com", "any@push.example.com"));
+        assert!(!has("push.@HOST@", "bob@example.com", "push.example.org"));
+        assert!(!has("push.@HOST@", "bob@example.com", "push.sub.example.com"));
+        assert!(!has("push.@HOST@", "bob@example.com", "pushexample.com"));
+    }
+
+    #[test]
+    fn a_pattern_without_host_is_a_domain_for_all() {
+        assert!(has("a.example, virtual.domain", "bob@example.com", "virtual.domain"));
+        assert!(!has("virtual.domain", "bob@example.com", "sub.virtual.domain"));
+        assert!(!has("", "bob@example.com", "virtual.domain"));
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_match_is_refused() {
+        for pattern in ["@HOST@", "push@HOST@", "@HOST@.push", "push.@HOST@.x", ".@HOST@", "push.@HOSTS@", "a b"] {
+            assert!(pattern.parse::<VirtualHosts>().is_err(), "{pattern}");
+        }
+    }
+}

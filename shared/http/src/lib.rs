@@ -1,0 +1,216 @@
+//! What the HTTP functions share: the request's envelope, problem answers, authentication.
+//!
+//! A function is invoked by a Function URL (or an HTTP API, payload version 2.0), or with a bare JSON value, as
+//! `cargo lambda invoke` does; the latter is answered with bare JSON and needs no credential, since IAM has vouched.
+
+mod access;
+mod command;
+mod problem;
+
+pub use access::Access;
+pub use command::{Rejection, command};
+pub use problem::Problem;
+
+use std::collections::HashMap;
+use std::fmt;
+
+use aws_lambda_events::http::{HeaderMap, HeaderValue, header};
+use aws_lambda_events::lambda_function_urls::{LambdaFunctionUrlRequest, LambdaFunctionUrlResponse};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::de::{DeserializeOwned, Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The largest body, in bytes.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// What a function is invoked with.
+#[derive(Debug)]
+pub enum Invocation {
+    /// An HTTP request.
+    Http(Box<LambdaFunctionUrlRequest>),
+    /// A JSON value from a caller that IAM knows.
+    Direct(Box<RawValue>),
+}
+
+/// What a function answers: to HTTP by HTTP, to a direct caller by bare JSON.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// An HTTP response.
+    Http(LambdaFunctionUrlResponse),
+    /// A JSON value.
+    Direct(Box<RawValue>),
+}
+
+/// A request that may be acted on: its caller is known, its method and size are right.
+#[derive(Debug)]
+pub struct Request {
+    /// What the body is.
+    pub media: Media,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// The media types that a function may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Media {
+    /// `application/json`
+    Json,
+    /// `application/x-ndjson`
+    JsonLines,
+    /// `application/xml`, `text/xml` or `application/xmpp+xml`: the one that it is, to be answered in kind.
+    Xml(&'static str),
+    /// `application/x-www-form-urlencoded`
+    Form,
+    /// Any other, as it was written.
+    Unknown(String),
+}
+
+/// The good end of a request.
+#[derive(Debug)]
+pub struct Response {
+    status: u16,
+    content_type: &'static str,
+    body: String,
+}
+
+impl<'de> Deserialize<'de> for Invocation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Envelope {
+            request_context: Context,
+        }
+        #[derive(Deserialize)]
+        struct Context {
+            #[serde(rename = "http")]
+            _http: serde::de::IgnoredAny,
+        }
+
+        let payload = Box::<RawValue>::deserialize(deserializer)?;
+        match serde_json::from_str::<Envelope>(payload.get()) {
+            Err(_) => Ok(Self::Direct(payload)),
+            Ok(Envelope { request_context: Context { .. } }) => {
+                serde_json::from_str(payload.get()).map(Self::Http).map_err(D::Error::custom)
+            }
+        }
+    }
+}
+
+/// Answers an invocation by `act`, once its credential, method and size are found right.
+pub async fn answer(
+    access: &Access,
+    invocation: Invocation,
+    act: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
+) -> Answer {
+    match invocation {
+        Invocation::Direct(payload) => {
+            let request = Request { media: Media::Json, body: payload.get().as_bytes().to_vec() };
+            let body = match act(request).await {
+                Ok(response) => response.body,
+                Err(problem) => problem.to_json(),
+            };
+            // Handlers answer JSON with JSON; it parses.
+            Answer::Direct(RawValue::from_string(body).unwrap_or_default())
+        }
+        Invocation::Http(request) => {
+            let outcome = match admit(access, *request) {
+                Ok(request) => act(request).await,
+                Err(problem) => Err(problem),
+            };
+            Answer::Http(outcome.map_or_else(Problem::into_http, Response::into_http))
+        }
+    }
+}
+
+fn admit(access: &Access, request: LambdaFunctionUrlRequest) -> Result<Request, Problem> {
+    access.check(&request.headers, &request.query_string_parameters)?;
+    let method = request.request_context.http.method.as_deref().unwrap_or_default();
+    if method != "POST" {
+        return Err(Problem::method_not_allowed(method, "POST"));
+    }
+    let body = request.body.unwrap_or_default();
+    let body = if request.is_base64_encoded {
+        BASE64_STANDARD.decode(body).map_err(|_| Problem::bad_request("the body is not valid base64"))?
+    } else {
+        body.into_bytes()
+    };
+    if body.len() > MAX_BODY_BYTES {
+        return Err(Problem::too_large(body.len()));
+    }
+    Ok(Request { media: Media::of(&request.headers), body })
+}
+
+impl Media {
+    fn of(headers: &HeaderMap) -> Self {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match essence.as_str() {
+            "application/json" => Self::Json,
+            "application/x-ndjson" => Self::JsonLines,
+            "application/xml" => Self::Xml("application/xml"),
+            "text/xml" => Self::Xml("text/xml"),
+            "application/xmpp+xml" => Self::Xml("application/xmpp+xml"),
+            "application/x-www-form-urlencoded" => Self::Form,
+            _ => Self::Unknown(essence),
+        }
+    }
+}
+
+impl fmt::Display for Media {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Json => "application/json",
+            Self::JsonLines => "application/x-ndjson",
+            Self::Xml(xml) => xml,
+            Self::Form => "application/x-www-form-urlencoded",
+            Self::Unknown(other) => other,
+        })
+    }
+}
+
+impl Response {
+    /// A JSON answer.
+    pub fn json(status: u16, body: &impl Serialize) -> Result<Self, Problem> {
+        let body = serde_json::to_string(body).map_err(|_| Problem::internal())?;
+        Ok(Self { status, content_type: "application/json", body })
+    }
+
+    /// An XML answer of one of the media types of [`Media::Xml`].
+    pub fn xml(content_type: &'static str, body: String) -> Self {
+        Self { status: 200, content_type, body }
+    }
+
+    fn into_http(self) -> LambdaFunctionUrlResponse {
+        http_response(self.status, HeaderValue::from_static(self.content_type), self.body)
+    }
+}
+
+fn http_response(status: u16, content_type: HeaderValue, body: String) -> LambdaFunctionUrlResponse {
+    let mut response = LambdaFunctionUrlResponse::default();
+    response.status_code = status.into();
+    response.headers.insert(header::CONTENT_TYPE, content_type);
+    response.body = Some(body);
+    response
+}
+
+/// Reads a body that must be UTF-8.
+pub fn read_text(body: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(body).map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))
+}
+
+/// Reads JSON; what is wrong with it is told with the path to the field.
+pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let value =
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| match error.path().to_string() {
+            path if path == "." => error.inner().to_string(),
+            path => format!("{path}: {}", error.inner()),
+        })?;
+    deserializer.end().map_err(|error| error.to_string())?;
+    Ok(value)
+}
+
+type Query = HashMap<String, String>;

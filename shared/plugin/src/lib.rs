@@ -1,0 +1,169 @@
+//! What decides whether and what to notify: pure and synchronous, with all that a custom plugin depends on.
+//!
+//! A plugin sees one event for one recipient, and answers by three callbacks, in the order that MongooseIM's
+//! `mod_event_pusher_push` calls its own: `prepare_notification` (which may skip), `should_publish` (which filters
+//! the recipient's services) and `publish_notification`. A callback that is left out is the [`Defaults`]'.
+
+mod options;
+mod payload;
+
+pub use options::{InvalidOptions, MAX_OPTION_FIELDS, MAX_OPTIONS_BYTES, Mode, Priority, PublishOptions};
+pub use payload::Payload;
+pub use pushlark_xmpp as xmpp;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use xmpp::{BareJid, FullJid, Jid, Message, MessageType};
+
+/// A message on its way to one recipient.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Names the message; the same for each webhook that tells of it.
+    pub id: String,
+    /// When it happened.
+    pub at: OffsetDateTime,
+    /// Who sent the message: a user's session, or an occupant of a room.
+    pub from: Jid,
+    /// What happened to the message, and so whom it is for.
+    pub kind: EventKind,
+    /// The stanza.
+    pub message: Arc<Message>,
+    /// How many messages of this conversation the recipient has not read, this one included.
+    pub unread_count: u32,
+}
+
+/// What happened to a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventKind {
+    /// It arrived for the user.
+    Message(BareJid),
+    /// It was sent to this session, which never acknowledged it (XEP-0198).
+    Unacknowledged(FullJid),
+}
+
+impl Event {
+    /// The user that the message is for.
+    pub fn recipient(&self) -> BareJid {
+        match &self.kind {
+            EventKind::Message(user) => user.clone(),
+            EventKind::Unacknowledged(session) => session.to_bare(),
+        }
+    }
+}
+
+/// What is known of a recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recipient {
+    /// Whether there is such a user.
+    pub exists: bool,
+    /// Whether the user has a session that takes messages.
+    pub online: bool,
+}
+
+/// A registration as a plugin sees it: where a user wants notifications published (MongooseIM's publish service).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishService {
+    /// The PubSub service; a virtual one or a real one.
+    pub jid: BareJid,
+    /// The node there.
+    pub node: String,
+    /// The form that came with the registration.
+    pub options: PublishOptions,
+    /// When it was enabled, in microseconds since 1970: the registration's version.
+    pub created_at: u64,
+}
+
+/// One notification to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// Where.
+    pub service: PublishService,
+    /// What.
+    pub payload: Payload,
+}
+
+/// Decides whether and what to notify. Callbacks are called in the order in which they stand here, once for each
+/// recipient of an event; they do no I/O, so the same inputs give the same answers.
+pub trait Plugin: Send + Sync {
+    /// What to notify of `event`; `None` skips it, before anything was read of the recipient.
+    fn prepare_notification(&self, event: &Event) -> Option<Payload> {
+        let body = event.message.body().filter(|body| !body.is_empty())?;
+        let sender = match event.message.kind() {
+            MessageType::Groupchat => event.from.to_string(),
+            _ => event.from.to_bare().to_string(),
+        };
+        Some(Payload::summary(event.unread_count, sender, body.into_owned()))
+    }
+
+    /// Which of the recipient's services to notify. A service that was notified of this message before is left out
+    /// afterwards, whatever is answered here.
+    fn should_publish(
+        &self,
+        event: &Event,
+        recipient: Recipient,
+        services: Vec<PublishService>,
+    ) -> Vec<PublishService> {
+        match event.kind {
+            EventKind::Message(_) if recipient.exists && !recipient.online => services,
+            EventKind::Message(_) | EventKind::Unacknowledged(_) => Vec::new(),
+        }
+    }
+
+    /// What to publish where. `services` is what `should_publish` answered, and never empty.
+    fn publish_notification(
+        &self,
+        _event: &Event,
+        payload: Payload,
+        services: Vec<PublishService>,
+    ) -> Vec<Publication> {
+        services.into_iter().map(|service| Publication { service, payload: payload.clone() }).collect()
+    }
+}
+
+/// MongooseIM's `mod_event_pusher_push_plugin_defaults`: messages with a body, to recipients that are offline.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Defaults;
+
+impl Plugin for Defaults {}
+
+/// The plugins that a worker was built with, by the names that the setting `PLUGIN` knows them by.
+#[derive(Clone)]
+pub struct Plugins(BTreeMap<&'static str, Arc<dyn Plugin>>);
+
+/// There is no plugin of that name; the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+#[error("{name:?} is not a plugin of this worker, which has: {known}")]
+pub struct UnknownPlugin {
+    name: String,
+    known: String,
+}
+
+impl Plugins {
+    /// The plugins that come with Pushlark.
+    pub fn built_in() -> Self {
+        Self(BTreeMap::new()).with("defaults", Defaults)
+    }
+
+    /// These and `plugin`, which takes the place of one with the same name.
+    pub fn with(mut self, name: &'static str, plugin: impl Plugin + 'static) -> Self {
+        self.0.insert(name, Arc::new(plugin));
+        self
+    }
+
+    /// The plugin called `name`.
+    pub fn get(&self, name: &str) -> Result<Arc<dyn Plugin>, UnknownPlugin> {
+        self.0.get(name).cloned().ok_or_else(|| UnknownPlugin {
+            name: name.into(),
+            known: self.0.keys().copied().collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+impl fmt::Debug for Plugins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}

@@ -1,0 +1,173 @@
+//! The publish options of a registration.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The most fields that a form may have.
+pub const MAX_OPTION_FIELDS: usize = 32;
+/// The most that a form's names and values may hold together, in bytes of UTF-8.
+pub const MAX_OPTIONS_BYTES: usize = 8 * 1024;
+
+/// The fields of the form that a client enabled notifications with (XEP-0357, section 5). A real PubSub service gets
+/// them as they are; at a virtual host they tell the push service how to reach the device, and the methods here read
+/// the ones that MongooseIM's documentation names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PublishOptions(BTreeMap<String, String>);
+
+/// What is wrong with publish options, naming the field: `bad-request`, the client's to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidOptions {
+    /// Over [`MAX_OPTION_FIELDS`].
+    #[error("the form has {0} fields, {MAX_OPTION_FIELDS} are allowed")]
+    TooManyFields(usize),
+    /// Over [`MAX_OPTIONS_BYTES`].
+    #[error("the form has {0} bytes, {MAX_OPTIONS_BYTES} are allowed")]
+    TooLarge(usize),
+    /// A value that no push service could make sense of.
+    #[error("the form's field {name:?} must be {expected}")]
+    Impossible {
+        /// The field.
+        name: &'static str,
+        /// The values that it may have.
+        expected: &'static str,
+    },
+}
+
+/// How urgent a notification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// The device may wait.
+    Normal,
+    /// The device is woken.
+    High,
+}
+
+/// Which of a push service's environments a device belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Apps from a store.
+    Production,
+    /// Apps in development.
+    Development,
+}
+
+impl PublishOptions {
+    /// Options from a form's fields, within bounds.
+    pub fn new(fields: BTreeMap<String, String>) -> Result<Self, InvalidOptions> {
+        if fields.len() > MAX_OPTION_FIELDS {
+            return Err(InvalidOptions::TooManyFields(fields.len()));
+        }
+        let bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > MAX_OPTIONS_BYTES {
+            return Err(InvalidOptions::TooLarge(bytes));
+        }
+        Ok(Self(fields))
+    }
+
+    /// The value of any field.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// All fields.
+    pub fn fields(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+
+    /// Refuses what a virtual host could never act on, while there is still somebody to be told.
+    pub fn check(&self) -> Result<(), InvalidOptions> {
+        self.priority()?;
+        self.mode()?;
+        self.silent()?;
+        self.mutable_content()?;
+        self.time_to_live()?;
+        Ok(())
+    }
+
+    /// `priority`: `normal` or `high`.
+    pub fn priority(&self) -> Result<Option<Priority>, InvalidOptions> {
+        self.choice("priority", "normal or high", |value| match value {
+            "normal" => Some(Priority::Normal),
+            "high" => Some(Priority::High),
+            _ => None,
+        })
+    }
+
+    /// `mode`: `prod` or `dev`.
+    pub fn mode(&self) -> Result<Option<Mode>, InvalidOptions> {
+        self.choice("mode", "prod or dev", |value| match value {
+            "prod" => Some(Mode::Production),
+            "dev" => Some(Mode::Development),
+            _ => None,
+        })
+    }
+
+    /// `silent`: whether the app handles the notification without showing it. `true` or `false`, which it is when
+    /// not given.
+    pub fn silent(&self) -> Result<bool, InvalidOptions> {
+        Ok(self.boolean("silent")?.unwrap_or(false))
+    }
+
+    /// `mutable_content`: whether the app may change the notification before it is shown; `true` or `false`.
+    pub fn mutable_content(&self) -> Result<Option<bool>, InvalidOptions> {
+        self.boolean("mutable_content")
+    }
+
+    /// `time_to_live`: how long the notification is worth delivering, in seconds.
+    pub fn time_to_live(&self) -> Result<Option<Duration>, InvalidOptions> {
+        self.choice("time_to_live", "a number of seconds", |value| {
+            let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| value.parse::<u32>().ok()).flatten().map(|seconds| Duration::from_secs(seconds.into()))
+        })
+    }
+
+    fn boolean(&self, name: &'static str) -> Result<Option<bool>, InvalidOptions> {
+        self.choice(name, "true or false", |value| value.parse().ok())
+    }
+
+    fn choice<T>(
+        &self,
+        name: &'static str,
+        expected: &'static str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, InvalidOptions> {
+        self.get(name).map(|value| read(value).ok_or(InvalidOptions::Impossible { name, expected })).transpose()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn options<const N: usize>(fields: [(&str, &str); N]) -> PublishOptions {
+        PublishOptions::new(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into()).unwrap()
+    }
+
+    #[test]
+    fn known_options_with_impossible_values_are_refused_by_name() {
+        for (name, value) in [
+            ("priority", "10"),
+            ("mode", "production"),
+            ("silent", "TRUE"),
+            ("mutable_content", "1"),
+            ("time_to_live", "soon"),
+            ("time_to_live", "-1"),
+            ("time_to_live", "+1"),
+            ("time_to_live", ""),
+        ] {
+            let refusal = options([(name, value)]).check().unwrap_err().to_string();
+            assert!(refusal.contains(name), "{refusal}");
+        }
+        let fine = [("priority", "high"), ("mode", "dev"), ("silent", "false"), ("time_to_live", "0"), ("x", "any")];
+        options(fine).check().unwrap();
+    }
+
+    #[test]
+    fn a_form_is_bounded() {
+        let many = (0..=MAX_OPTION_FIELDS).map(|i| (i.to_string(), String::new())).collect();
+        assert_eq!(PublishOptions::new(many), Err(InvalidOptions::TooManyFields(33)));
+        let large = BTreeMap::from([("x".to_owned(), "y".repeat(MAX_OPTIONS_BYTES))]);
+        assert_eq!(PublishOptions::new(large), Err(InvalidOptions::TooLarge(8193)));
+    }
+}

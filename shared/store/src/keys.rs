@@ -1,0 +1,88 @@
+//! The keys of the table. A part that would make a key too long for DynamoDB (2,048 bytes a partition key, 1,024 a
+//! sort key: "Service, account, and table quotas in Amazon DynamoDB") is replaced by a hash.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use pushlark_plugin::PublishService;
+use pushlark_xmpp::{BareJid, DomainPart, FullJid};
+use sha2::{Digest, Sha256};
+
+/// What the sort key of a registration begins with.
+pub const REGISTRATION: &str = "reg/";
+/// What the sort key of a session begins with.
+pub const SESSION: &str = "ses/";
+/// The sort keys from here …
+pub const RECIPIENT_FIRST: &str = REGISTRATION;
+/// … to here are all of a recipient's registrations and sessions: `0` follows `/`.
+pub const RECIPIENT_LAST: &str = "ses0";
+
+/// Over how many partitions of the index a domain is spread. Never to be changed for a table that holds something.
+const DOMAIN_SHARDS: u8 = 16;
+
+pub fn registration(jid: &BareJid, node: &str) -> String {
+    format!("{REGISTRATION}{}/{node}", bounded(jid.as_str(), 500))
+}
+
+pub fn session(session: &FullJid) -> String {
+    format!("{SESSION}{}", bounded(session.resource().as_str(), 1000))
+}
+
+pub fn claim(id: &str, user: &BareJid) -> String {
+    format!("msg/{}/{}", bounded(id, 256), bounded(user.as_str(), 1700))
+}
+
+/// The name of a claim's attribute for a service. The slash keeps it apart from the claim's other attributes.
+pub fn service(service: &PublishService) -> String {
+    format!("{}/{}", service.jid, service.node)
+}
+
+pub fn domain_shard(user: &BareJid) -> String {
+    let shard = Sha256::digest(user.as_str())[0] % DOMAIN_SHARDS;
+    format!("{}#{shard}", user.domain())
+}
+
+pub fn domain_shards(domain: &DomainPart) -> impl Iterator<Item = String> {
+    (0..DOMAIN_SHARDS).map(move |shard| format!("{domain}#{shard}"))
+}
+
+/// `part`, or its hash behind a `#`, with which no JID begins.
+fn bounded(part: &str, most: usize) -> Cow<'_, str> {
+    if part.len() <= most {
+        return Cow::Borrowed(part);
+    }
+    let hash = Sha256::digest(part).iter().fold(String::from("#"), |mut hash, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(hash, "{byte:02x}");
+        hash
+    });
+    Cow::Owned(hash)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_the_longest_names_fit_dynamodb() {
+        let localpart = "a".repeat(1023);
+        let domain = [vec!["d".repeat(61); 4].join("."), "e".repeat(4)].join(".");
+        let user = BareJid::new(&format!("{localpart}@{domain}")).unwrap();
+        assert!(registration(&user, &"n".repeat(512)).len() <= 1024);
+        assert!(session(&user.with_resource_str(&"r".repeat(1023)).unwrap()).len() <= 1024);
+        assert!(claim(&"i".repeat(1000), &user).len() <= 2048);
+        let other = BareJid::new(&format!("{localpart}@x{}", &domain[1..])).unwrap();
+        assert_ne!(registration(&user, "n"), registration(&other, "n"));
+    }
+
+    #[test]
+    fn the_keys_of_a_recipient_lie_in_one_range() {
+        let user = BareJid::new("bob@example.com").unwrap();
+        let keys = [registration(&user, "\u{10ffff}"), session(&user.with_resource_str("zz").unwrap())];
+        for key in keys {
+            assert!((RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&key.as_str()), "{key}");
+        }
+        assert!(!(RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&"unread/alice@example.com"));
+    }
+}

@@ -1,0 +1,99 @@
+//! Counters, kept in the process and written once an invocation, since each line costs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+
+/// What is counted, in the CloudWatch namespace `Pushlark`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// Events that a webhook brought and that were queued or written.
+    EventsAccepted,
+    /// Notifications that a push service took.
+    Delivered,
+    /// Devices that a push service calls gone.
+    Gone,
+    /// Devices that a push service doubts.
+    Suspect,
+    /// Notifications that a push service does not take from us.
+    Refused,
+    /// Tries that failed and are repeated.
+    Transient,
+    /// Notifications that outlived their time to live.
+    Expired,
+    /// Registrations that nothing can publish to.
+    Unroutable,
+    /// Records that could not be understood.
+    DeadLettered,
+    /// Requests without a valid credential.
+    Unauthorized,
+}
+
+const METRICS: [Metric; 10] = [
+    Metric::EventsAccepted,
+    Metric::Delivered,
+    Metric::Gone,
+    Metric::Suspect,
+    Metric::Refused,
+    Metric::Transient,
+    Metric::Expired,
+    Metric::Unroutable,
+    Metric::DeadLettered,
+    Metric::Unauthorized,
+];
+
+static COUNTS: [AtomicU64; METRICS.len()] = [const { AtomicU64::new(0) }; METRICS.len()];
+
+/// Counts one more.
+pub fn count(metric: Metric) {
+    COUNTS[metric as usize].fetch_add(1, Ordering::Relaxed);
+}
+
+/// What was counted since the last [`flush`].
+pub fn total(metric: Metric) -> u64 {
+    COUNTS[metric as usize].load(Ordering::Relaxed)
+}
+
+/// Writes what was counted since the last call to standard output, as one line of CloudWatch's embedded metric format
+/// ("Specification: Embedded metric format"), which the platform turns into metrics.
+pub fn flush() {
+    if let Some(line) = take_line(OffsetDateTime::now_utc()) {
+        println!("{line}");
+    }
+}
+
+fn take_line(now: OffsetDateTime) -> Option<Value> {
+    let counts: Vec<_> = METRICS
+        .into_iter()
+        .map(|metric| (format!("{metric:?}"), COUNTS[metric as usize].swap(0, Ordering::Relaxed)))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    if counts.is_empty() {
+        return None;
+    }
+    let units: Vec<_> = counts.iter().map(|(name, _)| json!({"Name": name, "Unit": "Count"})).collect();
+    let mut line: Map<String, Value> = counts.into_iter().map(|(name, count)| (name, count.into())).collect();
+    let directive = json!([{"Namespace": "Pushlark", "Dimensions": [[]], "Metrics": units}]);
+    let milliseconds = (now.unix_timestamp_nanos() / 1_000_000) as i64;
+    line.insert("_aws".into(), json!({"Timestamp": milliseconds, "CloudWatchMetrics": directive}));
+    Some(line.into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_written_once_in_the_embedded_format() {
+        count(Metric::Delivered);
+        count(Metric::Delivered);
+        let line = take_line(OffsetDateTime::UNIX_EPOCH).unwrap();
+        assert_eq!(line["Delivered"], 2);
+        let directive = &line["_aws"]["CloudWatchMetrics"][0];
+        assert_eq!(directive["Metrics"], json!([{"Name": "Delivered", "Unit": "Count"}]));
+        assert_eq!(directive["Namespace"], "Pushlark");
+        assert_eq!(take_line(OffsetDateTime::UNIX_EPOCH), None);
+    }
+}

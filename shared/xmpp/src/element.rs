@@ -1,0 +1,315 @@
+//! An XML element as XMPP allows it: parsed within bounds, written without loss.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use quick_xml::XmlVersion;
+use quick_xml::escape::{escape, partial_escape};
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::name::ResolveResult;
+use quick_xml::reader::NsReader;
+
+/// The largest stanza that is parsed, in bytes.
+pub const MAX_STANZA_BYTES: usize = 256 * 1024;
+/// How deep elements may be nested; deeper than any stanza in use.
+pub const MAX_DEPTH: usize = 64;
+
+const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
+
+/// Why a text is not the XML of a stanza. Each of them is the sender's to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// Over [`MAX_STANZA_BYTES`].
+    #[error("the stanza has {0} bytes, {MAX_STANZA_BYTES} are allowed")]
+    TooLarge(usize),
+    /// Over [`MAX_DEPTH`].
+    #[error("elements are nested deeper than {MAX_DEPTH}")]
+    TooDeep,
+    /// XML that XMPP forbids: RFC 6120, section 11.1.
+    #[error("{0} is not allowed in a stanza")]
+    Restricted(&'static str),
+    /// Not well-formed XML, or not by the rules for namespaces.
+    #[error("malformed XML: {0}")]
+    Malformed(String),
+}
+
+/// An element with its namespace, whatever prefix it was written with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    name: String,
+    namespace: String,
+    attributes: Vec<Attribute>,
+    children: Vec<Node>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Attribute {
+    name: String,
+    namespace: String,
+    value: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    Element(Element),
+    Text(String),
+}
+
+impl Element {
+    /// An empty element.
+    pub fn new(name: &str, namespace: &str) -> Self {
+        Self { name: name.into(), namespace: namespace.into(), attributes: Vec::new(), children: Vec::new() }
+    }
+
+    /// This element with the attribute `name`, in no namespace.
+    pub fn with_attribute(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.attributes.push(Attribute { name: name.into(), namespace: String::new(), value: value.into() });
+        self
+    }
+
+    /// This element with one more child.
+    pub fn with_child(mut self, child: Self) -> Self {
+        self.children.push(Node::Element(child));
+        self
+    }
+
+    /// This element with one more piece of text.
+    pub fn with_text(mut self, text: impl Into<String>) -> Self {
+        self.children.push(Node::Text(text.into()));
+        self
+    }
+
+    /// The local name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The namespace, empty for none.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Whether this is the element `name` of `namespace`.
+    pub fn is(&self, name: &str, namespace: &str) -> bool {
+        self.name == name && self.namespace == namespace
+    }
+
+    /// The value of an attribute that is in no namespace.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.iter().find(|a| a.name == name && a.namespace.is_empty()).map(|a| a.value.as_str())
+    }
+
+    /// The child elements, in their order.
+    pub fn children(&self) -> impl Iterator<Item = &Self> {
+        self.children.iter().filter_map(|node| match node {
+            Node::Element(element) => Some(element),
+            Node::Text(_) => None,
+        })
+    }
+
+    /// The first child `name` of `namespace`.
+    pub fn child(&self, name: &str, namespace: &str) -> Option<&Self> {
+        self.children().find(|child| child.is(name, namespace))
+    }
+
+    /// The text directly inside this element.
+    pub fn text(&self) -> Cow<'_, str> {
+        let mut texts = self.children.iter().filter_map(|node| match node {
+            Node::Text(text) => Some(text.as_str()),
+            Node::Element(_) => None,
+        });
+        match (texts.next(), texts.next()) {
+            (None, _) => Cow::Borrowed(""),
+            (Some(only), None) => Cow::Borrowed(only),
+            (Some(first), Some(second)) => {
+                let mut whole = [first, second].concat();
+                whole.extend(texts);
+                Cow::Owned(whole)
+            }
+        }
+    }
+
+    /// Parses one element, with nothing but white space (and an XML declaration) around it.
+    ///
+    /// Document types, comments, processing instructions and entities other than XML's own five are refused, as
+    /// RFC 6120, section 11.1 has it.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        if text.len() > MAX_STANZA_BYTES {
+            return Err(ParseError::TooLarge(text.len()));
+        }
+        let mut reader = NsReader::from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+        let mut open: Vec<Self> = Vec::new();
+        let mut root: Option<Self> = None;
+        let mut at_start = true;
+        loop {
+            let event = reader.read_event().map_err(malformed)?;
+            let complete = match event {
+                Event::Start(tag) => {
+                    if open.len() == MAX_DEPTH {
+                        return Err(ParseError::TooDeep);
+                    }
+                    if root.is_some() {
+                        return Err(malformed("a second root element"));
+                    }
+                    open.push(Self::from_tag(&reader, &tag)?);
+                    None
+                }
+                Event::Empty(_) if root.is_some() => return Err(malformed("a second root element")),
+                Event::Empty(_) if open.len() == MAX_DEPTH => return Err(ParseError::TooDeep),
+                Event::Empty(tag) => Some(Self::from_tag(&reader, &tag)?),
+                Event::End(_) => open.pop(),
+                Event::Text(text) => {
+                    if text.contains("]]>") {
+                        return Err(malformed("\"]]>\" in character data"));
+                    }
+                    push_text(&mut open, &text.xml10_content())?;
+                    None
+                }
+                Event::CData(text) if open.is_empty() => {
+                    return Err(malformed(format!("character data outside of the element: {:?}", &*text)));
+                }
+                Event::CData(text) => {
+                    push_text(&mut open, &text.xml10_content())?;
+                    None
+                }
+                Event::GeneralRef(reference) => {
+                    let text = match reference.resolve_char_ref().map_err(malformed)? {
+                        Some(character) => Cow::Owned(character.to_string()),
+                        None => Cow::Borrowed(
+                            quick_xml::escape::resolve_xml_entity(&reference)
+                                .ok_or(ParseError::Restricted("an entity other than XML's own five"))?,
+                        ),
+                    };
+                    if open.is_empty() {
+                        return Err(malformed("character data outside of the element"));
+                    }
+                    push_text(&mut open, &text)?;
+                    None
+                }
+                Event::Decl(_) if at_start => None,
+                Event::Decl(_) => return Err(malformed("an XML declaration that is not at the start")),
+                Event::DocType(_) => return Err(ParseError::Restricted("a document type declaration")),
+                Event::Comment(_) => return Err(ParseError::Restricted("a comment")),
+                Event::PI(_) => return Err(ParseError::Restricted("a processing instruction")),
+                Event::Eof if !open.is_empty() => return Err(malformed("the document ends within an element")),
+                Event::Eof => return root.ok_or_else(|| malformed("there is no element")),
+            };
+            at_start = false;
+            if let Some(element) = complete {
+                match open.last_mut() {
+                    Some(parent) => parent.children.push(Node::Element(element)),
+                    None => root = Some(element),
+                }
+            }
+        }
+    }
+
+    fn from_tag(reader: &NsReader<&[u8]>, tag: &BytesStart<'_>) -> Result<Self, ParseError> {
+        let (namespace, name) = reader.resolver().resolve_element(tag.name());
+        let mut element = Self::new(check_name(name.into_inner())?, &resolved(namespace)?);
+        for attribute in tag.attributes() {
+            let attribute = attribute.map_err(malformed)?;
+            if attribute.value.contains('<') {
+                return Err(malformed("\"<\" in an attribute value"));
+            }
+            let value = attribute.normalized_value(XmlVersion::Explicit1_0).map_err(malformed)?;
+            check_text(&value)?;
+            if attribute.key.as_namespace_binding().is_some() {
+                continue;
+            }
+            let (namespace, name) = reader.resolver().resolve_attribute(attribute.key);
+            let (name, namespace) = (check_name(name.into_inner())?, resolved(namespace)?);
+            if element.attributes.iter().any(|a| a.name == name && a.namespace == namespace) {
+                return Err(malformed(format!("the attribute {name:?} is given twice")));
+            }
+            element.attributes.push(Attribute {
+                name: name.into(),
+                namespace: namespace.into_owned(),
+                value: value.into_owned(),
+            });
+        }
+        Ok(element)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, inherited: &str) -> fmt::Result {
+        write!(f, "<{}", self.name)?;
+        if self.namespace != inherited {
+            write!(f, " xmlns=\"{}\"", escape(self.namespace.as_str()))?;
+        }
+        for (index, attribute) in self.attributes.iter().enumerate() {
+            let (name, value) = (&attribute.name, escape_attribute(&attribute.value));
+            match attribute.namespace.as_str() {
+                "" => write!(f, " {name}=\"{value}\"")?,
+                XML_NAMESPACE => write!(f, " xml:{name}=\"{value}\"")?,
+                other => write!(f, " xmlns:a{index}=\"{}\" a{index}:{name}=\"{value}\"", escape(other))?,
+            }
+        }
+        if self.children.is_empty() {
+            return f.write_str("/>");
+        }
+        f.write_str(">")?;
+        for child in &self.children {
+            match child {
+                Node::Element(element) => element.write(f, &self.namespace)?,
+                Node::Text(text) => f.write_str(&partial_escape(text.as_str()).replace('\r', "&#13;"))?,
+            }
+        }
+        write!(f, "</{}>", self.name)
+    }
+}
+
+/// The element as XML. Prefixes are not kept, namespaces are.
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, "")
+    }
+}
+
+/// Whether `text` has only characters that XML 1.0 allows (its production 2, `Char`).
+pub fn is_xml_text(text: &str) -> bool {
+    text.chars()
+        .all(|c| !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}'))
+}
+
+fn malformed(reason: impl ToString) -> ParseError {
+    ParseError::Malformed(reason.to_string())
+}
+
+fn resolved<'n>(namespace: ResolveResult<'n>) -> Result<Cow<'n, str>, ParseError> {
+    match namespace {
+        ResolveResult::Unbound => Ok(Cow::Borrowed("")),
+        ResolveResult::Bound(namespace) => quick_xml::escape::unescape(namespace.into_inner()).map_err(malformed),
+        ResolveResult::Unknown(prefix) => Err(malformed(format!("the prefix {prefix:?} is not declared"))),
+    }
+}
+
+/// The reader splits names but does not look into them.
+fn check_name(name: &str) -> Result<&str, ParseError> {
+    let starts_well = name.starts_with(|c: char| c.is_alphabetic() || c == '_' || !c.is_ascii());
+    let inside =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') || (!c.is_ascii() && !c.is_whitespace());
+    if starts_well && name.chars().all(inside) { Ok(name) } else { Err(malformed(format!("{name:?} is not a name"))) }
+}
+
+fn check_text(text: &str) -> Result<(), ParseError> {
+    if is_xml_text(text) { Ok(()) } else { Err(malformed("a character that XML does not allow")) }
+}
+
+fn push_text(open: &mut [Element], text: &str) -> Result<(), ParseError> {
+    check_text(text)?;
+    match open.last_mut() {
+        Some(Element { children, .. }) => match children.last_mut() {
+            Some(Node::Text(before)) => before.push_str(text),
+            _ if text.is_empty() => {}
+            _ => children.push(Node::Text(text.into())),
+        },
+        None if text.trim_ascii().is_empty() => {}
+        None => return Err(malformed("character data outside of the element")),
+    }
+    Ok(())
+}
+
+/// White space in an attribute survives only as a character reference (XML 1.0, section 3.3.3).
+fn escape_attribute(value: &str) -> String {
+    escape(value).replace('\t', "&#9;").replace('\n', "&#10;").replace('\r', "&#13;")
+}

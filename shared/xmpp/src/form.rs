@@ -1,0 +1,56 @@
+//! Submitted data forms (XEP-0004).
+
+use std::collections::BTreeMap;
+
+use crate::{Element, ns};
+
+/// A form of type `submit` in which every field has exactly one value, as publish options are given (XEP-0357,
+/// section 5; MongooseIM asks for the same).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataForm {
+    /// The value of the field FORM_TYPE (XEP-0068), without surrounding white space.
+    pub form_type: String,
+    /// The other fields, by their `var`.
+    pub fields: BTreeMap<String, String>,
+}
+
+/// What is wrong with a form; the sender's to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FormError {
+    /// Only a submitted form carries values.
+    #[error("the form must be of type \"submit\"")]
+    NotSubmitted,
+    /// There is no FORM_TYPE.
+    #[error("the form has no FORM_TYPE")]
+    NoFormType,
+    /// A field has no name.
+    #[error("a field of the form has no \"var\"")]
+    Unnamed,
+    /// A field stands twice, or has no value, or several.
+    #[error("the form's field {0:?} must have exactly one value")]
+    NotOneValue(String),
+}
+
+impl DataForm {
+    /// Reads an `<x xmlns='jabber:x:data'/>`.
+    pub fn from_element(x: &Element) -> Result<Self, FormError> {
+        if x.attribute("type") != Some("submit") {
+            return Err(FormError::NotSubmitted);
+        }
+        let mut fields = BTreeMap::new();
+        for field in x.children().filter(|child| child.is("field", ns::DATA_FORMS)) {
+            let name = field.attribute("var").ok_or(FormError::Unnamed)?.to_owned();
+            let mut values = field.children().filter(|child| child.is("value", ns::DATA_FORMS));
+            let (Some(value), None) = (values.next(), values.next()) else {
+                return Err(FormError::NotOneValue(name));
+            };
+            let value = value.text().into_owned();
+            if fields.contains_key(&name) {
+                return Err(FormError::NotOneValue(name));
+            }
+            fields.insert(name, value);
+        }
+        let form_type = fields.remove("FORM_TYPE").ok_or(FormError::NoFormType)?.trim().to_owned();
+        Ok(Self { form_type, fields })
+    }
+}

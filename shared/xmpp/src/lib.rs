@@ -1,0 +1,32 @@
+//! XMPP stanzas: what Pushlark reads and writes of RFC 6120, XEP-0004, XEP-0357 and their like.
+//!
+//! JIDs are the `jid` crate's, which normalises them by stringprep as RFC 6122 has it.
+
+mod element;
+mod form;
+mod push;
+mod stanza;
+
+/// Namespaces, by the name that their specification's title suggests.
+pub mod ns {
+    /// Data Forms (XEP-0004).
+    pub const DATA_FORMS: &str = "jabber:x:data";
+    /// Push Notifications (XEP-0357).
+    pub const PUSH: &str = "urn:xmpp:push:0";
+    /// FORM_TYPE of the options that accompany a publish (XEP-0060, section 7.1.5; XEP-0357, section 6).
+    pub const PUBLISH_OPTIONS: &str = "http://jabber.org/protocol/pubsub#publish-options";
+    /// Stanza errors (RFC 6120, section 8.3).
+    pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
+    /// Unique and stable stanza ids (XEP-0359).
+    pub const STANZA_ID: &str = "urn:xmpp:sid:0";
+    /// The stream of a client (RFC 6120, section 4.8.2): the namespace in which Pushlark writes stanzas.
+    pub const CLIENT: &str = "jabber:client";
+    /// The namespaces that a stanza may be in: none at all, or that of the stream that it was taken from.
+    pub const STANZAS: [&str; 4] = ["", CLIENT, "jabber:server", "jabber:component:accept"];
+}
+
+pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
+pub use form::{DataForm, FormError};
+pub use jid::{BareJid, DomainPart, FullJid, Jid, NodePart};
+pub use push::{Disable, Enable, InvalidRequest, MAX_NODE_BYTES};
+pub use stanza::{Condition, InvalidStanza, Iq, IqType, Message, MessageType, Presence, PresenceType};

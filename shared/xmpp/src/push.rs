@@ -1,0 +1,194 @@
+//! Requests to enable and to disable notifications (XEP-0357, sections 5 and 6).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+
+use crate::{BareJid, DataForm, Element, Iq, Jid, is_xml_text, ns};
+
+/// The longest node, in bytes of UTF-8.
+pub const MAX_NODE_BYTES: usize = 512;
+
+/// A well-formed request to enable notifications.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enable {
+    /// Whose messages are notified. With a resource, the session that the registration is tied to.
+    pub user: Jid,
+    /// The PubSub service that notifications are published to.
+    pub jid: BareJid,
+    /// The node there.
+    pub node: String,
+    /// The publish options' fields, without FORM_TYPE; empty when there was no form.
+    pub form: BTreeMap<String, String>,
+}
+
+/// A well-formed request to disable notifications.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disable {
+    /// Who asks.
+    pub user: Jid,
+    /// The PubSub service.
+    pub jid: BareJid,
+    /// The node there; `None` for all of the user's nodes at this service.
+    pub node: Option<String>,
+}
+
+/// What is wrong with a request, naming the field: `bad-request`, the sender's to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidRequest(String);
+
+/// The fields of a request as they came, in JSON or in an IQ.
+#[derive(Debug, Deserialize)]
+struct Fields {
+    user: Option<String>,
+    jid: Option<String>,
+    node: Option<String>,
+    #[serde(default, deserialize_with = "distinct")]
+    form: BTreeMap<String, String>,
+}
+
+impl<'de> Deserialize<'de> for Enable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Fields::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Disable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Fields::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
+    }
+}
+
+impl TryFrom<&Iq> for Enable {
+    type Error = InvalidRequest;
+
+    fn try_from(iq: &Iq) -> Result<Self, InvalidRequest> {
+        let enable = command(iq, "enable")?;
+        let mut forms = enable.children().filter(|child| child.is("x", ns::DATA_FORMS));
+        let form = match (forms.next(), forms.next()) {
+            (None, _) => BTreeMap::new(),
+            (Some(x), None) => {
+                let DataForm { form_type, mut fields } =
+                    DataForm::from_element(x).map_err(|error| InvalidRequest(error.to_string()))?;
+                fields.insert("FORM_TYPE".into(), form_type);
+                fields
+            }
+            _ => return Err(InvalidRequest("<enable/> has more than one form".into())),
+        };
+        Fields { form, ..Fields::of(iq, enable) }.try_into()
+    }
+}
+
+impl TryFrom<&Iq> for Disable {
+    type Error = InvalidRequest;
+
+    fn try_from(iq: &Iq) -> Result<Self, InvalidRequest> {
+        Fields::of(iq, command(iq, "disable")?).try_into()
+    }
+}
+
+impl TryFrom<Fields> for Enable {
+    type Error = InvalidRequest;
+
+    fn try_from(fields: Fields) -> Result<Self, InvalidRequest> {
+        let (user, jid) = (fields.user()?, fields.service()?);
+        let node = fields.node.ok_or_else(|| InvalidRequest("node is missing".into()))?;
+        let mut form = fields.form;
+        if form.remove("FORM_TYPE").is_some_and(|form_type| form_type.trim() != ns::PUBLISH_OPTIONS) {
+            return Err(InvalidRequest(format!("the form's FORM_TYPE must be {}", ns::PUBLISH_OPTIONS)));
+        }
+        if let Some(name) = form.iter().find(|(name, value)| !is_xml_text(name) || !is_xml_text(value)).map(|f| f.0) {
+            return Err(InvalidRequest(format!("the form's field {name:?} has a character that XML does not allow")));
+        }
+        Ok(Self { user, jid, node: check_node(node)?, form })
+    }
+}
+
+impl TryFrom<Fields> for Disable {
+    type Error = InvalidRequest;
+
+    fn try_from(fields: Fields) -> Result<Self, InvalidRequest> {
+        let (user, jid) = (fields.user()?, fields.service()?);
+        Ok(Self { user, jid, node: fields.node.map(check_node).transpose()? })
+    }
+}
+
+impl Fields {
+    fn of(iq: &Iq, command: &Element) -> Self {
+        Self {
+            user: iq.from().map(Into::into),
+            jid: command.attribute("jid").map(Into::into),
+            node: command.attribute("node").map(Into::into),
+            form: BTreeMap::new(),
+        }
+    }
+
+    fn user(&self) -> Result<Jid, InvalidRequest> {
+        let user = parse_jid("user (an IQ's from)", self.user.as_deref())?;
+        if user.node().is_none() {
+            return Err(InvalidRequest("user (an IQ's from) must be a user's JID, with a localpart".into()));
+        }
+        Ok(user)
+    }
+
+    fn service(&self) -> Result<BareJid, InvalidRequest> {
+        parse_jid("jid", self.jid.as_deref()).map(Jid::into_bare)
+    }
+}
+
+fn command<'i>(iq: &'i Iq, name: &str) -> Result<&'i Element, InvalidRequest> {
+    iq.payload()
+        .filter(|payload| payload.is(name, ns::PUSH))
+        .ok_or_else(|| InvalidRequest(format!("expected <{name} xmlns='{}'/>", ns::PUSH)))
+}
+
+fn parse_jid(field: &str, jid: Option<&str>) -> Result<Jid, InvalidRequest> {
+    match jid {
+        None => Err(InvalidRequest(format!("{field} is missing"))),
+        Some("") => Err(InvalidRequest(format!("{field} is empty"))),
+        Some(jid) => Jid::new(jid).map_err(|error| InvalidRequest(format!("{field} is not a JID: {error}"))),
+    }
+}
+
+fn check_node(node: String) -> Result<String, InvalidRequest> {
+    match node.len() {
+        0 => Err(InvalidRequest("node is empty".into())),
+        length if length > MAX_NODE_BYTES => {
+            Err(InvalidRequest(format!("node has {length} bytes, {MAX_NODE_BYTES} are allowed")))
+        }
+        _ if !is_xml_text(&node) => Err(InvalidRequest("node has a character that XML does not allow".into())),
+        _ => Ok(node),
+    }
+}
+
+/// Reads a map (or null, for none) and refuses a key that stands twice.
+fn distinct<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Distinct;
+
+    impl<'de> Visitor<'de> for Distinct {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object of strings")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut fields = BTreeMap::new();
+            while let Some((name, value)) = map.next_entry::<String, String>()? {
+                if fields.contains_key(&name) {
+                    return Err(A::Error::custom(format!("the form's field {name:?} must have exactly one value")));
+                }
+                fields.insert(name, value);
+            }
+            Ok(fields)
+        }
+    }
+
+    deserializer.deserialize_any(Distinct)
+}

@@ -1,0 +1,230 @@
+//! The three stanzas (RFC 6120, section 8), as far as a push server looks into them.
+
+use std::borrow::Cow;
+
+use crate::{Element, ns};
+
+/// An element that is not the stanza it should be, and why. The sender's to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidStanza(String);
+
+fn check_is(element: &Element, name: &str) -> Result<(), InvalidStanza> {
+    if element.name() != name {
+        return Err(InvalidStanza(format!("expected <{name}/>, this is <{}/>", element.name())));
+    }
+    if !ns::STANZAS.contains(&element.namespace()) {
+        return Err(InvalidStanza(format!("<{name}/> is in the namespace {:?}, not a stanza's", element.namespace())));
+    }
+    Ok(())
+}
+
+/// An IQ with what RFC 6120, section 8.2.3 demands: an id and a type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Iq {
+    element: Element,
+    kind: IqType,
+    id: String,
+}
+
+/// The `type` of an IQ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum IqType {
+    Get,
+    Set,
+    Result,
+    Error,
+}
+
+/// The condition of a stanza error (RFC 6120, section 8.3.3), of those that Pushlark answers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// The request is wrong; error type `modify`.
+    BadRequest,
+    /// No such request may be made; error type `cancel`.
+    NotAllowed,
+    /// The request may be repeated later; error type `wait`.
+    ResourceConstraint,
+}
+
+impl Condition {
+    fn parts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::BadRequest => ("bad-request", "modify"),
+            Self::NotAllowed => ("not-allowed", "cancel"),
+            Self::ResourceConstraint => ("resource-constraint", "wait"),
+        }
+    }
+}
+
+impl Iq {
+    /// Takes an element as an IQ.
+    pub fn from_element(element: Element) -> Result<Self, InvalidStanza> {
+        check_is(&element, "iq")?;
+        let kind = match element.attribute("type") {
+            Some("get") => IqType::Get,
+            Some("set") => IqType::Set,
+            Some("result") => IqType::Result,
+            Some("error") => IqType::Error,
+            other => return Err(InvalidStanza(format!("{:?} is not a type of an IQ", other.unwrap_or_default()))),
+        };
+        let id = element.attribute("id").ok_or_else(|| InvalidStanza("the IQ has no id".into()))?.to_owned();
+        Ok(Self { element, kind, id })
+    }
+
+    /// The type.
+    pub fn kind(&self) -> IqType {
+        self.kind
+    }
+
+    /// The sender, as it was written.
+    pub fn from(&self) -> Option<&str> {
+        self.element.attribute("from")
+    }
+
+    /// The request itself: the first child.
+    pub fn payload(&self) -> Option<&Element> {
+        self.element.children().next()
+    }
+
+    /// The empty result that answers this request.
+    pub fn result(&self) -> Element {
+        self.reply("result")
+    }
+
+    /// The error that answers this request, with the request's payload in it.
+    pub fn error(&self, condition: Condition, text: &str) -> Element {
+        let (name, error_type) = condition.parts();
+        let mut reply = self.reply("error");
+        if let Some(payload) = self.payload() {
+            reply = reply.with_child(payload.clone());
+        }
+        let error = Element::new("error", self.element.namespace())
+            .with_attribute("type", error_type)
+            .with_child(Element::new(name, ns::STANZA_ERRORS))
+            .with_child(Element::new("text", ns::STANZA_ERRORS).with_text(text));
+        reply.with_child(error)
+    }
+
+    fn reply(&self, kind: &str) -> Element {
+        let mut reply = Element::new("iq", self.element.namespace()).with_attribute("type", kind);
+        for (attribute, source) in [("from", "to"), ("to", "from")] {
+            if let Some(address) = self.element.attribute(source) {
+                reply = reply.with_attribute(attribute, address);
+            }
+        }
+        reply.with_attribute("id", &self.id)
+    }
+}
+
+/// A message stanza.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message(Element);
+
+/// The `type` of a message (RFC 6121, section 5.2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum MessageType {
+    Chat,
+    Groupchat,
+    Normal,
+    Headline,
+    Error,
+}
+
+impl MessageType {
+    /// The type as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Groupchat => "groupchat",
+            Self::Normal => "normal",
+            Self::Headline => "headline",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl Message {
+    /// A message that has no more than a type and a body, as some webhooks give it.
+    pub fn with_body(kind: MessageType, body: &str) -> Self {
+        let message = Element::new("message", ns::CLIENT).with_attribute("type", kind.as_str());
+        Self(message.with_child(Element::new("body", ns::CLIENT).with_text(body)))
+    }
+
+    /// Takes an element as a message.
+    pub fn from_element(element: Element) -> Result<Self, InvalidStanza> {
+        check_is(&element, "message")?;
+        Ok(Self(element))
+    }
+
+    /// The stanza itself.
+    pub fn element(&self) -> &Element {
+        &self.0
+    }
+
+    /// The type; one that is missing or unknown is `normal`.
+    pub fn kind(&self) -> MessageType {
+        match self.0.attribute("type") {
+            Some("chat") => MessageType::Chat,
+            Some("groupchat") => MessageType::Groupchat,
+            Some("headline") => MessageType::Headline,
+            Some("error") => MessageType::Error,
+            _ => MessageType::Normal,
+        }
+    }
+
+    /// The text of the first `<body/>`.
+    pub fn body(&self) -> Option<Cow<'_, str>> {
+        let body = self.0.children().find(|c| c.name() == "body" && ns::STANZAS.contains(&c.namespace()))?;
+        Some(body.text())
+    }
+
+    /// The ids that servers and rooms gave this message, each with who gave it: `(by, id)` (XEP-0359).
+    pub fn stanza_ids(&self) -> impl Iterator<Item = (&str, &str)> {
+        let ids = self.0.children().filter(|child| child.is("stanza-id", ns::STANZA_ID));
+        ids.filter_map(|id| Some((id.attribute("by")?, id.attribute("id")?)))
+    }
+}
+
+/// A presence stanza.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence(Element);
+
+/// What a presence says of the session that sent it (RFC 6121, section 4.7.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PresenceType {
+    /// Available, with its priority.
+    Available(i8),
+    /// Unavailable.
+    Unavailable,
+    /// Of subscriptions, probes or errors: nothing about the session.
+    Other,
+}
+
+impl Presence {
+    /// Takes an element as a presence.
+    pub fn from_element(element: Element) -> Result<Self, InvalidStanza> {
+        check_is(&element, "presence")?;
+        Ok(Self(element))
+    }
+
+    /// The stanza itself.
+    pub fn element(&self) -> &Element {
+        &self.0
+    }
+
+    /// The type, and the priority of one that is available (0 when it has none).
+    pub fn kind(&self) -> Result<PresenceType, InvalidStanza> {
+        match self.0.attribute("type") {
+            None => {}
+            Some("unavailable") => return Ok(PresenceType::Unavailable),
+            Some(_) => return Ok(PresenceType::Other),
+        }
+        let priority = self.0.children().find(|c| c.name() == "priority" && ns::STANZAS.contains(&c.namespace()));
+        let priority = priority.map_or(Ok(0), |priority| priority.text().trim().parse());
+        let priority = priority.map_err(|_| InvalidStanza("priority is not a number from -128 to 127".into()))?;
+        Ok(PresenceType::Available(priority))
+    }
+}
