@@ -1,1 +1,307 @@
-//! Skeleton.
+//! What the tests need to use Pushlark from outside: a stack of their own, and an HTTP client.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_sdk_sqs::types::QueueAttributeName;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use local::{Options, Stack};
+use pushlark_settings::Environment;
+use reqwest::{Client, RequestBuilder};
+use serde_json::{Value, json};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A stack in memory with open access, and a client.
+pub struct Pushlark {
+    /// The stack.
+    pub stack: Stack,
+    /// The client.
+    pub http: Client,
+}
+
+/// An HTTP answer, whatever it is.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: reqwest::header::HeaderMap,
+    /// The body.
+    pub body: String,
+}
+
+impl Reply {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
+    }
+
+    /// The content type.
+    pub fn content_type(&self) -> &str {
+        self.headers["content-type"].to_str().unwrap()
+    }
+
+    /// Checks that this is a problem (RFC 9457) of `status`, and gives its detail.
+    pub fn problem(&self, status: u16) -> String {
+        assert_eq!((self.status, self.content_type()), (status, "application/problem+json"), "{}", self.body);
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        assert!(problem["type"].is_string() && problem["title"].is_string(), "{problem}");
+        problem["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Pushlark {
+    /// A stack with the defaults.
+    pub async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    /// A stack with these settings.
+    pub async fn with_settings<const N: usize>(settings: [(&str, &str); N]) -> Self {
+        Self::with(Options { environment: Environment::from_iter(settings), ..Options::default() }).await
+    }
+
+    /// A stack with these options.
+    pub async fn with(options: Options) -> Self {
+        Self { stack: Stack::start(options).await.unwrap(), http: Client::new() }
+    }
+
+    /// A POST to one of the stack's paths.
+    pub fn request(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
+        let request = self.http.post(format!("{}{path}", self.stack.url)).body(body);
+        if content_type.is_empty() { request } else { request.header("content-type", content_type) }
+    }
+
+    /// Posts, and gives the answer.
+    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Reply {
+        send(self.request(path, content_type, body)).await
+    }
+
+    /// Posts JSON.
+    pub async fn json(&self, path: &str, body: Value) -> Reply {
+        self.post(path, "application/json", body.to_string()).await
+    }
+
+    /// Enables `node` of `user` for a device of the same name, at the virtual host of the user's domain.
+    pub async fn enable(&self, user: &str, node: &str) {
+        self.enable_with(user, node, json!({})).await;
+    }
+
+    /// The same, with further options.
+    pub async fn enable_with(&self, user: &str, node: &str, options: Value) {
+        let mut form = json!({"service": "fcm", "device_id": node});
+        form.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        let domain = user.split('/').next().unwrap().split('@').next_back().unwrap();
+        let jid = format!("push.{domain}");
+        let reply = self.json("/enable", json!({"user": user, "jid": jid, "node": node, "form": form})).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    }
+
+    /// Posts one event, which must be accepted; gives its id.
+    pub async fn event(&self, event: Value) -> String {
+        let reply = self.json("/events", event).await;
+        assert_eq!(reply.status, 202, "{}", reply.body);
+        reply.json()["ids"][0].as_str().unwrap().to_owned()
+    }
+
+    /// Posts a chat message from Alice; gives its id.
+    pub async fn message(&self, to: &str, body: &str) -> String {
+        self.event(json!({"type": "message", "from": "alice@example.com/pc", "to": to, "chat": "chat", "body": body}))
+            .await
+    }
+
+    /// What the sink was posted for a device, the oldest first.
+    pub async fn notifications(&self, device: &str) -> Vec<Value> {
+        let url = format!("{}/sink/notifications", self.stack.url);
+        let list = self.http.get(url).query(&[("device_id", device)]).send().await.unwrap();
+        let mut list: Vec<Value> = list.json().await.unwrap();
+        list.reverse();
+        list
+    }
+
+    /// The texts of the alerts that a device was posted, the oldest first.
+    pub async fn alerts(&self, device: &str) -> Vec<String> {
+        let text = |entry: Value| entry["notification"]["alert"]["body"].as_str().unwrap_or_default().to_owned();
+        self.notifications(device).await.into_iter().map(text).collect()
+    }
+
+    /// Waits until a device was posted so many notifications, and gives them.
+    pub async fn notified(&self, device: &str, times: usize) -> Vec<Value> {
+        eventually(&format!("{times} notifications for {device}"), async || {
+            let list = self.notifications(device).await;
+            (list.len() >= times).then_some(list)
+        })
+        .await
+    }
+
+    /// Sets what a device answers.
+    pub async fn device_answers(&self, device: &str, answer: Value) {
+        let url = format!("{}/sink/devices/{device}", self.stack.url);
+        assert_eq!(self.http.put(url).json(&answer).send().await.unwrap().status(), 204);
+    }
+
+    /// Waits until all that was queued is dealt with.
+    pub async fn settled(&self) {
+        eventually("an empty queue", async || (self.queue_depth("QUEUE_URL").await == 0).then_some(())).await;
+    }
+
+    /// How many messages are in the queue that a setting names, whether visible or not.
+    pub async fn queue_depth(&self, setting: &str) -> u32 {
+        let attributes = self
+            .stack
+            .sqs
+            .get_queue_attributes()
+            .queue_url(self.stack.environment.text(setting).unwrap())
+            .attribute_names(QueueAttributeName::All)
+            .send()
+            .await
+            .unwrap();
+        let attributes = attributes.attributes.unwrap();
+        ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed"]
+            .map(|name| attributes[&name.into()].parse::<u32>().unwrap())
+            .into_iter()
+            .sum()
+    }
+}
+
+/// Sends a request, and gives the answer.
+pub async fn send(request: RequestBuilder) -> Reply {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Reply { status, headers, body: response.text().await.unwrap() }
+}
+
+/// Waits until `condition` gives something.
+pub async fn eventually<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A line to a server that can be cut and mended.
+pub struct Line {
+    /// Where the near end listens.
+    pub url: String,
+    far_end: watch::Sender<Option<String>>,
+}
+
+impl Line {
+    /// A line that leads nowhere yet.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (far_end, target) = watch::channel(None);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(forward(near, target.clone()));
+            }
+        });
+        Self { url, far_end }
+    }
+
+    /// Leads to the server at `url` from now on.
+    pub fn connect(&self, url: &str) {
+        self.far_end.send_replace(Some(url.trim_start_matches("http://").to_owned()));
+    }
+
+    /// Closes all connections, and each new one at once.
+    pub fn cut(&self) {
+        self.far_end.send_replace(None);
+    }
+}
+
+async fn forward(mut near: TcpStream, mut target: watch::Receiver<Option<String>>) {
+    let Some(address) = target.borrow_and_update().clone() else { return };
+    let Ok(mut far) = TcpStream::connect(address).await else { return };
+    tokio::select! {
+        _ = copy_bidirectional(&mut near, &mut far) => {}
+        _ = target.changed() => {}
+    }
+}
+
+/// A push service of a test's own, with the API of MongoosePush.
+#[derive(Clone, Default)]
+pub struct PushService {
+    state: Arc<Mutex<PushServiceState>>,
+}
+
+#[derive(Default)]
+struct PushServiceState {
+    /// What the next requests are answered; then 200.
+    answers: VecDeque<(u16, Vec<(&'static str, String)>)>,
+    hold: Duration,
+    requests: Vec<(Instant, String)>,
+    running: usize,
+    most_running: usize,
+}
+
+impl PushService {
+    /// Listens on any port.
+    pub async fn start() -> (Self, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let service = Self::default();
+        service.clone().serve(listener);
+        (service, url)
+    }
+
+    /// Listens on `listener`.
+    pub fn serve(self, listener: TcpListener) {
+        let router = Router::new().route("/v3/notification/{device_id}", post(answer)).with_state(self);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
+
+    /// Answers the next request with `status` and `headers`.
+    pub fn answer_next(&self, status: u16, headers: &[(&'static str, &str)]) {
+        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        self.state.lock().unwrap().answers.push_back((status, headers));
+    }
+
+    /// Takes so long for each request from now on.
+    pub fn hold(&self, hold: Duration) {
+        self.state.lock().unwrap().hold = hold;
+    }
+
+    /// The devices that were posted to, and when, the oldest first.
+    pub fn requests(&self) -> Vec<(Instant, String)> {
+        self.state.lock().unwrap().requests.clone()
+    }
+
+    /// How many requests were ever answered side by side.
+    pub fn most_running(&self) -> usize {
+        self.state.lock().unwrap().most_running
+    }
+}
+
+async fn answer(State(service): State<PushService>, Path(device_id): Path<String>) -> (StatusCode, HeaderMap) {
+    let (answer, hold) = {
+        let mut state = service.state.lock().unwrap();
+        state.requests.push((Instant::now(), device_id));
+        state.running += 1;
+        state.most_running = state.most_running.max(state.running);
+        (state.answers.pop_front(), state.hold)
+    };
+    sleep(hold).await;
+    service.state.lock().unwrap().running -= 1;
+    let (status, headers) = answer.unwrap_or((200, Vec::new()));
+    let headers = headers.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+    (StatusCode::from_u16(status).unwrap(), headers)
+}

@@ -59,6 +59,8 @@ pub struct Options {
     pub visibility_timeout: u32,
     /// The plugins that `PLUGIN` chooses from.
     pub plugins: Plugins,
+    /// Where the functions look for DynamoDB when something stands between, such as an outage.
+    pub dynamodb_endpoint: Option<String>,
 }
 
 impl Default for Options {
@@ -70,6 +72,7 @@ impl Default for Options {
             clock: Clock::real(),
             visibility_timeout: 60,
             plugins: Plugins::built_in(),
+            dynamodb_endpoint: None,
         }
     }
 }
@@ -117,8 +120,11 @@ impl Stack {
         serve(&mut tasks, sqs_listener, queues.router(), stopped.clone());
 
         let aws = aws_config(&options.environment).await;
-        let dynamodb = aws_sdk_dynamodb::config::Builder::from(&aws).endpoint_url(&dynamodb_url).build();
-        let dynamodb = aws_sdk_dynamodb::Client::from_conf(dynamodb);
+        let dynamodb_at = |endpoint: &str| {
+            let config = aws_sdk_dynamodb::config::Builder::from(&aws).endpoint_url(endpoint).build();
+            aws_sdk_dynamodb::Client::from_conf(config)
+        };
+        let dynamodb = dynamodb_at(&dynamodb_url);
         let sqs = aws_sdk_sqs::config::Builder::from(&aws).endpoint_url(&sqs_url).build();
         let sqs = aws_sdk_sqs::Client::from_conf(sqs);
 
@@ -135,7 +141,7 @@ impl Stack {
 
         let table: String = environment.require("TABLE_NAME", "the table's name")?;
         table::create(&dynamodb, &table).await?;
-        let store = Store::new(dynamodb.clone(), table);
+        let store = Store::new(options.dynamodb_endpoint.as_deref().map_or(dynamodb.clone(), dynamodb_at), table);
         let queue = Queue::new(sqs.clone(), &queue_url);
         let dead_letters = Queue::new(sqs.clone(), dead_letter_url);
         let access = access(&environment, &aws).await?;

@@ -244,7 +244,7 @@ impl Store {
             .table_name(&self.table)
             .key("pk", text(session.to_bare()))
             .key("sk", text(keys::session(session)))
-            .update_expression("SET online = :online, since = :at, expires_at = :expires_at")
+            .update_expression("SET is_online = :online, since = :at, expires_at = :expires_at")
             .condition_expression("attribute_not_exists(since) OR since < :at")
             .expression_attribute_values(":online", AttributeValue::Bool(availability == Availability::Online))
             .expression_attribute_values(":at", number(micros(at)))
@@ -388,7 +388,7 @@ impl Snapshot {
         }
         let key = item::text_of(&item, "sk").unwrap_or_default().to_owned();
         if key.starts_with(keys::SESSION) {
-            self.online |= item.get("online").and_then(|v| v.as_bool().ok()) == Some(&true);
+            self.online |= item.get("is_online").and_then(|v| v.as_bool().ok()) == Some(&true);
             if let Some(registration) = item::text_of(&item, "registration") {
                 self.ties.push((key, registration.to_owned()));
             }

@@ -1,0 +1,62 @@
+//! Who may call.
+
+use axum::Json;
+use axum::Router;
+use axum::routing::post;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
+use tests::{Pushlark, send};
+use tokio::net::TcpListener;
+
+const PATHS: [&str; 3] = ["/enable", "/disable", "/events"];
+
+#[tokio::test]
+async fn a_stack_with_a_secret_refuses_whoever_does_not_know_it() {
+    let pushlark = Pushlark::with_settings([("WEBHOOK_SECRET", "old,new")]).await;
+    for path in PATHS {
+        let request = || pushlark.request(path, "application/json", "{}");
+        let wrong = [
+            request(),
+            request().bearer_auth("older"),
+            request().basic_auth("new", Some("x")),
+            request().query(&[("token", "")]),
+        ];
+        for request in wrong {
+            let reply = send(request).await;
+            reply.problem(401);
+            assert!(reply.headers.contains_key("www-authenticate"));
+        }
+        let right = [
+            request().bearer_auth("new"),
+            request().basic_auth("any", Some("old")),
+            request().header("authorization", format!("basic {}", BASE64_STANDARD.encode("any:new"))),
+            request().query(&[("token", "old")]),
+        ];
+        for request in right {
+            send(request).await.problem(400);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_credential_comes_before_everything_else() {
+    let pushlark = Pushlark::with_settings([("WEBHOOK_SECRET", "secret")]).await;
+    send(pushlark.http.get(format!("{}/events", pushlark.stack.url))).await.problem(401);
+    pushlark.post("/events", "text/plain", "x".repeat(2 * 1024 * 1024)).await.problem(401);
+}
+
+#[tokio::test]
+async fn a_secret_may_be_kept_in_secrets_manager() {
+    let arn = "arn:aws:secretsmanager:us-east-1:000000000000:secret:webhook";
+    let secrets = Router::new().route("/", post(async move || Json(json!({"ARN": arn, "SecretString": "one,two"}))));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, secrets).await });
+
+    let settings = [("WEBHOOK_SECRET", arn), ("AWS_ENDPOINT_URL_SECRETS_MANAGER", endpoint.as_str())];
+    let pushlark = Pushlark::with_settings(settings).await;
+    let request = || pushlark.request("/enable", "application/json", "{}");
+    send(request().bearer_auth(arn)).await.problem(401);
+    send(request().bearer_auth("two")).await.problem(400);
+}

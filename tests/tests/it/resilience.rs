@@ -1,0 +1,243 @@
+//! What must not be lost, whatever fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lambda_events::sqs::SqsEvent;
+use local::Options;
+use local::sqs::Clock;
+use pushlark_plugin::{Event, Payload, Plugin, Plugins};
+use pushlark_queue::Queue;
+use pushlark_settings::Environment;
+use pushlark_store::Store;
+use serde_json::{Value, json};
+use tests::{Line, PushService, Pushlark, eventually};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use worker::Worker;
+
+const BOB: &str = "bob@example.com";
+/// On the clock of a stack in fast motion.
+const AN_HOUR: Duration = Duration::from_secs(6);
+
+/// A stack in which SQS's hour passes in six seconds. A received message stays hidden for longer than any test, as it
+/// does for longer than any invocation on Lambda.
+fn in_fast_motion(settings: &[(&str, &str)]) -> Options {
+    Options {
+        clock: Clock::scaled(600),
+        visibility_timeout: 60 * 600,
+        environment: settings.iter().copied().collect(),
+        ..Options::default()
+    }
+}
+
+async fn queue_text(pushlark: &Pushlark, text: &str) {
+    let queue = pushlark.stack.environment.text("QUEUE_URL").unwrap();
+    pushlark.stack.sqs.send_message().queue_url(queue).message_body(text).send().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_push_service_that_is_down_for_an_hour_gets_everything_afterwards() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let url = format!("http://{address}");
+    let pushlark = Pushlark::with(in_fast_motion(&[("MONGOOSEPUSH_URL", url.as_str())])).await;
+    for user in 0..20 {
+        pushlark.enable(&format!("u{user}@example.com"), &format!("device-{user}")).await;
+        pushlark.message(&format!("u{user}@example.com"), "Hi").await;
+    }
+    tokio::time::sleep(AN_HOUR).await;
+    let push_service = PushService::default();
+    push_service.clone().serve(TcpListener::bind(address).await.unwrap());
+    pushlark.settled().await;
+    let mut devices: Vec<_> = push_service.requests().into_iter().map(|(_, device)| device).collect();
+    devices.sort();
+    let mut expected: Vec<_> = (0..20).map(|user| format!("device-{user}")).collect();
+    expected.sort();
+    assert_eq!(devices, expected);
+    assert_eq!(pushlark.queue_depth("DEAD_LETTER_QUEUE_URL").await, 0);
+}
+
+#[tokio::test]
+async fn a_table_that_is_down_for_an_hour_loses_nothing() {
+    let line = Line::start().await;
+    let options = Options { dynamodb_endpoint: Some(line.url.clone()), ..in_fast_motion(&[]) };
+    let pushlark = Pushlark::with(options).await;
+    line.connect(&pushlark.stack.dynamodb_url);
+    pushlark.enable(BOB, "phone").await;
+    line.cut();
+    for number in 0..5 {
+        pushlark.message(BOB, &format!("message {number}")).await;
+    }
+    let presence = json!({"type": "presence", "jid": "bob@example.com/a", "status": "offline"});
+    pushlark.json("/events", presence).await.problem(503);
+    let enable = json!({"user": BOB, "jid": "push.example.com", "node": "tablet"});
+    let reply = pushlark.json("/enable", enable).await;
+    reply.problem(503);
+    assert!(reply.headers.contains_key("retry-after"));
+    let iq = "<iq type='set' from='bob@example.com/phone' id='1'>\
+              <enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='tablet'/></iq>";
+    let reply = pushlark.post("/enable", "application/xml", iq).await;
+    assert!(reply.status == 200 && reply.body.contains("<error type=\"wait\">"), "{}", reply.body);
+    tokio::time::sleep(AN_HOUR).await;
+    assert_eq!(pushlark.queue_depth("QUEUE_URL").await, 5);
+    assert!(pushlark.alerts("phone").await.is_empty());
+    line.connect(&pushlark.stack.dynamodb_url);
+    pushlark.settled().await;
+    let mut alerts = pushlark.alerts("phone").await;
+    alerts.sort();
+    assert_eq!(alerts, ["message 0", "message 1", "message 2", "message 3", "message 4"]);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_understood_goes_to_the_dead_letter_queue_and_stops_nothing() {
+    let pushlark = Pushlark::start().await;
+    pushlark.enable(BOB, "phone").await;
+    let stanza_is_broken = json!({"uid": "u", "work": [{"id": "m", "at": "2026-01-01T00:00:00Z", "subject":
+        {"message": {"from": "a@b", "to": [BOB], "stanza": "<message"}}}]});
+    let poison = ["not JSON".to_owned(), json!({"uid": "u"}).to_string(), stanza_is_broken.to_string()];
+    for text in &poison {
+        queue_text(&pushlark, text).await;
+    }
+    pushlark.message(BOB, "Hi").await;
+    pushlark.notified("phone", 1).await;
+    pushlark.settled().await;
+    assert_eq!(pushlark.queue_depth("DEAD_LETTER_QUEUE_URL").await, 3);
+    let dead_letters = pushlark.stack.environment.text("DEAD_LETTER_QUEUE_URL").unwrap();
+    let dead =
+        pushlark.stack.sqs.receive_message().queue_url(dead_letters).max_number_of_messages(10).send().await.unwrap();
+    let mut bodies: Vec<_> = dead.messages.unwrap().into_iter().map(|message| message.body.unwrap()).collect();
+    bodies.sort();
+    let mut expected = poison.to_vec();
+    expected.sort();
+    assert_eq!(bodies, expected);
+}
+
+struct PanicsAt(&'static str);
+
+impl Plugin for PanicsAt {
+    fn prepare_notification(&self, event: &Event) -> Option<Payload> {
+        let body = event.message.body()?.into_owned();
+        assert_ne!(body, self.0, "as this plugin was made to");
+        Some(Payload::summary(1, event.from.to_string(), body))
+    }
+}
+
+#[tokio::test]
+async fn a_panic_fails_its_record_alone() {
+    let plugins = Plugins::built_in().with("panics", PanicsAt("boom"));
+    let environment = Environment::from_iter([("PLUGIN", "panics")]);
+    let pushlark = Pushlark::with(Options { plugins, environment, ..Options::default() }).await;
+    pushlark.enable(BOB, "phone").await;
+    let record = |body: &str| {
+        let stanza = format!("<message type='chat'><body>{body}</body></message>");
+        json!({"uid": body, "work": [{"id": body, "at": time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).unwrap(),
+            "subject": {"message": {"from": "a@b", "to": [BOB], "stanza": stanza}}}]})
+    };
+    let entries = ["one", "boom", "two"].map(|body| {
+        aws_sdk_sqs::types::SendMessageBatchRequestEntry::builder()
+            .id(body)
+            .message_body(record(body).to_string())
+            .build()
+            .unwrap()
+    });
+    let queue = pushlark.stack.environment.text("QUEUE_URL").unwrap();
+    pushlark.stack.sqs.send_message_batch().queue_url(queue).set_entries(Some(entries.into())).send().await.unwrap();
+    pushlark.notified("phone", 2).await;
+    eventually("only the failed record left", async || (pushlark.queue_depth("QUEUE_URL").await == 1).then_some(()))
+        .await;
+    let mut alerts = pushlark.alerts("phone").await;
+    alerts.sort();
+    assert_eq!(alerts, ["one", "two"]);
+}
+
+/// A worker of the test's own beside the stack, whose queue nobody else reads.
+struct Apart {
+    pushlark: Pushlark,
+    worker: Arc<Worker>,
+    queue_url: String,
+}
+
+impl Apart {
+    async fn start() -> Self {
+        let pushlark = Pushlark::start().await;
+        let sqs = &pushlark.stack.sqs;
+        let queue_url = sqs.create_queue().queue_name("apart").send().await.unwrap().queue_url.unwrap();
+        let worker = Worker::from_environment(
+            &pushlark.stack.environment,
+            &Plugins::built_in(),
+            Store::new(pushlark.stack.dynamodb.clone(), "pushlark"),
+            Queue::new(sqs.clone(), &queue_url),
+            Queue::new(sqs.clone(), &queue_url),
+        );
+        Self { worker: Arc::new(worker.unwrap()), queue_url, pushlark }
+    }
+
+    /// Queues a message and receives it as a batch of one.
+    async fn batch(&self, work: &[Value]) -> SqsEvent {
+        let record = json!({"uid": "uid", "work": work}).to_string();
+        self.pushlark.stack.sqs.send_message().queue_url(&self.queue_url).message_body(record).send().await.unwrap();
+        self.receive().await.unwrap()
+    }
+
+    async fn receive(&self) -> Option<SqsEvent> {
+        let receive = self.pushlark.stack.sqs.receive_message().queue_url(&self.queue_url);
+        let message = receive.send().await.unwrap().messages?.remove(0);
+        let record =
+            json!({"messageId": message.message_id, "receiptHandle": message.receipt_handle, "body": message.body});
+        Some(serde_json::from_value(json!({"Records": [record]})).unwrap())
+    }
+}
+
+fn message_to(users: &[&str]) -> Value {
+    let at = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).unwrap();
+    json!({"id": "m", "at": at, "subject": {"message": {"from": "alice@example.com", "to": users,
+        "stanza": "<message type='chat'><body>Hi</body></message>"}}})
+}
+
+#[tokio::test]
+async fn near_the_deadline_a_batch_is_given_back_at_once() {
+    let apart = Apart::start().await;
+    apart.pushlark.enable(BOB, "phone").await;
+    let batch = apart.batch(&[message_to(&[BOB])]).await;
+    let response = apart.worker.handle(batch.clone(), Instant::now() + Duration::from_secs(5)).await;
+    assert_eq!(response.batch_item_failures[0].item_identifier, *batch.records[0].message_id.as_ref().unwrap());
+    assert!(apart.pushlark.alerts("phone").await.is_empty());
+    let again = apart.receive().await.expect("visible at once");
+    let response = apart.worker.handle(again, Instant::now() + Duration::from_secs(10)).await;
+    assert!(response.batch_item_failures.is_empty());
+    assert_eq!(apart.pushlark.alerts("phone").await, ["Hi"]);
+}
+
+#[tokio::test]
+async fn a_record_that_failed_in_part_repeats_only_that_part() {
+    let apart = Apart::start().await;
+    apart.pushlark.enable(BOB, "steady").await;
+    apart.pushlark.enable("carol@example.com", "shaky").await;
+    apart.pushlark.device_answers("shaky", json!({"status": 500})).await;
+    let batch = apart.batch(&[message_to(&[BOB, "carol@example.com"])]).await;
+    let deadline = || Instant::now() + Duration::from_secs(10);
+    assert_eq!(apart.worker.handle(batch.clone(), deadline()).await.batch_item_failures.len(), 1);
+    apart.pushlark.device_answers("shaky", json!({"status": 200})).await;
+    assert!(apart.worker.handle(batch.clone(), deadline()).await.batch_item_failures.is_empty());
+    assert_eq!(apart.pushlark.alerts("steady").await, ["Hi"]);
+    assert_eq!(apart.pushlark.alerts("shaky").await, ["Hi", "Hi"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_died_after_its_claim_publishes_when_the_record_returns() {
+    let apart = Apart::start().await;
+    apart.pushlark.enable(BOB, "phone").await;
+    let store = Store::new(apart.pushlark.stack.dynamodb.clone(), "pushlark");
+    let bob = pushlark_xmpp::BareJid::new(BOB).unwrap();
+    let snapshot = store.snapshot(&bob).await.unwrap();
+    let batch = apart.batch(&[message_to(&[BOB])]).await;
+    // What the worker did before it died; its task is the first of the record.
+    assert_eq!(store.claim("m", &bob, "uid.0", &[&snapshot.services[0]]).await.unwrap(), [true]);
+    let response = apart.worker.handle(batch, Instant::now() + Duration::from_secs(10)).await;
+    assert!(response.batch_item_failures.is_empty());
+    assert_eq!(apart.pushlark.alerts("phone").await, ["Hi"]);
+    // Another event of the same message finds the claim taken.
+    assert_eq!(store.claim("m", &bob, "other.0", &[&snapshot.services[0]]).await.unwrap(), [false]);
+}
