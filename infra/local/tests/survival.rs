@@ -1,0 +1,131 @@
+//! The stack as a process: what it prints, and what outlives a SIGKILL.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Path as Segment, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use reqwest::Client;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+struct Process {
+    child: Child,
+    url: String,
+}
+
+impl Process {
+    /// Starts the stack with its data in `folder`, and waits until it says where it is.
+    fn start(folder: &Path, push_service: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_local"))
+            .args(["--port", "0", "--data"])
+            .arg(folder)
+            .env("MONGOOSEPUSH_URL", push_service)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let line = lines.find(|line| line.starts_with("Pushlark is at")).unwrap();
+        let url = line.split(' ').nth(3).unwrap().strip_suffix("/enable,").unwrap().to_owned();
+        // Somebody has to read on, or the process blocks.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, url }
+    }
+
+    async fn post(&self, path: &str, body: Value) -> u16 {
+        let request = Client::new().post(format!("{}{path}", self.url)).json(&body);
+        request.send().await.unwrap().status().as_u16()
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already dead where the test killed it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A push service that reports each device that it is asked to notify.
+async fn push_service(listener: TcpListener) -> UnboundedReceiver<String> {
+    let (notified, received) = unbounded_channel();
+    let answer = async |State(notified): State<UnboundedSender<String>>, Segment(device): Segment<String>| {
+        notified.send(device).unwrap();
+        StatusCode::OK
+    };
+    let router = Router::new().route("/v3/notification/{device_id}", post(answer)).with_state(notified);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    received
+}
+
+fn folder(name: &str) -> std::path::PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    folder
+}
+
+#[tokio::test]
+async fn an_accepted_event_outlives_a_kill_right_after_its_202() {
+    let folder = folder("killed");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let push_service_url = format!("http://{address}");
+
+    let stack = Process::start(&folder, &push_service_url);
+    let form = json!({"service": "fcm", "device_id": "phone"});
+    let enable = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "n", "form": form});
+    assert_eq!(stack.post("/enable", enable).await, 200);
+    let message = json!({"type": "message", "from": "a@b/c", "to": "bob@example.com", "chat": "chat", "body": "Hi"});
+    assert_eq!(stack.post("/events", message).await, 202);
+    stack.kill();
+
+    let mut notified = push_service(TcpListener::bind(address).await.unwrap()).await;
+    let _stack = Process::start(&folder, &push_service_url);
+    // What was in flight when the process died is hidden for the queue's visibility timeout, a minute.
+    let device = tokio::time::timeout(Duration::from_secs(90), notified.recv()).await;
+    assert_eq!(device.expect("notified in time").unwrap(), "phone");
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_so() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_local")).args(["--memory", "--port", &port]).output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&format!("port {port} is taken")), "{said}");
+}
+
+#[test]
+fn a_bad_setting_is_said_by_its_name() {
+    for (name, value) in [("WORKER_CONCURRENCY", "0"), ("PLUGIN", "none"), ("VIRTUAL_PUBSUB_HOSTS", "push.@HOSTS@")] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
+        let output = command.args(["--memory", "--port", "0"]).env(name, value).output().unwrap();
+        assert!(!output.status.success());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(&format!("{name}: ")), "{said}");
+    }
+}
+
+#[test]
+fn it_starts_within_two_seconds_and_stops_when_asked() {
+    let started = Instant::now();
+    let mut stack = Process::start(&folder("started"), "http://127.0.0.1:9");
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let terminated = Command::new("kill").args(["-TERM", &stack.child.id().to_string()]).status().unwrap();
+    assert!(terminated.success());
+    assert!(stack.child.wait().unwrap().success());
+}
