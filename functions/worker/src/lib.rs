@@ -22,6 +22,9 @@ use pushlark_telemetry::{Causes, Format, flush, start};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+/// How long an invocation may take, as the template has it.
+pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The function.
 pub struct Worker {
     store: Store,
@@ -101,8 +104,9 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     .map_err(anyhow::Error::from_boxed)
 }
 
-/// The instant of a time in milliseconds since 1970.
+/// The instant of a time in milliseconds since 1970. One that is past cannot be an invocation's deadline: cargo-lambda
+/// gives a number of its own, and the template's time-out is taken instead.
 fn instant_of(milliseconds: u64) -> Instant {
     let time = UNIX_EPOCH + Duration::from_millis(milliseconds);
-    Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default()
+    Instant::now() + time.duration_since(SystemTime::now()).unwrap_or(FUNCTION_TIMEOUT)
 }

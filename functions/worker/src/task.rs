@@ -28,9 +28,9 @@ pub enum Task {
 /// A record that cannot be understood, however often it is tried.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// It is not a record.
-    #[error("not a record")]
-    Json(#[from] serde_json::Error),
+    /// It is not a record. The error's own text may quote the body, which is not for the log.
+    #[error("not a record: line {}, column {}", .0.line(), .0.column())]
+    Json(serde_json::Error),
     /// A stanza in it is not XML.
     #[error("a stanza in the record")]
     Xml(#[from] ParseError),
@@ -50,7 +50,7 @@ impl Task {
 
     /// The tasks of a queue message's body.
     pub fn read(body: &str) -> Result<Vec<Self>, Unreadable> {
-        let record: Record = serde_json::from_str(body)?;
+        let record: Record = serde_json::from_str(body).map_err(Unreadable::Json)?;
         let mut tasks = Vec::new();
         for Work { id, at, subject } in record.work {
             let (from, kinds, stanza, facts) = match subject {

@@ -7,16 +7,15 @@ use std::time::Duration;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
+use pushlark_settings::{Environment, SettingError};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use worker::Worker;
+use worker::{FUNCTION_TIMEOUT, Worker};
 
-/// `BatchSize` in the template; the most that one receive gives.
-const BATCH_SIZE: i32 = 10;
-/// The worker's time-out in the template.
-const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most messages that one receive gives.
+const MAX_RECEIVED: u32 = 10;
 /// How long a receive waits for messages, in seconds.
 const LONG_POLL: i32 = 20;
 
@@ -25,26 +24,50 @@ pub struct EventSource {
     client: Client,
     queue_url: String,
     worker: Arc<Worker>,
+    mapping: Mapping,
+}
+
+/// How a worker is fed, by the names of the template's parameters.
+#[derive(Debug, Clone, Copy)]
+pub struct Mapping {
     /// MaximumConcurrency: how many batches are handled at once.
-    concurrency: u32,
+    workers: u32,
+    /// The most messages that a batch has.
+    batch_size: u32,
+    /// How long a batch waits to fill after its first message.
+    batching_window: Duration,
+}
+
+impl Mapping {
+    /// From `WORKERS`, `BATCH_SIZE` and `BATCHING_WINDOW`.
+    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
+        let workers = environment.number("WORKERS", 2..=1_000, 100)?;
+        let batch_size = environment.number("BATCH_SIZE", 1..=10_000, MAX_RECEIVED)?;
+        let batching_window = environment.number("BATCHING_WINDOW", 0..=300, 0)?;
+        if batch_size > MAX_RECEIVED && batching_window == 0 {
+            let reason = format!("a batch of more than {MAX_RECEIVED} messages needs a BATCHING_WINDOW");
+            return Err(SettingError::invalid("BATCH_SIZE", reason));
+        }
+        Ok(Self { workers, batch_size, batching_window: Duration::from_secs(batching_window.into()) })
+    }
 }
 
 impl EventSource {
-    pub fn new(client: Client, queue_url: String, worker: Arc<Worker>, concurrency: u32) -> Self {
-        Self { client, queue_url, worker, concurrency }
+    pub fn new(client: Client, queue_url: String, worker: Arc<Worker>, mapping: Mapping) -> Self {
+        Self { client, queue_url, worker, mapping }
     }
 
     /// Receives and handles until it is stopped, then finishes the batches that it has.
     pub async fn run(self, mut stopped: watch::Receiver<bool>) {
         let this = Arc::new(self);
-        let permits = Arc::new(Semaphore::new(this.concurrency as usize));
+        let permits = Arc::new(Semaphore::new(this.mapping.workers as usize));
         let mut batches = JoinSet::new();
         loop {
             // The semaphore is never closed.
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
             let received = tokio::select! {
                 _ = stopped.wait_for(|stopped| *stopped) => break,
-                received = this.receive() => received,
+                received = this.batch() => received,
             };
             if received.is_empty() {
                 continue;
@@ -59,13 +82,27 @@ impl EventSource {
         while batches.join_next().await.is_some() {}
     }
 
-    async fn receive(&self) -> Vec<Message> {
+    async fn batch(&self) -> Vec<Message> {
+        let Mapping { batch_size, batching_window, .. } = self.mapping;
+        let mut batch = self.receive(batch_size, LONG_POLL).await;
+        let closes = Instant::now() + batching_window;
+        while let Some(missing) = batch_size.checked_sub(batch.len() as u32).filter(|missing| *missing > 0) {
+            let left = closes.saturating_duration_since(Instant::now()).as_secs() as i32;
+            if batch.is_empty() || left == 0 {
+                break;
+            }
+            batch.extend(self.receive(missing, left).await);
+        }
+        batch
+    }
+
+    async fn receive(&self, most: u32, wait_seconds: i32) -> Vec<Message> {
         let received = self
             .client
             .receive_message()
             .queue_url(&self.queue_url)
-            .max_number_of_messages(BATCH_SIZE)
-            .wait_time_seconds(LONG_POLL)
+            .max_number_of_messages(most.min(MAX_RECEIVED) as i32)
+            .wait_time_seconds(wait_seconds.min(LONG_POLL))
             .message_system_attribute_names(MessageSystemAttributeName::All)
             .message_attribute_names("All")
             .send()
@@ -99,15 +136,20 @@ impl EventSource {
     async fn delete(&self, messages: &[Message], response: &SqsBatchResponse) {
         let failed =
             |id: Option<&str>| response.batch_item_failures.iter().any(|failure| Some(&*failure.item_identifier) == id);
-        let handled = messages.iter().filter(|message| !failed(message.message_id()));
-        let entries = handled.enumerate().map(|(index, message)| {
+        let handled: Vec<_> = messages.iter().filter(|message| !failed(message.message_id())).collect();
+        for handled in handled.chunks(MAX_RECEIVED as usize) {
+            self.delete_handled(handled).await;
+        }
+    }
+
+    async fn delete_handled(&self, messages: &[&Message]) {
+        let entries = messages.iter().enumerate().map(|(index, message)| {
             DeleteMessageBatchRequestEntry::builder()
                 .id(index.to_string())
                 .set_receipt_handle(message.receipt_handle.clone())
                 .build()
         });
         let entries = match entries.collect::<Result<Vec<_>, _>>() {
-            Ok(entries) if entries.is_empty() => return,
             Ok(entries) => entries,
             Err(error) => return tracing::error!(%error, "handled messages were not deleted"),
         };

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use worker::{Plugins, Worker};
 
-use event_source::EventSource;
+use event_source::{EventSource, Mapping};
 use sink::Sink;
 use sqs::{Clock, QueueAttributes, Sqs};
 
@@ -159,8 +159,8 @@ impl Stack {
             .merge(function_url::route("/events", ingest, |f, event| async move { f.handle(event).await }))
             .nest("/sink", Sink::default().router());
         serve(&mut tasks, listener, router, stopped.clone());
-        let workers = environment.number("WORKERS", 2..=1_000, 100)?;
-        tasks.spawn(EventSource::new(sqs.clone(), queue_url, Arc::new(worker), workers).run(stopped));
+        let mapping = Mapping::from_environment(&environment)?;
+        tasks.spawn(EventSource::new(sqs.clone(), queue_url, Arc::new(worker), mapping).run(stopped));
 
         Ok(Self { url: url(address), dynamodb_url, sqs_url, environment, dynamodb, sqs, stop, tasks })
     }

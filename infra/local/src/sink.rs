@@ -79,12 +79,24 @@ async fn notify(
     let Behaviour { status, body, delay_ms } =
         behaviour.unwrap_or_else(|| Behaviour { status: 200, body: json!("OK"), delay_ms: 0 });
     tokio::time::sleep(Duration::from_millis(delay_ms)).await;
-    println!("{} {status} {device_id}: {notification}", if status < 300 { "notified" } else { "answered" });
+    println!("  {device_id} ({status}) {}", described(&notification));
     let received_at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let mut state = sink.state();
     state.notifications.push_front(Notification { device_id, api, received_at, status, notification });
     state.notifications.truncate(CAPACITY);
     (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(body)).into_response()
+}
+
+/// A notification as a person reads it.
+fn described(notification: &Value) -> String {
+    let service = notification["service"].as_str().unwrap_or("?");
+    let (title, body) = (&notification["alert"]["title"], &notification["alert"]["body"]);
+    match (title.as_str(), body.as_str()) {
+        (Some(title), Some(body)) => {
+            format!("{service} alert, badge {}: {title}: {body}", notification["alert"]["badge"])
+        }
+        _ => format!("{service} data: {}", notification["data"]),
+    }
 }
 
 async fn list(State(sink): State<Sink>, Query(filter): Query<Filter>) -> Json<Vec<Notification>> {

@@ -241,3 +241,21 @@ async fn a_worker_that_died_after_its_claim_publishes_when_the_record_returns() 
     // Another event of the same message finds the claim taken.
     assert_eq!(store.claim("m", &bob, "other.0", &[&snapshot.services[0]]).await.unwrap(), [false]);
 }
+
+#[tokio::test]
+async fn a_batch_waits_for_its_window_to_fill() {
+    let pushlark = Pushlark::with_settings([("BATCH_SIZE", "100"), ("BATCHING_WINDOW", "2")]).await;
+    let users: Vec<_> = (0..30).map(|i| format!("u{i}@example.com")).collect();
+    for user in &users {
+        pushlark.enable(user, user).await;
+    }
+    let posted = Instant::now();
+    for user in &users {
+        pushlark.message(user, "Hi").await;
+    }
+    for user in &users {
+        pushlark.notified(user, 1).await;
+    }
+    assert!(posted.elapsed() >= Duration::from_millis(900), "nobody waited");
+    pushlark.settled().await;
+}
