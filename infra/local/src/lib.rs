@@ -10,6 +10,7 @@ mod table;
 pub use demo::demo;
 
 use std::fs;
+use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -93,7 +94,9 @@ pub struct Stack {
     /// A client of the stack's SQS.
     pub sqs: aws_sdk_sqs::Client,
     stop: watch::Sender<bool>,
-    tasks: JoinSet<()>,
+    functions: JoinSet<()>,
+    /// They lose nothing when they are cut off: what they have answered for is stored.
+    _emulators: JoinSet<()>,
 }
 
 impl Stack {
@@ -102,22 +105,21 @@ impl Stack {
         let listener = bind(options.port).await?;
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let mut tasks = JoinSet::new();
+        let (mut emulators, mut functions) = (JoinSet::new(), JoinSet::new());
 
         let database = open_database(&options)?;
         let dynamodb_listener = bind(0).await?;
         let dynamodb_url = url(dynamodb_listener.local_addr()?);
-        tasks.spawn(sweep(database.clone()));
-        let until = until_stopped(stopped.clone());
-        tasks.spawn(async move {
-            if let Err(error) = dynoxide::server::serve_with_shutdown(dynamodb_listener, database, until).await {
+        emulators.spawn(sweep(database.clone()));
+        emulators.spawn(async move {
+            if let Err(error) = dynoxide::server::serve_with_shutdown(dynamodb_listener, database, pending()).await {
                 tracing::error!(error, "DynamoDB stopped");
             }
         });
         let queues = open_queues(&options)?;
         let sqs_listener = bind(0).await?;
         let sqs_url = url(sqs_listener.local_addr()?);
-        serve(&mut tasks, sqs_listener, queues.router(), stopped.clone());
+        serve(&mut emulators, sqs_listener, queues.router(), pending());
 
         let aws = aws_config(&options.environment).await;
         let dynamodb_at = |endpoint: &str| {
@@ -158,18 +160,28 @@ impl Stack {
             .merge(function_url::route("/disable", disable, |f, event| async move { f.handle(event).await }))
             .merge(function_url::route("/events", ingest, |f, event| async move { f.handle(event).await }))
             .nest("/sink", Sink::default().router());
-        serve(&mut tasks, listener, router, stopped.clone());
+        serve(&mut functions, listener, router, until_stopped(stopped.clone()));
         let mapping = Mapping::from_environment(&environment)?;
-        tasks.spawn(EventSource::new(sqs.clone(), queue_url, Arc::new(worker), mapping).run(stopped));
+        functions.spawn(EventSource::new(sqs.clone(), queue_url, Arc::new(worker), mapping).run(stopped));
 
-        Ok(Self { url: url(address), dynamodb_url, sqs_url, environment, dynamodb, sqs, stop, tasks })
+        Ok(Self {
+            url: url(address),
+            dynamodb_url,
+            sqs_url,
+            environment,
+            dynamodb,
+            sqs,
+            stop,
+            functions,
+            _emulators: emulators,
+        })
     }
 
     /// Finishes what was begun, and stops.
     pub async fn stop(mut self) {
         // All tasks may have stopped already.
         let _ = self.stop.send(true);
-        let all_stopped = async { while self.tasks.join_next().await.is_some() {} };
+        let all_stopped = async { while self.functions.join_next().await.is_some() {} };
         if tokio::time::timeout(Duration::from_secs(12), all_stopped).await.is_err() {
             tracing::warn!("something still ran after twelve seconds");
         }
@@ -203,10 +215,12 @@ fn url(address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
-fn serve(tasks: &mut JoinSet<()>, listener: TcpListener, router: Router, stopped: watch::Receiver<bool>) {
+fn serve<F>(tasks: &mut JoinSet<()>, listener: TcpListener, router: Router, stopped: F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     tasks.spawn(async move {
-        let server = axum::serve(listener, router).with_graceful_shutdown(until_stopped(stopped));
-        if let Err(error) = server.await {
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
             tracing::error!(%error, "a server stopped");
         }
     });
@@ -236,6 +250,8 @@ fn open_queues(options: &Options) -> anyhow::Result<Sqs> {
         QUEUE,
         QueueAttributes { visibility_timeout: options.visibility_timeout, max_receive: redrive, ..attributes },
     )?;
+    // Whoever had received something was part of the process before this one.
+    sqs.release(QUEUE)?;
     Ok(sqs)
 }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use aws_config::SdkConfig;
-use aws_lambda_events::http::{HeaderMap, header};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pushlark_settings::{Environment, SettingError};
@@ -11,7 +10,7 @@ use pushlark_telemetry::{Causes, Metric, count};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::{Problem, Query};
+use crate::{HttpRequest, Problem};
 
 const SETTING: &str = "WEBHOOK_SECRET";
 
@@ -47,12 +46,12 @@ impl Access {
         Self::Secrets(secrets.map(|secret| Sha256::digest(secret).into()).collect())
     }
 
-    pub(crate) fn check(&self, headers: &HeaderMap, query: &Query) -> Result<(), Problem> {
+    pub(crate) fn check(&self, request: &HttpRequest) -> Result<(), Problem> {
         let secrets = match self {
             Self::Open => return Ok(()),
             Self::Secrets(secrets) => secrets,
         };
-        let detail = match presented(headers, query) {
+        let detail = match presented(request) {
             _ if secrets.is_empty() => "no WEBHOOK_SECRET is configured, so every request is refused",
             None => "a bearer token, a Basic password or ?token= is required",
             Some(credential) => {
@@ -78,11 +77,11 @@ impl fmt::Debug for Access {
     }
 }
 
-fn presented(headers: &HeaderMap, query: &Query) -> Option<Vec<u8>> {
-    let Some(authorization) = headers.get(header::AUTHORIZATION) else {
-        return query.get("token").map(|token| token.clone().into_bytes());
+fn presented(request: &HttpRequest) -> Option<Vec<u8>> {
+    let Some(authorization) = request.header("authorization") else {
+        return request.query("token").map(|token| token.as_bytes().to_vec());
     };
-    let (scheme, credentials) = authorization.to_str().ok()?.split_once(' ')?;
+    let (scheme, credentials) = authorization.split_once(' ')?;
     let credentials = credentials.trim();
     if scheme.eq_ignore_ascii_case("bearer") {
         return Some(credentials.as_bytes().to_vec());
@@ -98,15 +97,19 @@ fn presented(headers: &HeaderMap, query: &Query) -> Option<Vec<u8>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::HashMap;
+
+    use serde_json::json;
+
     use super::*;
 
     fn admits(secrets: &str, authorization: Option<&str>, token: Option<&str>) -> bool {
-        let mut headers = HeaderMap::new();
-        if let Some(authorization) = authorization {
-            headers.insert(header::AUTHORIZATION, authorization.parse().unwrap());
-        }
-        let query = token.map(|token| ("token".to_owned(), token.to_owned())).into_iter().collect();
-        Access::of_secrets(secrets).check(&headers, &query).is_ok()
+        let request = json!({
+            "headers": authorization.map(|authorization| ("authorization", authorization)).into_iter().collect::<HashMap<_, _>>(),
+            "queryStringParameters": token.map(|token| json!({"token": token})),
+            "requestContext": {"http": {"method": "POST"}},
+        });
+        Access::of_secrets(secrets).check(&serde_json::from_value(request).unwrap()).is_ok()
     }
 
     #[test]

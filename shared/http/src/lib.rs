@@ -14,11 +14,11 @@ pub use problem::Problem;
 use std::collections::HashMap;
 use std::fmt;
 
-use aws_lambda_events::http::{HeaderMap, HeaderValue, header};
-use aws_lambda_events::lambda_function_urls::{LambdaFunctionUrlRequest, LambdaFunctionUrlResponse};
+use aws_lambda_events::http::{HeaderValue, header};
+use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde::de::{DeserializeOwned, Deserializer, Error as _};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -29,9 +29,35 @@ pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub enum Invocation {
     /// An HTTP request.
-    Http(Box<LambdaFunctionUrlRequest>),
+    Http(HttpRequest),
     /// A JSON value from a caller that IAM knows.
     Direct(Box<RawValue>),
+}
+
+/// What a function reads of a Function URL's event ("Invoking Lambda function URLs", "Request payload format"). Much of
+/// the event is left out, so that one of an HTTP API or of a test, which differ in the rest, is as good.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRequest {
+    #[serde(default)]
+    headers: HashMap<String, String>,
+    #[serde(default)]
+    query_string_parameters: Option<HashMap<String, String>>,
+    #[serde(default)]
+    body: Option<String>,
+    #[serde(default)]
+    is_base64_encoded: bool,
+    request_context: RequestContext,
+}
+
+#[derive(Debug, Deserialize)]
+struct RequestContext {
+    http: HttpContext,
+}
+
+#[derive(Debug, Deserialize)]
+struct HttpContext {
+    method: String,
 }
 
 /// What a function answers: to HTTP by HTTP, to a direct caller by bare JSON.
@@ -81,21 +107,27 @@ impl<'de> Deserialize<'de> for Invocation {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Envelope {
-            request_context: Context,
-        }
-        #[derive(Deserialize)]
-        struct Context {
-            #[serde(rename = "http")]
-            _http: serde::de::IgnoredAny,
+            #[serde(rename = "requestContext")]
+            _request_context: IgnoredAny,
         }
 
         let payload = Box::<RawValue>::deserialize(deserializer)?;
-        match serde_json::from_str::<Envelope>(payload.get()) {
-            Err(_) => Ok(Self::Direct(payload)),
-            Ok(Envelope { request_context: Context { .. } }) => {
-                serde_json::from_str(payload.get()).map(Self::Http).map_err(D::Error::custom)
-            }
+        // Whatever looks like HTTP is HTTP or an error: taken for a direct call, it would need no credential.
+        if serde_json::from_str::<Envelope>(payload.get()).is_err() {
+            return Ok(Self::Direct(payload));
         }
+        serde_json::from_str(payload.get()).map(Self::Http).map_err(D::Error::custom)
+    }
+}
+
+impl HttpRequest {
+    /// A header's value, by its name in lower case, in which Lambda gives it.
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    fn query(&self, name: &str) -> Option<&str> {
+        self.query_string_parameters.as_ref()?.get(name).map(String::as_str)
     }
 }
 
@@ -116,7 +148,7 @@ pub async fn answer(
             Answer::Direct(RawValue::from_string(body).unwrap_or_default())
         }
         Invocation::Http(request) => {
-            let outcome = match admit(access, *request) {
+            let outcome = match admit(access, request) {
                 Ok(request) => act(request).await,
                 Err(problem) => Err(problem),
             };
@@ -125,12 +157,13 @@ pub async fn answer(
     }
 }
 
-fn admit(access: &Access, request: LambdaFunctionUrlRequest) -> Result<Request, Problem> {
-    access.check(&request.headers, &request.query_string_parameters)?;
-    let method = request.request_context.http.method.as_deref().unwrap_or_default();
+fn admit(access: &Access, request: HttpRequest) -> Result<Request, Problem> {
+    access.check(&request)?;
+    let method = &request.request_context.http.method;
     if method != "POST" {
         return Err(Problem::method_not_allowed(method, "POST"));
     }
+    let media = Media::of(request.header("content-type").unwrap_or_default());
     let body = request.body.unwrap_or_default();
     let body = if request.is_base64_encoded {
         BASE64_STANDARD.decode(body).map_err(|_| Problem::bad_request("the body is not valid base64"))?
@@ -140,12 +173,11 @@ fn admit(access: &Access, request: LambdaFunctionUrlRequest) -> Result<Request, 
     if body.len() > MAX_BODY_BYTES {
         return Err(Problem::too_large(body.len()));
     }
-    Ok(Request { media: Media::of(&request.headers), body })
+    Ok(Request { media, body })
 }
 
 impl Media {
-    fn of(headers: &HeaderMap) -> Self {
-        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    fn of(content_type: &str) -> Self {
         let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match essence.as_str() {
             "application/json" => Self::Json,
@@ -213,4 +245,24 @@ pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     Ok(value)
 }
 
-type Query = HashMap<String, String>;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_http_is_never_taken_for_a_direct_call() {
+        let direct = ["{}", "5", "[]", r#"{"user": "bob@example.com", "headers": {}}"#];
+        for payload in direct {
+            assert!(matches!(serde_json::from_str(payload), Ok(Invocation::Direct(_))), "{payload}");
+        }
+        let http = r#"{"requestContext": {"http": {"method": "POST"}}}"#;
+        assert!(matches!(serde_json::from_str(http), Ok(Invocation::Http(_))));
+        let neither = [r#"{"requestContext": {}}"#, r#"{"requestContext": null}"#];
+        for payload in neither {
+            assert!(serde_json::from_str::<Invocation>(payload).is_err(), "{payload}");
+        }
+        let neither = r#"{"requestContext": {"http": {"method": "POST"}}, "headers": 5}"#;
+        assert!(serde_json::from_str::<Invocation>(neither).is_err());
+    }
+}

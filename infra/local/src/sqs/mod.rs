@@ -98,6 +98,15 @@ impl Sqs {
         self.store().put_queue(name, attributes)
     }
 
+    /// Shows all messages of a queue that were received and neither deleted nor shown again, for a caller who knows that
+    /// those who received them are gone. AWS would wait for the visibility timeout.
+    ///
+    /// # Errors
+    /// When there is no such queue.
+    pub fn release(&self, name: &str) -> Result<(), Error> {
+        self.store().release(name)
+    }
+
     /// The endpoint, for the caller to serve: `POST /` as in [Making requests with the AWS JSON protocol]. Any
     /// credentials will do.
     ///

@@ -235,6 +235,18 @@ impl Store {
         Ok(())
     }
 
+    pub(super) fn release(&mut self, name: &str) -> Result<(), Error> {
+        let now = self.clock.now();
+        self.transact(name, |queue, db| {
+            db.execute(
+                "UPDATE messages SET visible_at = ?2 WHERE queue = ?1 AND visible_at > ?2 AND receive_count > 0",
+                (&queue.name, now),
+            )?;
+            queue.wake.notify_waiters();
+            Ok(())
+        })
+    }
+
     pub(super) fn queue(&self, url: &str) -> Result<&Queue, Error> {
         find(&self.queues, url)
     }
