@@ -79,17 +79,19 @@ impl Worker {
             Ok(held) => held,
             Err(error) => return postponed(&error),
         };
-        let published = routed.into_iter().zip(held).map(async |((publication, push_service), held)| {
-            if !held {
-                tracing::info!(jid = %publication.service.jid, "notified of this message before");
-                return Ok(());
-            }
-            self.publish(&user, &snapshot, publication, push_service).await
+        // What another event holds is that event's to finish, even if it has failed so far.
+        let (ours, others): (Vec<_>, Vec<_>) = routed.into_iter().zip(held).partition(|(_, held)| *held);
+        for ((publication, _), _) in others {
+            tracing::info!(jid = %publication.service.jid, "not notified: another event of this message does it");
+        }
+        let published = ours.into_iter().map(async |((publication, push_service), _)| {
+            let ended = self.publish(&user, &snapshot, publication, push_service).await;
+            (publication, ended)
         });
         let mut notified = Notified::default();
-        for (ended, service) in join_all(published).await.into_iter().zip(services) {
+        for (publication, ended) in join_all(published).await {
             match ended {
-                Ok(()) => notified.finished.push(service.clone()),
+                Ok(()) => notified.finished.push(publication.service.clone()),
                 Err(retry) => notified.retry = notified.retry.max(Some(retry)),
             }
         }
@@ -111,7 +113,8 @@ impl Worker {
         let route = self.delivery.route(user, &publication.service.jid);
         if route.is_none() {
             count(Metric::Unroutable);
-            tracing::warn!(jid = %publication.service.jid, "not notified: not a virtual PubSub host, and nothing publishes to real ones");
+            let jid = &publication.service.jid;
+            tracing::warn!(%jid, "not notified: the host is not virtual, and nothing publishes to real ones");
         }
         route
     }
@@ -144,11 +147,6 @@ impl Worker {
                     tracing::error!(%jid, error = %Causes(&error), "not disabled");
                     Retry::BackingOff
                 })
-            }
-            Outcome::Suspect(reason) => {
-                count(Metric::Suspect);
-                tracing::warn!(%jid, reason, "not notified: the push service doubts the device");
-                Ok(())
             }
             Outcome::Refused(reason) => {
                 count(Metric::Refused);

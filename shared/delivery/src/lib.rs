@@ -20,8 +20,6 @@ pub enum Outcome {
     Delivered,
     /// The device is no more: the registration is to be disabled.
     Gone,
-    /// The device may be no more; several times in a row, the registration is to be disabled.
-    Suspect(String),
     /// The fault is ours or of the registration: trying again would change nothing.
     Refused(String),
     /// It may be taken later; after this time, if the push service named one.

@@ -14,8 +14,6 @@ pub enum Metric {
     Delivered,
     /// Devices that a push service calls gone.
     Gone,
-    /// Devices that a push service doubts.
-    Suspect,
     /// Notifications that a push service does not take from us.
     Refused,
     /// Tries that failed and are repeated.
@@ -30,11 +28,10 @@ pub enum Metric {
     Unauthorized,
 }
 
-const METRICS: [Metric; 10] = [
+const METRICS: [Metric; 9] = [
     Metric::EventsAccepted,
     Metric::Delivered,
     Metric::Gone,
-    Metric::Suspect,
     Metric::Refused,
     Metric::Transient,
     Metric::Expired,

@@ -175,8 +175,8 @@ impl Apart {
     }
 
     /// Queues a message and receives it as a batch of one.
-    async fn batch(&self, work: &[Value]) -> SqsEvent {
-        let record = json!({"uid": "uid", "work": work}).to_string();
+    async fn batch(&self, uid: &str, work: &[Value]) -> SqsEvent {
+        let record = json!({"uid": uid, "work": work}).to_string();
         self.pushlark.stack.sqs.send_message().queue_url(&self.queue_url).message_body(record).send().await.unwrap();
         self.receive().await.unwrap()
     }
@@ -200,7 +200,7 @@ fn message_to(users: &[&str]) -> Value {
 async fn near_the_deadline_a_batch_is_given_back_at_once() {
     let apart = Apart::start().await;
     apart.pushlark.enable(BOB, "phone").await;
-    let batch = apart.batch(&[message_to(&[BOB])]).await;
+    let batch = apart.batch("uid", &[message_to(&[BOB])]).await;
     let response = apart.worker.handle(batch.clone(), Instant::now() + Duration::from_secs(5)).await;
     assert_eq!(response.batch_item_failures[0].item_identifier, *batch.records[0].message_id.as_ref().unwrap());
     assert!(apart.pushlark.alerts("phone").await.is_empty());
@@ -216,7 +216,7 @@ async fn a_record_that_failed_in_part_repeats_only_that_part() {
     apart.pushlark.enable(BOB, "steady").await;
     apart.pushlark.enable("carol@example.com", "shaky").await;
     apart.pushlark.device_answers("shaky", json!({"status": 500})).await;
-    let batch = apart.batch(&[message_to(&[BOB, "carol@example.com"])]).await;
+    let batch = apart.batch("uid", &[message_to(&[BOB, "carol@example.com"])]).await;
     let deadline = || Instant::now() + Duration::from_secs(10);
     assert_eq!(apart.worker.handle(batch.clone(), deadline()).await.batch_item_failures.len(), 1);
     apart.pushlark.device_answers("shaky", json!({"status": 200})).await;
@@ -226,13 +226,32 @@ async fn a_record_that_failed_in_part_repeats_only_that_part() {
 }
 
 #[tokio::test]
+async fn what_another_event_has_yet_to_publish_is_left_to_it() {
+    let apart = Apart::start().await;
+    apart.pushlark.enable(BOB, "bobs").await;
+    apart.pushlark.enable("carol@example.com", "carols").await;
+    for device in ["bobs", "carols"] {
+        apart.pushlark.device_answers(device, json!({"status": 500})).await;
+    }
+    let deadline = || Instant::now() + Duration::from_secs(10);
+    let first = apart.batch("first", &[message_to(&[BOB])]).await;
+    assert_eq!(apart.worker.handle(first.clone(), deadline()).await.batch_item_failures.len(), 1);
+    let twin = apart.batch("twin", &[message_to(&[BOB]), message_to(&["carol@example.com"])]).await;
+    assert_eq!(apart.worker.handle(twin, deadline()).await.batch_item_failures.len(), 1);
+    apart.pushlark.device_answers("bobs", json!({"status": 200})).await;
+    assert!(apart.worker.handle(first, deadline()).await.batch_item_failures.is_empty());
+    let statuses: Vec<_> = apart.pushlark.notifications("bobs").await.iter().map(|n| n["status"].clone()).collect();
+    assert_eq!(statuses, [500, 200]);
+}
+
+#[tokio::test]
 async fn a_worker_that_died_after_its_claim_publishes_when_the_record_returns() {
     let apart = Apart::start().await;
     apart.pushlark.enable(BOB, "phone").await;
     let store = Store::new(apart.pushlark.stack.dynamodb.clone(), "pushlark");
     let bob = pushlark_xmpp::BareJid::new(BOB).unwrap();
     let snapshot = store.snapshot(&bob).await.unwrap();
-    let batch = apart.batch(&[message_to(&[BOB])]).await;
+    let batch = apart.batch("uid", &[message_to(&[BOB])]).await;
     // What the worker did before it died; its task is the first of the record.
     assert_eq!(store.claim("m", &bob, "uid.0", &[&snapshot.services[0]]).await.unwrap(), [true]);
     let response = apart.worker.handle(batch, Instant::now() + Duration::from_secs(10)).await;
