@@ -1,1 +1,4 @@
-//! Skeleton.
+//! What the benchmark feeds to Pushlark.
+
+#[cfg(feature = "pure")]
+pub mod input;

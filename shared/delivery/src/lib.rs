@@ -6,12 +6,14 @@ mod virtual_hosts;
 pub use mongoosepush::MongoosePush;
 pub use virtual_hosts::{InvalidHost, VirtualHosts};
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pushlark_plugin::xmpp::BareJid;
 use pushlark_plugin::{Payload, PublishOptions};
 use pushlark_settings::{Environment, SettingError};
-use pushlark_telemetry::Causes;
+use reqwest::Client;
+use reqwest::redirect::Policy;
 
 /// What came of a publish, whatever it was published to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,14 +70,39 @@ impl Delivery {
 }
 
 /// A client for push services: each answer is read in full within `PUBLISH_TIMEOUT_MS`, and no redirect followed.
-fn http_client(environment: &Environment) -> Result<reqwest::Client, SettingError> {
-    let timeout = environment.number("PUBLISH_TIMEOUT_MS", 100..=5_000, 5_000)?;
-    reqwest::Client::builder()
-        .timeout(Duration::from_millis(timeout.into()))
-        .redirect(reqwest::redirect::Policy::none())
-        // Lambda's network forgets an idle connection after 350 seconds.
-        .pool_idle_timeout(Duration::from_secs(300))
-        .user_agent(concat!("pushlark/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| SettingError::invalid("PUSH_SERVICE", format!("no HTTP client: {}", Causes(&error))))
+///
+/// It is built when it is first needed: reading the machine's root certificates takes longer than all else that a
+/// worker does at its start.
+#[derive(Debug, Clone)]
+struct HttpClient {
+    timeout: Duration,
+    built: Arc<OnceLock<Client>>,
+}
+
+impl HttpClient {
+    fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
+        let timeout = environment.number("PUBLISH_TIMEOUT_MS", 100..=5_000, 5_000)?;
+        Ok(Self { timeout: Duration::from_millis(timeout.into()), built: Arc::default() })
+    }
+
+    fn get(&self) -> Result<&Client, reqwest::Error> {
+        if let Some(client) = self.built.get() {
+            return Ok(client);
+        }
+        let client = Client::builder()
+            .timeout(self.timeout)
+            .redirect(Policy::none())
+            // Lambda's network forgets an idle connection after 350 seconds.
+            .pool_idle_timeout(Duration::from_secs(300))
+            .user_agent(concat!("pushlark/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(self.built.get_or_init(|| client))
+    }
+
+    /// Builds the client beside what the current thread does.
+    async fn prepare(&self) {
+        let this = self.clone();
+        // Should it fail, the first publish says why.
+        let _ = tokio::task::spawn_blocking(move || this.get().is_ok()).await;
+    }
 }

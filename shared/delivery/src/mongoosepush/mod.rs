@@ -8,18 +8,18 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pushlark_settings::{Environment, SettingError};
 use pushlark_telemetry::Causes;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use crate::{Outcome, Payload, PublishOptions, http_client};
+use crate::{HttpClient, Outcome, Payload, PublishOptions};
 use payload::Notification;
 
 /// The client of one MongoosePush.
 #[derive(Debug, Clone)]
 pub struct MongoosePush {
-    client: Client,
+    http: HttpClient,
     /// `<MONGOOSEPUSH_URL>/<version>/notification/`
     endpoint: String,
 }
@@ -39,7 +39,7 @@ impl MongoosePush {
             }
         };
         let endpoint = format!("{}/{version}/notification/", url.as_str().trim_end_matches('/'));
-        Ok(Self { client: http_client(environment)?, endpoint })
+        Ok(Self { http: HttpClient::from_environment(environment)?, endpoint })
     }
 
     /// Posts one notification to the device that `options` name.
@@ -49,7 +49,11 @@ impl MongoosePush {
             Err(unusable) => return Outcome::Refused(unusable.to_string()),
         };
         let url = format!("{}{}", self.endpoint, utf8_percent_encode(device_id, NON_ALPHANUMERIC));
-        match self.client.post(url).json(&notification).send().await {
+        let posted = match self.http.get() {
+            Ok(client) => client.post(url).json(&notification).send().await,
+            Err(error) => Err(error),
+        };
+        match posted {
             Ok(response) => outcome(response).await,
             // The URL ends in the device token.
             Err(error) => transient(Causes(&error.without_url()).to_string(), None),
@@ -58,7 +62,12 @@ impl MongoosePush {
 
     /// Opens a connection, whatever is answered.
     pub async fn warm_up(&self) {
-        if let Err(error) = self.client.head(&self.endpoint).send().await {
+        self.http.prepare().await;
+        let reached = match self.http.get() {
+            Ok(client) => client.head(&self.endpoint).send().await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = reached {
             tracing::warn!(error = %Causes(&error), "MongoosePush cannot be reached");
         }
     }

@@ -1,0 +1,52 @@
+//! Builds what is measured, as it is deployed: in release, without the features of anything else.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+/// The functions.
+pub const FUNCTIONS: [&str; 4] = ["enable", "disable", "ingest", "worker"];
+/// The function that does nothing.
+pub const EMPTY: &str = "empty";
+/// The parts that do no I/O.
+pub const PURE: &str = "pure";
+
+/// Binaries, by their names.
+pub struct Binaries(HashMap<String, PathBuf>);
+
+impl Binaries {
+    /// Builds all.
+    pub fn build() -> anyhow::Result<Self> {
+        let mut all = Self(HashMap::new());
+        all.add(&FUNCTIONS.map(|function| ["-p", function]).concat())?;
+        all.add(&["-p", env!("CARGO_PKG_NAME"), "--no-default-features", "--bin", EMPTY])?;
+        all.add(&["-p", env!("CARGO_PKG_NAME"), "--no-default-features", "--features", PURE, "--bin", PURE])?;
+        Ok(all)
+    }
+
+    /// Where a binary is.
+    pub fn path(&self, name: &str) -> anyhow::Result<&Path> {
+        self.0.get(name).map(PathBuf::as_path).with_context(|| format!("cargo built no {name}"))
+    }
+
+    fn add(&mut self, what: &[&str]) -> anyhow::Result<()> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let built = Command::new(cargo)
+            .args(["build", "--release", "--message-format=json-render-diagnostics"])
+            .args(what)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stderr(Stdio::inherit())
+            .output()?;
+        ensure!(built.status.success(), "cargo does not build {what:?}");
+        for message in std::str::from_utf8(&built.stdout)?.lines() {
+            let message: Value = serde_json::from_str(message)?;
+            if let (Some(binary), Some(name)) = (message["executable"].as_str(), message["target"]["name"].as_str()) {
+                self.0.insert(name.into(), binary.into());
+            }
+        }
+        Ok(())
+    }
+}

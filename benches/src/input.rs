@@ -1,0 +1,96 @@
+//! Webhooks as chat servers send them, and the records that ingest makes of them. Each is one of a series: its number
+//! makes it a message of its own.
+
+use std::iter;
+
+use ingest::Effect;
+use pushlark_http::{Media, Request};
+use pushlark_queue::{Record, Work};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+/// How many users there are; the series goes round them.
+pub const USERS: u64 = 500;
+
+const BODY: &str = "Are you coming to the station at six, or shall I take the bus & wait?";
+
+/// The recipient of the message of this number.
+pub fn user(number: u64) -> String {
+    format!("user{}@example.com", number % USERS)
+}
+
+/// The recipients of the group message of this number.
+pub fn users(number: u64, recipients: u64) -> Vec<String> {
+    (number * recipients..(number + 1) * recipients).map(user).collect()
+}
+
+/// An event of Pushlark's own format.
+pub fn event(number: u64) -> Value {
+    json!({"type": "message", "from": "alice@example.com/laptop", "to": user(number), "chat": "chat", "body": BODY})
+}
+
+/// A group message of Pushlark's own format.
+pub fn group_event(number: u64, recipients: u64) -> Value {
+    let to = users(number, recipients);
+    json!({"type": "message", "from": "room@muc.example.com/Alice", "to": to, "chat": "groupchat", "body": BODY})
+}
+
+/// Events of Pushlark's own format, a line each.
+pub fn event_lines(number: u64, events: u64) -> String {
+    (number * events..(number + 1) * events).map(|number| format!("{}\n", event(number))).collect()
+}
+
+/// An array of events of Pushlark's own format.
+pub fn event_array(number: u64, events: u64) -> Value {
+    (number * events..(number + 1) * events).map(event).collect()
+}
+
+/// An event that holds the stanza.
+pub fn stanza_event(number: u64) -> Value {
+    json!({"type": "message", "from": "alice@example.com/laptop", "to": user(number), "stanza": stanza(number)})
+}
+
+/// A message with what usual clients and an archive put into it.
+pub fn stanza(number: u64) -> String {
+    let (to, body) = (user(number), BODY.replace('&', "&amp;"));
+    format!(
+        "<message xmlns='jabber:client' type='chat' id='c1a2b3d4-{number}' from='alice@example.com/laptop' to='{to}'>\
+         <body>{body}</body><active xmlns='http://jabber.org/protocol/chatstates'/>\
+         <request xmlns='urn:xmpp:receipts'/><markable xmlns='urn:xmpp:chat-markers:0'/>\
+         <origin-id xmlns='urn:xmpp:sid:0' id='c1a2b3d4-{number}'/>\
+         <stanza-id xmlns='urn:xmpp:sid:0' by='{to}' id='BS4IQ9V3E{number:09}'/></message>"
+    )
+}
+
+/// The form of MongooseIM's `mod_event_pusher_http`.
+pub fn form(number: u64) -> String {
+    let body = BODY.replace('&', "%26").replace(',', "%2C").replace('?', "%3F").replace(' ', "+");
+    format!("author=alice&server=example.com&receiver=user{}&message={body}", number % USERS)
+}
+
+/// The record that ingest makes of a message to so many recipients.
+pub fn record(number: u64, recipients: u64) -> anyhow::Result<String> {
+    let event = if recipients == 1 { event(number) } else { group_event(number, recipients) };
+    let request = Request { media: Media::Json, body: event.to_string().into_bytes() };
+    let events = ingest::read(&request, OffsetDateTime::now_utc());
+    let events = events.map_err(|problem| anyhow::anyhow!("ingest refuses its input: {}", problem.to_json()))?;
+    let work = events.into_iter().filter_map(|event| match event.effect {
+        Effect::Queue(subject) => Some(Work { id: event.id, at: event.at, subject }),
+        _ => None,
+    });
+    let records = Record::pack(work);
+    anyhow::ensure!(records.len() == 1, "one record was expected, not {}", records.len());
+    Ok(serde_json::to_string(&records[0])?)
+}
+
+/// What a client asks to enable its device with.
+pub fn enable(number: u64) -> Value {
+    let device_id: String = iter::repeat_n(format!("d{}T", number % USERS), 40).collect();
+    json!({"user": user(number), "jid": "push.example.com", "node": format!("node-{}", number % USERS),
+        "form": {"service": "fcm", "device_id": device_id, "priority": "high", "time_to_live": "86400"}})
+}
+
+/// What a client asks to disable its device with.
+pub fn disable(number: u64) -> Value {
+    json!({"user": user(number), "jid": "push.example.com", "node": format!("node-{}", number % USERS)})
+}

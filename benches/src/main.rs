@@ -1,0 +1,59 @@
+//! What Pushlark's functions take: `cargo run --release -p pushlark-benches -- all`.
+
+mod build;
+mod function;
+mod lambda_event;
+mod load;
+mod pure;
+mod runtime_api;
+mod size;
+mod start;
+mod table;
+mod valgrind;
+mod world;
+
+use clap::{Parser, ValueEnum};
+
+use build::Binaries;
+
+/// Measures the functions' own binaries, each as a process on a double of Lambda's Runtime API.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What to measure.
+    #[arg(default_value = "all")]
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// All that follows.
+    All,
+    /// Processor time, instructions and memory under load.
+    Load,
+    /// The parts that do no I/O.
+    Pure,
+    /// The size of what is deployed.
+    Size,
+    /// The time until a function asks for its first event.
+    Start,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let wanted = Arguments::parse().what;
+    let wants = |what| wanted == What::All || wanted == what;
+    let binaries = Binaries::build()?;
+    if wants(What::Size) {
+        size::measure(&binaries)?;
+    }
+    if wants(What::Start) {
+        start::measure(&binaries).await?;
+    }
+    if wants(What::Pure) {
+        pure::measure(&binaries).await?;
+    }
+    if wants(What::Load) {
+        load::measure(&binaries).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! How large what is deployed is.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::ensure;
+
+use crate::build::{Binaries, FUNCTIONS};
+use crate::table::{Table, judged};
+
+/// The most that a function's zip file may have, in MiB.
+const TARGET: f64 = 4.0;
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Prints the size of each function's binary, and of the zip file with it alone.
+pub fn measure(binaries: &Binaries) -> anyhow::Result<()> {
+    let mut table = Table::new(["function", "binary, MiB", "zip, MiB", "target"]);
+    for name in FUNCTIONS {
+        let binary = binaries.path(name)?;
+        // A zip file holds what gzip makes, between headers of about as many bytes.
+        let zipped = Command::new("gzip").args(["-9", "--stdout"]).arg(binary).output()?;
+        ensure!(zipped.status.success(), "gzip fails");
+        let [zip, target] = judged(zipped.stdout.len() as f64 / MIB, 2, Some(TARGET));
+        table.row([name.into(), format!("{:.2}", fs::metadata(binary)?.len() as f64 / MIB), zip, target]);
+    }
+    println!("{table}");
+    Ok(())
+}

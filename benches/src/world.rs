@@ -1,0 +1,86 @@
+//! What is around a function: DynamoDB and SQS of the local stack, and a push service that takes everything at once.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Context;
+use aws_sdk_sqs::types::QueueAttributeName;
+use axum::Router;
+use axum::extract::State;
+use axum::routing::post;
+use local::{Options, Stack};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// The credential that the functions ask for.
+pub const SECRET: &str = "a-secret-of-some-length";
+
+/// All of it.
+pub struct World {
+    stack: Stack,
+    /// A queue that nobody receives from, unlike the stack's own.
+    queue_url: String,
+    push_service_url: String,
+    notifications: Arc<AtomicU64>,
+    _push_service: JoinSet<()>,
+}
+
+impl World {
+    /// Starts all of it, in memory.
+    pub async fn start() -> anyhow::Result<Self> {
+        let stack = Stack::start(Options::default()).await?;
+        let queue = stack.sqs.create_queue().queue_name("measured").send().await?;
+        let queue_url = queue.queue_url.context("a queue without a URL")?;
+
+        let notifications = Arc::new(AtomicU64::new(0));
+        let router = Router::new()
+            .route(
+                "/v3/notification/{device_id}",
+                post(async |State(count): State<Arc<AtomicU64>>, _: String| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    "OK"
+                }),
+            )
+            .with_state(Arc::clone(&notifications));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let push_service_url = format!("http://{}", listener.local_addr()?);
+        let mut push_service = JoinSet::new();
+        push_service.spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                eprintln!("the push service stopped: {error}");
+            }
+        });
+        Ok(Self { stack, queue_url, push_service_url, notifications, _push_service: push_service })
+    }
+
+    /// The settings of every function.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let variables = [
+            ("AWS_ENDPOINT_URL_DYNAMODB", self.stack.dynamodb_url.as_str()),
+            ("AWS_ENDPOINT_URL_SQS", &self.stack.sqs_url),
+            ("TABLE_NAME", "pushlark"),
+            ("QUEUE_URL", &self.queue_url),
+            ("DEAD_LETTER_QUEUE_URL", &self.queue_url),
+            ("VIRTUAL_PUBSUB_HOSTS", "push.@HOST@"),
+            ("MONGOOSEPUSH_URL", &self.push_service_url),
+            ("WEBHOOK_SECRET", SECRET),
+        ];
+        variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+
+    /// How many notifications the push service took since the last call.
+    pub fn take_notifications(&self) -> u64 {
+        self.notifications.swap(0, Ordering::Relaxed)
+    }
+
+    /// How many records are in the queue, which is empty afterwards.
+    pub async fn take_records(&self) -> anyhow::Result<u64> {
+        let (sqs, name) = (&self.stack.sqs, QueueAttributeName::ApproximateNumberOfMessages);
+        let counted =
+            sqs.get_queue_attributes().queue_url(&self.queue_url).attribute_names(name.clone()).send().await?;
+        sqs.purge_queue().queue_url(&self.queue_url).send().await?;
+        let attributes = counted.attributes.context("a queue without attributes")?;
+        Ok(attributes.get(&name).context("a queue without a count")?.parse()?)
+    }
+}

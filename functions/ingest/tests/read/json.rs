@@ -1,0 +1,370 @@
+//! Pushlark's own events.
+
+use ingest::{Effect, Event};
+use pushlark_http::Media::{Json, JsonLines};
+use pushlark_queue::{Facts, Subject};
+use pushlark_store::Availability;
+use pushlark_xmpp::MessageType;
+use serde_json::{Value, json};
+use time::Duration;
+use time::format_description::well_known::Rfc3339;
+
+use crate::{assert_refused, names, now, one, problem, queued, refusal, taken};
+
+fn event(event: Value) -> Event {
+    one(Json, event.to_string())
+}
+
+/// A message event that is right, with some fields changed; null takes one away.
+fn message(changes: Value) -> Value {
+    let right = json!({"type": "message", "from": "alice@example.com/pc", "to": "bob@example.com", "chat": "chat", "body": "Hi"});
+    changed(right, changes)
+}
+
+fn changed(mut right: Value, changes: Value) -> Value {
+    for (name, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => right.as_object_mut().unwrap().remove(name),
+            value => right.as_object_mut().unwrap().insert(name.clone(), value.clone()),
+        };
+    }
+    right
+}
+
+#[test]
+fn a_message_is_given_by_its_type_and_body() {
+    for (chat, kind) in [("chat", MessageType::Chat), ("groupchat", MessageType::Groupchat)] {
+        let queued = queued(event(message(json!({"chat": chat, "body": "1 < 2 & \"3\"\r\n\u{1f600}"}))));
+        assert_eq!((queued.from.as_str(), queued.to), ("alice@example.com/pc", vec!["bob@example.com".to_owned()]));
+        assert_eq!(
+            (queued.message.kind(), queued.message.body().as_deref()),
+            (kind, Some("1 < 2 & \"3\"\r\n\u{1f600}"))
+        );
+        assert_eq!(queued.recipient, Facts::default());
+    }
+}
+
+#[test]
+fn a_message_is_given_by_its_stanza_which_has_the_addresses_that_the_event_lacks() {
+    let stanza = "<message xmlns='jabber:client' type='chat' from='Alice@example.com/PC' to='bob@example.com/Phone'>\
+                  <body>Hi</body><x xmlns='u' a='1'/></message>";
+    let own = queued(event(json!({"type": "message", "stanza": stanza})));
+    assert_eq!((own.from.as_str(), own.to), ("alice@example.com/PC", vec!["bob@example.com".to_owned()]));
+    assert_eq!(*own.message.element(), pushlark_xmpp::Element::parse(stanza).unwrap());
+
+    let event_says =
+        json!({"type": "message", "from": "room@muc.example.com/alice", "to": ["eve@example.com"], "stanza": stanza});
+    let given = queued(event(event_says));
+    assert_eq!((given.from.as_str(), given.to), ("room@muc.example.com/alice", vec!["eve@example.com".to_owned()]));
+    assert_eq!(*given.message.element(), *own.message.element());
+}
+
+#[test]
+fn recipients_are_bare_and_each_is_named_once_in_their_order() {
+    let to = json!([
+        "Carol@example.com",
+        "bob@example.com/phone",
+        "carol@example.com/x",
+        "BOB@EXAMPLE.COM",
+        "dave@example.com"
+    ]);
+    assert_eq!(
+        queued(event(message(json!({"to": to})))).to,
+        ["carol@example.com", "bob@example.com", "dave@example.com"]
+    );
+    let many: Vec<_> = (0..1000).map(|i| format!("user{i}@example.com")).collect();
+    assert_eq!(queued(event(message(json!({"to": many})))).to, many);
+}
+
+#[test]
+fn what_is_said_of_the_recipient_is_passed_on_and_the_rest_left_open() {
+    for (recipient, facts) in [
+        (json!({}), Facts::default()),
+        (json!({"exists": false}), Facts { exists: Some(false), ..Facts::default() }),
+        (json!({"online": true, "unread_count": 0}), Facts { online: Some(true), unread_count: Some(0), exists: None }),
+        (
+            json!({"exists": true, "online": false, "unread_count": 4_294_967_295_u32, "other": 1}),
+            Facts { exists: Some(true), online: Some(false), unread_count: Some(u32::MAX) },
+        ),
+        (json!({"exists": null, "online": null, "unread_count": null}), Facts::default()),
+    ] {
+        assert_eq!(queued(event(message(json!({"recipient": recipient})))).recipient, facts);
+    }
+}
+
+#[test]
+fn an_unacknowledged_message_is_for_sessions() {
+    let to = json!(["Bob@example.com/Phone", "bob@example.com/phone", "bob@example.com/Phone"]);
+    let event = event(message(json!({"type": "unacknowledged", "to": to, "recipient": {"unread_count": 3}})));
+    let Effect::Queue(Subject::Unacknowledged { from, to, recipient, .. }) = event.effect else { panic!("{event:?}") };
+    assert_eq!(from.as_str(), "alice@example.com/pc");
+    assert_eq!(to.iter().map(|to| to.as_str()).collect::<Vec<_>>(), ["bob@example.com/Phone", "bob@example.com/phone"]);
+    assert_eq!(recipient.unread_count, Some(3));
+    for to in [json!("bob@example.com"), json!(["bob@example.com/phone", "bob@example.com"])] {
+        assert_refused(Json, &message(json!({"type": "unacknowledged", "to": to})).to_string(), "to");
+    }
+}
+
+#[test]
+fn messages_that_notify_nobody_are_accepted_without_effect() {
+    for kind in ["headline", "normal", "error", ""] {
+        for event_type in ["message", "unacknowledged"] {
+            let stanza =
+                format!("<message type='{kind}' from='a@example.com' to='b@example.com/x'><body>x</body></message>");
+            assert_eq!(event(json!({"type": event_type, "stanza": stanza})).effect, Effect::None, "{kind}");
+        }
+    }
+}
+
+#[test]
+fn presence_names_a_session_and_its_status() {
+    for (status, availability) in [("online", Availability::Online), ("offline", Availability::Offline)] {
+        let presence = json!({"type": "presence", "jid": "Bob@Example.com/Phone", "status": status});
+        assert_eq!(event(presence).effect, Effect::Presence("bob@example.com/Phone".parse().unwrap(), availability));
+    }
+    for (changes, named) in [
+        (json!({"jid": "bob@example.com"}), "jid"),
+        (json!({"jid": "bob@example.com/"}), "jid"),
+        (json!({"jid": null}), "jid"),
+        (json!({"jid": ["bob@example.com/x"]}), "jid"),
+        (json!({"status": "away"}), "status"),
+        (json!({"status": "ONLINE"}), "status"),
+        (json!({"status": ""}), "status"),
+        (json!({"status": true}), "status"),
+        (json!({"status": null}), "status"),
+    ] {
+        let presence = changed(json!({"type": "presence", "jid": "bob@example.com/x", "status": "online"}), changes);
+        assert_refused(Json, &presence.to_string(), named);
+    }
+}
+
+#[test]
+fn a_read_mark_names_a_user_and_a_conversation() {
+    let read = json!({"type": "read", "jid": "bob@example.com", "conversation": "alice@example.com"});
+    assert_eq!(event(read.clone()).effect, Effect::None);
+    for name in ["jid", "conversation"] {
+        for value in [Value::Null, json!(""), json!("@"), json!(1)] {
+            assert_refused(Json, &changed(read.clone(), json!({name: value})).to_string(), name);
+        }
+    }
+}
+
+#[test]
+fn removals_are_queued() {
+    let removal = |removal: Value| match event(removal).effect {
+        Effect::Queue(Subject::UserRemoved { jid }) => jid.to_string(),
+        Effect::Queue(Subject::DomainRemoved { domain }) => domain.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(removal(json!({"type": "user_removed", "jid": "Bob@Example.com"})), "bob@example.com");
+    assert_eq!(removal(json!({"type": "user_removed", "jid": "bob@example.com/phone"})), "bob@example.com");
+    assert_eq!(removal(json!({"type": "domain_removed", "domain": "Example.COM"})), "example.com");
+    for (wrong, named) in [
+        (json!({"type": "user_removed"}), "jid"),
+        (json!({"type": "user_removed", "jid": ""}), "jid"),
+        (json!({"type": "user_removed", "domain": "example.com"}), "jid"),
+        (json!({"type": "domain_removed"}), "domain"),
+        (json!({"type": "domain_removed", "domain": ""}), "domain"),
+        (json!({"type": "domain_removed", "domain": "bob@example.com"}), "domain"),
+        (json!({"type": "domain_removed", "domain": "example.com/x"}), "domain"),
+        (json!({"type": "domain_removed", "domain": "example com"}), "domain"),
+        (json!({"type": "domain_removed", "jid": "example.com"}), "domain"),
+    ] {
+        assert_refused(Json, &wrong.to_string(), named);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_message_is_told_with_the_field() {
+    let stanza = |xml: &str| json!({"chat": null, "body": null, "stanza": xml});
+    for (changes, named) in [
+        (json!({"type": null}), "type"),
+        (json!({"type": 1}), "type"),
+        (json!({"type": "Message"}), "type"),
+        (json!({"type": "chat"}), "type"),
+        (json!({"from": null}), "from"),
+        (json!({"from": ""}), "from"),
+        (json!({"from": "a@@example.com"}), "from"),
+        (json!({"from": "al ice@example.com"}), "from"),
+        (json!({"from": ["alice@example.com"]}), "from"),
+        (json!({"to": null}), "to"),
+        (json!({"to": []}), "to"),
+        (json!({"to": ""}), "to"),
+        (json!({"to": "bob@"}), "to"),
+        (json!({"to": "\u{1f600}@example.com"}), "to"),
+        (json!({"to": format!("{}@example.com", "b".repeat(1024))}), "to"),
+        (json!({"to": ["bob@example.com", "bo b@example.com"]}), "bo b@example.com"),
+        (json!({"to": ["bob@example.com", 5]}), "to[1]"),
+        (json!({"to": [["bob@example.com"]]}), "to[0]"),
+        (json!({"to": {"jid": "bob@example.com"}}), "to"),
+        (json!({"to": true}), "to"),
+        (json!({"chat": null}), "chat"),
+        (json!({"chat": "normal"}), "chat"),
+        (json!({"chat": "headline"}), "chat"),
+        (json!({"chat": true}), "chat"),
+        (json!({"body": null}), "body"),
+        (json!({"body": "\u{0}"}), "body"),
+        (json!({"body": "\u{ffff}"}), "body"),
+        (json!({"body": {"en": "Hi"}}), "body"),
+        (json!({"chat": null, "body": null}), "stanza"),
+        (json!({"stanza": "<message type='chat'/>"}), "stanza"),
+        (stanza(""), "stanza"),
+        (stanza("Hi"), "stanza"),
+        (stanza("<message>"), "stanza"),
+        (stanza("<presence/>"), "stanza"),
+        (stanza("<iq type='set' id='1'/>"), "stanza"),
+        (stanza("<message xmlns='urn:other'/>"), "stanza"),
+        (stanza("<!DOCTYPE m><message/>"), "stanza"),
+        (stanza(&format!("<message>{}</message>", "x".repeat(256 * 1024))), "stanza"),
+        (json!({"recipient": true}), "recipient"),
+        (json!({"recipient": {"exists": "yes"}}), "recipient.exists"),
+        (json!({"recipient": {"online": 0}}), "recipient.online"),
+        (json!({"recipient": {"unread_count": -1}}), "recipient.unread_count"),
+        (json!({"recipient": {"unread_count": 1.5}}), "recipient.unread_count"),
+        (json!({"recipient": {"unread_count": 4_294_967_296_u64}}), "recipient.unread_count"),
+        (json!({"id": 7}), "id"),
+        (json!({"at": "yesterday"}), "at"),
+        (json!({"at": "2026-11-22T20:00:00"}), "at"),
+        (json!({"at": "2026-02-30T20:00:00Z"}), "at"),
+        (json!({"at": 1_795_376_018}), "at"),
+    ] {
+        assert_refused(Json, &message(changes).to_string(), named);
+    }
+}
+
+#[test]
+fn addresses_of_a_stanza_that_are_no_jids_are_refused_as_the_events() {
+    for (stanza, named) in [
+        ("<message type='chat' to='bob@example.com'/>", "from"),
+        ("<message type='chat' from='alice@example.com'/>", "to"),
+        ("<message type='chat' from='@' to='bob@example.com'/>", "from"),
+        ("<message type='chat' from='alice@example.com' to='@'/>", "to"),
+    ] {
+        assert_refused(Json, &json!({"type": "message", "stanza": stanza}).to_string(), named);
+    }
+}
+
+#[test]
+fn a_field_that_is_null_is_not_given_and_unknown_fields_are_ignored() {
+    let stanza = "<message type='chat' from='alice@example.com' to='bob@example.com'/>";
+    let nulls = json!({"type": "message", "stanza": stanza, "id": null, "at": null, "from": null, "to": null, "chat": null,
+                       "body": null, "recipient": null, "jid": null, "later": {"x": [1]}});
+    assert_eq!(queued(event(nulls)).to, ["bob@example.com"]);
+}
+
+#[test]
+fn a_field_that_stands_twice_is_refused() {
+    let twice = r#"{"type": "user_removed", "jid": "bob@example.com", "jid": "eve@example.com"}"#;
+    assert_refused(Json, twice, "jid");
+}
+
+#[test]
+fn an_event_happened_when_it_says_but_not_in_the_future() {
+    let at = |at: &str| event(json!({"type": "user_removed", "jid": "bob@example.com", "at": at})).at;
+    for past in [
+        "2026-11-22T19:33:37.5Z",
+        "2026-11-22t19:33:37.123456789z",
+        "1969-12-31T23:59:59Z",
+        "2026-11-22T20:33:37+01:00",
+    ] {
+        assert_eq!(at(past), time::OffsetDateTime::parse(past, &Rfc3339).unwrap(), "{past}");
+    }
+    let future = [now() + Duration::microseconds(1), now() + Duration::days(1)].map(|at| at.format(&Rfc3339).unwrap());
+    for future in future.iter().map(String::as_str).chain(["9999-12-31T23:59:59-23:59"]) {
+        assert_eq!(at(future), now(), "{future}");
+    }
+}
+
+#[test]
+fn events_that_do_not_say_when_happened_one_after_the_other_as_they_arrived() {
+    let removal = |at: Option<&str>| json!({"type": "user_removed", "jid": "bob@example.com", "at": at});
+    let batch = json!([removal(None), removal(None), removal(Some("2026-01-01T00:00:00Z")), removal(None)]);
+    for events in [
+        taken(Json, batch.to_string()),
+        taken(JsonLines, batch.as_array().unwrap().iter().map(|event| format!("{event}\n")).collect::<String>()),
+    ] {
+        let arrived: Vec<_> = [0, 1, 3].map(|index: usize| events[index].at).into();
+        assert_eq!(arrived[0], now());
+        assert!(arrived.is_sorted_by(|earlier, later| earlier < later), "{arrived:?}");
+        assert!(arrived[2] - now() < Duration::milliseconds(1));
+        assert_eq!(events[2].at.format(&Rfc3339).unwrap(), "2026-01-01T00:00:00Z");
+    }
+}
+
+#[test]
+fn a_batch_is_taken_in_its_order() {
+    let batch = [
+        json!({"type": "message", "id": "0", "from": "a@example.com", "to": "b@example.com", "chat": "chat", "body": "x"}),
+        json!({"type": "presence", "id": "1", "jid": "b@example.com/x", "status": "offline"}),
+        json!({"type": "user_removed", "id": "2", "jid": "b@example.com"}),
+    ];
+    let lines = |separator: &str| batch.iter().map(Value::to_string).collect::<Vec<_>>().join(separator);
+    for (media, body) in [
+        (Json, format!(" \r\n{}\n", Value::from(batch.to_vec()))),
+        (JsonLines, lines("\n")),
+        (JsonLines, format!("\n \n{}\r\n\r\n\t\n", lines("\r\n\n  \n"))),
+    ] {
+        let ids: Vec<_> = taken(media, &body).into_iter().map(|event| event.id).collect();
+        assert_eq!(ids, ["0", "1", "2"], "{body}");
+    }
+    assert!(taken(Json, "[]").is_empty());
+    assert!(taken(JsonLines, " \n\n").is_empty());
+}
+
+#[test]
+fn of_a_batch_each_bad_event_is_named_and_no_good_one_taken() {
+    let good = json!({"type": "user_removed", "jid": "bob@example.com"}).to_string();
+    let bad = [r#"{"type": "user_removed"}"#, r#"{"type": "message", "from": 1}"#, "17"];
+    let all = [good.as_str(), bad[0], &good, bad[1], bad[2]];
+    for (media, body) in [
+        (Json, format!("[{}]", all.join(","))),
+        (JsonLines, format!("\n{}\n", all.join("\n\n"))),
+        (JsonLines, all.join("\r\n")),
+    ] {
+        let problem = problem(media, body);
+        assert_eq!((&problem["status"], &problem["title"]), (&json!(400), &json!("Bad Request")));
+        let errors = problem["errors"].as_array().unwrap();
+        let indexes: Vec<_> = errors.iter().map(|error| error["index"].as_u64().unwrap()).collect();
+        assert_eq!(indexes, [1, 3, 4], "{problem}");
+        for (error, named) in errors.iter().zip(["jid", "from", "17"]) {
+            assert!(names(error["detail"].as_str().unwrap(), named), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_line_that_is_no_json_is_one_bad_event() {
+    let good = json!({"type": "user_removed", "jid": "bob@example.com"});
+    let problem = problem(JsonLines, format!("{good}\n{{\"type\":\n{good} {good}\n{good}"));
+    let indexes: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|error| error["index"].clone()).collect();
+    assert_eq!(indexes, [json!(1), json!(2)], "{problem}");
+}
+
+#[test]
+fn what_is_no_json_is_refused_as_a_whole() {
+    for body in ["", " ", "{", "nonsense", "{}{}", "<message/>", "\"text\"", "null", "{\"type\":\"read\",}"] {
+        assert!(!refusal(Json, body).is_empty());
+    }
+    for body in ["[", "[{]", "[] []", "[{}"] {
+        let problem = problem(Json, body);
+        assert_eq!(problem["status"], 400, "{problem}");
+        assert!(!problem["detail"].as_str().unwrap().is_empty());
+    }
+    let deep = "[".repeat(100_000);
+    assert_eq!(problem(Json, &deep)["status"], 400);
+    assert_eq!(problem(Json, format!("{{\"type\":{deep}"))["status"], 400);
+}
+
+#[test]
+fn json_that_is_not_utf8_is_refused() {
+    let event = b"{\"type\":\"user_removed\",\"jid\":\"bob\xff@example.com\"}";
+    for (media, body) in
+        [(Json, event.to_vec()), (Json, [b"[", &event[..], b"]"].concat()), (JsonLines, event.to_vec())]
+    {
+        let problem = problem(media, body);
+        assert_eq!(problem["status"], 400);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("UTF-8") || detail.contains("unicode"), "{detail}");
+    }
+    assert_refused(Json, r#"{"type": "user_removed", "jid": "bob\ud800@example.com"}"#, "jid");
+}
