@@ -6,13 +6,18 @@ use std::hash::Hash;
 
 use pushlark_queue::{Facts, Subject};
 use pushlark_store::Availability;
-use pushlark_xmpp::{BareJid, FullJid, Jid, Message, MessageType};
+use pushlark_xmpp::{BareJid, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text, parse_jid};
 use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 /// The longest id that an event may give its message, in bytes.
 const MAX_ID_BYTES: usize = 256;
+
+/// The most recipients that one event may have: the stanza is copied for each [`MAX_RECIPIENTS`] of them.
+///
+/// [`MAX_RECIPIENTS`]: pushlark_queue::MAX_RECIPIENTS
+const MAX_EVENT_RECIPIENTS: usize = 5_000;
 
 /// An event that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,9 +61,20 @@ pub fn message(
     to: Recipients,
     message: &Message,
     recipient: Facts,
-) -> Event {
+) -> Result<Event, String> {
     let id = id.or_else(|| stanza_id(&from, &to, message)).unwrap_or_else(new_id);
     let stanza = message.element().to_string();
+    if stanza.len() > MAX_STANZA_BYTES {
+        let length = stanza.len();
+        return Err(format!("the message has {length} bytes as a stanza, {MAX_STANZA_BYTES} are allowed"));
+    }
+    let recipients = match &to {
+        Recipients::Users(users) => users.len(),
+        Recipients::Sessions(sessions) => sessions.len(),
+    };
+    if recipients > MAX_EVENT_RECIPIENTS {
+        return Err(format!("to has {recipients} recipients, {MAX_EVENT_RECIPIENTS} are allowed"));
+    }
     let effect = match (message.kind(), to) {
         (MessageType::Normal | MessageType::Headline | MessageType::Error, _) => Effect::None,
         (_, Recipients::Users(to)) => Effect::Queue(Subject::Message { from, to: distinct(to), stanza, recipient }),
@@ -66,7 +82,7 @@ pub fn message(
             Effect::Queue(Subject::Unacknowledged { from, to: distinct(to), stanza, recipient })
         }
     };
-    Event { id, at, effect }
+    Ok(Event { id, at, effect })
 }
 
 /// An id for what has none.
@@ -79,7 +95,7 @@ pub fn check_id(id: String) -> Result<String, String> {
     match id.len() {
         0 => Err("id is empty".into()),
         length if length > MAX_ID_BYTES => Err(format!("id has {length} bytes, {MAX_ID_BYTES} are allowed")),
-        _ if id.chars().any(char::is_control) => Err("id has a control character".into()),
+        _ if id.chars().any(char::is_control) || !is_xml_text(&id) => Err("id has a control character".into()),
         _ => Ok(id),
     }
 }
@@ -92,14 +108,16 @@ pub fn happened(at: Option<OffsetDateTime>, now: OffsetDateTime, index: usize) -
 }
 
 fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {
-    let giver = match (message.kind(), to) {
-        (MessageType::Groupchat, _) => from.to_bare(),
-        (_, Recipients::Users(users)) => single(users)?.clone(),
-        (_, Recipients::Sessions(sessions)) => single(sessions)?.to_bare(),
+    let room = (message.kind() == MessageType::Groupchat).then(|| from.to_bare());
+    let recipient = match to {
+        Recipients::Users(users) => single(users).cloned(),
+        Recipients::Sessions(sessions) => single(sessions).map(|session| session.to_bare()),
     };
-    let is_giver = |by: &str| BareJid::new(by).is_ok_and(|by| by == giver);
-    let (_, id) = message.stanza_ids().find(|(by, id)| !id.is_empty() && is_giver(by))?;
-    Some(check_id(format!("{giver}/{id}")).unwrap_or_else(|_| hash(&giver, id)))
+    room.into_iter().chain(recipient).find_map(|giver| {
+        let is_giver = |by: &str| parse_jid(by).is_ok_and(|by| by == giver);
+        let (_, id) = message.stanza_ids().find(|(by, id)| !id.is_empty() && is_giver(by))?;
+        Some(check_id(format!("{giver}/{id}")).unwrap_or_else(|_| hash(&giver, id)))
+    })
 }
 
 fn single<T>(several: &[T]) -> Option<&T> {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use percent_encoding::percent_decode_str;
 use pushlark_queue::Facts;
-use pushlark_xmpp::{BareJid, DomainPart, Message, MessageType, NodePart, is_xml_text};
+use pushlark_xmpp::{BareJid, DomainPart, Jid, Message, MessageType, NodePart, is_xml_text, parse_jid};
 use time::OffsetDateTime;
 
 use crate::event::{Event, Recipients, happened, message};
@@ -17,7 +17,8 @@ pub fn read(form: &str, now: OffsetDateTime) -> Result<Event, String> {
     let server = DomainPart::new(field("server")?).map_err(|error| format!("server: {error}"))?;
     let user = |name| {
         let localpart = NodePart::new(field(name)?).map_err(|error| format!("{name}: {error}"))?;
-        Ok::<_, String>(BareJid::from_parts(Some(&localpart), &server))
+        let jid = parse_jid(BareJid::from_parts(Some(&localpart), &server).as_str());
+        jid.map(Jid::into_bare).map_err(|error| format!("{name} or server: {error}"))
     };
     let (author, receiver, body) = (user("author")?, user("receiver")?, field("message")?);
     if !is_xml_text(body) {
@@ -25,7 +26,7 @@ pub fn read(form: &str, now: OffsetDateTime) -> Result<Event, String> {
     }
     let stanza = Message::with_body(MessageType::Chat, body);
     let at = happened(None, now, 0);
-    Ok(message(None, at, author.into(), Recipients::Users(vec![receiver]), &stanza, Facts::default()))
+    message(None, at, author.into(), Recipients::Users(vec![receiver]), &stanza, Facts::default())
 }
 
 /// Decodes `application/x-www-form-urlencoded`, strictly: bytes that are not UTF-8 are an error, not replaced.

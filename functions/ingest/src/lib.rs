@@ -83,7 +83,7 @@ impl Function {
 /// Reads the events of a request that arrived at `now`: all of them, or what is wrong with each that is wrong.
 pub fn read(request: &Request, now: OffsetDateTime) -> Result<Vec<Event>, Problem> {
     let events = match request.media {
-        Media::Json => native::read_json_body(&request.body, now).map_err(Problem::bad_request)?,
+        Media::Json => native::read_json_body(read_text(&request.body)?, now).map_err(Problem::bad_request)?,
         Media::JsonLines => native::read_json_lines(read_text(&request.body)?, now),
         Media::Xml(_) => vec![stanza::read(read_text(&request.body)?, now)],
         Media::Form => vec![form::read(read_text(&request.body)?, now)],

@@ -5,7 +5,7 @@ use std::fmt;
 use pushlark_http::read_json;
 use pushlark_queue::{Facts, Subject};
 use pushlark_store::Availability;
-use pushlark_xmpp::{BareJid, DomainPart, Element, FullJid, Jid, Message, MessageType, is_xml_text};
+use pushlark_xmpp::{BareJid, Element, FullJid, Jid, Message, MessageType, is_xml_text, parse_jid};
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -34,11 +34,11 @@ struct Fields {
 }
 
 /// Reads one event, or an array of them; the error is of the body as a whole.
-pub fn read_json_body(body: &[u8], now: OffsetDateTime) -> Result<Vec<Result<Event, String>>, String> {
-    if body.trim_ascii_start().first() != Some(&b'[') {
-        return Ok(vec![read(body, now, 0)]);
+pub fn read_json_body(body: &str, now: OffsetDateTime) -> Result<Vec<Result<Event, String>>, String> {
+    if !body.trim_ascii_start().starts_with('[') {
+        return Ok(vec![read(body.as_bytes(), now, 0)]);
     }
-    let events: Vec<&RawValue> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let events: Vec<&RawValue> = serde_json::from_str(body).map_err(|error| error.to_string())?;
     Ok(events.iter().enumerate().map(|(index, event)| read(event.get().as_bytes(), now, index)).collect())
 }
 
@@ -58,7 +58,7 @@ fn read(json: &[u8], now: OffsetDateTime, index: usize) -> Result<Event, String>
             let from = jid("from", fields.from.as_deref().or(stanza.element().attribute("from")))?;
             let to = fields.to.clone().or_else(|| Some(vec![stanza.element().attribute("to")?.to_owned()]));
             let to = recipients(kind, &to.ok_or("to is missing")?)?;
-            return Ok(message(id, at, from, to, &stanza, fields.recipient.unwrap_or_default()));
+            return message(id, at, from, to, &stanza, fields.recipient.unwrap_or_default());
         }
         "presence" => {
             let availability = match fields.status.as_deref() {
@@ -67,19 +67,23 @@ fn read(json: &[u8], now: OffsetDateTime, index: usize) -> Result<Event, String>
                 Some(other) => return Err(format!("status: {other:?} is neither \"online\" nor \"offline\"")),
                 None => return Err("status is missing".into()),
             };
+            user("jid", fields.jid.as_deref())?;
             Effect::Presence(full("jid", fields.jid.as_deref())?, availability)
         }
         "read" => {
             // Counts are the chat server's, which gives them with each message.
-            bare("jid", fields.jid.as_deref())?;
+            user("jid", fields.jid.as_deref())?;
             bare("conversation", fields.conversation.as_deref())?;
             Effect::None
         }
-        "user_removed" => Effect::Queue(Subject::UserRemoved { jid: bare("jid", fields.jid.as_deref())? }),
+        "user_removed" => Effect::Queue(Subject::UserRemoved { jid: user("jid", fields.jid.as_deref())? }),
         "domain_removed" => {
             let domain = fields.domain.as_deref().ok_or("domain is missing")?;
-            let domain = DomainPart::new(domain).map_err(|error| format!("domain: {error}"))?.into_owned();
-            Effect::Queue(Subject::DomainRemoved { domain })
+            let jid = parse_jid(domain).map_err(|error| format!("domain: {domain:?} is {error}"))?;
+            if jid.node().is_some() || jid.is_full() {
+                return Err(format!("domain: {domain:?} is more than a domain"));
+            }
+            Effect::Queue(Subject::DomainRemoved { domain: jid.domain().to_owned() })
         }
         other => {
             return Err(format!(
@@ -125,11 +129,19 @@ fn recipients(kind: &str, to: &[String]) -> Result<Recipients, String> {
 
 fn jid(field: &str, jid: Option<&str>) -> Result<Jid, String> {
     let jid = jid.ok_or_else(|| format!("{field} is missing"))?;
-    Jid::new(jid).map_err(|error| format!("{field}: {jid:?} is not a JID: {error}"))
+    parse_jid(jid).map_err(|error| format!("{field}: {jid:?} is {error}"))
 }
 
 fn bare(field: &str, bare: Option<&str>) -> Result<BareJid, String> {
     jid(field, bare).map(Jid::into_bare)
+}
+
+fn user(field: &str, user: Option<&str>) -> Result<BareJid, String> {
+    let user = bare(field, user)?;
+    if user.node().is_none() {
+        return Err(format!("{field}: \"{user}\" has no localpart, so it is not a user"));
+    }
+    Ok(user)
 }
 
 fn full(field: &str, full: Option<&str>) -> Result<FullJid, String> {

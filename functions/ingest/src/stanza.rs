@@ -2,7 +2,7 @@
 
 use pushlark_queue::Facts;
 use pushlark_store::Availability;
-use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType};
+use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType, parse_jid};
 use time::OffsetDateTime;
 
 use crate::event::{Effect, Event, Recipients, happened, message, new_id};
@@ -21,7 +21,7 @@ pub fn read(xml: &str, now: OffsetDateTime) -> Result<Event, String> {
             let from = address(stanza.element(), "from")?.ok_or("the message has no from")?;
             let to = address(stanza.element(), "to")?.ok_or("the message has no to")?;
             let to = Recipients::Users(vec![to.into_bare()]);
-            Ok(message(None, at, from, to, &stanza, Facts::default()))
+            message(None, at, from, to, &stanza, Facts::default())
         }
     }
 }
@@ -45,6 +45,6 @@ fn presence_effect(presence: &Presence) -> Result<Effect, String> {
 }
 
 fn address(stanza: &Element, attribute: &str) -> Result<Option<Jid>, String> {
-    let jid = stanza.attribute(attribute).map(Jid::new).transpose();
-    jid.map_err(|error| format!("{attribute} is not a JID: {error}"))
+    let jid = stanza.attribute(attribute).map(parse_jid).transpose();
+    jid.map_err(|error| format!("{attribute} is {error}"))
 }

@@ -140,7 +140,11 @@ pub async fn answer(
     match invocation {
         Invocation::Direct(payload) => {
             let request = Request { media: Media::Json, body: payload.get().as_bytes().to_vec() };
-            let body = match act(request).await {
+            let acted = match request.body.len() {
+                length if length > MAX_BODY_BYTES => Err(Problem::too_large(length)),
+                _ => act(request).await,
+            };
+            let body = match acted {
                 Ok(response) => response.body,
                 Err(problem) => problem.to_json(),
             };
@@ -233,8 +237,12 @@ pub fn read_text(body: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(body).map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))
 }
 
-/// Reads JSON; what is wrong with it is told with the path to the field.
+/// Reads a JSON object; what is wrong with it is told with the path to the field.
 pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
+    // An array would do for serde: its elements for the fields in their order.
+    if json.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err("expected a JSON object".into());
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value =
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| match error.path().to_string() {

@@ -49,14 +49,16 @@ impl Queue {
 
     /// Sends records, in as few calls as SQS allows. When it fails, some of them may have been sent.
     pub async fn send(&self, records: &[Record]) -> Result<(), QueueError> {
-        let bodies = records.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>();
-        let mut bodies = bodies.map_err(QueueError::during("take a record"))?.into_iter().peekable();
+        // One batch at a time: all of them together may be many times what the webhook had.
+        let mut bodies = records.iter().map(serde_json::to_string).peekable();
         while bodies.peek().is_some() {
             let mut batch = Vec::new();
             let mut bytes = 0;
             while let Some(body) = bodies.next_if(|body| {
-                batch.is_empty() || (batch.len() < MAX_BATCH_ENTRIES && bytes + body.len() <= MAX_BATCH_BYTES)
+                let more = body.as_ref().map_or(0, String::len);
+                batch.is_empty() || (batch.len() < MAX_BATCH_ENTRIES && bytes + more <= MAX_BATCH_BYTES)
             }) {
+                let body = body.map_err(QueueError::during("take a record"))?;
                 bytes += body.len();
                 batch.push(body);
             }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use quick_xml::XmlVersion;
-use quick_xml::escape::{escape, partial_escape};
+use quick_xml::escape::minimal_escape;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::ResolveResult;
 use quick_xml::reader::NsReader;
@@ -13,6 +13,11 @@ use quick_xml::reader::NsReader;
 pub const MAX_STANZA_BYTES: usize = 256 * 1024;
 /// How deep elements may be nested; deeper than any stanza in use.
 pub const MAX_DEPTH: usize = 64;
+
+/// The most attributes that an element may have, and the longest namespace, in bytes: each is compared with the others of
+/// its element, and written again with each element that is not in its parent's.
+const MAX_ATTRIBUTES: usize = 64;
+const MAX_NAMESPACE_BYTES: usize = 256;
 
 const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
 
@@ -25,6 +30,11 @@ pub enum ParseError {
     /// Over [`MAX_DEPTH`].
     #[error("elements are nested deeper than {MAX_DEPTH}")]
     TooDeep,
+    /// Over the bounds on one element's attributes or on a namespace.
+    #[error(
+        "an element has more than {MAX_ATTRIBUTES} attributes, or a namespace more than {MAX_NAMESPACE_BYTES} bytes"
+    )]
+    TooWide,
     /// XML that XMPP forbids: RFC 6120, section 11.1.
     #[error("{0} is not allowed in a stanza")]
     Restricted(&'static str),
@@ -217,6 +227,9 @@ impl Element {
             }
             let (namespace, name) = reader.resolver().resolve_attribute(attribute.key);
             let (name, namespace) = (check_name(name.into_inner())?, resolved(namespace)?);
+            if element.attributes.len() == MAX_ATTRIBUTES {
+                return Err(ParseError::TooWide);
+            }
             if element.attributes.iter().any(|a| a.name == name && a.namespace == namespace) {
                 return Err(malformed(format!("the attribute {name:?} is given twice")));
             }
@@ -232,14 +245,14 @@ impl Element {
     fn write(&self, f: &mut fmt::Formatter<'_>, inherited: &str) -> fmt::Result {
         write!(f, "<{}", self.name)?;
         if self.namespace != inherited {
-            write!(f, " xmlns=\"{}\"", escape(self.namespace.as_str()))?;
+            write!(f, " xmlns=\"{}\"", escape_attribute(&self.namespace))?;
         }
         for (index, attribute) in self.attributes.iter().enumerate() {
             let (name, value) = (&attribute.name, escape_attribute(&attribute.value));
             match attribute.namespace.as_str() {
                 "" => write!(f, " {name}=\"{value}\"")?,
                 XML_NAMESPACE => write!(f, " xml:{name}=\"{value}\"")?,
-                other => write!(f, " xmlns:a{index}=\"{}\" a{index}:{name}=\"{value}\"", escape(other))?,
+                other => write!(f, " xmlns:a{index}=\"{}\" a{index}:{name}=\"{value}\"", escape_attribute(other))?,
             }
         }
         if self.children.is_empty() {
@@ -249,7 +262,7 @@ impl Element {
         for child in &self.children {
             match child {
                 Node::Element(element) => element.write(f, &self.namespace)?,
-                Node::Text(text) => f.write_str(&partial_escape(text.as_str()).replace('\r', "&#13;"))?,
+                Node::Text(text) => f.write_str(&escape_text(text))?,
             }
         }
         write!(f, "</{}>", self.name)
@@ -276,17 +289,28 @@ fn malformed(reason: impl ToString) -> ParseError {
 fn resolved<'n>(namespace: ResolveResult<'n>) -> Result<Cow<'n, str>, ParseError> {
     match namespace {
         ResolveResult::Unbound => Ok(Cow::Borrowed("")),
+        ResolveResult::Bound(namespace) if namespace.as_ref().len() > MAX_NAMESPACE_BYTES => Err(ParseError::TooWide),
         ResolveResult::Bound(namespace) => quick_xml::escape::unescape(namespace.into_inner()).map_err(malformed),
         ResolveResult::Unknown(prefix) => Err(malformed(format!("the prefix {prefix:?} is not declared"))),
     }
 }
 
-/// The reader splits names but does not look into them.
+/// The reader splits names but does not look into them. What is a name: XML 1.0, productions 4 and 4a, without the colon.
 fn check_name(name: &str) -> Result<&str, ParseError> {
-    let starts_well = name.starts_with(|c: char| c.is_alphabetic() || c == '_' || !c.is_ascii());
-    let inside =
-        |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') || (!c.is_ascii() && !c.is_whitespace());
-    if starts_well && name.chars().all(inside) { Ok(name) } else { Err(malformed(format!("{name:?} is not a name"))) }
+    let start = |c: char| {
+        matches!(c, 'A'..='Z' | '_' | 'a'..='z' | '\u{c0}'..='\u{d6}' | '\u{d8}'..='\u{f6}' | '\u{f8}'..='\u{2ff}'
+            | '\u{370}'..='\u{37d}' | '\u{37f}'..='\u{1fff}' | '\u{200c}'..='\u{200d}' | '\u{2070}'..='\u{218f}'
+            | '\u{2c00}'..='\u{2fef}' | '\u{3001}'..='\u{d7ff}' | '\u{f900}'..='\u{fdcf}' | '\u{fdf0}'..='\u{fffd}'
+            | '\u{10000}'..='\u{effff}')
+    };
+    let inside = |c: char| {
+        start(c) || matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
+    };
+    if name.starts_with(start) && name.chars().all(inside) {
+        Ok(name)
+    } else {
+        Err(malformed(format!("{name:?} is not a name")))
+    }
 }
 
 fn check_text(text: &str) -> Result<(), ParseError> {
@@ -307,7 +331,13 @@ fn push_text(open: &mut [Element], text: &str) -> Result<(), ParseError> {
     Ok(())
 }
 
+/// As little as must be (XML 1.0, section 2.4), so that what was within bounds stays so.
+fn escape_text(text: &str) -> String {
+    minimal_escape(text).replace("]]>", "]]&gt;").replace('\r', "&#13;")
+}
+
 /// White space in an attribute survives only as a character reference (XML 1.0, section 3.3.3).
 fn escape_attribute(value: &str) -> String {
-    escape(value).replace('\t', "&#9;").replace('\n', "&#10;").replace('\r', "&#13;")
+    let escaped = minimal_escape(value).replace('"', "&quot;");
+    escaped.replace('\t', "&#9;").replace('\n', "&#10;").replace('\r', "&#13;")
 }

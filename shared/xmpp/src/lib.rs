@@ -2,6 +2,7 @@
 //!
 //! JIDs are the `jid` crate's, which normalises them by stringprep as RFC 6122 has it.
 
+mod address;
 mod element;
 mod form;
 mod push;
@@ -25,6 +26,7 @@ pub mod ns {
     pub const STANZAS: [&str; 4] = ["", CLIENT, "jabber:server", "jabber:component:accept"];
 }
 
+pub use address::{InvalidJid, parse_jid};
 pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
 pub use form::{DataForm, FormError};
 pub use jid::{BareJid, DomainPart, FullJid, Jid, NodePart};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use crate::{BareJid, DataForm, Element, Iq, Jid, is_xml_text, ns};
+use crate::{BareJid, DataForm, Element, Iq, Jid, is_xml_text, ns, parse_jid};
 
 /// The longest node, in bytes of UTF-8.
 pub const MAX_NODE_BYTES: usize = 512;
@@ -126,7 +126,7 @@ impl Fields {
     }
 
     fn user(&self) -> Result<Jid, InvalidRequest> {
-        let user = parse_jid("user (an IQ's from)", self.user.as_deref())?;
+        let user = jid_of("user (an IQ's from)", self.user.as_deref())?;
         if user.node().is_none() {
             return Err(InvalidRequest("user (an IQ's from) must be a user's JID, with a localpart".into()));
         }
@@ -134,7 +134,7 @@ impl Fields {
     }
 
     fn service(&self) -> Result<BareJid, InvalidRequest> {
-        parse_jid("jid", self.jid.as_deref()).map(Jid::into_bare)
+        jid_of("jid", self.jid.as_deref()).map(Jid::into_bare)
     }
 }
 
@@ -144,11 +144,11 @@ fn command<'i>(iq: &'i Iq, name: &str) -> Result<&'i Element, InvalidRequest> {
         .ok_or_else(|| InvalidRequest(format!("expected <{name} xmlns='{}'/>", ns::PUSH)))
 }
 
-fn parse_jid(field: &str, jid: Option<&str>) -> Result<Jid, InvalidRequest> {
+fn jid_of(field: &str, jid: Option<&str>) -> Result<Jid, InvalidRequest> {
     match jid {
         None => Err(InvalidRequest(format!("{field} is missing"))),
         Some("") => Err(InvalidRequest(format!("{field} is empty"))),
-        Some(jid) => Jid::new(jid).map_err(|error| InvalidRequest(format!("{field} is not a JID: {error}"))),
+        Some(jid) => parse_jid(jid).map_err(|error| InvalidRequest(format!("{field} is {error}"))),
     }
 }
 

@@ -83,9 +83,10 @@ impl Iq {
         self.element.attribute("from")
     }
 
-    /// The request itself: the first child.
+    /// The request itself: the only child, of which a request has exactly one.
     pub fn payload(&self) -> Option<&Element> {
-        self.element.children().next()
+        let mut children = self.element.children();
+        children.next().filter(|_| children.next().is_none())
     }
 
     /// The empty result that answers this request.
@@ -97,7 +98,7 @@ impl Iq {
     pub fn error(&self, condition: Condition, text: &str) -> Element {
         let (name, error_type) = condition.parts();
         let mut reply = self.reply("error");
-        if let Some(payload) = self.payload() {
+        for payload in self.element.children() {
             reply = reply.with_child(payload.clone());
         }
         let error = Element::new("error", self.element.namespace())

@@ -326,7 +326,7 @@ fn of_a_batch_each_bad_event_is_named_and_no_good_one_taken() {
         let errors = problem["errors"].as_array().unwrap();
         let indexes: Vec<_> = errors.iter().map(|error| error["index"].as_u64().unwrap()).collect();
         assert_eq!(indexes, [1, 3, 4], "{problem}");
-        for (error, named) in errors.iter().zip(["jid", "from", "17"]) {
+        for (error, named) in errors.iter().zip(["jid", "from", "object"]) {
             assert!(names(error["detail"].as_str().unwrap(), named), "{error}");
         }
     }

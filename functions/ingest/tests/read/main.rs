@@ -1,6 +1,7 @@
 //! What becomes of a webhook's body: events, or the problem that it is answered with.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod bounds;
 mod form;
 mod ids;
 mod json;
