@@ -53,13 +53,14 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let environment = Environment::of_process();
     start(Format::Human, &environment)?;
+    // Before anybody is told that it runs, and may want it to stop.
+    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let data = (!arguments.memory).then_some(arguments.data);
     let options = Options { port: arguments.port, data: data.clone(), environment, ..Options::default() };
     let stack = Stack::start(options).await?;
     introduce(&stack, data.as_deref())?;
-    let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = interrupted.recv() => {}
         _ = terminated.recv() => {}
     }
     println!("stopping");
