@@ -1,13 +1,10 @@
 //! The function as Lambda starts it.
 
-use std::convert::Infallible;
-
-use lambda_runtime::{LambdaEvent, run, service_fn};
 use pushlark_delivery::VirtualHosts;
-use pushlark_http::{Access, Invocation};
+use pushlark_http::{Access, run};
 use pushlark_settings::{Environment, aws_config};
 use pushlark_store::Store;
-use pushlark_telemetry::{Format, flush, start};
+use pushlark_telemetry::{Format, start};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -20,11 +17,5 @@ async fn main() -> anyhow::Result<()> {
         store: Store::new(aws_sdk_dynamodb::Client::new(&aws), table),
         virtual_hosts: VirtualHosts::from_environment(&environment)?,
     };
-    run(service_fn(async |event: LambdaEvent<Invocation>| {
-        let answer = function.handle(event.payload).await;
-        flush();
-        Ok::<_, Infallible>(answer)
-    }))
-    .await
-    .map_err(anyhow::Error::from_boxed)
+    run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)
 }

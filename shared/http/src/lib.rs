@@ -12,12 +12,15 @@ pub use command::{Rejection, command};
 pub use problem::Problem;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 
 use aws_lambda_events::http::{HeaderValue, header};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use lambda_runtime::{Error as BoxError, LambdaEvent, service_fn};
+use pushlark_telemetry::flush;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -159,6 +162,16 @@ pub async fn answer(
             Answer::Http(outcome.map_or_else(Problem::into_http, Response::into_http))
         }
     }
+}
+
+/// Runs an HTTP function on Lambda, until Lambda ends the process.
+pub async fn run(handle: impl AsyncFn(Invocation) -> Answer) -> Result<(), BoxError> {
+    lambda_runtime::run(service_fn(async |event: LambdaEvent<Invocation>| {
+        let answer = handle(event.payload).await;
+        flush();
+        Ok::<_, Infallible>(answer)
+    }))
+    .await
 }
 
 fn admit(access: &Access, request: HttpRequest) -> Result<Request, Problem> {
