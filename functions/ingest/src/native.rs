@@ -67,8 +67,9 @@ fn read(json: &[u8], now: OffsetDateTime, index: usize) -> Result<Event, String>
                 Some(other) => return Err(format!("status: {other:?} is neither \"online\" nor \"offline\"")),
                 None => return Err("status is missing".into()),
             };
-            user("jid", fields.jid.as_deref())?;
-            Effect::Presence(full("jid", fields.jid.as_deref())?, availability)
+            let session = full("jid", fields.jid.as_deref())?;
+            check_user("jid", &session)?;
+            Effect::Presence(session, availability)
         }
         "read" => {
             // Counts are the chat server's, which gives them with each message.
@@ -138,10 +139,15 @@ fn bare(field: &str, bare: Option<&str>) -> Result<BareJid, String> {
 
 fn user(field: &str, user: Option<&str>) -> Result<BareJid, String> {
     let user = bare(field, user)?;
-    if user.node().is_none() {
-        return Err(format!("{field}: \"{user}\" has no localpart, so it is not a user"));
-    }
+    check_user(field, &user)?;
     Ok(user)
+}
+
+fn check_user(field: &str, jid: &Jid) -> Result<(), String> {
+    match jid.node() {
+        Some(_) => Ok(()),
+        None => Err(format!("{field}: \"{}\" has no localpart, so it is not a user", jid.to_bare())),
+    }
 }
 
 fn full(field: &str, full: Option<&str>) -> Result<FullJid, String> {

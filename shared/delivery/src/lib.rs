@@ -12,8 +12,8 @@ use std::time::Duration;
 use pushlark_plugin::xmpp::BareJid;
 use pushlark_plugin::{Payload, PublishOptions};
 use pushlark_settings::{Environment, SettingError};
-use reqwest::Client;
 use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder, Response};
 
 /// What came of a publish, whatever it was published to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +83,10 @@ impl HttpClient {
     fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         let timeout = environment.number("PUBLISH_TIMEOUT_MS", 100..=5_000, 5_000)?;
         Ok(Self { timeout: Duration::from_millis(timeout.into()), built: Arc::default() })
+    }
+
+    async fn send(&self, request: impl FnOnce(&Client) -> RequestBuilder) -> Result<Response, reqwest::Error> {
+        request(self.get()?).send().await
     }
 
     fn get(&self) -> Result<&Client, reqwest::Error> {

@@ -142,10 +142,9 @@ pub async fn answer(
 ) -> Answer {
     match invocation {
         Invocation::Direct(payload) => {
-            let request = Request { media: Media::Json, body: payload.get().as_bytes().to_vec() };
-            let acted = match request.body.len() {
-                length if length > MAX_BODY_BYTES => Err(Problem::too_large(length)),
-                _ => act(request).await,
+            let acted = match Request::new(Media::Json, payload.get().as_bytes().to_vec()) {
+                Ok(request) => act(request).await,
+                Err(problem) => Err(problem),
             };
             let body = match acted {
                 Ok(response) => response.body,
@@ -187,10 +186,17 @@ fn admit(access: &Access, request: HttpRequest) -> Result<Request, Problem> {
     } else {
         body.into_bytes()
     };
-    if body.len() > MAX_BODY_BYTES {
-        return Err(Problem::too_large(body.len()));
+    Request::new(media, body)
+}
+
+impl Request {
+    /// A request with a body of at most [`MAX_BODY_BYTES`].
+    pub fn new(media: Media, body: Vec<u8>) -> Result<Self, Problem> {
+        if body.len() > MAX_BODY_BYTES {
+            return Err(Problem::too_large(body.len()));
+        }
+        Ok(Self { media, body })
     }
-    Ok(Request { media, body })
 }
 
 impl Media {

@@ -49,11 +49,7 @@ impl MongoosePush {
             Err(unusable) => return Outcome::Refused(unusable.to_string()),
         };
         let url = format!("{}{}", self.endpoint, utf8_percent_encode(device_id, NON_ALPHANUMERIC));
-        let posted = match self.http.get() {
-            Ok(client) => client.post(url).json(&notification).send().await,
-            Err(error) => Err(error),
-        };
-        match posted {
+        match self.http.send(|client| client.post(url).json(&notification)).await {
             Ok(response) => outcome(response).await,
             // The URL ends in the device token.
             Err(error) => transient(Causes(&error.without_url()).to_string(), None),
@@ -63,11 +59,7 @@ impl MongoosePush {
     /// Opens a connection, whatever is answered.
     pub async fn warm_up(&self) {
         self.http.prepare().await;
-        let reached = match self.http.get() {
-            Ok(client) => client.head(&self.endpoint).send().await.map(drop),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = reached {
+        if let Err(error) = self.http.send(|client| client.head(&self.endpoint)).await {
             tracing::warn!(error = %Causes(&error), "MongoosePush cannot be reached");
         }
     }
