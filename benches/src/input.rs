@@ -3,7 +3,7 @@
 
 use std::iter;
 
-use ingest::Effect;
+use pushlark_events::Effect;
 use pushlark_http::{Media, Request};
 use pushlark_queue::{Record, Work};
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ pub fn form(number: u64) -> String {
 pub fn record(number: u64, recipients: u64) -> anyhow::Result<String> {
     let event = if recipients == 1 { event(number) } else { group_event(number, recipients) };
     let request = Request { media: Media::Json, body: event.to_string().into_bytes() };
-    let events = ingest::read(&request, OffsetDateTime::now_utc());
+    let events = pushlark_events::read(&request, OffsetDateTime::now_utc());
     let events = events.map_err(|problem| anyhow::anyhow!("ingest refuses its input: {}", problem.to_json()))?;
     let work = events.into_iter().filter_map(|event| match event.effect {
         Effect::Queue(subject) => Some(Work { id: event.id, at: event.at, subject }),

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use local::{Options, Stack};
 use pushlark_settings::Environment;
+use pushlark_store::Store;
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::io::copy_bidirectional;
@@ -77,6 +78,11 @@ impl Pushlark {
     /// A stack with these options.
     pub async fn with(options: Options) -> Self {
         Self { stack: Stack::start(options).await.unwrap(), http: Client::new() }
+    }
+
+    /// The stack's table.
+    pub fn store(&self) -> Store {
+        Store::from_environment(self.stack.dynamodb.clone(), &self.stack.environment).unwrap()
     }
 
     /// A POST to one of the stack's paths.

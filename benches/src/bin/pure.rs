@@ -9,7 +9,7 @@ use pushlark_benches::input;
 use pushlark_http::{Media, Request};
 use pushlark_plugin::xmpp::{BareJid, Element, Message};
 use pushlark_plugin::{
-    Defaults, Event, EventKind, Payload, Plugin, Publication, PublishOptions, PublishService, Recipient,
+    Defaults, Disclosure, Event, EventKind, Payload, Plugin, Publication, PublishOptions, PublishService, Recipient,
 };
 use pushlark_queue::{Record, Subject};
 use serde::Serialize;
@@ -22,7 +22,7 @@ fn main() -> anyhow::Result<()> {
     let ingest = |media, body: String| {
         let request = Request { media, body: body.into_bytes() };
         run(times, || {
-            let events = ingest::read(black_box(&request), OffsetDateTime::UNIX_EPOCH);
+            let events = pushlark_events::read(black_box(&request), OffsetDateTime::UNIX_EPOCH);
             events.map_err(|problem| anyhow!(problem.to_json()))
         })
     };
@@ -70,6 +70,7 @@ fn services() -> anyhow::Result<Vec<PublishService>> {
 fn notifications(record: &str, services: &[PublishService]) -> anyhow::Result<Vec<Vec<u8>>> {
     let record: Record = serde_json::from_str(record)?;
     let mut notifications = Vec::new();
+    let disclosure = Arc::new(Disclosure::default());
     for work in record.work {
         let Subject::Message { from, to, stanza, recipient } = work.subject else { continue };
         let message = Arc::new(Message::from_element(Element::parse(&stanza)?)?);
@@ -81,10 +82,11 @@ fn notifications(record: &str, services: &[PublishService]) -> anyhow::Result<Ve
                 kind: EventKind::Message(to),
                 message: Arc::clone(&message),
                 unread_count: recipient.unread_count.unwrap_or(1),
+                disclosure: Arc::clone(&disclosure),
             };
-            let payload = Defaults.prepare_notification(&event).context("skipped")?;
-            let offline = Recipient { exists: true, online: false };
-            let services = Defaults.should_publish(&event, offline, services.to_vec());
+            let payload = Defaults.prepare_notification(&event).map_err(|rule| anyhow!(rule.to_string()))?;
+            let offline = Recipient { exists: true, online: false, tied: None };
+            let services = Defaults.should_publish(&event, &offline, services.to_vec()).publish;
             for Publication { service, payload } in Defaults.publish_notification(&event, payload, services) {
                 notifications.push(serde_json::to_vec(&Notification::new(&service.options, &payload)?)?);
             }

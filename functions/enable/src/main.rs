@@ -11,10 +11,9 @@ async fn main() -> anyhow::Result<()> {
     let environment = Environment::of_process();
     start(Format::Json, &environment)?;
     let aws = aws_config().await;
-    let table: String = environment.require("TABLE_NAME", "the table that holds the registrations")?;
     let function = enable::Function {
         access: Access::from_environment(&environment, &aws).await?,
-        store: Store::new(aws_sdk_dynamodb::Client::new(&aws), table),
+        store: Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
         virtual_hosts: VirtualHosts::from_environment(&environment)?,
     };
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)

@@ -1,14 +1,8 @@
 //! Takes a chat server's webhooks: work goes to the queue, state into the table.
 
-mod event;
-mod form;
-mod native;
-mod stanza;
-
-pub use event::{Effect, Event};
-
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pushlark_http::{Access, Answer, Invocation, Media, Problem, Request, Response, answer, read_text};
+use pushlark_events::{Effect, Event, Reading, read};
+use pushlark_http::{Access, Answer, Invocation, Problem, Response, answer};
 use pushlark_queue::{Queue, Record, Work};
 use pushlark_store::{Availability, Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -16,8 +10,8 @@ use pushlark_xmpp::FullJid;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-/// How many sessions are written to the table at once.
-const PRESENCE_WRITES: usize = 16;
+/// How many writes to the table are made at once.
+const WRITES: usize = 16;
 
 /// The function.
 #[derive(Debug, Clone)]
@@ -28,6 +22,14 @@ pub struct Function {
     pub store: Store,
     /// Where work goes.
     pub queue: Queue,
+    /// Whether unread counts are kept, so that what is read is noted.
+    pub unread_counts: bool,
+}
+
+/// What an event changes at once.
+enum State {
+    Presence(FullJid, Availability),
+    Reading(Reading),
 }
 
 #[derive(Serialize)]
@@ -48,19 +50,22 @@ impl Function {
     }
 
     async fn accept(&self, events: Vec<Event>) -> Result<Vec<String>, Problem> {
-        let (mut ids, mut presences, mut work) = (Vec::with_capacity(events.len()), Vec::new(), Vec::new());
-        for Event { id, at, effect } in events {
+        let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), Vec::new(), Vec::new());
+        for Event { id, at, effect, reading } in events {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
+            if let Some(reading) = reading.filter(|_| self.unread_counts) {
+                state.push((State::Reading(reading), at));
+            }
             match effect {
                 Effect::Queue(subject) => work.push(Work { id, at, subject }),
-                Effect::Presence(session, availability) => presences.push((session, availability, at)),
+                Effect::Presence(session, availability) => state.push((State::Presence(session, availability), at)),
                 Effect::None => {}
             }
         }
         // State goes first, so that a message does not overtake the "offline" before it.
-        self.note(presences).await.map_err(|error| {
-            tracing::error!(?ids, error = %Causes(&error), "presence not noted");
+        self.note(state).await.map_err(|error| {
+            tracing::error!(?ids, error = %Causes(&error), "state not noted");
             Problem::unavailable()
         })?;
         self.queue.send(&Record::pack(work)).await.map_err(|error| {
@@ -71,37 +76,14 @@ impl Function {
         Ok(ids)
     }
 
-    async fn note(&self, presences: Vec<(FullJid, Availability, OffsetDateTime)>) -> Result<(), StoreError> {
-        stream::iter(presences)
-            .map(async |(session, availability, at)| self.store.set_presence(&session, availability, at).await)
-            .buffer_unordered(PRESENCE_WRITES)
+    async fn note(&self, state: Vec<(State, OffsetDateTime)>) -> Result<(), StoreError> {
+        stream::iter(state)
+            .map(async |(state, at)| match state {
+                State::Presence(session, availability) => self.store.set_presence(&session, availability, at).await,
+                State::Reading(Reading { user, conversation }) => self.store.note_read(&user, &conversation, at).await,
+            })
+            .buffer_unordered(WRITES)
             .try_collect()
             .await
     }
-}
-
-/// Reads the events of a request that arrived at `now`: all of them, or what is wrong with each that is wrong.
-pub fn read(request: &Request, now: OffsetDateTime) -> Result<Vec<Event>, Problem> {
-    let events = match request.media {
-        Media::Json => native::read_json_body(read_text(&request.body)?, now).map_err(Problem::bad_request)?,
-        Media::JsonLines => native::read_json_lines(read_text(&request.body)?, now),
-        Media::Xml(_) => vec![stanza::read(read_text(&request.body)?, now)],
-        Media::Form => vec![form::read(read_text(&request.body)?, now)],
-        Media::Unknown(_) => {
-            return Err(Problem::unsupported_media(
-                &request.media,
-                "application/json, application/x-ndjson, application/xml, text/xml, application/xmpp+xml or \
-                 application/x-www-form-urlencoded",
-            ));
-        }
-    };
-    let mut good = Vec::with_capacity(events.len());
-    let mut errors = Vec::new();
-    for (index, event) in events.into_iter().enumerate() {
-        match event {
-            Ok(event) => good.push(event),
-            Err(detail) => errors.push((index, detail)),
-        }
-    }
-    if errors.is_empty() { Ok(good) } else { Err(Problem::bad_events(errors)) }
 }

@@ -11,12 +11,12 @@ async fn main() -> anyhow::Result<()> {
     let environment = Environment::of_process();
     start(Format::Json, &environment)?;
     let aws = aws_config().await;
-    let table: String = environment.require("TABLE_NAME", "the table that holds the sessions")?;
     let queue: String = environment.require("QUEUE_URL", "the queue that the worker is fed from")?;
     let function = ingest::Function {
         access: Access::from_environment(&environment, &aws).await?,
-        store: Store::new(aws_sdk_dynamodb::Client::new(&aws), table),
+        store: Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
         queue: Queue::new(aws_sdk_sqs::Client::new(&aws), queue),
+        unread_counts: environment.switch("UNREAD_COUNTS", false)?,
     };
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)
 }

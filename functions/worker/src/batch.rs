@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use pushlark_plugin::PublishService;
-use pushlark_store::Progress;
+use pushlark_queue::{Record, Subject, Work};
+use pushlark_store::{Claimant, Progress, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
 use tokio::task::{JoinError, JoinSet};
@@ -17,10 +18,10 @@ use crate::Worker;
 use crate::notify::{Notified, Retry};
 use crate::task::Task;
 
-/// No task begins later than this before the deadline: the longest publish (5 s) and what goes before and after it.
-const LAST_START: Duration = Duration::from_millis(6_500);
 /// Tasks that still run so long before the deadline are given up, to leave time to say so.
 const LAST_END: Duration = Duration::from_millis(700);
+/// When to look again for what a removal may have missed: DynamoDB's indexes follow "within a fraction of a second".
+const SECOND_LOOK: Duration = Duration::from_secs(10);
 /// The longest wait between two tries that no push service asked for.
 const MAX_BACKOFF: Duration = Duration::from_secs(15 * 60);
 
@@ -34,11 +35,12 @@ enum Ended {
     NotTried,
 }
 
-/// The services of one recipient that need nothing more for a message.
+/// What a repeat of a message must know of one recipient: the services that need nothing more, and the message's number.
 struct Published {
     id: String,
     user: BareJid,
     uid: String,
+    counted: Option<u32>,
     services: Vec<PublishService>,
 }
 
@@ -58,7 +60,7 @@ impl Worker {
     /// Handles a batch before `deadline`. The messages that the response names stay in the queue, and come back when
     /// their own turn is.
     pub async fn handle(self: &Arc<Self>, batch: SqsEvent, deadline: Instant) -> SqsBatchResponse {
-        let last_start = deadline.checked_sub(LAST_START).unwrap_or(deadline);
+        let last_start = deadline.checked_sub(self.last_start).unwrap_or(deadline);
         let mut received: Vec<Received> = Vec::with_capacity(batch.records.len());
         let mut running = JoinSet::new();
         let mut unfinished = HashMap::new();
@@ -66,7 +68,7 @@ impl Worker {
             let index = received.len();
             let body = message.body.clone().unwrap_or_default();
             received.push(Received::from(message));
-            match Task::read(&body) {
+            match Task::read(&body, &self.disclosure) {
                 Ok(tasks) => {
                     for task in tasks {
                         let id = task.id().to_owned();
@@ -112,26 +114,53 @@ impl Worker {
         }
         let id = task.id().to_owned();
         match task {
-            Task::Notify { event, facts, uid } => {
+            Task::Notify { mut event, facts, uid } => {
                 let user = event.recipient();
                 let span = info_span!("message", id, recipient = %user);
-                let Notified { finished, retry } = self.notify(&event, facts, &uid).instrument(span).await;
-                let published = (!finished.is_empty()).then_some(Published { id, user, uid, services: finished });
+                let Notified { finished: services, counted, retry } =
+                    self.notify(&mut event, facts, &uid).instrument(span).await;
+                let is_worth_noting = !services.is_empty() || counted.is_some();
+                let published = is_worth_noting.then_some(Published { id, user, uid, counted, services });
                 match retry {
                     None => Ended::Done(published),
                     Some(retry) => Ended::Failed(retry, published),
                 }
             }
             Task::RemoveUser { user, at, .. } => {
-                let removed = self.store.remove_user(&user, at).await.map(|()| Progress::Complete);
-                Ended::of_removal(&id, user.as_str(), removed)
+                let removed = self.store.remove_user(&user, at, || Instant::now() < last_start).await;
+                self.go_on(removed, Work { id, at, subject: Subject::UserRemoved { jid: user } }).await
             }
             Task::RemoveDomain { domain, at, .. } => {
-                let may_go_on = || Instant::now() < last_start;
-                let removed = self.store.remove_domain(&domain, at, may_go_on).await;
-                Ended::of_removal(&id, domain.as_str(), removed)
+                let removed = self.store.remove_domain(&domain, at, || Instant::now() < last_start).await;
+                self.go_on(removed, Work { id, at, subject: Subject::DomainRemoved { domain } }).await
             }
         }
+    }
+
+    /// Ends a step of a removal. What is left is a new message, since this one may be received a hundred times only; when
+    /// both are received, nothing is removed twice.
+    async fn go_on(&self, removed: Result<Progress, StoreError>, work: Work) -> Ended {
+        let id = work.id.clone();
+        let delay = match removed {
+            Ok(Progress::Complete) => {
+                tracing::info!(id, subject = ?work.subject, "removed");
+                return Ended::Done(None);
+            }
+            Ok(Progress::Swept) => SECOND_LOOK,
+            Ok(Progress::Partial) => Duration::ZERO,
+            Err(error) => {
+                tracing::error!(id, error = %Causes(&error), "not removed yet");
+                return Ended::Failed(Retry::BackingOff, None);
+            }
+        };
+        for record in Record::pack([work]) {
+            if let Err(error) = self.queue.send_later(&record, delay).await {
+                tracing::error!(id, error = %Causes(&error), "not removed yet");
+                return Ended::Failed(Retry::BackingOff, None);
+            }
+        }
+        tracing::info!(id, ?removed, "to be removed further");
+        Ended::Done(None)
     }
 
     /// Answers which messages stay in the queue, after telling the queue when each is to come back.
@@ -146,9 +175,10 @@ impl Worker {
                 None => continue,
             };
             // The message comes back as a whole; without this, what it has published would be published again.
-            for Published { id, user, uid, services } in &message.published {
+            for Published { id, user, uid, counted, services } in &message.published {
                 let services: Vec<&PublishService> = services.iter().collect();
-                if let Err(error) = self.store.finish(id, user, uid, &services).await {
+                let claimant = Claimant { id, user, uid, counted: *counted };
+                if let Err(error) = self.store.finish(claimant, &services).await {
                     tracing::error!(id, error = %Causes(&error), "a notification may be repeated");
                 }
             }
@@ -161,22 +191,6 @@ impl Worker {
             tracing::warn!(error = %Causes(&error), "messages come back after the queue's own visibility timeout");
         }
         response
-    }
-}
-
-impl Ended {
-    fn of_removal(id: &str, whose: &str, removed: Result<Progress, pushlark_store::StoreError>) -> Self {
-        match removed {
-            Ok(Progress::Complete) => {
-                tracing::info!(id, whose, "registrations removed");
-                Self::Done(None)
-            }
-            Ok(Progress::Partial) => Self::NotTried,
-            Err(error) => {
-                tracing::error!(id, whose, error = %Causes(&error), "registrations not removed yet");
-                Self::Failed(Retry::BackingOff, None)
-            }
-        }
     }
 }
 

@@ -3,54 +3,113 @@
 //! A worker with plugins of its own is a crate whose `main` calls [`run`] with them.
 
 mod batch;
+mod decision;
+mod explain;
+mod external;
 mod notify;
 mod task;
 
+pub use explain::{Explained, Unexplained};
 pub use pushlark_plugin::{Plugin, Plugins};
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lambda_events::sqs::SqsEvent;
-use lambda_runtime::{LambdaEvent, service_fn};
+use aws_config::SdkConfig;
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use pushlark_delivery::Delivery;
+use pushlark_plugin::Disclosure;
 use pushlark_queue::Queue;
 use pushlark_settings::{Environment, SettingError, aws_config};
 use pushlark_store::Store;
 use pushlark_telemetry::{Causes, Format, flush, start};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use external::External;
+
 /// How long an invocation may take, as the template has it.
 pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// No task begins later than this before the deadline: the longest publish (5 s) and what goes before and after it.
+const LAST_START: Duration = Duration::from_millis(6_500);
 
 /// The function.
 pub struct Worker {
     store: Store,
     queue: Queue,
     dead_letters: Queue,
-    plugin: Arc<dyn Plugin>,
+    plugin: ChosenPlugin,
     delivery: Delivery,
+    disclosure: Arc<Disclosure>,
+    /// Whether Pushlark counts what is unread.
+    unread_counts: bool,
     /// How long a notification is worth delivering when its registration does not say.
     time_to_live: Duration,
+    /// How long before the deadline the last task begins.
+    last_start: Duration,
     /// `WORKER_CONCURRENCY` for the recipients that are worked on, …
     recipients: Semaphore,
     /// … and for the publishes of all of them.
     publishes: Semaphore,
 }
 
+/// Who decides.
+enum ChosenPlugin {
+    /// A plugin that the worker was built with.
+    Compiled(Arc<dyn Plugin>),
+    /// A Lambda function.
+    External(Arc<External>),
+}
+
+/// What the worker is invoked with: a batch of the queue's messages ("Using Lambda with Amazon SQS"), or events that
+/// are to be explained.
+#[derive(Debug, Deserialize)]
+pub struct Invocation {
+    #[serde(rename = "Records", default)]
+    records: Vec<SqsMessage>,
+    /// Events as `/events` takes them as JSON.
+    explain: Option<Vec<Box<RawValue>>>,
+}
+
+/// What the worker answers.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// Which messages stay in the queue.
+    Batch(SqsBatchResponse),
+    /// What would become of each event.
+    Explained(Explained),
+}
+
 impl Worker {
-    /// From `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE` and the settings of [`Delivery`].
+    /// From `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, the settings of what notifications tell and
+    /// those of [`Delivery`]. `aws` is for a plugin that is a Lambda function.
     pub fn from_environment(
         environment: &Environment,
+        aws: &SdkConfig,
         plugins: &Plugins,
         store: Store,
         queue: Queue,
         dead_letters: Queue,
     ) -> Result<Self, SettingError> {
-        let plugin = environment.text("PLUGIN").unwrap_or("defaults");
-        let plugin = plugins.get(plugin).map_err(|unknown| SettingError::invalid("PLUGIN", unknown))?;
+        let mut last_start = LAST_START;
+        let plugin = match environment.text("PLUGIN").unwrap_or("defaults") {
+            name if name.starts_with("lambda:") => {
+                let timeout = environment.number("PLUGIN_TIMEOUT_MS", 100..=2_500, 2_000)?;
+                let timeout = Duration::from_millis(timeout.into());
+                last_start += timeout;
+                let function = name.trim_start_matches("lambda:");
+                ChosenPlugin::External(Arc::new(External::from_environment(function, timeout, environment, aws)?))
+            }
+            name => {
+                let plugin = plugins.get(name).map_err(|unknown| SettingError::invalid("PLUGIN", unknown))?;
+                ChosenPlugin::Compiled(plugin)
+            }
+        };
         let concurrency = environment.number("WORKER_CONCURRENCY", 1..=1_000, 32)? as usize;
         let time_to_live = environment.number("TIME_TO_LIVE", 60..=14 * 86_400, 86_400)?;
         Ok(Self {
@@ -59,10 +118,26 @@ impl Worker {
             dead_letters,
             plugin,
             delivery: Delivery::from_environment(environment)?,
+            disclosure: Arc::new(disclosure(environment)?),
+            unread_counts: environment.switch("UNREAD_COUNTS", false)?,
             time_to_live: Duration::from_secs(time_to_live.into()),
+            last_start,
             recipients: Semaphore::new(concurrency),
             publishes: Semaphore::new(concurrency),
         })
+    }
+
+    /// Answers one invocation, a batch before `deadline`.
+    pub async fn answer(self: &Arc<Self>, invocation: Invocation, deadline: Instant) -> Result<Answer, Unexplained> {
+        match invocation.explain {
+            // Boxed, to keep it out of every other invocation's future.
+            Some(events) => Box::pin(self.explain(&events)).await.map(Answer::Explained),
+            None => {
+                let mut batch = SqsEvent::default();
+                batch.records = invocation.records;
+                Ok(Answer::Batch(self.handle(batch, deadline).await))
+            }
+        }
     }
 
     /// Opens the connections that the first notification will need.
@@ -82,23 +157,26 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     start(Format::Json, &environment)?;
     let aws = aws_config().await;
     let sqs = aws_sdk_sqs::Client::new(&aws);
-    let table: String = environment.require("TABLE_NAME", "the table that holds the registrations")?;
     let queue: String = environment.require("QUEUE_URL", "the queue that the events come from")?;
     let dead_letters: String =
         environment.require("DEAD_LETTER_QUEUE_URL", "the queue for what cannot be understood")?;
     let worker = Arc::new(Worker::from_environment(
         &environment,
+        &aws,
         &plugins,
-        Store::new(aws_sdk_dynamodb::Client::new(&aws), table),
+        Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
         Queue::new(sqs.clone(), queue),
         Queue::new(sqs, dead_letters),
     )?);
     let warming = Arc::clone(&worker);
     tokio::spawn(async move { warming.warm_up().await });
-    lambda_runtime::run(service_fn(async |event: LambdaEvent<SqsEvent>| {
-        let response = worker.handle(event.payload, instant_of(event.context.deadline)).await;
+    lambda_runtime::run(service_fn(async |event: LambdaEvent<Invocation>| {
+        let answer = worker.answer(event.payload, instant_of(event.context.deadline)).await;
         flush();
-        Ok::<_, Infallible>(response)
+        answer.map_err(|unexplained| Diagnostic {
+            error_type: "Unexplained".into(),
+            error_message: unexplained.to_string(),
+        })
     }))
     .await
     .map_err(anyhow::Error::from_boxed)
@@ -109,4 +187,28 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
 fn instant_of(milliseconds: u64) -> Instant {
     let time = UNIX_EPOCH + Duration::from_millis(milliseconds);
     Instant::now() + time.duration_since(SystemTime::now()).unwrap_or(FUNCTION_TIMEOUT)
+}
+
+/// From `INCLUDE_BODY`, `INCLUDE_SENDER`, `BODY_PLACEHOLDER` and `GROUP_DATA`.
+fn disclosure(environment: &Environment) -> Result<Disclosure, SettingError> {
+    let mut disclosure = Disclosure {
+        body: environment.switch("INCLUDE_BODY", true)?,
+        sender: environment.switch("INCLUDE_SENDER", true)?,
+        ..Disclosure::default()
+    };
+    if let Some(placeholder) = environment.text("BODY_PLACEHOLDER") {
+        disclosure.placeholder = placeholder.into();
+    }
+    for field in environment.text("GROUP_DATA").unwrap_or_default().split(',').map(str::trim) {
+        match field {
+            "" => {}
+            "urgent" => disclosure.urgent = true,
+            "mention" => disclosure.mention = true,
+            other => {
+                let reason = format!("{other:?} is neither urgent nor mention");
+                return Err(SettingError::invalid("GROUP_DATA", reason));
+            }
+        }
+    }
+    Ok(disclosure)
 }

@@ -4,24 +4,23 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use pushlark_delivery::{MongoosePush, Outcome};
-use pushlark_plugin::{Event, Publication, PublishService, Recipient};
+use pushlark_plugin::{Event, Plugin, Publication, PublishService, Rule};
 use pushlark_queue::Facts;
-use pushlark_store::{Snapshot, StoreError};
+use pushlark_store::{Claimant, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::BareJid;
-use time::OffsetDateTime;
+use pushlark_xmpp::{BareJid, Hint};
 
-use crate::Worker;
-
-/// A notification is tried for at least so long, since it spends some time in the queue: a `time_to_live` of 0 means
-/// now or never, not never.
-const LEAST_TIME_TO_LIVE: Duration = Duration::from_secs(30);
+use crate::decision::{Decision, Known, Reason, decide};
+use crate::external::PluginError;
+use crate::{ChosenPlugin, Worker};
 
 /// How a recipient's turn ended.
 #[derive(Debug, Default)]
 pub struct Notified {
     /// The services that need nothing more.
     pub finished: Vec<PublishService>,
+    /// The message's number, if it was counted.
+    pub counted: Option<u32>,
     /// Whether something has to be tried again.
     pub retry: Option<Retry>,
 }
@@ -35,88 +34,121 @@ pub enum Retry {
     After(Duration),
 }
 
-impl Notified {
-    fn retry() -> Self {
-        Self { finished: Vec::new(), retry: Some(Retry::BackingOff) }
-    }
+/// Why there is no decision.
+#[derive(Debug, thiserror::Error)]
+pub enum Undecided {
+    /// The plugin skips the message.
+    #[error("skipped by {0}")]
+    Skipped(Rule),
+    /// The table does not answer; to be tried again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The plugin does not answer; to be tried again.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
 }
 
 impl Worker {
-    /// Decides, claims and publishes.
-    pub(crate) async fn notify(&self, event: &Event, facts: Facts, uid: &str) -> Notified {
-        let Some(payload) = self.plugin.prepare_notification(event) else {
-            tracing::info!("not notified: the plugin skips the message");
-            return Notified::default();
+    /// Counts, decides, claims and publishes.
+    pub(crate) async fn notify(&self, event: &mut Event, facts: Facts, uid: &str) -> Notified {
+        let mut notified = Notified::default();
+        match self.count(event, facts).await {
+            Ok(counted) => notified.counted = counted,
+            Err(error) => return notified.postponed(&error),
+        }
+        let mut decision = match self.decide(event, facts).await {
+            Ok(decision) => decision,
+            Err(Undecided::Skipped(rule)) => {
+                tracing::info!(skipped = %rule, "not notified");
+                return notified;
+            }
+            Err(error) => return notified.postponed(&error),
         };
         let user = event.recipient();
-        let snapshot = match self.store.snapshot(&user).await {
-            Ok(snapshot) => snapshot,
-            Err(error) => return postponed(&error),
+        let claimant = Claimant { id: &event.id, user: &user, uid, counted: notified.counted };
+        let publications = std::mem::take(&mut decision.publications);
+        let ours = match self.claim(claimant, publications, &mut decision.left_out).await {
+            Ok(ours) => ours,
+            Err(error) => return notified.postponed(&error),
         };
-        if snapshot.services.is_empty() {
-            tracing::info!("not notified: the recipient has no registration");
-            return Notified::default();
-        }
-        let recipient =
-            Recipient { exists: facts.exists.unwrap_or(true), online: facts.online.unwrap_or(snapshot.online) };
-        let services = self.plugin.should_publish(event, recipient, snapshot.services.clone());
-        if services.is_empty() {
-            let Recipient { exists, online } = recipient;
-            tracing::info!(exists, online, "not notified: the plugin chose none of the recipient's registrations");
-            return Notified::default();
-        }
-        let mut publications = self.plugin.publish_notification(event, payload, services);
-        publications.retain(|publication| self.is_due(event, publication));
-        let routed: Vec<(&Publication, &MongoosePush)> = publications
-            .iter()
-            .filter_map(|publication| Some((publication, self.route(&user, publication)?)))
-            .collect();
-        if routed.is_empty() {
-            return Notified::default();
-        }
-        let services: Vec<&PublishService> = routed.iter().map(|(publication, _)| &publication.service).collect();
-        let held = match self.store.claim(&event.id, &user, uid, &services).await {
-            Ok(held) => held,
-            Err(error) => return postponed(&error),
-        };
-        // What another event holds is that event's to finish, even if it has failed so far.
-        let (ours, others): (Vec<_>, Vec<_>) = routed.into_iter().zip(held).partition(|(_, held)| *held);
-        for ((publication, _), _) in others {
-            tracing::info!(jid = %publication.service.jid, "not notified: another event of this message does it");
-        }
-        let published = ours.into_iter().map(async |((publication, push_service), _)| {
-            let ended = self.publish(&user, &snapshot, publication, push_service).await;
-            (publication, ended)
+        let published = ours.into_iter().map(async |(publication, push_service)| {
+            let ended = self.publish(&user, &decision.snapshot, &publication, push_service).await;
+            (publication.service, ended)
         });
-        let mut notified = Notified::default();
-        for (publication, ended) in join_all(published).await {
+        let (mut delivered, mut failed) = (0, Vec::new());
+        for (service, ended) in join_all(published).await {
             match ended {
-                Ok(()) => notified.finished.push(publication.service.clone()),
-                Err(retry) => notified.retry = notified.retry.max(Some(retry)),
+                Ok(Ended::Delivered) => {
+                    delivered += 1;
+                    notified.finished.push(service);
+                }
+                Ok(Ended::Undeliverable) => notified.finished.push(service),
+                Err(retry) => {
+                    notified.retry = notified.retry.max(Some(retry));
+                    failed.push(service);
+                }
             }
         }
+        notified.finished.retain(|service| !failed.contains(service));
+        log(event, &decision, delivered, failed.len());
         notified
     }
 
-    fn is_due(&self, event: &Event, publication: &Publication) -> bool {
-        let asked = publication.service.options.time_to_live().ok().flatten();
-        let time_to_live = asked.unwrap_or(self.time_to_live).max(LEAST_TIME_TO_LIVE);
-        let due = OffsetDateTime::now_utc() - event.at <= time_to_live;
-        if !due {
-            count(Metric::Expired);
-            tracing::warn!(jid = %publication.service.jid, ?time_to_live, "not notified: too late");
+    /// Counts a message for its recipient, where the counts are Pushlark's to keep: as MongooseIM's inbox does, every
+    /// message that somebody else wrote, whether it notifies or not. Answers the message's number.
+    async fn count(&self, event: &mut Event, facts: Facts) -> Result<Option<u32>, StoreError> {
+        if !self.unread_counts || facts.unread_count.is_some() || !is_counted(event) {
+            return Ok(None);
         }
-        due
+        let (user, conversation) = (event.recipient(), event.from.to_bare());
+        event.unread_count = self.store.count(&user, &conversation, &event.id, event.at).await?;
+        Ok(Some(event.unread_count))
     }
 
-    fn route(&self, user: &BareJid, publication: &Publication) -> Option<&MongoosePush> {
-        let route = self.delivery.route(user, &publication.service.jid);
-        if route.is_none() {
-            count(Metric::Unroutable);
-            let jid = &publication.service.jid;
-            tracing::warn!(%jid, "not notified: the host is not virtual, and nothing publishes to real ones");
+    /// Everything that comes before a claim.
+    pub(crate) async fn decide(&self, event: &Event, facts: Facts) -> Result<Decision<'_>, Undecided> {
+        let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
+        match &self.plugin {
+            ChosenPlugin::Compiled(plugin) => {
+                // Before anything is read, so that a message that is skipped costs nothing.
+                let payload = plugin.prepare_notification(event).map_err(Undecided::Skipped)?;
+                let snapshot = self.store.snapshot(&event.recipient()).await?;
+                let known = Known::new(event, facts, &snapshot);
+                Ok(decide(&**plugin, delivery, time_to_live, event, payload, snapshot, known))
+            }
+            ChosenPlugin::External(function) => {
+                let snapshot = self.store.snapshot(&event.recipient()).await?;
+                let known = Known::new(event, facts, &snapshot);
+                let plugin = function.ask(event, &known.recipient, &snapshot.services).await?;
+                let payload = plugin.prepare_notification(event).map_err(Undecided::Skipped)?;
+                Ok(decide(&plugin, delivery, time_to_live, event, payload, snapshot, known))
+            }
         }
-        route
+    }
+
+    /// The publications that this event may make. What another event holds is that event's to finish, even if it has
+    /// failed so far.
+    async fn claim<'w>(
+        &self,
+        claimant: Claimant<'_>,
+        publications: Vec<(Publication, &'w MongoosePush)>,
+        left_out: &mut Vec<(PublishService, Reason)>,
+    ) -> Result<Vec<(Publication, &'w MongoosePush)>, StoreError> {
+        for (_, reason) in &*left_out {
+            match reason {
+                Reason::TooLate => count(Metric::Expired),
+                Reason::Unroutable => count(Metric::Unroutable),
+                Reason::Rule(_) | Reason::Unexplained | Reason::Claimed => {}
+            }
+        }
+        if publications.is_empty() {
+            return Ok(publications);
+        }
+        let services: Vec<&PublishService> = publications.iter().map(|(publication, _)| &publication.service).collect();
+        let held = self.store.claim(claimant, &services).await?;
+        let (ours, others): (Vec<_>, Vec<_>) = publications.into_iter().zip(held).partition(|(_, held)| *held);
+        left_out.extend(others.into_iter().map(|((publication, _), _)| (publication.service, Reason::Claimed)));
+        Ok(ours.into_iter().map(|(publication, _)| publication).collect())
     }
 
     /// Publishes to one device, and disables it if it is gone.
@@ -126,7 +158,7 @@ impl Worker {
         snapshot: &Snapshot,
         publication: &Publication,
         push_service: &MongoosePush,
-    ) -> Result<(), Retry> {
+    ) -> Result<Ended, Retry> {
         let Publication { service, payload } = publication;
         let outcome = {
             // The semaphore is never closed.
@@ -137,21 +169,23 @@ impl Worker {
         match outcome {
             Outcome::Delivered => {
                 count(Metric::Delivered);
-                tracing::info!(%jid, "notified");
-                Ok(())
+                Ok(Ended::Delivered)
             }
             Outcome::Gone => {
                 count(Metric::Gone);
                 tracing::warn!(%jid, "the device is gone: disabling its registration");
-                self.store.unregister_version(user, snapshot, service).await.map_err(|error| {
-                    tracing::error!(%jid, error = %Causes(&error), "not disabled");
-                    Retry::BackingOff
-                })
+                match self.store.unregister_version(user, snapshot, service).await {
+                    Ok(()) => Ok(Ended::Undeliverable),
+                    Err(error) => {
+                        tracing::error!(%jid, error = %Causes(&error), "not disabled");
+                        Err(Retry::BackingOff)
+                    }
+                }
             }
             Outcome::Refused(reason) => {
                 count(Metric::Refused);
                 tracing::error!(%jid, reason, "not notified: refused");
-                Ok(())
+                Ok(Ended::Undeliverable)
             }
             Outcome::Transient { reason, retry_after } => {
                 count(Metric::Transient);
@@ -162,8 +196,46 @@ impl Worker {
     }
 }
 
-fn postponed(error: &StoreError) -> Notified {
-    count(Metric::Transient);
-    tracing::error!(error = %Causes(error), "not notified yet");
-    Notified::retry()
+/// What came of a publish that is not to be repeated.
+enum Ended {
+    Delivered,
+    Undeliverable,
+}
+
+impl Notified {
+    fn postponed(self, error: &dyn std::error::Error) -> Self {
+        count(Metric::Transient);
+        tracing::error!(error = %Causes(error), "not notified yet");
+        Self { retry: Some(Retry::BackingOff), ..self }
+    }
+}
+
+/// Whether a message counts as unread: it has a text for the user to read, and was written by somebody else.
+pub fn is_counted(event: &Event) -> bool {
+    let message = &event.message;
+    let has_text = message.body().is_some_and(|body| !body.is_empty()) || message.has_omemo_payload();
+    let user = event.recipient();
+    // In MUC Light the occupant's nick is the user.
+    let is_own =
+        event.from.to_bare() == user || event.from.resource().is_some_and(|nick| nick.as_str() == user.as_str());
+    has_text && !is_own && !message.is_carbon() && !message.is_correction() && !message.has_hint(Hint::NoStore)
+}
+
+/// The one line that an event has in the log, unless something goes wrong.
+fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) {
+    let Decision { snapshot, known: Known { recipient, presence }, left_out, .. } = decision;
+    let left_out: Vec<String> = left_out.iter().map(|(service, reason)| format!("{}: {reason}", service.jid)).collect();
+    tracing::info!(
+        kind = event.kind.as_str(),
+        unread_count = event.unread_count,
+        registrations = snapshot.services.len(),
+        exists = recipient.exists,
+        online = recipient.online,
+        presence = presence.as_str(),
+        ?left_out,
+        delivered,
+        failed,
+        "{}",
+        if delivered > 0 { "notified" } else { "not notified" }
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pushlark_plugin::{Event, EventKind};
+use pushlark_plugin::{Disclosure, Event, EventKind};
 use pushlark_queue::{Facts, Record, Subject, Work};
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanza, Message, ParseError};
 use time::OffsetDateTime;
@@ -49,8 +49,13 @@ impl Task {
     }
 
     /// The tasks of a queue message's body.
-    pub fn read(body: &str) -> Result<Vec<Self>, Unreadable> {
+    pub fn read(body: &str, disclosure: &Arc<Disclosure>) -> Result<Vec<Self>, Unreadable> {
         let record: Record = serde_json::from_str(body).map_err(Unreadable::Json)?;
+        Self::of(record, disclosure)
+    }
+
+    /// The tasks of a record.
+    pub fn of(record: Record, disclosure: &Arc<Disclosure>) -> Result<Vec<Self>, Unreadable> {
         let mut tasks = Vec::new();
         for Work { id, at, subject } in record.work {
             let (from, kinds, stanza, facts) = match subject {
@@ -73,7 +78,8 @@ impl Task {
             for kind in kinds {
                 let (id, from, message) = (id.clone(), from.clone(), Arc::clone(&message));
                 let unread_count = facts.unread_count.unwrap_or(1);
-                let event = Box::new(Event { id, at, from, kind, message, unread_count });
+                let disclosure = Arc::clone(disclosure);
+                let event = Box::new(Event { id, at, from, kind, message, unread_count, disclosure });
                 tasks.push(Self::Notify { event, facts, uid: format!("{}.{}", record.uid, tasks.len()) });
             }
         }

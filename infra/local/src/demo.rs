@@ -42,8 +42,7 @@ const WEBHOOKS: [(&str, &str, &str); 4] = [
 /// Runs the main job through a stack of its own, in memory; an error says what was not as it must be.
 pub async fn demo() -> anyhow::Result<()> {
     let stack = Stack::start(Options::default()).await?;
-    let table: String = stack.environment.require("TABLE_NAME", "the table's name")?;
-    let store = Store::new(stack.dynamodb.clone(), table);
+    let store = Store::from_environment(stack.dynamodb.clone(), &stack.environment)?;
     let demo = Demo { http: Client::new(), url: stack.url.clone(), store };
     let told = demo.tell().await;
     stack.stop().await;

@@ -23,14 +23,15 @@ use aws_sdk_dynamodb::config::Credentials;
 use axum::Router;
 use dynoxide::Database;
 use pushlark_delivery::VirtualHosts;
-use pushlark_http::Access;
+use pushlark_http::{Access, Answer, Problem, Response, answer, read_json};
 use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use pushlark_store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use worker::{Plugins, Worker};
+use tokio::time::Instant;
+use worker::{FUNCTION_TIMEOUT, Plugins, Unexplained, Worker};
 
 use event_source::{EventSource, Mapping};
 use sink::Sink;
@@ -121,7 +122,7 @@ impl Stack {
         let sqs_url = url(sqs_listener.local_addr()?);
         serve(&mut emulators, sqs_listener, queues.router(), pending());
 
-        let aws = aws_config(&options.environment).await;
+        let aws = aws_config().await;
         let dynamodb_at = |endpoint: &str| {
             let config = aws_sdk_dynamodb::config::Builder::from(&aws).endpoint_url(endpoint).build();
             aws_sdk_dynamodb::Client::from_conf(config)
@@ -143,7 +144,8 @@ impl Stack {
 
         let table: String = environment.require("TABLE_NAME", "the table's name")?;
         table::create(&dynamodb, &table).await?;
-        let store = Store::new(options.dynamodb_endpoint.as_deref().map_or(dynamodb.clone(), dynamodb_at), table);
+        let store_client = options.dynamodb_endpoint.as_deref().map_or(dynamodb.clone(), dynamodb_at);
+        let store = Store::from_environment(store_client, &environment)?;
         let queue = Queue::new(sqs.clone(), &queue_url);
         let dead_letters = Queue::new(sqs.clone(), dead_letter_url);
         let access = access(&environment, &aws).await?;
@@ -153,16 +155,28 @@ impl Stack {
             virtual_hosts: VirtualHosts::from_environment(&environment)?,
         };
         let disable = disable::Function { access: access.clone(), store: store.clone() };
-        let ingest = ingest::Function { access, store: store.clone(), queue: queue.clone() };
-        let worker = Worker::from_environment(&environment, &options.plugins, store, queue, dead_letters)?;
+        let ingest = ingest::Function {
+            access: access.clone(),
+            store: store.clone(),
+            queue: queue.clone(),
+            unread_counts: environment.switch("UNREAD_COUNTS", false)?,
+        };
+        let aws = with_endpoint(aws, &environment, "AWS_ENDPOINT_URL_LAMBDA");
+        let worker = Worker::from_environment(&environment, &aws, &options.plugins, store, queue, dead_letters)?;
+        let worker = Arc::new(worker);
         let router = Router::new()
             .merge(function_url::route("/enable", enable, |f, event| async move { f.handle(event).await }))
             .merge(function_url::route("/disable", disable, |f, event| async move { f.handle(event).await }))
             .merge(function_url::route("/events", ingest, |f, event| async move { f.handle(event).await }))
+            .merge(function_url::route(
+                "/explain",
+                (access, Arc::clone(&worker)),
+                |(access, worker), event| async move { explain(&access, &worker, event).await },
+            ))
             .nest("/sink", Sink::default().router());
         serve(&mut functions, listener, router, until_stopped(stopped.clone()));
         let mapping = Mapping::from_environment(&environment)?;
-        functions.spawn(EventSource::new(sqs.clone(), queue_url, Arc::new(worker), mapping).run(stopped));
+        functions.spawn(EventSource::new(sqs.clone(), queue_url, worker, mapping).run(stopped));
 
         Ok(Self {
             url: url(address),
@@ -267,14 +281,32 @@ async fn sweep(database: Database) {
     }
 }
 
+/// Invokes the worker with events to explain, as IAM lets an operator do on AWS.
+async fn explain(access: &Access, worker: &Arc<Worker>, invocation: pushlark_http::Invocation) -> Answer {
+    answer(access, invocation, async |request| {
+        let invocation = read_json(&request.body).map_err(Problem::bad_request)?;
+        match worker.answer(invocation, Instant::now() + FUNCTION_TIMEOUT).await {
+            Ok(answer) => Response::json(200, &answer),
+            Err(Unexplained::Store(_) | Unexplained::Plugin(_)) => Err(Problem::unavailable()),
+            Err(unexplained) => Err(Problem::bad_request(unexplained.to_string())),
+        }
+    })
+    .await
+}
+
 /// Credentials that no real service takes, whatever is configured on this machine.
-async fn aws_config(environment: &Environment) -> SdkConfig {
-    let config = aws_config::defaults(BehaviorVersion::latest())
+async fn aws_config() -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
         .region(Region::from_static("us-east-1"))
-        .credentials_provider(Credentials::new("local", "local", None, None, "local"));
-    match environment.text("AWS_ENDPOINT_URL_SECRETS_MANAGER") {
-        Some(endpoint) => config.endpoint_url(endpoint).load().await,
-        None => config.load().await,
+        .credentials_provider(Credentials::new("local", "local", None, None, "local"))
+        .load()
+        .await
+}
+
+fn with_endpoint(aws: SdkConfig, environment: &Environment, variable: &str) -> SdkConfig {
+    match environment.text(variable) {
+        Some(endpoint) => aws.into_builder().endpoint_url(endpoint).build(),
+        None => aws,
     }
 }
 
@@ -283,5 +315,6 @@ async fn access(environment: &Environment, aws: &SdkConfig) -> anyhow::Result<Ac
         tracing::warn!("WEBHOOK_SECRET is not set: anybody on this machine may call");
         return Ok(Access::Open);
     }
-    Ok(Access::from_environment(environment, aws).await?)
+    let aws = with_endpoint(aws.clone(), environment, "AWS_ENDPOINT_URL_SECRETS_MANAGER");
+    Ok(Access::from_environment(environment, &aws).await?)
 }

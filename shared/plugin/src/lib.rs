@@ -4,19 +4,24 @@
 //! `mod_event_pusher_push` calls its own: `prepare_notification` (which may skip), `should_publish` (which filters
 //! the recipient's services) and `publish_notification`. A callback that is left out is the [`Defaults`]'.
 
+mod built_in;
+mod disclosure;
 mod options;
 mod payload;
 
+pub use built_in::{Defaults, Enhanced, Hints};
+pub use disclosure::Disclosure;
 pub use options::{InvalidOptions, MAX_OPTION_FIELDS, MAX_OPTIONS_BYTES, Mode, Priority, PublishOptions};
 pub use payload::Payload;
 pub use pushlark_xmpp as xmpp;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use xmpp::{BareJid, FullJid, Jid, Message, MessageType};
+use xmpp::{BareJid, FullJid, Jid, Message};
 
 /// A message on its way to one recipient.
 #[derive(Debug, Clone)]
@@ -33,6 +38,8 @@ pub struct Event {
     pub message: Arc<Message>,
     /// How many messages of this conversation the recipient has not read, this one included.
     pub unread_count: u32,
+    /// What a notification may tell of the message.
+    pub disclosure: Arc<Disclosure>,
 }
 
 /// What happened to a message.
@@ -42,6 +49,16 @@ pub enum EventKind {
     Message(BareJid),
     /// It was sent to this session, which never acknowledged it (XEP-0198).
     Unacknowledged(FullJid),
+}
+
+impl EventKind {
+    /// The type of event that tells of it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Message(_) => "message",
+            Self::Unacknowledged(_) => "unacknowledged",
+        }
+    }
 }
 
 impl Event {
@@ -55,12 +72,14 @@ impl Event {
 }
 
 /// What is known of a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
     /// Whether there is such a user.
     pub exists: bool,
     /// Whether the user has a session that takes messages.
     pub online: bool,
+    /// The service that was enabled last by the session that the event is of, if it is of one.
+    pub tied: Option<PublishService>,
 }
 
 /// A registration as a plugin sees it: where a user wants notifications published (MongooseIM's publish service).
@@ -85,34 +104,75 @@ pub struct Publication {
     pub payload: Payload,
 }
 
+/// Why a plugin leaves out a message or a service, for whoever operates Pushlark. It goes to the log, so it quotes
+/// nothing of the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    plugin: Cow<'static, str>,
+    text: Cow<'static, str>,
+}
+
+impl Rule {
+    /// The rule of `plugin` that `text` says.
+    pub fn new(plugin: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { plugin: plugin.into(), text: text.into() }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.plugin, self.text)
+    }
+}
+
+/// Which of a recipient's services to notify.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// These.
+    pub publish: Vec<PublishService>,
+    /// Not these, and why.
+    pub left_out: Vec<(PublishService, Rule)>,
+}
+
+impl Choice {
+    /// All of them.
+    pub fn all(services: Vec<PublishService>) -> Self {
+        Self { publish: services, left_out: Vec::new() }
+    }
+
+    /// None of them, by one rule.
+    pub fn none(services: Vec<PublishService>, rule: &Rule) -> Self {
+        Self::by(services, |_| Some(rule.clone()))
+    }
+
+    /// Those that no rule leaves out.
+    pub fn by(services: Vec<PublishService>, rule: impl Fn(&PublishService) -> Option<Rule>) -> Self {
+        let mut choice = Self::default();
+        for service in services {
+            match rule(&service) {
+                None => choice.publish.push(service),
+                Some(rule) => choice.left_out.push((service, rule)),
+            }
+        }
+        choice
+    }
+}
+
 /// Decides whether and what to notify. Callbacks are called in the order in which they stand here, once for each
 /// recipient of an event; they do no I/O, so the same inputs give the same answers.
 pub trait Plugin: Send + Sync {
-    /// What to notify of `event`; `None` skips it, before anything was read of the recipient.
-    fn prepare_notification(&self, event: &Event) -> Option<Payload> {
-        let body = event.message.body().filter(|body| !body.is_empty())?;
-        let sender = match event.message.kind() {
-            MessageType::Groupchat => event.from.to_string(),
-            _ => event.from.to_bare().to_string(),
-        };
-        Some(Payload::summary(event.unread_count, sender, body.into_owned()))
+    /// What to notify of `event`, or the rule that skips it, before anything was read of the recipient.
+    fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
+        built_in::prepare_notification(event)
     }
 
     /// Which of the recipient's services to notify. A service that was notified of this message before is left out
     /// afterwards, whatever is answered here.
-    fn should_publish(
-        &self,
-        event: &Event,
-        recipient: Recipient,
-        services: Vec<PublishService>,
-    ) -> Vec<PublishService> {
-        match event.kind {
-            EventKind::Message(_) if recipient.exists && !recipient.online => services,
-            EventKind::Message(_) | EventKind::Unacknowledged(_) => Vec::new(),
-        }
+    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<PublishService>) -> Choice {
+        built_in::should_publish(event, recipient, services)
     }
 
-    /// What to publish where. `services` is what `should_publish` answered, and never empty.
+    /// What to publish where. `services` is what `should_publish` chose, and never empty.
     fn publish_notification(
         &self,
         _event: &Event,
@@ -122,12 +182,6 @@ pub trait Plugin: Send + Sync {
         services.into_iter().map(|service| Publication { service, payload: payload.clone() }).collect()
     }
 }
-
-/// MongooseIM's `mod_event_pusher_push_plugin_defaults`: messages with a body, to recipients that are offline.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Defaults;
-
-impl Plugin for Defaults {}
 
 /// The plugins that a worker was built with, by the names that the setting `PLUGIN` knows them by.
 #[derive(Clone)]
@@ -144,7 +198,7 @@ pub struct UnknownPlugin {
 impl Plugins {
     /// The plugins that come with Pushlark.
     pub fn built_in() -> Self {
-        Self(BTreeMap::new()).with("defaults", Defaults)
+        Self(BTreeMap::new()).with("defaults", Defaults).with("enhanced", Enhanced).with("hints", Hints)
     }
 
     /// These and `plugin`, which takes the place of one with the same name.

@@ -14,13 +14,16 @@ impl Payload {
     /// The text of the last message.
     pub const LAST_MESSAGE_BODY: &'static str = "last-message-body";
 
-    /// The summary of a conversation, as the XEP has it.
-    pub fn summary(message_count: u32, last_message_sender: String, last_message_body: String) -> Self {
-        Self::default()
-            .with(Self::MESSAGE_COUNT, message_count.to_string())
-            .with(Self::LAST_MESSAGE_SENDER, last_message_sender)
-            .with(Self::LAST_MESSAGE_BODY, last_message_body)
-    }
+    /// `true` when the sender calls the message urgent.
+    pub const URGENT: &'static str = "urgent";
+    /// `true` when the message mentions the recipient.
+    pub const MENTION: &'static str = "mention";
+    /// Who calls: a bare JID.
+    pub const MESSAGE_SENDER: &'static str = "message-sender";
+    /// The step of a call, such as `propose`.
+    pub const JINGLE_MESSAGE: &'static str = "jingle-message";
+    /// The call's id.
+    pub const JINGLE_SESSION_ID: &'static str = "jingle-session-id";
 
     /// This payload with one more field, or with another value of one that it has.
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {

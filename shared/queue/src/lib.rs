@@ -20,6 +20,9 @@ const SEND_TRIES: usize = 3;
 /// time that the worker may have had it by then.
 const MAX_DELAY: Duration = Duration::from_secs(12 * 60 * 60 - 60);
 
+/// The longest time for which SQS keeps a new message back.
+const MAX_TIMER: Duration = Duration::from_secs(15 * 60);
+
 /// The queue did not do what it was asked; the caller tries again later.
 #[derive(Debug, thiserror::Error)]
 #[error("the queue could not {action}")]
@@ -87,6 +90,15 @@ impl Queue {
             entries.retain(|entry| sent.failed.iter().any(|failed| failed.id == entry.id));
         }
         Err(QueueError { action: "take records", source: reason.into() })
+    }
+
+    /// Sends one record that is not to be received before so long, at most 15 minutes ("Amazon SQS message timers").
+    pub async fn send_later(&self, record: &Record, delay: Duration) -> Result<(), QueueError> {
+        let body = serde_json::to_string(record).map_err(QueueError::during("take a record"))?;
+        let seconds = delay.min(MAX_TIMER).as_secs() as i32;
+        let message = self.client.send_message().queue_url(&self.url).message_body(body).delay_seconds(seconds);
+        message.send().await.map_err(QueueError::during("take a record"))?;
+        Ok(())
     }
 
     /// Sends a text as it stands, as a record that nobody could understand goes to the dead-letter queue.

@@ -95,6 +95,16 @@ impl Environment {
         self.get(name)?.ok_or(SettingError::Missing { name, purpose })
     }
 
+    /// The switch `name`, which is `on` or `off`, or `default` when it is not set.
+    pub fn switch(&self, name: &'static str, default: bool) -> Result<bool, SettingError> {
+        match self.text(name).map(str::trim) {
+            None => Ok(default),
+            Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            Some(other) => Err(SettingError::invalid(name, format!("{other:?} is neither on nor off"))),
+        }
+    }
+
     /// The whole number `name`, which must lie in `range`, or `default` when it is not set.
     pub fn number(
         &self,

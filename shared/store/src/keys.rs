@@ -12,6 +12,8 @@ use sha2::{Digest, Sha256};
 pub const REGISTRATION: &str = "reg/";
 /// What the sort key of a session begins with.
 pub const SESSION: &str = "ses/";
+/// What the names of a counter's attributes for messages begin with.
+pub const COUNTED_MESSAGE: &str = "m/";
 /// The sort keys from here …
 pub const RECIPIENT_FIRST: &str = REGISTRATION;
 /// … to here are all of a recipient's registrations and sessions: `0` follows `/`.
@@ -26,6 +28,15 @@ pub fn registration(jid: &BareJid, node: &str) -> String {
 
 pub fn session(session: &FullJid) -> String {
     format!("{SESSION}{}", bounded(session.resource().as_str(), 1000))
+}
+
+pub fn unread(conversation: &BareJid) -> String {
+    format!("unread/{}", bounded(conversation.as_str(), 1000))
+}
+
+/// The name of a counter's attribute for a message: short, since a counter has many.
+pub fn counted_message(id: &str) -> String {
+    format!("{COUNTED_MESSAGE}{}", &hash(id)[..16])
 }
 
 pub fn claim(id: &str, user: &BareJid) -> String {
@@ -51,12 +62,15 @@ fn bounded(part: &str, most: usize) -> Cow<'_, str> {
     if part.len() <= most {
         return Cow::Borrowed(part);
     }
-    let hash = Sha256::digest(part).iter().fold(String::from("#"), |mut hash, byte| {
+    Cow::Owned(format!("#{}", hash(part)))
+}
+
+fn hash(text: &str) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |mut hash, byte| {
         // Writing to a string cannot fail.
         let _ = write!(hash, "{byte:02x}");
         hash
-    });
-    Cow::Owned(hash)
+    })
 }
 
 #[cfg(test)]
@@ -71,6 +85,7 @@ mod tests {
         let user = BareJid::new(&format!("{localpart}@{domain}")).unwrap();
         assert!(registration(&user, &"n".repeat(512)).len() <= 1024);
         assert!(session(&user.with_resource_str(&"r".repeat(1023)).unwrap()).len() <= 1024);
+        assert!(unread(&user).len() <= 1024);
         assert!(claim(&"i".repeat(1000), &user).len() <= 2048);
         let other = BareJid::new(&format!("{localpart}@x{}", &domain[1..])).unwrap();
         assert_ne!(registration(&user, "n"), registration(&other, "n"));

@@ -1,33 +1,40 @@
-//! Registrations, sessions and claims: the DynamoDB table. Nothing else knows its keys.
+//! Registrations, sessions, unread counts and claims: the DynamoDB table. Nothing else knows its keys.
 //!
 //! | pk | sk | holds |
 //! | --- | --- | --- |
 //! | `bob@example.com` | `reg/<pubsub jid>/<node>` | a registration |
 //! | `bob@example.com` | `ses/<resource>` | a session: whether it is online, the registration tied to it |
-//! | `msg/<id>/bob@example.com` | `claim` | which services a message was published to, by which event |
+//! | `bob@example.com` | `unread/<conversation jid>` | how many messages are unread |
+//! | `msg/<id>/bob@example.com` | `claim` | which services a message was published to, by which event, and its unread count |
 
+mod claim;
 mod item;
 mod keys;
+mod removal;
+mod unread;
 
-use std::collections::{BTreeMap, HashMap};
+pub use claim::{Claimant, Claimed};
+pub use removal::Progress;
+
+use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BoxError, SdkError};
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::AttributeValue;
 use pushlark_plugin::PublishService;
-use pushlark_xmpp::{BareJid, DomainPart, FullJid, Jid};
+use pushlark_settings::{Environment, SettingError};
+use pushlark_xmpp::{BareJid, FullJid, Jid};
 use time::OffsetDateTime;
 
 use item::{Item, number, text};
 
-/// How long a session is remembered after the last that was heard of it, so that a lost "offline" does not keep a
-/// user's notifications back for ever.
-const SESSION_LIFETIME: Duration = Duration::from_hours(7 * 24);
-/// How long a claim is remembered: longer than the 14 days for which SQS keeps a message.
-const CLAIM_LIFETIME: Duration = Duration::from_hours(16 * 24);
+/// `SESSION_LIFETIME` when it is not set, in seconds: a week.
+const SESSION_LIFETIME: u32 = 7 * 86_400;
 
 /// The table did not do what it was asked. All that a caller can do is to try again later: what is wrong (throttling,
 /// an outage, a missing permission) is not about the item.
@@ -49,10 +56,22 @@ impl StoreError {
 pub struct Snapshot {
     /// Where the user wants notifications published.
     pub services: Vec<PublishService>,
-    /// Whether any of the user's sessions is online.
-    pub online: bool,
-    /// The keys of the sessions that are tied to a registration, with the registration's key.
-    ties: Vec<(String, String)>,
+    /// Whether any of the user's sessions is online; `None` when nothing was heard of any.
+    pub online: Option<bool>,
+    ties: Vec<Tie>,
+}
+
+/// A session that enabled a registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tie {
+    /// The session's key.
+    session: String,
+    /// The registration's key.
+    registration: String,
+    /// When it was enabled, in microseconds since 1970.
+    tied_at: u64,
+    /// When the session went offline last, in microseconds since 1970; 0 for never.
+    offline_at: u64,
 }
 
 /// Whether a session takes messages.
@@ -64,26 +83,24 @@ pub enum Availability {
     Offline,
 }
 
-/// The part of the work that is done in one pass before the time ran out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing is left.
-    Complete,
-    /// Something may be left; calling again goes on.
-    Partial,
-}
-
 /// The table.
 #[derive(Debug, Clone)]
 pub struct Store {
     client: Client,
     table: String,
+    session_lifetime: Duration,
 }
 
 impl Store {
-    /// The table called `table`.
-    pub fn new(client: Client, table: impl Into<String>) -> Self {
-        Self { client, table: table.into() }
+    /// From `TABLE_NAME` and `SESSION_LIFETIME`: for how many seconds a session is remembered after the last that was
+    /// heard of it, so that a lost "offline" does not keep a user's notifications back for ever.
+    pub fn from_environment(client: Client, environment: &Environment) -> Result<Self, SettingError> {
+        let session_lifetime = environment.number("SESSION_LIFETIME", 1..=365 * 86_400, SESSION_LIFETIME)?;
+        Ok(Self {
+            client,
+            table: environment.require("TABLE_NAME", "the table that holds the registrations")?,
+            session_lifetime: Duration::from_secs(session_lifetime.into()),
+        })
     }
 
     /// Opens the connection to the table, by a query that finds nothing.
@@ -103,14 +120,11 @@ impl Store {
         let owner = user.to_bare();
         // The tie goes first: until there is a registration, it refers to nothing.
         if let Ok(session) = user.try_as_full() {
-            self.client
-                .update_item()
-                .table_name(&self.table)
-                .key("pk", text(&owner))
-                .key("sk", text(keys::session(session)))
-                .update_expression("SET registration = :registration, expires_at = :expires_at")
+            self.update(&owner, &keys::session(session))
+                .update_expression("SET registration = :registration, tied_at = :tied_at, expires_at = :expires_at")
                 .expression_attribute_values(":registration", text(keys::registration(&service.jid, &service.node)))
-                .expression_attribute_values(":expires_at", number(expiry(SESSION_LIFETIME)))
+                .expression_attribute_values(":tied_at", number(service.created_at))
+                .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)))
                 .send()
                 .await
                 .map_err(StoreError::during("tie a session"))?;
@@ -150,62 +164,6 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes all that is kept of a user, except what was stored after `at`.
-    pub async fn remove_user(&self, user: &BareJid, at: OffsetDateTime) -> Result<(), StoreError> {
-        let mut pages = self
-            .query()
-            .key_condition_expression("pk = :pk")
-            .expression_attribute_values(":pk", text(user))
-            .projection_expression("pk, sk")
-            .into_paginator()
-            .send();
-        while let Some(page) = pages.next().await {
-            for keys in page.map_err(StoreError::during("list what is kept of a user"))?.items.unwrap_or_default() {
-                self.delete_before(keys, at).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes a domain's registrations, except those stored after `at`, until `may_go_on` answers no.
-    ///
-    /// The index follows the table after a moment, so a pass that deleted something is followed by another one.
-    pub async fn remove_domain(
-        &self,
-        domain: &DomainPart,
-        at: OffsetDateTime,
-        may_go_on: impl Fn() -> bool,
-    ) -> Result<Progress, StoreError> {
-        for shard in keys::domain_shards(domain) {
-            loop {
-                if !may_go_on() {
-                    return Ok(Progress::Partial);
-                }
-                let page = self
-                    .client
-                    .query()
-                    .table_name(&self.table)
-                    .index_name("domain")
-                    .key_condition_expression("domain_shard = :shard AND created_at <= :at")
-                    .expression_attribute_values(":shard", text(&shard))
-                    .expression_attribute_values(":at", number(micros(at)))
-                    .limit(100)
-                    .send()
-                    .await
-                    .map_err(StoreError::during("list a domain's registrations"))?;
-                let registrations = page.items.unwrap_or_default();
-                if registrations.is_empty() {
-                    break;
-                }
-                for registration in registrations {
-                    let keys = registration.into_iter().filter(|(name, _)| name == "pk" || name == "sk").collect();
-                    self.delete_before(keys, at).await?;
-                }
-            }
-        }
-        Ok(Progress::Complete)
-    }
-
     /// All that is needed of a recipient, in one consistent query.
     pub async fn snapshot(&self, user: &BareJid) -> Result<Snapshot, StoreError> {
         let mut snapshot = Snapshot::default();
@@ -231,89 +189,42 @@ impl Store {
         }
     }
 
-    /// Notes whether a session is online, unless something newer than `at` is known of it.
+    /// Notes whether a session is online, unless something newer than `at` is known of it. A registration that was tied
+    /// to the session before it went offline is not tied to it any more.
     pub async fn set_presence(
         &self,
         session: &FullJid,
         availability: Availability,
         at: OffsetDateTime,
     ) -> Result<(), StoreError> {
+        let (user, key) = (session.to_bare(), keys::session(session));
+        let offline_at = match availability {
+            Availability::Online => "",
+            Availability::Offline => ", offline_at = :at",
+        };
         let written = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .key("pk", text(session.to_bare()))
-            .key("sk", text(keys::session(session)))
-            .update_expression("SET is_online = :online, since = :at, expires_at = :expires_at")
+            .update(&user, &key)
+            .update_expression(format!("SET is_online = :online, since = :at, expires_at = :expires_at{offline_at}"))
             .condition_expression("attribute_not_exists(since) OR since < :at")
             .expression_attribute_values(":online", AttributeValue::Bool(availability == Availability::Online))
             .expression_attribute_values(":at", number(micros(at)))
-            .expression_attribute_values(":expires_at", number(expiry(SESSION_LIFETIME)))
+            .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)))
             .send()
             .await;
-        match written {
-            Err(error) if is_stale_update(&error) => Ok(()),
-            written => written.map(drop).map_err(StoreError::during("note a presence")),
+        if unless_stale("note a presence", written)? || availability == Availability::Online {
+            return Ok(());
         }
-    }
-
-    /// Claims, for the event `uid`, the right to publish the message `id` to `services` of `user`, in one write.
-    /// Answers which of them this event holds: it has claimed them now, or had before and did not finish.
-    pub async fn claim(
-        &self,
-        id: &str,
-        user: &BareJid,
-        uid: &str,
-        services: &[&PublishService],
-    ) -> Result<Vec<bool>, StoreError> {
-        let claim = self
-            .update_claim(id, user, services, "if_not_exists({}, :uid)", uid)
-            .await
-            .map_err(StoreError::during("claim a message"))?;
-        let holder = |service: &&PublishService| claim.get(&keys::service(service)).and_then(|v| v.as_s().ok());
-        Ok(services.iter().map(|service| holder(service).is_some_and(|holder| holder == uid)).collect())
-    }
-
-    /// Notes that `services` need nothing more for the message `id`, so that a repeat of the event leaves them out.
-    pub async fn finish(
-        &self,
-        id: &str,
-        user: &BareJid,
-        uid: &str,
-        services: &[&PublishService],
-    ) -> Result<(), StoreError> {
-        let done = format!("{uid} done");
-        self.update_claim(id, user, services, ":uid", &done)
-            .await
-            .map_err(StoreError::during("note what was published"))?;
-        Ok(())
-    }
-
-    async fn update_claim(
-        &self,
-        id: &str,
-        user: &BareJid,
-        services: &[&PublishService],
-        value: &str,
-        uid: &str,
-    ) -> Result<Item, SdkError<UpdateItemError>> {
-        let names: BTreeMap<String, String> =
-            services.iter().enumerate().map(|(i, service)| (format!("#s{i}"), keys::service(service))).collect();
-        let sets: Vec<String> = names.keys().map(|name| format!("{name} = {}", value.replace("{}", name))).collect();
-        let updated = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .key("pk", text(keys::claim(id, user)))
-            .key("sk", text("claim"))
-            .update_expression(format!("SET {}, expires_at = :expires_at", sets.join(", ")))
-            .set_expression_attribute_names(Some(names.into_iter().collect()))
-            .expression_attribute_values(":uid", text(uid))
-            .expression_attribute_values(":expires_at", number(expiry(CLAIM_LIFETIME)))
-            .return_values(ReturnValue::AllNew)
+        // The session has come back since, but not with the tie that it had.
+        let cut = self
+            .update(&user, &key)
+            .update_expression("SET offline_at = :at")
+            .condition_expression(
+                "attribute_exists(registration) AND (attribute_not_exists(offline_at) OR offline_at < :at)",
+            )
+            .expression_attribute_values(":at", number(micros(at)))
             .send()
-            .await?;
-        Ok(updated.attributes.unwrap_or_default())
+            .await;
+        unless_stale("untie a session", cut).map(drop)
     }
 
     /// Deletes a registration, of any version or of this one alone; answers whether it did.
@@ -334,53 +245,42 @@ impl Store {
         }
     }
 
-    async fn delete_before(&self, keys: Item, at: OffsetDateTime) -> Result<(), StoreError> {
-        let deleted = self
-            .client
-            .delete_item()
-            .table_name(&self.table)
-            .set_key(Some(keys))
-            .condition_expression(
-                "(attribute_not_exists(created_at) OR created_at <= :at) AND (attribute_not_exists(since) OR since <= :at)",
-            )
-            .expression_attribute_values(":at", number(micros(at)))
-            .send()
-            .await;
-        match deleted {
-            Err(error) if is_stale_delete(&error) => Ok(()),
-            deleted => deleted.map(drop).map_err(StoreError::during("delete an item")),
-        }
-    }
-
     /// Frees the sessions that were tied to a registration that is gone.
     async fn untie(&self, user: &BareJid, snapshot: &Snapshot, service: &PublishService) -> Result<(), StoreError> {
         let registration = keys::registration(&service.jid, &service.node);
-        for (session, _) in snapshot.ties.iter().filter(|(_, tied)| *tied == registration) {
+        for tie in snapshot.ties.iter().filter(|tie| tie.registration == registration) {
             let untied = self
-                .client
-                .update_item()
-                .table_name(&self.table)
-                .key("pk", text(user))
-                .key("sk", text(session))
-                .update_expression("REMOVE registration")
+                .update(user, &tie.session)
+                .update_expression("REMOVE registration, tied_at")
                 .condition_expression("registration = :registration")
                 .expression_attribute_values(":registration", text(&registration))
                 .send()
                 .await;
-            match untied {
-                Err(error) if is_stale_update(&error) => {}
-                untied => drop(untied.map_err(StoreError::during("untie a session"))?),
-            }
+            unless_stale("untie a session", untied)?;
         }
         Ok(())
     }
 
-    fn query(&self) -> aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder {
+    fn query(&self) -> QueryFluentBuilder {
         self.client.query().table_name(&self.table).consistent_read(true)
+    }
+
+    fn update(&self, pk: impl ToString, sk: &str) -> UpdateItemFluentBuilder {
+        self.client.update_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk))
     }
 }
 
 impl Snapshot {
+    /// The service that `session` was tied to when something happened to it at `at`.
+    pub fn tied(&self, session: &FullJid, at: OffsetDateTime) -> Option<&PublishService> {
+        let key = keys::session(session);
+        let tie = self.ties.iter().find(|tie| tie.session == key)?;
+        if (tie.tied_at..=micros(at)).contains(&tie.offline_at) {
+            return None;
+        }
+        self.services.iter().find(|service| keys::registration(&service.jid, &service.node) == tie.registration)
+    }
+
     fn add(&mut self, item: Item) {
         // TTL deletes an item some time after it expired.
         if item::number_of(&item, "expires_at").is_some_and(|at| at <= seconds_now()) {
@@ -388,9 +288,13 @@ impl Snapshot {
         }
         let key = item::text_of(&item, "sk").unwrap_or_default().to_owned();
         if key.starts_with(keys::SESSION) {
-            self.online |= item.get("is_online").and_then(|v| v.as_bool().ok()) == Some(&true);
+            if let Some(online) = item.get("is_online").and_then(|v| v.as_bool().ok()) {
+                self.online = Some(*online || self.online == Some(true));
+            }
             if let Some(registration) = item::text_of(&item, "registration") {
-                self.ties.push((key, registration.to_owned()));
+                let time = |name| item::number_of(&item, name).unwrap_or(0);
+                let (tied_at, offline_at) = (time("tied_at"), time("offline_at"));
+                self.ties.push(Tie { session: key, registration: registration.to_owned(), tied_at, offline_at });
             }
         } else if key.starts_with(keys::REGISTRATION) {
             match item::read_registration(&item) {
@@ -401,8 +305,15 @@ impl Snapshot {
     }
 }
 
-fn is_stale_update<R>(error: &SdkError<UpdateItemError, R>) -> bool {
-    error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception)
+/// Whether an update was made, or its condition found that it is out of date.
+fn unless_stale<T>(action: &'static str, updated: Result<T, SdkError<UpdateItemError>>) -> Result<bool, StoreError> {
+    match updated {
+        Ok(_) => Ok(true),
+        Err(error) if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) => {
+            Ok(false)
+        }
+        Err(error) => Err(StoreError::during(action)(error)),
+    }
 }
 
 fn is_stale_delete<R>(error: &SdkError<DeleteItemError, R>) -> bool {

@@ -24,11 +24,13 @@ pub enum Metric {
     Unroutable,
     /// Records that could not be understood.
     DeadLettered,
+    /// Calls of a plugin in a Lambda function that gave no decision.
+    PluginFailed,
     /// Requests without a valid credential.
     Unauthorized,
 }
 
-const METRICS: [Metric; 9] = [
+const METRICS: [Metric; 10] = [
     Metric::EventsAccepted,
     Metric::Delivered,
     Metric::Gone,
@@ -37,6 +39,7 @@ const METRICS: [Metric; 9] = [
     Metric::Expired,
     Metric::Unroutable,
     Metric::DeadLettered,
+    Metric::PluginFailed,
     Metric::Unauthorized,
 ];
 

@@ -20,6 +20,24 @@ pub mod ns {
     pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
     /// Unique and stable stanza ids (XEP-0359).
     pub const STANZA_ID: &str = "urn:xmpp:sid:0";
+    /// Message processing hints (XEP-0334).
+    pub const HINTS: &str = "urn:xmpp:hints";
+    /// Calls that are announced by messages (XEP-0353).
+    pub const JINGLE_MESSAGE: &str = "urn:xmpp:jingle-message:0";
+    /// How far a user has read (XEP-0333).
+    pub const CHAT_MARKERS: &str = "urn:xmpp:chat-markers:0";
+    /// Copies for a user's other sessions (XEP-0280).
+    pub const CARBONS: &str = "urn:xmpp:carbons:2";
+    /// The correction of an earlier message (XEP-0308).
+    pub const CORRECTION: &str = "urn:xmpp:message-correct:0";
+    /// How a message is encrypted (XEP-0380).
+    pub const ENCRYPTION: &str = "urn:xmpp:eme:0";
+    /// OMEMO (XEP-0384), by the versions in use.
+    pub const OMEMO: [&str; 3] = ["eu.siacs.conversations.axolotl", "urn:xmpp:omemo:1", "urn:xmpp:omemo:2"];
+    /// References, of which a mention is one kind (XEP-0372).
+    pub const REFERENCE: &str = "urn:xmpp:reference:0";
+    /// Headers of a stanza (XEP-0131).
+    pub const HEADERS: &str = "http://jabber.org/protocol/shim";
     /// The stream of a client (RFC 6120, section 4.8.2): the namespace in which Pushlark writes stanzas.
     pub const CLIENT: &str = "jabber:client";
     /// The namespaces that a stanza may be in: none at all, or that of the stream that it was taken from.
@@ -31,4 +49,4 @@ pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text}
 pub use form::{DataForm, FormError};
 pub use jid::{BareJid, DomainPart, FullJid, Jid, NodePart};
 pub use push::{Disable, Enable, InvalidRequest, MAX_NODE_BYTES};
-pub use stanza::{Condition, InvalidStanza, Iq, IqType, Message, MessageType, Presence, PresenceType};
+pub use stanza::{Condition, Hint, InvalidStanza, Iq, IqType, Message, MessageType, Presence, PresenceType};

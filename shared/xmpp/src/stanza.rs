@@ -189,6 +189,81 @@ impl Message {
     }
 }
 
+/// What the extensions that matter to a push server say of a message.
+impl Message {
+    /// Whether the message carries a processing hint.
+    pub fn has_hint(&self, hint: Hint) -> bool {
+        self.0.child(hint.as_str(), ns::HINTS).is_some()
+    }
+
+    /// The call that the message is about: the step's name, such as `propose`, and the session's id (XEP-0353).
+    pub fn jingle_message(&self) -> Option<(&str, &str)> {
+        let step = self.0.children().find(|child| child.namespace() == ns::JINGLE_MESSAGE)?;
+        Some((step.name(), step.attribute("id")?))
+    }
+
+    /// Whether the sender tells by it how far the conversation is read (XEP-0333).
+    pub fn is_displayed_marker(&self) -> bool {
+        self.0.child("displayed", ns::CHAT_MARKERS).is_some()
+    }
+
+    /// Whether it corrects an earlier message (XEP-0308).
+    pub fn is_correction(&self) -> bool {
+        self.0.child("replace", ns::CORRECTION).is_some()
+    }
+
+    /// Whether it is a copy of what the user's own session sent or got (XEP-0280).
+    pub fn is_carbon(&self) -> bool {
+        ["sent", "received"].into_iter().any(|direction| self.0.child(direction, ns::CARBONS).is_some())
+    }
+
+    /// Whether the body, if there is one, only says that the message is encrypted (XEP-0380, XEP-0384).
+    pub fn is_encrypted(&self) -> bool {
+        self.0.child("encryption", ns::ENCRYPTION).is_some() || self.omemo().is_some()
+    }
+
+    /// Whether it carries a text that is encrypted by OMEMO, and not keys alone (XEP-0384, section 5.5).
+    pub fn has_omemo_payload(&self) -> bool {
+        self.omemo().is_some_and(|encrypted| encrypted.child("payload", encrypted.namespace()).is_some())
+    }
+
+    /// The URIs of those whom the text mentions (XEP-0372).
+    pub fn mentions(&self) -> impl Iterator<Item = &str> {
+        let references = self.0.children().filter(|child| child.is("reference", ns::REFERENCE));
+        references.filter(|child| child.attribute("type") == Some("mention")).filter_map(|child| child.attribute("uri"))
+    }
+
+    /// Whether the sender calls it urgent: the header `Urgency` is `high` (XEP-0131, section 3).
+    pub fn is_urgent(&self) -> bool {
+        let headers = self.0.children().filter(|child| child.is("headers", ns::HEADERS));
+        headers
+            .flat_map(Element::children)
+            .any(|header| header.attribute("name") == Some("Urgency") && header.text().trim() == "high")
+    }
+
+    fn omemo(&self) -> Option<&Element> {
+        ns::OMEMO.into_iter().find_map(|version| self.0.child("encrypted", version))
+    }
+}
+
+/// What the sender wants to be done with a message (XEP-0334).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// Store it, though it has no body.
+    Store,
+    /// Store it nowhere.
+    NoStore,
+}
+
+impl Hint {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::NoStore => "no-store",
+        }
+    }
+}
+
 /// A presence stanza.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence(Element);

@@ -1,7 +1,6 @@
 //! Enable and disable, as JSON and as IQs.
 
 use pushlark_plugin::PublishService;
-use pushlark_store::Store;
 use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
 use tests::{Pushlark, Reply};
@@ -9,8 +8,7 @@ use tests::{Pushlark, Reply};
 const XMPP: &str = "application/xmpp+xml";
 
 async fn registrations(pushlark: &Pushlark, user: &str) -> Vec<PublishService> {
-    let store = Store::new(pushlark.stack.dynamodb.clone(), "pushlark");
-    store.snapshot(&BareJid::new(user).unwrap()).await.unwrap().services
+    pushlark.store().snapshot(&BareJid::new(user).unwrap()).await.unwrap().services
 }
 
 fn request(user: &str, jid: &str, node: &str) -> Value {

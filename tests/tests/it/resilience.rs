@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_config::SdkConfig;
 use aws_lambda_events::sqs::SqsEvent;
 use local::Options;
 use local::sqs::Clock;
-use pushlark_plugin::{Event, Payload, Plugin, Plugins};
+use pushlark_plugin::{Defaults, Event, Payload, Plugin, Plugins, Rule};
 use pushlark_queue::Queue;
 use pushlark_settings::Environment;
-use pushlark_store::Store;
+use pushlark_store::Claimant;
 use serde_json::{Value, json};
 use tests::{Line, PushService, Pushlark, eventually};
 use tokio::net::TcpListener;
@@ -117,10 +118,9 @@ async fn a_record_that_cannot_be_understood_goes_to_the_dead_letter_queue_and_st
 struct PanicsAt(&'static str);
 
 impl Plugin for PanicsAt {
-    fn prepare_notification(&self, event: &Event) -> Option<Payload> {
-        let body = event.message.body()?.into_owned();
-        assert_ne!(body, self.0, "as this plugin was made to");
-        Some(Payload::summary(1, event.from.to_string(), body))
+    fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
+        assert_ne!(event.message.body().unwrap(), self.0, "as this plugin was made to");
+        Defaults.prepare_notification(event)
     }
 }
 
@@ -166,8 +166,9 @@ impl Apart {
         let queue_url = sqs.create_queue().queue_name("apart").send().await.unwrap().queue_url.unwrap();
         let worker = Worker::from_environment(
             &pushlark.stack.environment,
+            &SdkConfig::builder().build(),
             &Plugins::built_in(),
-            Store::new(pushlark.stack.dynamodb.clone(), "pushlark"),
+            pushlark.store(),
             Queue::new(sqs.clone(), &queue_url),
             Queue::new(sqs.clone(), &queue_url),
         );
@@ -248,17 +249,18 @@ async fn what_another_event_has_yet_to_publish_is_left_to_it() {
 async fn a_worker_that_died_after_its_claim_publishes_when_the_record_returns() {
     let apart = Apart::start().await;
     apart.pushlark.enable(BOB, "phone").await;
-    let store = Store::new(apart.pushlark.stack.dynamodb.clone(), "pushlark");
+    let store = apart.pushlark.store();
     let bob = pushlark_xmpp::BareJid::new(BOB).unwrap();
     let snapshot = store.snapshot(&bob).await.unwrap();
     let batch = apart.batch("uid", &[message_to(&[BOB])]).await;
+    let claimant = |uid| Claimant { id: "m", user: &bob, uid, counted: None };
     // What the worker did before it died; its task is the first of the record.
-    assert_eq!(store.claim("m", &bob, "uid.0", &[&snapshot.services[0]]).await.unwrap(), [true]);
+    assert_eq!(store.claim(claimant("uid.0"), &[&snapshot.services[0]]).await.unwrap(), [true]);
     let response = apart.worker.handle(batch, Instant::now() + Duration::from_secs(10)).await;
     assert!(response.batch_item_failures.is_empty());
     assert_eq!(apart.pushlark.alerts("phone").await, ["Hi"]);
     // Another event of the same message finds the claim taken.
-    assert_eq!(store.claim("m", &bob, "other.0", &[&snapshot.services[0]]).await.unwrap(), [false]);
+    assert_eq!(store.claim(claimant("other.0"), &[&snapshot.services[0]]).await.unwrap(), [false]);
 }
 
 #[tokio::test]

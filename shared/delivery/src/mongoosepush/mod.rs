@@ -2,6 +2,7 @@
 
 mod payload;
 
+use std::fmt;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -62,6 +63,14 @@ impl MongoosePush {
         if let Err(error) = self.http.send(|client| client.head(&self.endpoint)).await {
             tracing::warn!(error = %Causes(&error), "MongoosePush cannot be reached");
         }
+    }
+}
+
+/// The API and where it is, without what the URL may say of a user and a password.
+impl fmt::Display for MongoosePush {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = self.endpoint.rsplit('@').next().unwrap_or_default();
+        write!(f, "MongoosePush at {}", endpoint.trim_end_matches('/'))
     }
 }
 

@@ -7,6 +7,11 @@ use pushlark_plugin::InvalidOptions;
 
 use crate::{Payload, PublishOptions};
 
+/// The fields that an alert shows.
+const SUMMARY: [&str; 3] = [Payload::MESSAGE_COUNT, Payload::LAST_MESSAGE_SENDER, Payload::LAST_MESSAGE_BODY];
+/// The title, which the API demands, of an alert that is not to tell the sender.
+const UNTOLD_SENDER: &str = "New message";
+
 /// A notification; only what is given is written.
 #[derive(Debug, Serialize)]
 pub struct Notification<'n> {
@@ -22,22 +27,20 @@ pub struct Notification<'n> {
     /// Seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     time_to_live: Option<u64>,
-    #[serde(flatten)]
-    content: Content<'n>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Content<'n> {
-    Alert(Alert<'n>),
-    Data(Map<String, Value>),
+    /// What is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert: Option<Alert<'n>>,
+    /// What the app is told.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    data: Map<String, Value>,
 }
 
 #[derive(Debug, Serialize)]
 struct Alert<'n> {
     body: &'n str,
     title: &'n str,
-    tag: &'n str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<&'n str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     badge: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,6 +65,10 @@ impl<'n> Notification<'n> {
     pub fn new(options: &'n PublishOptions, payload: &'n Payload) -> Result<(&'n str, Self), Unusable> {
         let required = |name| options.get(name).filter(|value| !value.is_empty()).ok_or(Unusable::Missing(name));
         options.check()?;
+        let alert = if options.silent()? { None } else { Alert::new(options, payload) };
+        // What an alert has no place for goes beside it.
+        let is_shown = |name| alert.is_some() && SUMMARY.contains(&name);
+        let data = payload.fields().filter(|(name, _)| !is_shown(name)).map(value).collect();
         let notification = Self {
             service: required("service")?,
             mode: options.get("mode"),
@@ -69,36 +76,32 @@ impl<'n> Notification<'n> {
             topic: options.get("topic"),
             mutable_content: options.mutable_content()?,
             time_to_live: options.time_to_live()?.map(|ttl| ttl.as_secs()),
-            content: Content::new(options, payload, options.silent()?),
+            alert,
+            data,
         };
         Ok((required("device_id")?, notification))
     }
 }
 
-impl<'n> Content<'n> {
-    /// An alert, unless the app is to be woken silently or there is nothing to show.
-    fn new(options: &'n PublishOptions, payload: &'n Payload, silent: bool) -> Self {
-        let count = payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok());
-        match (payload.get(Payload::LAST_MESSAGE_BODY), payload.get(Payload::LAST_MESSAGE_SENDER)) {
-            (Some(body), Some(sender)) if !silent => Self::Alert(Alert {
-                body,
-                title: sender,
-                tag: sender,
-                badge: count,
-                click_action: options.get("click_action"),
-                sound: options.get("sound"),
-            }),
-            _ => Self::Data(
-                payload
-                    .fields()
-                    .map(|(name, value)| match count {
-                        Some(count) if name == Payload::MESSAGE_COUNT => (name.into(), count.into()),
-                        _ => (name.into(), value.into()),
-                    })
-                    .collect(),
-            ),
-        }
+impl<'n> Alert<'n> {
+    /// What is shown of `payload`, if it has a text.
+    fn new(options: &'n PublishOptions, payload: &'n Payload) -> Option<Self> {
+        let sender = payload.get(Payload::LAST_MESSAGE_SENDER);
+        Some(Self {
+            body: payload.get(Payload::LAST_MESSAGE_BODY)?,
+            title: sender.unwrap_or(UNTOLD_SENDER),
+            tag: sender,
+            badge: payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok()),
+            click_action: options.get("click_action"),
+            sound: options.get("sound"),
+        })
     }
+}
+
+/// A field as the API takes it: the count as a number, if it is one.
+fn value((name, value): (&str, &str)) -> (String, Value) {
+    let count = (name == Payload::MESSAGE_COUNT).then(|| value.parse::<u64>().ok()).flatten();
+    (name.into(), count.map_or_else(|| value.into(), Value::from))
 }
 
 #[cfg(test)]
@@ -112,7 +115,10 @@ mod tests {
     }
 
     fn summary() -> Payload {
-        Payload::summary(3, "alice@localhost".into(), "OH, HAI!".into())
+        Payload::default()
+            .with(Payload::MESSAGE_COUNT, "3")
+            .with(Payload::LAST_MESSAGE_SENDER, "alice@localhost")
+            .with(Payload::LAST_MESSAGE_BODY, "OH, HAI!")
     }
 
     #[test]
@@ -155,6 +161,24 @@ mod tests {
         let payload = Payload::default().with("jingle-message", "propose");
         let (_, notification) = Notification::new(&options, &payload).unwrap();
         assert_eq!(serde_json::to_value(notification).unwrap()["data"], json!({"jingle-message": "propose"}));
+    }
+
+    #[test]
+    fn what_an_alert_cannot_show_goes_beside_it() {
+        let options = options([("service", "fcm"), ("device_id", "t")]);
+        let payload = summary().with("mention", "true");
+        let (_, notification) = Notification::new(&options, &payload).unwrap();
+        let notification = serde_json::to_value(notification).unwrap();
+        assert_eq!((&notification["data"], &notification["alert"]["badge"]), (&json!({"mention": "true"}), &json!(3)));
+    }
+
+    #[test]
+    fn an_alert_that_tells_no_sender_has_a_title_and_no_tag() {
+        let options = options([("service", "fcm"), ("device_id", "t")]);
+        let payload = Payload::default().with(Payload::LAST_MESSAGE_BODY, "Hi");
+        let (_, notification) = Notification::new(&options, &payload).unwrap();
+        let alert = json!({"body": "Hi", "title": "New message"});
+        assert_eq!(serde_json::to_value(notification).unwrap(), json!({"service": "fcm", "alert": alert}));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod media;
 mod properties;
 mod xml;
 
-use ingest::{Effect, Event, read};
+use pushlark_events::{Effect, Event, read};
 use pushlark_http::{Media, Request};
 use pushlark_queue::{Facts, Subject};
 use pushlark_xmpp::{Element, Message};

@@ -28,6 +28,17 @@ pub struct Event {
     pub at: OffsetDateTime,
     /// What follows from it.
     pub effect: Effect,
+    /// What its user has read.
+    pub reading: Option<Reading>,
+}
+
+/// A user has read all of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The user.
+    pub user: BareJid,
+    /// The other user, or the room.
+    pub conversation: BareJid,
 }
 
 /// What follows from an event.
@@ -75,6 +86,7 @@ pub fn message(
     if recipients > MAX_EVENT_RECIPIENTS {
         return Err(format!("to has {recipients} recipients, {MAX_EVENT_RECIPIENTS} are allowed"));
     }
+    let reading = reading(&from, &to, message);
     let effect = match (message.kind(), to) {
         (MessageType::Normal | MessageType::Headline | MessageType::Error, _) => Effect::None,
         (_, Recipients::Users(to)) => Effect::Queue(Subject::Message { from, to: distinct(to), stanza, recipient }),
@@ -82,7 +94,7 @@ pub fn message(
             Effect::Queue(Subject::Unacknowledged { from, to: distinct(to), stanza, recipient })
         }
     };
-    Ok(Event { id, at, effect })
+    Ok(Event { id, at, effect, reading })
 }
 
 /// An id for what has none.
@@ -105,6 +117,31 @@ pub fn check_id(id: String) -> Result<String, String> {
 pub fn happened(at: Option<OffsetDateTime>, now: OffsetDateTime, index: usize) -> OffsetDateTime {
     let arrived = now + Duration::microseconds(i64::try_from(index).unwrap_or(0));
     at.map_or(arrived, |at| at.min(arrived))
+}
+
+/// What the sender has read: all that came before an own message, or before a displayed marker (XEP-0333), which tells
+/// nothing else.
+fn reading(from: &Jid, to: &Recipients, message: &Message) -> Option<Reading> {
+    let is_own_message = || {
+        let is_chat = matches!(message.kind(), MessageType::Chat | MessageType::Groupchat);
+        is_chat && !message.is_carbon() && message.body().is_some_and(|body| !body.is_empty())
+    };
+    if message.kind() == MessageType::Error || !(message.is_displayed_marker() || is_own_message()) {
+        return None;
+    }
+    let Recipients::Users(users) = to else { return None };
+    let sender = from.to_bare();
+    if message.kind() == MessageType::Groupchat {
+        // In MUC Light the occupant's nick is the user; in a MUC nobody but the room knows whose it is.
+        let occupant = from.resource().and_then(|nick| parse_jid(nick.as_str()).ok()).map(Jid::into_bare);
+        if let Some(user) = occupant.filter(|user| user.node().is_some()) {
+            return Some(Reading { user, conversation: sender });
+        }
+    }
+    let conversation = single(users)?.clone();
+    let is_room_of = |domain: &str| sender.domain().as_str().strip_suffix(domain).is_some_and(|d| d.ends_with('.'));
+    let from_room = message.kind() == MessageType::Groupchat && is_room_of(conversation.domain().as_str());
+    (sender.node().is_some() && !from_room).then_some(Reading { user: sender, conversation })
 }
 
 fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {

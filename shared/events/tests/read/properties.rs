@@ -1,10 +1,10 @@
 //! What holds of reading, whatever comes.
 
-use ingest::{Effect, read};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use pushlark_events::{Effect, read};
 use pushlark_http::{Media, Request};
 use pushlark_queue::{MAX_RECIPIENTS, Record, Subject, Work};
 use pushlark_xmpp::{Element, Message, is_xml_text};

@@ -11,7 +11,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::event::{Effect, Event, Recipients, check_id, happened, message, new_id};
+use crate::event::{Effect, Event, Reading, Recipients, check_id, happened, message, new_id};
 
 /// An event as it came. One type for all kinds, so that an error can name the field.
 #[derive(Debug, Deserialize)]
@@ -36,22 +36,24 @@ struct Fields {
 /// Reads one event, or an array of them; the error is of the body as a whole.
 pub fn read_json_body(body: &str, now: OffsetDateTime) -> Result<Vec<Result<Event, String>>, String> {
     if !body.trim_ascii_start().starts_with('[') {
-        return Ok(vec![read(body.as_bytes(), now, 0)]);
+        return Ok(vec![read_event(body.as_bytes(), now, 0)]);
     }
     let events: Vec<&RawValue> = serde_json::from_str(body).map_err(|error| error.to_string())?;
-    Ok(events.iter().enumerate().map(|(index, event)| read(event.get().as_bytes(), now, index)).collect())
+    Ok(events.iter().enumerate().map(|(index, event)| read_event(event.get().as_bytes(), now, index)).collect())
 }
 
 /// Reads an event a line.
 pub fn read_json_lines(lines: &str, now: OffsetDateTime) -> Vec<Result<Event, String>> {
     let lines = lines.lines().filter(|line| !line.trim().is_empty());
-    lines.enumerate().map(|(index, line)| read(line.as_bytes(), now, index)).collect()
+    lines.enumerate().map(|(index, line)| read_event(line.as_bytes(), now, index)).collect()
 }
 
-fn read(json: &[u8], now: OffsetDateTime, index: usize) -> Result<Event, String> {
+/// Reads the event at `index` of those that arrived at `now`.
+pub fn read_event(json: &[u8], now: OffsetDateTime, index: usize) -> Result<Event, String> {
     let fields: Fields = read_json(json)?;
     let at = happened(fields.at, now, index);
     let id = fields.id.clone().map(check_id).transpose()?;
+    let mut reading = None;
     let effect = match fields.r#type.as_str() {
         kind @ ("message" | "unacknowledged") => {
             let stanza = fields.message()?;
@@ -72,9 +74,9 @@ fn read(json: &[u8], now: OffsetDateTime, index: usize) -> Result<Event, String>
             Effect::Presence(session, availability)
         }
         "read" => {
-            // Counts are the chat server's, which gives them with each message.
-            user("jid", fields.jid.as_deref())?;
-            bare("conversation", fields.conversation.as_deref())?;
+            let user = user("jid", fields.jid.as_deref())?;
+            let conversation = bare("conversation", fields.conversation.as_deref())?;
+            reading = Some(Reading { user, conversation });
             Effect::None
         }
         "user_removed" => Effect::Queue(Subject::UserRemoved { jid: user("jid", fields.jid.as_deref())? }),
@@ -93,7 +95,7 @@ fn read(json: &[u8], now: OffsetDateTime, index: usize) -> Result<Event, String>
             ));
         }
     };
-    Ok(Event { id: id.unwrap_or_else(new_id), at, effect })
+    Ok(Event { id: id.unwrap_or_else(new_id), at, effect, reading })
 }
 
 impl Fields {

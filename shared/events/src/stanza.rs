@@ -14,7 +14,7 @@ pub fn read(xml: &str, now: OffsetDateTime) -> Result<Event, String> {
     match element.name() {
         "presence" => {
             let presence = Presence::from_element(element).map_err(|error| error.to_string())?;
-            Ok(Event { id: new_id(), at, effect: presence_effect(&presence)? })
+            Ok(Event { id: new_id(), at, effect: presence_effect(&presence)?, reading: None })
         }
         _ => {
             let stanza = Message::from_element(element).map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
 //! Pushlark's own events.
 
-use ingest::{Effect, Event};
+use pushlark_events::{Effect, Event};
 use pushlark_http::Media::{Json, JsonLines};
 use pushlark_queue::{Facts, Subject};
 use pushlark_store::Availability;

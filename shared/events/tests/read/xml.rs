@@ -1,6 +1,6 @@
 //! A stanza as the whole body.
 
-use ingest::Effect;
+use pushlark_events::Effect;
 use pushlark_store::Availability;
 use pushlark_xmpp::MessageType;
 

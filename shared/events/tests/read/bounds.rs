@@ -1,6 +1,6 @@
 //! Bodies within the limits that would outgrow them on their way to the worker.
 
-use ingest::Effect;
+use pushlark_events::Effect;
 use pushlark_http::Media;
 use serde_json::json;
 

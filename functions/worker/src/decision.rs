@@ -1,0 +1,132 @@
+//! What to publish for one recipient of an event, and why not: pure, over what one query gave.
+
+use std::fmt;
+use std::time::Duration;
+
+use pushlark_delivery::{Delivery, MongoosePush};
+use pushlark_plugin::{Choice, Event, EventKind, Payload, Plugin, Publication, PublishService, Recipient, Rule};
+use pushlark_queue::Facts;
+use pushlark_store::Snapshot;
+use time::OffsetDateTime;
+
+/// A notification is tried for at least so long, since it spends some time in the queue: a `time_to_live` of 0 means
+/// now or never, not never.
+const LEAST_TIME_TO_LIVE: Duration = Duration::from_secs(30);
+
+/// What was decided for one recipient of an event, step by step.
+pub struct Decision<'w> {
+    /// What the table holds of the recipient.
+    pub snapshot: Snapshot,
+    /// What is known of the recipient.
+    pub known: Known,
+    /// The services that are not notified, and why.
+    pub left_out: Vec<(PublishService, Reason)>,
+    /// What to publish, and what publishes it.
+    pub publications: Vec<(Publication, &'w MongoosePush)>,
+}
+
+/// Why a service is not notified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// A rule of the plugin.
+    Rule(Rule),
+    /// The plugin left it out without a word.
+    Unexplained,
+    /// The message is older than its notification is worth.
+    TooLate,
+    /// The host is not virtual, and nothing publishes to real ones.
+    Unroutable,
+    /// Another event of this message published to it, or is about to.
+    Claimed,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(rule) => rule.fmt(f),
+            Self::Unexplained => f.write_str("the plugin leaves it out"),
+            Self::TooLate => f.write_str("the message is older than its time to live"),
+            Self::Unroutable => f.write_str("the host is not virtual, and nothing publishes to real ones"),
+            Self::Claimed => f.write_str("another event of this message publishes to it"),
+        }
+    }
+}
+
+/// What is known of a recipient, and from where.
+pub struct Known {
+    /// What the plugin is told.
+    pub recipient: Recipient,
+    /// Where `online` comes from.
+    pub presence: PresenceSource,
+}
+
+/// Where it is known from whether a recipient is online.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PresenceSource {
+    /// The event says so.
+    Event,
+    /// The sessions that the table knows.
+    Sessions,
+    /// Nothing: a user of whom nothing was heard is offline.
+    Assumed,
+}
+
+impl PresenceSource {
+    /// As it is logged and explained.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Sessions => "sessions",
+            Self::Assumed => "assumed",
+        }
+    }
+}
+
+impl Known {
+    /// What the event says wins over what the table knows.
+    pub fn new(event: &Event, facts: Facts, snapshot: &Snapshot) -> Self {
+        let (online, presence) = match (facts.online, snapshot.online) {
+            (Some(online), _) => (online, PresenceSource::Event),
+            (None, Some(online)) => (online, PresenceSource::Sessions),
+            (None, None) => (false, PresenceSource::Assumed),
+        };
+        let tied = match &event.kind {
+            EventKind::Unacknowledged(session) => snapshot.tied(session, event.at).cloned(),
+            EventKind::Message(_) => None,
+        };
+        Self { recipient: Recipient { exists: facts.exists.unwrap_or(true), online, tied }, presence }
+    }
+}
+
+/// Decides what to publish of `payload`, which the plugin has prepared. `time_to_live` is for registrations that say none.
+pub fn decide<'w>(
+    plugin: &dyn Plugin,
+    delivery: &'w Delivery,
+    time_to_live: Duration,
+    event: &Event,
+    payload: Payload,
+    snapshot: Snapshot,
+    known: Known,
+) -> Decision<'w> {
+    let Choice { publish, left_out } = plugin.should_publish(event, &known.recipient, snapshot.services.clone());
+    let mut left_out: Vec<_> = left_out.into_iter().map(|(service, rule)| (service, Reason::Rule(rule))).collect();
+    let chosen = if publish.is_empty() { Vec::new() } else { plugin.publish_notification(event, payload, publish) };
+    let mut publications = Vec::new();
+    for publication in chosen {
+        let asked = publication.service.options.time_to_live().ok().flatten();
+        let time_to_live = asked.unwrap_or(time_to_live).max(LEAST_TIME_TO_LIVE);
+        let is_late = OffsetDateTime::now_utc() - event.at > time_to_live;
+        match delivery.route(&event.recipient(), &publication.service.jid) {
+            _ if is_late => left_out.push((publication.service, Reason::TooLate)),
+            None => left_out.push((publication.service, Reason::Unroutable)),
+            Some(push_service) => publications.push((publication, push_service)),
+        }
+    }
+    for service in &snapshot.services {
+        let is_told = left_out.iter().any(|(other, _)| other == service);
+        if !is_told && !publications.iter().any(|(publication, _)| publication.service == *service) {
+            left_out.push((service.clone(), Reason::Unexplained));
+        }
+    }
+    Decision { snapshot, known, left_out, publications }
+}

@@ -1,0 +1,198 @@
+//! What would become of events, and why, without publishing, claiming or counting anything.
+
+use pushlark_events::{Effect, Event as WebhookEvent, Reading, read_event};
+use pushlark_plugin::{Event, Payload, PublishService};
+use pushlark_queue::{Facts, Record, Subject, Work};
+use pushlark_store::{Availability, StoreError};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+use crate::Worker;
+use crate::decision::{Decision, Known, Reason};
+use crate::external::PluginError;
+use crate::notify::{Undecided, is_counted};
+use crate::task::{Task, Unreadable};
+
+/// Why events are not explained.
+#[derive(Debug, thiserror::Error)]
+pub enum Unexplained {
+    /// One of them is not an event; the caller's to mend.
+    #[error("event {index}: {detail}")]
+    BadEvent {
+        /// Which.
+        index: usize,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The message is none.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// The table does not answer; the caller may try again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The plugin does not answer; the caller may try again.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+}
+
+/// What would become of events.
+#[derive(Debug, Serialize)]
+pub struct Explained {
+    explained: Vec<ExplainedEvent>,
+}
+
+#[derive(Debug, Serialize)]
+struct ExplainedEvent {
+    id: String,
+    /// What ingest or the worker would do.
+    effect: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    recipients: Vec<Explanation>,
+}
+
+/// The decision for one recipient, in the order of its steps.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    recipient: String,
+    /// The rule by which the plugin skips the message; there is no further step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread_count: Option<u32>,
+    #[serde(flatten)]
+    steps: Option<Steps>,
+}
+
+#[derive(Debug, Serialize)]
+struct Steps {
+    registrations: Vec<Service>,
+    exists: bool,
+    online: bool,
+    /// Where it is known from whether the recipient is online: `event`, `sessions` or `assumed`.
+    presence: &'static str,
+    /// The registration that the session is tied to, when the event is of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tied: Option<Service>,
+    left_out: Vec<LeftOut>,
+    publications: Vec<Target>,
+}
+
+#[derive(Debug, Serialize)]
+struct Service {
+    jid: String,
+    node: String,
+}
+
+#[derive(Debug, Serialize)]
+struct LeftOut {
+    #[serde(flatten)]
+    service: Service,
+    why: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Target {
+    #[serde(flatten)]
+    service: Service,
+    #[serde(serialize_with = "in_order")]
+    payload: Payload,
+    target: String,
+}
+
+impl Worker {
+    /// Explains events as `/events` takes them: `{"explained": [{"id", "effect", "recipients"?: […]}, …]}`.
+    pub(crate) async fn explain(&self, events: &[Box<RawValue>]) -> Result<Explained, Unexplained> {
+        let now = OffsetDateTime::now_utc();
+        let mut explained = Vec::with_capacity(events.len());
+        for (index, event) in events.iter().enumerate() {
+            let event = read_event(event.get().as_bytes(), now, index)
+                .map_err(|detail| Unexplained::BadEvent { index, detail })?;
+            explained.push(self.explain_event(event).await?);
+        }
+        Ok(Explained { explained })
+    }
+
+    async fn explain_event(&self, event: WebhookEvent) -> Result<ExplainedEvent, Unexplained> {
+        let WebhookEvent { id, at, effect, reading } = event;
+        let mut recipients = Vec::new();
+        let effect = match effect {
+            Effect::Queue(Subject::UserRemoved { jid }) => format!("removes what is kept of {jid}"),
+            Effect::Queue(Subject::DomainRemoved { domain }) => format!("removes the registrations of {domain}"),
+            Effect::Queue(subject) => {
+                let record = Record { uid: String::new(), work: vec![Work { id: id.clone(), at, subject }] };
+                for task in Task::of(record, &self.disclosure)? {
+                    if let Task::Notify { mut event, facts, .. } = task {
+                        recipients.push(self.explain_recipient(&mut event, facts).await?);
+                    }
+                }
+                "notifies".into()
+            }
+            Effect::Presence(session, Availability::Online) => format!("{session} is online from then on"),
+            Effect::Presence(session, Availability::Offline) => format!("{session} is offline from then on"),
+            Effect::None => match reading {
+                Some(Reading { user, conversation }) if self.unread_counts => {
+                    format!("{user} has read all of {conversation}")
+                }
+                Some(_) => "none: unread counts are not kept".into(),
+                None => "none: only messages of the types chat and groupchat notify".into(),
+            },
+        };
+        Ok(ExplainedEvent { id, effect, recipients })
+    }
+
+    async fn explain_recipient(&self, event: &mut Event, facts: Facts) -> Result<Explanation, Unexplained> {
+        let user = event.recipient();
+        let claimed = self.store.claimed(&event.id, &user).await?;
+        if self.unread_counts && facts.unread_count.is_none() && is_counted(event) {
+            event.unread_count = match claimed.counted() {
+                Some(counted) => counted,
+                None => self.store.unread(&user, &event.from.to_bare()).await?.saturating_add(1),
+            };
+        }
+        let mut explanation =
+            Explanation { recipient: user.to_string(), skipped: None, unread_count: None, steps: None };
+        match self.decide(event, facts).await {
+            Ok(Decision { snapshot, known: Known { recipient, presence }, left_out, publications }) => {
+                let (others, ours): (Vec<_>, Vec<_>) =
+                    publications.into_iter().partition(|(publication, _)| claimed.has(&publication.service));
+                let others = others.into_iter().map(|(publication, _)| (publication.service, Reason::Claimed));
+                explanation.unread_count = Some(event.unread_count);
+                explanation.steps = Some(Steps {
+                    registrations: snapshot.services.iter().map(Service::new).collect(),
+                    exists: recipient.exists,
+                    online: recipient.online,
+                    presence: presence.as_str(),
+                    tied: recipient.tied.as_ref().map(Service::new),
+                    left_out: left_out
+                        .into_iter()
+                        .chain(others)
+                        .map(|(service, why)| LeftOut { service: Service::new(&service), why: why.to_string() })
+                        .collect(),
+                    publications: ours
+                        .into_iter()
+                        .map(|(publication, push_service)| Target {
+                            service: Service::new(&publication.service),
+                            payload: publication.payload,
+                            target: push_service.to_string(),
+                        })
+                        .collect(),
+                });
+            }
+            Err(Undecided::Skipped(rule)) => explanation.skipped = Some(rule.to_string()),
+            Err(Undecided::Store(error)) => return Err(error.into()),
+            Err(Undecided::Plugin(error)) => return Err(error.into()),
+        }
+        Ok(explanation)
+    }
+}
+
+impl Service {
+    fn new(service: &PublishService) -> Self {
+        Self { jid: service.jid.to_string(), node: service.node.clone() }
+    }
+}
+
+fn in_order<S: Serializer>(payload: &Payload, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(payload.fields())
+}

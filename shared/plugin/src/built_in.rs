@@ -1,0 +1,84 @@
+//! The plugins that come with Pushlark: MongooseIM's, and what its users expect of a push server besides.
+
+use std::borrow::Cow;
+
+use pushlark_xmpp::Hint;
+
+use crate::{Choice, Event, EventKind, Payload, Plugin, PublishService, Recipient, Rule};
+
+/// MongooseIM's `mod_event_pusher_push_plugin_defaults`: messages with a text, to recipients that are offline.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Defaults;
+
+impl Plugin for Defaults {}
+
+/// MongooseIM's `mod_event_pusher_push_plugin_enhanced`: a message that a session did not acknowledge is also notified,
+/// at once, to the service that this session enabled.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Enhanced;
+
+/// MongooseIM's `mod_event_pusher_push_plugin_hints`: as [`Enhanced`], and hints (XEP-0334) say which messages notify.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hints;
+
+impl Plugin for Enhanced {
+    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<PublishService>) -> Choice {
+        match event.kind {
+            EventKind::Unacknowledged(_) if recipient.exists => Choice::by(services, |service| {
+                let is_tied = recipient.tied.as_ref() == Some(service);
+                (!is_tied).then(|| Rule::new("enhanced", "the session is not tied to this service"))
+            }),
+            _ => should_publish(event, recipient, services),
+        }
+    }
+}
+
+impl Plugin for Hints {
+    fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
+        if event.message.has_hint(Hint::NoStore) {
+            return Err(Rule::new("hints", "the message is not to be stored"));
+        }
+        prepare_notification(event).or_else(|rule| call(event).ok_or(rule))
+    }
+
+    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<PublishService>) -> Choice {
+        Enhanced.should_publish(event, recipient, services)
+    }
+}
+
+pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
+    let message = &event.message;
+    if message.is_carbon() {
+        return Err(Rule::new("defaults", "the message is a carbon"));
+    }
+    if message.is_correction() {
+        return Err(Rule::new("defaults", "the message corrects an earlier one"));
+    }
+    match message.body().filter(|body| !body.is_empty()) {
+        Some(body) => Ok(event.summary(body)),
+        None if message.has_omemo_payload() => Ok(event.summary(Cow::Borrowed(""))),
+        None => Err(Rule::new("defaults", "the message has no body")),
+    }
+}
+
+pub fn should_publish(event: &Event, recipient: &Recipient, services: Vec<PublishService>) -> Choice {
+    let rule = match event.kind {
+        _ if !recipient.exists => "there is no such user",
+        EventKind::Unacknowledged(_) => "unacknowledged messages do not notify",
+        EventKind::Message(_) if recipient.online => "the recipient is online",
+        EventKind::Message(_) => return Choice::all(services),
+    };
+    Choice::none(services, &Rule::new("defaults", rule))
+}
+
+/// What is told of a call that a bodiless message announces, when the message is to be stored (XEP-0353).
+fn call(event: &Event) -> Option<Payload> {
+    let is_bodiless = event.message.body().is_none_or(|body| body.is_empty());
+    let (step, session) =
+        event.message.jingle_message().filter(|_| is_bodiless && event.message.has_hint(Hint::Store))?;
+    let mut payload = Payload::default();
+    if event.disclosure.sender {
+        payload = payload.with(Payload::MESSAGE_SENDER, event.from.to_bare().to_string());
+    }
+    Some(payload.with(Payload::JINGLE_MESSAGE, step.to_owned()).with(Payload::JINGLE_SESSION_ID, session.to_owned()))
+}

@@ -1,0 +1,113 @@
+//! What was published of a message, so that each service gets it once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::ReturnValue;
+use pushlark_plugin::PublishService;
+use pushlark_xmpp::BareJid;
+
+use crate::item::{self, Item, number, text};
+use crate::{Store, StoreError, expiry, keys};
+
+/// How long a claim is remembered: longer than the 14 days for which SQS keeps a message.
+const CLAIM_LIFETIME: Duration = Duration::from_hours(16 * 24);
+
+const CLAIM: &str = "claim";
+
+/// What an event says in a claim.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimant<'c> {
+    /// The message.
+    pub id: &'c str,
+    /// The recipient.
+    pub user: &'c BareJid,
+    /// The event.
+    pub uid: &'c str,
+    /// What [`Store::count`] gave for the message, if it was asked.
+    pub counted: Option<u32>,
+}
+
+impl Store {
+    /// Claims for an event the right to publish its message to `services`, in one write. Answers which of them this event
+    /// holds: it has claimed them now, or had before and did not finish.
+    pub async fn claim(&self, claimant: Claimant<'_>, services: &[&PublishService]) -> Result<Vec<bool>, StoreError> {
+        let uid = claimant.uid;
+        let claim = self.update_claim("claim a message", claimant, services, "if_not_exists({}, :uid)", uid).await?;
+        let holder = |service: &&PublishService| item::text_of(&claim, &keys::service(service));
+        Ok(services.iter().map(|service| holder(service) == Some(uid)).collect())
+    }
+
+    /// Notes that `services` need nothing more for the message, so that a repeat of the event leaves them out.
+    pub async fn finish(&self, claimant: Claimant<'_>, services: &[&PublishService]) -> Result<(), StoreError> {
+        let done = format!("{} done", claimant.uid);
+        self.update_claim("note what was published", claimant, services, ":uid", &done).await.map(drop)
+    }
+
+    /// What is claimed of a message.
+    pub async fn claimed(&self, id: &str, user: &BareJid) -> Result<Claimed, StoreError> {
+        let claim = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .key("pk", text(keys::claim(id, user)))
+            .key("sk", text(CLAIM))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(StoreError::during("look up a claim"))?;
+        Ok(Claimed(claim.item.unwrap_or_default()))
+    }
+
+    async fn update_claim(
+        &self,
+        action: &'static str,
+        claimant: Claimant<'_>,
+        services: &[&PublishService],
+        value: &str,
+        uid: &str,
+    ) -> Result<Item, StoreError> {
+        let Claimant { id, user, counted, .. } = claimant;
+        // A plugin may publish several notifications to one service.
+        let services: BTreeSet<String> = services.iter().map(|service| keys::service(service)).collect();
+        let names: BTreeMap<String, String> =
+            services.into_iter().enumerate().map(|(i, service)| (format!("#s{i}"), service)).collect();
+        let mut sets: Vec<String> =
+            names.keys().map(|name| format!("{name} = {}", value.replace("{}", name))).collect();
+        sets.push("expires_at = :expires_at".into());
+        let mut update = self.update(keys::claim(id, user), CLAIM);
+        if let Some(counted) = counted {
+            sets.push("unread = if_not_exists(unread, :unread)".into());
+            update = update.expression_attribute_values(":unread", number(counted.into()));
+        }
+        if !names.is_empty() {
+            update = update
+                .set_expression_attribute_names(Some(names.into_iter().collect()))
+                .expression_attribute_values(":uid", text(uid));
+        }
+        let updated = update
+            .update_expression(format!("SET {}", sets.join(", ")))
+            .expression_attribute_values(":expires_at", number(expiry(CLAIM_LIFETIME)))
+            .return_values(ReturnValue::AllNew)
+            .send()
+            .await
+            .map_err(StoreError::during(action))?;
+        Ok(updated.attributes.unwrap_or_default())
+    }
+}
+
+/// What is claimed of a message for one recipient.
+#[derive(Debug)]
+pub struct Claimed(Item);
+
+impl Claimed {
+    /// Whether an event has published to `service`, or is about to.
+    pub fn has(&self, service: &PublishService) -> bool {
+        self.0.contains_key(&keys::service(service))
+    }
+
+    /// The number that the message had when it was counted, if it was.
+    pub fn counted(&self) -> Option<u32> {
+        item::number_of(&self.0, "unread")?.try_into().ok()
+    }
+}

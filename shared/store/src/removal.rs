@@ -1,0 +1,114 @@
+//! The end of users and of whole domains.
+
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use pushlark_xmpp::{BareJid, DomainPart};
+use time::OffsetDateTime;
+
+use crate::item::{Item, number, text};
+use crate::{Store, StoreError, is_stale_delete, keys, micros};
+
+/// How many items are listed at once, …
+const PAGE: i32 = 200;
+/// … and how many deleted.
+const DELETIONS: usize = 16;
+
+/// How far a removal came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// There was nothing left to delete.
+    Complete,
+    /// All that was found is deleted. The index follows the table after a moment, so another look is due.
+    Swept,
+    /// It was not to go on; calling again does.
+    Partial,
+}
+
+impl Store {
+    /// Deletes all that is kept of a user, except what was stored after `at`, until `may_go_on` answers no.
+    pub async fn remove_user(
+        &self,
+        user: &BareJid,
+        at: OffsetDateTime,
+        may_go_on: impl Fn() -> bool,
+    ) -> Result<Progress, StoreError> {
+        let kept = self
+            .query()
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", text(user))
+            .projection_expression("pk, sk");
+        Ok(match self.remove(kept, at, may_go_on).await? {
+            // The query is of the table itself.
+            Progress::Swept => Progress::Complete,
+            progress => progress,
+        })
+    }
+
+    /// Deletes a domain's registrations, except those stored after `at`, until `may_go_on` answers no.
+    pub async fn remove_domain(
+        &self,
+        domain: &DomainPart,
+        at: OffsetDateTime,
+        may_go_on: impl Fn() -> bool,
+    ) -> Result<Progress, StoreError> {
+        let mut whole = Progress::Complete;
+        for shard in keys::domain_shards(domain) {
+            let registrations = self
+                .client
+                .query()
+                .table_name(&self.table)
+                .index_name("domain")
+                .key_condition_expression("domain_shard = :shard AND created_at <= :at")
+                .expression_attribute_values(":shard", text(shard))
+                .expression_attribute_values(":at", number(micros(at)));
+            match self.remove(registrations, at, &may_go_on).await? {
+                Progress::Complete => {}
+                Progress::Swept => whole = Progress::Swept,
+                Progress::Partial => return Ok(Progress::Partial),
+            }
+        }
+        Ok(whole)
+    }
+
+    async fn remove(
+        &self,
+        query: QueryFluentBuilder,
+        at: OffsetDateTime,
+        may_go_on: impl Fn() -> bool,
+    ) -> Result<Progress, StoreError> {
+        let mut progress = Progress::Complete;
+        let mut pages = query.limit(PAGE).into_paginator().send();
+        while may_go_on() {
+            let Some(page) = pages.next().await else { return Ok(progress) };
+            let items = page.map_err(StoreError::during("list what is to be removed"))?.items.unwrap_or_default();
+            if !items.is_empty() {
+                progress = Progress::Swept;
+            }
+            let deletions = stream::iter(items).map(async |item| self.delete_before(item, at).await);
+            deletions.buffer_unordered(DELETIONS).try_collect::<()>().await?;
+        }
+        Ok(Progress::Partial)
+    }
+
+    async fn delete_before(&self, item: Item, at: OffsetDateTime) -> Result<(), StoreError> {
+        let keys = item.into_iter().filter(|(name, _)| name == "pk" || name == "sk").collect();
+        let deleted = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .set_key(Some(keys))
+            .condition_expression(
+                "(attribute_not_exists(created_at) OR created_at <= :at) AND \
+                 (attribute_not_exists(since) OR since <= :at) AND \
+                 (attribute_not_exists(tied_at) OR tied_at <= :at) AND \
+                 (attribute_not_exists(counted_at) OR counted_at <= :at)",
+            )
+            .expression_attribute_values(":at", number(micros(at)))
+            .send()
+            .await;
+        match deleted {
+            Err(error) if is_stale_delete(&error) => Ok(()),
+            deleted => deleted.map(drop).map_err(StoreError::during("delete an item")),
+        }
+    }
+}

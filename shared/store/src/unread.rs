@@ -1,0 +1,132 @@
+//! How many messages of a conversation a user has not read.
+//!
+//! A counter holds how many messages were ever counted, how many of them were read by the last reset, and which were
+//! counted last, each with its number.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
+use pushlark_xmpp::BareJid;
+use time::OffsetDateTime;
+
+use crate::item::{self, Item, number, text};
+use crate::{Store, StoreError, expiry, keys, micros, unless_stale};
+
+/// How long a counter is remembered after it was used last.
+const COUNTER_LIFETIME: Duration = Duration::from_hours(90 * 24);
+/// How many messages a counter remembers at most, and how many of them are left when it forgets some: so many fit the
+/// kilobyte that DynamoDB bills as one write. Longer than that, a message's claim remembers its number.
+const REMEMBERED: usize = 32;
+const REMEMBERED_AT_LEAST: usize = 16;
+
+impl Store {
+    /// Counts the message `id` of a conversation, unless it was counted before or is older than what was read last.
+    /// Answers its number: how many messages were unread with it.
+    ///
+    /// It is counted and remembered by one conditional write, whoever else does the same at the same time.
+    pub async fn count(
+        &self,
+        user: &BareJid,
+        conversation: &BareJid,
+        id: &str,
+        at: OffsetDateTime,
+    ) -> Result<u32, StoreError> {
+        if let Some(counted) = self.claimed(id, user).await?.counted() {
+            return Ok(counted);
+        }
+        let message = keys::counted_message(id);
+        let counted = self
+            .update(user, &keys::unread(conversation))
+            .update_expression(
+                "SET #message = if_not_exists(counted_total, :zero) + :one, \
+                 counted_total = if_not_exists(counted_total, :zero) + :one, \
+                 counted_at = :now, expires_at = :expires_at",
+            )
+            .condition_expression("attribute_not_exists(#message) AND (attribute_not_exists(read_at) OR read_at < :at)")
+            .expression_attribute_names("#message", &message)
+            .expression_attribute_values(":zero", number(0))
+            .expression_attribute_values(":one", number(1))
+            .expression_attribute_values(":at", number(micros(at)))
+            .expression_attribute_values(":now", number(micros(OffsetDateTime::now_utc())))
+            .expression_attribute_values(":expires_at", number(expiry(COUNTER_LIFETIME)))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        let (counter, is_new) = match counted {
+            Ok(counted) => (counted.attributes, true),
+            Err(error) => match error.into_service_error() {
+                UpdateItemError::ConditionalCheckFailedException(stale) => (stale.item, false),
+                error => return Err(StoreError::during("count a message")(error)),
+            },
+        };
+        let counter = counter.unwrap_or_default();
+        if is_new {
+            self.forget_some(user, conversation, &counter).await?;
+        }
+        Ok(unread(&counter, &message).max(1))
+    }
+
+    /// How many messages of a conversation are unread.
+    pub async fn unread(&self, user: &BareJid, conversation: &BareJid) -> Result<u32, StoreError> {
+        let counter = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .key("pk", text(user))
+            .key("sk", text(keys::unread(conversation)))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(StoreError::during("look up an unread count"))?;
+        Ok(unread(&counter.item.unwrap_or_default(), "counted_total"))
+    }
+
+    /// Notes that a user had read all of a conversation at `at`.
+    pub async fn note_read(
+        &self,
+        user: &BareJid,
+        conversation: &BareJid,
+        at: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        let read = self
+            .update(user, &keys::unread(conversation))
+            .update_expression(
+                "SET read_total = if_not_exists(counted_total, :zero), read_at = :at, expires_at = :expires_at",
+            )
+            .condition_expression("attribute_not_exists(read_at) OR read_at < :at")
+            .expression_attribute_values(":zero", number(0))
+            .expression_attribute_values(":at", number(micros(at)))
+            .expression_attribute_values(":expires_at", number(expiry(COUNTER_LIFETIME)))
+            .send()
+            .await;
+        unless_stale("note what was read", read).map(drop)
+    }
+
+    async fn forget_some(&self, user: &BareJid, conversation: &BareJid, counter: &Item) -> Result<(), StoreError> {
+        let messages = counter.keys().filter(|name| name.starts_with(keys::COUNTED_MESSAGE));
+        let mut messages: Vec<_> = messages.map(|name| (item::number_of(counter, name), name)).collect();
+        if messages.len() <= REMEMBERED {
+            return Ok(());
+        }
+        messages.sort_unstable();
+        messages.truncate(messages.len() - REMEMBERED_AT_LEAST);
+        let names = messages.iter().enumerate().map(|(index, (_, name))| (format!("#m{index}"), (*name).clone()));
+        let forgotten: Vec<String> = (0..messages.len()).map(|index| format!("#m{index}")).collect();
+        self.update(user, &keys::unread(conversation))
+            .update_expression(format!("REMOVE {}", forgotten.join(", ")))
+            .set_expression_attribute_names(Some(names.collect()))
+            .send()
+            .await
+            .map_err(StoreError::during("forget which messages were counted"))?;
+        Ok(())
+    }
+}
+
+/// How many messages were unread when the one called `message` was counted; of one that is not known, when the last was.
+fn unread(counter: &Item, message: &str) -> u32 {
+    let total = |name| item::number_of(counter, name);
+    let counted = total(message).or_else(|| total("counted_total")).unwrap_or(0);
+    counted.saturating_sub(total("read_total").unwrap_or(0)).try_into().unwrap_or(u32::MAX)
+}
