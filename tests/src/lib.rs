@@ -2,16 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use aws_config::SdkConfig;
+use aws_lambda_events::sqs::SqsEvent;
 use aws_sdk_sqs::types::QueueAttributeName;
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use local::{Options, Stack};
+use pushlark_plugin::Plugins;
+use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use pushlark_store::Store;
 use reqwest::{Client, RequestBuilder};
@@ -20,6 +25,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use worker::Worker;
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -166,11 +172,15 @@ impl Pushlark {
 
     /// How many messages are in the queue that a setting names, whether visible or not.
     pub async fn queue_depth(&self, setting: &str) -> u32 {
+        self.depth(self.stack.environment.text(setting).unwrap()).await
+    }
+
+    async fn depth(&self, queue_url: &str) -> u32 {
         let attributes = self
             .stack
             .sqs
             .get_queue_attributes()
-            .queue_url(self.stack.environment.text(setting).unwrap())
+            .queue_url(queue_url)
             .attribute_names(QueueAttributeName::All)
             .send()
             .await
@@ -181,6 +191,110 @@ impl Pushlark {
             .into_iter()
             .sum()
     }
+}
+
+/// A worker of the test's own beside the stack, whose queue nobody else reads.
+pub struct Apart {
+    /// The stack.
+    pub pushlark: Pushlark,
+    /// The worker.
+    pub worker: Arc<Worker>,
+    queue_url: String,
+}
+
+impl Apart {
+    /// A stack with the defaults, and a worker.
+    pub async fn start() -> Self {
+        Self::beside(Pushlark::start().await).await
+    }
+
+    /// A worker with the settings of a stack.
+    pub async fn beside(pushlark: Pushlark) -> Self {
+        let sqs = &pushlark.stack.sqs;
+        // Nothing comes back while a test has it.
+        let queue = sqs.create_queue().queue_name("apart").attributes(QueueAttributeName::VisibilityTimeout, "43200");
+        let queue_url = queue.send().await.unwrap().queue_url.unwrap();
+        let worker = Worker::from_environment(
+            &pushlark.stack.environment,
+            &SdkConfig::builder().build(),
+            &Plugins::built_in(),
+            pushlark.store(),
+            Queue::new(sqs.clone(), &queue_url),
+            Queue::new(sqs.clone(), &queue_url),
+        );
+        Self { worker: Arc::new(worker.unwrap()), queue_url, pushlark }
+    }
+
+    /// Queues a message and receives it as a batch of one.
+    pub async fn batch(&self, uid: &str, work: &[Value]) -> SqsEvent {
+        let record = json!({"uid": uid, "work": work}).to_string();
+        self.pushlark.stack.sqs.send_message().queue_url(&self.queue_url).message_body(record).send().await.unwrap();
+        self.receive().await.unwrap()
+    }
+
+    /// Receives a message, if there is one, as a batch.
+    pub async fn receive(&self) -> Option<SqsEvent> {
+        let receive = self.pushlark.stack.sqs.receive_message().queue_url(&self.queue_url);
+        let message = receive.send().await.unwrap().messages?.remove(0);
+        let record =
+            json!({"messageId": message.message_id, "receiptHandle": message.receipt_handle, "body": message.body});
+        Some(serde_json::from_value(json!({"Records": [record]})).unwrap())
+    }
+
+    /// Deletes what was handled, and receives the next batch, if any is to come.
+    pub async fn next(&self, handled: SqsEvent) -> Option<SqsEvent> {
+        let delete = self.pushlark.stack.sqs.delete_message().queue_url(&self.queue_url);
+        delete.set_receipt_handle(handled.records[0].receipt_handle.clone()).send().await.unwrap();
+        eventually("a message or an empty queue", async || match self.receive().await {
+            None => (self.pushlark.depth(&self.queue_url).await == 0).then_some(None),
+            batch => Some(batch),
+        })
+        .await
+    }
+}
+
+/// DynamoDB as the functions see it, with each call counted.
+pub struct Meter {
+    /// Where the functions find it.
+    pub url: String,
+    state: Arc<MeterState>,
+}
+
+#[derive(Default)]
+struct MeterState {
+    client: Client,
+    target: OnceLock<String>,
+    calls: Mutex<BTreeMap<String, u32>>,
+}
+
+impl Meter {
+    /// Listens on any port, for a stack that is started with `url` as its DynamoDB.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(MeterState::default());
+        let router = Router::new().fallback(meter).with_state(Arc::clone(&state));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, state }
+    }
+
+    /// Leads to the DynamoDB at `url`.
+    pub fn connect(&self, url: &str) {
+        self.state.target.set(url.to_owned()).unwrap();
+    }
+
+    /// How often each operation was called since this was asked last.
+    pub fn take(&self) -> BTreeMap<String, u32> {
+        std::mem::take(&mut self.state.calls.lock().unwrap())
+    }
+}
+
+async fn meter(State(state): State<Arc<MeterState>>, headers: HeaderMap, body: Bytes) -> (StatusCode, Bytes) {
+    let operation = headers["x-amz-target"].to_str().unwrap().rsplit('.').next().unwrap().to_owned();
+    *state.calls.lock().unwrap().entry(operation).or_default() += 1;
+    let request = state.client.post(state.target.get().unwrap()).headers(headers).body(body);
+    let response = request.send().await.unwrap();
+    (response.status(), response.bytes().await.unwrap())
 }
 
 /// Sends a request, and gives the answer.

@@ -23,7 +23,7 @@ use aws_sdk_dynamodb::config::Credentials;
 use axum::Router;
 use dynoxide::Database;
 use pushlark_delivery::VirtualHosts;
-use pushlark_http::{Access, Answer, Problem, Response, answer, read_json};
+use pushlark_http::{Access, Answer, Media, Problem, Response, answer, read_json};
 use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use pushlark_store::Store;
@@ -45,6 +45,30 @@ const RETENTION_SECONDS: u32 = 14 * 86_400;
 const MAX_RECEIVE_COUNT: u32 = 100;
 /// How often expired items are deleted; AWS takes up to some days.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The settings that a function needs to work as in the stack; not the secret, which is not for a file.
+const SETTINGS: [&str; 20] = [
+    "TABLE_NAME",
+    "QUEUE_URL",
+    "DEAD_LETTER_QUEUE_URL",
+    "VIRTUAL_PUBSUB_HOSTS",
+    "PLUGIN",
+    "PLUGIN_TIMEOUT_MS",
+    "PLUGIN_ON_ERROR",
+    "AWS_ENDPOINT_URL_LAMBDA",
+    "PUSH_SERVICE",
+    "MONGOOSEPUSH_URL",
+    "MONGOOSEPUSH_API_VERSION",
+    "WORKER_CONCURRENCY",
+    "PUBLISH_TIMEOUT_MS",
+    "TIME_TO_LIVE",
+    "SESSION_LIFETIME",
+    "UNREAD_COUNTS",
+    "INCLUDE_BODY",
+    "INCLUDE_SENDER",
+    "GROUP_DATA",
+    "LOG_LEVEL",
+];
 
 /// How a stack is started.
 #[derive(Debug, Clone)]
@@ -210,8 +234,7 @@ impl Stack {
             ("AWS_SECRET_ACCESS_KEY", "local"),
             ("AWS_REGION", "us-east-1"),
         ];
-        let settings = ["TABLE_NAME", "QUEUE_URL", "DEAD_LETTER_QUEUE_URL", "VIRTUAL_PUBSUB_HOSTS", "MONGOOSEPUSH_URL"];
-        let settings = settings.into_iter().filter_map(|name| Some((name, self.environment.text(name)?)));
+        let settings = SETTINGS.into_iter().filter_map(|name| Some((name, self.environment.text(name)?)));
         own.into_iter().chain(settings).map(|(name, value)| format!("{name}={value}\n")).collect()
     }
 }
@@ -284,6 +307,9 @@ async fn sweep(database: Database) {
 /// Invokes the worker with events to explain, as IAM lets an operator do on AWS.
 async fn explain(access: &Access, worker: &Arc<Worker>, invocation: pushlark_http::Invocation) -> Answer {
     answer(access, invocation, async |request| {
+        if request.media != Media::Json {
+            return Err(Problem::unsupported_media(&request.media, "application/json"));
+        }
         let invocation = read_json(&request.body).map_err(Problem::bad_request)?;
         match worker.answer(invocation, Instant::now() + FUNCTION_TIMEOUT).await {
             Ok(answer) => Response::json(200, &answer),

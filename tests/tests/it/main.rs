@@ -3,8 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod access;
+mod calls;
+mod counts;
 mod enabling;
 mod envelope;
 mod events;
+mod explaining;
+mod extensions;
 mod outcomes;
+mod removal;
 mod resilience;
+mod sessions;

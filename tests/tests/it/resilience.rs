@@ -1,21 +1,16 @@
 //! What must not be lost, whatever fails.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use aws_config::SdkConfig;
-use aws_lambda_events::sqs::SqsEvent;
 use local::Options;
 use local::sqs::Clock;
 use pushlark_plugin::{Defaults, Event, Payload, Plugin, Plugins, Rule};
-use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use pushlark_store::Claimant;
 use serde_json::{Value, json};
-use tests::{Line, PushService, Pushlark, eventually};
+use tests::{Apart, Line, PushService, Pushlark, eventually};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
-use worker::Worker;
 
 const BOB: &str = "bob@example.com";
 /// On the clock of a stack in fast motion.
@@ -150,45 +145,6 @@ async fn a_panic_fails_its_record_alone() {
     let mut alerts = pushlark.alerts("phone").await;
     alerts.sort();
     assert_eq!(alerts, ["one", "two"]);
-}
-
-/// A worker of the test's own beside the stack, whose queue nobody else reads.
-struct Apart {
-    pushlark: Pushlark,
-    worker: Arc<Worker>,
-    queue_url: String,
-}
-
-impl Apart {
-    async fn start() -> Self {
-        let pushlark = Pushlark::start().await;
-        let sqs = &pushlark.stack.sqs;
-        let queue_url = sqs.create_queue().queue_name("apart").send().await.unwrap().queue_url.unwrap();
-        let worker = Worker::from_environment(
-            &pushlark.stack.environment,
-            &SdkConfig::builder().build(),
-            &Plugins::built_in(),
-            pushlark.store(),
-            Queue::new(sqs.clone(), &queue_url),
-            Queue::new(sqs.clone(), &queue_url),
-        );
-        Self { worker: Arc::new(worker.unwrap()), queue_url, pushlark }
-    }
-
-    /// Queues a message and receives it as a batch of one.
-    async fn batch(&self, uid: &str, work: &[Value]) -> SqsEvent {
-        let record = json!({"uid": uid, "work": work}).to_string();
-        self.pushlark.stack.sqs.send_message().queue_url(&self.queue_url).message_body(record).send().await.unwrap();
-        self.receive().await.unwrap()
-    }
-
-    async fn receive(&self) -> Option<SqsEvent> {
-        let receive = self.pushlark.stack.sqs.receive_message().queue_url(&self.queue_url);
-        let message = receive.send().await.unwrap().messages?.remove(0);
-        let record =
-            json!({"messageId": message.message_id, "receiptHandle": message.receipt_handle, "body": message.body});
-        Some(serde_json::from_value(json!({"Records": [record]})).unwrap())
-    }
 }
 
 fn message_to(users: &[&str]) -> Value {

@@ -1,0 +1,90 @@
+//! What an event costs in calls of DynamoDB, counted between the functions and the table.
+
+use std::collections::BTreeMap;
+
+use local::Options;
+use pushlark_settings::Environment;
+use serde_json::{Value, json};
+use tests::{Meter, Pushlark};
+
+const BOB: &str = "bob@example.com";
+
+async fn metered(settings: &[(&'static str, &'static str)]) -> (Pushlark, Meter) {
+    let meter = Meter::start().await;
+    let environment = Environment::from_iter(settings.iter().copied());
+    let options = Options { dynamodb_endpoint: Some(meter.url.clone()), environment, ..Options::default() };
+    let pushlark = Pushlark::with(options).await;
+    meter.connect(&pushlark.stack.dynamodb_url);
+    pushlark.enable("bob@example.com/phone", "phone").await;
+    pushlark.enable(BOB, "tablet").await;
+    meter.take();
+    (pushlark, meter)
+}
+
+/// What an event costs until all that follows from it is done.
+async fn calls(pushlark: &Pushlark, meter: &Meter, event: Value) -> BTreeMap<String, u32> {
+    pushlark.event(event).await;
+    pushlark.settled().await;
+    meter.take()
+}
+
+fn cost<const N: usize>(calls: [(&str, u32); N]) -> BTreeMap<String, u32> {
+    calls.into_iter().map(|(operation, times)| (operation.to_owned(), times)).collect()
+}
+
+fn message(to: &str, body: &str) -> Value {
+    json!({"type": "message", "from": "alice@example.com/pc", "to": to, "chat": "chat", "body": body})
+}
+
+fn presence(status: &str) -> Value {
+    json!({"type": "presence", "jid": "bob@example.com/pc", "status": status})
+}
+
+#[tokio::test]
+async fn a_notified_event_costs_one_read_and_one_write() {
+    for plugin in ["defaults", "enhanced", "hints"] {
+        let (pushlark, meter) = metered(&[("PLUGIN", plugin)]).await;
+        let notified = calls(&pushlark, &meter, message(BOB, "Hi")).await;
+        assert_eq!(notified, cost([("Query", 1), ("UpdateItem", 1)]), "{plugin}");
+        let mut unacknowledged = message("bob@example.com/phone", "Hi");
+        unacknowledged["type"] = "unacknowledged".into();
+        let expected = match plugin {
+            "defaults" => cost([("Query", 1)]),
+            _ => cost([("Query", 1), ("UpdateItem", 1)]),
+        };
+        assert_eq!(calls(&pushlark, &meter, unacknowledged).await, expected, "{plugin}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_notifies_nobody_costs_a_read_at_most() {
+    let (pushlark, meter) = metered(&[]).await;
+    assert_eq!(calls(&pushlark, &meter, message(BOB, "")).await, cost([]));
+    assert_eq!(calls(&pushlark, &meter, message("nobody@example.com", "Hi")).await, cost([("Query", 1)]));
+    assert_eq!(calls(&pushlark, &meter, presence("online")).await, cost([("UpdateItem", 1)]));
+    assert_eq!(calls(&pushlark, &meter, message(BOB, "online")).await, cost([("Query", 1)]));
+    let read = json!({"type": "read", "jid": BOB, "conversation": "alice@example.com"});
+    assert_eq!(calls(&pushlark, &meter, read).await, cost([]));
+}
+
+#[tokio::test]
+async fn counting_costs_one_read_and_one_write_more() {
+    let (pushlark, meter) = metered(&[("UNREAD_COUNTS", "on")]).await;
+    // The sender's own count is reset, too: one write more, by ingest.
+    let notified = cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 3)]);
+    assert_eq!(calls(&pushlark, &meter, message(BOB, "Hi")).await, notified);
+    let group =
+        json!({"type": "message", "from": "room@muc.example.com/alice", "to": BOB, "chat": "groupchat", "body": "Hi"});
+    assert_eq!(calls(&pushlark, &meter, group).await, cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 2)]));
+    assert_eq!(calls(&pushlark, &meter, message(BOB, "")).await, cost([]));
+    let read = json!({"type": "read", "jid": BOB, "conversation": "alice@example.com"});
+    assert_eq!(calls(&pushlark, &meter, read).await, cost([("UpdateItem", 1)]));
+    // Above 32 messages a counter forgets all but 16, by a write of its own: at the 33rd and the 50th.
+    let mut many = BTreeMap::new();
+    for number in 0..60 {
+        for (operation, times) in calls(&pushlark, &meter, message("carol@example.com", &number.to_string())).await {
+            *many.entry(operation).or_default() += times;
+        }
+    }
+    assert_eq!(many, cost([("GetItem", 60), ("Query", 60), ("UpdateItem", 60 * 2 + 2)]));
+}
