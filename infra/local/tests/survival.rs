@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -19,6 +20,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 struct Process {
     child: Child,
     url: String,
+    /// What it has printed since it was started.
+    printed: Arc<Mutex<Vec<String>>>,
 }
 
 impl Process {
@@ -28,15 +31,18 @@ impl Process {
             .args(["--port", "0", "--data"])
             .arg(folder)
             .env("MONGOOSEPUSH_URL", push_service)
+            .env("NO_COLOR", "1")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         let line = lines.find(|line| line.starts_with("Pushlark is at")).unwrap();
         let url = line.split(' ').nth(3).unwrap().strip_suffix("/enable,").unwrap().to_owned();
+        let printed = Arc::<Mutex<Vec<String>>>::default();
+        let kept = Arc::clone(&printed);
         // Somebody has to read on, or the process blocks.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url }
+        std::thread::spawn(move || lines.for_each(|line| kept.lock().unwrap().push(line)));
+        Self { child, url, printed }
     }
 
     async fn post(&self, path: &str, body: Value) -> u16 {
@@ -96,6 +102,48 @@ async fn an_accepted_event_outlives_a_kill_right_after_its_202() {
     let _stack = Process::start(&folder, &push_service_url);
     let device = tokio::time::timeout(Duration::from_secs(20), notified.recv()).await;
     assert_eq!(device.expect("notified in time").unwrap(), "phone");
+}
+
+#[tokio::test]
+async fn each_event_is_one_line_that_says_why_and_nothing_of_what_was_said() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let push_service_url = format!("http://{}", listener.local_addr().unwrap());
+    let mut notified = push_service(listener).await;
+    let stack = Process::start(&folder("logged"), &push_service_url);
+    let form = json!({"service": "fcm", "device_id": "device-token"});
+    let enable = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "device-node", "form": form});
+    assert_eq!(stack.post("/enable", enable).await, 200);
+    let message = |id: &str, body: &str, online: bool| {
+        json!({"type": "message", "id": id, "from": "a@b/c", "to": "bob@example.com", "chat": "chat", "body": body,
+            "recipient": {"online": online}})
+    };
+    let events = json!([
+        message("m-1", "what was said", false),
+        message("m-2", "", false),
+        message("m-3", "what was said", true)
+    ]);
+    assert_eq!(stack.post("/events", events).await, 202);
+    assert_eq!(notified.recv().await.unwrap(), "device-token");
+    let begun = Instant::now();
+    let lines = loop {
+        let lines: Vec<_> = stack.printed.lock().unwrap().iter().filter(|line| line.contains("m-")).cloned().collect();
+        if lines.len() >= 3 {
+            break lines;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{lines:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    for (id, said) in [
+        ("m-1", "notified kind=\"message\" unread_count=1 registrations=1 exists=true online=false presence=\"event\""),
+        ("m-2", "not notified skipped=defaults: the message has no body"),
+        ("m-3", "left_out=[\"push.example.com: defaults: the recipient is online\"] delivered=0"),
+    ] {
+        let lines: Vec<_> = lines.iter().filter(|line| line.contains(id)).collect();
+        assert!(lines.len() == 1 && lines[0].contains(" INFO ") && lines[0].contains(said), "{lines:?}");
+    }
+    for line in &*stack.printed.lock().unwrap() {
+        assert!(!["what was said", "device-token", "device-node"].iter().any(|secret| line.contains(secret)), "{line}");
+    }
 }
 
 #[test]
