@@ -11,12 +11,15 @@ use time::OffsetDateTime;
 use crate::Worker;
 use crate::decision::{Decision, Known, Reason};
 use crate::external::PluginError;
-use crate::notify::{Undecided, is_counted};
+use crate::notify::Undecided;
 use crate::task::{Task, Unreadable};
 
 /// Why events are not explained.
 #[derive(Debug, thiserror::Error)]
 pub enum Unexplained {
+    /// There is nothing to do.
+    #[error("the invocation has neither Records nor explain")]
+    Nothing,
     /// One of them is not an event; the caller's to mend.
     #[error("event {index}: {detail}")]
     BadEvent {
@@ -102,7 +105,7 @@ struct Target {
 
 impl Worker {
     /// Explains events as `/events` takes them: `{"explained": [{"id", "effect", "recipients"?: […]}, …]}`.
-    pub(crate) async fn explain(&self, events: &[Box<RawValue>]) -> Result<Explained, Unexplained> {
+    pub async fn explain(&self, events: &[Box<RawValue>]) -> Result<Explained, Unexplained> {
         let now = OffsetDateTime::now_utc();
         let mut explained = Vec::with_capacity(events.len());
         for (index, event) in events.iter().enumerate() {
@@ -144,7 +147,7 @@ impl Worker {
     async fn explain_recipient(&self, event: &mut Event, facts: Facts) -> Result<Explanation, Unexplained> {
         let user = event.recipient();
         let claimed = self.store.claimed(&event.id, &user).await?;
-        if self.unread_counts && facts.unread_count.is_none() && is_counted(event) {
+        if self.counts(event, facts) {
             event.unread_count = match claimed.counted() {
                 Some(counted) => counted,
                 None => self.store.unread(&user, &event.from.to_bare()).await?.saturating_add(1),

@@ -69,8 +69,8 @@ enum ChosenPlugin {
 /// are to be explained.
 #[derive(Debug, Deserialize)]
 pub struct Invocation {
-    #[serde(rename = "Records", default)]
-    records: Vec<SqsMessage>,
+    #[serde(rename = "Records")]
+    records: Option<Vec<SqsMessage>>,
     /// Events as `/events` takes them as JSON.
     explain: Option<Vec<Box<RawValue>>>,
 }
@@ -129,15 +129,14 @@ impl Worker {
 
     /// Answers one invocation, a batch before `deadline`.
     pub async fn answer(self: &Arc<Self>, invocation: Invocation, deadline: Instant) -> Result<Answer, Unexplained> {
-        match invocation.explain {
+        let Invocation { records, explain } = invocation;
+        if let Some(events) = explain {
             // Boxed, to keep it out of every other invocation's future.
-            Some(events) => Box::pin(self.explain(&events)).await.map(Answer::Explained),
-            None => {
-                let mut batch = SqsEvent::default();
-                batch.records = invocation.records;
-                Ok(Answer::Batch(self.handle(batch, deadline).await))
-            }
+            return Box::pin(self.explain(&events)).await.map(Answer::Explained);
         }
+        let mut batch = SqsEvent::default();
+        batch.records = records.ok_or(Unexplained::Nothing)?;
+        Ok(Answer::Batch(self.handle(batch, deadline).await))
     }
 
     /// Opens the connections that the first notification will need.

@@ -97,12 +97,25 @@ impl Worker {
     /// Counts a message for its recipient, where the counts are Pushlark's to keep: as MongooseIM's inbox does, every
     /// message that somebody else wrote, whether it notifies or not. Answers the message's number.
     async fn count(&self, event: &mut Event, facts: Facts) -> Result<Option<u32>, StoreError> {
-        if !self.unread_counts || facts.unread_count.is_some() || !is_counted(event) {
+        if !self.counts(event, facts) {
             return Ok(None);
         }
         let (user, conversation) = (event.recipient(), event.from.to_bare());
         event.unread_count = self.store.count(&user, &conversation, &event.id, event.at).await?;
         Ok(Some(event.unread_count))
+    }
+
+    /// Whether a message counts as unread: it has a text for the user to read, and was written by somebody else.
+    pub(crate) fn counts(&self, event: &Event, facts: Facts) -> bool {
+        let message = &event.message;
+        let has_text = message.body().is_some_and(|body| !body.is_empty()) || message.has_omemo_payload();
+        let user = event.recipient();
+        // In MUC Light the occupant's nick is the user.
+        let is_own =
+            event.from.to_bare() == user || event.from.resource().is_some_and(|nick| nick.as_str() == user.as_str());
+        let is_new = !message.is_carbon() && !message.is_correction() && !message.has_hint(Hint::NoStore);
+        let is_ours_to_count = self.unread_counts && facts.unread_count.is_none() && facts.exists != Some(false);
+        is_ours_to_count && has_text && is_new && !is_own
     }
 
     /// Everything that comes before a claim.
@@ -208,17 +221,6 @@ impl Notified {
         tracing::error!(error = %Causes(error), "not notified yet");
         Self { retry: Some(Retry::BackingOff), ..self }
     }
-}
-
-/// Whether a message counts as unread: it has a text for the user to read, and was written by somebody else.
-pub fn is_counted(event: &Event) -> bool {
-    let message = &event.message;
-    let has_text = message.body().is_some_and(|body| !body.is_empty()) || message.has_omemo_payload();
-    let user = event.recipient();
-    // In MUC Light the occupant's nick is the user.
-    let is_own =
-        event.from.to_bare() == user || event.from.resource().is_some_and(|nick| nick.as_str() == user.as_str());
-    has_text && !is_own && !message.is_carbon() && !message.is_correction() && !message.has_hint(Hint::NoStore)
 }
 
 /// The one line that an event has in the log, unless something goes wrong.

@@ -23,15 +23,16 @@ use aws_sdk_dynamodb::config::Credentials;
 use axum::Router;
 use dynoxide::Database;
 use pushlark_delivery::VirtualHosts;
-use pushlark_http::{Access, Answer, Media, Problem, Response, answer, read_json};
+use pushlark_http::{Access, Answer, Invocation, Media, Problem, Response, answer, read_json};
 use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use pushlark_store::Store;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
-use worker::{FUNCTION_TIMEOUT, Plugins, Unexplained, Worker};
+use worker::{Plugins, Unexplained, Worker};
 
 use event_source::{EventSource, Mapping};
 use sink::Sink;
@@ -305,14 +306,19 @@ async fn sweep(database: Database) {
 }
 
 /// Invokes the worker with events to explain, as IAM lets an operator do on AWS.
-async fn explain(access: &Access, worker: &Arc<Worker>, invocation: pushlark_http::Invocation) -> Answer {
+async fn explain(access: &Access, worker: &Worker, invocation: Invocation) -> Answer {
+    #[derive(Deserialize)]
+    struct Explain {
+        explain: Vec<Box<RawValue>>,
+    }
+
     answer(access, invocation, async |request| {
         if request.media != Media::Json {
             return Err(Problem::unsupported_media(&request.media, "application/json"));
         }
-        let invocation = read_json(&request.body).map_err(Problem::bad_request)?;
-        match worker.answer(invocation, Instant::now() + FUNCTION_TIMEOUT).await {
-            Ok(answer) => Response::json(200, &answer),
+        let Explain { explain } = read_json(&request.body).map_err(Problem::bad_request)?;
+        match worker.explain(&explain).await {
+            Ok(explained) => Response::json(200, &explained),
             Err(Unexplained::Store(_) | Unexplained::Plugin(_)) => Err(Problem::unavailable()),
             Err(unexplained) => Err(Problem::bad_request(unexplained.to_string())),
         }

@@ -144,5 +144,6 @@ async fn what_is_no_event_is_told_by_its_index() {
     let detail = pushlark.json("/explain", json!({"explain": [good, {"type": "nudge"}]})).await.problem(400);
     assert!(detail.contains("event 1") && detail.contains("nudge"), "{detail}");
     pushlark.json("/explain", json!({"explain": "all"})).await.problem(400);
+    assert!(pushlark.json("/explain", json!({"explian": []})).await.problem(400).contains("explain"));
     pushlark.post("/explain", "application/xml", "<message/>").await.problem(415);
 }
