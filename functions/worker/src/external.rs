@@ -10,6 +10,7 @@ use aws_config::SdkConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
+use futures_util::future::join_all;
 use pushlark_plugin::{
     Choice, Defaults, Event, EventKind, Payload, Plugin, Publication, PublishService, Recipient, Rule,
 };
@@ -18,6 +19,7 @@ use pushlark_telemetry::{Causes, Metric, count};
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -105,7 +107,8 @@ struct AskedService<'q> {
 
 #[derive(Deserialize)]
 struct Answers {
-    events: Vec<Answer>,
+    /// One for each event, in their order.
+    events: Vec<Box<RawValue>>,
 }
 
 /// The callbacks' answers for one event; those that are left out are the defaults'.
@@ -182,6 +185,7 @@ impl External {
             return Ok(answered(Answer::default()));
         }
         let (reply, answer) = oneshot::channel();
+        // Texts and numbers always serialize.
         let event = serde_json::to_string(&Question::new(event, recipient, services)).unwrap_or_default();
         let is_first = {
             // Each change is complete in itself.
@@ -205,8 +209,9 @@ impl External {
 
     async fn ask_for_all(self: Arc<Self>) {
         sleep(GATHERING).await;
-        let mut waiting =
-            std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().peekable();
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut waiting = waiting.into_iter().peekable();
+        let mut calls = Vec::new();
         while waiting.peek().is_some() {
             let mut bytes = 0;
             let mut together = Vec::new();
@@ -216,16 +221,28 @@ impl External {
             }) {
                 together.push(next);
             }
-            let answers = self.call(&together).await;
-            if answers.is_err() {
+            calls.push(self.ask_together(together));
+        }
+        join_all(calls).await;
+    }
+
+    /// Asks about all events by one call, and gives each its answer.
+    async fn ask_together(&self, events: Vec<Waiting>) {
+        let bodies: Vec<&str> = events.iter().map(|waiting| waiting.event.as_str()).collect();
+        let answers: Vec<_> = match self.call(&bodies).await {
+            Ok(answers) => answers.iter().zip(&events).map(|(answer, event)| read(answer, event.services)).collect(),
+            Err(error) => {
                 count(Metric::PluginFailed);
+                events.iter().map(|_| Err(error.clone())).collect()
             }
-            reply(together, answers);
+        };
+        for (event, answer) in events.into_iter().zip(answers) {
+            // Whoever asked may have been given up at the deadline.
+            let _ = event.reply.send(answer);
         }
     }
 
-    async fn call(&self, events: &[Waiting]) -> Result<Vec<Answer>, PluginError> {
-        let events: Vec<&str> = events.iter().map(|waiting| waiting.event.as_str()).collect();
+    async fn call(&self, events: &[&str]) -> Result<Vec<Box<RawValue>>, PluginError> {
         let payload = format!(r#"{{"version":1,"events":[{}]}}"#, events.join(","));
         let called = self.client.invoke().function_name(&self.function).payload(Blob::new(payload)).send().await;
         let answered = called.map_err(|error| PluginError::Unreachable(Causes(&error).to_string()))?;
@@ -233,9 +250,7 @@ impl External {
             return Err(PluginError::Failed(error));
         }
         let payload = answered.payload.unwrap_or_else(|| Blob::new([]));
-        // The error's own text may quote the answer, which is not for the log.
-        let answers: Answers = serde_json::from_slice(payload.as_ref())
-            .map_err(|error| PluginError::Unreadable(format!("line {}, column {}", error.line(), error.column())))?;
+        let answers: Answers = serde_json::from_slice(payload.as_ref()).map_err(PluginError::unreadable)?;
         if answers.events.len() != events.len() {
             let (asked, answered) = (events.len(), answers.events.len());
             return Err(PluginError::Unreadable(format!("{answered} answers for {asked} events")));
@@ -244,21 +259,20 @@ impl External {
     }
 }
 
-/// Gives each event its answer.
-fn reply(events: Vec<Waiting>, answers: Result<Vec<Answer>, PluginError>) {
-    let answers: Vec<Result<Answer, PluginError>> = match answers {
-        Ok(answers) => answers.into_iter().map(Ok).collect(),
-        Err(error) => events.iter().map(|_| Err(error.clone())).collect(),
-    };
-    for (Waiting { services, reply, .. }, answer) in events.into_iter().zip(answers) {
-        let answer = answer.and_then(|answer| {
-            let unknown = answer.references().find(|index| *index >= services);
-            unknown.map_or(Ok(answer), |index| {
-                Err(PluginError::Unreadable(format!("service {index}, of {services} services")))
-            })
-        });
-        // Whoever asked may have been given up at the deadline.
-        let _ = reply.send(answer);
+/// Reads the answer for an event that has so many services.
+fn read(answer: &RawValue, services: usize) -> Result<Answer, PluginError> {
+    let answer: Answer = serde_json::from_str(answer.get()).map_err(PluginError::unreadable)?;
+    let unknown = answer.references().find(|index| *index >= services);
+    match unknown {
+        Some(index) => Err(PluginError::Unreadable(format!("service {index}, of {services} services"))),
+        None => Ok(answer),
+    }
+}
+
+impl PluginError {
+    /// The error's own text may quote the answer, which is not for the log.
+    fn unreadable(error: serde_json::Error) -> Self {
+        Self::Unreadable(format!("line {}, column {}", error.line(), error.column()))
     }
 }
 
