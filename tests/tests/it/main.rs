@@ -10,6 +10,7 @@ mod envelope;
 mod events;
 mod explaining;
 mod extensions;
+mod mongooseim;
 mod outcomes;
 mod removal;
 mod resilience;
