@@ -113,6 +113,7 @@ struct Answers {
 
 /// The callbacks' answers for one event; those that are left out are the defaults'.
 #[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Answer {
     prepare_notification: Option<Prepared>,
     /// By their index.
@@ -160,7 +161,8 @@ impl External {
                 return Err(SettingError::invalid("PLUGIN_ON_ERROR", reason));
             }
         };
-        let timeouts = TimeoutConfig::builder().operation_timeout(timeout).build();
+        // Both: what is left out here is as `aws` has it, and may be shorter.
+        let timeouts = TimeoutConfig::builder().operation_timeout(timeout).operation_attempt_timeout(timeout).build();
         // The queue tries again, and leaves room for it.
         let retries = aws_sdk_lambda::config::retry::RetryConfig::disabled();
         let config = aws_sdk_lambda::config::Builder::from(aws).timeout_config(timeouts).retry_config(retries);

@@ -97,15 +97,16 @@ impl Worker {
         dead_letters: Queue,
     ) -> Result<Self, SettingError> {
         let mut last_start = LAST_START;
-        let plugin = match environment.text("PLUGIN").unwrap_or("defaults") {
-            name if name.starts_with("lambda:") => {
+        let name = environment.text("PLUGIN").unwrap_or("defaults");
+        let plugin = match name.strip_prefix("lambda:") {
+            Some("") => return Err(SettingError::invalid("PLUGIN", "lambda: is followed by no function's name")),
+            Some(function) => {
                 let timeout = environment.number("PLUGIN_TIMEOUT_MS", 100..=2_500, 2_000)?;
                 let timeout = Duration::from_millis(timeout.into());
                 last_start += timeout;
-                let function = name.trim_start_matches("lambda:");
                 ChosenPlugin::External(Arc::new(External::from_environment(function, timeout, environment, aws)?))
             }
-            name => {
+            None => {
                 let plugin = plugins.get(name).map_err(|unknown| SettingError::invalid("PLUGIN", unknown))?;
                 ChosenPlugin::Compiled(plugin)
             }

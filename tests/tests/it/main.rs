@@ -5,6 +5,7 @@
 mod access;
 mod calls;
 mod counts;
+mod custom_plugins;
 mod enabling;
 mod envelope;
 mod events;

@@ -1,0 +1,51 @@
+"""A plugin that is a Lambda function: blocked domains, watches that only private chats notify, and short texts.
+
+A callback that an answer leaves out is the defaults'. docs/plugin-lambda.md has the JSON.
+"""
+
+import os
+
+BLOCKED_DOMAINS = set(os.environ.get("BLOCKED_DOMAINS", "spam.example").split(","))
+LONGEST_TEXT = 100
+
+
+def handler(event, context):
+    return {"events": [answer(asked) for asked in event["events"]]}
+
+
+def answer(event):
+    if bare(event["from"]).split("@")[-1] in BLOCKED_DOMAINS:
+        return {"prepare_notification": {"skip": "the sender's domain is blocked"}}
+    answers = {}
+    if event["chat"] != "chat" and any(is_watch(service) for service in event["services"]):
+        answers["should_publish"] = without_watches(event)
+    if len(event["body"] or "") > LONGEST_TEXT:
+        payload = shortened(event)
+        # Not in prepare_notification, where the defaults' rules, such as that for carbons, would no longer hold.
+        indexes = range(len(event["services"]))
+        answers["publish_notification"] = [{"service": index, "payload": payload} for index in indexes]
+    return answers
+
+
+def without_watches(event):
+    # The defaults' rules are this function's to keep once it answers this callback.
+    recipient = event["recipient"]
+    if event["type"] != "message" or recipient["online"] or not recipient["exists"]:
+        return []
+    return [index for index, service in enumerate(event["services"]) if not is_watch(service)]
+
+
+def shortened(event):
+    return {
+        "message-count": event["unread_count"],
+        "last-message-sender": event["from"] if event["chat"] == "groupchat" else bare(event["from"]),
+        "last-message-body": event["body"][:LONGEST_TEXT] + "…",
+    }
+
+
+def is_watch(service):
+    return service["options"].get("device") == "watch"
+
+
+def bare(jid):
+    return jid.split("/")[0]

@@ -1,0 +1,11 @@
+//! A worker with the plugin `rooms` beside those that come with Pushlark.
+
+use example_rooms::Rooms;
+use pushlark_settings::Environment;
+use worker::Plugins;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let rooms = Rooms::from_environment(&Environment::of_process())?;
+    worker::run(Plugins::built_in().with("rooms", rooms)).await
+}
