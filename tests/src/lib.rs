@@ -21,6 +21,8 @@ use pushlark_settings::Environment;
 use pushlark_store::Store;
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -77,7 +79,7 @@ impl Pushlark {
     }
 
     /// A stack with these settings.
-    pub async fn with_settings<const N: usize>(settings: [(&str, &str); N]) -> Self {
+    pub async fn with_settings<'s>(settings: impl IntoIterator<Item = (&'s str, &'s str)>) -> Self {
         Self::with(Options { environment: Environment::from_iter(settings), ..Options::default() }).await
     }
 
@@ -295,6 +297,11 @@ async fn meter(State(state): State<Arc<MeterState>>, headers: HeaderMap, body: B
     let request = state.client.post(state.target.get().unwrap()).headers(headers).body(body);
     let response = request.send().await.unwrap();
     (response.status(), response.bytes().await.unwrap())
+}
+
+/// When it was so many seconds ago, as an event's `at` has it.
+pub fn ago(seconds: i64) -> String {
+    (OffsetDateTime::now_utc() - time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
 }
 
 /// Sends a request, and gives the answer.

@@ -111,12 +111,13 @@ pub fn decide<'w>(
     let Choice { publish, left_out } = plugin.should_publish(event, &known.recipient, snapshot.services.clone());
     let mut left_out: Vec<_> = left_out.into_iter().map(|(service, rule)| (service, Reason::Rule(rule))).collect();
     let chosen = if publish.is_empty() { Vec::new() } else { plugin.publish_notification(event, payload, publish) };
+    let user = event.recipient();
     let mut publications = Vec::new();
     for publication in chosen {
         let asked = publication.service.options.time_to_live().ok().flatten();
         let time_to_live = asked.unwrap_or(time_to_live).max(LEAST_TIME_TO_LIVE);
         let is_late = OffsetDateTime::now_utc() - event.at > time_to_live;
-        match delivery.route(&event.recipient(), &publication.service.jid) {
+        match delivery.route(&user, &publication.service.jid) {
             _ if is_late => left_out.push((publication.service, Reason::TooLate)),
             None => left_out.push((publication.service, Reason::Unroutable)),
             Some(push_service) => publications.push((publication, push_service)),

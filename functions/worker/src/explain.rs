@@ -54,21 +54,28 @@ struct ExplainedEvent {
     recipients: Vec<Explanation>,
 }
 
-/// The decision for one recipient, in the order of its steps.
+/// The decision for one recipient.
 #[derive(Debug, Serialize)]
 struct Explanation {
     recipient: String,
-    /// The rule by which the plugin skips the message; there is no further step.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    skipped: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unread_count: Option<u32>,
     #[serde(flatten)]
-    steps: Option<Steps>,
+    outcome: Outcome,
 }
 
 #[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome {
+    /// The plugin skips the message by this rule; there is no further step.
+    Skipped {
+        skipped: String,
+    },
+    Decided(Steps),
+}
+
+/// A decision's steps, in their order.
+#[derive(Debug, Serialize)]
 struct Steps {
+    unread_count: u32,
     registrations: Vec<Service>,
     exists: bool,
     online: bool,
@@ -153,15 +160,13 @@ impl Worker {
                 None => self.store.unread(&user, &event.from.to_bare()).await?.saturating_add(1),
             };
         }
-        let mut explanation =
-            Explanation { recipient: user.to_string(), skipped: None, unread_count: None, steps: None };
-        match self.decide(event, facts).await {
+        let outcome = match self.decide(event, facts).await {
             Ok(Decision { snapshot, known: Known { recipient, presence }, left_out, publications }) => {
                 let (others, ours): (Vec<_>, Vec<_>) =
                     publications.into_iter().partition(|(publication, _)| claimed.has(&publication.service));
                 let others = others.into_iter().map(|(publication, _)| (publication.service, Reason::Claimed));
-                explanation.unread_count = Some(event.unread_count);
-                explanation.steps = Some(Steps {
+                Outcome::Decided(Steps {
+                    unread_count: event.unread_count,
                     registrations: snapshot.services.iter().map(Service::new).collect(),
                     exists: recipient.exists,
                     online: recipient.online,
@@ -180,13 +185,13 @@ impl Worker {
                             target: push_service.to_string(),
                         })
                         .collect(),
-                });
+                })
             }
-            Err(Undecided::Skipped(rule)) => explanation.skipped = Some(rule.to_string()),
+            Err(Undecided::Skipped(rule)) => Outcome::Skipped { skipped: rule.to_string() },
             Err(Undecided::Store(error)) => return Err(error.into()),
             Err(Undecided::Plugin(error)) => return Err(error.into()),
-        }
-        Ok(explanation)
+        };
+        Ok(Explanation { recipient: user.to_string(), outcome })
     }
 }
 

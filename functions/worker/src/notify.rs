@@ -64,6 +64,13 @@ impl Worker {
             }
             Err(error) => return notified.postponed(&error),
         };
+        for (_, reason) in &decision.left_out {
+            match reason {
+                Reason::TooLate => count(Metric::Expired),
+                Reason::Unroutable => count(Metric::Unroutable),
+                Reason::Rule(_) | Reason::Unexplained | Reason::Claimed => {}
+            }
+        }
         let user = event.recipient();
         let claimant = Claimant { id: &event.id, user: &user, uid, counted: notified.counted };
         let publications = std::mem::take(&mut decision.publications);
@@ -108,7 +115,7 @@ impl Worker {
     /// Whether a message counts as unread: it has a text for the user to read, and was written by somebody else.
     pub(crate) fn counts(&self, event: &Event, facts: Facts) -> bool {
         let message = &event.message;
-        let has_text = message.body().is_some_and(|body| !body.is_empty()) || message.has_omemo_payload();
+        let has_text = message.text().is_some() || message.has_omemo_payload();
         let user = event.recipient();
         // In MUC Light the occupant's nick is the user.
         let is_own =
@@ -123,7 +130,7 @@ impl Worker {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         match &self.plugin {
             ChosenPlugin::Compiled(plugin) => {
-                // Before anything is read, so that a message that is skipped costs nothing.
+                // Before the recipient is read, so that a message that is skipped does not cost that.
                 let payload = plugin.prepare_notification(event).map_err(Undecided::Skipped)?;
                 let snapshot = self.store.snapshot(&event.recipient()).await?;
                 let known = Known::new(event, facts, &snapshot);
@@ -147,13 +154,6 @@ impl Worker {
         publications: Vec<(Publication, &'w MongoosePush)>,
         left_out: &mut Vec<(PublishService, Reason)>,
     ) -> Result<Vec<(Publication, &'w MongoosePush)>, StoreError> {
-        for (_, reason) in &*left_out {
-            match reason {
-                Reason::TooLate => count(Metric::Expired),
-                Reason::Unroutable => count(Metric::Unroutable),
-                Reason::Rule(_) | Reason::Unexplained | Reason::Claimed => {}
-            }
-        }
         if publications.is_empty() {
             return Ok(publications);
         }

@@ -1,7 +1,6 @@
 //! What a webhook says, whatever format it came in.
 
 use std::collections::HashSet;
-use std::fmt::Write;
 use std::hash::Hash;
 
 use pushlark_queue::{Facts, Subject};
@@ -124,7 +123,7 @@ pub fn happened(at: Option<OffsetDateTime>, now: OffsetDateTime, index: usize) -
 fn reading(from: &Jid, to: &Recipients, message: &Message) -> Option<Reading> {
     let is_own_message = || {
         let is_chat = matches!(message.kind(), MessageType::Chat | MessageType::Groupchat);
-        is_chat && !message.is_carbon() && message.body().is_some_and(|body| !body.is_empty())
+        is_chat && !message.is_carbon() && message.text().is_some()
     };
     if message.kind() == MessageType::Error || !(message.is_displayed_marker() || is_own_message()) {
         return None;
@@ -153,7 +152,10 @@ fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {
     room.into_iter().chain(recipient).find_map(|giver| {
         let is_giver = |by: &str| parse_jid(by).is_ok_and(|by| by == giver);
         let (_, id) = message.stanza_ids().find(|(by, id)| !id.is_empty() && is_giver(by))?;
-        Some(check_id(format!("{giver}/{id}")).unwrap_or_else(|_| hash(&giver, id)))
+        Some(
+            check_id(format!("{giver}/{id}"))
+                .unwrap_or_else(|_| format!("{:x}", Sha256::digest(format!("{giver}/{id}")))),
+        )
     })
 }
 
@@ -162,14 +164,6 @@ fn single<T>(several: &[T]) -> Option<&T> {
         [only] => Some(only),
         _ => None,
     }
-}
-
-fn hash(giver: &BareJid, id: &str) -> String {
-    Sha256::digest(format!("{giver}/{id}")).iter().fold(String::new(), |mut hash, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(hash, "{byte:02x}");
-        hash
-    })
 }
 
 fn distinct<T: Clone + Eq + Hash>(mut several: Vec<T>) -> Vec<T> {

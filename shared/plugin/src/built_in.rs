@@ -54,7 +54,7 @@ pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
     if message.is_correction() {
         return Err(Rule::new("defaults", "the message corrects an earlier one"));
     }
-    match message.body().filter(|body| !body.is_empty()) {
+    match message.text() {
         Some(body) => Ok(event.summary(body)),
         None if message.has_omemo_payload() => Ok(event.summary(Cow::Borrowed(""))),
         None => Err(Rule::new("defaults", "the message has no body")),
@@ -73,7 +73,7 @@ pub fn should_publish(event: &Event, recipient: &Recipient, services: Vec<Publis
 
 /// What is told of a call that a bodiless message announces, when the message is to be stored (XEP-0353).
 fn call(event: &Event) -> Option<Payload> {
-    let is_bodiless = event.message.body().is_none_or(|body| body.is_empty());
+    let is_bodiless = event.message.text().is_none();
     let (step, session) =
         event.message.jingle_message().filter(|_| is_bodiless && event.message.has_hint(Hint::Store))?;
     let mut payload = Payload::default();

@@ -158,10 +158,10 @@ impl Choice {
     }
 }
 
-/// Decides whether and what to notify. Callbacks are called in the order in which they stand here, once for each
-/// recipient of an event; they do no I/O, so the same inputs give the same answers.
+/// Decides whether and what to notify. Callbacks are called in the order in which they stand here, for each
+/// recipient of an event, and again when it is tried again; they do no I/O, so the same inputs give the same answers.
 pub trait Plugin: Send + Sync {
-    /// What to notify of `event`, or the rule that skips it, before anything was read of the recipient.
+    /// What to notify of `event`, or the rule that skips it.
     fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
         built_in::prepare_notification(event)
     }

@@ -46,17 +46,7 @@ impl Store {
 
     /// What is claimed of a message.
     pub async fn claimed(&self, id: &str, user: &BareJid) -> Result<Claimed, StoreError> {
-        let claim = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .key("pk", text(keys::claim(id, user)))
-            .key("sk", text(CLAIM))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(StoreError::during("look up a claim"))?;
-        Ok(Claimed(claim.item.unwrap_or_default()))
+        self.get("look up a claim", keys::claim(id, user), CLAIM).await.map(Claimed)
     }
 
     async fn update_claim(

@@ -2,7 +2,6 @@
 //! sort key: "Service, account, and table quotas in Amazon DynamoDB") is replaced by a hash.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 
 use pushlark_plugin::PublishService;
 use pushlark_xmpp::{BareJid, DomainPart, FullJid};
@@ -66,11 +65,7 @@ fn bounded(part: &str, most: usize) -> Cow<'_, str> {
 }
 
 fn hash(text: &str) -> String {
-    Sha256::digest(text).iter().fold(String::new(), |mut hash, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(hash, "{byte:02x}");
-        hash
-    })
+    format!("{:x}", Sha256::digest(text))
 }
 
 #[cfg(test)]

@@ -20,10 +20,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{BoxError, SdkError};
-use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
+use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 use pushlark_plugin::PublishService;
@@ -239,10 +237,7 @@ impl Store {
             .set_expression_attribute_values(version.map(|v| HashMap::from([(":version".into(), number(v))])))
             .send()
             .await;
-        match deleted {
-            Err(error) if is_stale_delete(&error) => Ok(false),
-            deleted => deleted.map(|_| true).map_err(StoreError::during("delete a registration")),
-        }
+        unless_stale("delete a registration", deleted)
     }
 
     /// Frees the sessions that were tied to a registration that is gone.
@@ -263,6 +258,12 @@ impl Store {
 
     fn query(&self) -> QueryFluentBuilder {
         self.client.query().table_name(&self.table).consistent_read(true)
+    }
+
+    async fn get(&self, action: &'static str, pk: impl ToString, sk: &str) -> Result<Item, StoreError> {
+        let item = self.client.get_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
+        let found = item.consistent_read(true).send().await.map_err(StoreError::during(action))?;
+        Ok(found.item.unwrap_or_default())
     }
 
     fn update(&self, pk: impl ToString, sk: &str) -> UpdateItemFluentBuilder {
@@ -305,19 +306,16 @@ impl Snapshot {
     }
 }
 
-/// Whether an update was made, or its condition found that it is out of date.
-fn unless_stale<T>(action: &'static str, updated: Result<T, SdkError<UpdateItemError>>) -> Result<bool, StoreError> {
-    match updated {
+/// Whether a write was made, or its condition found that it is out of date.
+fn unless_stale<T, E>(action: &'static str, written: Result<T, SdkError<E>>) -> Result<bool, StoreError>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    match written {
         Ok(_) => Ok(true),
-        Err(error) if error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception) => {
-            Ok(false)
-        }
+        Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(false),
         Err(error) => Err(StoreError::during(action)(error)),
     }
-}
-
-fn is_stale_delete<R>(error: &SdkError<DeleteItemError, R>) -> bool {
-    error.as_service_error().is_some_and(DeleteItemError::is_conditional_check_failed_exception)
 }
 
 fn expiry(lifetime: Duration) -> u64 {

@@ -6,7 +6,7 @@ use pushlark_xmpp::{BareJid, DomainPart};
 use time::OffsetDateTime;
 
 use crate::item::{Item, number, text};
-use crate::{Store, StoreError, is_stale_delete, keys, micros};
+use crate::{Store, StoreError, keys, micros, unless_stale};
 
 /// How many items are listed at once, …
 const PAGE: i32 = 200;
@@ -106,9 +106,6 @@ impl Store {
             .expression_attribute_values(":at", number(micros(at)))
             .send()
             .await;
-        match deleted {
-            Err(error) if is_stale_delete(&error) => Ok(()),
-            deleted => deleted.map(drop).map_err(StoreError::during("delete an item")),
-        }
+        unless_stale("delete an item", deleted).map(drop)
     }
 }

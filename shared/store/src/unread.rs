@@ -10,13 +10,13 @@ use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
-use crate::item::{self, Item, number, text};
+use crate::item::{self, Item, number};
 use crate::{Store, StoreError, expiry, keys, micros, unless_stale};
 
 /// How long a counter is remembered after it was used last.
 const COUNTER_LIFETIME: Duration = Duration::from_hours(90 * 24);
 /// How many messages a counter remembers at most, and how many of them are left when it forgets some: so many fit the
-/// kilobyte that DynamoDB bills as one write. Longer than that, a message's claim remembers its number.
+/// kilobyte that DynamoDB bills as one write. Longer than that, the claim of a message that was published remembers.
 const REMEMBERED: usize = 32;
 const REMEMBERED_AT_LEAST: usize = 16;
 
@@ -70,17 +70,8 @@ impl Store {
 
     /// How many messages of a conversation are unread.
     pub async fn unread(&self, user: &BareJid, conversation: &BareJid) -> Result<u32, StoreError> {
-        let counter = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .key("pk", text(user))
-            .key("sk", text(keys::unread(conversation)))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(StoreError::during("look up an unread count"))?;
-        Ok(unread(&counter.item.unwrap_or_default(), "counted_total"))
+        let counter = self.get("look up an unread count", user, &keys::unread(conversation)).await?;
+        Ok(unread(&counter, "counted_total"))
     }
 
     /// Notes that a user had read all of a conversation at `at`.

@@ -182,6 +182,11 @@ impl Message {
         Some(body.text())
     }
 
+    /// The body's text, unless there is nothing in it to read.
+    pub fn text(&self) -> Option<Cow<'_, str>> {
+        self.body().filter(|body| !body.is_empty())
+    }
+
     /// The ids that servers and rooms gave this message, each with who gave it: `(by, id)` (XEP-0359).
     pub fn stanza_ids(&self) -> impl Iterator<Item = (&str, &str)> {
         let ids = self.0.children().filter(|child| child.is("stanza-id", ns::STANZA_ID));

@@ -3,9 +3,7 @@
 use futures_util::future::join_all;
 use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
-use tests::{Apart, Pushlark};
-use time::format_description::well_known::Rfc3339;
-use time::{Duration, OffsetDateTime};
+use tests::{Apart, Pushlark, ago};
 use tokio::time::Instant;
 
 const ALICE: &str = "alice@example.com/pc";
@@ -99,7 +97,7 @@ async fn a_record_that_comes_back_after_many_others_counts_nothing_twice() {
     let apart = Apart::beside(with_bob().await).await;
     apart.pushlark.enable("carol@example.com", "shaky").await;
     apart.pushlark.device_answers("shaky", json!({"status": 500})).await;
-    let at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
+    let at = ago(0);
     let work = |id: &str, to: &[&str], online: bool| {
         json!({"id": id, "at": at, "subject": {"message": {"from": ALICE, "to": to, "recipient": {"online": online},
             "stanza": "<message type='chat'><body>Hi</body></message>"}}})
@@ -191,7 +189,6 @@ async fn a_room_is_read_by_an_own_message_to_it_or_through_it() {
 #[tokio::test]
 async fn what_was_read_before_it_was_counted_does_not_count() {
     let pushlark = with_bob().await;
-    let ago = |seconds: i64| (OffsetDateTime::now_utc() - Duration::seconds(seconds)).format(&Rfc3339).unwrap();
     assert_eq!(next_from_alice(&pushlark).await, 1);
     pushlark.event(json!({"type": "read", "jid": BOB, "conversation": ALICE})).await;
     let mut late = message(ALICE, "chat", "late");

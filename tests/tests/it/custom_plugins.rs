@@ -17,7 +17,7 @@ use pushlark_plugin::Plugins;
 use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use serde_json::{Value, json};
-use tests::{Pushlark, eventually};
+use tests::{Pushlark, ago, eventually};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -291,7 +291,7 @@ async fn a_function_is_told_all_that_a_plugin_is() {
     let session = format!("{BOB}/tablet");
     pushlark.enable_with(BOB, "phone", json!({"topic": "app"})).await;
     pushlark.enable(&session, "tablet").await;
-    let lost = json!({"type": "unacknowledged", "id": "m1", "at": OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).unwrap(),
+    let lost = json!({"type": "unacknowledged", "id": "m1", "at": ago(0),
         "from": "alice@example.com/pc", "to": session, "chat": "chat", "body": "Hi",
         "recipient": {"online": true, "unread_count": 3}});
     pushlark.event(lost.clone()).await;

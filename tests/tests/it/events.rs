@@ -1,15 +1,9 @@
 //! Webhooks: what notifies whom.
 
 use serde_json::{Value, json};
-use tests::Pushlark;
-use time::format_description::well_known::Rfc3339;
-use time::{Duration, OffsetDateTime};
+use tests::{Pushlark, ago};
 
 const BOB: &str = "bob@example.com";
-
-fn ago(seconds: i64) -> String {
-    (OffsetDateTime::now_utc() - Duration::seconds(seconds)).format(&Rfc3339).unwrap()
-}
 
 async fn with_bob() -> Pushlark {
     let pushlark = Pushlark::start().await;

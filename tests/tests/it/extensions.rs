@@ -8,10 +8,8 @@ const ROOM: &str = "from='room@muc.example.com/alice' type='groupchat'";
 const OMEMO: &str =
     "<encrypted xmlns='eu.siacs.conversations.axolotl'><header sid='1'/><payload>eHg=</payload></encrypted>";
 
-async fn with_bob(settings: &[(&'static str, &'static str)]) -> Pushlark {
-    let pushlark =
-        Pushlark::with(local::Options { environment: settings.iter().copied().collect(), ..local::Options::default() });
-    let pushlark = pushlark.await;
+async fn with_bob(settings: &[(&str, &str)]) -> Pushlark {
+    let pushlark = Pushlark::with_settings(settings.iter().copied()).await;
     pushlark.enable(BOB, "phone").await;
     pushlark.enable_with(BOB, "silent", json!({"silent": "true"})).await;
     pushlark

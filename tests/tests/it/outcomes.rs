@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{PushService, Pushlark, eventually};
+use tests::{PushService, Pushlark, ago, eventually};
 
 const BOB: &str = "bob@example.com";
 
@@ -135,8 +135,7 @@ async fn a_notification_that_outlived_its_time_is_dropped() {
     let pushlark = Pushlark::start().await;
     pushlark.enable_with(BOB, "impatient", json!({"time_to_live": "120"})).await;
     pushlark.enable(BOB, "patient").await;
-    let at = time::OffsetDateTime::now_utc() - time::Duration::seconds(180);
-    let at = at.format(&time::format_description::well_known::Rfc3339).unwrap();
+    let at = ago(180);
     pushlark.event(json!({"type": "message", "at": at, "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "late"})).await;
     pushlark.notified("patient", 1).await;
     pushlark.settled().await;

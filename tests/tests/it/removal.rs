@@ -8,9 +8,7 @@ use futures_util::{StreamExt, stream};
 use local::Options;
 use local::sqs::Clock;
 use serde_json::json;
-use tests::{Apart, Pushlark};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use tests::{Apart, Pushlark, ago};
 use tokio::time::{Instant, timeout};
 
 /// How many registrations the domain has, unless the variable of this name says how many.
@@ -63,7 +61,7 @@ async fn a_large_domain_is_removed_in_steps_whatever_crashes_between() {
         pushlark.enable(&format!("u{number}@gone.example"), "phone").await;
     }
     multiply(pushlark, registrations / 100 - 1).await;
-    let at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
+    let at = ago(0);
     pushlark.enable("u@stays.example", "phone").await;
     // Enabled again since the domain was removed: not to be removed with it.
     pushlark.enable("u17@gone.example", "phone").await;

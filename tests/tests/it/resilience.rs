@@ -8,7 +8,7 @@ use pushlark_plugin::{Defaults, Event, Payload, Plugin, Plugins, Rule};
 use pushlark_settings::Environment;
 use pushlark_store::Claimant;
 use serde_json::{Value, json};
-use tests::{Apart, Line, PushService, Pushlark, eventually};
+use tests::{Apart, Line, PushService, Pushlark, ago, eventually};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
@@ -127,7 +127,7 @@ async fn a_panic_fails_its_record_alone() {
     pushlark.enable(BOB, "phone").await;
     let record = |body: &str| {
         let stanza = format!("<message type='chat'><body>{body}</body></message>");
-        json!({"uid": body, "work": [{"id": body, "at": time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).unwrap(),
+        json!({"uid": body, "work": [{"id": body, "at": ago(0),
             "subject": {"message": {"from": "a@b", "to": [BOB], "stanza": stanza}}}]})
     };
     let entries = ["one", "boom", "two"].map(|body| {
@@ -148,7 +148,7 @@ async fn a_panic_fails_its_record_alone() {
 }
 
 fn message_to(users: &[&str]) -> Value {
-    let at = time::OffsetDateTime::now_utc().format(&time::format_description::well_known::Rfc3339).unwrap();
+    let at = ago(0);
     json!({"id": "m", "at": at, "subject": {"message": {"from": "alice@example.com", "to": users,
         "stanza": "<message type='chat'><body>Hi</body></message>"}}})
 }

@@ -1,16 +1,10 @@
 //! Sessions: who is online, and which registration a session is tied to.
 
 use serde_json::{Value, json};
-use tests::{Pushlark, eventually};
-use time::format_description::well_known::Rfc3339;
-use time::{Duration, OffsetDateTime};
+use tests::{Pushlark, ago, eventually};
 
 const BOB: &str = "bob@example.com";
 const PHONE: &str = "bob@example.com/phone";
-
-fn ago(seconds: i64) -> String {
-    (OffsetDateTime::now_utc() - Duration::seconds(seconds)).format(&Rfc3339).unwrap()
-}
 
 fn presence(jid: &str, status: &str) -> Value {
     json!({"type": "presence", "jid": jid, "status": status})
@@ -97,7 +91,7 @@ async fn what_happened_before_the_session_went_offline_still_notifies() {
 async fn an_offline_that_arrives_late_unties_what_was_tied_before_it() {
     let pushlark = with_a_tied_phone().await;
     let mut offline = presence(PHONE, "offline");
-    offline["at"] = (OffsetDateTime::now_utc()).format(&Rfc3339).unwrap().into();
+    offline["at"] = ago(0).into();
     pushlark.event(presence(PHONE, "online")).await;
     pushlark.event(offline).await;
     assert_untied(&pushlark).await;
