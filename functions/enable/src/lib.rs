@@ -1,6 +1,6 @@
 //! Enables notifications (XEP-0357, section 5): stores a registration.
 
-use pushlark_delivery::VirtualHosts;
+use pushlark_delivery::{TrustedOrigins, VirtualHosts, check_subscription};
 use pushlark_http::{Access, Answer, Invocation, Rejection, answer, command};
 use pushlark_plugin::{PublishOptions, PublishService};
 use pushlark_store::{Store, micros};
@@ -18,6 +18,8 @@ pub struct Function {
     pub store: Store,
     /// The hosts at which the options are Pushlark's own to check.
     pub virtual_hosts: VirtualHosts,
+    /// The endpoints of Web Push that are trusted although they are not public.
+    pub trusted_origins: TrustedOrigins,
 }
 
 impl Function {
@@ -35,6 +37,8 @@ impl Function {
         let options = PublishOptions::new(form).map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
         if self.virtual_hosts.has(&owner, &jid) {
             options.check().map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
+            check_subscription(&options, &self.trusted_origins)
+                .map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
         }
         let service = PublishService { jid, node, options, created_at: micros(OffsetDateTime::now_utc()) };
         self.store.register(&user, &service).await.map_err(|error| {

@@ -1,6 +1,6 @@
 //! The function as Lambda starts it.
 
-use pushlark_delivery::VirtualHosts;
+use pushlark_delivery::{TrustedOrigins, VirtualHosts};
 use pushlark_http::{Access, run};
 use pushlark_settings::{Environment, aws_config};
 use pushlark_store::Store;
@@ -15,6 +15,7 @@ async fn main() -> anyhow::Result<()> {
         access: Access::from_environment(&environment, &aws).await?,
         store: Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
         virtual_hosts: VirtualHosts::from_environment(&environment)?,
+        trusted_origins: TrustedOrigins::from_environment(&environment)?,
     };
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)
 }

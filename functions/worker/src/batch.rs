@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, info_span};
 
 use crate::Worker;
-use crate::notify::{Notified, Retry};
+use crate::notify::{Notified, Retry, Tries};
 use crate::task::Task;
 
 /// Tasks that still run so long before the deadline are given up, to leave time to say so.
@@ -60,7 +60,9 @@ impl Worker {
     /// Handles a batch before `deadline`. The messages that the response names stay in the queue, and come back when
     /// their own turn is.
     pub async fn handle(self: &Arc<Self>, batch: SqsEvent, deadline: Instant) -> SqsBatchResponse {
-        let last_start = deadline.checked_sub(self.last_start).unwrap_or(deadline);
+        let before_deadline = |time| deadline.checked_sub(time).unwrap_or(deadline);
+        let (last_start, last_end) = (before_deadline(self.last_start), before_deadline(LAST_END));
+        let last_publish = before_deadline(LAST_END + self.delivery.timeout());
         let mut received: Vec<Received> = Vec::with_capacity(batch.records.len());
         let mut running = JoinSet::new();
         let mut unfinished = HashMap::new();
@@ -72,7 +74,8 @@ impl Worker {
                 Ok(tasks) => {
                     for task in tasks {
                         let id = task.id().to_owned();
-                        let task = running.spawn(Arc::clone(self).work(task, last_start));
+                        let tries = Tries { count: received[index].receive_count, last_publish };
+                        let task = running.spawn(Arc::clone(self).work(task, last_start, tries));
                         unfinished.insert(task.id(), (index, id));
                     }
                 }
@@ -87,7 +90,6 @@ impl Worker {
                 }
             }
         }
-        let last_end = deadline.checked_sub(LAST_END).unwrap_or(deadline);
         while let Ok(Some(ended)) = timeout_at(last_end, running.join_next_with_id()).await {
             let task = ended.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
             let Some((index, id)) = unfinished.remove(&task) else { continue };
@@ -106,7 +108,7 @@ impl Worker {
         self.settle(received).await
     }
 
-    async fn work(self: Arc<Self>, task: Task, last_start: Instant) -> Ended {
+    async fn work(self: Arc<Self>, task: Task, last_start: Instant, tries: Tries) -> Ended {
         // The semaphore is never closed.
         let _permit = self.recipients.acquire().await.ok();
         if Instant::now() >= last_start {
@@ -118,7 +120,7 @@ impl Worker {
                 let user = event.recipient();
                 let span = info_span!("message", id, recipient = %user);
                 let Notified { finished: services, counted, retry } =
-                    self.notify(&mut event, facts, &uid).instrument(span).await;
+                    self.notify(&mut event, facts, &uid, tries).instrument(span).await;
                 let is_worth_noting = !services.is_empty() || counted.is_some();
                 let published = is_worth_noting.then_some(Published { id, user, uid, counted, services });
                 match retry {

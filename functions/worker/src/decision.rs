@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use pushlark_delivery::{Delivery, MongoosePush};
+use pushlark_delivery::{Delivery, PushService};
 use pushlark_plugin::{Choice, Event, EventKind, Payload, Plugin, Publication, PublishService, Recipient, Rule};
 use pushlark_queue::Facts;
 use pushlark_store::Snapshot;
@@ -22,7 +22,17 @@ pub struct Decision<'w> {
     /// The services that are not notified, and why.
     pub left_out: Vec<(PublishService, Reason)>,
     /// What to publish, and what publishes it.
-    pub publications: Vec<(Publication, &'w MongoosePush)>,
+    pub publications: Vec<Planned<'w>>,
+}
+
+/// A publication, and what publishes it.
+pub struct Planned<'w> {
+    /// What and where.
+    pub publication: Publication,
+    /// Until when it is worth delivering.
+    pub expires_at: OffsetDateTime,
+    /// What publishes it.
+    pub push_service: &'w PushService,
 }
 
 /// Why a service is not notified.
@@ -115,17 +125,18 @@ pub fn decide<'w>(
     let mut publications = Vec::new();
     for publication in chosen {
         let asked = publication.service.options.time_to_live().ok().flatten();
-        let time_to_live = asked.unwrap_or(time_to_live).max(LEAST_TIME_TO_LIVE);
-        let is_late = OffsetDateTime::now_utc() - event.at > time_to_live;
+        let time_to_live = asked.unwrap_or(time_to_live);
+        let is_late = OffsetDateTime::now_utc() - event.at > time_to_live.max(LEAST_TIME_TO_LIVE);
+        let expires_at = event.at + time_to_live;
         match delivery.route(&user, &publication.service.jid) {
             _ if is_late => left_out.push((publication.service, Reason::TooLate)),
             None => left_out.push((publication.service, Reason::Unroutable)),
-            Some(push_service) => publications.push((publication, push_service)),
+            Some(push_service) => publications.push(Planned { publication, expires_at, push_service }),
         }
     }
     for service in &snapshot.services {
         let is_told = left_out.iter().any(|(other, _)| other == service);
-        if !is_told && !publications.iter().any(|(publication, _)| publication.service == *service) {
+        if !is_told && !publications.iter().any(|planned| planned.publication.service == *service) {
             left_out.push((service.clone(), Reason::Unexplained));
         }
     }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::Worker;
-use crate::decision::{Decision, Known, Reason};
+use crate::decision::{Decision, Known, Planned, Reason};
 use crate::external::PluginError;
 use crate::notify::Undecided;
 use crate::task::{Task, Unreadable};
@@ -163,8 +163,8 @@ impl Worker {
         let outcome = match self.decide(event, facts).await {
             Ok(Decision { snapshot, known: Known { recipient, presence }, left_out, publications }) => {
                 let (others, ours): (Vec<_>, Vec<_>) =
-                    publications.into_iter().partition(|(publication, _)| claimed.has(&publication.service));
-                let others = others.into_iter().map(|(publication, _)| (publication.service, Reason::Claimed));
+                    publications.into_iter().partition(|planned| claimed.has(&planned.publication.service));
+                let others = others.into_iter().map(|planned| (planned.publication.service, Reason::Claimed));
                 Outcome::Decided(Steps {
                     unread_count: event.unread_count,
                     registrations: snapshot.services.iter().map(Service::new).collect(),
@@ -179,10 +179,10 @@ impl Worker {
                         .collect(),
                     publications: ours
                         .into_iter()
-                        .map(|(publication, push_service)| Target {
+                        .map(|Planned { publication, push_service, .. }| Target {
                             service: Service::new(&publication.service),
+                            target: push_service.describe(&publication.service.options),
                             payload: publication.payload,
-                            target: push_service.to_string(),
                         })
                         .collect(),
                 })

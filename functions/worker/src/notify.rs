@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use pushlark_delivery::{MongoosePush, Outcome};
+use pushlark_delivery::{Extent, Failure, Notification, Outcome, PushService};
 use pushlark_plugin::{Event, Plugin, Publication, PublishService, Rule};
 use pushlark_queue::Facts;
 use pushlark_store::{Claimant, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::{BareJid, Hint};
+use pushlark_xmpp::Hint;
+use tokio::time::Instant;
 
-use crate::decision::{Decision, Known, Reason, decide};
+use crate::decision::{Decision, Known, Planned, Reason, decide};
 use crate::external::PluginError;
 use crate::{ChosenPlugin, Worker};
 
@@ -34,6 +35,18 @@ pub enum Retry {
     After(Duration),
 }
 
+/// How often a message may be tried, and until when.
+#[derive(Debug, Clone, Copy)]
+pub struct Tries {
+    /// How often its record was received, this time included.
+    pub count: u32,
+    /// No publish begins later than this.
+    pub last_publish: Instant,
+}
+
+/// How often something is tried that fails for a reason that may never pass: about four minutes.
+const FEW_TRIES: u32 = 8;
+
 /// Why there is no decision.
 #[derive(Debug, thiserror::Error)]
 pub enum Undecided {
@@ -50,7 +63,7 @@ pub enum Undecided {
 
 impl Worker {
     /// Counts, decides, claims and publishes.
-    pub(crate) async fn notify(&self, event: &mut Event, facts: Facts, uid: &str) -> Notified {
+    pub(crate) async fn notify(&self, event: &mut Event, facts: Facts, uid: &str, tries: Tries) -> Notified {
         let mut notified = Notified::default();
         match self.count(event, facts).await {
             Ok(counted) => notified.counted = counted,
@@ -78,8 +91,12 @@ impl Worker {
             Ok(ours) => ours,
             Err(error) => return notified.postponed(&error),
         };
-        let published = ours.into_iter().map(async |(publication, push_service)| {
-            let ended = self.publish(&user, &decision.snapshot, &publication, push_service).await;
+        let conversation = event.from.to_bare();
+        let published = ours.into_iter().map(async |Planned { publication, expires_at, push_service }| {
+            let Publication { service, payload } = &publication;
+            let (message_id, conversation) = (&event.id, &conversation);
+            let notification = Notification { message_id, user: &user, conversation, service, payload, expires_at };
+            let ended = self.publish(&notification, &decision.snapshot, push_service, tries).await;
             (publication.service, ended)
         });
         let (mut delivered, mut failed) = (0, Vec::new());
@@ -151,59 +168,101 @@ impl Worker {
     async fn claim<'w>(
         &self,
         claimant: Claimant<'_>,
-        publications: Vec<(Publication, &'w MongoosePush)>,
+        publications: Vec<Planned<'w>>,
         left_out: &mut Vec<(PublishService, Reason)>,
-    ) -> Result<Vec<(Publication, &'w MongoosePush)>, StoreError> {
+    ) -> Result<Vec<Planned<'w>>, StoreError> {
         if publications.is_empty() {
             return Ok(publications);
         }
-        let services: Vec<&PublishService> = publications.iter().map(|(publication, _)| &publication.service).collect();
+        let services: Vec<&PublishService> = publications.iter().map(|planned| &planned.publication.service).collect();
         let held = self.store.claim(claimant, &services).await?;
         let (ours, others): (Vec<_>, Vec<_>) = publications.into_iter().zip(held).partition(|(_, held)| *held);
-        left_out.extend(others.into_iter().map(|((publication, _), _)| (publication.service, Reason::Claimed)));
-        Ok(ours.into_iter().map(|(publication, _)| publication).collect())
+        left_out.extend(others.into_iter().map(|(planned, _)| (planned.publication.service, Reason::Claimed)));
+        Ok(ours.into_iter().map(|(planned, _)| planned).collect())
     }
 
     /// Publishes to one device, and disables it if it is gone.
     async fn publish(
         &self,
-        user: &BareJid,
+        notification: &Notification<'_>,
         snapshot: &Snapshot,
-        publication: &Publication,
-        push_service: &MongoosePush,
+        push_service: &PushService,
+        tries: Tries,
     ) -> Result<Ended, Retry> {
-        let Publication { service, payload } = publication;
         let outcome = {
             // The semaphore is never closed.
             let _permit = self.publishes.acquire().await.ok();
-            push_service.publish(&service.options, payload).await
+            if Instant::now() >= tries.last_publish {
+                return Err(Retry::BackingOff);
+            }
+            push_service.publish(notification).await
         };
+        let Notification { user, service, .. } = *notification;
         let jid = &service.jid;
         match outcome {
             Outcome::Delivered => {
                 count(Metric::Delivered);
+                if snapshot.suspicions(service) > 0
+                    && let Err(error) = self.store.clear_suspicions(user, service).await
+                {
+                    tracing::warn!(%jid, error = %Causes(&error), "the device is still suspected to be gone");
+                }
                 Ok(Ended::Delivered)
             }
-            Outcome::Gone => {
+            Outcome::Gone(reason) => {
                 count(Metric::Gone);
-                tracing::warn!(%jid, "the device is gone: disabling its registration");
-                match self.store.unregister_version(user, snapshot, service).await {
-                    Ok(()) => Ok(Ended::Undeliverable),
+                self.disable(notification, snapshot, &reason).await
+            }
+            Outcome::Suspect(reason) => {
+                count(Metric::Suspect);
+                let suspicions = match self.store.suspect(user, service).await {
+                    Ok(suspicions) => suspicions,
                     Err(error) => {
-                        tracing::error!(%jid, error = %Causes(&error), "not disabled");
-                        Err(Retry::BackingOff)
+                        tracing::error!(%jid, error = %Causes(&error), "not noted that the device may be gone");
+                        return Ok(Ended::Undeliverable);
                     }
+                };
+                tracing::warn!(%jid, reason, suspicions, "not notified: the device may be gone");
+                if suspicions < self.disable_after_suspects {
+                    return Ok(Ended::Undeliverable);
                 }
+                self.disable(notification, snapshot, &reason).await
             }
             Outcome::Refused(reason) => {
                 count(Metric::Refused);
                 tracing::error!(%jid, reason, "not notified: refused");
                 Ok(Ended::Undeliverable)
             }
-            Outcome::Transient { reason, retry_after } => {
+            Outcome::Transient(Failure { reason, extent: Extent::Unknown, .. }) if tries.count >= FEW_TRIES => {
+                count(Metric::Refused);
+                tracing::error!(%jid, reason, tries = tries.count, "not notified: given up");
+                Ok(Ended::Undeliverable)
+            }
+            Outcome::Transient(Failure { reason, retry_after, .. }) => {
                 count(Metric::Transient);
                 tracing::warn!(%jid, reason, ?retry_after, "not notified yet");
                 Err(retry_after.map_or(Retry::BackingOff, Retry::After))
+            }
+        }
+    }
+
+    /// Disables the registration that a notification was for, unless it was enabled anew meanwhile.
+    async fn disable(
+        &self,
+        notification: &Notification<'_>,
+        snapshot: &Snapshot,
+        reason: &str,
+    ) -> Result<Ended, Retry> {
+        let Notification { user, service, .. } = *notification;
+        let (jid, enabled_at) = (&service.jid, service.created_at);
+        match self.store.unregister_version(user, snapshot, service).await {
+            Ok(()) => {
+                tracing::warn!(%jid, enabled_at, reason, "disabled: the device is gone");
+                Ok(Ended::Undeliverable)
+            }
+            Err(error) => {
+                tracing::error!(%jid, error = %Causes(&error), "not disabled");
+                Err(Retry::BackingOff)
             }
         }
     }

@@ -22,7 +22,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use axum::Router;
 use dynoxide::Database;
-use pushlark_delivery::VirtualHosts;
+use pushlark_delivery::{TrustedOrigins, VirtualHosts};
 use pushlark_http::{Access, Answer, Invocation, Media, Problem, Response, answer, read_json};
 use pushlark_queue::Queue;
 use pushlark_settings::Environment;
@@ -48,7 +48,7 @@ const MAX_RECEIVE_COUNT: u32 = 100;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The settings that a function needs to work as in the stack; not the secret, which is not for a file.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 24] = [
     "TABLE_NAME",
     "QUEUE_URL",
     "DEAD_LETTER_QUEUE_URL",
@@ -58,11 +58,15 @@ const SETTINGS: [&str; 20] = [
     "PLUGIN_ON_ERROR",
     "AWS_ENDPOINT_URL_LAMBDA",
     "PUSH_SERVICE",
+    "PUSH_CREDENTIALS",
+    "WEB_PUSH_TRUSTED_ORIGINS",
     "MONGOOSEPUSH_URL",
     "MONGOOSEPUSH_API_VERSION",
     "WORKER_CONCURRENCY",
     "PUBLISH_TIMEOUT_MS",
     "TIME_TO_LIVE",
+    "DISABLE_AFTER_SUSPECTS",
+    "DISABLE_MAX_PERCENT",
     "SESSION_LIFETIME",
     "UNREAD_COUNTS",
     "INCLUDE_BODY",
@@ -178,6 +182,7 @@ impl Stack {
             access: access.clone(),
             store: store.clone(),
             virtual_hosts: VirtualHosts::from_environment(&environment)?,
+            trusted_origins: TrustedOrigins::from_environment(&environment)?,
         };
         let disable = disable::Function { access: access.clone(), store: store.clone() };
         let ingest = ingest::Function {

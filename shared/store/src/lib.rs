@@ -11,6 +11,7 @@ mod claim;
 mod item;
 mod keys;
 mod removal;
+mod suspicion;
 mod unread;
 
 pub use claim::{Claimant, Claimed};
@@ -57,6 +58,8 @@ pub struct Snapshot {
     /// Whether any of the user's sessions is online; `None` when nothing was heard of any.
     pub online: Option<bool>,
     ties: Vec<Tie>,
+    /// How often in a row each registration's device was called gone, by the registration's key.
+    suspicions: HashMap<String, u32>,
 }
 
 /// A session that enabled a registration.
@@ -299,7 +302,11 @@ impl Snapshot {
             }
         } else if key.starts_with(keys::REGISTRATION) {
             match item::read_registration(&item) {
-                Some(service) => self.services.push(service),
+                Some(service) => {
+                    self.services.push(service);
+                    let suspicions = item::number_of(&item, suspicion::ATTRIBUTE).and_then(|n| n.try_into().ok());
+                    self.suspicions.extend(suspicions.map(|suspicions| (key, suspicions)));
+                }
                 None => tracing::error!(key, "a registration in the table cannot be read; it is passed over"),
             }
         }

@@ -14,6 +14,10 @@ pub enum Metric {
     Delivered,
     /// Devices that a push service calls gone.
     Gone,
+    /// Answers that call a device gone and may be wrong; several in a row disable it.
+    Suspect,
+    /// Devices called gone that were not disabled, since too many are at once.
+    DisablingStopped,
     /// Notifications that a push service does not take from us.
     Refused,
     /// Tries that failed and are repeated.
@@ -30,10 +34,12 @@ pub enum Metric {
     Unauthorized,
 }
 
-const METRICS: [Metric; 10] = [
+const METRICS: [Metric; 12] = [
     Metric::EventsAccepted,
     Metric::Delivered,
     Metric::Gone,
+    Metric::Suspect,
+    Metric::DisablingStopped,
     Metric::Refused,
     Metric::Transient,
     Metric::Expired,

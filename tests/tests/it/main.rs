@@ -6,6 +6,7 @@ mod access;
 mod calls;
 mod counts;
 mod custom_plugins;
+mod direct;
 mod enabling;
 mod envelope;
 mod events;

@@ -1,0 +1,273 @@
+//! Apple's push service, by its HTTP/2 API ("Sending notification requests to APNs").
+
+use std::time::Duration;
+
+use p256::ecdsa::SigningKey;
+use p256::pkcs8::DecodePrivateKey;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use pushlark_plugin::{Mode, Payload, Priority, PublishOptions};
+use reqwest::Response;
+use reqwest::header::AUTHORIZATION;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+
+use crate::content::{Content, is_call};
+use crate::direct::{Published, Unauthorized};
+use crate::fit::fit;
+use crate::http_client::{HttpClient, failure, unanswered};
+use crate::jws::{BadKey, es256};
+use crate::notification::{Notification, Unusable};
+use crate::outcome::{Extent, Failure, Outcome};
+
+/// The most that a notification may hold, in bytes ("Generating a remote notification").
+const MAX_PAYLOAD: usize = 4_096;
+const MAX_VOIP_PAYLOAD: usize = 5_120;
+/// How long a provider token is used, in seconds: Apple wants a new one at least every 60 minutes, and at most every 20
+/// ("Establishing a token-based connection to APNs").
+const TOKEN_PERIOD: i64 = 30 * 60;
+
+/// An app's credentials, as Apple's developer account shows them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Ten characters.
+    team_id: String,
+    /// Ten characters.
+    key_id: String,
+    /// What the `.p8` file holds.
+    key: String,
+    /// The app's bundle id, for registrations whose form has no `topic`.
+    topic: Option<String>,
+    /// Where apps from the store are reached.
+    #[serde(default = "production")]
+    url: String,
+    /// Where apps in development are.
+    #[serde(default = "sandbox")]
+    dev_url: String,
+}
+
+fn production() -> String {
+    "https://api.push.apple.com".into()
+}
+
+fn sandbox() -> String {
+    "https://api.sandbox.push.apple.com".into()
+}
+
+/// The client of one app.
+pub struct Apns {
+    http: HttpClient,
+    settings: Settings,
+    key: SigningKey,
+}
+
+/// What kind of notification it is, and so how Apple treats it (`apns-push-type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PushType {
+    Alert,
+    Background,
+    Voip,
+}
+
+impl Apns {
+    pub fn new(settings: Settings, http: HttpClient) -> Result<Self, BadKey> {
+        let key = SigningKey::from_pkcs8_pem(settings.key.trim())
+            .map_err(|_| BadKey("that of a .p8 file: ES256 in PKCS #8 as PEM"))?;
+        Ok(Self { http, settings, key })
+    }
+
+    /// Sends one notification to the device that its options name.
+    pub async fn publish(&self, notification: &Notification<'_>) -> Published {
+        let options = &notification.service.options;
+        let push_type = PushType::of(notification);
+        let (token, limit) = match push_type {
+            PushType::Voip => ("voip_device_id", MAX_VOIP_PAYLOAD),
+            PushType::Alert | PushType::Background => ("device_id", MAX_PAYLOAD),
+        };
+        let (token, topic) = match (notification.require(token), self.topic(notification, push_type)) {
+            (Ok(token), Ok(topic)) => (token, topic),
+            (Err(unusable), _) | (_, Err(unusable)) => return Ok(Outcome::Refused(unusable.to_string())),
+        };
+        let thread = notification.thread();
+        let body = match fit(limit, notification.payload, |payload| body(options, payload, push_type, &thread)) {
+            Ok(body) => body,
+            Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
+        };
+        let url = format!("{}/3/device/{}", self.url(options), utf8_percent_encode(token, NON_ALPHANUMERIC));
+        let expiration = match push_type {
+            PushType::Voip => 0,
+            _ if notification.time_to_live() == Duration::ZERO => 0,
+            PushType::Alert | PushType::Background => notification.expires_at.unix_timestamp(),
+        };
+        let authorization = format!("bearer {}", self.token(OffsetDateTime::now_utc()));
+        let request = |client: &reqwest::Client| {
+            let request = client
+                .post(&url)
+                .header(AUTHORIZATION, &authorization)
+                .header("apns-push-type", push_type.name())
+                .header("apns-priority", push_type.priority(options))
+                .header("apns-topic", &topic)
+                .header("apns-expiration", expiration);
+            let request = match push_type {
+                // A repeat takes the place of what it repeats.
+                PushType::Alert => request.header("apns-collapse-id", notification.name(43)),
+                PushType::Background | PushType::Voip => request,
+            };
+            request.body(body.clone())
+        };
+        match self.http.send(request).await {
+            Ok(response) => outcome(response, notification.service.created_at).await,
+            Err(error) => Ok(unanswered(error).into()),
+        }
+    }
+
+    /// Opens the connection to Apple; whatever is answered, it stays.
+    pub async fn warm_up(&self) -> Result<(), Failure> {
+        self.http.send(|client| client.get(&self.settings.url)).await.map(drop).map_err(unanswered)
+    }
+
+    /// The provider token. It changes with the half-hour and is the same bytes wherever it is made: Apple refuses whoever
+    /// changes it often, and cannot know that many workers are one provider.
+    fn token(&self, now: OffsetDateTime) -> String {
+        let issued_at = now.unix_timestamp() - now.unix_timestamp().rem_euclid(TOKEN_PERIOD);
+        let header = json!({"alg": "ES256", "kid": self.settings.key_id});
+        es256(&self.key, &header, &json!({"iss": self.settings.team_id, "iat": issued_at}))
+    }
+
+    fn topic(&self, notification: &Notification<'_>, push_type: PushType) -> Result<String, Unusable> {
+        let topic =
+            notification.option("topic").or(self.settings.topic.as_deref()).ok_or(Unusable::Missing("topic"))?;
+        Ok(match push_type {
+            PushType::Voip if !topic.ends_with(".voip") => format!("{topic}.voip"),
+            PushType::Alert | PushType::Background | PushType::Voip => topic.into(),
+        })
+    }
+
+    fn url(&self, options: &PublishOptions) -> &str {
+        let url = match options.mode() {
+            Ok(Some(Mode::Development)) => &self.settings.dev_url,
+            _ => &self.settings.url,
+        };
+        url.trim_end_matches('/')
+    }
+}
+
+impl PushType {
+    fn of(notification: &Notification<'_>) -> Self {
+        if is_call(notification.payload) && notification.option("voip_device_id").is_some() {
+            return Self::Voip;
+        }
+        match Content::new(&notification.service.options, notification.payload).alert {
+            Some(_) => Self::Alert,
+            None => Self::Background,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Alert => "alert",
+            Self::Background => "background",
+            Self::Voip => "voip",
+        }
+    }
+
+    /// 5: when it suits the device's power, as all that is silent must be; 10: at once.
+    fn priority(self, options: &PublishOptions) -> &'static str {
+        match self {
+            Self::Background => "5",
+            Self::Alert if options.priority() == Ok(Some(Priority::Normal)) => "5",
+            Self::Alert | Self::Voip => "10",
+        }
+    }
+}
+
+/// "Generating a remote notification", with the data beside `aps`.
+fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread: &str) -> Vec<u8> {
+    let content = Content::new(options, payload);
+    let mut aps = Map::new();
+    match (push_type, &content.alert) {
+        (PushType::Alert, Some(alert)) => {
+            aps.insert("alert".into(), json!({"title": alert.title, "body": alert.body}));
+            let texts = [("category", options.get("click_action")), ("sound", options.get("sound"))];
+            for (name, text) in texts {
+                aps.extend(text.map(|text| (name.into(), Value::from(text))));
+            }
+            aps.extend(alert.badge.map(|badge| ("badge".into(), badge.into())));
+            aps.insert("thread-id".into(), thread.into());
+            if options.mutable_content() == Ok(Some(true)) {
+                aps.insert("mutable-content".into(), 1.into());
+            }
+        }
+        (PushType::Background, _) => {
+            aps.insert("content-available".into(), 1.into());
+        }
+        (PushType::Alert | PushType::Voip, _) => {}
+    }
+    let mut body = content.data_with_count();
+    body.insert("aps".into(), aps.into());
+    Value::from(body).to_string().into_bytes()
+}
+
+/// "Handling notification responses from APNs".
+async fn outcome(response: Response, enabled_at: u64) -> Published {
+    #[derive(Debug, Default, Deserialize)]
+    struct Problem {
+        #[serde(default)]
+        reason: String,
+        /// When the device was found to be gone, in milliseconds since 1970.
+        timestamp: Option<u64>,
+    }
+
+    let status = response.status().as_u16();
+    if status == 200 {
+        return Ok(Outcome::Delivered);
+    }
+    let headers = response.headers().clone();
+    let Problem { reason, timestamp } = response.json().await.unwrap_or_default();
+    let described = format!("status {status}, {}", reason.chars().take(100).collect::<String>());
+    Ok(match (status, reason.as_str()) {
+        (410, _) => match timestamp {
+            Some(since) if since.saturating_mul(1_000) < enabled_at => {
+                Outcome::Suspect(format!("{described}, before it was enabled"))
+            }
+            _ => Outcome::Gone(described),
+        },
+        (400, "BadDeviceToken" | "DeviceTokenNotForTopic") => Outcome::Suspect(described),
+        (403, "InvalidProviderToken" | "ExpiredProviderToken" | "MissingProviderToken") => {
+            return Err(Unauthorized(described));
+        }
+        // How often a device may be notified; the other limit is that of provider tokens.
+        (429, "TooManyRequests") => failure(described, &headers, Extent::Device).into(),
+        (429 | 500.., _) => failure(described, &headers, Extent::Service).into(),
+        _ => Outcome::Refused(described),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgevZzL1gdAFr88hb2
+OF/2NxApJCzGCEDdfSp6VQO30hyhRANCAAQRWz+jn65BtOMvdyHKcvjBeBSDZH2r
+1RTwjmYSi9R/zpBnuQ4EiMnCqfMPWiZqB4QdbAd0E7oH50VpuZ1P087G
+-----END PRIVATE KEY-----
+";
+
+    fn apns() -> Apns {
+        let settings = json!({"team_id": "TEAM123456", "key_id": "KEY1234567", "key": KEY});
+        let http = HttpClient::new(crate::http_client::Kind::Http2, Duration::from_secs(1));
+        Apns::new(serde_json::from_value(settings).unwrap(), http).unwrap()
+    }
+
+    #[test]
+    fn the_token_is_the_same_bytes_for_half_an_hour_wherever_it_is_made() {
+        let at = |seconds: i64| OffsetDateTime::from_unix_timestamp(1_800_000_000 + seconds).unwrap();
+        let token = apns().token(at(0));
+        assert_eq!(token, apns().token(at(1_799)));
+        assert_ne!(token, apns().token(at(1_800)));
+        assert_ne!(token, apns().token(at(-1)));
+    }
+}

@@ -1,0 +1,318 @@
+//! Straight to the push services of devices, with credentials for each app.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use pushlark_plugin::PublishOptions;
+use pushlark_plugin::xmpp::BareJid;
+use pushlark_settings::{Environment, SettingError};
+use pushlark_telemetry::Causes;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::VirtualHosts;
+use crate::apns::Apns;
+use crate::fcm::Fcm;
+use crate::fetched::Fetched;
+use crate::http_client::{HttpClient, Kind};
+use crate::notification::{Notification, Unusable};
+use crate::outcome::{Failure, Outcome};
+use crate::secret::Secret;
+use crate::web_push::{TrustedOrigins, WebPush};
+
+/// The app of registrations that neither name one nor are at a host of one.
+const DEFAULT_APP: &str = "default";
+/// How often credentials are read again at most, however many answers say that they are wrong.
+const REREAD_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What came of a publish, unless the push service does not know our credentials.
+pub type Published = Result<Outcome, Unauthorized>;
+
+/// The credentials are wrong, or missing: to be read again, since they may have changed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unauthorized(pub String);
+
+/// The push services that devices have of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    Apns,
+    Fcm,
+    WebPush,
+}
+
+/// All apps' clients.
+pub struct Direct {
+    credentials: Secret,
+    apps: Fetched<Arc<Apps>>,
+    reread: Mutex<Option<Instant>>,
+    clients: Clients,
+}
+
+struct Clients {
+    /// For APNs and FCM.
+    http2: HttpClient,
+    /// For the endpoints that users name.
+    public: HttpClient,
+    trusted_origins: TrustedOrigins,
+}
+
+/// The credentials, as they were read.
+struct Apps {
+    text: String,
+    by_name: BTreeMap<String, App>,
+}
+
+/// One app. What is wrong with the credentials for one provider is no other's concern.
+struct App {
+    hosts: VirtualHosts,
+    apns: Option<Result<Apns, String>>,
+    fcm: Option<Result<Fcm, String>>,
+    web_push: Option<Result<WebPush, String>>,
+}
+
+/// An app in the credentials.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// The virtual hosts that stand for the app, as `VIRTUAL_PUBSUB_HOSTS` has them.
+    #[serde(default)]
+    hosts: Vec<String>,
+    apns: Option<Value>,
+    fcm: Option<Value>,
+    web_push: Option<Value>,
+}
+
+impl Provider {
+    /// What the option `service` names.
+    pub fn of(options: &PublishOptions) -> Result<Self, String> {
+        match options.get("service").unwrap_or_default() {
+            "" => Err(Unusable::Missing("service").to_string()),
+            "apns" => Ok(Self::Apns),
+            "fcm" => Ok(Self::Fcm),
+            "web-push" | "webpush" | "unifiedpush" => Ok(Self::WebPush),
+            other => Err(format!("{other:?} is no service: apns, fcm, web-push and unifiedpush are")),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Apns => "APNs",
+            Self::Fcm => "FCM",
+            Self::WebPush => "Web Push",
+        }
+    }
+}
+
+impl Direct {
+    /// From `PUSH_CREDENTIALS` and `WEB_PUSH_TRUSTED_ORIGINS`.
+    pub fn from_environment(
+        environment: &Environment,
+        timeout: Duration,
+        aws: &SdkConfig,
+    ) -> Result<Self, SettingError> {
+        let credentials: String = environment.require("PUSH_CREDENTIALS", "the apps' credentials for push services")?;
+        let trusted_origins = TrustedOrigins::from_environment(environment)?;
+        let clients = Clients {
+            http2: HttpClient::new(Kind::Http2, timeout),
+            public: HttpClient::new(Kind::Public(trusted_origins.hosts()), timeout),
+            trusted_origins,
+        };
+        let credentials = Secret::new(&credentials, aws);
+        Ok(Self { credentials, apps: Fetched::default(), reread: Mutex::default(), clients })
+    }
+
+    /// Sends one notification to the device that its options name.
+    pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
+        let provider = match Provider::of(&notification.service.options) {
+            Ok(provider) => provider,
+            Err(unusable) => return Outcome::Refused(unusable),
+        };
+        let apps = match self.apps(None).await {
+            Ok(apps) => apps,
+            Err(failure) => return failure.into(),
+        };
+        let refused = match apps.publish(provider, notification).await {
+            Ok(outcome) => return outcome,
+            Err(Unauthorized(reason)) => reason,
+        };
+        match self.newer_apps(&apps).await {
+            None => Outcome::Refused(refused),
+            Some(apps) => match apps.publish(provider, notification).await {
+                Ok(outcome) => outcome,
+                Err(Unauthorized(reason)) => Outcome::Refused(reason),
+            },
+        }
+    }
+
+    /// Opens the connections of all apps, and fetches their tokens.
+    pub async fn warm_up(&self) {
+        self.clients.http2.prepare().await;
+        let apps = match self.apps(None).await {
+            Ok(apps) => apps,
+            Err(Failure { reason, .. }) => {
+                tracing::error!(reason, "the credentials for push services cannot be read");
+                return;
+            }
+        };
+        for (name, app) in &apps.by_name {
+            let apns = async {
+                if let Some(Ok(apns)) = &app.apns {
+                    told(name, Provider::Apns, apns.warm_up().await);
+                }
+            };
+            let fcm = async {
+                if let Some(Ok(fcm)) = &app.fcm {
+                    told(name, Provider::Fcm, fcm.warm_up().await);
+                }
+            };
+            tokio::join!(apns, fcm);
+        }
+    }
+
+    /// The apps, others than those whose credentials were `refused`.
+    async fn apps(&self, refused: Option<&Arc<Apps>>) -> Result<Arc<Apps>, Failure> {
+        let is_good = |apps: &Arc<Apps>| refused.is_none_or(|refused| !Arc::ptr_eq(refused, apps));
+        self.apps
+            .get(is_good, async || {
+                let text = self.credentials.read().await?;
+                match refused.filter(|refused| refused.text == text) {
+                    Some(unchanged) => Ok(Arc::clone(unchanged)),
+                    None => Apps::read(text, &self.clients).map(Arc::new).map_err(Failure::of_service),
+                }
+            })
+            .await
+    }
+
+    /// The apps, if their credentials have changed since those that were refused were read.
+    async fn newer_apps(&self, refused: &Arc<Apps>) -> Option<Arc<Apps>> {
+        {
+            let mut reread = self.reread.lock().await;
+            if let Ok(current) = self.apps(None).await
+                && !Arc::ptr_eq(&current, refused)
+            {
+                return Some(current);
+            }
+            if reread.is_some_and(|at| at.elapsed() < REREAD_INTERVAL) {
+                return None;
+            }
+            *reread = Some(Instant::now());
+        }
+        match self.apps(Some(refused)).await {
+            Ok(apps) => Some(apps).filter(|apps| !Arc::ptr_eq(apps, refused)),
+            Err(Failure { reason, .. }) => {
+                tracing::error!(reason, "the credentials for push services cannot be read again");
+                None
+            }
+        }
+    }
+}
+
+/// What a notification goes to, without the device.
+pub fn describe(options: &PublishOptions) -> String {
+    Provider::of(options).map_or_else(|unusable| unusable, |provider| provider.name().to_owned())
+}
+
+fn told(app: &str, provider: Provider, warmed: Result<(), Failure>) {
+    if let Err(Failure { reason, .. }) = warmed {
+        tracing::warn!(app, provider = provider.name(), reason, "a push service cannot be reached");
+    }
+}
+
+impl Apps {
+    /// Reads credentials: `{"<app>": {"hosts"?, "apns"?, "fcm"?, "web_push"?}, …}`.
+    fn read(text: String, clients: &Clients) -> Result<Self, String> {
+        // The error's own text may quote a key.
+        let apps: BTreeMap<String, Settings> = serde_json::from_str(&text).map_err(|error| {
+            format!("the credentials are not the JSON of apps: line {}, column {}", error.line(), error.column())
+        })?;
+        let by_name = apps
+            .into_iter()
+            .map(|(name, settings)| Ok((name, App::new(settings, clients)?)))
+            .collect::<Result<BTreeMap<_, _>, String>>()?;
+        for (name, app) in &by_name {
+            for (provider, wrong) in [
+                (Provider::Apns, app.apns.as_ref().and_then(|client| client.as_ref().err())),
+                (Provider::Fcm, app.fcm.as_ref().and_then(|client| client.as_ref().err())),
+                (Provider::WebPush, app.web_push.as_ref().and_then(|client| client.as_ref().err())),
+            ] {
+                if let Some(reason) = wrong {
+                    tracing::error!(app = name, provider = provider.name(), reason, "the credentials cannot be used");
+                }
+            }
+        }
+        Ok(Self { text, by_name })
+    }
+
+    async fn publish(&self, provider: Provider, notification: &Notification<'_>) -> Published {
+        let (name, app) = self.app(notification)?;
+        let missing = || Unauthorized(format!("the app {name:?} has no credentials for {}", provider.name()));
+        let unusable = |reason: &String| Unauthorized(format!("the app {name:?}, {}: {reason}", provider.name()));
+        match provider {
+            Provider::Apns => {
+                app.apns.as_ref().ok_or_else(missing)?.as_ref().map_err(unusable)?.publish(notification).await
+            }
+            Provider::Fcm => {
+                app.fcm.as_ref().ok_or_else(missing)?.as_ref().map_err(unusable)?.publish(notification).await
+            }
+            Provider::WebPush => {
+                app.web_push.as_ref().ok_or_else(missing)?.as_ref().map_err(unusable)?.publish(notification).await
+            }
+        }
+    }
+
+    /// The app that the form names, or else the one whose host the registration is at, or else the default.
+    fn app(&self, notification: &Notification<'_>) -> Result<(&str, &App), Unauthorized> {
+        let by_name = |name: &str| self.by_name.get_key_value(name);
+        let found = match notification.option("app") {
+            Some(name) => by_name(name),
+            None => self.of_host(notification.user, &notification.service.jid).or_else(|| by_name(DEFAULT_APP)),
+        };
+        let (name, app) = found.ok_or_else(|| {
+            let wanted = notification.option("app").unwrap_or(DEFAULT_APP);
+            Unauthorized(format!("the credentials have no app {wanted:?}"))
+        })?;
+        Ok((name, app))
+    }
+
+    fn of_host(&self, user: &BareJid, jid: &BareJid) -> Option<(&String, &App)> {
+        self.by_name.iter().find(|(_, app)| app.hosts.has(user, jid))
+    }
+}
+
+impl App {
+    fn new(settings: Settings, clients: &Clients) -> Result<Self, String> {
+        let Settings { hosts, apns, fcm, web_push } = settings;
+        let http2 = || clients.http2.clone();
+        Ok(Self {
+            hosts: hosts.join(",").parse().map_err(|invalid: crate::InvalidHost| invalid.to_string())?,
+            apns: apns.map(|apns| client(apns, |settings| Apns::new(settings, http2()))),
+            fcm: fcm.map(|fcm| client(fcm, |settings| Fcm::new(settings, http2()))),
+            web_push: web_push.map(|web_push| {
+                client(web_push, |settings| {
+                    WebPush::new(settings, clients.public.clone(), clients.trusted_origins.clone())
+                })
+            }),
+        })
+    }
+}
+
+fn client<S, C, E>(settings: Value, new: impl FnOnce(S) -> Result<C, E>) -> Result<C, String>
+where
+    S: for<'de> Deserialize<'de>,
+    E: std::error::Error,
+{
+    let settings = serde_json::from_value(settings).map_err(|error| {
+        // What the error quotes of a value of the wrong type could be a key.
+        let text = error.to_string();
+        match text.strip_prefix("missing field ") {
+            Some(field) => format!("{field} is missing"),
+            None if text.starts_with("unknown field ") => text,
+            None => "a field is not a text".into(),
+        }
+    })?;
+    new(settings).map_err(|error| Causes(&error).to_string())
+}

@@ -1,0 +1,174 @@
+//! MongoosePush: a gateway to APNs and FCM, by its HTTP API.
+
+use std::fmt;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use pushlark_settings::{Environment, SettingError};
+use reqwest::{Response, StatusCode, Url};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::content::Content;
+use crate::http_client::{HttpClient, Kind, failure, unanswered};
+use crate::notification::{Notification, Unusable};
+use crate::outcome::{Extent, Failure, Outcome};
+
+/// The client of one MongoosePush.
+pub struct MongoosePush {
+    http: HttpClient,
+    version: Version,
+    /// `<MONGOOSEPUSH_URL>/<version>/notification/`
+    endpoint: String,
+}
+
+/// The version of its API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    /// Whatever goes wrong at APNs or FCM is answered with 500.
+    V2,
+    /// Each error has its status.
+    V3,
+}
+
+impl MongoosePush {
+    /// From `MONGOOSEPUSH_URL` and `MONGOOSEPUSH_API_VERSION`.
+    pub fn from_environment(environment: &Environment, timeout: Duration) -> Result<Self, SettingError> {
+        let url: Url = environment.require("MONGOOSEPUSH_URL", "where notifications for virtual hosts are posted")?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(SettingError::invalid("MONGOOSEPUSH_URL", "it must begin with https:// or http://"));
+        }
+        let (name, version) = match environment.text("MONGOOSEPUSH_API_VERSION").unwrap_or("v3") {
+            name @ "v2" => (name, Version::V2),
+            name @ "v3" => (name, Version::V3),
+            other => {
+                let reason = format!("{other:?} is neither v2 nor v3");
+                return Err(SettingError::invalid("MONGOOSEPUSH_API_VERSION", reason));
+            }
+        };
+        let endpoint = format!("{}/{name}/notification/", url.as_str().trim_end_matches('/'));
+        Ok(Self { http: HttpClient::new(Kind::Any, timeout), version, endpoint })
+    }
+
+    /// Posts one notification to the device that its options name.
+    pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
+        let (device_id, body) = match body(notification) {
+            Ok(body) => body,
+            Err(unusable) => return Outcome::Refused(unusable.to_string()),
+        };
+        let url = format!("{}{}", self.endpoint, utf8_percent_encode(device_id, NON_ALPHANUMERIC));
+        match self.http.send(|client| client.post(&url).json(&body)).await {
+            Ok(response) => self.outcome(response).await,
+            Err(error) => unanswered(error).into(),
+        }
+    }
+
+    /// Opens a connection, whatever is answered.
+    pub async fn warm_up(&self) -> Result<(), Failure> {
+        self.http.prepare().await;
+        self.http.send(|client| client.head(&self.endpoint)).await.map(drop).map_err(unanswered)
+    }
+
+    async fn outcome(&self, response: Response) -> Outcome {
+        let (status, headers) = (response.status(), response.headers().clone());
+        if status.is_success() {
+            return Outcome::Delivered;
+        }
+        let reason = reason(response).await;
+        let described = match &reason {
+            Some(reason) => format!("status {}, {reason}", status.as_u16()),
+            None => format!("status {}", status.as_u16()),
+        };
+        match status {
+            StatusCode::GONE => Outcome::Gone(described),
+            StatusCode::INTERNAL_SERVER_ERROR if self.version == Version::V2 => match reason.as_deref() {
+                Some("probably_unregistered") => Outcome::Suspect(described),
+                _ => failure(described, &headers, Extent::Unknown).into(),
+            },
+            status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
+                failure(described, &headers, Extent::Service).into()
+            }
+            _ => Outcome::Refused(described),
+        }
+    }
+}
+
+/// The API and where it is, without what the URL may say of a user and a password.
+impl fmt::Display for MongoosePush {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = self.endpoint.rsplit('@').next().unwrap_or_default();
+        write!(f, "MongoosePush at {}", endpoint.trim_end_matches('/'))
+    }
+}
+
+/// The reason that MongoosePush gives; v2 calls it details.
+async fn reason(response: Response) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Problem {
+        #[serde(alias = "details")]
+        reason: String,
+    }
+
+    let Problem { reason } = response.json().await.ok()?;
+    Some(reason.chars().take(100).collect())
+}
+
+/// A notification as the API takes it; only what is given is written.
+#[derive(Debug, Serialize)]
+struct Body<'n> {
+    service: &'n str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<&'n str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<&'n str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<&'n str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mutable_content: Option<bool>,
+    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_to_live: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert: Option<AlertBody<'n>>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    data: Map<String, Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct AlertBody<'n> {
+    body: &'n str,
+    title: &'n str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<&'n str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    badge: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    click_action: Option<&'n str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sound: Option<&'n str>,
+}
+
+/// The notification, and the id of the device that it is for.
+fn body<'n>(notification: &Notification<'n>) -> Result<(&'n str, Body<'n>), Unusable> {
+    let options = &notification.service.options;
+    options.check()?;
+    let content = Content::new(options, notification.payload);
+    let body = Body {
+        service: notification.require("service")?,
+        mode: options.get("mode"),
+        priority: options.get("priority"),
+        topic: options.get("topic"),
+        mutable_content: options.mutable_content()?,
+        time_to_live: options.time_to_live()?.map(|ttl| ttl.as_secs()),
+        data: content.data_with_count(),
+        alert: content.alert.map(|alert| AlertBody {
+            body: alert.body,
+            title: alert.title,
+            tag: alert.tag,
+            badge: alert.badge,
+            click_action: options.get("click_action"),
+            sound: options.get("sound"),
+        }),
+    };
+    Ok((notification.require("device_id")?, body))
+}

@@ -1,0 +1,82 @@
+//! One notification to one device.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use pushlark_plugin::xmpp::BareJid;
+use pushlark_plugin::{InvalidOptions, Payload, PublishService};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+
+/// A notification, and for whom and how long it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Notification<'n> {
+    /// Names the message.
+    pub message_id: &'n str,
+    /// The recipient.
+    pub user: &'n BareJid,
+    /// The other user, or the room.
+    pub conversation: &'n BareJid,
+    /// The registration.
+    pub service: &'n PublishService,
+    /// What to tell.
+    pub payload: &'n Payload,
+    /// Until when it is worth delivering.
+    pub expires_at: OffsetDateTime,
+}
+
+/// A registration that a push service cannot be told of; the client's to mend by enabling again.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The form lacks what names the device.
+    #[error("the registration's form has no {0:?}")]
+    Missing(&'static str),
+    /// The form has a value that makes no sense.
+    #[error(transparent)]
+    Option(#[from] InvalidOptions),
+}
+
+impl<'n> Notification<'n> {
+    /// The option `name`, if it is given and not empty.
+    pub(crate) fn option(&self, name: &str) -> Option<&'n str> {
+        self.service.options.get(name).filter(|value| !value.is_empty())
+    }
+
+    /// The option `name`, without which nothing can be sent.
+    pub(crate) fn require(&self, name: &'static str) -> Result<&'n str, Unusable> {
+        self.option(name).ok_or(Unusable::Missing(name))
+    }
+
+    /// How long it is still worth delivering.
+    pub(crate) fn time_to_live(&self) -> Duration {
+        (self.expires_at - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO)
+    }
+
+    /// A name of this message for this device, the same at every try, of so many characters of base64url (at most 43).
+    pub(crate) fn name(&self, length: usize) -> String {
+        let (jid, node) = (self.service.jid.as_str(), self.service.node.as_str());
+        hash(&[self.user.as_str(), jid, self.message_id, node], length)
+    }
+
+    /// A name of the conversation: its JID, unless the payload does not tell who writes.
+    pub(crate) fn thread(&self) -> String {
+        let is_told = self.payload.get(Payload::LAST_MESSAGE_SENDER).is_some()
+            || self.payload.get(Payload::MESSAGE_SENDER).is_some();
+        if is_told {
+            return self.conversation.to_string();
+        }
+        hash(&[self.user.as_str(), self.conversation.as_str()], 22)
+    }
+}
+
+fn hash(parts: &[&str], length: usize) -> String {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(part.len().to_be_bytes());
+        digest.update(part);
+    }
+    let mut name = BASE64_URL_SAFE_NO_PAD.encode(digest.finalize());
+    name.truncate(length);
+    name
+}

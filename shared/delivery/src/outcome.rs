@@ -1,0 +1,53 @@
+//! What comes of a publish.
+
+use std::time::Duration;
+
+/// What came of a publish, whatever it was published to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was taken.
+    Delivered,
+    /// The device is no more: the registration is to be disabled.
+    Gone(String),
+    /// The device may be no more: the registration is to be disabled when this is said several times in a row.
+    Suspect(String),
+    /// The fault is ours or of the registration: trying again would change nothing.
+    Refused(String),
+    /// It may be taken later.
+    Transient(Failure),
+}
+
+/// A failure that may pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What happened.
+    pub reason: String,
+    /// How long the push service asks to be left alone, if it does.
+    pub retry_after: Option<Duration>,
+    /// Who else would meet with it.
+    pub extent: Extent,
+}
+
+/// How far a failure goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// To all that the push service is asked for.
+    Service,
+    /// To this device alone.
+    Device,
+    /// One or the other; only worth a few tries, since the device may never be reached.
+    Unknown,
+}
+
+impl Failure {
+    /// A failure of the whole push service.
+    pub(crate) fn of_service(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), retry_after: None, extent: Extent::Service }
+    }
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        Self::Transient(failure)
+    }
+}

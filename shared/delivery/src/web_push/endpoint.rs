@@ -1,0 +1,232 @@
+//! Whom users may have us call: an endpoint of Web Push is their input.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use pushlark_settings::{Environment, SettingError};
+use reqwest::Url;
+
+/// The origins that are trusted although they are not public, use another port or no TLS: the setting
+/// `WEB_PUSH_TRUSTED_ORIGINS`, comma-separated, such as `https://ntfy.internal:8443`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedOrigins(Vec<Url>);
+
+/// A setting that names no origins; the operator's to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an origin, such as \"https://push.example.com:8443\"")]
+pub struct InvalidOrigin(String);
+
+/// An endpoint that is not called; the client's to mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEndpoint {
+    /// It is not a URL.
+    #[error("it must be a URL")]
+    NotUrl,
+    /// It would be called without TLS.
+    #[error("it must begin with https://")]
+    NotHttps,
+    /// It holds a user or a password.
+    #[error("it must hold no user and no password")]
+    Credentials,
+    /// A port other than 443.
+    #[error("its port must be 443")]
+    Port,
+    /// An address that the Internet does not know.
+    #[error(transparent)]
+    NotPublic(#[from] NotPublic),
+}
+
+/// An address, or a name of addresses, that the Internet does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("its host must have a public address")]
+pub struct NotPublic;
+
+impl TrustedOrigins {
+    /// From `WEB_PUSH_TRUSTED_ORIGINS`.
+    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
+        Ok(environment.get("WEB_PUSH_TRUSTED_ORIGINS")?.unwrap_or_default())
+    }
+
+    /// The names of their hosts.
+    pub fn hosts(&self) -> Arc<[String]> {
+        self.0.iter().filter_map(|origin| Some(origin.host_str()?.to_owned())).collect()
+    }
+
+    /// The endpoint, unless it is one that is not called. What its name resolves to is checked at each call.
+    pub fn endpoint(&self, url: &str) -> Result<Url, InvalidEndpoint> {
+        let url = Url::parse(url).map_err(|_| InvalidEndpoint::NotUrl)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidEndpoint::Credentials);
+        }
+        if self.0.iter().any(|trusted| trusted.origin() == url.origin()) {
+            return Ok(url);
+        }
+        if url.scheme() != "https" {
+            return Err(InvalidEndpoint::NotHttps);
+        }
+        // A URL leaves out its scheme's own port.
+        if url.port().is_some() {
+            return Err(InvalidEndpoint::Port);
+        }
+        let host = url.host_str().unwrap_or_default();
+        let address: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+        if address.is_some_and(|address| !is_public(address)) || host.is_empty() {
+            return Err(NotPublic.into());
+        }
+        Ok(url)
+    }
+}
+
+impl FromStr for TrustedOrigins {
+    type Err = InvalidOrigin;
+
+    fn from_str(origins: &str) -> Result<Self, InvalidOrigin> {
+        let origin = |origin: &str| {
+            let url = Url::parse(origin).ok();
+            url.filter(|url| matches!(url.scheme(), "https" | "http") && url.path() == "/" && url.query().is_none())
+                .ok_or_else(|| InvalidOrigin(origin.into()))
+        };
+        let origins = origins.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+        origins.map(origin).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// The blocks of IPv4 that are not of the Internet at large, by their prefixes ("IANA IPv4 Special-Purpose Address
+/// Registry"), with multicast.
+const SPECIAL_V4: [(Ipv4Addr, u32); 15] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
+    (Ipv4Addr::new(192, 0, 2, 0), 24),
+    (Ipv4Addr::new(192, 88, 99, 0), 24),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    (Ipv4Addr::new(198, 51, 100, 0), 24),
+    (Ipv4Addr::new(203, 0, 113, 0), 24),
+    (Ipv4Addr::new(224, 0, 0, 0), 4),
+    (Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+
+/// The one block of IPv6 that is given out …
+const GLOBAL_V6: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
+/// … and the parts of it that are not of the Internet at large, or that stand for an address of IPv4 ("IANA IPv6
+/// Special-Purpose Address Registry").
+const SPECIAL_V6: [(Ipv6Addr, u32); 4] = [
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
+];
+
+/// Whether an address is one of the Internet at large.
+pub fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let is_in = |(block, prefix): &(Ipv4Addr, u32)| (address.to_bits() ^ block.to_bits()) >> (32 - prefix) == 0;
+            !SPECIAL_V4.iter().any(is_in)
+        }
+        IpAddr::V6(address) => {
+            let is_in =
+                |(block, prefix): &(Ipv6Addr, u32)| (address.to_bits() ^ block.to_bits()) >> (128 - prefix) == 0;
+            is_in(&GLOBAL_V6) && !SPECIAL_V6.iter().any(is_in)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_public_and_of_https() {
+        let none = TrustedOrigins::default();
+        for fine in [
+            "https://updates.push.services.mozilla.com/wpush/v2/abc",
+            "https://ntfy.example:443/up?x=1",
+            "https://8.8.8.8/",
+            "https://[2606:4700::1111]/",
+            "https://xn--bcher-kva.example/",
+        ] {
+            none.endpoint(fine).unwrap();
+        }
+        for (bad, why) in [
+            ("ntfy.example/up", InvalidEndpoint::NotUrl),
+            ("", InvalidEndpoint::NotUrl),
+            ("http://ntfy.example/up", InvalidEndpoint::NotHttps),
+            ("ftp://ntfy.example/up", InvalidEndpoint::NotHttps),
+            ("https://ntfy.example:8443/up", InvalidEndpoint::Port),
+            ("https://ntfy.example:22/", InvalidEndpoint::Port),
+            ("https://user@ntfy.example/", InvalidEndpoint::Credentials),
+            ("https://:pass@ntfy.example/", InvalidEndpoint::Credentials),
+            ("https://127.0.0.1/", InvalidEndpoint::NotPublic(NotPublic)),
+            ("https://2130706433/", InvalidEndpoint::NotPublic(NotPublic)),
+            ("https://0x7f.1/", InvalidEndpoint::NotPublic(NotPublic)),
+            ("https://169.254.169.254/latest/meta-data", InvalidEndpoint::NotPublic(NotPublic)),
+            ("https://[::1]/", InvalidEndpoint::NotPublic(NotPublic)),
+            ("https://[::ffff:10.0.0.1]/", InvalidEndpoint::NotPublic(NotPublic)),
+            ("https://[64:ff9b::a00:1]/", InvalidEndpoint::NotPublic(NotPublic)),
+            ("https://[fd00::1]/", InvalidEndpoint::NotPublic(NotPublic)),
+            ("https://[fe80::1]/", InvalidEndpoint::NotPublic(NotPublic)),
+        ] {
+            assert_eq!(none.endpoint(bad), Err(why), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_public_is_called_when_its_origin_is_trusted() {
+        let trusted: TrustedOrigins = "https://ntfy.internal:8443, http://127.0.0.1:8080".parse().unwrap();
+        trusted.endpoint("https://ntfy.internal:8443/up").unwrap();
+        trusted.endpoint("http://127.0.0.1:8080/up").unwrap();
+        assert_eq!(trusted.endpoint("https://ntfy.internal:8444/up"), Err(InvalidEndpoint::Port));
+        assert_eq!(trusted.endpoint("http://127.0.0.1:8081/up"), Err(InvalidEndpoint::NotHttps));
+        assert_eq!(trusted.endpoint("http://x@127.0.0.1:8080/up"), Err(InvalidEndpoint::Credentials));
+        for bad in ["ntfy.internal", "https://ntfy.internal/path", "ftp://ntfy.internal"] {
+            assert!(bad.parse::<TrustedOrigins>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_no_public_network_are_told_from_others() {
+        for public in ["1.1.1.1", "100.63.255.255", "172.32.0.1", "198.20.0.1", "223.255.255.255", "2a00::1"] {
+            assert!(is_public(public.parse().unwrap()), "{public}");
+        }
+        for other in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.1.1.1",
+            "169.254.169.254",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+            "198.19.255.255",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::1",
+            "100::1",
+            "2001:db8::1",
+            "2001::1",
+            "2002:7f00:1::",
+            "3fff::1",
+            "5f00::1",
+            "fc00::1",
+            "fe80::1",
+            "ff02::1",
+        ] {
+            assert!(!is_public(other.parse().unwrap()), "{other}");
+        }
+    }
+}

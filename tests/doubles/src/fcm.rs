@@ -1,0 +1,204 @@
+//! Google's push service: the HTTP v1 API of Firebase Cloud Messaging, and the server that gives out access tokens.
+
+use std::collections::HashSet;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use serde_json::{Map, Value, json};
+
+use crate::{Answer, Double, Request, seconds_now};
+
+/// The private key of a service account.
+pub const GOOGLE_KEY: &str = include_str!("../fixtures/google.pem");
+/// Another one.
+pub const GOOGLE_NEW_KEY: &str = include_str!("../fixtures/google-new.pem");
+/// The project.
+pub const GOOGLE_PROJECT: &str = "example-chat";
+/// The service account.
+pub const GOOGLE_CLIENT: &str = "push@example-chat.iam.gserviceaccount.com";
+
+/// The double of FCM.
+#[derive(Clone)]
+pub struct Fcm {
+    double: Double,
+    grants: Arc<Mutex<Grants>>,
+}
+
+#[derive(Default)]
+struct Grants {
+    has_new_key: bool,
+    good: HashSet<String>,
+    number: usize,
+    fail_next: Option<Answer>,
+}
+
+impl Deref for Fcm {
+    type Target = Double;
+
+    fn deref(&self) -> &Double {
+        &self.double
+    }
+}
+
+impl Fcm {
+    /// Listens.
+    pub async fn start() -> Self {
+        let grants: Arc<Mutex<Grants>> = Arc::default();
+        let of_server = Arc::clone(&grants);
+        let double = Double::start(1_000, move |url, request| {
+            let mut grants = of_server.lock().unwrap();
+            if request.path == "/token" {
+                return (String::new(), grants.grant(url, request));
+            }
+            let message: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+            let device = message["message"]["token"].as_str().unwrap_or("none").to_owned();
+            (device, check(request, &message, &grants.good))
+        })
+        .await;
+        Self { double, grants }
+    }
+
+    /// The file of the service account.
+    pub fn service_account(&self) -> Value {
+        let token_uri = format!("{}/token", self.url);
+        json!({"type": "service_account", "project_id": GOOGLE_PROJECT, "private_key_id": "1", "private_key": GOOGLE_KEY,
+            "client_email": GOOGLE_CLIENT, "token_uri": token_uri, "url": self.url})
+    }
+
+    /// How many tokens were given out.
+    pub fn granted(&self) -> usize {
+        self.grants().number
+    }
+
+    /// Takes back all tokens.
+    pub fn revoke_tokens(&self) {
+        self.grants().good.clear();
+    }
+
+    /// Answers so when it is asked for a token the next time.
+    pub fn fail_next_grant(&self, answer: Answer) {
+        self.grants().fail_next = Some(answer);
+    }
+
+    /// Takes assertions signed by the new key, and no others, and takes back all tokens.
+    pub fn change_key(&self) {
+        let mut grants = self.grants();
+        grants.has_new_key = true;
+        grants.good.clear();
+    }
+
+    fn grants(&self) -> MutexGuard<'_, Grants> {
+        self.grants.lock().unwrap()
+    }
+}
+
+impl Grants {
+    /// "Using OAuth 2.0 for server to server applications".
+    fn grant(&mut self, url: &str, request: &Request) -> Answer {
+        if let Some(answer) = self.fail_next.take() {
+            return answer;
+        }
+        let invalid =
+            Answer::json(400, &json!({"error": "invalid_grant", "error_description": "Invalid JWT Signature."}));
+        let body = String::from_utf8_lossy(&request.body).into_owned();
+        let form: Vec<_> = body.split('&').filter_map(|field| field.split_once('=')).collect();
+        let field = |name| form.iter().find(|field| field.0 == name).map_or("", |field| field.1);
+        if field("grant_type") != "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer" {
+            return Answer::json(400, &json!({"error": "unsupported_grant_type"}));
+        }
+        let public: &[u8] = if self.has_new_key {
+            include_bytes!("../fixtures/google-new.pub")
+        } else {
+            include_bytes!("../fixtures/google.pub")
+        };
+        let mut validation = Validation::new(Algorithm::RS256);
+        validation.set_audience(&[format!("{url}/token")]);
+        validation.set_issuer(&[GOOGLE_CLIENT]);
+        let key = DecodingKey::from_rsa_pem(public).unwrap();
+        let Ok(assertion) = decode::<Value>(field("assertion"), &key, &validation) else { return invalid };
+        let claims = assertion.claims;
+        let (issued_at, expires) = (claims["iat"].as_u64().unwrap_or(0), claims["exp"].as_u64().unwrap_or(0));
+        let is_fine = claims["scope"] == "https://www.googleapis.com/auth/firebase.messaging"
+            && issued_at.abs_diff(seconds_now()) < 300
+            && expires - issued_at <= 3_600;
+        if !is_fine {
+            return invalid;
+        }
+        self.number += 1;
+        let token = format!("ya29.{}", self.number);
+        self.good.insert(token.clone());
+        Answer::json(200, &json!({"access_token": token, "expires_in": 3_599, "token_type": "Bearer"}))
+    }
+}
+
+/// An error as Google writes it (google.rpc.Status), with FCM's own code among its details.
+pub fn fcm_error(status: u16, name: &str, error_code: Option<&str>, message: &str) -> Answer {
+    let details: Vec<_> = error_code
+        .map(|code| json!({"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": code}))
+        .into_iter()
+        .collect();
+    let error = json!({"code": status, "message": message, "status": name, "details": details});
+    Answer::json(status, &json!({"error": error}))
+}
+
+fn invalid(field: &str) -> Answer {
+    let details = json!([{"@type": "type.googleapis.com/google.rpc.BadRequest",
+        "fieldViolations": [{"field": field, "description": "Invalid value"}]}]);
+    let message = format!("Invalid value at '{field}'");
+    let error = json!({"code": 400, "message": message, "status": "INVALID_ARGUMENT", "details": details});
+    Answer::json(400, &json!({"error": error}))
+}
+
+fn check(request: &Request, message: &Value, good_tokens: &HashSet<String>) -> Answer {
+    let bearer = request.header("authorization").strip_prefix("Bearer ").unwrap_or_default();
+    if !good_tokens.contains(bearer) {
+        return fcm_error(401, "UNAUTHENTICATED", None, "Request had invalid authentication credentials.");
+    }
+    if request.path != format!("/v1/projects/{GOOGLE_PROJECT}/messages:send") {
+        return fcm_error(404, "NOT_FOUND", None, "Requested entity was not found.");
+    }
+    match unknown(message) {
+        Some(field) => invalid(&field),
+        None if message["message"]["android"].to_string().len() > 4_096 => {
+            fcm_error(400, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT"), "Android message is too big")
+        }
+        None => Answer::json(200, &json!({"name": format!("projects/{GOOGLE_PROJECT}/messages/1")})),
+    }
+}
+
+/// The first field that is not as the reference of the API has it.
+fn unknown(request: &Value) -> Option<String> {
+    let empty = Map::new();
+    let object = |value: &Value| value.as_object().unwrap_or(&empty).clone();
+    let message = object(&request["message"]);
+    let android = object(&message.get("android").cloned().unwrap_or_default());
+    let is_ttl = |ttl: &str| ttl.strip_suffix('s').is_some_and(|seconds| seconds.parse::<u64>().is_ok());
+    for (name, value) in &message {
+        let is_fine = match name.as_str() {
+            "token" => value.is_string(),
+            "android" => value.is_object(),
+            _ => false,
+        };
+        if !is_fine {
+            return Some(format!("message.{name}"));
+        }
+    }
+    for (name, value) in &android {
+        let is_fine = match name.as_str() {
+            "priority" => *value == "high" || *value == "normal",
+            "ttl" => value.as_str().is_some_and(is_ttl),
+            "notification" | "data" => {
+                let known = ["title", "body", "tag", "click_action", "sound"];
+                let fields = object(value);
+                fields.values().all(Value::is_string)
+                    && (name == "data" || fields.keys().all(|name| known.contains(&name.as_str())))
+            }
+            _ => false,
+        };
+        if !is_fine {
+            return Some(format!("message.android.{name}"));
+        }
+    }
+    message.get("token").is_none().then(|| "message.token".into())
+}

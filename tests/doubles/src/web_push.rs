@@ -1,0 +1,100 @@
+//! A push service of Web Push (RFC 8030, with RFC 8291 and RFC 8292), and a device that subscribes to it.
+
+use std::ops::Deref;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use p256::SecretKey;
+use p256::elliptic_curve::sec1::ToEncodedPoint;
+use serde_json::{Value, json};
+
+use crate::{Answer, Double, Request, seconds_now};
+
+/// The double of a push service.
+#[derive(Clone)]
+pub struct WebPush(Double);
+
+impl Deref for WebPush {
+    type Target = Double;
+
+    fn deref(&self) -> &Double {
+        &self.0
+    }
+}
+
+/// The keys of a device.
+pub struct Subscriber {
+    key: SecretKey,
+    auth: [u8; 16],
+}
+
+impl WebPush {
+    /// Listens.
+    pub async fn start() -> Self {
+        let double = Double::start(1_000, |url, request| {
+            let device = request.path.strip_prefix("/push/").unwrap_or("none").to_owned();
+            let answer = match check(url, request) {
+                Ok(()) => Answer::json(201, &json!({})).with("location", "/message/1"),
+                Err((status, reason)) => Answer::json(status, &json!({"reason": reason})),
+            };
+            (device, answer)
+        })
+        .await;
+        Self(double)
+    }
+
+    /// The endpoint of a device.
+    pub fn endpoint(&self, device: &str) -> String {
+        format!("{}/push/{device}", self.url)
+    }
+}
+
+impl Subscriber {
+    /// Always the same keys for the same number, which must not be 0.
+    pub fn new(number: u8) -> Self {
+        Self { key: SecretKey::from_slice(&[number; 32]).unwrap(), auth: [number; 16] }
+    }
+
+    /// The public key, as a browser gives it.
+    pub fn p256dh(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.key.public_key().to_encoded_point(false))
+    }
+
+    /// The secret, as a browser gives it.
+    pub fn auth(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.auth)
+    }
+
+    /// The private key: 32 bytes in base64url.
+    pub fn private_key(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.key.to_bytes())
+    }
+}
+
+fn check(url: &str, request: &Request) -> Result<(), (u16, &'static str)> {
+    let refused = |is_wrong: bool, status, reason| if is_wrong { Err((status, reason)) } else { Ok(()) };
+    refused(request.method != "POST", 405, "method")?;
+    refused(request.header("ttl").parse::<u32>().is_err(), 400, "TTL")?;
+    refused(request.header("content-encoding") != "aes128gcm", 400, "Content-Encoding")?;
+    let urgency = request.header("urgency");
+    refused(!["", "very-low", "low", "normal", "high"].contains(&urgency), 400, "Urgency")?;
+    let topic = request.header("topic");
+    let is_base64url = topic.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    refused(topic.len() > 32 || !is_base64url, 400, "Topic")?;
+    refused(request.body.len() > 4_096, 413, "size")?;
+    // RFC 8188, section 2.1: a salt, the size of records, the length of the key, the key.
+    refused(request.body.len() < 86 + 17 || request.body[20] != 65, 400, "header")?;
+    let authorization = request.header("authorization");
+    let parts = authorization.strip_prefix("vapid t=").and_then(|parts| parts.split_once(", k="));
+    let (token, key) = parts.ok_or((401, "Authorization"))?;
+    let point = BASE64_URL_SAFE_NO_PAD.decode(key).map_err(|_| (403, "k"))?;
+    refused(point.len() != 65, 403, "k")?;
+    let part = |range| BASE64_URL_SAFE_NO_PAD.encode(&point[range]);
+    let key = DecodingKey::from_ec_components(&part(1..33), &part(33..65)).map_err(|_| (403, "k"))?;
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.set_audience(&[url]);
+    let claims = decode::<Value>(token, &key, &validation).map_err(|_| (403, "t"))?.claims;
+    refused(claims["exp"].as_u64().unwrap_or(0) > seconds_now() + 86_400, 403, "exp")?;
+    refused(!claims["sub"].as_str().unwrap_or("mailto:").starts_with("mailto:"), 403, "sub")
+}

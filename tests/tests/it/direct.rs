@@ -1,0 +1,603 @@
+//! Straight to the push services of devices, each a double that checks what the service checks.
+
+use std::time::Duration;
+
+use doubles::{
+    APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Answer, Apns, Double, Fcm, GOOGLE_NEW_KEY, Subscriber,
+    WebPush, apns_problem, fcm_error,
+};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tests::{Pushlark, ago, eventually};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+const BOB: &str = "bob@example.com";
+const ALICE: &str = "alice@example.com";
+/// The device token of an iPhone.
+const PHONE: &str = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0";
+
+/// A stack that reaches the doubles.
+struct Direct {
+    pushlark: Pushlark,
+    apns: Apns,
+    fcm: Fcm,
+    web_push: WebPush,
+}
+
+impl Direct {
+    async fn start() -> Self {
+        Self::with_settings(&[]).await
+    }
+
+    async fn with_settings(settings: &[(&str, &str)]) -> Self {
+        let (apns, fcm, web_push) = (Apns::start().await, Fcm::start().await, WebPush::start().await);
+        let credentials = credentials(&apns, &fcm).to_string();
+        let own = [
+            ("PUSH_SERVICE", "direct"),
+            ("PUSH_CREDENTIALS", credentials.as_str()),
+            ("WEB_PUSH_TRUSTED_ORIGINS", web_push.url.as_str()),
+        ];
+        let pushlark = Pushlark::with_settings(own.into_iter().chain(settings.iter().copied())).await;
+        Self { pushlark, apns, fcm, web_push }
+    }
+
+    async fn enable_iphone(&self, token: &str, options: Value) {
+        let mut form = json!({"service": "apns", "device_id": token});
+        form.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        self.pushlark.enable_with(BOB, token, form).await;
+    }
+
+    async fn enable_browser(&self, device: &str, subscriber: &Subscriber, options: Value) {
+        let mut form = json!({"service": "web-push", "endpoint": self.web_push.endpoint(device),
+            "p256dh": subscriber.p256dh(), "auth": subscriber.auth()});
+        form.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        self.pushlark.enable_with(BOB, device, form).await;
+    }
+
+    /// Enables a device at one of the three; gives its name at its double.
+    async fn enable_at(&self, service: &str) -> (&Double, &'static str) {
+        match service {
+            "apns" => {
+                self.enable_iphone(PHONE, json!({})).await;
+                (&self.apns, PHONE)
+            }
+            "fcm" => {
+                self.pushlark.enable(BOB, "android").await;
+                (&self.fcm, "android")
+            }
+            _ => {
+                self.enable_browser("browser", &Subscriber::new(7), json!({})).await;
+                (&self.web_push, "browser")
+            }
+        }
+    }
+
+    /// Sends a message, and waits until all that comes of it is done.
+    async fn message(&self, body: &str) {
+        self.pushlark.message(BOB, body).await;
+        self.pushlark.settled().await;
+    }
+}
+
+fn credentials(apns: &Apns, fcm: &Fcm) -> Value {
+    let apns = json!({"team_id": APNS_TEAM, "key_id": APNS_KEY_ID, "key": APNS_KEY, "topic": APNS_TOPIC,
+        "url": apns.url, "dev_url": "http://127.0.0.1:1"});
+    // The private key is 32 bytes of 42.
+    let web_push = json!({"key": "KioqKioqKioqKioqKioqKioqKioqKioqKioqKioqKio", "subject": "mailto:push@example.com"});
+    json!({"default": {"apns": apns, "fcm": fcm.service_account(), "web_push": web_push}})
+}
+
+async fn came(double: &Double, requests: usize) {
+    eventually("requests", async || (double.requests().len() >= requests).then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_iphone_shows_an_alert() {
+    let direct = Direct::start().await;
+    let options = json!({"click_action": "REPLY", "sound": "ping.aiff", "mutable_content": "true", "priority": "normal",
+        "time_to_live": "600"});
+    direct.enable_iphone(PHONE, options).await;
+    direct.message("Hi").await;
+    let request = direct.apns.taken(PHONE).remove(0);
+    let aps = json!({"alert": {"title": ALICE, "body": "Hi"}, "badge": 1, "category": "REPLY", "sound": "ping.aiff",
+        "mutable-content": 1, "thread-id": ALICE});
+    assert_eq!(request.json(), json!({"aps": aps}));
+    let header = |name| request.header(name).to_owned();
+    assert_eq!((header("apns-push-type"), header("apns-priority")), ("alert".into(), "5".into()));
+    assert_eq!(header("apns-topic"), APNS_TOPIC);
+    let expires = OffsetDateTime::now_utc().unix_timestamp() + 600;
+    assert!(header("apns-expiration").parse::<i64>().unwrap().abs_diff(expires) < 20);
+    assert_eq!(header("apns-collapse-id").len(), 43);
+}
+
+#[tokio::test]
+async fn a_silent_iphone_is_told_in_the_background() {
+    let direct = Direct::start().await;
+    direct.enable_iphone(PHONE, json!({"silent": "true", "topic": APNS_TOPIC, "time_to_live": "0"})).await;
+    direct.message("Hi").await;
+    let request = direct.apns.taken(PHONE).remove(0);
+    let expected = json!({"aps": {"content-available": 1}, "message-count": 1, "last-message-sender": ALICE,
+        "last-message-body": "Hi"});
+    assert_eq!(request.json(), expected);
+    let header = |name| request.header(name).to_owned();
+    assert_eq!((header("apns-push-type"), header("apns-priority")), ("background".into(), "5".into()));
+    assert_eq!((header("apns-expiration"), header("apns-collapse-id")), ("0".into(), String::new()));
+}
+
+#[tokio::test]
+async fn a_call_rings_at_once() {
+    let direct = Direct::with_settings(&[("PLUGIN", "hints")]).await;
+    let pushkit = "aabbccddeeff00112233";
+    direct.enable_iphone(PHONE, json!({"voip_device_id": pushkit})).await;
+    direct.pushlark.enable(BOB, "android").await;
+    let call = async |step| {
+        let stanza = format!(
+            "<message type='chat'><{step} xmlns='urn:xmpp:jingle-message:0' id='c1'/><store xmlns='urn:xmpp:hints'/></message>"
+        );
+        let event = json!({"type": "message", "from": "alice@example.com/pc", "to": BOB, "stanza": stanza});
+        direct.pushlark.event(event).await;
+        direct.pushlark.settled().await;
+    };
+    call("propose").await;
+    let request = direct.apns.taken(pushkit).remove(0);
+    let fields = json!({"aps": {}, "message-sender": ALICE, "jingle-message": "propose", "jingle-session-id": "c1"});
+    assert_eq!(request.json(), fields);
+    let header = |name| request.header(name).to_owned();
+    assert_eq!((header("apns-push-type"), header("apns-priority")), ("voip".into(), "10".into()));
+    assert_eq!((header("apns-topic"), header("apns-expiration")), (format!("{APNS_TOPIC}.voip"), "0".into()));
+    assert_eq!(direct.fcm.taken("android")[0].json()["message"]["android"]["priority"], "high");
+    call("retract").await;
+    assert_eq!(direct.apns.taken(pushkit).len(), 1);
+    assert_eq!(direct.apns.taken(PHONE)[0].header("apns-push-type"), "background");
+}
+
+#[tokio::test]
+async fn an_android_device_is_told_as_mongoosepush_tells_it() {
+    let direct = Direct::start().await;
+    let options = json!({"priority": "high", "click_action": "open", "sound": "ping", "time_to_live": "3600"});
+    direct.pushlark.enable_with(BOB, "android", options).await;
+    direct.pushlark.enable_with(BOB, "silent", json!({"silent": "true"})).await;
+    direct.message("Hi").await;
+    let mut message = direct.fcm.taken("android")[0].json()["message"].take();
+    let ttl = message["android"]["ttl"].take();
+    assert!(["3600s", "3599s", "3598s"].contains(&ttl.as_str().unwrap()), "{ttl}");
+    let notification = json!({"title": ALICE, "body": "Hi", "tag": ALICE, "click_action": "open", "sound": "ping"});
+    let android = json!({"priority": "high", "ttl": null, "notification": notification});
+    assert_eq!(message, json!({"token": "android", "android": android}));
+    let silent = direct.fcm.taken("silent")[0].json();
+    let data = json!({"message-count": "1", "last-message-sender": ALICE, "last-message-body": "Hi"});
+    assert_eq!(silent["message"]["android"]["data"], data);
+    assert_eq!(silent["message"]["android"]["notification"], Value::Null);
+    assert_eq!(direct.fcm.granted(), 1);
+}
+
+#[tokio::test]
+async fn a_conversation_is_not_told_when_the_sender_is_not() {
+    let direct = Direct::with_settings(&[("INCLUDE_SENDER", "off")]).await;
+    direct.enable_iphone(PHONE, json!({})).await;
+    direct.message("Hi").await;
+    let aps = direct.apns.taken(PHONE)[0].json()["aps"].take();
+    assert_eq!(aps["thread-id"].as_str().unwrap().len(), 22);
+    assert!(!aps.to_string().contains("alice"), "{aps}");
+}
+
+#[tokio::test]
+async fn a_repeat_takes_the_place_of_what_it_repeats() {
+    let direct = Direct::start().await;
+    direct.enable_iphone(PHONE, json!({})).await;
+    direct.enable_browser("browser", &Subscriber::new(1), json!({"priority": "high"})).await;
+    direct.apns.answer_next(apns_problem(500, "InternalServerError"));
+    direct.web_push.answer_next(Answer::json(503, &json!({})));
+    direct.message("one").await;
+    direct.message("two").await;
+    for (requests, name) in [(direct.apns.requests(), "apns-collapse-id"), (direct.web_push.requests(), "topic")] {
+        let names: Vec<_> = requests.iter().map(|request| request.header(name)).collect();
+        assert!(names.len() == 3 && names[0] == names[1] && names[1] != names[2], "{names:?}");
+    }
+    assert_eq!(direct.web_push.taken("browser")[0].header("urgency"), "high");
+}
+
+#[tokio::test]
+async fn many_notifications_share_one_connection_and_one_token() {
+    let apns = Apns::with_streams(10).await;
+    let fcm = Fcm::start().await;
+    let credentials = credentials(&apns, &fcm).to_string();
+    let settings =
+        [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str()), ("WORKER_CONCURRENCY", "64")];
+    let pushlark = Pushlark::with_settings(settings).await;
+    for phone in 0..40 {
+        let token = format!("{phone:08x}");
+        pushlark.enable_with(BOB, &token, json!({"service": "apns", "device_id": token})).await;
+        pushlark.enable(BOB, &format!("android-{phone}")).await;
+    }
+    apns.hold(Duration::from_millis(50));
+    fcm.hold(Duration::from_millis(50));
+    pushlark.message(BOB, "Hi").await;
+    came(&apns, 40).await;
+    came(&fcm, 40).await;
+    pushlark.settled().await;
+    assert_eq!((apns.connections(), fcm.connections(), fcm.granted()), (1, 1, 1));
+    assert!(apns.most_running() <= 10 && fcm.most_running() > 10);
+    let requests = apns.requests();
+    assert!(requests.iter().all(|request| request.status == 200));
+    assert!(requests.iter().all(|request| request.header("authorization") == requests[0].header("authorization")));
+}
+
+#[tokio::test]
+async fn a_dead_connection_is_made_anew() {
+    let direct = Direct::start().await;
+    direct.enable_iphone(PHONE, json!({})).await;
+    direct.message("one").await;
+    direct.apns.cut_connections();
+    direct.message("two").await;
+    assert_eq!(direct.apns.taken(PHONE).len(), 2);
+}
+
+/// What becomes of a device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    /// It is disabled at once.
+    Gone,
+    /// It is disabled after the third time in a row.
+    Suspect,
+    /// It stays, and the notification is not tried again.
+    Refused,
+    /// It stays, and the notification is tried again.
+    Transient,
+}
+
+/// What becomes of a device of `service` for which notifications are answered so.
+async fn fate(service: &str, answer: Answer) -> Fate {
+    let direct = Direct::start().await;
+    let (double, device) = direct.enable_at(service).await;
+    double.device_answers(device, answer);
+    direct.pushlark.message(BOB, "1").await;
+    came(double, 1).await;
+    let is_repeated = eventually("a second try, or none", async || {
+        let is_done = direct.pushlark.queue_depth("QUEUE_URL").await == 0;
+        (double.requests().len() >= 2).then_some(true).or(is_done.then_some(false))
+    })
+    .await;
+    if is_repeated {
+        double.device_recovers(device);
+        direct.pushlark.settled().await;
+        assert_eq!(double.taken(device).len(), 1, "it is delivered later");
+        return Fate::Transient;
+    }
+    for body in ["2", "3", "4", "5"] {
+        direct.message(body).await;
+    }
+    match double.requests().len() {
+        1 => Fate::Gone,
+        3 => Fate::Suspect,
+        5 => Fate::Refused,
+        other => panic!("tried {other} times"),
+    }
+}
+
+async fn check_fates(service: &str, cases: Vec<(Answer, Fate)>) {
+    for cases in cases.chunks(4) {
+        let fates = cases.iter().map(async |(answer, expected)| {
+            assert_eq!(fate(service, answer.clone()).await, *expected, "{service}: {answer:?}");
+        });
+        join_all(fates).await;
+    }
+}
+
+#[tokio::test]
+async fn what_apple_answers_decides_on_the_device() {
+    let gone = |reason, timestamp: u64| Answer::json(410, &json!({"reason": reason, "timestamp": timestamp}));
+    let in_a_while = (OffsetDateTime::now_utc().unix_timestamp() as u64 + 60) * 1_000;
+    let cases = vec![
+        (gone("Unregistered", in_a_while), Fate::Gone),
+        (gone("ExpiredToken", in_a_while), Fate::Gone),
+        (apns_problem(410, "Unregistered"), Fate::Gone),
+        // Found to be gone before it was enabled.
+        (gone("Unregistered", 1_600_000_000_000), Fate::Suspect),
+        (apns_problem(400, "BadDeviceToken"), Fate::Suspect),
+        (apns_problem(400, "DeviceTokenNotForTopic"), Fate::Suspect),
+        (apns_problem(400, "BadTopic"), Fate::Refused),
+        (apns_problem(400, "TopicDisallowed"), Fate::Refused),
+        (apns_problem(403, "Forbidden"), Fate::Refused),
+        (apns_problem(403, "InvalidProviderToken"), Fate::Refused),
+        (apns_problem(403, "ExpiredProviderToken"), Fate::Refused),
+        (apns_problem(404, "BadPath"), Fate::Refused),
+        (apns_problem(413, "PayloadTooLarge"), Fate::Refused),
+        (apns_problem(429, "TooManyRequests"), Fate::Transient),
+        (apns_problem(429, "TooManyProviderTokenUpdates"), Fate::Transient),
+        (apns_problem(500, "InternalServerError"), Fate::Transient),
+        (apns_problem(503, "ServiceUnavailable"), Fate::Transient),
+        (apns_problem(503, "Shutdown"), Fate::Transient),
+    ];
+    check_fates("apns", cases).await;
+}
+
+#[tokio::test]
+async fn what_google_answers_decides_on_the_device() {
+    let violation = |field| {
+        let details = json!([{"@type": "type.googleapis.com/google.rpc.BadRequest",
+            "fieldViolations": [{"field": field, "description": "Invalid"}]}]);
+        let error = json!({"code": 400, "message": "Invalid", "status": "INVALID_ARGUMENT", "details": details});
+        Answer::json(400, &json!({"error": error}))
+    };
+    let bad_token = "The registration token is not a valid FCM registration token";
+    let cases = vec![
+        (fcm_error(404, "NOT_FOUND", Some("UNREGISTERED"), ""), Fate::Gone),
+        (fcm_error(403, "PERMISSION_DENIED", Some("SENDER_ID_MISMATCH"), ""), Fate::Suspect),
+        (fcm_error(400, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT"), bad_token), Fate::Suspect),
+        (violation("message.token"), Fate::Suspect),
+        (violation("message.android.data"), Fate::Refused),
+        (fcm_error(400, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT"), "Message is too big"), Fate::Refused),
+        (fcm_error(401, "UNAUTHENTICATED", Some("THIRD_PARTY_AUTH_ERROR"), ""), Fate::Refused),
+        (fcm_error(403, "PERMISSION_DENIED", None, ""), Fate::Refused),
+        // Another project's.
+        (fcm_error(404, "NOT_FOUND", None, ""), Fate::Refused),
+        (fcm_error(429, "RESOURCE_EXHAUSTED", Some("QUOTA_EXCEEDED"), "").with("retry-after", "1"), Fate::Transient),
+        (fcm_error(500, "INTERNAL", Some("INTERNAL"), ""), Fate::Transient),
+        (fcm_error(503, "UNAVAILABLE", Some("UNAVAILABLE"), "").with("retry-after", "1"), Fate::Transient),
+    ];
+    check_fates("fcm", cases).await;
+}
+
+#[tokio::test]
+async fn what_a_server_of_web_push_answers_decides_on_the_device() {
+    let answer = |status| Answer::json(status, &json!({}));
+    let cases = vec![
+        (answer(404), Fate::Gone),
+        (answer(410), Fate::Gone),
+        // A redirect is not followed.
+        (answer(307).with("location", "http://127.0.0.1:1/"), Fate::Refused),
+        (answer(400), Fate::Refused),
+        (answer(401), Fate::Refused),
+        (answer(403), Fate::Refused),
+        (answer(413), Fate::Refused),
+        (answer(429).with("retry-after", "1"), Fate::Transient),
+        (answer(500), Fate::Transient),
+        (answer(503), Fate::Transient),
+    ];
+    check_fates("web-push", cases).await;
+}
+
+#[tokio::test]
+async fn a_suspicion_ends_with_a_success_or_a_new_registration() {
+    let direct = Direct::with_settings(&[("DISABLE_AFTER_SUSPECTS", "2")]).await;
+    direct.enable_iphone(PHONE, json!({})).await;
+    let bad = apns_problem(400, "BadDeviceToken");
+    direct.apns.answer_next(bad.clone());
+    direct.message("suspected").await;
+    direct.message("cleared").await;
+    direct.apns.answer_next(bad.clone());
+    direct.message("suspected again").await;
+    direct.enable_iphone(PHONE, json!({})).await;
+    direct.apns.answer_next(bad.clone());
+    direct.message("suspected anew").await;
+    direct.message("cleared").await;
+    assert_eq!(direct.apns.taken(PHONE).len(), 2);
+    direct.apns.device_answers(PHONE, bad);
+    for body in ["one", "two", "three"] {
+        direct.message(body).await;
+    }
+    assert_eq!(direct.apns.requests().len(), 7);
+}
+
+#[tokio::test]
+async fn when_most_devices_are_called_gone_the_others_stay() {
+    let direct = Direct::with_settings(&[("DISABLE_MAX_PERCENT", "25")]).await;
+    for phone in 0..12 {
+        let token = format!("{phone:08x}");
+        direct.enable_iphone(&token, json!({})).await;
+        direct.apns.device_answers(&token, apns_problem(410, "Unregistered"));
+    }
+    direct.message("one").await;
+    assert_eq!(direct.apns.requests().len(), 12);
+    direct.message("two").await;
+    // A quarter of twenty answers is five.
+    assert_eq!(direct.apns.requests().len(), 12 + 7);
+}
+
+#[tokio::test]
+async fn the_time_that_a_service_asks_for_is_kept() {
+    let direct = Direct::start().await;
+    for service in ["apns", "fcm", "web-push"] {
+        let (double, _) = direct.enable_at(service).await;
+        double.answer_next(Answer::json(503, &json!({})).with("retry-after", "3"));
+    }
+    direct.message("Hi").await;
+    for double in [&*direct.apns as &Double, &direct.fcm, &direct.web_push] {
+        let requests = double.requests();
+        assert_eq!(requests.len(), 2);
+        assert!(requests[1].at - requests[0].at >= Duration::from_millis(2_900));
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_google_took_back_is_fetched_anew() {
+    let direct = Direct::start().await;
+    direct.pushlark.enable(BOB, "android").await;
+    direct.message("one").await;
+    direct.fcm.revoke_tokens();
+    direct.message("two").await;
+    assert_eq!((direct.fcm.taken("android").len(), direct.fcm.granted()), (2, 2));
+}
+
+#[tokio::test]
+async fn without_an_access_token_a_notification_waits_or_is_refused() {
+    let direct = Direct::start().await;
+    direct.pushlark.enable(BOB, "android").await;
+    direct.message("one").await;
+    direct.fcm.revoke_tokens();
+    direct.fcm.fail_next_grant(Answer::json(503, &json!({})));
+    direct.message("two").await;
+    assert_eq!(direct.fcm.taken("android").len(), 2, "it waited");
+    direct.fcm.revoke_tokens();
+    direct.fcm.fail_next_grant(Answer::json(400, &json!({"error": "invalid_grant"})));
+    direct.message("three").await;
+    direct.message("four").await;
+    assert_eq!(direct.fcm.taken("android").len(), 3, "the third was refused, the device stayed");
+}
+
+#[tokio::test]
+async fn credentials_that_changed_are_read_again() {
+    let (apns, fcm) = (Apns::start().await, Fcm::start().await);
+    let mut credentials = credentials(&apns, &fcm);
+    let file = std::env::temp_dir().join(format!("pushlark-credentials-{}.json", std::process::id()));
+    std::fs::write(&file, credentials.to_string()).unwrap();
+    let path = format!("file:{}", file.display());
+    let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", path.as_str())];
+    let pushlark = Pushlark::with_settings(settings).await;
+    pushlark.enable_with(BOB, PHONE, json!({"service": "apns", "device_id": PHONE})).await;
+    pushlark.enable(BOB, "android").await;
+    pushlark.message(BOB, "one").await;
+    pushlark.settled().await;
+    credentials["default"]["apns"]["key"] = APNS_NEW_KEY.into();
+    credentials["default"]["fcm"]["private_key"] = GOOGLE_NEW_KEY.into();
+    std::fs::write(&file, credentials.to_string()).unwrap();
+    apns.change_key();
+    fcm.change_key();
+    pushlark.message(BOB, "two").await;
+    pushlark.settled().await;
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!((apns.taken(PHONE).len(), fcm.taken("android").len()), (2, 2));
+}
+
+#[tokio::test]
+async fn an_app_is_chosen_by_the_form_or_by_the_host() {
+    let (apns, fcm, other) = (Apns::start().await, Fcm::start().await, Fcm::start().await);
+    let mut credentials = credentials(&apns, &fcm);
+    credentials["other"] = json!({"hosts": ["other.@HOST@"], "fcm": other.service_account()});
+    // Wrong for one provider, and so for it alone.
+    credentials["broken"] = json!({"fcm": {"project_id": "x"}, "apns": credentials["default"]["apns"]});
+    let credentials = credentials.to_string();
+    let hosts = "push.@HOST@,other.@HOST@";
+    let settings =
+        [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str()), ("VIRTUAL_PUBSUB_HOSTS", hosts)];
+    let pushlark = Pushlark::with_settings(settings).await;
+    pushlark.enable(BOB, "default").await;
+    pushlark.enable_with(BOB, "named", json!({"app": "other"})).await;
+    let form = json!({"service": "fcm", "device_id": "by-host"});
+    let at_host = json!({"user": BOB, "jid": "other.example.com", "node": "by-host", "form": form});
+    assert_eq!(pushlark.json("/enable", at_host).await.status, 200);
+    pushlark.enable_with(BOB, "broken", json!({"app": "broken"})).await;
+    pushlark.enable_with(BOB, "unknown", json!({"app": "unknown"})).await;
+    pushlark.enable_with(BOB, PHONE, json!({"app": "broken", "service": "apns"})).await;
+    pushlark.message(BOB, "Hi").await;
+    pushlark.settled().await;
+    let taken = |double: &Fcm| {
+        let mut devices: Vec<_> = double.requests().into_iter().map(|request| request.device).collect();
+        devices.sort();
+        devices
+    };
+    assert_eq!((taken(&fcm), taken(&other)), (vec!["default".into()], vec!["by-host".into(), "named".into()]));
+    assert_eq!(apns.taken(PHONE).len(), 1);
+}
+
+#[tokio::test]
+async fn a_text_is_shortened_to_what_a_service_takes() {
+    let direct = Direct::with_settings(&[]).await;
+    direct.enable_iphone(PHONE, json!({})).await;
+    direct.pushlark.enable(BOB, "android").await;
+    direct.pushlark.enable_with(BOB, "silent", json!({"silent": "true"})).await;
+    direct.enable_browser("browser", &Subscriber::new(9), json!({})).await;
+    // One grapheme of 25 bytes.
+    let family = "👨\u{200d}👩\u{200d}👧\u{200d}👦";
+    direct.message(&family.repeat(400)).await;
+    let shortened = |text: &Value| {
+        let graphemes = text.as_str().unwrap().strip_suffix('…').unwrap().to_owned();
+        assert!(graphemes.len() > 3_000 && graphemes.len() % family.len() == 0, "{}", graphemes.len());
+    };
+    let request = direct.apns.taken(PHONE).remove(0);
+    assert!((4_060..=4_096).contains(&request.body.len()));
+    shortened(&request.json()["aps"]["alert"]["body"]);
+    shortened(&direct.fcm.taken("android")[0].json()["message"]["android"]["notification"]["body"]);
+    shortened(&direct.fcm.taken("silent")[0].json()["message"]["android"]["data"]["last-message-body"]);
+    assert!((4_060..=4_096).contains(&direct.web_push.taken("browser")[0].body.len()));
+}
+
+#[tokio::test]
+async fn a_provider_that_fails_for_many_does_not_hold_up_its_neighbour() {
+    let direct = Direct::with_settings(&[("WORKER_CONCURRENCY", "2"), ("PUBLISH_TIMEOUT_MS", "500")]).await;
+    direct.apns.hold(Duration::from_secs(5));
+    for phone in 0..30 {
+        direct.enable_iphone(&format!("{phone:08x}"), json!({})).await;
+    }
+    direct.pushlark.enable("carol@example.com", "android").await;
+    let started = Instant::now();
+    direct.pushlark.message(BOB, "one").await;
+    direct.pushlark.message("carol@example.com", "two").await;
+    came(&direct.fcm, 1).await;
+    // Thirty times half a second, two at once, would be over seven.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    direct.apns.hold(Duration::ZERO);
+    direct.pushlark.settled().await;
+    for phone in 0..30 {
+        assert!(!direct.apns.taken(&format!("{phone:08x}")).is_empty(), "{phone}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_is_refused_where_it_is_enabled() {
+    let direct = Direct::start().await;
+    let browser = Subscriber::new(3);
+    let fine = json!({"service": "unifiedpush", "endpoint": "https://ntfy.example/up", "p256dh": browser.p256dh(),
+        "auth": browser.auth()});
+    let enable = async |changes: Value| {
+        let mut form = fine.clone();
+        form.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        direct
+            .pushlark
+            .json("/enable", json!({"user": BOB, "jid": "push.example.com", "node": "n", "form": form}))
+            .await
+    };
+    assert_eq!(enable(json!({})).await.status, 200);
+    for (field, value) in [
+        ("endpoint", "http://ntfy.example/up"),
+        ("endpoint", "https://ntfy.example:8443/up"),
+        ("endpoint", "https://169.254.169.254/latest"),
+        ("endpoint", "https://user@ntfy.example/up"),
+        ("endpoint", ""),
+        ("p256dh", "BAAA"),
+        ("p256dh", ""),
+        ("auth", "AAAA"),
+        ("auth", "?"),
+        ("priority", "urgent"),
+        ("time_to_live", "soon"),
+    ] {
+        let detail = enable(json!({field: value})).await.problem(400);
+        assert!(detail.contains(field), "{field}: {detail}");
+    }
+    // Another service's fields are its own.
+    assert_eq!(enable(json!({"service": "fcm", "endpoint": "x", "auth": "x"})).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_resolves_to_no_public_address_is_not_called() {
+    let direct = Direct::start().await;
+    let inside = WebPush::start().await;
+    let by_name = inside.url.replace("http://127.0.0.1", "https://localhost");
+    let browser = Subscriber::new(3);
+    let form = json!({"service": "web-push", "endpoint": "https://localhost/push/x", "p256dh": browser.p256dh(),
+        "auth": browser.auth()});
+    let request = |form: Value| json!({"user": BOB, "jid": "push.example.com", "node": "inside", "form": form});
+    assert_eq!(direct.pushlark.json("/enable", request(form.clone())).await.status, 200);
+    let mut other_port = form;
+    other_port["endpoint"] = format!("{by_name}/push/x").into();
+    assert_eq!(direct.pushlark.json("/enable", request(other_port)).await.status, 400);
+    // It is refused, not repeated.
+    direct.message("Hi").await;
+    assert_eq!(inside.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_notification_that_outlived_its_time_is_not_sent() {
+    let direct = Direct::start().await;
+    direct.enable_iphone(PHONE, json!({"time_to_live": "120"})).await;
+    direct.pushlark.enable(BOB, "android").await;
+    let late = json!({"type": "message", "at": ago(180), "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "late"});
+    direct.pushlark.event(late).await;
+    direct.pushlark.settled().await;
+    assert_eq!((direct.apns.requests().len(), direct.fcm.taken("android").len()), (0, 1));
+    let ttl = direct.fcm.taken("android")[0].json()["message"]["android"]["ttl"].as_str().unwrap().to_owned();
+    let ttl: u32 = ttl.trim_end_matches('s').parse().unwrap();
+    assert!((86_400 - 200..=86_400 - 180).contains(&ttl), "{ttl}");
+}
