@@ -1,10 +1,11 @@
 //! Straight to the push services of devices, each a double that checks what the service checks.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use doubles::{
-    APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Answer, Apns, Double, Fcm, GOOGLE_NEW_KEY, Subscriber,
-    WebPush, apns_problem, fcm_error,
+    APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Answer, Apns, Double, Fcm, GOOGLE_NEW_KEY, Receiver,
+    Subscriber, WebPush, apns_problem, fcm_error,
 };
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -251,22 +252,27 @@ enum Fate {
 async fn fate(service: &str, answer: Answer) -> Fate {
     let direct = Direct::start().await;
     let (double, device) = direct.enable_at(service).await;
+    fate_of(&direct.pushlark, double, device, answer).await
+}
+
+async fn fate_of(pushlark: &Pushlark, double: &Double, device: &str, answer: Answer) -> Fate {
     double.device_answers(device, answer);
-    direct.pushlark.message(BOB, "1").await;
+    pushlark.message(BOB, "1").await;
     came(double, 1).await;
     let is_repeated = eventually("a second try, or none", async || {
-        let is_done = direct.pushlark.queue_depth("QUEUE_URL").await == 0;
+        let is_done = pushlark.queue_depth("QUEUE_URL").await == 0;
         (double.requests().len() >= 2).then_some(true).or(is_done.then_some(false))
     })
     .await;
     if is_repeated {
         double.device_recovers(device);
-        direct.pushlark.settled().await;
+        pushlark.settled().await;
         assert_eq!(double.taken(device).len(), 1, "it is delivered later");
         return Fate::Transient;
     }
     for body in ["2", "3", "4", "5"] {
-        direct.message(body).await;
+        pushlark.message(BOB, body).await;
+        pushlark.settled().await;
     }
     match double.requests().len() {
         1 => Fate::Gone,
@@ -357,6 +363,29 @@ async fn what_a_server_of_web_push_answers_decides_on_the_device() {
         (answer(503), Fate::Transient),
     ];
     check_fates("web-push", cases).await;
+}
+
+#[tokio::test]
+async fn what_ones_own_push_service_answers_decides_on_the_device() {
+    let answer = |status| Answer::json(status, &json!({}));
+    for (answer, expected) in [
+        (answer(410), Fate::Gone),
+        (answer(302).with("location", "/elsewhere"), Fate::Refused),
+        (answer(400), Fate::Refused),
+        (answer(401), Fate::Refused),
+        (answer(404), Fate::Refused),
+        (answer(429).with("retry-after", "1"), Fate::Transient),
+        (answer(500), Fate::Transient),
+        (answer(503), Fate::Transient),
+    ] {
+        let receiver = Receiver::start().await;
+        let settings = [("PUSH_SERVICE", receiver.url.as_str()), ("PUSH_SERVICE_SECRET", "secret")];
+        let pushlark = Pushlark::with_settings(settings).await;
+        pushlark.enable(BOB, "device").await;
+        assert_eq!(fate_of(&pushlark, &receiver, "device", answer.clone()).await, expected, "{answer:?}");
+        let ids: Vec<_> = receiver.requests().iter().map(|request| request.header("webhook-id").to_owned()).collect();
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len() == 1, expected != Fate::Refused, "the same at every try");
+    }
 }
 
 #[tokio::test]

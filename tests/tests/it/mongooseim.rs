@@ -626,8 +626,15 @@ async fn assert_repeated(api: &str, answer: Value) {
 }
 
 #[tokio::test]
-async fn push_notification_for_expired_device_of_v2_is_repeated() {
-    assert_repeated("v2", json!({"status": 500, "body": {"details": "probably_unregistered"}})).await;
+async fn push_notification_for_expired_device_of_v2_is_not_repeated_and_the_third_disables() {
+    let pushlark = Pushlark::with_settings([("MONGOOSEPUSH_API_VERSION", "v2")]).await;
+    pushlark.enable("bob@example.com", "phone").await;
+    pushlark.device_answers("phone", json!({"status": 500, "body": {"details": "probably_unregistered"}})).await;
+    for text in ["1", "2", "3", "4"] {
+        pushlark.message("bob@example.com", text).await;
+        pushlark.settled().await;
+    }
+    assert_eq!(pushlark.alerts("phone").await, ["1", "2", "3"]);
 }
 
 #[tokio::test]

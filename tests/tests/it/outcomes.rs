@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use local::Options;
+use local::sqs::Clock;
+use pushlark_settings::Environment;
 use serde_json::json;
 use tests::{PushService, Pushlark, ago, eventually};
 
@@ -68,6 +71,22 @@ async fn a_refused_notification_is_not_repeated() {
         assert_eq!(pushlark.alerts("phone").await.last().unwrap(), &status.to_string());
     }
     assert_eq!(pushlark.alerts("phone").await.len(), 6);
+}
+
+#[tokio::test]
+async fn of_mongoosepush_v2_any_other_error_is_worth_a_few_tries() {
+    let environment = Environment::from_iter([("MONGOOSEPUSH_API_VERSION", "v2")]);
+    let pushlark = Pushlark::with(Options { environment, clock: Clock::scaled(100), ..Options::default() }).await;
+    pushlark.enable(BOB, "phone").await;
+    pushlark.device_answers("phone", json!({"status": 500, "body": {"details": "invalid_request"}})).await;
+    pushlark.message(BOB, "1").await;
+    pushlark.settled().await;
+    let tries = pushlark.alerts("phone").await.len();
+    assert_eq!(tries, 8);
+    // The device stays.
+    pushlark.device_answers("phone", json!({"status": 200})).await;
+    pushlark.message(BOB, "2").await;
+    pushlark.notified("phone", tries + 1).await;
 }
 
 #[tokio::test]
