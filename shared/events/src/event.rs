@@ -123,7 +123,7 @@ pub fn happened(at: Option<OffsetDateTime>, now: OffsetDateTime, index: usize) -
 fn reading(from: &Jid, to: &Recipients, message: &Message) -> Option<Reading> {
     let is_own_message = || {
         let is_chat = matches!(message.kind(), MessageType::Chat | MessageType::Groupchat);
-        is_chat && !message.is_carbon() && message.text().is_some()
+        is_chat && !message.is_carbon() && (message.text().is_some() || message.has_omemo_payload())
     };
     if message.kind() == MessageType::Error || !(message.is_displayed_marker() || is_own_message()) {
         return None;

@@ -34,6 +34,10 @@ pub mod ns {
     pub const ENCRYPTION: &str = "urn:xmpp:eme:0";
     /// OMEMO (XEP-0384), by the versions in use.
     pub const OMEMO: [&str; 3] = ["eu.siacs.conversations.axolotl", "urn:xmpp:omemo:1", "urn:xmpp:omemo:2"];
+    /// OpenPGP (XEP-0373).
+    pub const OPENPGP: &str = "urn:xmpp:openpgp:0";
+    /// OpenPGP as it was before (XEP-0027).
+    pub const LEGACY_OPENPGP: &str = "jabber:x:encrypted";
     /// References, of which a mention is one kind (XEP-0372).
     pub const REFERENCE: &str = "urn:xmpp:reference:0";
     /// Headers of a stanza (XEP-0131).

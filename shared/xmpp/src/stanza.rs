@@ -222,9 +222,13 @@ impl Message {
         ["sent", "received"].into_iter().any(|direction| self.0.child(direction, ns::CARBONS).is_some())
     }
 
-    /// Whether the body, if there is one, only says that the message is encrypted (XEP-0380, XEP-0384).
+    /// Whether the body, if there is one, only says that the message is encrypted (XEP-0380, XEP-0384, XEP-0373,
+    /// XEP-0027).
     pub fn is_encrypted(&self) -> bool {
-        self.0.child("encryption", ns::ENCRYPTION).is_some() || self.omemo().is_some()
+        let openpgp = [("openpgp", ns::OPENPGP), ("x", ns::LEGACY_OPENPGP)];
+        self.0.child("encryption", ns::ENCRYPTION).is_some()
+            || self.omemo().is_some()
+            || openpgp.into_iter().any(|(name, namespace)| self.0.child(name, namespace).is_some())
     }
 
     /// Whether it carries a text that is encrypted by OMEMO, and not keys alone (XEP-0384, section 5.5).

@@ -43,6 +43,8 @@ async fn an_encrypted_message_notifies_without_its_text() {
         format!("{body}{marked}"),
         format!("{OMEMO}<store xmlns='urn:xmpp:hints'/>"),
         OMEMO.replace("eu.siacs.conversations.axolotl", "urn:xmpp:omemo:2"),
+        format!("{body}<openpgp xmlns='urn:xmpp:openpgp:0'>eHg=</openpgp>"),
+        format!("{body}<x xmlns='jabber:x:encrypted'>eHg=</x>"),
     ] {
         for (settings, text) in [(vec![], "New message"), (vec![("BODY_PLACEHOLDER", "Psst!")], "Psst!")] {
             let pushlark = with_bob(&settings).await;
