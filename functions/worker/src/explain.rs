@@ -1,5 +1,6 @@
 //! What would become of events, and why, without publishing, claiming or counting anything.
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_events::{Effect, Event as WebhookEvent, Reading, read_event};
 use pushlark_plugin::{Event, Payload, PublishService};
 use pushlark_queue::{Facts, Record, Subject, Work};
@@ -13,6 +14,11 @@ use crate::decision::{Decision, Known, Planned, Reason};
 use crate::external::PluginError;
 use crate::notify::Undecided;
 use crate::task::{Task, Unreadable};
+
+/// How many recipients are explained at once, …
+const CONCURRENCY: usize = 32;
+/// … and in one call, which has ten seconds.
+const MAX_RECIPIENTS: usize = 1_000;
 
 /// Why events are not explained.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,9 @@ pub enum Unexplained {
         /// What is wrong with it.
         detail: String,
     },
+    /// The caller's to part.
+    #[error("the events have {0} recipients, {MAX_RECIPIENTS} are explained at once")]
+    TooMany(usize),
     /// The message is none.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
@@ -50,6 +59,9 @@ struct ExplainedEvent {
     id: String,
     /// What ingest or the worker would do.
     effect: String,
+    /// What the sender has read, by writing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     recipients: Vec<Explanation>,
 }
@@ -114,10 +126,16 @@ impl Worker {
     /// Explains events as `/events` takes them: `{"explained": [{"id", "effect", "recipients"?: […]}, …]}`.
     pub async fn explain(&self, events: &[Box<RawValue>]) -> Result<Explained, Unexplained> {
         let now = OffsetDateTime::now_utc();
+        let read = |(index, event): (usize, &Box<RawValue>)| {
+            read_event(event.get().as_bytes(), now, index).map_err(|detail| Unexplained::BadEvent { index, detail })
+        };
+        let events: Vec<_> = events.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+        let recipients = events.iter().map(recipients).sum();
+        if recipients > MAX_RECIPIENTS {
+            return Err(Unexplained::TooMany(recipients));
+        }
         let mut explained = Vec::with_capacity(events.len());
-        for (index, event) in events.iter().enumerate() {
-            let event = read_event(event.get().as_bytes(), now, index)
-                .map_err(|detail| Unexplained::BadEvent { index, detail })?;
+        for event in events {
             explained.push(self.explain_event(event).await?);
         }
         Ok(Explained { explained })
@@ -126,41 +144,40 @@ impl Worker {
     async fn explain_event(&self, event: WebhookEvent) -> Result<ExplainedEvent, Unexplained> {
         let WebhookEvent { id, at, effect, reading } = event;
         let mut recipients = Vec::new();
+        let reads = reading.map(|Reading { user, conversation }| {
+            let unless = if self.unread_counts { "" } else { ", but unread counts are not kept" };
+            format!("{user} has read all of {conversation}{unless}")
+        });
         let effect = match effect {
             Effect::Queue(Subject::UserRemoved { jid }) => format!("removes what is kept of {jid}"),
             Effect::Queue(Subject::DomainRemoved { domain }) => format!("removes the registrations of {domain}"),
             Effect::Queue(subject) => {
                 let record = Record { uid: String::new(), work: vec![Work { id: id.clone(), at, subject }] };
-                for task in Task::of(record, &self.disclosure)? {
-                    if let Task::Notify { mut event, facts, .. } = task {
-                        recipients.push(self.explain_recipient(&mut event, facts).await?);
-                    }
-                }
+                let explained = Task::of(record, &self.disclosure)?.into_iter().filter_map(|task| match task {
+                    Task::Notify { event, facts, .. } => Some(self.explain_recipient(event, facts)),
+                    Task::RemoveUser { .. } | Task::RemoveDomain { .. } => None,
+                });
+                recipients = stream::iter(explained).buffered(CONCURRENCY).try_collect().await?;
                 "notifies".into()
             }
             Effect::Presence(session, Availability::Online) => format!("{session} is online from then on"),
             Effect::Presence(session, Availability::Offline) => format!("{session} is offline from then on"),
-            Effect::None => match reading {
-                Some(Reading { user, conversation }) if self.unread_counts => {
-                    format!("{user} has read all of {conversation}")
-                }
-                Some(_) => "none: unread counts are not kept".into(),
-                None => "none: only messages of the types chat and groupchat notify".into(),
-            },
+            Effect::None if reads.is_some() => "notifies nobody".into(),
+            Effect::None => "none: only messages of the types chat and groupchat notify".into(),
         };
-        Ok(ExplainedEvent { id, effect, recipients })
+        Ok(ExplainedEvent { id, effect, reads, recipients })
     }
 
-    async fn explain_recipient(&self, event: &mut Event, facts: Facts) -> Result<Explanation, Unexplained> {
+    async fn explain_recipient(&self, mut event: Box<Event>, facts: Facts) -> Result<Explanation, Unexplained> {
         let user = event.recipient();
         let claimed = self.store.claimed(&event.id, &user).await?;
-        if self.counts(event, facts) {
+        if self.counts(&event, facts) {
             event.unread_count = match claimed.counted() {
                 Some(counted) => counted,
                 None => self.store.unread(&user, &event.from.to_bare()).await?.saturating_add(1),
             };
         }
-        let outcome = match self.decide(event, facts).await {
+        let outcome = match self.decide(&event, facts).await {
             Ok(Decision { snapshot, known: Known { recipient, presence }, left_out, publications }) => {
                 let (others, ours): (Vec<_>, Vec<_>) =
                     publications.into_iter().partition(|planned| claimed.has(&planned.publication.service));
@@ -192,6 +209,14 @@ impl Worker {
             Err(Undecided::Plugin(error)) => return Err(error.into()),
         };
         Ok(Explanation { recipient: user.to_string(), outcome })
+    }
+}
+
+fn recipients(event: &WebhookEvent) -> usize {
+    match &event.effect {
+        Effect::Queue(Subject::Message { to, .. }) => to.len(),
+        Effect::Queue(Subject::Unacknowledged { to, .. }) => to.len(),
+        _ => 0,
     }
 }
 

@@ -122,7 +122,7 @@ async fn events_that_are_no_messages_are_explained_too() {
             json!({"type": "presence", "jid": "bob@example.com/a", "status": "online"}),
             "bob@example.com/a is online from then on",
         ),
-        (json!({"type": "read", "jid": BOB, "conversation": "alice@example.com"}), "none: unread counts are not kept"),
+        (json!({"type": "read", "jid": BOB, "conversation": "alice@example.com"}), "notifies nobody"),
         (
             json!({"type": "message", "from": "a@b", "to": BOB, "stanza": "<message type='headline'><body>x</body></message>"}),
             "none: only messages of the types chat and groupchat notify",
@@ -135,6 +135,27 @@ async fn events_that_are_no_messages_are_explained_too() {
     let group = json!({"type": "message", "from": "room@muc.example.com/alice", "to": [BOB, "kate@example.com"],
         "chat": "groupchat", "body": "Hi"});
     assert_eq!(explained(&pushlark, group).await["recipients"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn what_a_message_reads_and_what_it_was_counted_as_is_told() {
+    let pushlark = Pushlark::with_settings([("UNREAD_COUNTS", "on")]).await;
+    pushlark.enable(BOB, "phone").await;
+    let message = |id: &str, online: bool| {
+        json!({"type": "message", "id": id, "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "Hi",
+            "recipient": {"online": online}})
+    };
+    pushlark.event(message("m1", true)).await;
+    pushlark.event(message("m2", false)).await;
+    pushlark.settled().await;
+    let explanation = explained(&pushlark, message("m1", true)).await;
+    assert_eq!(explanation["reads"], "alice@example.com has read all of bob@example.com");
+    assert_eq!(explanation["recipients"][0]["unread_count"], 1);
+    let many: Vec<_> = (0..1_001).map(|user| format!("u{user}@example.com")).collect();
+    let group =
+        json!({"type": "message", "from": "room@muc.example.com/a", "to": many, "chat": "groupchat", "body": "Hi"});
+    let refused = pushlark.json("/explain", json!({"explain": [group]})).await.problem(400);
+    assert!(refused.contains("1001 recipients"), "{refused}");
 }
 
 #[tokio::test]
