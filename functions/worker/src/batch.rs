@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use futures_util::{StreamExt, stream};
 use pushlark_plugin::PublishService;
 use pushlark_queue::{Record, Subject, Work};
 use pushlark_store::{Claimant, Progress, StoreError};
@@ -24,6 +25,11 @@ const LAST_END: Duration = Duration::from_millis(700);
 const SECOND_LOOK: Duration = Duration::from_secs(10);
 /// The longest wait between two tries that no push service asked for.
 const MAX_BACKOFF: Duration = Duration::from_secs(15 * 60);
+
+/// How many notes are written side by side.
+const WRITES: usize = 16;
+/// How often a message is given back at once when the time did not suffice; it may be received a hundred times.
+const PATIENT_RECEIVES: u32 = 10;
 
 /// How a task ended.
 enum Ended {
@@ -168,31 +174,41 @@ impl Worker {
     /// Answers which messages stay in the queue, after telling the queue when each is to come back.
     async fn settle(&self, received: Vec<Received>) -> SqsBatchResponse {
         let mut response = SqsBatchResponse::default();
-        let mut delays = Vec::new();
+        let (mut delays, mut published) = (Vec::new(), Vec::new());
         for message in received {
             let delay = match message.retry {
                 Some(Retry::After(asked)) => asked,
                 Some(Retry::BackingOff) => backoff(message.receive_count),
-                None if message.not_tried => Duration::ZERO,
+                // At once, but not so often that its receives are used up while the plugin is slow.
+                None if message.not_tried && message.receive_count < PATIENT_RECEIVES => Duration::ZERO,
+                None if message.not_tried => backoff(message.receive_count),
                 None => continue,
             };
-            // The message comes back as a whole; without this, what it has published would be published again.
-            for Published { id, user, uid, counted, services } in &message.published {
-                let services: Vec<&PublishService> = services.iter().collect();
-                let claimant = Claimant { id, user, uid, counted: *counted };
-                if let Err(error) = self.store.finish(claimant, &services).await {
-                    tracing::error!(id, error = %Causes(&error), "a notification may be repeated");
-                }
-            }
+            published.extend(message.published);
             delays.push((message.receipt_handle, delay));
             let mut failure = BatchItemFailure::default();
             failure.item_identifier = message.message_id;
             response.batch_item_failures.push(failure);
         }
-        if let Err(error) = self.queue.delay(&delays).await {
-            tracing::warn!(error = %Causes(&error), "messages come back after the queue's own visibility timeout");
-        }
+        let delayed = async {
+            if let Err(error) = self.queue.delay(&delays).await {
+                tracing::warn!(error = %Causes(&error), "messages come back after the queue's own visibility timeout");
+            }
+        };
+        // The messages come back as a whole; without this, what they have published would be published again.
+        let notes = published.into_iter().map(|published| self.note(published));
+        let noted = stream::iter(notes).buffer_unordered(WRITES).collect::<()>();
+        tokio::join!(delayed, noted);
         response
+    }
+
+    async fn note(&self, published: Published) {
+        let Published { id, user, uid, counted, services } = published;
+        let services: Vec<&PublishService> = services.iter().collect();
+        let claimant = Claimant { id: &id, user: &user, uid: &uid, counted };
+        if let Err(error) = self.store.finish(claimant, &services).await {
+            tracing::error!(id, error = %Causes(&error), "a notification may be repeated");
+        }
     }
 }
 

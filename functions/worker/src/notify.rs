@@ -73,7 +73,7 @@ impl Worker {
             Ok(decision) => decision,
             Err(Undecided::Skipped(rule)) => {
                 tracing::info!(skipped = %rule, "not notified");
-                return notified;
+                return self.remember_count(event, uid, notified).await;
             }
             Err(error) => return notified.postponed(&error),
         };
@@ -92,6 +92,10 @@ impl Worker {
             Err(error) => return notified.postponed(&error),
         };
         let conversation = event.from.to_bare();
+        if ours.is_empty() {
+            log(event, &decision, 0, 0);
+            return self.remember_count(event, uid, notified).await;
+        }
         let published = ours.into_iter().map(async |Planned { publication, expires_at, push_service }| {
             let Publication { service, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
@@ -127,6 +131,18 @@ impl Worker {
         let (user, conversation) = (event.recipient(), event.from.to_bare());
         event.unread_count = self.store.count(&user, &conversation, &event.id, event.at).await?;
         Ok(Some(event.unread_count))
+    }
+
+    /// Notes the message's number where nothing is claimed: a counter itself only remembers its last messages.
+    async fn remember_count(&self, event: &Event, uid: &str, notified: Notified) -> Notified {
+        if notified.counted.is_none() {
+            return notified;
+        }
+        let claimant = Claimant { id: &event.id, user: &event.recipient(), uid, counted: notified.counted };
+        match self.store.finish(claimant, &[]).await {
+            Ok(()) => notified,
+            Err(error) => notified.postponed(&error),
+        }
     }
 
     /// Whether a message counts as unread: it has a text for the user to read, and was written by somebody else.

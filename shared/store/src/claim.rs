@@ -13,6 +13,10 @@ use crate::{Store, StoreError, expiry, keys};
 /// How long a claim is remembered: longer than the 14 days for which SQS keeps a message.
 const CLAIM_LIFETIME: Duration = Duration::from_hours(16 * 24);
 
+/// How many services one write names: an update expression has at most 4 KB ("Service, account, and table quotas in
+/// Amazon DynamoDB").
+const MAX_SERVICES: usize = 100;
+
 const CLAIM: &str = "claim";
 
 /// What an event says in a claim.
@@ -29,19 +33,29 @@ pub struct Claimant<'c> {
 }
 
 impl Store {
-    /// Claims for an event the right to publish its message to `services`, in one write. Answers which of them this event
+    /// Claims for an event the right to publish its message to `services`, in one write for a hundred. Answers which of them this event
     /// holds: it has claimed them now, or had before and did not finish.
     pub async fn claim(&self, claimant: Claimant<'_>, services: &[&PublishService]) -> Result<Vec<bool>, StoreError> {
         let uid = claimant.uid;
-        let claim = self.update_claim("claim a message", claimant, services, "if_not_exists({}, :uid)", uid).await?;
-        let holder = |service: &&PublishService| item::text_of(&claim, &keys::service(service));
-        Ok(services.iter().map(|service| holder(service) == Some(uid)).collect())
+        let mut held = Vec::with_capacity(services.len());
+        for services in services.chunks(MAX_SERVICES) {
+            let claim =
+                self.update_claim("claim a message", claimant, services, "if_not_exists({}, :uid)", uid).await?;
+            let holder = |service: &&PublishService| item::text_of(&claim, &keys::service(service));
+            held.extend(services.iter().map(|service| holder(service) == Some(uid)));
+        }
+        Ok(held)
     }
 
-    /// Notes that `services` need nothing more for the message, so that a repeat of the event leaves them out.
+    /// Notes that `services` need nothing more for the message, so that a repeat of the event leaves them out, and the
+    /// message's number, even without any service.
     pub async fn finish(&self, claimant: Claimant<'_>, services: &[&PublishService]) -> Result<(), StoreError> {
         let done = format!("{} done", claimant.uid);
-        self.update_claim("note what was published", claimant, services, ":uid", &done).await.map(drop)
+        let (first, others) = services.split_at(services.len().min(MAX_SERVICES));
+        for services in [first].into_iter().chain(others.chunks(MAX_SERVICES)) {
+            self.update_claim("note what was published", claimant, services, ":uid", &done).await?;
+        }
+        Ok(())
     }
 
     /// What is claimed of a message.

@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 pub const REGISTRATION: &str = "reg/";
 /// What the sort key of a session begins with.
 pub const SESSION: &str = "ses/";
+/// What the sort key of a counter begins with.
+pub const UNREAD: &str = "unread/";
 /// What the names of a counter's attributes for messages begin with.
 pub const COUNTED_MESSAGE: &str = "m/";
 /// The sort keys from here …
@@ -30,7 +32,7 @@ pub fn session(session: &FullJid) -> String {
 }
 
 pub fn unread(conversation: &BareJid) -> String {
-    format!("unread/{}", bounded(conversation.as_str(), 1000))
+    format!("{UNREAD}{}", bounded(conversation.as_str(), 1000))
 }
 
 /// The name of a counter's attribute for a message: short, since a counter has many.

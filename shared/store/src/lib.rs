@@ -146,8 +146,8 @@ impl Store {
         let of_request =
             |service: &&PublishService| service.jid == *jid && node.is_none_or(|node| service.node == node);
         for service in snapshot.services.iter().filter(of_request) {
-            self.delete(user, service, None).await?;
             self.untie(user, &snapshot, service).await?;
+            self.delete(user, service, None).await?;
         }
         Ok(())
     }
@@ -159,10 +159,9 @@ impl Store {
         snapshot: &Snapshot,
         service: &PublishService,
     ) -> Result<(), StoreError> {
-        if self.delete(user, service, Some(service.created_at)).await? {
-            self.untie(user, snapshot, service).await?;
-        }
-        Ok(())
+        // First the ties: without the registration, nobody would find them when this is tried again.
+        self.untie(user, snapshot, service).await?;
+        self.delete(user, service, Some(service.created_at)).await.map(drop)
     }
 
     /// All that is needed of a recipient, in one consistent query.
@@ -243,15 +242,17 @@ impl Store {
         unless_stale("delete a registration", deleted)
     }
 
-    /// Frees the sessions that were tied to a registration that is gone.
+    /// Frees the sessions that are tied to a registration.
     async fn untie(&self, user: &BareJid, snapshot: &Snapshot, service: &PublishService) -> Result<(), StoreError> {
         let registration = keys::registration(&service.jid, &service.node);
         for tie in snapshot.ties.iter().filter(|tie| tie.registration == registration) {
             let untied = self
                 .update(user, &tie.session)
                 .update_expression("REMOVE registration, tied_at")
-                .condition_expression("registration = :registration")
+                // Unless it was tied anew.
+                .condition_expression("registration = :registration AND tied_at = :tied_at")
                 .expression_attribute_values(":registration", text(&registration))
+                .expression_attribute_values(":tied_at", number(tie.tied_at))
                 .send()
                 .await;
             unless_stale("untie a session", untied)?;

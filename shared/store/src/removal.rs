@@ -5,7 +5,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_xmpp::{BareJid, DomainPart};
 use time::OffsetDateTime;
 
-use crate::item::{Item, number, text};
+use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, keys, micros, unless_stale};
 
 /// How many items are listed at once, …
@@ -91,12 +91,13 @@ impl Store {
     }
 
     async fn delete_before(&self, item: Item, at: OffsetDateTime) -> Result<(), StoreError> {
-        let keys = item.into_iter().filter(|(name, _)| name == "pk" || name == "sk").collect();
+        let key: Item = item.into_iter().filter(|(name, _)| name == "pk" || name == "sk").collect();
+        let is_counter = item::text_of(&key, "sk").is_some_and(|sk| sk.starts_with(keys::UNREAD));
         let deleted = self
             .client
             .delete_item()
             .table_name(&self.table)
-            .set_key(Some(keys))
+            .set_key(Some(key.clone()))
             .condition_expression(
                 "(attribute_not_exists(created_at) OR created_at <= :at) AND \
                  (attribute_not_exists(since) OR since <= :at) AND \
@@ -106,6 +107,23 @@ impl Store {
             .expression_attribute_values(":at", number(micros(at)))
             .send()
             .await;
-        unless_stale("delete an item", deleted).map(drop)
+        if unless_stale("delete an item", deleted)? || !is_counter {
+            return Ok(());
+        }
+        // Something was counted since; what was counted before is nobody's.
+        let reset = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key))
+            .update_expression("SET read_total = counted_total - :one, read_at = :at")
+            .condition_expression(
+                "attribute_exists(counted_total) AND (attribute_not_exists(read_at) OR read_at < :at)",
+            )
+            .expression_attribute_values(":one", number(1))
+            .expression_attribute_values(":at", number(micros(at)))
+            .send()
+            .await;
+        unless_stale("reset a counter", reset).map(drop)
     }
 }

@@ -41,14 +41,13 @@ impl Store {
             .update_expression(
                 "SET #message = if_not_exists(counted_total, :zero) + :one, \
                  counted_total = if_not_exists(counted_total, :zero) + :one, \
-                 counted_at = :now, expires_at = :expires_at",
+                 counted_at = :at, expires_at = :expires_at",
             )
             .condition_expression("attribute_not_exists(#message) AND (attribute_not_exists(read_at) OR read_at < :at)")
             .expression_attribute_names("#message", &message)
             .expression_attribute_values(":zero", number(0))
             .expression_attribute_values(":one", number(1))
             .expression_attribute_values(":at", number(micros(at)))
-            .expression_attribute_values(":now", number(micros(OffsetDateTime::now_utc())))
             .expression_attribute_values(":expires_at", number(expiry(COUNTER_LIFETIME)))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)

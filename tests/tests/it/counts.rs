@@ -134,13 +134,17 @@ async fn what_the_recipient_reads_or_writes_resets_the_count() {
     let pushlark = with_bob().await;
     let marker = "<displayed xmlns='urn:xmpp:chat-markers:0' id='x'/>";
     let from_bob = "from='bob@example.com/pc' to='alice@example.com'";
-    for reset in ["marker", "marker of a chat", "own message", "read"] {
+    for reset in ["marker", "marker of a chat", "own message", "own encrypted message", "read"] {
         assert_eq!(next_from_alice(&pushlark).await, 1, "before {reset}");
         assert_eq!(next_from_alice(&pushlark).await, 2, "before {reset}");
         match reset {
             "marker" => stanza(&pushlark, from_bob, marker).await,
             "marker of a chat" => stanza(&pushlark, &format!("{from_bob} type='chat'"), marker).await,
             "own message" => stanza(&pushlark, &format!("{from_bob} type='chat'"), "<body>Hello</body>").await,
+            "own encrypted message" => {
+                let encrypted = "<encrypted xmlns='urn:xmpp:omemo:2'><payload>eHg=</payload></encrypted>";
+                stanza(&pushlark, &format!("{from_bob} type='chat'"), encrypted).await;
+            }
             _ => {
                 drop(pushlark.event(json!({"type": "read", "jid": "bob@example.com/pc", "conversation": ALICE})).await)
             }
@@ -236,6 +240,41 @@ async fn counts_go_with_the_user() {
     pushlark.settled().await;
     pushlark.enable(BOB, "phone").await;
     assert_eq!(next_from_alice(&pushlark).await, 1);
+}
+
+#[tokio::test]
+async fn what_was_counted_before_the_user_was_removed_goes_whenever_it_was_counted() {
+    let pushlark = with_bob().await;
+    let at = |seconds| {
+        let mut message = message(ALICE, "chat", "Hi");
+        message["at"] = ago(seconds).into();
+        message
+    };
+    assert_eq!(badge(&pushlark, at(20)).await, 1);
+    assert_eq!(badge(&pushlark, at(20)).await, 2);
+    pushlark.event(json!({"type": "user_removed", "jid": BOB, "at": ago(10)})).await;
+    pushlark.settled().await;
+    assert_eq!(badge(&pushlark, at(5)).await, 1);
+    // What came after the removal is the new user's.
+    pushlark.event(json!({"type": "user_removed", "jid": BOB, "at": ago(8)})).await;
+    pushlark.settled().await;
+    assert_eq!(badge(&pushlark, at(0)).await, 2);
+}
+
+#[tokio::test]
+async fn a_message_that_notified_nobody_is_counted_once_too() {
+    let pushlark = with_bob().await;
+    let twice = json!({"type": "message", "id": "m1", "from": ALICE, "to": BOB, "chat": "chat", "body": "Hi",
+        "recipient": {"online": true}});
+    pushlark.event(twice.clone()).await;
+    pushlark.settled().await;
+    for _ in 0..40 {
+        pushlark.message(BOB, "Hi").await;
+    }
+    pushlark.settled().await;
+    pushlark.event(twice).await;
+    pushlark.settled().await;
+    assert_eq!(next_from_alice(&pushlark).await, 42);
 }
 
 #[tokio::test]

@@ -172,3 +172,16 @@ async fn a_registration_at_a_host_that_is_not_virtual_is_kept_and_not_retried() 
     pushlark.settled().await;
     assert_eq!(pushlark.alerts("phone").await, ["Hi"]);
 }
+
+#[tokio::test]
+async fn a_user_of_very_many_devices_is_notified_at_all() {
+    let pushlark = Pushlark::start().await;
+    let devices = 0..150;
+    for device in devices.clone() {
+        pushlark.enable(BOB, &format!("device-{device}")).await;
+    }
+    pushlark.message(BOB, "Hi").await;
+    for device in devices {
+        pushlark.notified(&format!("device-{device}"), 1).await;
+    }
+}
