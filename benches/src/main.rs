@@ -6,6 +6,7 @@ mod lambda_event;
 mod load;
 mod pure;
 mod runtime_api;
+mod services;
 mod size;
 mod start;
 mod table;
@@ -32,6 +33,8 @@ enum What {
     Load,
     /// The parts that do no I/O.
     Pure,
+    /// The worker against doubles of each push service.
+    Services,
     /// The size of what is deployed.
     Size,
     /// The time until a function asks for its first event.
@@ -51,6 +54,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wants(What::Pure) {
         pure::measure(&binaries).await?;
+    }
+    if wants(What::Services) {
+        services::measure(&binaries).await?;
     }
     if wants(What::Load) {
         load::measure(&binaries).await?;

@@ -4,12 +4,14 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use aws_sdk_sqs::types::QueueAttributeName;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
 use local::{Options, Stack};
+use pushlark_settings::Environment;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -23,13 +25,20 @@ pub struct World {
     queue_url: String,
     push_service_url: String,
     notifications: Arc<AtomicU64>,
+    http: reqwest::Client,
     _push_service: JoinSet<()>,
 }
 
 impl World {
     /// Starts all of it, in memory.
     pub async fn start() -> anyhow::Result<Self> {
-        let stack = Stack::start(Options::default()).await?;
+        Self::with(&[]).await
+    }
+
+    /// Starts all of it with these settings.
+    pub async fn with(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let environment = Environment::from_iter(settings.iter().copied());
+        let stack = Stack::start(Options { environment, ..Options::default() }).await?;
         let queue = stack.sqs.create_queue().queue_name("measured").send().await?;
         let queue_url = queue.queue_url.context("a queue without a URL")?;
 
@@ -51,7 +60,8 @@ impl World {
                 eprintln!("the push service stopped: {error}");
             }
         });
-        Ok(Self { stack, queue_url, push_service_url, notifications, _push_service: push_service })
+        let http = reqwest::Client::new();
+        Ok(Self { stack, queue_url, push_service_url, notifications, http, _push_service: push_service })
     }
 
     /// The settings of every function.
@@ -67,6 +77,14 @@ impl World {
             ("WEBHOOK_SECRET", SECRET),
         ];
         variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+
+    /// Enables the one device of a user.
+    pub async fn enable(&self, user: &str, form: Value) -> anyhow::Result<()> {
+        let request = json!({"user": user, "jid": "push.example.com", "node": "device", "form": form});
+        let response = self.http.post(format!("{}/enable", self.stack.url)).json(&request).send().await?;
+        ensure!(response.status() == 200, "not enabled: {}", response.text().await?);
+        Ok(())
     }
 
     /// How many notifications the push service took since the last call.

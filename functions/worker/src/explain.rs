@@ -126,10 +126,10 @@ impl Worker {
     /// Explains events as `/events` takes them: `{"explained": [{"id", "effect", "recipients"?: […]}, …]}`.
     pub async fn explain(&self, events: &[Box<RawValue>]) -> Result<Explained, Unexplained> {
         let now = OffsetDateTime::now_utc();
-        let read = |(index, event): (usize, &Box<RawValue>)| {
+        let events = events.iter().enumerate().map(|(index, event)| {
             read_event(event.get().as_bytes(), now, index).map_err(|detail| Unexplained::BadEvent { index, detail })
-        };
-        let events: Vec<_> = events.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+        });
+        let events: Vec<_> = events.collect::<Result<_, _>>()?;
         let recipients = events.iter().map(recipients).sum();
         if recipients > MAX_RECIPIENTS {
             return Err(Unexplained::TooMany(recipients));

@@ -76,7 +76,7 @@ impl Webhook {
             expires_at,
         })
         .to_string();
-        let secret = match self.key.get(|_| true, async || self.secret.read().await).await {
+        let secret = match self.secret().await {
             Ok(secret) => secret,
             Err(failure) => return failure.into(),
         };
@@ -98,10 +98,15 @@ impl Webhook {
         }
     }
 
-    /// Opens a connection, whatever is answered.
+    /// Reads the secret and opens a connection, whatever is answered.
     pub async fn warm_up(&self) -> Result<(), Failure> {
         self.http.prepare().await;
+        self.secret().await?;
         self.http.send(|client| client.head(self.url.clone())).await.map(drop).map_err(unanswered)
+    }
+
+    async fn secret(&self) -> Result<String, Failure> {
+        self.key.get(|_| true, async || self.secret.read().await).await
     }
 
     /// Where it is, without a user, a password or a query.

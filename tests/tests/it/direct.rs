@@ -533,7 +533,7 @@ async fn a_text_is_shortened_to_what_a_service_takes() {
     direct.message(&family.repeat(400)).await;
     let shortened = |text: &Value| {
         let graphemes = text.as_str().unwrap().strip_suffix('…').unwrap().to_owned();
-        assert!(graphemes.len() > 3_000 && graphemes.len() % family.len() == 0, "{}", graphemes.len());
+        assert!(graphemes.len() > 3_000 && graphemes.len().is_multiple_of(family.len()), "{}", graphemes.len());
     };
     let request = direct.apns.taken(PHONE).remove(0);
     assert!((4_060..=4_096).contains(&request.body.len()));
