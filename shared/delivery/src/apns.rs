@@ -71,10 +71,11 @@ enum PushType {
 }
 
 impl Apns {
-    pub fn new(settings: Settings, http: HttpClient) -> Result<Self, BadKey> {
+    /// `http` gives the client for the key of this id.
+    pub fn new(settings: Settings, http: impl FnOnce(&str) -> HttpClient) -> Result<Self, BadKey> {
         let key = SigningKey::from_pkcs8_pem(settings.key.trim())
             .map_err(|_| BadKey("that of a .p8 file: ES256 in PKCS #8 as PEM"))?;
-        Ok(Self { http, settings, key })
+        Ok(Self { http: http(&settings.key_id), settings, key })
     }
 
     /// Sends one notification to the device that its options name.
@@ -124,6 +125,7 @@ impl Apns {
 
     /// Opens the connection to Apple; whatever is answered, it stays.
     pub async fn warm_up(&self) -> Result<(), Failure> {
+        self.http.prepare().await;
         self.http.send(|client| client.get(&self.settings.url)).await.map(drop).map_err(unanswered)
     }
 
@@ -259,7 +261,7 @@ OF/2NxApJCzGCEDdfSp6VQO30hyhRANCAAQRWz+jn65BtOMvdyHKcvjBeBSDZH2r
     fn apns() -> Apns {
         let settings = json!({"team_id": "TEAM123456", "key_id": "KEY1234567", "key": KEY});
         let http = HttpClient::new(crate::http_client::Kind::Http2, Duration::from_secs(1));
-        Apns::new(serde_json::from_value(settings).unwrap(), http).unwrap()
+        Apns::new(serde_json::from_value(settings).unwrap(), |_| http).unwrap()
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Straight to the push services of devices, with credentials for each app.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use futures_util::future::join_all;
 use pushlark_plugin::PublishOptions;
 use pushlark_plugin::xmpp::BareJid;
 use pushlark_settings::{Environment, SettingError};
@@ -27,13 +28,13 @@ use crate::web_push::{TrustedOrigins, WebPush};
 /// The app of registrations that neither name one nor are at a host of one.
 const DEFAULT_APP: &str = "default";
 /// How often credentials are read again at most, however many answers say that they are wrong.
-const REREAD_INTERVAL: Duration = Duration::from_secs(60);
+const REREAD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What came of a publish, unless the push service does not know our credentials.
 pub type Published = Result<Outcome, Unauthorized>;
 
 /// The credentials are wrong, or missing: to be read again, since they may have changed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unauthorized(pub String);
 
 /// The push services that devices have of their own.
@@ -47,17 +48,20 @@ pub enum Provider {
 /// All apps' clients.
 pub struct Direct {
     credentials: Secret,
-    apps: Fetched<Arc<Apps>>,
+    apps: Fetched<Arc<Apps>, Failure>,
     reread: Mutex<Option<Instant>>,
     clients: Clients,
 }
 
 struct Clients {
-    /// For APNs and FCM.
-    http2: HttpClient,
+    /// For FCM.
+    google: HttpClient,
+    /// For APNs, by the id of the key: Apple takes one provider's tokens on a connection.
+    apple: std::sync::Mutex<BTreeMap<String, HttpClient>>,
     /// For the endpoints that users name.
     public: HttpClient,
     trusted_origins: TrustedOrigins,
+    timeout: Duration,
 }
 
 /// The credentials, as they were read.
@@ -117,7 +121,9 @@ impl Direct {
         let credentials: String = environment.require("PUSH_CREDENTIALS", "the apps' credentials for push services")?;
         let trusted_origins = TrustedOrigins::from_environment(environment)?;
         let clients = Clients {
-            http2: HttpClient::new(Kind::Http2, timeout),
+            google: HttpClient::new(Kind::Http2, timeout),
+            apple: std::sync::Mutex::default(),
+            timeout,
             public: HttpClient::new(Kind::Public(trusted_origins.hosts()), timeout),
             trusted_origins,
         };
@@ -131,7 +137,7 @@ impl Direct {
             Ok(provider) => provider,
             Err(unusable) => return Outcome::Refused(unusable),
         };
-        let apps = match self.apps(None).await {
+        let apps = match self.apps().await {
             Ok(apps) => apps,
             Err(failure) => return failure.into(),
         };
@@ -148,17 +154,23 @@ impl Direct {
         }
     }
 
+    /// The name of the app that a notification is for.
+    pub async fn app_of(&self, notification: &Notification<'_>) -> String {
+        let apps = self.apps().await.ok();
+        let app = apps.as_ref().and_then(|apps| apps.app(notification).ok());
+        app.map(|(name, _)| name.to_owned()).unwrap_or_default()
+    }
+
     /// Opens the connections of all apps, and fetches their tokens.
     pub async fn warm_up(&self) {
-        self.clients.http2.prepare().await;
-        let apps = match self.apps(None).await {
+        let apps = match self.apps().await {
             Ok(apps) => apps,
             Err(Failure { reason, .. }) => {
                 tracing::error!(reason, "the credentials for push services cannot be read");
                 return;
             }
         };
-        for (name, app) in &apps.by_name {
+        let warmed = apps.by_name.iter().map(async |(name, app)| {
             let apns = async {
                 if let Some(Ok(apns)) = &app.apns {
                     told(name, Provider::Apns, apns.warm_up().await);
@@ -170,44 +182,56 @@ impl Direct {
                 }
             };
             tokio::join!(apns, fcm);
-        }
+        });
+        join_all(warmed).await;
     }
 
-    /// The apps, others than those whose credentials were `refused`.
-    async fn apps(&self, refused: Option<&Arc<Apps>>) -> Result<Arc<Apps>, Failure> {
-        let is_good = |apps: &Arc<Apps>| refused.is_none_or(|refused| !Arc::ptr_eq(refused, apps));
-        self.apps
-            .get(is_good, async || {
-                let text = self.credentials.read().await?;
-                match refused.filter(|refused| refused.text == text) {
-                    Some(unchanged) => Ok(Arc::clone(unchanged)),
-                    None => Apps::read(text, &self.clients).map(Arc::new).map_err(Failure::of_service),
-                }
-            })
-            .await
+    async fn apps(&self) -> Result<Arc<Apps>, Failure> {
+        let read = async || {
+            let text = self.credentials.read().await?;
+            Apps::read(text, &self.clients).map(Arc::new).map_err(Failure::of_service)
+        };
+        self.apps.get(|_| true, read).await
     }
 
     /// The apps, if their credentials have changed since those that were refused were read.
     async fn newer_apps(&self, refused: &Arc<Apps>) -> Option<Arc<Apps>> {
-        {
-            let mut reread = self.reread.lock().await;
-            if let Ok(current) = self.apps(None).await
-                && !Arc::ptr_eq(&current, refused)
-            {
-                return Some(current);
-            }
-            if reread.is_some_and(|at| at.elapsed() < REREAD_INTERVAL) {
-                return None;
-            }
-            *reread = Some(Instant::now());
+        // Whoever comes meanwhile waits for what is read.
+        let mut reread = self.reread.lock().await;
+        let current = self.apps().await.ok()?;
+        if !Arc::ptr_eq(&current, refused) {
+            return Some(current);
         }
-        match self.apps(Some(refused)).await {
-            Ok(apps) => Some(apps).filter(|apps| !Arc::ptr_eq(apps, refused)),
-            Err(Failure { reason, .. }) => {
+        if reread.is_some_and(|at| at.elapsed() < REREAD_INTERVAL) {
+            return None;
+        }
+        *reread = Some(Instant::now());
+        let read = self.credentials.read().await.map_err(|Failure { reason, .. }| reason);
+        let newer = match read {
+            Ok(text) if text == refused.text => return None,
+            Ok(text) => Apps::read(text, &self.clients),
+            Err(reason) => Err(reason),
+        };
+        match newer {
+            Ok(apps) => {
+                let apps = Arc::new(apps);
+                self.apps.set(Arc::clone(&apps)).await;
+                Some(apps)
+            }
+            Err(reason) => {
                 tracing::error!(reason, "the credentials for push services cannot be read again");
                 None
             }
         }
+    }
+}
+
+impl Clients {
+    fn of_apple_key(&self, key_id: &str) -> HttpClient {
+        // Each change is complete in itself.
+        let mut clients = self.apple.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || HttpClient::new(Kind::Http2, self.timeout);
+        clients.entry(key_id.to_owned()).or_insert_with(new).clone()
     }
 }
 
@@ -286,11 +310,10 @@ impl Apps {
 impl App {
     fn new(settings: Settings, clients: &Clients) -> Result<Self, String> {
         let Settings { hosts, apns, fcm, web_push } = settings;
-        let http2 = || clients.http2.clone();
         Ok(Self {
             hosts: hosts.join(",").parse().map_err(|invalid: crate::InvalidHost| invalid.to_string())?,
-            apns: apns.map(|apns| client(apns, |settings| Apns::new(settings, http2()))),
-            fcm: fcm.map(|fcm| client(fcm, |settings| Fcm::new(settings, http2()))),
+            apns: apns.map(|apns| client(apns, |settings| Apns::new(settings, |key_id| clients.of_apple_key(key_id)))),
+            fcm: fcm.map(|fcm| client(fcm, |settings| Fcm::new(settings, clients.google.clone()))),
             web_push: web_push.map(|web_push| {
                 client(web_push, |settings| {
                     WebPush::new(settings, clients.public.clone(), clients.trusted_origins.clone())

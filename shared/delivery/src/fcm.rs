@@ -52,7 +52,7 @@ pub struct Fcm {
     http: HttpClient,
     settings: Settings,
     key: RsaKeyPair,
-    token: Fetched<Token>,
+    token: Fetched<Token, NoToken>,
 }
 
 /// An access token ("Using OAuth 2.0 for server to server applications").
@@ -60,6 +60,13 @@ pub struct Fcm {
 struct Token {
     bearer: String,
     good_until: Instant,
+}
+
+/// Why there is no access token.
+#[derive(Debug, Clone)]
+enum NoToken {
+    Unauthorized(Unauthorized),
+    Failed(Failure),
 }
 
 impl Fcm {
@@ -85,9 +92,10 @@ impl Fcm {
         body.extend(b"}}");
         let mut refused = None;
         loop {
-            let token = match self.token(refused.as_ref()).await? {
+            let token = match self.token(refused.as_ref()).await {
                 Ok(token) => token,
-                Err(failure) => return Ok(failure.into()),
+                Err(NoToken::Unauthorized(unauthorized)) => return Err(unauthorized),
+                Err(NoToken::Failed(failure)) => return Ok(failure.into()),
             };
             let response = match self.send(&token, &body).await {
                 Ok(response) => response,
@@ -103,10 +111,12 @@ impl Fcm {
 
     /// Fetches a token and opens the connection to Google; whatever is answered, it stays.
     pub async fn warm_up(&self) -> Result<(), Failure> {
+        self.http.prepare().await;
         match self.token(None).await {
-            Ok(token) => token?,
-            Err(Unauthorized(reason)) => return Err(Failure::of_service(reason)),
-        };
+            Ok(_) => {}
+            Err(NoToken::Unauthorized(Unauthorized(reason))) => return Err(Failure::of_service(reason)),
+            Err(NoToken::Failed(failure)) => return Err(failure),
+        }
         self.http.send(|client| client.get(&self.settings.url)).await.map(drop).map_err(unanswered)
     }
 
@@ -121,25 +131,14 @@ impl Fcm {
     }
 
     /// The access token, another one than `refused`.
-    async fn token(&self, refused: Option<&Token>) -> Result<Result<Token, Failure>, Unauthorized> {
+    async fn token(&self, refused: Option<&Token>) -> Result<Token, NoToken> {
         let is_good = |token: &Token| {
             Instant::now() < token.good_until && refused.is_none_or(|refused| refused.bearer != token.bearer)
         };
-        let mut unauthorized = None;
-        let fetched = self
-            .token
-            .get(is_good, async || match self.fetch_token().await {
-                Ok(token) => token,
-                Err(Unauthorized(reason)) => {
-                    unauthorized = Some(Unauthorized(reason.clone()));
-                    Err(Failure::of_service(reason))
-                }
-            })
-            .await;
-        unauthorized.map_or(Ok(fetched), Err)
+        self.token.get(is_good, async || self.fetch_token().await).await
     }
 
-    async fn fetch_token(&self) -> Result<Result<Token, Failure>, Unauthorized> {
+    async fn fetch_token(&self) -> Result<Token, NoToken> {
         #[derive(Deserialize)]
         struct Grant {
             access_token: String,
@@ -155,25 +154,19 @@ impl Fcm {
         let request = |client: &reqwest::Client| {
             client.post(token_uri).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone())
         };
-        let response = match self.http.send(request).await {
-            Ok(response) => response,
-            Err(error) => return Ok(Err(unanswered(error))),
-        };
+        let failed = |error| NoToken::Failed(unanswered(error));
+        let response = self.http.send(request).await.map_err(failed)?;
         let (status, headers) = (response.status(), response.headers().clone());
         let reason = format!("no access token: status {}", status.as_u16());
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-            return Ok(Err(failure(reason, &headers, Extent::Service)));
+            return Err(NoToken::Failed(failure(reason, &headers, Extent::Service)));
         }
         if !status.is_success() {
-            return Err(Unauthorized(reason));
+            return Err(NoToken::Unauthorized(Unauthorized(reason)));
         }
-        Ok(match response.json::<Grant>().await {
-            Ok(Grant { access_token: bearer, expires_in }) => {
-                let life = Duration::from_secs(expires_in.min(86_400)).saturating_sub(TOKEN_MARGIN);
-                Ok(Token { bearer, good_until: Instant::now() + life })
-            }
-            Err(error) => Err(unanswered(error)),
-        })
+        let Grant { access_token: bearer, expires_in } = response.json().await.map_err(failed)?;
+        let life = Duration::from_secs(expires_in.min(86_400)).saturating_sub(TOKEN_MARGIN);
+        Ok(Token { bearer, good_until: Instant::now() + life })
     }
 }
 

@@ -5,44 +5,43 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::outcome::Failure;
-
-/// How long a failure is taken for an answer: whoever waited for the same does not ask again.
-const FAILURE_LIFETIME: Duration = Duration::from_secs(1);
+/// How long an error is taken for an answer: whoever waited for the same does not ask again.
+const ERROR_LIFETIME: Duration = Duration::from_secs(1);
 
 /// One value for all who need it. Only one of them fetches at a time.
-pub struct Fetched<T>(Mutex<State<T>>);
+pub struct Fetched<T, E>(Mutex<State<T, E>>);
 
-enum State<T> {
+enum State<T, E> {
     Nothing,
     Got(T),
-    Failed(Failure, Instant),
+    Failed(E, Instant),
 }
 
-impl<T> Default for Fetched<T> {
+impl<T, E> Default for Fetched<T, E> {
     fn default() -> Self {
         Self(Mutex::new(State::Nothing))
     }
 }
 
-impl<T: Clone> Fetched<T> {
+impl<T: Clone, E: Clone> Fetched<T, E> {
     /// The value that is kept, while it `is_good`, or else what `fetch` gives.
-    pub async fn get(
-        &self,
-        is_good: impl Fn(&T) -> bool,
-        fetch: impl AsyncFnOnce() -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+    pub async fn get(&self, is_good: impl Fn(&T) -> bool, fetch: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, E> {
         let mut state = self.0.lock().await;
         match &*state {
             State::Got(value) if is_good(value) => return Ok(value.clone()),
-            State::Failed(failure, at) if at.elapsed() < FAILURE_LIFETIME => return Err(failure.clone()),
+            State::Failed(error, at) if at.elapsed() < ERROR_LIFETIME => return Err(error.clone()),
             _ => {}
         }
         let fetched = fetch().await;
         *state = match &fetched {
             Ok(value) => State::Got(value.clone()),
-            Err(failure) => State::Failed(failure.clone(), Instant::now()),
+            Err(error) => State::Failed(error.clone(), Instant::now()),
         };
         fetched
+    }
+
+    /// Keeps another value from now on.
+    pub async fn set(&self, value: T) {
+        *self.0.lock().await = State::Got(value);
     }
 }

@@ -101,7 +101,7 @@ impl PushService {
 
     /// Publishes one notification, within `PUBLISH_TIMEOUT_MS`.
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
-        let service = self.health_of(&notification.service.options);
+        let service = self.health_of(notification).await;
         if let Some(failure) = self.health.is_paused(&service) {
             return failure.into();
         }
@@ -128,18 +128,19 @@ impl PushService {
     }
 
     /// Whose health a notification tells of: what fails and recovers as one.
-    fn health_of(&self, options: &PublishOptions) -> String {
+    async fn health_of(&self, notification: &Notification<'_>) -> String {
+        let options = &notification.service.options;
         let of = |name| options.get(name).unwrap_or_default();
         match &self.kind {
             // A gateway has one health; but what it says of devices is Apple's or Google's word.
             PushServiceKind::MongoosePush(_) => format!("mongoosepush/{}", of("service")),
             PushServiceKind::Webhook(_) => "webhook".into(),
-            PushServiceKind::Direct(_) => match Provider::of(options) {
+            PushServiceKind::Direct(direct) => match Provider::of(options) {
                 Ok(Provider::WebPush) => {
                     let origin = of("endpoint").split('/').take(3).collect::<Vec<_>>().join("/");
                     format!("web-push/{origin}")
                 }
-                _ => format!("{}/{}/{}", of("service"), of("app"), of("mode")),
+                _ => format!("{}/{}/{}", of("service"), direct.app_of(notification).await, of("mode")),
             },
         }
     }

@@ -24,7 +24,7 @@ pub struct Webhook {
     http: HttpClient,
     url: Url,
     secret: Secret,
-    key: Fetched<String>,
+    key: Fetched<String, Failure>,
 }
 
 /// What is posted.

@@ -9,7 +9,7 @@ use doubles::{
 };
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tests::{Pushlark, ago, eventually};
+use tests::{Apart, Pushlark, ago, eventually};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -462,8 +462,13 @@ async fn without_an_access_token_a_notification_waits_or_is_refused() {
     direct.fcm.revoke_tokens();
     direct.fcm.fail_next_grant(Answer::json(400, &json!({"error": "invalid_grant"})));
     direct.message("three").await;
-    direct.message("four").await;
-    assert_eq!(direct.fcm.taken("android").len(), 3, "the third was refused, the device stayed");
+    assert_eq!(direct.fcm.taken("android").len(), 2, "it was refused");
+    // The refusal stands for a second.
+    eventually("a token", async || {
+        direct.message("four").await;
+        (direct.fcm.taken("android").len() == 3).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -495,6 +500,10 @@ async fn an_app_is_chosen_by_the_form_or_by_the_host() {
     let (apns, fcm, other) = (Apns::start().await, Fcm::start().await, Fcm::start().await);
     let mut credentials = credentials(&apns, &fcm);
     credentials["other"] = json!({"hosts": ["other.@HOST@"], "fcm": other.service_account()});
+    // Another provider at Apple, which does not know it.
+    let mut of_another = credentials["default"]["apns"].clone();
+    of_another["key_id"] = "OTHER12345".into();
+    credentials["stranger"] = json!({"apns": of_another});
     // Wrong for one provider, and so for it alone.
     credentials["broken"] = json!({"fcm": {"project_id": "x"}, "apns": credentials["default"]["apns"]});
     let credentials = credentials.to_string();
@@ -510,6 +519,7 @@ async fn an_app_is_chosen_by_the_form_or_by_the_host() {
     pushlark.enable_with(BOB, "broken", json!({"app": "broken"})).await;
     pushlark.enable_with(BOB, "unknown", json!({"app": "unknown"})).await;
     pushlark.enable_with(BOB, PHONE, json!({"app": "broken", "service": "apns"})).await;
+    pushlark.enable_with(BOB, "0123456789", json!({"app": "stranger", "service": "apns"})).await;
     pushlark.message(BOB, "Hi").await;
     pushlark.settled().await;
     let taken = |double: &Fcm| {
@@ -519,6 +529,19 @@ async fn an_app_is_chosen_by_the_form_or_by_the_host() {
     };
     assert_eq!((taken(&fcm), taken(&other)), (vec!["default".into()], vec!["by-host".into(), "named".into()]));
     assert_eq!(apns.taken(PHONE).len(), 1);
+    let requests = apns.requests();
+    let stranger = requests.iter().find(|request| request.device == "0123456789").unwrap();
+    let phone = requests.iter().find(|request| request.device == PHONE).unwrap();
+    assert_eq!(stranger.status, 403);
+    assert_ne!(stranger.connection, phone.connection, "each provider has its connection");
+}
+
+#[tokio::test]
+async fn connections_and_tokens_are_there_before_the_first_notification() {
+    let direct = Direct::start().await;
+    let apart = Apart::beside(direct.pushlark).await;
+    apart.worker.warm_up().await;
+    assert_eq!((direct.apns.connections(), direct.fcm.connections(), direct.fcm.granted()), (1, 1, 1));
 }
 
 #[tokio::test]
