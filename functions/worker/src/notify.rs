@@ -272,8 +272,12 @@ impl Worker {
         let Notification { user, service, .. } = *notification;
         let (jid, enabled_at) = (&service.jid, service.created_at);
         match self.store.unregister_version(user, snapshot, service).await {
-            Ok(()) => {
+            Ok(true) => {
                 tracing::warn!(%jid, enabled_at, reason, "disabled: the device is gone");
+                Ok(Ended::Undeliverable)
+            }
+            Ok(false) => {
+                tracing::info!(%jid, enabled_at, reason, "not disabled: it was enabled anew");
                 Ok(Ended::Undeliverable)
             }
             Err(error) => {

@@ -33,8 +33,8 @@ pub struct Claimant<'c> {
 }
 
 impl Store {
-    /// Claims for an event the right to publish its message to `services`, in one write for a hundred. Answers which of them this event
-    /// holds: it has claimed them now, or had before and did not finish.
+    /// Claims for an event the right to publish its message to `services`, in one write a hundred. Answers which of them
+    /// this event holds: it has claimed them now, or had before and did not finish.
     pub async fn claim(&self, claimant: Claimant<'_>, services: &[&PublishService]) -> Result<Vec<bool>, StoreError> {
         let uid = claimant.uid;
         let mut held = Vec::with_capacity(services.len());

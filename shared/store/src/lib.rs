@@ -152,16 +152,17 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes one registration of a recipient, unless it was enabled anew since `snapshot` was taken.
+    /// Deletes one registration of a recipient, unless it was enabled anew since `snapshot` was taken; answers whether it
+    /// did.
     pub async fn unregister_version(
         &self,
         user: &BareJid,
         snapshot: &Snapshot,
         service: &PublishService,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         // First the ties: without the registration, nobody would find them when this is tried again.
         self.untie(user, snapshot, service).await?;
-        self.delete(user, service, Some(service.created_at)).await.map(drop)
+        self.delete(user, service, Some(service.created_at)).await
     }
 
     /// All that is needed of a recipient, in one consistent query.

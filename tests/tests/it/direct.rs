@@ -8,6 +8,8 @@ use doubles::{
     Subscriber, WebPush, apns_problem, fcm_error,
 };
 use futures_util::future::join_all;
+use local::{Options, Stack};
+use pushlark_settings::Environment;
 use serde_json::{Value, json};
 use tests::{Apart, Pushlark, ago, eventually};
 use time::OffsetDateTime;
@@ -534,6 +536,36 @@ async fn an_app_is_chosen_by_the_form_or_by_the_host() {
     let phone = requests.iter().find(|request| request.device == PHONE).unwrap();
     assert_eq!(stranger.status, 403);
     assert_ne!(stranger.connection, phone.connection, "each provider has its connection");
+}
+
+#[tokio::test]
+async fn where_a_notification_goes_is_explained() {
+    let direct = Direct::start().await;
+    direct.enable_iphone(PHONE, json!({})).await;
+    direct.pushlark.enable(BOB, "android").await;
+    direct.enable_browser("browser", &Subscriber::new(3), json!({})).await;
+    let event = json!({"type": "message", "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "Hi"});
+    let explained = direct.pushlark.json("/explain", json!({"explain": [event]})).await.json();
+    let publications = explained["explained"][0]["recipients"][0]["publications"].as_array().unwrap();
+    let targets: Vec<_> = publications.iter().map(|publication| publication["target"].as_str().unwrap()).collect();
+    assert_eq!(targets, ["APNs", "FCM", "Web Push"]);
+    assert!(direct.apns.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_setting_that_is_missing_or_wrong_is_named() {
+    for (settings, named) in [
+        (vec![("PUSH_SERVICE", "direct")], "PUSH_CREDENTIALS"),
+        (vec![("PUSH_SERVICE", "https://push.example.com")], "PUSH_SERVICE_SECRET"),
+        (vec![("PUSH_SERVICE", "pigeons")], "PUSH_SERVICE"),
+        (vec![("WEB_PUSH_TRUSTED_ORIGINS", "ntfy")], "WEB_PUSH_TRUSTED_ORIGINS"),
+        (vec![("DISABLE_MAX_PERCENT", "0")], "DISABLE_MAX_PERCENT"),
+        (vec![("DISABLE_AFTER_SUSPECTS", "0")], "DISABLE_AFTER_SUSPECTS"),
+    ] {
+        let options = Options { environment: Environment::from_iter(settings), ..Options::default() };
+        let error = Stack::start(options).await.unwrap_err().to_string();
+        assert!(error.starts_with(named), "{error}");
+    }
 }
 
 #[tokio::test]
