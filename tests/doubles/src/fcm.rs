@@ -51,6 +51,9 @@ impl Fcm {
             if request.path == "/token" {
                 return (String::new(), grants.grant(url, request));
             }
+            if request.method != "POST" {
+                return (String::new(), fcm_error(404, "NOT_FOUND", None, "Requested entity was not found."));
+            }
             let message: Value = serde_json::from_slice(&request.body).unwrap_or_default();
             let device = message["message"]["token"].as_str().unwrap_or("none").to_owned();
             (device, check(request, &message, &grants.good))
