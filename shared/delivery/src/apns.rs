@@ -1,5 +1,6 @@
 //! Apple's push service, by its HTTP/2 API ("Sending notification requests to APNs").
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use p256::ecdsa::SigningKey;
@@ -60,6 +61,8 @@ pub struct Apns {
     http: HttpClient,
     settings: Settings,
     key: SigningKey,
+    /// The provider token, and since when it is used.
+    token: Mutex<(i64, String)>,
 }
 
 /// What kind of notification it is, and so how Apple treats it (`apns-push-type`).
@@ -75,7 +78,7 @@ impl Apns {
     pub fn new(settings: Settings, http: impl FnOnce(&str) -> HttpClient) -> Result<Self, BadKey> {
         let key = SigningKey::from_pkcs8_pem(settings.key.trim())
             .map_err(|_| BadKey("that of a .p8 file: ES256 in PKCS #8 as PEM"))?;
-        Ok(Self { http: http(&settings.key_id), settings, key })
+        Ok(Self { http: http(&settings.key_id), settings, key, token: Mutex::default() })
     }
 
     /// Sends one notification to the device that its options name.
@@ -133,8 +136,13 @@ impl Apns {
     /// changes it often, and cannot know that many workers are one provider.
     fn token(&self, now: OffsetDateTime) -> String {
         let issued_at = now.unix_timestamp() - now.unix_timestamp().rem_euclid(TOKEN_PERIOD);
-        let header = json!({"alg": "ES256", "kid": self.settings.key_id});
-        es256(&self.key, &header, &json!({"iss": self.settings.team_id, "iat": issued_at}))
+        // Each change is complete in itself.
+        let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        if token.0 != issued_at {
+            let header = json!({"alg": "ES256", "kid": self.settings.key_id});
+            *token = (issued_at, es256(&self.key, &header, &json!({"iss": self.settings.team_id, "iat": issued_at})));
+        }
+        token.1.clone()
     }
 
     fn topic(&self, notification: &Notification<'_>, push_type: PushType) -> Result<String, Unusable> {
@@ -267,9 +275,11 @@ OF/2NxApJCzGCEDdfSp6VQO30hyhRANCAAQRWz+jn65BtOMvdyHKcvjBeBSDZH2r
     #[test]
     fn the_token_is_the_same_bytes_for_half_an_hour_wherever_it_is_made() {
         let at = |seconds: i64| OffsetDateTime::from_unix_timestamp(1_800_000_000 + seconds).unwrap();
-        let token = apns().token(at(0));
-        assert_eq!(token, apns().token(at(1_799)));
-        assert_ne!(token, apns().token(at(1_800)));
-        assert_ne!(token, apns().token(at(-1)));
+        let (one, another) = (apns(), apns());
+        let token = one.token(at(0));
+        assert_eq!([&token, &token], [&one.token(at(1_799)), &another.token(at(1_799))]);
+        assert_ne!(token, one.token(at(1_800)));
+        assert_ne!(token, one.token(at(-1)));
+        assert_eq!(token, one.token(at(0)));
     }
 }

@@ -4,7 +4,9 @@ pub mod endpoint;
 
 pub use endpoint::{InvalidEndpoint, InvalidOrigin, TrustedOrigins};
 
+use std::collections::HashMap;
 use std::error::Error;
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
@@ -32,6 +34,8 @@ use endpoint::NotPublic;
 /// The most that a push service must take is 4,096 bytes of ciphertext (RFC 8030, section 7.2), which leaves so many
 /// bytes of plaintext (RFC 8291, section 4).
 const MAX_PAYLOAD: usize = 3_993;
+/// How many signatures are kept.
+const MAX_SIGNATURES: usize = 1_000;
 /// How long a signature is good for, in seconds; at most 24 hours (RFC 8292, section 2).
 const TOKEN_LIFETIME: i64 = 12 * 3_600;
 /// As users' browsers write it, with padding or without.
@@ -58,6 +62,8 @@ pub struct WebPush {
     /// The public key: an uncompressed point, in base64url.
     public_key: String,
     subject: String,
+    /// The signature for each push service, and until when it is good.
+    signatures: Mutex<HashMap<String, (i64, String)>>,
 }
 
 /// Where a device is reached, and the keys that only it can decrypt with.
@@ -102,7 +108,7 @@ impl WebPush {
         let Settings { key, subject } = settings;
         let key = signing_key(key.trim()).ok_or(BadKey("one of P-256: PKCS #8 as PEM, or 32 bytes in base64url"))?;
         let public_key = BASE64_URL_SAFE_NO_PAD.encode(key.verifying_key().to_encoded_point(false));
-        Ok(Self { http, trusted_origins, key, public_key, subject })
+        Ok(Self { http, trusted_origins, key, public_key, subject, signatures: Mutex::default() })
     }
 
     /// Sends one notification to the device that its options name.
@@ -148,13 +154,24 @@ impl WebPush {
 
     /// The signature for one push service (RFC 8292, section 3).
     fn authorization(&self, endpoint: &Url, now: OffsetDateTime) -> String {
-        let claims = json!({
-            "aud": endpoint.origin().ascii_serialization(),
-            "exp": now.unix_timestamp() + TOKEN_LIFETIME,
-            "sub": self.subject,
-        });
+        let (audience, now) = (endpoint.origin().ascii_serialization(), now.unix_timestamp());
+        // Each change is complete in itself.
+        let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((expires, signature)) = signatures.get(&audience)
+            && expires - now > TOKEN_LIFETIME / 2
+        {
+            return signature.clone();
+        }
+        let expires = now + TOKEN_LIFETIME;
+        let claims = json!({"aud": audience, "exp": expires, "sub": self.subject});
         let token = es256(&self.key, &json!({"typ": "JWT", "alg": "ES256"}), &claims);
-        format!("vapid t={token}, k={}", self.public_key)
+        let signature = format!("vapid t={token}, k={}", self.public_key);
+        // Users name the push services.
+        if signatures.len() >= MAX_SIGNATURES {
+            signatures.clear();
+        }
+        signatures.insert(audience, (expires, signature.clone()));
+        signature
     }
 }
 
