@@ -24,6 +24,8 @@ use crate::outcome::{Extent, Failure, Outcome};
 /// The most that a notification may hold, in bytes ("Generating a remote notification").
 const MAX_PAYLOAD: usize = 4_096;
 const MAX_VOIP_PAYLOAD: usize = 5_120;
+/// The most that a device's token or a topic may have, in bytes: far more than Apple gives, and few enough for a header.
+const MAX_NAME: usize = 512;
 /// How long a provider token is used, in seconds: Apple wants a new one at least every 60 minutes, and at most every 20
 /// ("Establishing a token-based connection to APNs").
 const TOKEN_PERIOD: i64 = 30 * 60;
@@ -93,6 +95,9 @@ impl Apns {
             (Ok(token), Ok(topic)) => (token, topic),
             (Err(unusable), _) | (_, Err(unusable)) => return Ok(Outcome::Refused(unusable.to_string())),
         };
+        if token.len().max(topic.len()) > MAX_NAME {
+            return Ok(Outcome::Refused(format!("the device's token and the topic may have {MAX_NAME} bytes")));
+        }
         let thread = notification.thread();
         let body = match fit(limit, notification.payload, |payload| body(options, payload, push_type, &thread)) {
             Ok(body) => body,
@@ -122,6 +127,8 @@ impl Apns {
         };
         match self.http.send(request).await {
             Ok(response) => outcome(response, notification.service.created_at).await,
+            // A form's topic may be no header.
+            Err(error) if error.is_builder() => Ok(Outcome::Refused("the topic cannot be sent".into())),
             Err(error) => Ok(unanswered(error).into()),
         }
     }

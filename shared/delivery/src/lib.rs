@@ -28,6 +28,7 @@ use aws_config::SdkConfig;
 use pushlark_plugin::PublishOptions;
 use pushlark_plugin::xmpp::BareJid;
 use pushlark_settings::{Environment, SettingError};
+use tokio::time::{Instant, timeout_at};
 
 use direct::{Direct, Provider};
 use health::Health;
@@ -101,7 +102,9 @@ impl PushService {
 
     /// Publishes one notification, within `PUBLISH_TIMEOUT_MS`.
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
-        let service = self.health_of(notification).await;
+        let deadline = Instant::now() + self.timeout;
+        let late = || Failure::of_service(format!("no answer within {} ms", self.timeout.as_millis()));
+        let Ok(service) = timeout_at(deadline, self.health_of(notification)).await else { return late().into() };
         if let Some(failure) = self.health.is_paused(&service) {
             return failure.into();
         }
@@ -112,9 +115,7 @@ impl PushService {
                 PushServiceKind::Webhook(webhook) => webhook.publish(notification).await,
             }
         };
-        let outcome = tokio::time::timeout(self.timeout, published).await.unwrap_or_else(|_| {
-            Failure::of_service(format!("no answer within {} ms", self.timeout.as_millis())).into()
-        });
+        let outcome = timeout_at(deadline, published).await.unwrap_or_else(|_| late().into());
         self.health.note(&service, outcome)
     }
 

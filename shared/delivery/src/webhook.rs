@@ -40,7 +40,7 @@ struct Body<'n> {
     node: &'n str,
     /// … and its form.
     publish_options: Map<String, Value>,
-    /// The fields of the notification, in their order.
+    /// The fields of the notification.
     payload: Map<String, Value>,
     #[serde(with = "time::serde::rfc3339")]
     expires_at: OffsetDateTime,

@@ -539,6 +539,20 @@ async fn an_app_is_chosen_by_the_form_or_by_the_host() {
 }
 
 #[tokio::test]
+async fn a_form_that_makes_no_request_is_refused_and_stops_no_other() {
+    let direct = Direct::start().await;
+    direct.enable_iphone(PHONE, json!({})).await;
+    for number in 0..8 {
+        direct.enable_iphone(&format!("{number:08x}"), json!({"topic": format!("a\nb{number}")})).await;
+    }
+    let form = json!({"service": "apns", "device_id": "ab".repeat(1_000)});
+    direct.pushlark.enable_with(BOB, "long", form).await;
+    direct.message("one").await;
+    direct.message("two").await;
+    assert_eq!((direct.apns.taken(PHONE).len(), direct.apns.requests().len()), (2, 2));
+}
+
+#[tokio::test]
 async fn where_a_notification_goes_is_explained() {
     let direct = Direct::start().await;
     direct.enable_iphone(PHONE, json!({})).await;
