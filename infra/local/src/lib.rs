@@ -47,8 +47,8 @@ const MAX_RECEIVE_COUNT: u32 = 100;
 /// How often expired items are deleted; AWS takes up to some days.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The settings that a function needs to work as in the stack; not the secret, which is not for a file.
-const SETTINGS: [&str; 24] = [
+/// The settings that a function needs to work as in the stack; not the secrets, which are not for a file.
+const SETTINGS: [&str; 23] = [
     "TABLE_NAME",
     "QUEUE_URL",
     "DEAD_LETTER_QUEUE_URL",
@@ -58,7 +58,6 @@ const SETTINGS: [&str; 24] = [
     "PLUGIN_ON_ERROR",
     "AWS_ENDPOINT_URL_LAMBDA",
     "PUSH_SERVICE",
-    "PUSH_CREDENTIALS",
     "WEB_PUSH_TRUSTED_ORIGINS",
     "MONGOOSEPUSH_URL",
     "MONGOOSEPUSH_API_VERSION",

@@ -8,7 +8,7 @@ use aws_config::SdkConfig;
 use futures_util::future::join_all;
 use pushlark_plugin::PublishOptions;
 use pushlark_plugin::xmpp::BareJid;
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, Secret, SettingError};
 use pushlark_telemetry::Causes;
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,7 +22,6 @@ use crate::fetched::Fetched;
 use crate::http_client::{HttpClient, Kind};
 use crate::notification::{Notification, Unusable};
 use crate::outcome::{Failure, Outcome};
-use crate::secret::Secret;
 use crate::web_push::{TrustedOrigins, WebPush};
 
 /// The app of registrations that neither name one nor are at a host of one.
@@ -206,7 +205,7 @@ impl Direct {
             return None;
         }
         *reread = Some(Instant::now());
-        let read = self.credentials.read().await.map_err(|Failure { reason, .. }| reason);
+        let read = self.credentials.read().await.map_err(|unread| Causes(&unread).to_string());
         let newer = match read {
             Ok(text) if text == refused.text => return None,
             Ok(text) => Apps::read(text, &self.clients),

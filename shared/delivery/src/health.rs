@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pushlark_settings::{Environment, SettingError};
+use pushlark_telemetry::{Metric, count};
 use tokio::time::Instant;
 
 use crate::outcome::{Extent, Failure, Outcome};
@@ -82,7 +83,7 @@ impl Health {
         });
         match outcome {
             Outcome::Gone(reason) | Outcome::Suspect(reason) if share > self.most_gone => {
-                pushlark_telemetry::count(pushlark_telemetry::Metric::DisablingStopped);
+                count(Metric::DisablingStopped);
                 tracing::error!(
                     service,
                     percent = share,

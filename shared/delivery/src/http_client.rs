@@ -8,11 +8,11 @@ use pushlark_telemetry::Causes;
 use reqwest::dns::{Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Response};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use crate::outcome::{Extent, Failure};
+use crate::outcome::{Extent, Failure, Outcome};
 use crate::web_push::endpoint::{NotPublic, is_public};
 
 /// A client for push services: no redirect is followed.
@@ -103,6 +103,18 @@ fn retry_after_at(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> 
     }
     let date = OffsetDateTime::parse(value, &Rfc2822).ok()?;
     Some((date - now).try_into().unwrap_or(Duration::ZERO))
+}
+
+/// What a status says of a notification, unless its push service means something of its own by it.
+pub fn outcome(status: StatusCode, headers: &HeaderMap, reason: String) -> Outcome {
+    match status {
+        status if status.is_success() => Outcome::Delivered,
+        StatusCode::GONE => Outcome::Gone(reason),
+        status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
+            failure(reason, headers, Extent::Service).into()
+        }
+        _ => Outcome::Refused(reason),
+    }
 }
 
 /// A failure that an answer tells of.

@@ -12,7 +12,6 @@ mod jws;
 mod mongoosepush;
 mod notification;
 mod outcome;
-mod secret;
 mod virtual_hosts;
 mod web_push;
 mod webhook;
@@ -52,7 +51,7 @@ pub struct PushService {
 enum PushServiceKind {
     MongoosePush(MongoosePush),
     Direct(Box<Direct>),
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
 }
 
 impl Delivery {
@@ -90,7 +89,7 @@ impl PushService {
             "mongoosepush" => PushServiceKind::MongoosePush(MongoosePush::from_environment(environment, timeout)?),
             "direct" => PushServiceKind::Direct(Box::new(Direct::from_environment(environment, timeout, aws)?)),
             url if url.starts_with("https://") || url.starts_with("http://") => {
-                PushServiceKind::Webhook(Webhook::from_environment(url, environment, timeout, aws)?)
+                PushServiceKind::Webhook(Box::new(Webhook::from_environment(url, environment, timeout, aws)?))
             }
             other => {
                 let reason = format!("{other:?} is no push service: mongoosepush, direct and the URL of your own are");

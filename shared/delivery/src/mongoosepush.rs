@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::content::Content;
-use crate::http_client::{HttpClient, Kind, failure, unanswered};
+use crate::http_client::{HttpClient, Kind, failure, outcome, unanswered};
 use crate::notification::{Notification, Unusable};
 use crate::outcome::{Extent, Failure, Outcome};
 
@@ -69,6 +69,11 @@ impl MongoosePush {
         self.http.send(|client| client.head(&self.endpoint)).await.map(drop).map_err(unanswered)
     }
 
+    /// Whether a status may stand for any error.
+    fn hides_errors(&self, status: StatusCode) -> bool {
+        self.version == Version::V2 && status == StatusCode::INTERNAL_SERVER_ERROR
+    }
+
     async fn outcome(&self, response: Response) -> Outcome {
         let (status, headers) = (response.status(), response.headers().clone());
         if status.is_success() {
@@ -79,16 +84,10 @@ impl MongoosePush {
             Some(reason) => format!("status {}, {reason}", status.as_u16()),
             None => format!("status {}", status.as_u16()),
         };
-        match status {
-            StatusCode::GONE => Outcome::Gone(described),
-            StatusCode::INTERNAL_SERVER_ERROR if self.version == Version::V2 => match reason.as_deref() {
-                Some("probably_unregistered") => Outcome::Suspect(described),
-                _ => failure(described, &headers, Extent::Unknown).into(),
-            },
-            status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
-                failure(described, &headers, Extent::Service).into()
-            }
-            _ => Outcome::Refused(described),
+        match reason.as_deref() {
+            Some("probably_unregistered") if self.hides_errors(status) => Outcome::Suspect(described),
+            _ if self.hides_errors(status) => failure(described, &headers, Extent::Unknown).into(),
+            _ => outcome(status, &headers, described),
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use pushlark_settings::UnreadSecret;
+use pushlark_telemetry::Causes;
+
 /// What came of a publish, whatever it was published to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -43,6 +46,12 @@ impl Failure {
     /// A failure of the whole push service.
     pub(crate) fn of_service(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), retry_after: None, extent: Extent::Service }
+    }
+}
+
+impl From<UnreadSecret> for Failure {
+    fn from(unread: UnreadSecret) -> Self {
+        Self::of_service(Causes(&unread).to_string())
     }
 }
 

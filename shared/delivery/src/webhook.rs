@@ -3,28 +3,25 @@
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use aws_lc_rs::hmac;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, Secret, SettingError};
+use pushlark_webhooks::{ID, Key, SIGNATURE, TIMESTAMP};
+use reqwest::Url;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Response, StatusCode, Url};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use crate::fetched::Fetched;
-use crate::http_client::{HttpClient, Kind, failure, unanswered};
+use crate::http_client::{HttpClient, Kind, outcome, unanswered};
 use crate::notification::Notification;
-use crate::outcome::{Extent, Failure, Outcome};
-use crate::secret::Secret;
+use crate::outcome::{Failure, Outcome};
 
 /// The client of the operator's own push service.
 pub struct Webhook {
     http: HttpClient,
     url: Url,
     secret: Secret,
-    key: Fetched<String, Failure>,
+    key: Fetched<Key, Failure>,
 }
 
 /// What is posted.
@@ -76,24 +73,27 @@ impl Webhook {
             expires_at,
         })
         .to_string();
-        let secret = match self.secret().await {
-            Ok(secret) => secret,
+        let key = match self.key().await {
+            Ok(key) => key,
             Err(failure) => return failure.into(),
         };
         let id = notification.name(43);
         let timestamp = OffsetDateTime::now_utc().unix_timestamp();
-        let signature = sign(&secret, &id, timestamp, &body);
+        let signature = key.sign(&id, timestamp, body.as_bytes());
         let request = |client: &reqwest::Client| {
             client
                 .post(self.url.clone())
-                .header("webhook-id", &id)
-                .header("webhook-timestamp", timestamp)
-                .header("webhook-signature", &signature)
+                .header(ID, &id)
+                .header(TIMESTAMP, timestamp)
+                .header(SIGNATURE, &signature)
                 .header(CONTENT_TYPE, "application/json")
                 .body(body.clone())
         };
         match self.http.send(request).await {
-            Ok(response) => outcome(&response),
+            Ok(response) => {
+                let status = response.status();
+                outcome(status, response.headers(), format!("status {}", status.as_u16()))
+            }
             Err(error) => unanswered(error).into(),
         }
     }
@@ -101,37 +101,16 @@ impl Webhook {
     /// Reads the secret and opens a connection, whatever is answered.
     pub async fn warm_up(&self) -> Result<(), Failure> {
         self.http.prepare().await;
-        self.secret().await?;
+        self.key().await?;
         self.http.send(|client| client.head(self.url.clone())).await.map(drop).map_err(unanswered)
     }
 
-    async fn secret(&self) -> Result<String, Failure> {
-        self.key.get(|_| true, async || self.secret.read().await).await
+    async fn key(&self) -> Result<Key, Failure> {
+        self.key.get(|_| true, async || Ok(Key::new(&self.secret.read().await?))).await
     }
 
     /// Where it is, without a user, a password or a query.
     pub fn describe(&self) -> String {
         format!("{}{}", self.url.origin().ascii_serialization(), self.url.path())
-    }
-}
-
-/// The symmetric signature of Standard Webhooks. A `whsec_` secret is its base64 part decoded, any other its bytes.
-fn sign(secret: &str, id: &str, timestamp: i64, body: &str) -> String {
-    let secret = secret.trim();
-    let decoded = secret.strip_prefix("whsec_").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
-    let key = hmac::Key::new(hmac::HMAC_SHA256, decoded.as_deref().unwrap_or(secret.as_bytes()));
-    let tag = hmac::sign(&key, format!("{id}.{timestamp}.{body}").as_bytes());
-    format!("v1,{}", BASE64_STANDARD.encode(tag))
-}
-
-fn outcome(response: &Response) -> Outcome {
-    let reason = format!("status {}", response.status().as_u16());
-    match response.status() {
-        status if status.is_success() => Outcome::Delivered,
-        StatusCode::GONE => Outcome::Gone(reason),
-        status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
-            failure(reason, response.headers(), Extent::Service).into()
-        }
-        _ => Outcome::Refused(reason),
     }
 }

@@ -5,66 +5,78 @@ use std::fmt;
 use aws_config::SdkConfig;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, Secret, SettingError};
 use pushlark_telemetry::{Causes, Metric, count};
+use pushlark_webhooks::{Headers, ID, Key, SIGNATURE, TIMESTAMP};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+use time::OffsetDateTime;
 
 use crate::{HttpRequest, Problem};
 
 const SETTING: &str = "WEBHOOK_SECRET";
 
 /// What a caller must present: a secret, as a bearer token, as the password of HTTP Basic (with any user), or as
-/// `?token=` where a chat server can set no header.
+/// `?token=` where a chat server can set no header; or the signature of Standard Webhooks by it.
 #[derive(Clone)]
 pub enum Access {
     /// Anybody may call. Only for a stack that listens on loopback alone.
     Open,
-    /// One of these, kept as digests so that comparing takes the same time whatever is presented. Without any,
-    /// everybody is refused.
-    Secrets(Vec<[u8; 32]>),
+    /// Whoever knows one of these. Without any, everybody is refused.
+    Secrets(Secrets),
+}
+
+/// Secrets as they are compared.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    /// Digests, so that comparing takes the same time whatever is presented.
+    digests: Vec<[u8; 32]>,
+    keys: Vec<Key>,
 }
 
 impl Access {
-    /// From `WEBHOOK_SECRET`: secrets, comma-separated, or the ARN of a Secrets Manager secret that holds them so.
+    /// From `WEBHOOK_SECRET`: secrets, comma-separated, or where they are held so (see [`Secret`]).
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let setting = environment.text(SETTING).unwrap_or_default();
-        if !setting.starts_with("arn:") {
-            return Ok(Self::of_secrets(setting));
-        }
-        let secret = aws_sdk_secretsmanager::Client::new(aws).get_secret_value().secret_id(setting).send().await;
-        let secret = secret.map_err(|error| {
-            SettingError::invalid(SETTING, format!("the secret cannot be read: {}", Causes(&error)))
-        })?;
-        let text = secret.secret_string.ok_or_else(|| SettingError::invalid(SETTING, "the secret is not a text"))?;
-        Ok(Self::of_secrets(&text))
+        let secrets = Secret::new(setting, aws).read().await;
+        let secrets = secrets.map_err(|unread| SettingError::invalid(SETTING, Causes(&unread)))?;
+        Ok(Self::of_secrets(&secrets))
     }
 
     /// From secrets, comma-separated.
     pub fn of_secrets(secrets: &str) -> Self {
         let secrets = secrets.split(',').map(str::trim).filter(|secret| !secret.is_empty());
-        Self::Secrets(secrets.map(|secret| Sha256::digest(secret).into()).collect())
+        let (digests, keys) =
+            secrets.map(|secret| (<[u8; 32]>::from(Sha256::digest(secret)), Key::new(secret))).unzip();
+        Self::Secrets(Secrets { digests, keys })
     }
 
-    pub(crate) fn check(&self, request: &HttpRequest) -> Result<(), Problem> {
-        let secrets = match self {
-            Self::Open => return Ok(()),
-            Self::Secrets(secrets) => secrets,
-        };
-        let detail = match presented(request) {
-            _ if secrets.is_empty() => "no WEBHOOK_SECRET is configured, so every request is refused",
-            None => "a bearer token, a Basic password or ?token= is required",
-            Some(credential) => {
-                let digest: [u8; 32] = Sha256::digest(credential).into();
-                let known = secrets.iter().fold(Choice::from(0), |known, secret| known | secret.ct_eq(&digest));
-                if known.into() {
-                    return Ok(());
-                }
-                "the credential is not valid"
-            }
-        };
-        count(Metric::Unauthorized);
-        Err(Problem::unauthorized(detail))
+    pub(crate) fn check(&self, request: &HttpRequest, body: &[u8]) -> Result<(), Problem> {
+        let Self::Secrets(secrets) = self else { return Ok(()) };
+        secrets.check(request, body).map_err(|detail| {
+            count(Metric::Unauthorized);
+            Problem::unauthorized(detail)
+        })
+    }
+}
+
+impl Secrets {
+    fn check(&self, request: &HttpRequest, body: &[u8]) -> Result<(), String> {
+        if self.keys.is_empty() {
+            return Err("no WEBHOOK_SECRET is configured, so every request is refused".into());
+        }
+        if let Some(credential) = presented(request) {
+            let digest: [u8; 32] = Sha256::digest(credential).into();
+            let known = self.digests.iter().fold(Choice::from(0), |known, secret| known | secret.ct_eq(&digest));
+            return if known.into() { Ok(()) } else { Err("the credential is not valid".into()) };
+        }
+        let [id, timestamp, signature] = [ID, TIMESTAMP, SIGNATURE].map(|name| request.header(name));
+        let headers = Headers { id, timestamp, signature };
+        if headers.is_any() {
+            let now = OffsetDateTime::now_utc().unix_timestamp();
+            return headers.verify(&self.keys, body, now).map_err(|unverified| unverified.to_string());
+        }
+        Err("a bearer token, a Basic password, ?token= or a webhook's signature is required".into())
     }
 }
 
@@ -72,7 +84,7 @@ impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open => f.write_str("Open"),
-            Self::Secrets(secrets) => write!(f, "Secrets({})", secrets.len()),
+            Self::Secrets(secrets) => write!(f, "Secrets({})", secrets.keys.len()),
         }
     }
 }
@@ -109,7 +121,27 @@ mod tests {
             "queryStringParameters": token.map(|token| json!({"token": token})),
             "requestContext": {"http": {"method": "POST"}},
         });
-        Access::of_secrets(secrets).check(&serde_json::from_value(request).unwrap()).is_ok()
+        Access::of_secrets(secrets).check(&serde_json::from_value(request).unwrap(), b"").is_ok()
+    }
+
+    fn admits_signed(secrets: &str, signed_with: &str, body: &[u8]) -> bool {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let signature = Key::new(signed_with).sign("w1", now, br#"{"type": "message"}"#);
+        let request = json!({
+            "headers": {"webhook-id": "w1", "webhook-timestamp": now.to_string(), "webhook-signature": signature},
+            "requestContext": {"http": {"method": "POST"}},
+        });
+        Access::of_secrets(secrets).check(&serde_json::from_value(request).unwrap(), body).is_ok()
+    }
+
+    #[test]
+    fn a_webhook_is_taken_if_one_of_the_secrets_has_signed_it() {
+        let body = br#"{"type": "message"}"#;
+        assert!(admits_signed("s3cret", "s3cret", body));
+        assert!(admits_signed("other,whsec_c2VjcmV0", "secret", body));
+        assert!(!admits_signed("s3cret", "s3cret", b"{}"));
+        assert!(!admits_signed("s3cret", "other", body));
+        assert!(!admits_signed("", "", body));
     }
 
     #[test]

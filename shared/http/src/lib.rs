@@ -173,20 +173,19 @@ pub async fn run(handle: impl AsyncFn(Invocation) -> Answer) -> Result<(), BoxEr
     .await
 }
 
-fn admit(access: &Access, request: HttpRequest) -> Result<Request, Problem> {
-    access.check(&request)?;
-    let method = &request.request_context.http.method;
-    if method != "POST" {
-        return Err(Problem::method_not_allowed(method, "POST"));
-    }
-    let media = Media::of(request.header("content-type").unwrap_or_default());
-    let body = request.body.unwrap_or_default();
+fn admit(access: &Access, mut request: HttpRequest) -> Result<Request, Problem> {
+    let body = request.body.take().unwrap_or_default();
     let body = if request.is_base64_encoded {
         BASE64_STANDARD.decode(body).map_err(|_| Problem::bad_request("the body is not valid base64"))?
     } else {
         body.into_bytes()
     };
-    Request::new(media, body)
+    access.check(&request, &body)?;
+    let method = &request.request_context.http.method;
+    if method != "POST" {
+        return Err(Problem::method_not_allowed(method, "POST"));
+    }
+    Request::new(Media::of(request.header("content-type").unwrap_or_default()), body)
 }
 
 impl Request {

@@ -2,6 +2,10 @@
 //!
 //! A variable that is set but empty counts as not set, since a CloudFormation parameter cannot be absent.
 
+mod secret;
+
+pub use secret::{Secret, UnreadSecret};
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::str::FromStr;

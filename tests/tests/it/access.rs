@@ -5,8 +5,10 @@ use axum::Router;
 use axum::routing::post;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use pushlark_webhooks::Key;
 use serde_json::json;
 use tests::{Pushlark, send};
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 
 const PATHS: [&str; 3] = ["/enable", "/disable", "/events"];
@@ -36,6 +38,23 @@ async fn a_stack_with_a_secret_refuses_whoever_does_not_know_it() {
         for request in right {
             send(request).await.problem(400);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_signed_webhook_is_taken_once_its_body_and_time_are_what_was_signed() {
+    let pushlark = Pushlark::with_settings([("WEBHOOK_SECRET", "old,whsec_bmV3")]).await;
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let signed = |key: &str, at: i64, body: &'static str| {
+        let signature = Key::new(key).sign("w1", at, b"{}");
+        let request = pushlark.request("/events", "application/json", body);
+        request.header("webhook-id", "w1").header("webhook-timestamp", at).header("webhook-signature", signature)
+    };
+    for (key, at, body) in [("older", now, "{}"), ("old", now - 400, "{}"), ("old", now, "[]")] {
+        send(signed(key, at, body)).await.problem(401);
+    }
+    for key in ["old", "whsec_bmV3", "new"] {
+        send(signed(key, now, "{}")).await.problem(400);
     }
 }
 

@@ -25,7 +25,7 @@ use web_push_native::{Auth, encrypt};
 use crate::content::is_call;
 use crate::direct::Published;
 use crate::fit::fit;
-use crate::http_client::{HttpClient, failure, unanswered};
+use crate::http_client::{HttpClient, failure, outcome, unanswered};
 use crate::jws::{BadKey, es256};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Outcome};
@@ -146,7 +146,7 @@ impl WebPush {
                 .body(body.clone())
         };
         Ok(match self.http.send(request).await {
-            Ok(response) => outcome(&response),
+            Ok(response) => outcome_of(&response),
             Err(error) if is_not_public(&error) => Outcome::Refused(InvalidEndpoint::from(NotPublic).to_string()),
             Err(error) => unanswered(error).into(),
         })
@@ -189,14 +189,14 @@ fn text(payload: &Payload) -> Vec<u8> {
 }
 
 /// By the status alone: what else a server that a user names may say is not read.
-fn outcome(response: &Response) -> Outcome {
-    let reason = format!("status {}", response.status().as_u16());
-    match response.status() {
-        status if status.is_success() => Outcome::Delivered,
-        StatusCode::NOT_FOUND | StatusCode::GONE => Outcome::Gone(reason),
-        StatusCode::TOO_MANY_REQUESTS => failure(reason, response.headers(), Extent::Device).into(),
-        status if status.is_server_error() => failure(reason, response.headers(), Extent::Service).into(),
-        _ => Outcome::Refused(reason),
+fn outcome_of(response: &Response) -> Outcome {
+    let (status, headers) = (response.status(), response.headers());
+    let reason = format!("status {}", status.as_u16());
+    match status {
+        StatusCode::NOT_FOUND => Outcome::Gone(reason),
+        // A limit is a subscription's, not the push service's.
+        StatusCode::TOO_MANY_REQUESTS => failure(reason, headers, Extent::Device).into(),
+        _ => outcome(status, headers, reason),
     }
 }
 

@@ -1,0 +1,132 @@
+//! The symmetric signatures of Standard Webhooks 1.0.
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+/// The header that names a webhook; the same in each try.
+pub const ID: &str = "webhook-id";
+/// The header that says when it was sent, in seconds since 1970.
+pub const TIMESTAMP: &str = "webhook-timestamp";
+/// The header with the signatures, `v1,<base64>` each, separated by spaces.
+pub const SIGNATURE: &str = "webhook-signature";
+
+/// How far the timestamp of a webhook may be from the time at which it arrives, in seconds.
+const TOLERANCE: u64 = 5 * 60;
+
+/// A key that webhooks are signed with.
+#[derive(Debug, Clone)]
+pub struct Key(hmac::Key);
+
+/// Why a webhook is not taken for its sender's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unverified {
+    /// The sender's to mend: what is to be sent along.
+    #[error("{ID}, {TIMESTAMP} and {SIGNATURE} belong together, and the timestamp is a number of seconds")]
+    Incomplete,
+    /// The sender's clock is wrong, or the webhook is an old one.
+    #[error("{TIMESTAMP} is more than {TOLERANCE} seconds from now")]
+    Untimely,
+    /// None of the signatures is of the key.
+    #[error("{SIGNATURE} is not valid")]
+    Wrong,
+}
+
+/// What a webhook says of itself in its headers, as they were written.
+#[derive(Debug, Clone, Copy)]
+pub struct Headers<'h> {
+    /// [`ID`]
+    pub id: Option<&'h str>,
+    /// [`TIMESTAMP`]
+    pub timestamp: Option<&'h str>,
+    /// [`SIGNATURE`]
+    pub signature: Option<&'h str>,
+}
+
+impl Key {
+    /// The key of a secret: of a `whsec_` one its base64 part decoded, of any other its bytes.
+    pub fn new(secret: &str) -> Self {
+        let secret = secret.trim();
+        let decoded = secret.strip_prefix("whsec_").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
+        Self(hmac::Key::new(hmac::HMAC_SHA256, decoded.as_deref().unwrap_or(secret.as_bytes())))
+    }
+
+    /// The value of [`SIGNATURE`] for a webhook that is sent at `timestamp`, in seconds since 1970.
+    pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
+        let tag = hmac::sign(&self.0, &[format!("{id}.{timestamp}.").as_bytes(), body].concat());
+        format!("v1,{}", BASE64_STANDARD.encode(tag))
+    }
+}
+
+impl Headers<'_> {
+    /// Whether there is any of them.
+    pub fn is_any(&self) -> bool {
+        self.id.is_some() || self.timestamp.is_some() || self.signature.is_some()
+    }
+
+    /// Checks a webhook that arrives at `now`, in seconds since 1970, against keys of which one is its sender's. All are
+    /// tried, each in constant time.
+    pub fn verify(&self, keys: &[Key], body: &[u8], now: i64) -> Result<(), Unverified> {
+        let (Some(id), Some(timestamp), Some(signatures)) = (self.id, self.timestamp, self.signature) else {
+            return Err(Unverified::Incomplete);
+        };
+        let timestamp: i64 = timestamp.parse().map_err(|_| Unverified::Incomplete)?;
+        if timestamp.abs_diff(now) > TOLERANCE {
+            return Err(Unverified::Untimely);
+        }
+        let signed = [format!("{id}.{timestamp}.").as_bytes(), body].concat();
+        let tags = signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,"));
+        let tags: Vec<Vec<u8>> = tags.filter_map(|tag| BASE64_STANDARD.decode(tag).ok()).collect();
+        let valid = keys.iter().flat_map(|key| tags.iter().map(|tag| hmac::verify(&key.0, &signed, tag).is_ok()));
+        if valid.fold(false, |any, one| any | one) { Ok(()) } else { Err(Unverified::Wrong) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    const BODY: &[u8] = br#"{"test": 2432232314}"#;
+    const NOW: i64 = 1_614_265_330;
+
+    fn verify(secrets: &[&str], id: &str, timestamp: &str, signature: &str, body: &[u8]) -> Result<(), Unverified> {
+        let keys: Vec<Key> = secrets.iter().map(|secret| Key::new(secret)).collect();
+        Headers { id: Some(id), timestamp: Some(timestamp), signature: Some(signature) }.verify(&keys, body, NOW)
+    }
+
+    #[test]
+    fn the_example_of_the_reference_implementation_is_verified() {
+        let signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+        assert_eq!(Key::new(SECRET).sign("msg_p5jXN8AQM9LWM0D4loKWxJek", NOW, BODY), signature);
+        let check = |timestamp: &str, signature: &str, body: &[u8]| {
+            verify(&["other", SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", timestamp, signature, body)
+        };
+        assert_eq!(check("1614265330", signature, BODY), Ok(()));
+        assert_eq!(check("1614265330", &format!("v1,AAAA v2,x {signature}"), BODY), Ok(()));
+        assert_eq!(check("1614265330", signature, b"{}"), Err(Unverified::Wrong));
+        assert_eq!(check("1614265331", signature, BODY), Err(Unverified::Wrong));
+        assert_eq!(check("1614265330", &signature[3..], BODY), Err(Unverified::Wrong));
+        assert_eq!(check("1614265330", "", BODY), Err(Unverified::Wrong));
+        assert_eq!(check("soon", signature, BODY), Err(Unverified::Incomplete));
+    }
+
+    #[test]
+    fn a_webhook_counts_for_five_minutes_either_way() {
+        let key = Key::new("s3cret");
+        for (seconds, expected) in [(300, Ok(())), (-300, Ok(())), (301, Err(Unverified::Untimely))] {
+            let at = NOW + seconds;
+            assert_eq!(verify(&["s3cret"], "m", &at.to_string(), &key.sign("m", at, BODY), BODY), expected);
+        }
+        let longest = i64::MIN.to_string();
+        assert_eq!(verify(&["s3cret"], "m", &longest, "v1,", BODY), Err(Unverified::Untimely));
+    }
+
+    #[test]
+    fn all_three_headers_are_needed() {
+        let headers = Headers { id: Some("m"), timestamp: None, signature: Some("v1,") };
+        assert!(headers.is_any());
+        assert_eq!(headers.verify(&[Key::new("s")], BODY, NOW), Err(Unverified::Incomplete));
+    }
+}
