@@ -196,9 +196,9 @@ impl Worker {
                         .collect(),
                     publications: ours
                         .into_iter()
-                        .map(|Planned { publication, push_service, .. }| Target {
+                        .map(|Planned { publication, publisher, .. }| Target {
                             service: Service::new(&publication.service),
-                            target: push_service.describe(&publication.service.options),
+                            target: publisher.describe(&user, &publication.service),
                             payload: publication.payload,
                         })
                         .collect(),

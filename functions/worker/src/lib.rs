@@ -49,8 +49,6 @@ pub struct Worker {
     unread_counts: bool,
     /// How long a notification is worth delivering when its registration does not say.
     time_to_live: Duration,
-    /// After how many answers in a row that call a device gone, and may be wrong, it is disabled.
-    disable_after_suspects: u32,
     /// How long before the deadline the last task begins.
     last_start: Duration,
     /// `WORKER_CONCURRENCY` for the recipients that are worked on, …
@@ -88,7 +86,7 @@ pub enum Answer {
 }
 
 impl Worker {
-    /// From `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, `DISABLE_AFTER_SUSPECTS`, the settings of what
+    /// From `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, the settings of what
     /// notifications tell and those of [`Delivery`]. `aws` is for a plugin that is a Lambda function, and for secrets.
     pub fn from_environment(
         environment: &Environment,
@@ -124,7 +122,6 @@ impl Worker {
             disclosure: Arc::new(disclosure(environment)?),
             unread_counts: environment.switch("UNREAD_COUNTS", false)?,
             time_to_live: Duration::from_secs(time_to_live.into()),
-            disable_after_suspects: environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?,
             last_start,
             recipients: Semaphore::new(concurrency),
             publishes: Semaphore::new(concurrency),

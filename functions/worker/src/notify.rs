@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use pushlark_delivery::{Extent, Failure, Notification, Outcome, PushService};
+use pushlark_delivery::{Extent, Failure, Notification, Outcome, Publisher};
 use pushlark_plugin::{Event, Plugin, Publication, PublishService, Rule};
 use pushlark_queue::Facts;
 use pushlark_store::{Claimant, Snapshot, StoreError};
@@ -96,11 +96,11 @@ impl Worker {
             log(event, &decision, 0, 0);
             return self.remember_count(event, uid, notified).await;
         }
-        let published = ours.into_iter().map(async |Planned { publication, expires_at, push_service }| {
+        let published = ours.into_iter().map(async |Planned { publication, expires_at, publisher }| {
             let Publication { service, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
             let notification = Notification { message_id, user: &user, conversation, service, payload, expires_at };
-            let ended = self.publish(&notification, &decision.snapshot, push_service, tries).await;
+            let ended = self.publish(&notification, &decision.snapshot, publisher, tries).await;
             (publication.service, ended)
         });
         let (mut delivered, mut failed) = (0, Vec::new());
@@ -202,7 +202,7 @@ impl Worker {
         &self,
         notification: &Notification<'_>,
         snapshot: &Snapshot,
-        push_service: &PushService,
+        publisher: &Publisher,
         tries: Tries,
     ) -> Result<Ended, Retry> {
         let outcome = {
@@ -211,7 +211,13 @@ impl Worker {
             if Instant::now() >= tries.last_publish {
                 return Err(Retry::BackingOff);
             }
-            push_service.publish(notification).await
+            publisher.publish(notification).await
+        };
+        let outcome = match outcome {
+            Outcome::Transient(Failure { reason, extent: Extent::Unknown, .. }) if tries.count >= FEW_TRIES => {
+                publisher.given_up(format!("{reason}, after {} tries", tries.count))
+            }
+            outcome => outcome,
         };
         let Notification { user, service, .. } = *notification;
         let jid = &service.jid;
@@ -231,6 +237,10 @@ impl Worker {
             }
             Outcome::Suspect(reason) => {
                 count(Metric::Suspect);
+                let Some(disable_after) = publisher.disable_after() else {
+                    tracing::warn!(%jid, reason, "not notified: the node stays");
+                    return Ok(Ended::Undeliverable);
+                };
                 let suspicions = match self.store.suspect(user, service).await {
                     Ok(suspicions) => suspicions,
                     Err(error) => {
@@ -238,8 +248,8 @@ impl Worker {
                         return Ok(Ended::Undeliverable);
                     }
                 };
-                tracing::warn!(%jid, reason, suspicions, "not notified: the device may be gone");
-                if suspicions < self.disable_after_suspects {
+                tracing::warn!(%jid, reason, suspicions, "not notified: it may be gone");
+                if suspicions < disable_after {
                     return Ok(Ended::Undeliverable);
                 }
                 self.disable(notification, snapshot, &reason).await
@@ -247,11 +257,6 @@ impl Worker {
             Outcome::Refused(reason) => {
                 count(Metric::Refused);
                 tracing::error!(%jid, reason, "not notified: refused");
-                Ok(Ended::Undeliverable)
-            }
-            Outcome::Transient(Failure { reason, extent: Extent::Unknown, .. }) if tries.count >= FEW_TRIES => {
-                count(Metric::Refused);
-                tracing::error!(%jid, reason, tries = tries.count, "not notified: given up");
                 Ok(Ended::Undeliverable)
             }
             Outcome::Transient(Failure { reason, retry_after, .. }) => {
@@ -273,7 +278,7 @@ impl Worker {
         let (jid, enabled_at) = (&service.jid, service.created_at);
         match self.store.unregister_version(user, snapshot, service).await {
             Ok(true) => {
-                tracing::warn!(%jid, enabled_at, reason, "disabled: the device is gone");
+                tracing::warn!(%jid, enabled_at, reason, "disabled");
                 Ok(Ended::Undeliverable)
             }
             Ok(false) => {

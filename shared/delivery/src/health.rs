@@ -37,6 +37,13 @@ struct Service {
     answers: u32,
 }
 
+/// Of services whose word is always taken.
+impl Default for Health {
+    fn default() -> Self {
+        Self { most_gone: 100, services: Mutex::default() }
+    }
+}
+
 impl Health {
     /// From `DISABLE_MAX_PERCENT`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {

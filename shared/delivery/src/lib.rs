@@ -1,4 +1,4 @@
-//! Where a notification goes: virtual hosts and push services.
+//! Where a notification goes: virtual hosts and push services, or real PubSub services.
 
 mod apns;
 mod content;
@@ -12,6 +12,7 @@ mod jws;
 mod mongoosepush;
 mod notification;
 mod outcome;
+mod pubsub;
 mod virtual_hosts;
 mod web_push;
 mod webhook;
@@ -24,106 +25,153 @@ pub use web_push::{InvalidEndpoint, InvalidOrigin, InvalidSubscription, TrustedO
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use pushlark_plugin::PublishOptions;
+use futures_util::future::join_all;
 use pushlark_plugin::xmpp::BareJid;
+use pushlark_plugin::{PublishOptions, PublishService};
 use pushlark_settings::{Environment, SettingError};
 use tokio::time::{Instant, timeout_at};
 
 use direct::{Direct, Provider};
 use health::Health;
 use mongoosepush::MongoosePush;
+use pubsub::PubSub;
 use web_push::Subscription;
 use webhook::Webhook;
 
-/// Publishes to the push service of virtual PubSub hosts.
+/// Publishes notifications.
 pub struct Delivery {
     virtual_hosts: VirtualHosts,
-    push_service: Option<PushService>,
+    push_service: Option<Publisher>,
+    pubsub: Option<Publisher>,
 }
 
-/// The push service of virtual PubSub hosts.
-pub struct PushService {
-    kind: PushServiceKind,
+/// What publishes: the push service of virtual PubSub hosts, or the way to real PubSub services.
+pub struct Publisher {
+    kind: PublisherKind,
     health: Health,
     timeout: Duration,
+    disable_after: Option<u32>,
 }
 
-enum PushServiceKind {
+enum PublisherKind {
     MongoosePush(MongoosePush),
     Direct(Box<Direct>),
     Webhook(Box<Webhook>),
+    PubSub(PubSub),
 }
 
 impl Delivery {
-    /// From `VIRTUAL_PUBSUB_HOSTS`, `PUSH_SERVICE` and what the push service needs. `aws` is for reading secrets.
+    /// From `VIRTUAL_PUBSUB_HOSTS`, `PUSH_SERVICE` and what the push service needs, and from `PUBSUB_URL` and what goes with
+    /// it. `aws` is for reading secrets.
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let virtual_hosts = VirtualHosts::from_environment(environment)?;
         let push_service =
-            if virtual_hosts.is_empty() { None } else { Some(PushService::from_environment(environment, aws)?) };
-        Ok(Self { virtual_hosts, push_service })
+            if virtual_hosts.is_empty() { None } else { Some(Publisher::push_service(environment, aws)?) };
+        Ok(Self { virtual_hosts, push_service, pubsub: Publisher::pubsub(environment, aws)? })
     }
 
-    /// What publishes to `jid` for `user`, if anything does.
-    pub fn route(&self, user: &BareJid, jid: &BareJid) -> Option<&PushService> {
-        self.push_service.as_ref().filter(|_| self.virtual_hosts.has(user, jid))
+    /// What publishes to `jid` for `user`, if anything does. A virtual host shadows a real one of its name.
+    pub fn route(&self, user: &BareJid, jid: &BareJid) -> Option<&Publisher> {
+        if self.virtual_hosts.has(user, jid) {
+            return self.push_service.as_ref();
+        }
+        self.pubsub.as_ref().filter(|publisher| match &publisher.kind {
+            PublisherKind::PubSub(pubsub) => pubsub.serves(user),
+            _ => false,
+        })
     }
 
     /// The longest that a publish takes.
     pub fn timeout(&self) -> Duration {
-        self.push_service.as_ref().map_or(Duration::ZERO, |push_service| push_service.timeout)
+        self.publishers().map(|publisher| publisher.timeout).max().unwrap_or_default()
     }
 
-    /// Opens the connections to the push service, and fetches what it asks for.
+    /// Opens the connections that publishes need, and fetches what push services ask for.
     pub async fn warm_up(&self) {
-        if let Some(push_service) = &self.push_service {
-            push_service.warm_up().await;
-        }
+        join_all(self.publishers().map(Publisher::warm_up)).await;
+    }
+
+    fn publishers(&self) -> impl Iterator<Item = &Publisher> {
+        self.push_service.iter().chain(&self.pubsub)
     }
 }
 
-impl PushService {
-    fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
-        let timeout = environment.number("PUBLISH_TIMEOUT_MS", 100..=5_000, 5_000)?;
-        let timeout = Duration::from_millis(timeout.into());
+impl Publisher {
+    fn push_service(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
+        let timeout = publish_timeout(environment)?;
         let kind = match environment.text("PUSH_SERVICE").unwrap_or("mongoosepush") {
-            "mongoosepush" => PushServiceKind::MongoosePush(MongoosePush::from_environment(environment, timeout)?),
-            "direct" => PushServiceKind::Direct(Box::new(Direct::from_environment(environment, timeout, aws)?)),
+            "mongoosepush" => PublisherKind::MongoosePush(MongoosePush::from_environment(environment, timeout)?),
+            "direct" => PublisherKind::Direct(Box::new(Direct::from_environment(environment, timeout, aws)?)),
             url if url.starts_with("https://") || url.starts_with("http://") => {
-                PushServiceKind::Webhook(Box::new(Webhook::from_environment(url, environment, timeout, aws)?))
+                PublisherKind::Webhook(Box::new(Webhook::from_environment(url, environment, timeout, aws)?))
             }
             other => {
                 let reason = format!("{other:?} is no push service: mongoosepush, direct and the URL of your own are");
                 return Err(SettingError::invalid("PUSH_SERVICE", reason));
             }
         };
-        Ok(Self { kind, health: Health::from_environment(environment)?, timeout })
+        let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
+        Ok(Self { kind, health: Health::from_environment(environment)?, timeout, disable_after })
+    }
+
+    fn pubsub(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
+        let timeout = publish_timeout(environment)?;
+        let Some(pubsub) = PubSub::from_environment(environment, timeout, aws)? else { return Ok(None) };
+        let disable_after = match environment.number("PUBSUB_MAX_ERRORS", 0..=1_000, 0)? {
+            0 => None,
+            errors => Some(errors),
+        };
+        let health = Health::default();
+        Ok(Some(Self { kind: PublisherKind::PubSub(pubsub), health, timeout, disable_after }))
     }
 
     /// Publishes one notification, within `PUBLISH_TIMEOUT_MS`.
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
         let deadline = Instant::now() + self.timeout;
-        let late = || Failure::of_service(format!("no answer within {} ms", self.timeout.as_millis()));
+        let late = || {
+            let reason = format!("no answer within {} ms", self.timeout.as_millis());
+            let extent = match self.kind {
+                PublisherKind::PubSub(_) => Extent::Unknown,
+                _ => Extent::Service,
+            };
+            Failure { reason, retry_after: None, extent }
+        };
         let Ok(service) = timeout_at(deadline, self.health_of(notification)).await else { return late().into() };
         if let Some(failure) = self.health.is_paused(&service) {
             return failure.into();
         }
         let published = async {
             match &self.kind {
-                PushServiceKind::MongoosePush(mongoosepush) => mongoosepush.publish(notification).await,
-                PushServiceKind::Direct(direct) => direct.publish(notification).await,
-                PushServiceKind::Webhook(webhook) => webhook.publish(notification).await,
+                PublisherKind::MongoosePush(mongoosepush) => mongoosepush.publish(notification).await,
+                PublisherKind::Direct(direct) => direct.publish(notification).await,
+                PublisherKind::Webhook(webhook) => webhook.publish(notification).await,
+                PublisherKind::PubSub(pubsub) => pubsub.publish(notification).await,
             }
         };
         let outcome = timeout_at(deadline, published).await.unwrap_or_else(|_| late().into());
         self.health.note(&service, outcome)
     }
 
-    /// What a registration with these options is published to, without the device.
-    pub fn describe(&self, options: &PublishOptions) -> String {
+    /// After how many suspicions in a row a registration is disabled; `None` for never.
+    pub fn disable_after(&self) -> Option<u32> {
+        self.disable_after
+    }
+
+    /// What comes of a publish that has failed so often that it is not tried again.
+    pub fn given_up(&self, reason: String) -> Outcome {
+        match self.kind {
+            PublisherKind::PubSub(_) => Outcome::Suspect(reason),
+            _ => Outcome::Refused(reason),
+        }
+    }
+
+    /// What `service` of `user` is published to, without the device.
+    pub fn describe(&self, user: &BareJid, service: &PublishService) -> String {
         match &self.kind {
-            PushServiceKind::MongoosePush(mongoosepush) => mongoosepush.to_string(),
-            PushServiceKind::Direct(_) => direct::describe(options),
-            PushServiceKind::Webhook(webhook) => webhook.describe(),
+            PublisherKind::MongoosePush(mongoosepush) => mongoosepush.to_string(),
+            PublisherKind::Direct(_) => direct::describe(&service.options),
+            PublisherKind::Webhook(webhook) => webhook.describe(),
+            PublisherKind::PubSub(pubsub) => format!("PubSub by {}", pubsub.describe(user)),
         }
     }
 
@@ -133,9 +181,10 @@ impl PushService {
         let of = |name| options.get(name).unwrap_or_default();
         match &self.kind {
             // A gateway has one health; but what it says of devices is Apple's or Google's word.
-            PushServiceKind::MongoosePush(_) => format!("mongoosepush/{}", of("service")),
-            PushServiceKind::Webhook(_) => "webhook".into(),
-            PushServiceKind::Direct(direct) => match Provider::of(options) {
+            PublisherKind::MongoosePush(_) => format!("mongoosepush/{}", of("service")),
+            PublisherKind::Webhook(_) => "webhook".into(),
+            PublisherKind::PubSub(pubsub) => pubsub.describe(notification.user),
+            PublisherKind::Direct(direct) => match Provider::of(options) {
                 Ok(Provider::WebPush) => {
                     let origin = of("endpoint").split('/').take(3).collect::<Vec<_>>().join("/");
                     format!("web-push/{origin}")
@@ -147,17 +196,23 @@ impl PushService {
 
     async fn warm_up(&self) {
         let warmed = match &self.kind {
-            PushServiceKind::MongoosePush(mongoosepush) => mongoosepush.warm_up().await,
-            PushServiceKind::Webhook(webhook) => webhook.warm_up().await,
-            PushServiceKind::Direct(direct) => {
+            PublisherKind::MongoosePush(mongoosepush) => mongoosepush.warm_up().await,
+            PublisherKind::Webhook(webhook) => webhook.warm_up().await,
+            PublisherKind::PubSub(pubsub) => pubsub.warm_up().await,
+            PublisherKind::Direct(direct) => {
                 direct.warm_up().await;
                 Ok(())
             }
         };
         if let Err(Failure { reason, .. }) = warmed {
-            tracing::warn!(reason, "the push service cannot be reached");
+            tracing::warn!(reason, "what publishes cannot be reached");
         }
     }
+}
+
+fn publish_timeout(environment: &Environment) -> Result<Duration, SettingError> {
+    let timeout = environment.number("PUBLISH_TIMEOUT_MS", 100..=5_000, 5_000)?;
+    Ok(Duration::from_millis(timeout.into()))
 }
 
 /// Refuses a form at a virtual host that names a device of Web Push which could never be reached, while there is still

@@ -5,6 +5,7 @@
 mod address;
 mod element;
 mod form;
+mod pubsub;
 mod push;
 mod stanza;
 
@@ -16,6 +17,10 @@ pub mod ns {
     pub const PUSH: &str = "urn:xmpp:push:0";
     /// FORM_TYPE of the options that accompany a publish (XEP-0060, section 7.1.5; XEP-0357, section 6).
     pub const PUBLISH_OPTIONS: &str = "http://jabber.org/protocol/pubsub#publish-options";
+    /// FORM_TYPE of what a notification tells (XEP-0357, section 7).
+    pub const PUSH_SUMMARY: &str = "urn:xmpp:push:summary";
+    /// Publish-Subscribe (XEP-0060).
+    pub const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
     /// Stanza errors (RFC 6120, section 8.3).
     pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
     /// Unique and stable stanza ids (XEP-0359).
@@ -51,6 +56,9 @@ pub mod ns {
 pub use address::{InvalidJid, parse_jid};
 pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
 pub use form::{DataForm, FormError};
-pub use jid::{BareJid, DomainPart, FullJid, Jid, NodePart};
+pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
+pub use pubsub::PublishNotification;
 pub use push::{Disable, Enable, InvalidRequest, MAX_NODE_BYTES};
-pub use stanza::{Condition, Hint, InvalidStanza, Iq, IqType, Message, MessageType, Presence, PresenceType};
+pub use stanza::{
+    Condition, ErrorType, Hint, InvalidStanza, Iq, IqType, Message, MessageType, Presence, PresenceType, StanzaError,
+};

@@ -58,6 +58,30 @@ impl Condition {
     }
 }
 
+/// What an answer of type `error` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StanzaError {
+    /// What may be done about it.
+    pub kind: ErrorType,
+    /// The condition's name, and the text if there is one.
+    pub description: String,
+}
+
+/// The `type` of a stanza error (RFC 6120, section 8.3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorType {
+    /// Try again with credentials.
+    Auth,
+    /// Do not try again.
+    Cancel,
+    /// It was only a warning.
+    Continue,
+    /// Try again with another request.
+    Modify,
+    /// Try again later.
+    Wait,
+}
+
 impl Iq {
     /// Takes an element as an IQ.
     pub fn from_element(element: Element) -> Result<Self, InvalidStanza> {
@@ -78,6 +102,11 @@ impl Iq {
         self.kind
     }
 
+    /// The id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The sender, as it was written.
     pub fn from(&self) -> Option<&str> {
         self.element.attribute("from")
@@ -87,6 +116,28 @@ impl Iq {
     pub fn payload(&self) -> Option<&Element> {
         let mut children = self.element.children();
         children.next().filter(|_| children.next().is_none())
+    }
+
+    /// The error in an answer of type `error`; `None` if it lacks one that can be understood.
+    pub fn stanza_error(&self) -> Option<StanzaError> {
+        let is_error = |child: &&Element| child.name() == "error" && ns::STANZAS.contains(&child.namespace());
+        let error = self.element.children().find(is_error)?;
+        let kind = match error.attribute("type")? {
+            "auth" => ErrorType::Auth,
+            "cancel" => ErrorType::Cancel,
+            "continue" => ErrorType::Continue,
+            "modify" => ErrorType::Modify,
+            "wait" => ErrorType::Wait,
+            _ => return None,
+        };
+        let of_stanzas = || error.children().filter(|child| child.namespace() == ns::STANZA_ERRORS);
+        let condition = of_stanzas().map(Element::name).find(|name| *name != "text").unwrap_or("no condition");
+        let text = of_stanzas().find(|child| child.name() == "text").map(|text| text.text());
+        let description = match text {
+            Some(text) => format!("{condition}: {}", text.chars().take(200).collect::<String>()),
+            None => condition.to_owned(),
+        };
+        Some(StanzaError { kind, description })
     }
 
     /// The empty result that answers this request.

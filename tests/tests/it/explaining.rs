@@ -41,7 +41,7 @@ async fn each_step_of_a_notification_is_told() {
             "online": false,
             "presence": "assumed",
             "left_out": [{"jid": "pubsub.elsewhere.example", "node": "n",
-                "why": "the host is not virtual, and nothing publishes to real ones"}],
+                "why": "the host is not virtual, and PUBSUB_URL names no way to real ones"}],
             "publications": [{"jid": "push.example.com", "node": "phone", "target": target,
                 "payload": {"message-count": "1", "last-message-sender": "alice@example.com", "last-message-body": "Hi"}}],
         })

@@ -1,0 +1,232 @@
+//! Real PubSub services, by the chat server's HTTP: a publish IQ is posted as Prosody's `mod_rest` takes it, and the answer
+//! is the IQ that answers it.
+
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use pushlark_plugin::xmpp::{
+    BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification,
+};
+use pushlark_settings::{Environment, Secret, SettingError};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Response, StatusCode, Url};
+use uuid::Uuid;
+
+use crate::VirtualHosts;
+use crate::fetched::Fetched;
+use crate::http_client::{HttpClient, Kind, failure, unanswered};
+use crate::notification::Notification;
+use crate::outcome::{Extent, Failure, Outcome};
+
+/// The way to PubSub services.
+pub struct PubSub {
+    http: HttpClient,
+    servers: Vec<Server>,
+    /// PubSub services that take no publish options.
+    without_options: VirtualHosts,
+}
+
+/// A chat server that sends stanzas.
+struct Server {
+    /// The domain whose stanzas it sends; `None` for those of all others.
+    domain: Option<DomainPart>,
+    url: Url,
+    token: Option<Secret>,
+    kept_token: Fetched<Option<String>, Failure>,
+}
+
+impl PubSub {
+    /// From `PUBSUB_URL`, `PUBSUB_TOKEN` and `PUBSUB_WITHOUT_OPTIONS`; `None` without a URL.
+    pub fn from_environment(
+        environment: &Environment,
+        timeout: Duration,
+        aws: &SdkConfig,
+    ) -> Result<Option<Self>, SettingError> {
+        let Some(urls) = environment.text("PUBSUB_URL") else { return Ok(None) };
+        let tokens = by_domain(environment.text("PUBSUB_TOKEN").unwrap_or_default());
+        let mut servers = Vec::new();
+        for (domain, url) in by_domain(urls) {
+            let url = Url::parse(url).map_err(|reason| SettingError::invalid("PUBSUB_URL", reason))?;
+            if !matches!(url.scheme(), "http" | "https") {
+                return Err(SettingError::invalid("PUBSUB_URL", "it must begin with https:// or http://"));
+            }
+            let token = tokens.iter().find(|(of, _)| *of == domain).or_else(|| tokens.iter().find(|t| t.0.is_none()));
+            let token = token.map(|(_, token)| Secret::new(token, aws));
+            servers.push(Server { domain, url, token, kept_token: Fetched::default() });
+        }
+        let without_options = environment.get("PUBSUB_WITHOUT_OPTIONS")?.unwrap_or_default();
+        Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), servers, without_options }))
+    }
+
+    /// Whether there is a way for a user's server.
+    pub fn serves(&self, user: &BareJid) -> bool {
+        self.server(user).is_some()
+    }
+
+    /// The chat server that sends a user's notifications.
+    pub fn describe(&self, user: &BareJid) -> String {
+        self.server(user).map(|server| server.name()).unwrap_or_default()
+    }
+
+    /// Publishes one notification to the registration's node, and waits for what the PubSub service answers.
+    pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
+        let Notification { user, service, payload, .. } = *notification;
+        let Some(server) = self.server(user) else {
+            return Outcome::Refused(format!("there is no PUBSUB_URL for {}", user.domain()));
+        };
+        let none = Default::default();
+        let options = if self.without_options.has(user, &service.jid) { &none } else { service.options.fields() };
+        let id = Uuid::now_v7().to_string();
+        let (from, to, node) = (user.domain(), &service.jid, service.node.as_str());
+        let iq = PublishNotification { id: &id, from, to, node, options }.to_iq(payload.fields()).to_string();
+        let mut token = match server.token().await {
+            Ok(token) => token,
+            Err(failure) => return failure.into(),
+        };
+        let mut answer = self.post(server, token.as_deref(), &iq).await;
+        if let Ok(response) = &answer
+            && matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            && let Some(newer) = server.newer_token(token.as_deref()).await
+        {
+            token = Some(newer);
+            answer = self.post(server, token.as_deref(), &iq).await;
+        }
+        match answer {
+            Ok(response) => outcome(response, &id).await,
+            // It may have been published; and it may be this PubSub service alone that does not answer.
+            Err(error) if error.is_timeout() && !error.is_connect() => unknown("no answer in time").into(),
+            Err(error) => unanswered(error).into(),
+        }
+    }
+
+    /// Opens the connections to the chat servers, whatever they answer.
+    pub async fn warm_up(&self) -> Result<(), Failure> {
+        self.http.prepare().await;
+        for server in &self.servers {
+            server.token().await?;
+            self.http.send(|client| client.head(server.url.clone())).await.map_err(unanswered)?;
+        }
+        Ok(())
+    }
+
+    async fn post(&self, server: &Server, token: Option<&str>, iq: &str) -> Result<Response, reqwest::Error> {
+        let request = |client: &reqwest::Client| {
+            let request = client.post(server.url.clone()).header(CONTENT_TYPE, "application/xmpp+xml");
+            let request = match token {
+                Some(token) => request.bearer_auth(token),
+                None => request,
+            };
+            request.body(iq.to_owned())
+        };
+        self.http.send(request).await
+    }
+
+    fn server(&self, user: &BareJid) -> Option<&Server> {
+        let own = |server: &&Server| server.domain.as_ref().is_some_and(|domain| &**domain == user.domain());
+        self.servers.iter().find(own).or_else(|| self.servers.iter().find(|server| server.domain.is_none()))
+    }
+}
+
+impl Server {
+    /// Where it is, without a user, a password or a query.
+    fn name(&self) -> String {
+        format!("{}{}", self.url.origin().ascii_serialization(), self.url.path())
+    }
+
+    async fn token(&self) -> Result<Option<String>, Failure> {
+        self.kept_token.get(|_| true, async || self.read_token().await).await
+    }
+
+    async fn read_token(&self) -> Result<Option<String>, Failure> {
+        match &self.token {
+            Some(token) => Ok(Some(token.read().await?.trim().to_owned())),
+            None => Ok(None),
+        }
+    }
+
+    /// The token as it is now, if it is not the one that was refused.
+    async fn newer_token(&self, refused: Option<&str>) -> Option<String> {
+        let current = self.kept_token.get(|kept| kept.as_deref() != refused, async || self.read_token().await).await;
+        current.ok().flatten().filter(|token| Some(token.as_str()) != refused)
+    }
+}
+
+/// Values by the domain that stands before each, `example.com=value`, comma-separated.
+fn by_domain(setting: &str) -> Vec<(Option<DomainPart>, &str)> {
+    let values = setting.split(',').map(str::trim).filter(|value| !value.is_empty());
+    let of = |value: &'_ str| {
+        let (domain, rest) = value.split_once('=')?;
+        // A token may end in the padding of base64.
+        let is_value = !rest.trim_matches('=').is_empty();
+        is_value.then(|| Some((DomainPart::new(domain.trim()).ok()?.into_owned(), value.len() - rest.len())))?
+    };
+    values.map(|value| of(value).map_or((None, value), |(domain, at)| (Some(domain), value[at..].trim()))).collect()
+}
+
+/// What the answer to a publish says: `cancel` is the end of the node, any other error leaves it (XEP-0357, section 7).
+async fn outcome(response: Response, id: &str) -> Outcome {
+    let (status, headers) = (response.status(), response.headers().clone());
+    let reason = format!("the chat server answered with status {}", status.as_u16());
+    if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+        return failure(reason, &headers, Extent::Service).into();
+    }
+    if status != StatusCode::OK {
+        return Outcome::Refused(reason);
+    }
+    let body = match read(response).await {
+        Ok(body) => body,
+        Err(error) => return unanswered(error).into(),
+    };
+    let iq = Element::parse(&String::from_utf8_lossy(&body)).ok().and_then(|iq| Iq::from_element(iq).ok());
+    let Some(iq) = iq.filter(|iq| iq.id() == id) else {
+        return unknown("the chat server answered with something else than the IQ's answer").into();
+    };
+    match (iq.kind(), iq.stanza_error()) {
+        (IqType::Result, _) => Outcome::Delivered,
+        (IqType::Error, Some(error)) => match error.kind {
+            ErrorType::Cancel => Outcome::Gone(error.description),
+            ErrorType::Wait => unknown(error.description).into(),
+            ErrorType::Auth | ErrorType::Modify | ErrorType::Continue => Outcome::Suspect(error.description),
+        },
+        _ => Outcome::Suspect("an answer that is neither a result nor an error".into()),
+    }
+}
+
+/// The body, or as much of it as may be looked at.
+async fn read(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while body.len() <= MAX_STANZA_BYTES
+        && let Some(chunk) = response.chunk().await?
+    {
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// A failure that may be of this node alone, and may never pass.
+fn unknown(reason: impl Into<String>) -> Failure {
+    Failure { reason: reason.into(), retry_after: None, extent: Extent::Unknown }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn read(setting: &str) -> Vec<(Option<String>, &str)> {
+        by_domain(setting).into_iter().map(|(domain, value)| (domain.map(|domain| domain.to_string()), value)).collect()
+    }
+
+    #[test]
+    fn a_value_is_of_the_domain_before_it_or_of_all_others() {
+        let of = |domain: &str| Some(domain.to_owned());
+        assert_eq!(read("token"), [(None, "token")]);
+        assert_eq!(read("dG9rZW4=, b3RoZXI=="), [(None, "dG9rZW4="), (None, "b3RoZXI==")]);
+        assert_eq!(
+            read("Example.com=https://a/rest?x=1, https://b/rest"),
+            [(of("example.com"), "https://a/rest?x=1"), (None, "https://b/rest")]
+        );
+        assert_eq!(read("https://b/rest?x=1"), [(None, "https://b/rest?x=1")]);
+        assert_eq!(read(""), []);
+    }
+}
