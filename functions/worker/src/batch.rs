@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument, info_span};
 
 use crate::Worker;
-use crate::notify::{Notified, Retry, Tries};
+use crate::notify::Notified;
+use crate::publish::{Retry, Tries};
 use crate::task::Task;
 
 /// Tasks that still run so long before the deadline are given up, to leave time to say so.
@@ -60,6 +61,18 @@ struct Received {
     published: Vec<Published>,
     retry: Option<Retry>,
     not_tried: bool,
+}
+
+impl Ended {
+    fn of(notified: Notified, id: String, user: BareJid, uid: String) -> Self {
+        let Notified { finished: services, counted, retry } = notified;
+        let is_worth_noting = !services.is_empty() || counted.is_some();
+        let published = is_worth_noting.then_some(Published { id, user, uid, counted, services });
+        match retry {
+            None => Self::Done(published),
+            Some(retry) => Self::Failed(retry, published),
+        }
+    }
 }
 
 impl Worker {
@@ -125,14 +138,13 @@ impl Worker {
             Task::Notify { mut event, facts, uid } => {
                 let user = event.recipient();
                 let span = info_span!("message", id, recipient = %user);
-                let Notified { finished: services, counted, retry } =
-                    self.notify(&mut event, facts, &uid, tries).instrument(span).await;
-                let is_worth_noting = !services.is_empty() || counted.is_some();
-                let published = is_worth_noting.then_some(Published { id, user, uid, counted, services });
-                match retry {
-                    None => Ended::Done(published),
-                    Some(retry) => Ended::Failed(retry, published),
-                }
+                let notified = self.notify(&mut event, facts, &uid, tries).instrument(span).await;
+                Ended::of(notified, id, user, uid)
+            }
+            Task::NotifyDevice { published, at, uid, .. } => {
+                let span = info_span!("message", id, recipient = %published.owner);
+                let notified = self.notify_device(&id, &published, at, &uid, tries).instrument(span).await;
+                Ended::of(notified, id, published.owner, uid)
             }
             Task::RemoveUser { user, at, .. } => {
                 let removed = self.store.remove_user(&user, at, || Instant::now() < last_start).await;

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 /// A notification is tried for at least so long, since it spends some time in the queue: a `time_to_live` of 0 means
 /// now or never, not never.
-const LEAST_TIME_TO_LIVE: Duration = Duration::from_secs(30);
+pub const LEAST_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
 /// What was decided for one recipient of an event, step by step.
 pub struct Decision<'w> {

@@ -155,7 +155,7 @@ impl Worker {
                 let record = Record { uid: String::new(), work: vec![Work { id: id.clone(), at, subject }] };
                 let explained = Task::of(record, &self.disclosure)?.into_iter().filter_map(|task| match task {
                     Task::Notify { event, facts, .. } => Some(self.explain_recipient(event, facts)),
-                    Task::RemoveUser { .. } | Task::RemoveDomain { .. } => None,
+                    Task::NotifyDevice { .. } | Task::RemoveUser { .. } | Task::RemoveDomain { .. } => None,
                 });
                 recipients = stream::iter(explained).buffered(CONCURRENCY).try_collect().await?;
                 "notifies".into()

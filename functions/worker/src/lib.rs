@@ -6,7 +6,9 @@ mod batch;
 mod decision;
 mod explain;
 mod external;
+mod node;
 mod notify;
+mod publish;
 mod task;
 
 pub use explain::{Explained, Unexplained};

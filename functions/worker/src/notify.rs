@@ -1,18 +1,16 @@
 //! One recipient of one message: from the decision to the device.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
-use pushlark_delivery::{Extent, Failure, Notification, Outcome, Publisher};
+use pushlark_delivery::Notification;
 use pushlark_plugin::{Event, Plugin, Publication, PublishService, Rule};
 use pushlark_queue::Facts;
-use pushlark_store::{Claimant, Snapshot, StoreError};
+use pushlark_store::{Claimant, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::Hint;
-use tokio::time::Instant;
 
 use crate::decision::{Decision, Known, Planned, Reason, decide};
 use crate::external::PluginError;
+use crate::publish::{Ended, Retry, Source, Tries};
 use crate::{ChosenPlugin, Worker};
 
 /// How a recipient's turn ended.
@@ -25,27 +23,6 @@ pub struct Notified {
     /// Whether something has to be tried again.
     pub retry: Option<Retry>,
 }
-
-/// When to try again. Of several, the last to come is the greatest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Retry {
-    /// After a time that grows with the number of tries.
-    BackingOff,
-    /// After the time that a push service asked for.
-    After(Duration),
-}
-
-/// How often a message may be tried, and until when.
-#[derive(Debug, Clone, Copy)]
-pub struct Tries {
-    /// How often its record was received, this time included.
-    pub count: u32,
-    /// No publish begins later than this.
-    pub last_publish: Instant,
-}
-
-/// How often something is tried that fails for a reason that may never pass: about four minutes.
-const FEW_TRIES: u32 = 8;
 
 /// Why there is no decision.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +77,7 @@ impl Worker {
             let Publication { service, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
             let notification = Notification { message_id, user: &user, conversation, service, payload, expires_at };
-            let ended = self.publish(&notification, &decision.snapshot, publisher, tries).await;
+            let ended = self.publish(&notification, Source::Registration(&decision.snapshot), publisher, tries).await;
             (publication.service, ended)
         });
         let (mut delivered, mut failed) = (0, Vec::new());
@@ -196,111 +173,10 @@ impl Worker {
         left_out.extend(others.into_iter().map(|(planned, _)| (planned.publication.service, Reason::Claimed)));
         Ok(ours.into_iter().map(|(planned, _)| planned).collect())
     }
-
-    /// Publishes to one device, and disables it if it is gone.
-    async fn publish(
-        &self,
-        notification: &Notification<'_>,
-        snapshot: &Snapshot,
-        publisher: &Publisher,
-        tries: Tries,
-    ) -> Result<Ended, Retry> {
-        let outcome = {
-            // The semaphore is never closed.
-            let _permit = self.publishes.acquire().await.ok();
-            if Instant::now() >= tries.last_publish {
-                return Err(Retry::BackingOff);
-            }
-            publisher.publish(notification).await
-        };
-        let outcome = match outcome {
-            Outcome::Transient(Failure { reason, extent: Extent::Unknown, .. }) if tries.count >= FEW_TRIES => {
-                publisher.given_up(format!("{reason}, after {} tries", tries.count))
-            }
-            outcome => outcome,
-        };
-        let Notification { user, service, .. } = *notification;
-        let jid = &service.jid;
-        match outcome {
-            Outcome::Delivered => {
-                count(Metric::Delivered);
-                if snapshot.suspicions(service) > 0
-                    && let Err(error) = self.store.clear_suspicions(user, service).await
-                {
-                    tracing::warn!(%jid, error = %Causes(&error), "the device is still suspected to be gone");
-                }
-                Ok(Ended::Delivered)
-            }
-            Outcome::Gone(reason) => {
-                count(Metric::Gone);
-                self.disable(notification, snapshot, &reason).await
-            }
-            Outcome::Suspect(reason) => {
-                count(Metric::Suspect);
-                let Some(disable_after) = publisher.disable_after() else {
-                    tracing::warn!(%jid, reason, "not notified: the node stays");
-                    return Ok(Ended::Undeliverable);
-                };
-                let suspicions = match self.store.suspect(user, service).await {
-                    Ok(suspicions) => suspicions,
-                    Err(error) => {
-                        tracing::error!(%jid, error = %Causes(&error), "not noted that the device may be gone");
-                        return Ok(Ended::Undeliverable);
-                    }
-                };
-                tracing::warn!(%jid, reason, suspicions, "not notified: it may be gone");
-                if suspicions < disable_after {
-                    return Ok(Ended::Undeliverable);
-                }
-                self.disable(notification, snapshot, &reason).await
-            }
-            Outcome::Refused(reason) => {
-                count(Metric::Refused);
-                tracing::error!(%jid, reason, "not notified: refused");
-                Ok(Ended::Undeliverable)
-            }
-            Outcome::Transient(Failure { reason, retry_after, .. }) => {
-                count(Metric::Transient);
-                tracing::warn!(%jid, reason, ?retry_after, "not notified yet");
-                Err(retry_after.map_or(Retry::BackingOff, Retry::After))
-            }
-        }
-    }
-
-    /// Disables the registration that a notification was for, unless it was enabled anew meanwhile.
-    async fn disable(
-        &self,
-        notification: &Notification<'_>,
-        snapshot: &Snapshot,
-        reason: &str,
-    ) -> Result<Ended, Retry> {
-        let Notification { user, service, .. } = *notification;
-        let (jid, enabled_at) = (&service.jid, service.created_at);
-        match self.store.unregister_version(user, snapshot, service).await {
-            Ok(true) => {
-                tracing::warn!(%jid, enabled_at, reason, "disabled");
-                Ok(Ended::Undeliverable)
-            }
-            Ok(false) => {
-                tracing::info!(%jid, enabled_at, reason, "not disabled: it was enabled anew");
-                Ok(Ended::Undeliverable)
-            }
-            Err(error) => {
-                tracing::error!(%jid, error = %Causes(&error), "not disabled");
-                Err(Retry::BackingOff)
-            }
-        }
-    }
-}
-
-/// What came of a publish that is not to be repeated.
-enum Ended {
-    Delivered,
-    Undeliverable,
 }
 
 impl Notified {
-    fn postponed(self, error: &dyn std::error::Error) -> Self {
+    pub(crate) fn postponed(self, error: &dyn std::error::Error) -> Self {
         count(Metric::Transient);
         tracing::error!(error = %Causes(error), "not notified yet");
         Self { retry: Some(Retry::BackingOff), ..self }

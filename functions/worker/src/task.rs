@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use pushlark_plugin::{Disclosure, Event, EventKind};
+use pushlark_plugin::{Disclosure, Event, EventKind, InvalidOptions};
 use pushlark_queue::{Facts, Record, Subject, Work};
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanza, Message, ParseError};
 use time::OffsetDateTime;
+
+use crate::node::Published;
 
 /// One thing to do.
 #[derive(Debug)]
@@ -16,6 +18,17 @@ pub enum Task {
         event: Box<Event>,
         /// What the webhook said of the recipient.
         facts: Facts,
+        /// Names this task, in every delivery of its record.
+        uid: String,
+    },
+    /// Notify the device of a push node.
+    NotifyDevice {
+        /// Names the publish.
+        id: String,
+        /// What was published.
+        published: Box<Published>,
+        /// When.
+        at: OffsetDateTime,
         /// Names this task, in every delivery of its record.
         uid: String,
     },
@@ -34,6 +47,9 @@ pub enum Unreadable {
     /// A stanza in it is not XML.
     #[error("a stanza in the record")]
     Xml(#[from] ParseError),
+    /// The publish options in it are out of bounds.
+    #[error("the publish options in the record")]
+    Options(#[from] InvalidOptions),
     /// A stanza in it is not a message.
     #[error("a stanza in the record")]
     Stanza(#[from] InvalidStanza),
@@ -44,7 +60,7 @@ impl Task {
     pub fn id(&self) -> &str {
         match self {
             Self::Notify { event, .. } => &event.id,
-            Self::RemoveUser { id, .. } | Self::RemoveDomain { id, .. } => id,
+            Self::NotifyDevice { id, .. } | Self::RemoveUser { id, .. } | Self::RemoveDomain { id, .. } => id,
         }
     }
 
@@ -64,6 +80,16 @@ impl Task {
                 }
                 Subject::Unacknowledged { from, to, stanza, recipient } => {
                     (from, to.into_iter().map(EventKind::Unacknowledged).collect(), stanza, recipient)
+                }
+                Subject::Notification(notification) => {
+                    let published = Box::new(Published::new(*notification, disclosure)?);
+                    tasks.push(Self::NotifyDevice {
+                        id,
+                        published,
+                        at,
+                        uid: format!("{}.{}", record.uid, tasks.len()),
+                    });
+                    continue;
                 }
                 Subject::UserRemoved { jid } => {
                     tasks.push(Self::RemoveUser { id, user: jid, at });

@@ -48,7 +48,7 @@ const MAX_RECEIVE_COUNT: u32 = 100;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The settings that a function needs to work as in the stack; not the secrets, which are not for a file.
-const SETTINGS: [&str; 23] = [
+const SETTINGS: [&str; 26] = [
     "TABLE_NAME",
     "QUEUE_URL",
     "DEAD_LETTER_QUEUE_URL",
@@ -60,6 +60,9 @@ const SETTINGS: [&str; 23] = [
     "PUSH_SERVICE",
     "WEB_PUSH_TRUSTED_ORIGINS",
     "MONGOOSEPUSH_URL",
+    "PUBSUB_URL",
+    "PUBSUB_WITHOUT_OPTIONS",
+    "PUBSUB_MAX_ERRORS",
     "MONGOOSEPUSH_API_VERSION",
     "WORKER_CONCURRENCY",
     "PUBLISH_TIMEOUT_MS",
@@ -190,6 +193,12 @@ impl Stack {
             queue: queue.clone(),
             unread_counts: environment.switch("UNREAD_COUNTS", false)?,
         };
+        let pubsub = pubsub::Function {
+            access: access.clone(),
+            store: store.clone(),
+            queue: queue.clone(),
+            virtual_hosts: VirtualHosts::from_environment(&environment)?,
+        };
         let aws = with_endpoint(aws, &environment, "AWS_ENDPOINT_URL_LAMBDA");
         let worker = Worker::from_environment(&environment, &aws, &options.plugins, store, queue, dead_letters)?;
         let worker = Arc::new(worker);
@@ -197,6 +206,7 @@ impl Stack {
             .merge(function_url::route("/enable", enable, |f, event| async move { f.handle(event).await }))
             .merge(function_url::route("/disable", disable, |f, event| async move { f.handle(event).await }))
             .merge(function_url::route("/events", ingest, |f, event| async move { f.handle(event).await }))
+            .merge(function_url::route("/pubsub", pubsub, |f, event| async move { f.handle(event).await }))
             .merge(function_url::route(
                 "/explain",
                 (access, Arc::clone(&worker)),

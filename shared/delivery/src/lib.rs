@@ -66,19 +66,24 @@ impl Delivery {
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let virtual_hosts = VirtualHosts::from_environment(environment)?;
         let push_service =
-            if virtual_hosts.is_empty() { None } else { Some(Publisher::push_service(environment, aws)?) };
-        Ok(Self { virtual_hosts, push_service, pubsub: Publisher::pubsub(environment, aws)? })
+            if virtual_hosts.is_empty() { None } else { Some(Publisher::of_push_service(environment, aws)?) };
+        Ok(Self { virtual_hosts, push_service, pubsub: Publisher::of_pubsub(environment, aws)? })
     }
 
     /// What publishes to `jid` for `user`, if anything does. A virtual host shadows a real one of its name.
     pub fn route(&self, user: &BareJid, jid: &BareJid) -> Option<&Publisher> {
         if self.virtual_hosts.has(user, jid) {
-            return self.push_service.as_ref();
+            return self.push_service(user, jid);
         }
         self.pubsub.as_ref().filter(|publisher| match &publisher.kind {
             PublisherKind::PubSub(pubsub) => pubsub.serves(user),
             _ => false,
         })
+    }
+
+    /// The push service of `user`, if `jid` is a virtual host.
+    pub fn push_service(&self, user: &BareJid, jid: &BareJid) -> Option<&Publisher> {
+        self.push_service.as_ref().filter(|_| self.virtual_hosts.has(user, jid))
     }
 
     /// The longest that a publish takes.
@@ -97,7 +102,7 @@ impl Delivery {
 }
 
 impl Publisher {
-    fn push_service(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
+    fn of_push_service(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let timeout = publish_timeout(environment)?;
         let kind = match environment.text("PUSH_SERVICE").unwrap_or("mongoosepush") {
             "mongoosepush" => PublisherKind::MongoosePush(MongoosePush::from_environment(environment, timeout)?),
@@ -114,7 +119,7 @@ impl Publisher {
         Ok(Self { kind, health: Health::from_environment(environment)?, timeout, disable_after })
     }
 
-    fn pubsub(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
+    fn of_pubsub(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
         let timeout = publish_timeout(environment)?;
         let Some(pubsub) = PubSub::from_environment(environment, timeout, aws)? else { return Ok(None) };
         let disable_after = match environment.number("PUBSUB_MAX_ERRORS", 0..=1_000, 0)? {

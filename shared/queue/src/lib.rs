@@ -2,7 +2,7 @@
 
 mod record;
 
-pub use record::{Facts, MAX_RECIPIENTS, Record, Subject, Work};
+pub use record::{Facts, MAX_RECIPIENTS, NodeNotification, Record, Subject, Work};
 
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! A record: the events that one SQS message carries from ingest to the worker.
 
+use std::collections::BTreeMap;
+
 use pushlark_xmpp::{BareJid, DomainPart, FullJid, Jid};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -59,6 +61,8 @@ pub enum Subject {
         #[serde(default)]
         recipient: Facts,
     },
+    /// A server has published this to a push node.
+    Notification(Box<NodeNotification>),
     /// This user is no more.
     UserRemoved {
         /// The user.
@@ -69,6 +73,25 @@ pub enum Subject {
         /// The domain.
         domain: DomainPart,
     },
+}
+
+/// A notification that was published to a push node: a ready payload for a device, for which nobody is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeNotification {
+    /// The PubSub service that was published to.
+    pub jid: BareJid,
+    /// The node there.
+    pub node: String,
+    /// Whose node it is.
+    pub owner: BareJid,
+    /// When the node was created, in microseconds since 1970.
+    pub created_at: u64,
+    /// Whether its device was called gone by the last answer.
+    pub is_suspected: bool,
+    /// How the device is reached, and what else its push service is told.
+    pub options: BTreeMap<String, String>,
+    /// The fields of the summary, in their order.
+    pub summary: Vec<(String, String)>,
 }
 
 /// What a webhook says of a message's recipient. What it leaves out is looked up.
@@ -111,6 +134,9 @@ impl Work {
         match &self.subject {
             Subject::Message { to, stanza, .. } => (to.len(), stanza.len()),
             Subject::Unacknowledged { to, stanza, .. } => (to.len(), stanza.len()),
+            Subject::Notification(notification) => {
+                (1, notification.summary.iter().map(|(name, value)| name.len() + value.len()).sum())
+            }
             Subject::UserRemoved { .. } | Subject::DomainRemoved { .. } => (1, 0),
         }
     }

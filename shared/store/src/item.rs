@@ -1,4 +1,4 @@
-//! The shape of a registration in the table.
+//! The shape of items in the table.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -26,27 +26,34 @@ pub fn number_of(item: &Item, name: &str) -> Option<u64> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
+pub fn form(options: &PublishOptions) -> AttributeValue {
+    AttributeValue::M(options.fields().iter().map(|(name, value)| (name.clone(), text(value))).collect())
+}
+
+pub fn read_form(item: &Item) -> Option<PublishOptions> {
+    let fields = item.get("form")?.as_m().ok()?.iter();
+    let form: Option<BTreeMap<_, _>> =
+        fields.map(|(name, value)| Some((name.clone(), value.as_s().ok()?.clone()))).collect();
+    PublishOptions::new(form?).ok()
+}
+
 pub fn registration(owner: &BareJid, service: &PublishService) -> Item {
-    let form = service.options.fields().iter().map(|(name, value)| (name.clone(), text(value))).collect();
     HashMap::from([
         ("pk".into(), text(owner)),
         ("sk".into(), text(keys::registration(&service.jid, &service.node))),
         ("jid".into(), text(&service.jid)),
         ("node".into(), text(&service.node)),
-        ("form".into(), AttributeValue::M(form)),
+        ("form".into(), form(&service.options)),
         ("created_at".into(), number(service.created_at)),
         ("domain_shard".into(), text(keys::domain_shard(owner))),
     ])
 }
 
 pub fn read_registration(item: &Item) -> Option<PublishService> {
-    let fields = item.get("form")?.as_m().ok()?.iter();
-    let form: Option<BTreeMap<_, _>> =
-        fields.map(|(name, value)| Some((name.clone(), value.as_s().ok()?.clone()))).collect();
     Some(PublishService {
         jid: BareJid::new(text_of(item, "jid")?).ok()?,
         node: text_of(item, "node")?.into(),
-        options: PublishOptions::new(form?).ok()?,
+        options: read_form(item)?,
         created_at: number_of(item, "created_at")?,
     })
 }

@@ -3,9 +3,11 @@
 
 use std::borrow::Cow;
 
-use pushlark_plugin::PublishService;
+use pushlark_plugin::{PublishOptions, PublishService};
 use pushlark_xmpp::{BareJid, DomainPart, FullJid};
 use sha2::{Digest, Sha256};
+
+use crate::NodeAddress;
 
 /// What the sort key of a registration begins with.
 pub const REGISTRATION: &str = "reg/";
@@ -13,6 +15,12 @@ pub const REGISTRATION: &str = "reg/";
 pub const SESSION: &str = "ses/";
 /// What the sort key of a counter begins with.
 pub const UNREAD: &str = "unread/";
+/// What the key of a node, and its owner's reference to it, begins with.
+pub const NODE: &str = "node/";
+/// The sort key of a node itself, …
+pub const NODE_ITEM: &str = "node";
+/// … and what those of its devices begin with.
+pub const DEVICE: &str = "device/";
 /// What the names of a counter's attributes for messages begin with.
 pub const COUNTED_MESSAGE: &str = "m/";
 /// The sort keys from here …
@@ -33,6 +41,21 @@ pub fn session(session: &FullJid) -> String {
 
 pub fn unread(conversation: &BareJid) -> String {
     format!("{UNREAD}{}", bounded(conversation.as_str(), 1000))
+}
+
+/// The partition key of a node, and the sort key of its owner's reference to it.
+pub fn node(address: &NodeAddress) -> String {
+    format!("{NODE}{}/{}", bounded(address.jid.as_str(), 500), address.node)
+}
+
+pub fn device(digest: &str) -> String {
+    format!("{DEVICE}{digest}")
+}
+
+/// Names the device of publish options, whatever else they say.
+pub fn device_digest(device: &PublishOptions) -> String {
+    let of = |name| device.get(name).unwrap_or_default();
+    hash(&["service", "device_id", "endpoint"].map(of).join("\n"))[..32].to_owned()
 }
 
 /// The name of a counter's attribute for a message: short, since a counter has many.
@@ -83,6 +106,7 @@ mod tests {
         assert!(registration(&user, &"n".repeat(512)).len() <= 1024);
         assert!(session(&user.with_resource_str(&"r".repeat(1023)).unwrap()).len() <= 1024);
         assert!(unread(&user).len() <= 1024);
+        assert!(node(&NodeAddress { jid: user.clone(), node: "n".repeat(512) }).len() <= 1024);
         assert!(claim(&"i".repeat(1000), &user).len() <= 2048);
         let other = BareJid::new(&format!("{localpart}@x{}", &domain[1..])).unwrap();
         assert_ne!(registration(&user, "n"), registration(&other, "n"));

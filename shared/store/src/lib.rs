@@ -1,20 +1,25 @@
-//! Registrations, sessions, unread counts and claims: the DynamoDB table. Nothing else knows its keys.
+//! Registrations, sessions, unread counts, push nodes and claims: the DynamoDB table. Nothing else knows its keys.
 //!
 //! | pk | sk | holds |
 //! | --- | --- | --- |
 //! | `bob@example.com` | `reg/<pubsub jid>/<node>` | a registration |
 //! | `bob@example.com` | `ses/<resource>` | a session: whether it is online, the registration tied to it |
 //! | `bob@example.com` | `unread/<conversation jid>` | how many messages are unread |
+//! | `bob@example.com` | `node/<service>/<node>` | that the user owns this node |
+//! | `node/<service>/<node>` | `node` | a push node: its configuration, affiliations and device |
+//! | `node/<service>/<node>` | `device/<digest>` | what a push service said of a device of this node |
 //! | `msg/<id>/bob@example.com` | `claim` | which services a message was published to, by which event, and its unread count |
 
 mod claim;
 mod item;
 mod keys;
+mod node;
 mod removal;
 mod suspicion;
 mod unread;
 
 pub use claim::{Claimant, Claimed};
+pub use node::{MAX_AFFILIATIONS, Node, NodeAddress};
 pub use removal::Progress;
 
 use std::collections::HashMap;

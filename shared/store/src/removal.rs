@@ -92,6 +92,11 @@ impl Store {
 
     async fn delete_before(&self, item: Item, at: OffsetDateTime) -> Result<(), StoreError> {
         let key: Item = item.into_iter().filter(|(name, _)| name == "pk" || name == "sk").collect();
+        if let (Some(owner), Some(node)) = (item::text_of(&key, "pk"), item::text_of(&key, "sk"))
+            && node.starts_with(keys::NODE)
+        {
+            self.delete_owned(owner, node, at).await?;
+        }
         let is_counter = item::text_of(&key, "sk").is_some_and(|sk| sk.starts_with(keys::UNREAD));
         let deleted = self
             .client
@@ -125,5 +130,21 @@ impl Store {
             .send()
             .await;
         unless_stale("reset a counter", reset).map(drop)
+    }
+
+    /// Deletes a node that an item of its owner refers to, unless it is somebody else's.
+    async fn delete_owned(&self, owner: &str, node: &str, at: OffsetDateTime) -> Result<(), StoreError> {
+        let deleted = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .key("pk", text(node))
+            .key("sk", text(keys::NODE_ITEM))
+            .condition_expression("owner_jid = :owner AND created_at <= :at")
+            .expression_attribute_values(":owner", text(owner))
+            .expression_attribute_values(":at", number(micros(at)))
+            .send()
+            .await;
+        unless_stale("delete a node", deleted).map(drop)
     }
 }

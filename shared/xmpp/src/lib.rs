@@ -21,6 +21,14 @@ pub mod ns {
     pub const PUSH_SUMMARY: &str = "urn:xmpp:push:summary";
     /// Publish-Subscribe (XEP-0060).
     pub const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
+    /// What the owner of a node asks for (XEP-0060, section 8).
+    pub const PUBSUB_OWNER: &str = "http://jabber.org/protocol/pubsub#owner";
+    /// Errors of PubSub in detail (XEP-0060).
+    pub const PUBSUB_ERRORS: &str = "http://jabber.org/protocol/pubsub#errors";
+    /// FORM_TYPE of a node's configuration (XEP-0060, section 8.2).
+    pub const NODE_CONFIG: &str = "http://jabber.org/protocol/pubsub#node_config";
+    /// What an entity is and can do (XEP-0030).
+    pub const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
     /// Stanza errors (RFC 6120, section 8.3).
     pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
     /// Unique and stable stanza ids (XEP-0359).
@@ -57,7 +65,10 @@ pub use address::{InvalidJid, parse_jid};
 pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
 pub use form::{DataForm, FormError};
 pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
-pub use pubsub::PublishNotification;
+pub use pubsub::{
+    AccessModel, Affiliation, InvalidPubSub, NodeConfig, PubSubRequest, PublishModel, PublishNotification,
+    PublishedItem,
+};
 pub use push::{Disable, Enable, InvalidRequest, MAX_NODE_BYTES};
 pub use stanza::{
     Condition, ErrorType, Hint, InvalidStanza, Iq, IqType, Message, MessageType, Presence, PresenceType, StanzaError,

@@ -42,18 +42,37 @@ pub enum IqType {
 pub enum Condition {
     /// The request is wrong; error type `modify`.
     BadRequest,
+    /// There is something of this name already; error type `cancel`.
+    Conflict,
+    /// The device is known to be no more, as MongooseIM says it: `not-acceptable`; error type `cancel`.
+    DeviceNotRegistered,
+    /// There is no such feature; error type `cancel`.
+    FeatureNotImplemented,
+    /// The sender may not do this; error type `auth`.
+    Forbidden,
+    /// There is no such node; error type `cancel`.
+    ItemNotFound,
     /// No such request may be made; error type `cancel`.
     NotAllowed,
+    /// The publish options are not what the node demands (XEP-0060, section 7.1.5): `conflict`; error type `cancel`.
+    PreconditionNotMet,
     /// The request may be repeated later; error type `wait`.
     ResourceConstraint,
 }
 
 impl Condition {
-    fn parts(self) -> (&'static str, &'static str) {
+    /// The condition's name, the error's type, and what PubSub calls it in more detail.
+    fn parts(self) -> (&'static str, &'static str, Option<&'static str>) {
         match self {
-            Self::BadRequest => ("bad-request", "modify"),
-            Self::NotAllowed => ("not-allowed", "cancel"),
-            Self::ResourceConstraint => ("resource-constraint", "wait"),
+            Self::BadRequest => ("bad-request", "modify", None),
+            Self::Conflict => ("conflict", "cancel", None),
+            Self::DeviceNotRegistered => ("not-acceptable", "cancel", Some("device-not-registered")),
+            Self::FeatureNotImplemented => ("feature-not-implemented", "cancel", None),
+            Self::Forbidden => ("forbidden", "auth", None),
+            Self::ItemNotFound => ("item-not-found", "cancel", None),
+            Self::NotAllowed => ("not-allowed", "cancel", None),
+            Self::PreconditionNotMet => ("conflict", "cancel", Some("precondition-not-met")),
+            Self::ResourceConstraint => ("resource-constraint", "wait", None),
         }
     }
 }
@@ -112,6 +131,11 @@ impl Iq {
         self.element.attribute("from")
     }
 
+    /// Whom it is to, as it was written.
+    pub fn to(&self) -> Option<&str> {
+        self.element.attribute("to")
+    }
+
     /// The request itself: the only child, of which a request has exactly one.
     pub fn payload(&self) -> Option<&Element> {
         let mut children = self.element.children();
@@ -145,9 +169,14 @@ impl Iq {
         self.reply("result")
     }
 
+    /// The result that answers this request, with a payload.
+    pub fn result_with(&self, payload: Element) -> Element {
+        self.result().with_child(payload)
+    }
+
     /// The error that answers this request, with the request's payload in it.
     pub fn error(&self, condition: Condition, text: &str) -> Element {
-        let (name, error_type) = condition.parts();
+        let (name, error_type, detail) = condition.parts();
         let mut reply = self.reply("error");
         for payload in self.element.children() {
             reply = reply.with_child(payload.clone());
@@ -156,7 +185,10 @@ impl Iq {
             .with_attribute("type", error_type)
             .with_child(Element::new(name, ns::STANZA_ERRORS))
             .with_child(Element::new("text", ns::STANZA_ERRORS).with_text(text));
-        reply.with_child(error)
+        reply.with_child(match detail {
+            Some(detail) => error.with_child(Element::new(detail, ns::PUBSUB_ERRORS)),
+            None => error,
+        })
     }
 
     fn reply(&self, kind: &str) -> Element {

@@ -1,0 +1,261 @@
+//! The push node of an app server (XEP-0357, section 4): what the push modules of other servers publish to.
+
+mod publish;
+
+use std::collections::BTreeMap;
+
+use pushlark_delivery::VirtualHosts;
+use pushlark_http::{Access, Answer, Invocation, Media, Problem, Response, answer, read_text};
+use pushlark_plugin::PublishOptions;
+use pushlark_queue::Queue;
+use pushlark_store::{MAX_AFFILIATIONS, Node, NodeAddress, Store, StoreError, micros};
+use pushlark_telemetry::Causes;
+use pushlark_xmpp::{
+    AccessModel, Affiliation, BareJid, Condition, Element, Enable, InvalidPubSub, Iq, IqType, Jid, NodeConfig,
+    PubSubRequest, PublishModel, ns, parse_jid,
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// The function.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// Who may call.
+    pub access: Access,
+    /// Where nodes are kept.
+    pub store: Store,
+    /// Where notifications go.
+    pub queue: Queue,
+    /// The hosts whose nodes stand for devices.
+    pub virtual_hosts: VirtualHosts,
+}
+
+/// Why a request is not done, as it is answered.
+struct Refusal {
+    condition: Condition,
+    text: String,
+}
+
+/// Who asks for what: a request's addresses.
+struct Parties {
+    /// The sender, of whatever resource; servers and clients alike.
+    from: BareJid,
+    /// The PubSub service that is asked.
+    to: BareJid,
+}
+
+impl Function {
+    /// Answers one invocation, the POST of an IQ, by the IQ that answers it.
+    pub async fn handle(&self, invocation: Invocation) -> Answer {
+        answer(&self.access, invocation, async |request| {
+            let Media::Xml(media) = request.media else {
+                let supported = "application/xml, text/xml or application/xmpp+xml";
+                return Err(Problem::unsupported_media(&request.media, supported));
+            };
+            let element = Element::parse(read_text(&request.body)?).map_err(|e| Problem::bad_request(e.to_string()))?;
+            let iq = Iq::from_element(element).map_err(|error| Problem::bad_request(error.to_string()))?;
+            if matches!(iq.kind(), IqType::Result | IqType::Error) {
+                return Err(Problem::bad_request("an IQ of type result or error asks for nothing"));
+            }
+            let reply = match self.reply(&iq).await {
+                Ok(Some(payload)) => iq.result_with(payload),
+                Ok(None) => iq.result(),
+                Err(Refusal { condition, text }) => iq.error(condition, &text),
+            };
+            Ok(Response::xml(media, reply.to_string()))
+        })
+        .await
+    }
+
+    async fn reply(&self, iq: &Iq) -> Result<Option<Element>, Refusal> {
+        let parties = Parties::of(iq)?;
+        if iq.payload().is_some_and(|payload| payload.is("enable", ns::PUSH)) {
+            let enable = Enable::try_from(iq).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
+            return self.enable(&parties, enable).await.map(|()| None);
+        }
+        match PubSubRequest::try_from(iq)? {
+            PubSubRequest::DiscoInfo { node } => self.disco_info(&parties, node).await.map(Some),
+            PubSubRequest::Create { node, config } => self.create(&parties, node, config).await,
+            PubSubRequest::Configuration { node } => {
+                let node = self.owned(&parties, node).await?;
+                let (access_model, publish_model) = (Some(node.access_model), Some(node.publish_model));
+                let form = NodeConfig { access_model, publish_model }.to_form();
+                let configure = owner("configure").with_attribute("node", &node.address.node).with_child(form);
+                Ok(Some(owner("pubsub").with_child(configure)))
+            }
+            PubSubRequest::Configure { node, config } => {
+                let node = self.owned(&parties, node).await?;
+                done(self.store.configure_node(&node.address, config).await)
+            }
+            PubSubRequest::Affiliations { node } => {
+                let node = self.owned(&parties, node).await?;
+                let all = [(&node.owner, &Affiliation::Owner)].into_iter().chain(&node.affiliations);
+                let list = owner("affiliations").with_attribute("node", &node.address.node);
+                let list = all.fold(list, |list, (jid, affiliation)| {
+                    let affiliation = owner("affiliation").with_attribute("affiliation", affiliation.as_str());
+                    list.with_child(affiliation.with_attribute("jid", jid.as_str()))
+                });
+                Ok(Some(owner("pubsub").with_child(list)))
+            }
+            PubSubRequest::Affiliate { node, changes } => {
+                let node = self.owned(&parties, node).await?;
+                if node.affiliations.len() + changes.len() > MAX_AFFILIATIONS {
+                    let text = format!("a node has at most {MAX_AFFILIATIONS} affiliations");
+                    return Err(Refusal::new(Condition::NotAllowed, text));
+                }
+                done(self.store.affiliate(&node.address, &changes).await)
+            }
+            PubSubRequest::Delete { node } => {
+                let node = self.owned(&parties, node).await?;
+                self.store.delete_node(&node).await?;
+                tracing::info!(owner = %node.owner, jid = %node.address.jid, "node deleted");
+                Ok(None)
+            }
+            PubSubRequest::Publish { node, item, options } => {
+                let node = self.node(&parties, node).await?;
+                self.publish(&parties.from, iq.id(), node, item, options).await.map(Some)
+            }
+        }
+    }
+
+    async fn disco_info(&self, parties: &Parties, node: Option<String>) -> Result<Element, Refusal> {
+        let info = |name| Element::new(name, ns::DISCO_INFO);
+        let mut query = info("query");
+        if let Some(node) = node {
+            let node = self.node(parties, node).await?;
+            query = query.with_attribute("node", node.address.node);
+        }
+        let identity = info("identity").with_attribute("category", "pubsub").with_attribute("type", "push");
+        let features = [ns::DISCO_INFO, ns::PUBSUB, ns::PUSH];
+        let features = features.into_iter().map(|feature| info("feature").with_attribute("var", feature));
+        Ok(features.fold(query.with_child(identity), Element::with_child))
+    }
+
+    async fn create(
+        &self,
+        parties: &Parties,
+        name: Option<String>,
+        config: NodeConfig,
+    ) -> Result<Option<Element>, Refusal> {
+        let instant = name.is_none();
+        // What Pushlark names cannot be guessed.
+        let name = name.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
+        let node = parties.new_node(&self.virtual_hosts, name, config)?;
+        if !self.store.create_node(&node).await? {
+            return Err(Refusal::new(Condition::Conflict, "there is a node of this name"));
+        }
+        tracing::info!(owner = %node.owner, jid = %node.address.jid, "node created");
+        let pubsub = |name| Element::new(name, ns::PUBSUB);
+        let created = || pubsub("pubsub").with_child(pubsub("create").with_attribute("node", &node.address.node));
+        Ok(instant.then(created))
+    }
+
+    /// A client's `<enable/>` that is sent to the push service instead of the client's server: the node is for the form's
+    /// device from then on, and the client's server may publish to it.
+    async fn enable(&self, parties: &Parties, enable: Enable) -> Result<(), Refusal> {
+        let Enable { jid, node: name, form, .. } = enable;
+        if jid != parties.to {
+            return Err(Refusal::bad_request(format!("jid must be the service that is asked, {}", parties.to)));
+        }
+        let options = PublishOptions::new(form).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
+        options.check().map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
+        let device = publish::device(options)?;
+        let mut node = parties.new_node(&self.virtual_hosts, name, NodeConfig::default())?;
+        node.affiliations.insert(parties.from.domain().to_owned().into(), Affiliation::PublishOnly);
+        node.device = Some(device.clone());
+        if !self.store.replace_node(&node).await? {
+            return Err(Refusal::new(Condition::Conflict, "there is a node of this name"));
+        }
+        self.store.forget_device(&node.address, &device).await?;
+        tracing::info!(owner = %node.owner, jid = %node.address.jid, "node registered");
+        Ok(())
+    }
+
+    async fn node(&self, parties: &Parties, node: String) -> Result<Node, Refusal> {
+        let address = NodeAddress { jid: parties.to.clone(), node };
+        let node = self.store.node(&address).await?;
+        node.ok_or_else(|| Refusal::new(Condition::ItemNotFound, "there is no node of this name"))
+    }
+
+    /// A node, for its owner.
+    async fn owned(&self, parties: &Parties, node: String) -> Result<Node, Refusal> {
+        let node = self.node(parties, node).await?;
+        match node.affiliation(&parties.from) {
+            Some(Affiliation::Owner) => Ok(node),
+            _ => Err(Refusal::new(Condition::Forbidden, "only an owner of the node may do that")),
+        }
+    }
+}
+
+impl Parties {
+    fn of(iq: &Iq) -> Result<Self, Refusal> {
+        let jid = |name: &str, jid: Option<&str>| -> Result<BareJid, Refusal> {
+            let jid = jid.ok_or_else(|| Refusal::bad_request(format!("{name} is missing")))?;
+            let jid = parse_jid(jid).map_err(|error| Refusal::bad_request(format!("{name} is {error}")))?;
+            Ok(Jid::into_bare(jid))
+        };
+        Ok(Self { from: jid("from", iq.from())?, to: jid("to", iq.to())? })
+    }
+
+    /// A node for the sender, unless nothing publishes what comes to it.
+    fn new_node(&self, virtual_hosts: &VirtualHosts, node: String, config: NodeConfig) -> Result<Node, Refusal> {
+        if !virtual_hosts.has(&self.from, &self.to) {
+            let text = format!("{} is none of the VIRTUAL_PUBSUB_HOSTS for {}", self.to, self.from);
+            return Err(Refusal::new(Condition::NotAllowed, text));
+        }
+        Ok(Node {
+            address: NodeAddress { jid: self.to.clone(), node },
+            owner: self.from.clone(),
+            access_model: config.access_model.unwrap_or(AccessModel::Whitelist),
+            publish_model: config.publish_model.unwrap_or(PublishModel::Publishers),
+            affiliations: BTreeMap::new(),
+            device: None,
+            created_at: micros(OffsetDateTime::now_utc()),
+            devices: BTreeMap::new(),
+        })
+    }
+}
+
+impl Refusal {
+    fn new(condition: Condition, text: impl Into<String>) -> Self {
+        Self { condition, text: text.into() }
+    }
+
+    fn bad_request(text: impl Into<String>) -> Self {
+        Self::new(Condition::BadRequest, text)
+    }
+
+    /// A fault of ours: never one that ends a registration at the server that asked.
+    fn unavailable() -> Self {
+        Self::new(Condition::ResourceConstraint, "the service is not available at the moment, try again")
+    }
+}
+
+impl From<InvalidPubSub> for Refusal {
+    fn from(invalid: InvalidPubSub) -> Self {
+        let condition = match invalid {
+            InvalidPubSub::BadRequest(_) => Condition::BadRequest,
+            InvalidPubSub::Unsupported(_) => Condition::FeatureNotImplemented,
+        };
+        Self::new(condition, invalid.to_string())
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(error = %Causes(&error), "not answered");
+        Self::unavailable()
+    }
+}
+
+fn owner(name: &str) -> Element {
+    Element::new(name, ns::PUBSUB_OWNER)
+}
+
+/// The empty result of a change, unless the node was deleted meanwhile.
+fn done(changed: Result<bool, StoreError>) -> Result<Option<Element>, Refusal> {
+    match changed? {
+        true => Ok(None),
+        false => Err(Refusal::new(Condition::ItemNotFound, "there is no node of this name")),
+    }
+}

@@ -1,0 +1,105 @@
+//! A notification that another server published to a push node: a ready payload, of which no plugin is asked.
+
+use pushlark_delivery::Notification;
+use pushlark_plugin::{Disclosure, InvalidOptions, Payload, PublishOptions, PublishService};
+use pushlark_queue::NodeNotification;
+use pushlark_store::{Claimant, NodeAddress};
+use pushlark_telemetry::{Metric, count};
+use pushlark_xmpp::{BareJid, parse_jid};
+use time::OffsetDateTime;
+
+use crate::Worker;
+use crate::decision::LEAST_TIME_TO_LIVE;
+use crate::notify::Notified;
+use crate::publish::{Ended, Source, Tries};
+
+/// What a node's notification is for its device.
+#[derive(Debug)]
+pub struct Published {
+    /// The node's owner.
+    pub owner: BareJid,
+    address: NodeAddress,
+    is_suspected: bool,
+    /// The device, as if the owner had enabled it.
+    service: PublishService,
+    payload: Payload,
+}
+
+impl Published {
+    /// What `notification` tells, as far as the disclosure goes.
+    pub fn new(notification: NodeNotification, disclosure: &Disclosure) -> Result<Self, InvalidOptions> {
+        let NodeNotification { jid, node, owner, created_at, is_suspected, options, summary } = notification;
+        let address = NodeAddress { jid: jid.clone(), node: node.clone() };
+        let service = PublishService { jid, node, options: PublishOptions::new(options)?, created_at };
+        let payload = payload(summary, disclosure);
+        Ok(Self { owner, address, is_suspected, service, payload })
+    }
+
+    /// Whose message it tells of; without a sender, the service's own.
+    fn conversation(&self) -> BareJid {
+        let sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).and_then(|sender| parse_jid(sender).ok());
+        sender.map_or_else(|| self.address.jid.clone(), |sender| sender.to_bare())
+    }
+}
+
+impl Worker {
+    /// Claims and publishes.
+    pub(crate) async fn notify_device(
+        &self,
+        id: &str,
+        published: &Published,
+        at: OffsetDateTime,
+        uid: &str,
+        tries: Tries,
+    ) -> Notified {
+        let Published { owner: user, address, is_suspected, service, payload } = published;
+        let Some(publisher) = self.delivery.push_service(user, &service.jid) else {
+            count(Metric::Unroutable);
+            tracing::warn!(jid = %service.jid, "not notified: the node's service is none of the VIRTUAL_PUBSUB_HOSTS");
+            return Notified::default();
+        };
+        let time_to_live = service.options.time_to_live().ok().flatten().unwrap_or(self.time_to_live);
+        if OffsetDateTime::now_utc() - at > time_to_live.max(LEAST_TIME_TO_LIVE) {
+            count(Metric::Expired);
+            tracing::info!("not notified: it is older than its time to live");
+            return Notified::default();
+        }
+        match self.store.claim(Claimant { id, user, uid, counted: None }, &[service]).await {
+            Ok(held) if held == [true] => {}
+            Ok(_) => {
+                tracing::info!("not notified: it was published before");
+                return Notified::default();
+            }
+            Err(error) => return Notified::default().postponed(&error),
+        }
+        let conversation = published.conversation();
+        let (message_id, conversation, expires_at) = (id, &conversation, at + time_to_live);
+        let notification = Notification { message_id, user, conversation, service, payload, expires_at };
+        let source = Source::Node { address, is_suspected: *is_suspected };
+        match self.publish(&notification, source, publisher, tries).await {
+            Ok(ended) => {
+                if let Ended::Delivered = ended {
+                    tracing::info!(jid = %service.jid, "notified");
+                }
+                Notified { finished: vec![service.clone()], ..Notified::default() }
+            }
+            Err(retry) => Notified { retry: Some(retry), ..Notified::default() },
+        }
+    }
+}
+
+/// The summary, with a text, since an alert needs one.
+fn payload(summary: Vec<(String, String)>, disclosure: &Disclosure) -> Payload {
+    let mut payload = Payload::default();
+    for (name, value) in summary {
+        match name.as_str() {
+            Payload::LAST_MESSAGE_SENDER if !disclosure.sender => {}
+            Payload::LAST_MESSAGE_BODY if !disclosure.body => {}
+            _ => payload = payload.with(name, value),
+        }
+    }
+    match payload.get(Payload::LAST_MESSAGE_BODY) {
+        Some(_) => payload,
+        None => payload.with(Payload::LAST_MESSAGE_BODY, disclosure.placeholder.as_str()),
+    }
+}

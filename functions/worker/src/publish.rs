@@ -1,0 +1,161 @@
+//! One notification to one device, and what comes of it.
+
+use std::time::Duration;
+
+use pushlark_delivery::{Extent, Failure, Notification, Outcome, Publisher};
+use pushlark_store::{NodeAddress, Snapshot};
+use pushlark_telemetry::{Causes, Metric, count};
+use tokio::time::Instant;
+
+use crate::Worker;
+
+/// How often something is tried that fails for a reason that may never pass: about four minutes.
+const FEW_TRIES: u32 = 8;
+
+/// How often a message may be tried, and until when.
+#[derive(Debug, Clone, Copy)]
+pub struct Tries {
+    /// How often its record was received, this time included.
+    pub count: u32,
+    /// No publish begins later than this.
+    pub last_publish: Instant,
+}
+
+/// Where it is kept what becomes of a device.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'s> {
+    /// With the registration, of which the recipient's snapshot tells.
+    Registration(&'s Snapshot),
+    /// With a push node.
+    Node {
+        /// Where the node is.
+        address: &'s NodeAddress,
+        /// Whether the device was called gone by the last answer.
+        is_suspected: bool,
+    },
+}
+
+/// When to try again. Of several, the last to come is the greatest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Retry {
+    /// After a time that grows with the number of tries.
+    BackingOff,
+    /// After the time that a push service asked for.
+    After(Duration),
+}
+
+/// What came of a publish that is not to be repeated.
+pub enum Ended {
+    /// It was taken.
+    Delivered,
+    /// It never will be.
+    Undeliverable,
+}
+
+impl Worker {
+    /// Publishes to one device, and disables it if it is gone.
+    pub(crate) async fn publish(
+        &self,
+        notification: &Notification<'_>,
+        source: Source<'_>,
+        publisher: &Publisher,
+        tries: Tries,
+    ) -> Result<Ended, Retry> {
+        let outcome = {
+            // The semaphore is never closed.
+            let _permit = self.publishes.acquire().await.ok();
+            if Instant::now() >= tries.last_publish {
+                return Err(Retry::BackingOff);
+            }
+            publisher.publish(notification).await
+        };
+        let outcome = match outcome {
+            Outcome::Transient(Failure { reason, extent: Extent::Unknown, .. }) if tries.count >= FEW_TRIES => {
+                publisher.given_up(format!("{reason}, after {} tries", tries.count))
+            }
+            outcome => outcome,
+        };
+        let Notification { user, service, .. } = *notification;
+        let jid = &service.jid;
+        match outcome {
+            Outcome::Delivered => {
+                count(Metric::Delivered);
+                let cleared = match source {
+                    Source::Registration(snapshot) if snapshot.suspicions(service) > 0 => {
+                        self.store.clear_suspicions(user, service).await
+                    }
+                    Source::Node { address, is_suspected: true } => {
+                        self.store.forget_device(address, &service.options).await
+                    }
+                    Source::Registration(_) | Source::Node { .. } => Ok(()),
+                };
+                if let Err(error) = cleared {
+                    tracing::warn!(%jid, error = %Causes(&error), "the device is still suspected to be gone");
+                }
+                Ok(Ended::Delivered)
+            }
+            Outcome::Gone(reason) => {
+                count(Metric::Gone);
+                self.disable(notification, source, &reason).await
+            }
+            Outcome::Suspect(reason) => {
+                count(Metric::Suspect);
+                let Some(disable_after) = publisher.disable_after() else {
+                    tracing::warn!(%jid, reason, "not notified: the node stays");
+                    return Ok(Ended::Undeliverable);
+                };
+                let suspected = match source {
+                    Source::Registration(_) => self.store.suspect(user, service).await,
+                    Source::Node { address, .. } => self.store.suspect_device(address, &service.options).await,
+                };
+                let suspicions = match suspected {
+                    Ok(suspicions) => suspicions,
+                    Err(error) => {
+                        tracing::error!(%jid, error = %Causes(&error), "not noted that the device may be gone");
+                        return Ok(Ended::Undeliverable);
+                    }
+                };
+                tracing::warn!(%jid, reason, suspicions, "not notified: it may be gone");
+                if suspicions < disable_after {
+                    return Ok(Ended::Undeliverable);
+                }
+                self.disable(notification, source, &reason).await
+            }
+            Outcome::Refused(reason) => {
+                count(Metric::Refused);
+                tracing::error!(%jid, reason, "not notified: refused");
+                Ok(Ended::Undeliverable)
+            }
+            Outcome::Transient(Failure { reason, retry_after, .. }) => {
+                count(Metric::Transient);
+                tracing::warn!(%jid, reason, ?retry_after, "not notified yet");
+                Err(retry_after.map_or(Retry::BackingOff, Retry::After))
+            }
+        }
+    }
+
+    /// Disables the registration that a notification was for, unless it was enabled anew meanwhile; or lets the server that
+    /// publishes to a node know by the answer to its next publish.
+    async fn disable(&self, notification: &Notification<'_>, source: Source<'_>, reason: &str) -> Result<Ended, Retry> {
+        let Notification { user, service, .. } = *notification;
+        let (jid, enabled_at) = (&service.jid, service.created_at);
+        let disabled = match source {
+            Source::Registration(snapshot) => self.store.unregister_version(user, snapshot, service).await,
+            Source::Node { address, .. } => self.store.device_gone(address, &service.options).await.map(|()| true),
+        };
+        match disabled {
+            Ok(true) => {
+                tracing::warn!(%jid, enabled_at, reason, "disabled");
+                Ok(Ended::Undeliverable)
+            }
+            Ok(false) => {
+                tracing::info!(%jid, enabled_at, reason, "not disabled: it was enabled anew");
+                Ok(Ended::Undeliverable)
+            }
+            Err(error) => {
+                tracing::error!(%jid, error = %Causes(&error), "not disabled");
+                Err(Retry::BackingOff)
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Push nodes: what other servers publish notifications to (XEP-0357, section 4), and what is known of their devices.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use pushlark_plugin::PublishOptions;
+use pushlark_xmpp::{AccessModel, Affiliation, BareJid, NodeConfig, PublishModel};
+
+use crate::item::{self, Item, number, text};
+use crate::{Store, StoreError, expiry, keys, unless_stale};
+
+/// How long it is remembered what a push service says of a device: as long as a server may go on publishing to it.
+const DEVICE_LIFETIME: Duration = Duration::from_hours(60 * 24);
+
+/// The most affiliations that a node has.
+pub const MAX_AFFILIATIONS: usize = 100;
+
+/// Where a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// The PubSub service.
+    pub jid: BareJid,
+    /// The node's name.
+    pub node: String,
+}
+
+/// A push node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Where it is.
+    pub address: NodeAddress,
+    /// Who created it.
+    pub owner: BareJid,
+    /// Who may subscribe, …
+    pub access_model: AccessModel,
+    /// … and who may publish.
+    pub publish_model: PublishModel,
+    /// Who else may do what.
+    pub affiliations: BTreeMap<BareJid, Affiliation>,
+    /// The device that its notifications are for, where the node knows it.
+    pub device: Option<PublishOptions>,
+    /// When it was created, in microseconds since 1970.
+    pub created_at: u64,
+    /// What push services said of its devices, by their digests.
+    pub devices: BTreeMap<String, Device>,
+}
+
+/// What push services said of a device; one of which nothing bad is known is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// It may be gone.
+    Suspected,
+    /// It is.
+    Gone,
+}
+
+impl Node {
+    /// What an entity may do with it.
+    pub fn affiliation(&self, jid: &BareJid) -> Option<Affiliation> {
+        if *jid == self.owner { Some(Affiliation::Owner) } else { self.affiliations.get(jid).copied() }
+    }
+
+    /// Whether a device is known to be gone.
+    pub fn is_gone(&self, device: &PublishOptions) -> bool {
+        self.device(device) == Some(Device::Gone)
+    }
+
+    /// Whether a device was called gone by the last answer, which may be wrong.
+    pub fn is_suspected(&self, device: &PublishOptions) -> bool {
+        self.device(device) == Some(Device::Suspected)
+    }
+
+    fn device(&self, device: &PublishOptions) -> Option<Device> {
+        self.devices.get(&keys::device_digest(device)).copied()
+    }
+}
+
+impl Store {
+    /// A node, in one consistent query.
+    pub async fn node(&self, address: &NodeAddress) -> Result<Option<Node>, StoreError> {
+        let items = self
+            .query()
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", text(keys::node(address)))
+            .send()
+            .await
+            .map_err(StoreError::during("read a node"))?
+            .items
+            .unwrap_or_default();
+        let mut node = None;
+        let mut devices = BTreeMap::new();
+        for item in items {
+            match item::text_of(&item, "sk") {
+                Some(keys::NODE_ITEM) => node = read(address, &item),
+                Some(sk) => {
+                    let device = if item.contains_key("gone_at") { Device::Gone } else { Device::Suspected };
+                    devices.extend(sk.strip_prefix(keys::DEVICE).map(|digest| (digest.to_owned(), device)));
+                }
+                None => {}
+            }
+        }
+        Ok(node.map(|node| Node { devices, ..node }))
+    }
+
+    /// Stores a new node; answers whether there was none of its name.
+    pub async fn create_node(&self, node: &Node) -> Result<bool, StoreError> {
+        self.put_node(node, "attribute_not_exists(pk)", None).await
+    }
+
+    /// Stores a node, in place of one of the same name and owner; answers whether nobody else has it.
+    pub async fn replace_node(&self, node: &Node) -> Result<bool, StoreError> {
+        let owner = HashMap::from([(":owner".into(), text(&node.owner))]);
+        self.put_node(node, "attribute_not_exists(pk) OR owner_jid = :owner", Some(owner)).await
+    }
+
+    async fn put_node(&self, node: &Node, condition: &str, owner: Option<Item>) -> Result<bool, StoreError> {
+        let key = keys::node(&node.address);
+        // The owner's reference goes first: until there is a node of the owner's, it refers to nothing.
+        let reference = HashMap::from([
+            ("pk".into(), text(&node.owner)),
+            ("sk".into(), text(&key)),
+            ("created_at".into(), number(node.created_at)),
+            ("domain_shard".into(), text(keys::domain_shard(&node.owner))),
+        ]);
+        let put = self.client.put_item().table_name(&self.table).set_item(Some(reference));
+        put.send().await.map_err(StoreError::during("store a node"))?;
+        let put = self.client.put_item().table_name(&self.table).set_item(Some(write(node)));
+        let put = put.condition_expression(condition).set_expression_attribute_values(owner);
+        unless_stale("store a node", put.send().await)
+    }
+
+    /// Changes a node's configuration; answers whether there is such a node.
+    pub async fn configure_node(&self, address: &NodeAddress, config: NodeConfig) -> Result<bool, StoreError> {
+        let models = [
+            ("access_model", config.access_model.map(AccessModel::as_str)),
+            ("publish_model", config.publish_model.map(PublishModel::as_str)),
+        ];
+        let given: Vec<_> = models.into_iter().filter_map(|(name, model)| Some((name, model?))).collect();
+        if given.is_empty() {
+            return Ok(true);
+        }
+        let sets: Vec<String> = given.iter().map(|(name, _)| format!("{name} = :{name}")).collect();
+        let mut update = self
+            .update(keys::node(address), keys::NODE_ITEM)
+            .update_expression(format!("SET {}", sets.join(", ")))
+            .condition_expression("attribute_exists(pk)");
+        for (name, model) in given {
+            update = update.expression_attribute_values(format!(":{name}"), text(model));
+        }
+        unless_stale("configure a node", update.send().await)
+    }
+
+    /// Changes affiliations of a node, those of its creator excepted; answers whether there is such a node.
+    pub async fn affiliate(
+        &self,
+        address: &NodeAddress,
+        changes: &[(BareJid, Option<Affiliation>)],
+    ) -> Result<bool, StoreError> {
+        let changes: BTreeMap<_, _> = changes.iter().cloned().collect();
+        let (mut sets, mut removes) = (Vec::new(), Vec::new());
+        let mut update = self.update(keys::node(address), keys::NODE_ITEM).condition_expression("attribute_exists(pk)");
+        for (index, (jid, affiliation)) in changes.into_iter().enumerate() {
+            update = update.expression_attribute_names(format!("#j{index}"), jid.to_string());
+            match affiliation {
+                Some(affiliation) => {
+                    sets.push(format!("affiliations.#j{index} = :a{index}"));
+                    update = update.expression_attribute_values(format!(":a{index}"), text(affiliation.as_str()));
+                }
+                None => removes.push(format!("affiliations.#j{index}")),
+            }
+        }
+        let clause = |name: &str, parts: Vec<String>| match parts.is_empty() {
+            true => String::new(),
+            false => format!("{name} {} ", parts.join(", ")),
+        };
+        let expression = clause("SET", sets) + &clause("REMOVE", removes);
+        if expression.is_empty() {
+            return Ok(true);
+        }
+        unless_stale("affiliate somebody with a node", update.update_expression(expression).send().await)
+    }
+
+    /// Deletes a node, and the owner's reference to it.
+    pub async fn delete_node(&self, node: &Node) -> Result<(), StoreError> {
+        let key = keys::node(&node.address);
+        let devices = node.devices.keys().map(|digest| (key.clone(), keys::device(digest)));
+        let items = [(key.clone(), keys::NODE_ITEM.to_owned()), (node.owner.to_string(), key.clone())];
+        for (pk, sk) in items.into_iter().chain(devices) {
+            let delete = self.client.delete_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
+            delete.send().await.map_err(StoreError::during("delete a node"))?;
+        }
+        Ok(())
+    }
+
+    /// Counts one more answer that calls a node's device gone; answers how many there were in a row.
+    pub async fn suspect_device(&self, address: &NodeAddress, device: &PublishOptions) -> Result<u32, StoreError> {
+        let counted = self
+            .update(keys::node(address), &keys::device(&keys::device_digest(device)))
+            .update_expression("ADD suspicions :one SET expires_at = :expires_at")
+            .expression_attribute_values(":one", number(1))
+            .expression_attribute_values(":expires_at", number(expiry(DEVICE_LIFETIME)))
+            .return_values(ReturnValue::UpdatedNew)
+            .send()
+            .await
+            .map_err(StoreError::during("suspect a device"))?;
+        let suspicions = counted.attributes.and_then(|item| item::number_of(&item, "suspicions"));
+        Ok(suspicions.and_then(|suspicions| suspicions.try_into().ok()).unwrap_or(0))
+    }
+
+    /// Notes that a node's device is gone.
+    pub async fn device_gone(&self, address: &NodeAddress, device: &PublishOptions) -> Result<(), StoreError> {
+        self.update(keys::node(address), &keys::device(&keys::device_digest(device)))
+            .update_expression("SET gone_at = :now, expires_at = :expires_at")
+            .expression_attribute_values(":now", number(crate::seconds_now()))
+            .expression_attribute_values(":expires_at", number(expiry(DEVICE_LIFETIME)))
+            .send()
+            .await
+            .map_err(StoreError::during("note that a device is gone"))?;
+        Ok(())
+    }
+
+    /// Forgets what push services said of a node's device.
+    pub async fn forget_device(&self, address: &NodeAddress, device: &PublishOptions) -> Result<(), StoreError> {
+        self.client
+            .delete_item()
+            .table_name(&self.table)
+            .key("pk", text(keys::node(address)))
+            .key("sk", text(keys::device(&keys::device_digest(device))))
+            .send()
+            .await
+            .map_err(StoreError::during("forget a device"))?;
+        Ok(())
+    }
+}
+
+fn write(node: &Node) -> Item {
+    let affiliations = node.affiliations.iter();
+    let affiliations = affiliations.map(|(jid, affiliation)| (jid.to_string(), text(affiliation.as_str()))).collect();
+    let mut item = HashMap::from([
+        ("pk".into(), text(keys::node(&node.address))),
+        ("sk".into(), text(keys::NODE_ITEM)),
+        ("owner_jid".into(), text(&node.owner)),
+        ("access_model".into(), text(node.access_model.as_str())),
+        ("publish_model".into(), text(node.publish_model.as_str())),
+        ("affiliations".into(), AttributeValue::M(affiliations)),
+        ("created_at".into(), number(node.created_at)),
+    ]);
+    if let Some(device) = &node.device {
+        item.insert("form".into(), item::form(device));
+    }
+    item
+}
+
+fn read(address: &NodeAddress, item: &Item) -> Option<Node> {
+    let affiliations = item.get("affiliations")?.as_m().ok()?.iter();
+    let affiliations = affiliations
+        .filter_map(|(jid, affiliation)| Some((BareJid::new(jid).ok()?, Affiliation::of(affiliation.as_s().ok()?)?)));
+    Some(Node {
+        address: address.clone(),
+        owner: BareJid::new(item::text_of(item, "owner_jid")?).ok()?,
+        access_model: AccessModel::of(item::text_of(item, "access_model")?)?,
+        publish_model: PublishModel::of(item::text_of(item, "publish_model")?)?,
+        affiliations: affiliations.collect(),
+        device: match item.contains_key("form") {
+            true => Some(item::read_form(item)?),
+            false => None,
+        },
+        created_at: item::number_of(item, "created_at")?,
+        devices: BTreeMap::new(),
+    })
+}
