@@ -5,7 +5,7 @@ mod publish;
 use std::collections::BTreeMap;
 
 use pushlark_delivery::VirtualHosts;
-use pushlark_http::{Access, Answer, Invocation, Media, Problem, Response, answer, read_text};
+use pushlark_http::{Access, Answer, Invocation, Media, Problem, Response, answer, read_json, read_text};
 use pushlark_plugin::PublishOptions;
 use pushlark_queue::Queue;
 use pushlark_store::{MAX_AFFILIATIONS, Node, NodeAddress, Store, StoreError, micros};
@@ -14,6 +14,7 @@ use pushlark_xmpp::{
     AccessModel, Affiliation, BareJid, Condition, Element, Enable, InvalidPubSub, Iq, IqType, Jid, NodeConfig,
     PubSubRequest, PublishModel, ns, parse_jid,
 };
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -45,26 +46,39 @@ struct Parties {
 }
 
 impl Function {
-    /// Answers one invocation, the POST of an IQ, by the IQ that answers it.
+    /// Answers one invocation, an IQ or `{"stanza": "<iq …/>"}`, by the IQ that answers it, in kind.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
-        answer(&self.access, invocation, async |request| {
-            let Media::Xml(media) = request.media else {
-                let supported = "application/xml, text/xml or application/xmpp+xml";
-                return Err(Problem::unsupported_media(&request.media, supported));
-            };
-            let element = Element::parse(read_text(&request.body)?).map_err(|e| Problem::bad_request(e.to_string()))?;
-            let iq = Iq::from_element(element).map_err(|error| Problem::bad_request(error.to_string()))?;
-            if matches!(iq.kind(), IqType::Result | IqType::Error) {
-                return Err(Problem::bad_request("an IQ of type result or error asks for nothing"));
+        #[derive(Serialize, Deserialize)]
+        struct Stanza {
+            stanza: String,
+        }
+
+        answer(&self.access, invocation, async |request| match request.media {
+            Media::Xml(media) => Ok(Response::xml(media, self.answer(read_text(&request.body)?).await?)),
+            Media::Json => {
+                let Stanza { stanza } = read_json(&request.body).map_err(Problem::bad_request)?;
+                Response::json(200, &Stanza { stanza: self.answer(&stanza).await? })
             }
-            let reply = match self.reply(&iq).await {
-                Ok(Some(payload)) => iq.result_with(payload),
-                Ok(None) => iq.result(),
-                Err(Refusal { condition, text }) => iq.error(condition, &text),
-            };
-            Ok(Response::xml(media, reply.to_string()))
+            other => {
+                let supported = "application/json, application/xml, text/xml or application/xmpp+xml";
+                Err(Problem::unsupported_media(&other, supported))
+            }
         })
         .await
+    }
+
+    async fn answer(&self, stanza: &str) -> Result<String, Problem> {
+        let element = Element::parse(stanza).map_err(|error| Problem::bad_request(error.to_string()))?;
+        let iq = Iq::from_element(element).map_err(|error| Problem::bad_request(error.to_string()))?;
+        if matches!(iq.kind(), IqType::Result | IqType::Error) {
+            return Err(Problem::bad_request("an IQ of type result or error asks for nothing"));
+        }
+        let reply = match self.reply(&iq).await {
+            Ok(Some(payload)) => iq.result_with(payload),
+            Ok(None) => iq.result(),
+            Err(Refusal { condition, text }) => iq.error(condition, &text),
+        };
+        Ok(reply.to_string())
     }
 
     async fn reply(&self, iq: &Iq) -> Result<Option<Element>, Refusal> {

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, Parser)]
 #[command(name = "local")]
 struct Arguments {
-    /// The port of /enable, /disable, /events, /explain and /sink.
+    /// The port of /enable, /disable, /events, /pubsub, /explain and /sink.
     #[arg(long, default_value_t = 8080)]
     port: u16,
     /// Keeps registrations and events in memory alone.
@@ -71,7 +71,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 fn introduce(stack: &Stack, data: Option<&Path>) -> anyhow::Result<()> {
     let Stack { url, dynamodb_url, sqs_url, .. } = stack;
     println!(
-        "Pushlark is at {url}/enable, /disable, /events and /explain; its DynamoDB at {dynamodb_url}, its SQS at {sqs_url}."
+        "Pushlark is at {url}/enable, /disable, /events, /pubsub and /explain; its DynamoDB at {dynamodb_url}, its SQS at {sqs_url}."
     );
     if let Some(folder) = data {
         let file = folder.join("lambda.env");

@@ -1,6 +1,7 @@
 //! Real PubSub services, by the chat server's HTTP: a publish IQ is posted as Prosody's `mod_rest` takes it, and the answer
 //! is the IQ that answers it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -10,6 +11,7 @@ use pushlark_plugin::xmpp::{
 use pushlark_settings::{Environment, Secret, SettingError};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode, Url};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::VirtualHosts;
@@ -18,10 +20,15 @@ use crate::http_client::{HttpClient, Kind, failure, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
 
+/// How often the tokens are read again at most, however many answers say that they are wrong.
+const REREAD_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The way to PubSub services.
 pub struct PubSub {
     http: HttpClient,
     servers: Vec<Server>,
+    tokens: Option<Secret>,
+    kept_tokens: Fetched<Tokens, Failure>,
     /// PubSub services that take no publish options.
     without_options: VirtualHosts,
 }
@@ -31,8 +38,13 @@ struct Server {
     /// The domain whose stanzas it sends; `None` for those of all others.
     domain: Option<DomainPart>,
     url: Url,
-    token: Option<Secret>,
-    kept_token: Fetched<Option<String>, Failure>,
+}
+
+/// The tokens as they were read: one for all servers, or by their domains.
+#[derive(Debug, Clone)]
+struct Tokens {
+    text: Arc<str>,
+    read_at: Instant,
 }
 
 impl PubSub {
@@ -43,19 +55,18 @@ impl PubSub {
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
         let Some(urls) = environment.text("PUBSUB_URL") else { return Ok(None) };
-        let tokens = by_domain(environment.text("PUBSUB_TOKEN").unwrap_or_default());
         let mut servers = Vec::new();
         for (domain, url) in by_domain(urls) {
             let url = Url::parse(url).map_err(|reason| SettingError::invalid("PUBSUB_URL", reason))?;
             if !matches!(url.scheme(), "http" | "https") {
                 return Err(SettingError::invalid("PUBSUB_URL", "it must begin with https:// or http://"));
             }
-            let token = tokens.iter().find(|(of, _)| *of == domain).or_else(|| tokens.iter().find(|t| t.0.is_none()));
-            let token = token.map(|(_, token)| Secret::new(token, aws));
-            servers.push(Server { domain, url, token, kept_token: Fetched::default() });
+            servers.push(Server { domain, url });
         }
         let without_options = environment.get("PUBSUB_WITHOUT_OPTIONS")?.unwrap_or_default();
-        Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), servers, without_options }))
+        let tokens = environment.text("PUBSUB_TOKEN").map(|setting| Secret::new(setting, aws));
+        let (http, kept_tokens) = (HttpClient::new(Kind::Any, timeout), Fetched::default());
+        Ok(Some(Self { http, servers, tokens, kept_tokens, without_options }))
     }
 
     /// Whether there is a way for a user's server.
@@ -79,17 +90,16 @@ impl PubSub {
         let id = Uuid::now_v7().to_string();
         let (from, to, node) = (user.domain(), &service.jid, service.node.as_str());
         let iq = PublishNotification { id: &id, from, to, node, options }.to_iq(payload.fields()).to_string();
-        let mut token = match server.token().await {
-            Ok(token) => token,
+        let tokens = match self.tokens().await {
+            Ok(tokens) => tokens,
             Err(failure) => return failure.into(),
         };
-        let mut answer = self.post(server, token.as_deref(), &iq).await;
+        let mut answer = self.post(server, &tokens, &iq).await;
         if let Ok(response) = &answer
             && matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-            && let Some(newer) = server.newer_token(token.as_deref()).await
+            && let Some(newer) = self.newer_tokens(&tokens).await
         {
-            token = Some(newer);
-            answer = self.post(server, token.as_deref(), &iq).await;
+            answer = self.post(server, &newer, &iq).await;
         }
         match answer {
             Ok(response) => outcome(response, &id).await,
@@ -102,23 +112,42 @@ impl PubSub {
     /// Opens the connections to the chat servers, whatever they answer.
     pub async fn warm_up(&self) -> Result<(), Failure> {
         self.http.prepare().await;
+        self.tokens().await?;
         for server in &self.servers {
-            server.token().await?;
             self.http.send(|client| client.head(server.url.clone())).await.map_err(unanswered)?;
         }
         Ok(())
     }
 
-    async fn post(&self, server: &Server, token: Option<&str>, iq: &str) -> Result<Response, reqwest::Error> {
+    async fn post(&self, server: &Server, tokens: &Tokens, iq: &str) -> Result<Response, reqwest::Error> {
         let request = |client: &reqwest::Client| {
             let request = client.post(server.url.clone()).header(CONTENT_TYPE, "application/xmpp+xml");
-            let request = match token {
+            let request = match tokens.of(server) {
                 Some(token) => request.bearer_auth(token),
                 None => request,
             };
             request.body(iq.to_owned())
         };
         self.http.send(request).await
+    }
+
+    async fn tokens(&self) -> Result<Tokens, Failure> {
+        self.kept_tokens.get(|_| true, async || self.read_tokens().await).await
+    }
+
+    async fn read_tokens(&self) -> Result<Tokens, Failure> {
+        let text = match &self.tokens {
+            Some(tokens) => tokens.read().await?,
+            None => String::new(),
+        };
+        Ok(Tokens { text: text.into(), read_at: Instant::now() })
+    }
+
+    /// The tokens as they are now, if they are not those that were refused.
+    async fn newer_tokens(&self, refused: &Tokens) -> Option<Tokens> {
+        let is_good = |kept: &Tokens| kept.text != refused.text || kept.read_at.elapsed() < REREAD_INTERVAL;
+        let current = self.kept_tokens.get(is_good, async || self.read_tokens().await).await.ok()?;
+        (current.text != refused.text).then_some(current)
     }
 
     fn server(&self, user: &BareJid) -> Option<&Server> {
@@ -132,22 +161,14 @@ impl Server {
     fn name(&self) -> String {
         format!("{}{}", self.url.origin().ascii_serialization(), self.url.path())
     }
+}
 
-    async fn token(&self) -> Result<Option<String>, Failure> {
-        self.kept_token.get(|_| true, async || self.read_token().await).await
-    }
-
-    async fn read_token(&self) -> Result<Option<String>, Failure> {
-        match &self.token {
-            Some(token) => Ok(Some(token.read().await?.trim().to_owned())),
-            None => Ok(None),
-        }
-    }
-
-    /// The token as it is now, if it is not the one that was refused.
-    async fn newer_token(&self, refused: Option<&str>) -> Option<String> {
-        let current = self.kept_token.get(|kept| kept.as_deref() != refused, async || self.read_token().await).await;
-        current.ok().flatten().filter(|token| Some(token.as_str()) != refused)
+impl Tokens {
+    /// The token for a server; one that no domain stands before is for all others.
+    fn of(&self, server: &Server) -> Option<&str> {
+        let tokens = by_domain(&self.text);
+        let own = tokens.iter().find(|(domain, _)| *domain == server.domain);
+        own.or_else(|| tokens.iter().find(|(domain, _)| domain.is_none())).map(|(_, token)| *token)
     }
 }
 

@@ -6,11 +6,13 @@
 mod apns;
 mod fcm;
 mod receiver;
+mod rest;
 mod web_push;
 
 pub use apns::{APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, problem as apns_problem};
 pub use fcm::{Fcm, GOOGLE_CLIENT, GOOGLE_KEY, GOOGLE_NEW_KEY, GOOGLE_PROJECT, fcm_error};
 pub use receiver::Receiver;
+pub use rest::Rest;
 pub use web_push::{Subscriber, WebPush};
 
 use std::collections::{HashMap, VecDeque};
@@ -98,6 +100,11 @@ impl Answer {
     /// An answer of JSON.
     pub fn json(status: u16, body: &Value) -> Self {
         Self { status, headers: Vec::new(), body: body.to_string() }
+    }
+
+    /// An answer of any text.
+    pub fn text(status: u16, body: &str) -> Self {
+        Self { status, headers: Vec::new(), body: body.into() }
     }
 
     /// With a header.

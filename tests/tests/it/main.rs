@@ -15,6 +15,8 @@ mod extensions;
 mod judged;
 mod mongooseim;
 mod outcomes;
+mod push_node;
+mod real_pubsub;
 mod removal;
 mod resilience;
 mod sessions;

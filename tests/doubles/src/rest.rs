@@ -1,0 +1,85 @@
+//! A chat server that takes stanzas by HTTP, as Prosody's `mod_rest` does.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Bytes;
+use pushlark_xmpp::{Element, ns};
+
+use crate::{Answer, Double, Request};
+
+/// The double; a device is the node that an IQ publishes to.
+#[derive(Clone)]
+pub struct Rest {
+    double: Double,
+    errors: Arc<Mutex<Errors>>,
+}
+
+/// Of each node that errs: the error's type and condition.
+type Errors = HashMap<String, (String, String)>;
+
+impl Deref for Rest {
+    type Target = Double;
+
+    fn deref(&self) -> &Double {
+        &self.double
+    }
+}
+
+impl Rest {
+    /// Listens, for whoever knows the token.
+    pub async fn start(token: &'static str) -> Self {
+        let errors: Arc<Mutex<Errors>> = Arc::default();
+        let of_nodes = Arc::clone(&errors);
+        let double = Double::start(1_000, move |_, request| check(token, &of_nodes.lock().unwrap(), request)).await;
+        Self { double, errors }
+    }
+
+    /// Answers publishes to a node by an error from then on.
+    pub fn node_errs(&self, node: &str, error_type: &str, condition: &str) {
+        self.errors.lock().unwrap().insert(node.into(), (error_type.into(), condition.into()));
+    }
+
+    /// Takes publishes to a node again.
+    pub fn node_recovers(&self, node: &str) {
+        self.errors.lock().unwrap().remove(node);
+    }
+
+    /// The publish IQs for a node, whatever they were answered.
+    pub fn published(&self, node: &str) -> Vec<Element> {
+        let requests = self.requests().into_iter().filter(|request| request.device == node);
+        requests.map(|request| parse(&request.body).unwrap()).collect()
+    }
+}
+
+fn check(token: &str, errors: &Errors, request: &Request) -> (String, Answer) {
+    let refused = |status| (String::new(), Answer::text(status, ""));
+    match request.header("authorization") {
+        "" => return refused(401),
+        given if given != format!("Bearer {token}") => return refused(403),
+        _ => {}
+    }
+    if request.header("content-type") != "application/xmpp+xml" {
+        return refused(415);
+    }
+    let Some(iq) = parse(&request.body) else { return refused(400) };
+    if !iq.namespace().is_empty() || iq.children().count() != 1 || request.path != "/rest" {
+        return refused(422);
+    }
+    let [id, from, to] = ["id", "from", "to"].map(|name| iq.attribute(name).unwrap().to_owned());
+    let pubsub = iq.child("pubsub", ns::PUBSUB).unwrap();
+    let node = pubsub.child("publish", ns::PUBSUB).unwrap().attribute("node").unwrap().to_owned();
+    let reply = match errors.get(&node) {
+        None => format!("<iq id='{id}' type='result' to='{from}' from='{to}'/>"),
+        Some((kind, condition)) => format!(
+            "<iq id='{id}' type='error' to='{from}' from='{to}'><error type='{kind}'>\
+             <{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>"
+        ),
+    };
+    (node, Answer::text(200, &reply).with("content-type", "application/xmpp+xml"))
+}
+
+fn parse(body: &Bytes) -> Option<Element> {
+    Element::parse(std::str::from_utf8(body).ok()?).ok()
+}

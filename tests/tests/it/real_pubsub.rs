@@ -1,0 +1,237 @@
+//! Registrations at real PubSub services: what is published to them, and what becomes of the node.
+
+use doubles::{Answer, Rest};
+use local::Options;
+use local::sqs::Clock;
+use pushlark_settings::Environment;
+use pushlark_xmpp::{BareJid, Element, ns};
+use serde_json::json;
+use tests::{Pushlark, eventually};
+
+const BOB: &str = "bob@example.com";
+const HOST: &str = "pubsub.example.org";
+const TOKEN: &str = "dG9rZW4=";
+
+async fn stack(rest: &Rest, settings: &[(&str, &str)]) -> Pushlark {
+    let url = format!("{}/rest", rest.url);
+    let own = [("PUBSUB_URL", url.as_str()), ("PUBSUB_TOKEN", TOKEN)];
+    let environment = Environment::from_iter(own.into_iter().chain(settings.iter().copied()));
+    Pushlark::with(Options { environment, clock: Clock::scaled(100), ..Options::default() }).await
+}
+
+async fn enable(pushlark: &Pushlark, node: &str, form: serde_json::Value) {
+    let reply = pushlark.json("/enable", json!({"user": BOB, "jid": HOST, "node": node, "form": form})).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+}
+
+async fn published(rest: &Rest, node: &str, times: usize) -> Vec<Element> {
+    eventually(&format!("{times} publishes to {node}"), async || {
+        Some(rest.published(node)).filter(|published| published.len() >= times)
+    })
+    .await
+}
+
+async fn nodes(pushlark: &Pushlark) -> Vec<String> {
+    let snapshot = pushlark.store().snapshot(&BareJid::new(BOB).unwrap()).await.unwrap();
+    snapshot.services.into_iter().map(|service| service.node).collect()
+}
+
+#[tokio::test]
+async fn the_publish_iq_is_mongooseims() {
+    let rest = Rest::start(TOKEN).await;
+    let pushlark = stack(&rest, &[]).await;
+    enable(&pushlark, "phone", json!({"device_id": "sometoken", "service": "apns"})).await;
+    enable(&pushlark, "bare", json!({})).await;
+    pushlark.message(BOB, "OH, HAI! <&>").await;
+    let iq = &published(&rest, "phone", 1).await[0];
+    let id = iq.attribute("id").unwrap();
+    let form = |form_type: &str, fields: &str| {
+        format!(
+            "<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE' type='hidden'>\
+             <value>{form_type}</value></field>{fields}</x>"
+        )
+    };
+    let fields = |fields: &[(&str, &str)]| -> String {
+        fields.iter().map(|(name, value)| format!("<field var='{name}'><value>{value}</value></field>")).collect()
+    };
+    let summary = [
+        ("message-count", "1"),
+        ("last-message-sender", "alice@example.com"),
+        ("last-message-body", "OH, HAI! &lt;&amp;>"),
+    ];
+    let expected = format!(
+        "<iq type='set' id='{id}' from='example.com' to='{HOST}'>\
+         <pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='phone'><item>\
+         <notification xmlns='urn:xmpp:push:0'>{}</notification></item></publish>\
+         <publish-options>{}</publish-options></pubsub></iq>",
+        form("urn:xmpp:push:summary", &fields(&summary)),
+        form(ns::PUBLISH_OPTIONS, &fields(&[("device_id", "sometoken"), ("service", "apns")])),
+    );
+    assert_eq!(*iq, Element::parse(&expected).unwrap());
+    let bare = &published(&rest, "bare", 1).await[0];
+    assert!(bare.child("pubsub", ns::PUBSUB).unwrap().child("publish-options", ns::PUBSUB).is_none());
+    assert_ne!(bare.attribute("id"), Some(id));
+}
+
+#[tokio::test]
+async fn what_xml_has_no_character_for_is_left_out() {
+    let rest = Rest::start(TOKEN).await;
+    let pushlark = stack(&rest, &[("BODY_PLACEHOLDER", "a\u{1}b"), ("INCLUDE_BODY", "off")]).await;
+    enable(&pushlark, "phone", json!({})).await;
+    pushlark.message(BOB, "Hi").await;
+    assert!(published(&rest, "phone", 1).await[0].to_string().contains("<value>ab</value>"));
+}
+
+#[tokio::test]
+async fn an_error_of_type_cancel_disables_the_node_and_no_other_does() {
+    let rest = Rest::start(TOKEN).await;
+    let pushlark = stack(&rest, &[]).await;
+    for (kind, condition) in [
+        ("cancel", "item-not-found"),
+        ("auth", "forbidden"),
+        ("modify", "bad-request"),
+        ("continue", "undefined-condition"),
+    ] {
+        enable(&pushlark, kind, json!({})).await;
+        rest.node_errs(kind, kind, condition);
+    }
+    for text in ["1", "2"] {
+        pushlark.message(BOB, text).await;
+        pushlark.settled().await;
+    }
+    assert_eq!(nodes(&pushlark).await, ["auth", "continue", "modify"]);
+    assert_eq!(rest.published("cancel").len(), 1);
+    for kind in ["auth", "continue", "modify"] {
+        assert_eq!(rest.published(kind).len(), 2, "{kind}: not repeated");
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_type_wait_is_repeated_a_bounded_number_of_times() {
+    let rest = Rest::start(TOKEN).await;
+    let pushlark = stack(&rest, &[]).await;
+    enable(&pushlark, "phone", json!({})).await;
+    rest.node_errs("phone", "wait", "resource-constraint");
+    pushlark.message(BOB, "1").await;
+    published(&rest, "phone", 3).await;
+    rest.node_recovers("phone");
+    pushlark.settled().await;
+    let tries = rest.published("phone").len();
+    assert!(tries < 8, "{tries}");
+
+    rest.node_errs("phone", "wait", "resource-constraint");
+    pushlark.message(BOB, "2").await;
+    pushlark.settled().await;
+    assert_eq!(rest.published("phone").len(), tries + 8);
+    assert_eq!(nodes(&pushlark).await, ["phone"]);
+}
+
+#[tokio::test]
+async fn so_many_errors_in_a_row_disable_a_node_as_a_setting_says() {
+    let rest = Rest::start(TOKEN).await;
+    let pushlark = stack(&rest, &[("PUBSUB_MAX_ERRORS", "2")]).await;
+    enable(&pushlark, "phone", json!({})).await;
+    for errs in [true, false, true] {
+        match errs {
+            true => rest.node_errs("phone", "auth", "forbidden"),
+            false => rest.node_recovers("phone"),
+        }
+        pushlark.message(BOB, "Hi").await;
+        pushlark.settled().await;
+        assert_eq!(nodes(&pushlark).await, ["phone"]);
+    }
+    pushlark.message(BOB, "Hi").await;
+    pushlark.settled().await;
+    assert_eq!(nodes(&pushlark).await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_chat_server_that_is_down_is_tried_again() {
+    let rest = Rest::start(TOKEN).await;
+    let pushlark = stack(&rest, &[("PUBLISH_TIMEOUT_MS", "300")]).await;
+    enable(&pushlark, "phone", json!({})).await;
+    for status in [503, 429, 502] {
+        rest.answer_next(Answer::text(status, ""));
+    }
+    pushlark.message(BOB, "Hi").await;
+    published(&rest, "phone", 4).await;
+    pushlark.settled().await;
+    assert_eq!(rest.requests().iter().map(|request| request.status).collect::<Vec<_>>(), [503, 429, 502, 200]);
+    rest.answer_next(Answer::text(200, "<html/>"));
+    rest.answer_next(Answer::text(200, "<iq type='result' id='other'/>"));
+    pushlark.message(BOB, "Hi").await;
+    pushlark.settled().await;
+    assert_eq!(rest.published("phone").len(), 7, "an answer that is none");
+    assert_eq!(nodes(&pushlark).await, ["phone"]);
+}
+
+#[tokio::test]
+async fn a_wrong_token_loses_no_node() {
+    let rest = Rest::start("another").await;
+    let pushlark = stack(&rest, &[]).await;
+    enable(&pushlark, "phone", json!({})).await;
+    pushlark.message(BOB, "Hi").await;
+    pushlark.settled().await;
+    assert_eq!((rest.count(), nodes(&pushlark).await.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn options_are_left_out_for_a_service_that_takes_none() {
+    let rest = Rest::start(TOKEN).await;
+    let pushlark = stack(&rest, &[("PUBSUB_WITHOUT_OPTIONS", HOST)]).await;
+    enable(&pushlark, "phone", json!({"device_id": "sometoken"})).await;
+    pushlark.message(BOB, "Hi").await;
+    assert!(!published(&rest, "phone", 1).await[0].to_string().contains("publish-options"));
+}
+
+#[tokio::test]
+async fn each_domain_has_a_chat_server_of_its_own_or_that_of_all_others() {
+    let (own, others) = (Rest::start("own").await, Rest::start("others").await);
+    let urls = format!("example.com={}/rest,{}/rest", own.url, others.url);
+    let settings = [("PUBSUB_URL", urls.as_str()), ("PUBSUB_TOKEN", "Example.com=own,others")];
+    let pushlark = Pushlark::with_settings(settings).await;
+    for user in [BOB, "carol@example.net"] {
+        pushlark.json("/enable", json!({"user": user, "jid": HOST, "node": user})).await;
+        pushlark.message(user, "Hi").await;
+    }
+    assert_eq!(published(&own, BOB, 1).await[0].attribute("from"), Some("example.com"));
+    assert_eq!(published(&others, "carol@example.net", 1).await[0].attribute("from"), Some("example.net"));
+    assert_eq!((own.count(), others.count()), (1, 1));
+}
+
+#[tokio::test]
+async fn nodes_enabled_before_their_host_becomes_virtual_keep_working() {
+    let data = std::env::temp_dir().join(format!("pushlark-migration-{}", std::process::id()));
+    let rest = Rest::start(TOKEN).await;
+    let url = format!("{}/rest", rest.url);
+    let start = async |hosts: &str| {
+        let settings = [("PUBSUB_URL", url.as_str()), ("PUBSUB_TOKEN", TOKEN), ("VIRTUAL_PUBSUB_HOSTS", hosts)];
+        let environment = Environment::from_iter(settings);
+        Pushlark::with(Options { environment, data: Some(data.clone()), ..Options::default() }).await
+    };
+    let form = json!({"service": "fcm", "device_id": "device"});
+    let hosts = ["pubsub.example.com", "pubsub.example.org"];
+
+    let before = start("").await;
+    for host in hosts {
+        let enable = json!({"user": BOB, "jid": host, "node": host, "form": form});
+        assert_eq!(before.json("/enable", enable).await.status, 200);
+    }
+    before.message(BOB, "before").await;
+    for host in hosts {
+        published(&rest, host, 1).await;
+    }
+    before.settled().await;
+    before.stack.stop().await;
+
+    // Only the subdomain of the user's own domain is shadowed.
+    let after = start("pubsub.@HOST@").await;
+    after.message(BOB, "after").await;
+    after.notified("device", 1).await;
+    published(&rest, hosts[1], 2).await;
+    after.settled().await;
+    assert_eq!(after.alerts("device").await, ["after"]);
+    assert_eq!(rest.published(hosts[0]).len(), 1);
+    after.stack.stop().await;
+    std::fs::remove_dir_all(data).unwrap();
+}
