@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use bridge::{Bridge, Given};
 use clap::{Parser, Subcommand};
 use local::{Options, Stack, demo};
 use pushlark_settings::Environment;
@@ -12,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Pushlark on one machine: all functions, with DynamoDB and SQS embedded. Settings are taken from the environment,
 /// by the names that they have on Lambda.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "local")]
 struct Arguments {
     /// The port of /enable, /disable, /events, /pubsub, /explain and /sink.
@@ -24,6 +25,9 @@ struct Arguments {
     /// Where they are kept otherwise.
     #[arg(long, default_value = ".pushlark", value_name = "FOLDER")]
     data: PathBuf,
+    /// With --components, the bridge to a chat server beside it.
+    #[command(flatten)]
+    bridge: Given,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -59,11 +63,27 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = Options { port: arguments.port, data: data.clone(), environment, ..Options::default() };
     let stack = Stack::start(options).await?;
     introduce(&stack, data.as_deref())?;
+    let bridge = match arguments.bridge {
+        Given { components: None, .. } => None,
+        bridge => {
+            let to = |path| Some(format!("{}{path}", stack.url));
+            let (iq_url, messages_url) = (to("/pubsub"), to("/events"));
+            let bridge = Given {
+                iq_url: bridge.iq_url.or(iq_url),
+                messages_url: bridge.messages_url.or(messages_url),
+                ..bridge
+            };
+            Some(Bridge::start(bridge.try_into()?).await?)
+        }
+    };
     tokio::select! {
         _ = interrupted.recv() => {}
         _ = terminated.recv() => {}
     }
     println!("stopping");
+    if let Some(bridge) = bridge {
+        bridge.stop().await;
+    }
     stack.stop().await;
     Ok(())
 }

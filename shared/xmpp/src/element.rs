@@ -71,8 +71,9 @@ impl Element {
         Self { name: name.into(), namespace: namespace.into(), attributes: Vec::new(), children: Vec::new() }
     }
 
-    /// This element with the attribute `name`, in no namespace.
+    /// This element with the attribute `name`, in no namespace, in place of one that it has.
     pub fn with_attribute(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.attributes.retain(|attribute| attribute.name != name || !attribute.namespace.is_empty());
         self.attributes.push(Attribute { name: name.into(), namespace: String::new(), value: value.into() });
         self
     }

@@ -56,6 +56,8 @@ pub enum Condition {
     NotAllowed,
     /// The publish options are not what the node demands (XEP-0060, section 7.1.5): `conflict`; error type `cancel`.
     PreconditionNotMet,
+    /// Whoever would answer does not; error type `wait`.
+    RemoteServerTimeout,
     /// The request may be repeated later; error type `wait`.
     ResourceConstraint,
 }
@@ -72,6 +74,7 @@ impl Condition {
             Self::ItemNotFound => ("item-not-found", "cancel", None),
             Self::NotAllowed => ("not-allowed", "cancel", None),
             Self::PreconditionNotMet => ("conflict", "cancel", Some("precondition-not-met")),
+            Self::RemoteServerTimeout => ("remote-server-timeout", "wait", None),
             Self::ResourceConstraint => ("resource-constraint", "wait", None),
         }
     }
@@ -114,6 +117,11 @@ impl Iq {
         };
         let id = element.attribute("id").ok_or_else(|| InvalidStanza("the IQ has no id".into()))?.to_owned();
         Ok(Self { element, kind, id })
+    }
+
+    /// The stanza itself.
+    pub fn element(&self) -> &Element {
+        &self.element
     }
 
     /// The type.

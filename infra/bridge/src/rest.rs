@@ -1,0 +1,198 @@
+//! `POST /rest`, as Prosody's `mod_rest` has it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
+use pushlark_xmpp::{Condition, DomainPart, Element, Iq, IqType, MAX_STANZA_BYTES, ns, parse_jid};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::StartError;
+use crate::component::{Component, NotConnected};
+use crate::settings;
+
+const XMPP: &str = "application/xmpp+xml";
+
+/// What `/rest` needs to answer.
+pub struct Rest {
+    /// At least one.
+    components: Vec<Arc<Component>>,
+    token: [u8; 32],
+    timeout: Duration,
+}
+
+/// Why a request is not acted on.
+enum Refusal {
+    NoCredential,
+    WrongCredential,
+    Media,
+    Stanza(StatusCode, String),
+    NotConnected(NotConnected),
+}
+
+impl Rest {
+    pub fn new(components: Vec<Arc<Component>>, token: [u8; 32], timeout: Duration) -> Self {
+        Self { components, token, timeout }
+    }
+
+    /// Listens, and serves until it is stopped.
+    pub async fn serve(
+        self,
+        settings: settings::Rest,
+        tasks: &mut JoinSet<()>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<SocketAddr, StartError> {
+        let failed = |error| StartError::Rest(settings.address, error);
+        let listener = TcpListener::bind(settings.address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let limit = DefaultBodyLimit::max(MAX_STANZA_BYTES);
+        let router = Router::new().route("/rest", post(answer)).layer(limit).with_state(Arc::new(self));
+        let router = router.into_make_service();
+        let handle = Handle::new();
+        let stopping = handle.clone();
+        tasks.spawn(async move {
+            // An error means that the bridge was dropped.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+            stopping.graceful_shutdown(Some(Duration::from_secs(5)));
+        });
+        let tls = match &settings.tls {
+            Some((certificate, key)) => {
+                Some(RustlsConfig::from_pem_chain_file(certificate, key).await.map_err(failed)?)
+            }
+            None => None,
+        };
+        tracing::info!(%address, tls = tls.is_some(), "/rest is served");
+        tasks.spawn(async move {
+            let served = match tls {
+                Some(tls) => match axum_server::from_tcp_rustls(listener, tls) {
+                    Ok(server) => server.handle(handle).serve(router).await,
+                    Err(error) => Err(error),
+                },
+                None => match axum_server::from_tcp(listener) {
+                    Ok(server) => server.handle(handle).serve(router).await,
+                    Err(error) => Err(error),
+                },
+            };
+            if let Err(error) = served {
+                tracing::error!(%error, "/rest is served no more");
+            }
+        });
+        Ok(address)
+    }
+
+    fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let authorization = headers.get(header::AUTHORIZATION).ok_or(Refusal::NoCredential)?;
+        let token = authorization.to_str().ok().and_then(|value| value.split_once(' '));
+        let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let (_, token) = token.ok_or(Refusal::NoCredential)?;
+        let digest: [u8; 32] = Sha256::digest(token.trim()).into();
+        if digest.ct_eq(&self.token).into() { Ok(()) } else { Err(Refusal::WrongCredential) }
+    }
+
+    async fn send(&self, headers: &HeaderMap, body: &[u8]) -> Result<Response, Refusal> {
+        self.check(headers)?;
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(XMPP) {
+            return Err(Refusal::Media);
+        }
+        let text = std::str::from_utf8(body).map_err(bad_request)?;
+        let stanza = Element::parse(text).map_err(bad_request)?;
+        if !ns::STANZAS.contains(&stanza.namespace()) {
+            return Err(unprocessable("the stanza is in no namespace of a stanza"));
+        }
+        let (component, from) = self.sender(stanza.attribute("from"))?;
+        let stanza = match &from {
+            Some(from) => stanza.with_attribute("from", from),
+            None => stanza.with_attribute("from", component.name.as_str()),
+        };
+        match stanza.name() {
+            "message" | "presence" => {
+                component.send(&stanza).await.map_err(Refusal::NotConnected)?;
+                Ok(StatusCode::ACCEPTED.into_response())
+            }
+            "iq" => self.ask(component, stanza, text).await,
+            other => Err(unprocessable(format!("<{other}/> is no stanza"))),
+        }
+    }
+
+    async fn ask(&self, component: &Component, stanza: Element, given: &str) -> Result<Response, Refusal> {
+        let iq = Iq::from_element(stanza).map_err(unprocessable)?;
+        if matches!(iq.kind(), IqType::Result | IqType::Error) || iq.payload().is_none() {
+            return Err(unprocessable("the IQ must be of type get or set, with exactly one child"));
+        }
+        let answer = component.ask(&iq, self.timeout).await.map_err(Refusal::NotConnected)?;
+        // As the caller has addressed it.
+        let given = Element::parse(given).ok().and_then(|given| Iq::from_element(given).ok());
+        let given = given.as_ref().unwrap_or(&iq);
+        let timed_out = || given.error(Condition::RemoteServerTimeout, "no answer in time");
+        let answer = answer.unwrap_or_else(timed_out).with_attribute("id", given.id());
+        let answer = match given.from() {
+            Some(from) => answer.with_attribute("to", from),
+            None => answer,
+        };
+        Ok(([(header::CONTENT_TYPE, XMPP)], answer.to_string()).into_response())
+    }
+
+    /// The component that a stanza goes by, and the sender, where it may say whom: servers let a component speak for its own
+    /// name only. A server is spoken for by the component that is a subdomain of it, or else by the first.
+    fn sender(&self, from: Option<&str>) -> Result<(&Component, Option<String>), Refusal> {
+        let named = |name: &DomainPart| self.components.iter().find(|component| component.name == *name);
+        let from = from.map(parse_jid).transpose().map_err(unprocessable)?;
+        let Some(from) = from else { return Ok((&self.components[0], None)) };
+        let domain = from.domain().to_owned();
+        if let Some(component) = named(&domain) {
+            return Ok((component, Some(from.to_string())));
+        }
+        let below = |component: &&Arc<Component>| {
+            component.name.as_str().strip_suffix(domain.as_str()).is_some_and(|prefix| prefix.ends_with('.'))
+        };
+        Ok((self.components.iter().find(below).unwrap_or(&self.components[0]), None))
+    }
+}
+
+async fn answer(State(rest): State<Arc<Rest>>, headers: HeaderMap, body: Bytes) -> Response {
+    rest.send(&headers, &body).await.unwrap_or_else(Refusal::into_response)
+}
+
+fn bad_request(reason: impl ToString) -> Refusal {
+    Refusal::Stanza(StatusCode::BAD_REQUEST, reason.to_string())
+}
+
+fn unprocessable(reason: impl ToString) -> Refusal {
+    Refusal::Stanza(StatusCode::UNPROCESSABLE_ENTITY, reason.to_string())
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let with = |status: StatusCode, header: (HeaderName, &'static str), reason: String| {
+            (status, [header], reason).into_response()
+        };
+        match self {
+            Self::NoCredential => with(
+                StatusCode::UNAUTHORIZED,
+                (header::WWW_AUTHENTICATE, "Bearer"),
+                "a bearer token is required".into(),
+            ),
+            Self::WrongCredential => (StatusCode::FORBIDDEN, "the token is not valid").into_response(),
+            Self::Media => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the content type must be {XMPP}")).into_response()
+            }
+            Self::Stanza(status, reason) => (status, reason).into_response(),
+            Self::NotConnected(error) => {
+                with(StatusCode::SERVICE_UNAVAILABLE, (header::RETRY_AFTER, "5"), error.to_string())
+            }
+        }
+    }
+}
