@@ -74,6 +74,63 @@ async fn the_publish_iq_is_mongooseims() {
 }
 
 #[tokio::test]
+async fn a_real_node_is_notified_as_a_virtual_host_is() {
+    let rest = Rest::start(TOKEN).await;
+    let pushlark = stack(&rest, &[]).await;
+    let body = |iq: &Element| {
+        let xml = iq.to_string();
+        let field = |name: &str| {
+            let after = xml.split(&format!("var=\"{name}\"><value>")).nth(1).unwrap().to_owned();
+            after.split('<').next().unwrap().to_owned()
+        };
+        (field("last-message-sender"), field("last-message-body"))
+    };
+    let muclight = async |text: &str| {
+        pushlark
+            .event(json!({"type": "message", "from": "Room@MUClight.example.com/alice@example.com", "to": BOB,
+                "chat": "groupchat", "body": text}))
+            .await
+    };
+    let presence = async |status: &str| {
+        pushlark.event(json!({"type": "presence", "jid": "bob@example.com/r1", "status": status})).await
+    };
+
+    // Not enabled.
+    pushlark.message(BOB, "1").await;
+    pushlark.settled().await;
+    assert_eq!(rest.count(), 0);
+
+    // Online.
+    enable(&pushlark, "phone", json!({"field1": "value1", "field2": "value2"})).await;
+    presence("online").await;
+    pushlark.message(BOB, "2").await;
+    muclight("3").await;
+    pushlark.settled().await;
+    assert_eq!(rest.count(), 0);
+
+    // Offline.
+    presence("offline").await;
+    pushlark.message(BOB, "OH, HAI!").await;
+    assert_eq!(body(&published(&rest, "phone", 1).await[0]), ("alice@example.com".into(), "OH, HAI!".into()));
+    muclight("Heyah!").await;
+    let iq = &published(&rest, "phone", 2).await[1];
+    assert_eq!(body(iq), ("room@muclight.example.com/alice@example.com".into(), "Heyah!".into()));
+    let options =
+        "<field var=\"field1\"><value>value1</value></field><field var=\"field2\"><value>value2</value></field>";
+    assert!(iq.to_string().contains(options), "{iq}");
+
+    // Disabled, and removed.
+    pushlark.json("/disable", json!({"user": BOB, "jid": HOST, "node": "phone"})).await;
+    pushlark.message(BOB, "4").await;
+    enable(&pushlark, "phone", json!({})).await;
+    pushlark.event(json!({"type": "user_removed", "jid": BOB})).await;
+    pushlark.settled().await;
+    pushlark.message(BOB, "5").await;
+    pushlark.settled().await;
+    assert_eq!(rest.count(), 2);
+}
+
+#[tokio::test]
 async fn what_xml_has_no_character_for_is_left_out() {
     let rest = Rest::start(TOKEN).await;
     let pushlark = stack(&rest, &[("BODY_PLACEHOLDER", "a\u{1}b"), ("INCLUDE_BODY", "off")]).await;

@@ -60,7 +60,7 @@ fn recipients_of(subject: &Subject) -> usize {
     match subject {
         Subject::Message { to, .. } => to.len(),
         Subject::Unacknowledged { to, .. } => to.len(),
-        Subject::UserRemoved { .. } | Subject::DomainRemoved { .. } => 1,
+        Subject::Notification(_) | Subject::UserRemoved { .. } | Subject::DomainRemoved { .. } => 1,
     }
 }
 
