@@ -52,12 +52,19 @@ pub struct Component {
     in_flight: Arc<Semaphore>,
     /// What is to be sent, while there is a connection.
     outgoing: Mutex<Option<mpsc::Sender<String>>>,
-    /// Who waits for an answer.
-    waiting: Mutex<Waiting>,
+    waiting: Waiting,
 }
 
-/// Whom an IQ was sent to, and who takes its answer, by its id.
-type Waiting = HashMap<String, (Option<Jid>, oneshot::Sender<Element>)>;
+/// Who waits for the answer to an IQ, by its id. All components' together: ejabberd sends what is for one of the components
+/// of a listener by the stream of any of them, unless its option `global_routes` is off.
+pub type Waiting = Arc<Mutex<HashMap<String, Waiter>>>;
+
+/// Who waits for an answer.
+pub struct Waiter {
+    component: DomainPart,
+    asked: Option<Jid>,
+    answer: oneshot::Sender<Element>,
+}
 
 /// The component is not connected; it may be again in a moment.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +90,9 @@ trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
 
 impl Component {
-    pub fn new(name: DomainPart, secret: String, server: Server, functions: Functions) -> Self {
+    pub fn new(name: DomainPart, secret: String, server: Server, functions: Functions, waiting: Waiting) -> Self {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
-        Self { name, secret, server, functions, in_flight, outgoing: Mutex::default(), waiting: Mutex::default() }
+        Self { name, secret, server, functions, in_flight, outgoing: Mutex::default(), waiting }
     }
 
     /// Is connected, again and again, until it is stopped.
@@ -131,7 +138,7 @@ impl Component {
         let id = Uuid::new_v4().simple().to_string();
         let asked = iq.to().and_then(|to| parse_jid(to).ok());
         let (answer, answered) = oneshot::channel();
-        self.waiting().insert(id.clone(), (asked, answer));
+        self.waiting().insert(id.clone(), Waiter { component: self.name.clone(), asked, answer });
         let sent = self.send(&iq.element().clone().with_attribute("id", &id)).await;
         let answer = match sent {
             Ok(()) => Ok(timeout(patience, answered).await.ok().and_then(Result::ok)),
@@ -211,7 +218,7 @@ impl Component {
         };
         *self.outgoing.lock().unwrap_or_else(PoisonError::into_inner) = None;
         // Whoever waits for an answer of this connection waits in vain.
-        self.waiting().clear();
+        self.waiting().retain(|_, waiter| waiter.component != self.name);
         if ended.is_ok() {
             let last = async {
                 while answers.join_next().await.is_some() {}
@@ -253,11 +260,11 @@ impl Component {
     fn resolve(&self, answer: &Iq) {
         let from = answer.from().and_then(|from| parse_jid(from).ok());
         let mut waiting = self.waiting();
-        if waiting.get(answer.id()).is_some_and(|(asked, _)| *asked == from)
-            && let Some((_, waiter)) = waiting.remove(answer.id())
+        if waiting.get(answer.id()).is_some_and(|waiter| waiter.asked == from)
+            && let Some(waiter) = waiting.remove(answer.id())
         {
             // Whoever asked may have given up.
-            let _ = waiter.send(answer.element().clone());
+            let _ = waiter.answer.send(answer.element().clone());
         }
     }
 
@@ -265,7 +272,7 @@ impl Component {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<String, Waiter>> {
         // Each change is complete in itself.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

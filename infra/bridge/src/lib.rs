@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use component::Component;
+use component::{Component, Waiting};
 use functions::Functions;
 use rest::Rest;
 
@@ -55,10 +55,11 @@ impl Bridge {
         let functions = Functions::new(iq_url, messages_url, key, timeout)?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let components: Vec<Arc<Component>> = components
-            .into_iter()
-            .map(|(name, secret)| Arc::new(Component::new(name, secret, server.clone(), functions.clone())))
-            .collect();
+        let waiting = Waiting::default();
+        let component = |(name, secret)| {
+            Arc::new(Component::new(name, secret, server.clone(), functions.clone(), Arc::clone(&waiting)))
+        };
+        let components: Vec<Arc<Component>> = components.into_iter().map(component).collect();
         let rest = match rest {
             Some(settings) => Some(
                 Rest::new(components.clone(), settings.token, timeout)

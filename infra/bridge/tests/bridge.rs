@@ -66,13 +66,21 @@ struct Stream(BufReader<TcpStream>);
 impl Stream {
     /// Takes a component, after its handshake.
     async fn accept(listener: &TcpListener, name: &str, digest: &str) -> Self {
+        let (accepted, stream) = Self::accept_any(listener, digest).await;
+        assert_eq!(accepted, name);
+        stream
+    }
+
+    async fn accept_any(listener: &TcpListener, digest: &str) -> (String, Self) {
         let (stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
         let mut stream = Self(BufReader::new(stream));
-        assert!(stream.read_to(&format!("to='{name}'>")).await.contains("jabber:component:accept"));
+        let header = stream.read_to("'>").await;
+        assert!(header.contains("jabber:component:accept"), "{header}");
+        let name = header.split("to='").nth(1).unwrap().trim_end_matches("'>").to_owned();
         stream.write("<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams' xmlns='jabber:component:accept' id='3BF96D32'>").await;
         assert_eq!(stream.read_to("</handshake>").await, format!("<handshake>{digest}</handshake>"));
         stream.write("<handshake/>").await;
-        stream
+        (name, stream)
     }
 
     async fn write(&mut self, text: &str) {
@@ -103,6 +111,12 @@ const DIGEST: &str = "aaee83c26aeeafcbabeabfcbcd50df997e0a2a1e";
 
 impl World {
     async fn start() -> Self {
+        let (listener, function, bridge) = Self::bridge("push.example.com=test").await;
+        let stream = Stream::accept(&listener, "push.example.com", DIGEST).await;
+        Self { listener, function, stream, bridge, http: Client::new() }
+    }
+
+    async fn bridge(components: &str) -> (TcpListener, Function, Bridge) {
         let function = Function::start().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap().to_string();
@@ -110,7 +124,7 @@ impl World {
             "--server",
             &server,
             "--components",
-            "push.example.com=test",
+            components,
             "--iq-url",
             &function.url,
             "--messages-url",
@@ -124,9 +138,7 @@ impl World {
             "--timeout-ms",
             "1000",
         ]);
-        let bridge = Bridge::start(settings.unwrap()).await.unwrap();
-        let stream = Stream::accept(&listener, "push.example.com", DIGEST).await;
-        Self { listener, function, stream, bridge, http: Client::new() }
+        (listener, function, Bridge::start(settings.unwrap()).await.unwrap())
     }
 
     fn rest(&self, stanza: &str) -> reqwest::RequestBuilder {
@@ -221,6 +233,24 @@ async fn rest_asks_and_gives_the_answer_of_whom_was_asked() {
     for part in ["type=\"result\"", "id=\"mine\"", "to=\"example.com\"", "from=\"pubsub.example.com\""] {
         assert!(answer.contains(part), "{answer}");
     }
+}
+
+/// As ejabberd does with the components of one listener.
+#[tokio::test]
+async fn an_answer_may_come_by_the_stream_of_another_component() {
+    let (listener, function, bridge) = World::bridge("push.example.com=test,push.example.org=test").await;
+    let (first, second) = (Stream::accept_any(&listener, DIGEST).await, Stream::accept_any(&listener, DIGEST).await);
+    let (stream, mut other) = match (first, second) {
+        ((name, stream), (_, other)) if name == "push.example.com" => (stream, other),
+        ((_, other), (_, stream)) => (stream, other),
+    };
+    let mut world = World { listener, function, stream, bridge, http: Client::new() };
+    let asked =
+        tokio::spawn(world.rest("<iq type='get' id='mine' from='example.com' to='a.b'><q xmlns='x'/></iq>").send());
+    let iq = world.stream.read_to("</iq>").await;
+    let id = iq.split("id=\"").nth(1).unwrap().split('"').next().unwrap();
+    other.write(&format!("<iq type='result' id='{id}' from='a.b' to='push.example.com'/>")).await;
+    assert!(asked.await.unwrap().unwrap().text().await.unwrap().contains("type=\"result\""));
 }
 
 #[tokio::test]
