@@ -15,7 +15,7 @@ allow_unencrypted_plain_auth = true
 authentication = "internal_plain"
 storage = "internal"
 plugin_paths = { "@MODULES@", "@STOCK@" }
-modules_enabled = { "roster", "saslauth", "disco", "smacks", "offline", "admin_shell" }
+modules_enabled = { "roster", "saslauth", "disco", "smacks", "offline", "blocklist", "admin_shell" }
 smacks_hibernation_time = 3
 
 -- Told by our module, and publishing for it to real nodes.

@@ -118,11 +118,13 @@ class Pushlark:
     def device_is_gone(self, device):
         self.ask("PUT", f"/sink/devices/{device}", {"status": 410, "body": {"reason": "unregistered"}})
 
-    def registrations(self, user):
-        """What a user has enabled, as a message to an offline user finds it."""
+    def explained(self, user):
+        """What a message to a user finds."""
         event = {"type": "message", "from": "alice@localhost", "to": user, "chat": "chat", "body": "Hi"}
-        event["recipient"] = {"online": False}
-        return self.ask("POST", "/explain", {"explain": [event]})["explained"][0]["recipients"][0]["registrations"]
+        return self.ask("POST", "/explain", {"explain": [event]})["explained"][0]["recipients"][0]
+
+    def registrations(self, user):
+        return self.explained(user)["registrations"]
 
 
 class Client(slixmpp.ClientXMPP):
@@ -135,6 +137,7 @@ class Client(slixmpp.ClientXMPP):
         self.plugin["feature_mechanisms"].unencrypted_plain = True
         self.plugin["feature_mechanisms"].unencrypted_scram = True
         self.register_plugin("xep_0030")
+        self.register_plugin("xep_0191")
         self.register_plugin("xep_0198")
         self.bodies, self.items = [], []
         self.add_event_handler("message", lambda message: self.bodies.append(message["body"]))
@@ -210,6 +213,10 @@ class Server:
     def stop(self):
         if self.program:
             self.program.stop()
+
+    def complaints(self):
+        """How often the module has said that events wait."""
+        return self.log().count("Pushlark does not take events")
 
     async def restart_bridge(self):
         """Where there is one."""
@@ -381,6 +388,36 @@ class Stories:
         bodies = [alert["body"] for alert in self.pushlark.notifications(bob)]
         assert bodies == ["lost", "dead"], bodies
 
+    async def resumed_sessions_stay_online(self, alice, bob):
+        """A session that comes back (XEP-0198) is not taken for gone when its former stream is."""
+        sender = await self.client(alice, "pc")
+        phone = await self.client(bob, "phone")
+        await phone.enable("node", bob)
+        resumed = phone.wait_until("session_resumed", PATIENCE)
+        phone.lose()
+        phone.connect("127.0.0.1", self.server.port)
+        await resumed
+        sender.say(bob, "again")
+        await eventually("the message", lambda: "again" in phone.bodies)
+        told = f"recipient={bob}@localhost}}: not notified"
+        await eventually("the message to be told", lambda: told in self.pushlark.program.output.read_text())
+        assert self.pushlark.explained(f"{bob}@localhost")["online"] is True
+        assert not self.pushlark.notifications(bob)
+
+    async def blocked_contacts_notify_nobody(self, alice, bob):
+        """XEP-0191: what the server does not deliver."""
+        blocked = await self.client(alice, "pc")
+        other = await self.client("owner", alice)
+        phone = await self.client(bob, "phone")
+        await phone.enable("node", bob)
+        await phone.plugin["xep_0191"].block(slixmpp.JID(f"{alice}@localhost"), timeout=PATIENCE)
+        await phone.offline()
+        blocked.say(bob, "from whom is blocked")
+        await blocked.plugin["xep_0030"].get_info(jid="localhost", timeout=PATIENCE)
+        other.say(bob, "from another")
+        notifications = await self.pushlark.notified(bob, 1)
+        assert [alert["body"] for alert in notifications] == ["from another"], notifications
+
     async def nothing_is_lost_while_pushlark_is_down(self, alice, bob):
         """Events wait in the server, which goes on; clients are answered that it is for a while."""
         sender = await self.client(alice, "pc")
@@ -399,6 +436,25 @@ class Stories:
         await self.pushlark.notified(bob, 5)
         bodies = sorted(alert["body"] for alert in self.pushlark.notifications(bob))
         assert bodies == ["0", "1", "2", "3", "4"], bodies
+
+    async def beyond_their_bound_the_oldest_events_go(self, alice, bob):
+        """pushlark_queue_size and queue_size are 50; what is on its way counts apart."""
+        sender = await self.client(alice, "pc")
+        phone = await self.client(bob, "phone")
+        await phone.enable("node", bob)
+        await phone.offline()
+        self.pushlark.stop()
+        complaints = self.server.complaints()
+        sender.say(bob, "first")
+        await eventually("the first event to be on its way", lambda: self.server.complaints() > complaints)
+        for number in range(60):
+            sender.say(bob, str(number))
+        # Answered after all that its sender said before.
+        await sender.plugin["xep_0030"].get_info(jid="localhost", timeout=PATIENCE)
+        await self.pushlark.start()
+        await eventually("the last", lambda: "59" in [alert["body"] for alert in self.pushlark.notifications(bob)])
+        notifications = await self.pushlark.notified(bob, 50)
+        assert len(notifications) < 55 and "5" not in [alert["body"] for alert in notifications], notifications
 
     async def the_servers_own_push_module_publishes_to_our_node(self, alice, bob):
         """XEP-0357 without our module; the bridge dies in between; a device that is gone is disabled by the server."""

@@ -121,7 +121,7 @@ announced(Error) -> Error.
 %% comes a second time keeps its id, in what only this server can set.
 message(Packet) when element(1, Packet) =:= message ->
     {User, Host, _} = jid:tolower(xmpp:get_to(Packet)),
-    case is_told(Packet) andalso User =/= <<>> andalso ejabberd_auth:user_exists(User, Host) of
+    case is_told(Packet) andalso User =/= <<>> andalso ejabberd_auth:user_exists(User, Host) andalso is_let_in(Packet, Host) of
         true ->
             {Id, Marked} = marked(Packet, Host),
             tell_message(Host, message, jid:make(User, Host), Id, Marked, recipient(User, Host, none)),
@@ -166,6 +166,10 @@ id_of(Packet, Host) ->
 is_told(Packet) ->
     element(1, Packet) =:= message andalso lists:member(xmpp:get_type(Packet), [chat, groupchat, normal])
         andalso xmpp:get_from(Packet) =/= undefined.
+
+%% What the user's privacy lists and blocks let in, which ejabberd asks about later only.
+is_let_in(Packet, Host) ->
+    allow =:= ejabberd_hooks:run_fold(privacy_check_packet, Host, allow, [xmpp:get_to(Packet), Packet, in]).
 
 %% What is known of a user, whose lost session does not count.
 recipient(User, Host, Lost) ->

@@ -230,8 +230,9 @@ local function on_message(event)
 	event.stanza = marked;
 	tell_message("message", jid.bare(marked.attr.to), marked, recipient(username));
 end
-module:hook("message/bare", on_message, 100);
-module:hook("message/full", on_message, 100);
+-- After mod_blocklist, before all that keeps or delivers a message.
+module:hook("message/bare", on_message, 50);
+module:hook("message/full", on_message, 50);
 
 -- What a session did not acknowledge: when it is lost, and what comes while it is.
 local function tell_unacknowledged(session, stanza)
