@@ -11,7 +11,7 @@ use pushlark_queue::Queue;
 use pushlark_store::{MAX_AFFILIATIONS, Node, NodeAddress, Store, StoreError, micros};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
-    AccessModel, Affiliation, BareJid, Condition, Element, Enable, InvalidPubSub, Iq, IqType, Jid, NodeConfig,
+    AccessModel, Affiliation, BareJid, Condition, Disable, Element, Enable, InvalidPubSub, Iq, IqType, Jid, NodeConfig,
     PubSubRequest, PublishModel, ns, parse_jid,
 };
 use serde::{Deserialize, Serialize};
@@ -87,6 +87,10 @@ impl Function {
             let enable = Enable::try_from(iq).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
             return self.enable(&parties, enable).await.map(|()| None);
         }
+        if iq.payload().is_some_and(|payload| payload.is("disable", ns::PUSH)) {
+            let disable = Disable::try_from(iq).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
+            return self.disable(&parties, disable).await.map(|()| None);
+        }
         match PubSubRequest::try_from(iq)? {
             PubSubRequest::DiscoInfo { node } => self.disco_info(&parties, node).await.map(Some),
             PubSubRequest::Create { node, config } => self.create(&parties, node, config).await,
@@ -113,7 +117,14 @@ impl Function {
             }
             PubSubRequest::Affiliate { node, changes } => {
                 let node = self.owned(&parties, node).await?;
-                if node.affiliations.len() + changes.len() > MAX_AFFILIATIONS {
+                let mut changed = node.affiliations.clone();
+                for (jid, affiliation) in changes.iter().cloned() {
+                    match affiliation {
+                        Some(affiliation) => changed.insert(jid, affiliation),
+                        None => changed.remove(&jid),
+                    };
+                }
+                if changed.len() > MAX_AFFILIATIONS.max(node.affiliations.len()) {
                     let text = format!("a node has at most {MAX_AFFILIATIONS} affiliations");
                     return Err(Refusal::new(Condition::NotAllowed, text));
                 }
@@ -176,12 +187,31 @@ impl Function {
         let device = publish::device(options)?;
         let mut node = parties.new_node(&self.virtual_hosts, name, NodeConfig::default())?;
         node.affiliations.insert(parties.from.domain().to_owned().into(), Affiliation::PublishOnly);
-        node.device = Some(device.clone());
-        if !self.store.replace_node(&node).await? {
+        node.device = Some(device);
+        if !self.store.register_node(&node).await? {
             return Err(Refusal::new(Condition::Conflict, "there is a node of this name"));
         }
-        self.store.forget_device(&node.address, &device).await?;
         tracing::info!(owner = %node.owner, jid = %node.address.jid, "node registered");
+        Ok(())
+    }
+
+    /// A client's `<disable/>` that is sent to the push service: the node is no more. As elsewhere, there need not be one.
+    async fn disable(&self, parties: &Parties, disable: Disable) -> Result<(), Refusal> {
+        let Disable { jid, node, .. } = disable;
+        if jid != parties.to {
+            return Err(Refusal::bad_request(format!("jid must be the service that is asked, {}", parties.to)));
+        }
+        let nodes = match node {
+            Some(node) => vec![node],
+            None => self.store.nodes(&parties.from, &parties.to).await?,
+        };
+        for node in nodes {
+            let node = self.store.node(&NodeAddress { jid: parties.to.clone(), node }).await?;
+            if let Some(node) = node.filter(|node| node.affiliation(&parties.from) == Some(Affiliation::Owner)) {
+                self.store.delete_node(&node).await?;
+                tracing::info!(owner = %node.owner, jid = %node.address.jid, "node deleted");
+            }
+        }
         Ok(())
     }
 
@@ -225,7 +255,6 @@ impl Parties {
             affiliations: BTreeMap::new(),
             device: None,
             created_at: micros(OffsetDateTime::now_utc()),
-            devices: BTreeMap::new(),
         })
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use pushlark_plugin::{Payload, PublishOptions};
+use pushlark_plugin::{Payload, PublishOptions, PublishService};
 use pushlark_queue::{NodeNotification, Record, Subject, Work};
-use pushlark_store::Node;
+use pushlark_store::{Device, Node};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::{Affiliation, BareJid, Condition, Element, PublishModel, PublishedItem, ns};
+use pushlark_xmpp::{Affiliation, BareJid, Condition, Element, GivenOptions, PublishModel, PublishedItem, ns};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -29,16 +29,17 @@ impl Function {
         iq_id: &str,
         node: Node,
         item: PublishedItem,
-        options: Option<BTreeMap<String, String>>,
+        options: GivenOptions,
     ) -> Result<Element, Refusal> {
         check_publisher(&node, publisher)?;
         let options = match (options, &node.device) {
-            (Some(options), _) if is_complete(&options) => {
+            (GivenOptions::Submitted(options), _) if is_complete(&options) => {
                 let options =
                     PublishOptions::new(options).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
                 device(options)?
             }
             (_, Some(known)) => known.clone(),
+            (GivenOptions::Malformed(why), None) => return Err(Refusal::new(Condition::PreconditionNotMet, why)),
             _ => {
                 let text = "the publish options must have device_id and service";
                 return Err(Refusal::new(Condition::PreconditionNotMet, text));
@@ -46,21 +47,20 @@ impl Function {
         };
         options.check().map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
         check_summary(&item, options.silent().unwrap_or(false))?;
-        if node.is_gone(&options) {
+        let service = node.service(options);
+        if self.store.device(&service).await? == Device::Gone {
             return Err(Refusal::new(Condition::DeviceNotRegistered, "the device is not registered any more"));
         }
         let item_id = item.id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-        let is_suspected = node.is_suspected(&options);
-        let Node { address, owner, created_at, .. } = node;
+        let PublishService { jid, node: name, options, created_at } = service;
         let pubsub = |name| Element::new(name, ns::PUBSUB);
-        let published = pubsub("publish").with_attribute("node", &address.node);
+        let published = pubsub("publish").with_attribute("node", &name);
         let published = published.with_child(pubsub("item").with_attribute("id", item_id));
         let notification = NodeNotification {
-            jid: address.jid,
-            node: address.node,
-            owner,
+            jid,
+            node: name,
+            owner: node.owner,
             created_at,
-            is_suspected,
             options: options.fields().clone(),
             summary: item.summary,
         };

@@ -17,7 +17,7 @@ use tracing::{Instrument, info_span};
 
 use crate::Worker;
 use crate::notify::Notified;
-use crate::publish::{Retry, Tries};
+use crate::publish::Retry;
 use crate::task::Task;
 
 /// Tasks that still run so long before the deadline are given up, to leave time to say so.
@@ -93,8 +93,7 @@ impl Worker {
                 Ok(tasks) => {
                     for task in tasks {
                         let id = task.id().to_owned();
-                        let tries = Tries { count: received[index].receive_count, last_publish };
-                        let task = running.spawn(Arc::clone(self).work(task, last_start, tries));
+                        let task = running.spawn(Arc::clone(self).work(task, last_start, last_publish));
                         unfinished.insert(task.id(), (index, id));
                     }
                 }
@@ -127,7 +126,7 @@ impl Worker {
         self.settle(received).await
     }
 
-    async fn work(self: Arc<Self>, task: Task, last_start: Instant, tries: Tries) -> Ended {
+    async fn work(self: Arc<Self>, task: Task, last_start: Instant, last_publish: Instant) -> Ended {
         // The semaphore is never closed.
         let _permit = self.recipients.acquire().await.ok();
         if Instant::now() >= last_start {
@@ -138,12 +137,12 @@ impl Worker {
             Task::Notify { mut event, facts, uid } => {
                 let user = event.recipient();
                 let span = info_span!("message", id, recipient = %user);
-                let notified = self.notify(&mut event, facts, &uid, tries).instrument(span).await;
+                let notified = self.notify(&mut event, facts, &uid, last_publish).instrument(span).await;
                 Ended::of(notified, id, user, uid)
             }
             Task::NotifyDevice { published, at, uid, .. } => {
                 let span = info_span!("message", id, recipient = %published.owner);
-                let notified = self.notify_device(&id, &published, at, &uid, tries).instrument(span).await;
+                let notified = self.notify_device(&id, &published, at, &uid, last_publish).instrument(span).await;
                 Ended::of(notified, id, published.owner, uid)
             }
             Task::RemoveUser { user, at, .. } => {

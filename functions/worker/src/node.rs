@@ -3,23 +3,22 @@
 use pushlark_delivery::Notification;
 use pushlark_plugin::{Disclosure, InvalidOptions, Payload, PublishOptions, PublishService};
 use pushlark_queue::NodeNotification;
-use pushlark_store::{Claimant, NodeAddress};
+use pushlark_store::{Claimant, Device};
 use pushlark_telemetry::{Metric, count};
 use pushlark_xmpp::{BareJid, parse_jid};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::Worker;
 use crate::decision::LEAST_TIME_TO_LIVE;
 use crate::notify::Notified;
-use crate::publish::{Ended, Source, Tries};
+use crate::publish::{Ended, Source};
 
 /// What a node's notification is for its device.
 #[derive(Debug)]
 pub struct Published {
     /// The node's owner.
     pub owner: BareJid,
-    address: NodeAddress,
-    is_suspected: bool,
     /// The device, as if the owner had enabled it.
     service: PublishService,
     payload: Payload,
@@ -28,17 +27,16 @@ pub struct Published {
 impl Published {
     /// What `notification` tells, as far as the disclosure goes.
     pub fn new(notification: NodeNotification, disclosure: &Disclosure) -> Result<Self, InvalidOptions> {
-        let NodeNotification { jid, node, owner, created_at, is_suspected, options, summary } = notification;
-        let address = NodeAddress { jid: jid.clone(), node: node.clone() };
+        let NodeNotification { jid, node, owner, created_at, options, summary } = notification;
         let service = PublishService { jid, node, options: PublishOptions::new(options)?, created_at };
         let payload = payload(summary, disclosure);
-        Ok(Self { owner, address, is_suspected, service, payload })
+        Ok(Self { owner, service, payload })
     }
 
     /// Whose message it tells of; without a sender, the service's own.
     fn conversation(&self) -> BareJid {
         let sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).and_then(|sender| parse_jid(sender).ok());
-        sender.map_or_else(|| self.address.jid.clone(), |sender| sender.to_bare())
+        sender.map_or_else(|| self.service.jid.clone(), |sender| sender.to_bare())
     }
 }
 
@@ -50,9 +48,9 @@ impl Worker {
         published: &Published,
         at: OffsetDateTime,
         uid: &str,
-        tries: Tries,
+        last_publish: Instant,
     ) -> Notified {
-        let Published { owner: user, address, is_suspected, service, payload } = published;
+        let Published { owner: user, service, payload } = published;
         let Some(publisher) = self.delivery.push_service(user, &service.jid) else {
             count(Metric::Unroutable);
             tracing::warn!(jid = %service.jid, "not notified: the node's service is none of the VIRTUAL_PUBSUB_HOSTS");
@@ -64,6 +62,14 @@ impl Worker {
             tracing::info!("not notified: it is older than its time to live");
             return Notified::default();
         }
+        let is_suspected = match self.store.device(service).await {
+            Ok(Device::Gone) => {
+                tracing::info!("not notified: the device is gone");
+                return Notified::default();
+            }
+            Ok(device) => device == Device::Suspected,
+            Err(error) => return Notified::default().postponed(&error),
+        };
         match self.store.claim(Claimant { id, user, uid, counted: None }, &[service]).await {
             Ok(held) if held == [true] => {}
             Ok(_) => {
@@ -75,8 +81,7 @@ impl Worker {
         let conversation = published.conversation();
         let (message_id, conversation, expires_at) = (id, &conversation, at + time_to_live);
         let notification = Notification { message_id, user, conversation, service, payload, expires_at };
-        let source = Source::Node { address, is_suspected: *is_suspected };
-        match self.publish(&notification, source, publisher, tries).await {
+        match self.publish(&notification, Source::Node { is_suspected }, publisher, last_publish).await {
             Ok(ended) => {
                 if let Ended::Delivered = ended {
                     tracing::info!(jid = %service.jid, "notified");

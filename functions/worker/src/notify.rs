@@ -7,10 +7,11 @@ use pushlark_queue::Facts;
 use pushlark_store::{Claimant, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::Hint;
+use tokio::time::Instant;
 
 use crate::decision::{Decision, Known, Planned, Reason, decide};
 use crate::external::PluginError;
-use crate::publish::{Ended, Retry, Source, Tries};
+use crate::publish::{Ended, Retry, Source};
 use crate::{ChosenPlugin, Worker};
 
 /// How a recipient's turn ended.
@@ -40,7 +41,7 @@ pub enum Undecided {
 
 impl Worker {
     /// Counts, decides, claims and publishes.
-    pub(crate) async fn notify(&self, event: &mut Event, facts: Facts, uid: &str, tries: Tries) -> Notified {
+    pub(crate) async fn notify(&self, event: &mut Event, facts: Facts, uid: &str, last_publish: Instant) -> Notified {
         let mut notified = Notified::default();
         match self.count(event, facts).await {
             Ok(counted) => notified.counted = counted,
@@ -77,7 +78,8 @@ impl Worker {
             let Publication { service, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
             let notification = Notification { message_id, user: &user, conversation, service, payload, expires_at };
-            let ended = self.publish(&notification, Source::Registration(&decision.snapshot), publisher, tries).await;
+            let ended =
+                self.publish(&notification, Source::Registration(&decision.snapshot), publisher, last_publish).await;
             (publication.service, ended)
         });
         let (mut delivered, mut failed) = (0, Vec::new());

@@ -3,34 +3,23 @@
 use std::time::Duration;
 
 use pushlark_delivery::{Extent, Failure, Notification, Outcome, Publisher};
-use pushlark_store::{NodeAddress, Snapshot};
+use pushlark_store::Snapshot;
 use pushlark_telemetry::{Causes, Metric, count};
 use tokio::time::Instant;
 
 use crate::Worker;
 
-/// How often something is tried that fails for a reason that may never pass: about four minutes.
+/// How often something is tried that fails for a reason that may never pass: for two minutes, if nothing else fails.
 const FEW_TRIES: u32 = 8;
-
-/// How often a message may be tried, and until when.
-#[derive(Debug, Clone, Copy)]
-pub struct Tries {
-    /// How often its record was received, this time included.
-    pub count: u32,
-    /// No publish begins later than this.
-    pub last_publish: Instant,
-}
 
 /// Where it is kept what becomes of a device.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'s> {
     /// With the registration, of which the recipient's snapshot tells.
     Registration(&'s Snapshot),
-    /// With a push node.
+    /// With a push node: whether the device was called gone by the last answer.
     Node {
-        /// Where the node is.
-        address: &'s NodeAddress,
-        /// Whether the device was called gone by the last answer.
+        /// It was.
         is_suspected: bool,
     },
 }
@@ -53,29 +42,35 @@ pub enum Ended {
 }
 
 impl Worker {
-    /// Publishes to one device, and disables it if it is gone.
+    /// Publishes to one device, unless it is later than `last_publish`, and disables it if it is gone.
     pub(crate) async fn publish(
         &self,
         notification: &Notification<'_>,
         source: Source<'_>,
         publisher: &Publisher,
-        tries: Tries,
+        last_publish: Instant,
     ) -> Result<Ended, Retry> {
         let outcome = {
             // The semaphore is never closed.
             let _permit = self.publishes.acquire().await.ok();
-            if Instant::now() >= tries.last_publish {
+            if Instant::now() >= last_publish {
                 return Err(Retry::BackingOff);
             }
             publisher.publish(notification).await
         };
+        let Notification { message_id, user, service, .. } = *notification;
         let outcome = match outcome {
-            Outcome::Transient(Failure { reason, extent: Extent::Unknown, .. }) if tries.count >= FEW_TRIES => {
-                publisher.given_up(format!("{reason}, after {} tries", tries.count))
+            Outcome::Transient(Failure { reason, extent: extent @ (Extent::Node | Extent::Unknown), retry_after }) => {
+                // What cannot be counted is tried again.
+                let tries = self.store.count_try(message_id, user, service).await.unwrap_or_default();
+                match extent {
+                    _ if tries < FEW_TRIES => Outcome::Transient(Failure { reason, extent, retry_after }),
+                    Extent::Node => Outcome::Suspect(format!("{reason}, {tries} times")),
+                    _ => Outcome::Refused(format!("{reason}, {tries} times")),
+                }
             }
             outcome => outcome,
         };
-        let Notification { user, service, .. } = *notification;
         let jid = &service.jid;
         match outcome {
             Outcome::Delivered => {
@@ -84,9 +79,7 @@ impl Worker {
                     Source::Registration(snapshot) if snapshot.suspicions(service) > 0 => {
                         self.store.clear_suspicions(user, service).await
                     }
-                    Source::Node { address, is_suspected: true } => {
-                        self.store.forget_device(address, &service.options).await
-                    }
+                    Source::Node { is_suspected: true } => self.store.forget_device(service).await,
                     Source::Registration(_) | Source::Node { .. } => Ok(()),
                 };
                 if let Err(error) = cleared {
@@ -106,7 +99,7 @@ impl Worker {
                 };
                 let suspected = match source {
                     Source::Registration(_) => self.store.suspect(user, service).await,
-                    Source::Node { address, .. } => self.store.suspect_device(address, &service.options).await,
+                    Source::Node { .. } => self.store.suspect_device(service).await,
                 };
                 let suspicions = match suspected {
                     Ok(suspicions) => suspicions,
@@ -141,7 +134,7 @@ impl Worker {
         let (jid, enabled_at) = (&service.jid, service.created_at);
         let disabled = match source {
             Source::Registration(snapshot) => self.store.unregister_version(user, snapshot, service).await,
-            Source::Node { address, .. } => self.store.device_gone(address, &service.options).await.map(|()| true),
+            Source::Node { .. } => self.store.device_gone(service).await.map(|()| true),
         };
         match disabled {
             Ok(true) => {

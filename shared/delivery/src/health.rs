@@ -76,7 +76,7 @@ impl Health {
             Outcome::Transient(failure) => {
                 match failure.extent {
                     Extent::Service => self.with(service, |health| health.fail(service)),
-                    Extent::Device => self.with(service, Service::recover),
+                    Extent::Device | Extent::Node => self.with(service, Service::recover),
                     Extent::Unknown => {}
                 }
                 return outcome;

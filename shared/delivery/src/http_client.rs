@@ -61,6 +61,8 @@ impl HttpClient {
         }
         let client = Client::builder()
             .timeout(self.timeout)
+            // So that who cannot be reached is told from who does not answer.
+            .connect_timeout(self.timeout / 2)
             .redirect(Policy::none())
             // Lambda's network forgets an idle connection after 350 seconds.
             .pool_idle_timeout(Duration::from_secs(300))

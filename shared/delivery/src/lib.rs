@@ -162,14 +162,6 @@ impl Publisher {
         self.disable_after
     }
 
-    /// What comes of a publish that has failed so often that it is not tried again.
-    pub fn given_up(&self, reason: String) -> Outcome {
-        match self.kind {
-            PublisherKind::PubSub(_) => Outcome::Suspect(reason),
-            _ => Outcome::Refused(reason),
-        }
-    }
-
     /// What `service` of `user` is published to, without the device.
     pub fn describe(&self, user: &BareJid, service: &PublishService) -> String {
         match &self.kind {

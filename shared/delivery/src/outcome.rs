@@ -38,7 +38,9 @@ pub enum Extent {
     Service,
     /// To this device alone.
     Device,
-    /// One or the other; only worth a few tries, since the device may never be reached.
+    /// To this node alone, as its PubSub service says, perhaps for ever: worth a few tries, and then an error of the node's.
+    Node,
+    /// To all or to this device alone: worth a few tries, since the device may never be reached.
     Unknown,
 }
 

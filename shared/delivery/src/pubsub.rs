@@ -206,7 +206,7 @@ async fn outcome(response: Response, id: &str) -> Outcome {
         (IqType::Result, _) => Outcome::Delivered,
         (IqType::Error, Some(error)) => match error.kind {
             ErrorType::Cancel => Outcome::Gone(error.description),
-            ErrorType::Wait => unknown(error.description).into(),
+            ErrorType::Wait => Failure { reason: error.description, retry_after: None, extent: Extent::Node }.into(),
             ErrorType::Auth | ErrorType::Modify | ErrorType::Continue => Outcome::Suspect(error.description),
         },
         _ => Outcome::Suspect("an answer that is neither a result nor an error".into()),

@@ -86,8 +86,6 @@ pub struct NodeNotification {
     pub owner: BareJid,
     /// When the node was created, in microseconds since 1970.
     pub created_at: u64,
-    /// Whether its device was called gone by the last answer.
-    pub is_suspected: bool,
     /// How the device is reached, and what else its push service is told.
     pub options: BTreeMap<String, String>,
     /// The fields of the summary, in their order.

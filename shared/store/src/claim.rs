@@ -58,6 +58,21 @@ impl Store {
         Ok(())
     }
 
+    /// Counts a try to publish a message to a service that failed; answers how many did.
+    pub async fn count_try(&self, id: &str, user: &BareJid, service: &PublishService) -> Result<u32, StoreError> {
+        let counted = self
+            .update(keys::claim(id, user), CLAIM)
+            .update_expression("ADD #tries :one")
+            .expression_attribute_names("#tries", keys::tries(service))
+            .expression_attribute_values(":one", number(1))
+            .return_values(ReturnValue::UpdatedNew)
+            .send()
+            .await
+            .map_err(StoreError::during("count a try"))?;
+        let tries = counted.attributes.and_then(|item| item::number_of(&item, &keys::tries(service)));
+        Ok(tries.and_then(|tries| tries.try_into().ok()).unwrap_or(0))
+    }
+
     /// What is claimed of a message.
     pub async fn claimed(&self, id: &str, user: &BareJid) -> Result<Claimed, StoreError> {
         self.get("look up a claim", keys::claim(id, user), CLAIM).await.map(Claimed)

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use pushlark_plugin::{PublishOptions, PublishService};
+use pushlark_plugin::PublishService;
 use pushlark_xmpp::{BareJid, DomainPart, FullJid};
 use sha2::{Digest, Sha256};
 
@@ -48,14 +48,12 @@ pub fn node(address: &NodeAddress) -> String {
     format!("{NODE}{}/{}", bounded(address.jid.as_str(), 500), address.node)
 }
 
-pub fn device(digest: &str) -> String {
-    format!("{DEVICE}{digest}")
-}
-
-/// Names the device of publish options, whatever else they say.
-pub fn device_digest(device: &PublishOptions) -> String {
-    let of = |name| device.get(name).unwrap_or_default();
-    hash(&["service", "device_id", "endpoint"].map(of).join("\n"))[..32].to_owned()
+/// The sort key of a node's device: what was said of it counts for this version of the node, and for the device as it is
+/// reached by these options.
+pub fn device(service: &PublishService) -> String {
+    let of = |name| service.options.get(name).unwrap_or_default();
+    let digest = hash(&["service", "device_id", "endpoint", "mode", "topic"].map(of).join("\n"));
+    format!("{DEVICE}{}/{}", service.created_at, &digest[..32])
 }
 
 /// The name of a counter's attribute for a message: short, since a counter has many.
@@ -70,6 +68,11 @@ pub fn claim(id: &str, user: &BareJid) -> String {
 /// The name of a claim's attribute for a service. The slash keeps it apart from the claim's other attributes.
 pub fn service(service: &PublishService) -> String {
     format!("{}/{}", service.jid, service.node)
+}
+
+/// The name of a claim's attribute for how often a service was tried.
+pub fn tries(service: &PublishService) -> String {
+    format!("tries {}", self::service(service))
 }
 
 pub fn domain_shard(user: &BareJid) -> String {

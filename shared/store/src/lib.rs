@@ -7,7 +7,7 @@
 //! | `bob@example.com` | `unread/<conversation jid>` | how many messages are unread |
 //! | `bob@example.com` | `node/<service>/<node>` | that the user owns this node |
 //! | `node/<service>/<node>` | `node` | a push node: its configuration, affiliations and device |
-//! | `node/<service>/<node>` | `device/<digest>` | what a push service said of a device of this node |
+//! | `node/<service>/<node>` | `device/<created_at>/<digest>` | what a push service said of a device of this node |
 //! | `msg/<id>/bob@example.com` | `claim` | which services a message was published to, by which event, and its unread count |
 
 mod claim;
@@ -19,7 +19,7 @@ mod suspicion;
 mod unread;
 
 pub use claim::{Claimant, Claimed};
-pub use node::{MAX_AFFILIATIONS, Node, NodeAddress};
+pub use node::{Device, MAX_AFFILIATIONS, Node, NodeAddress};
 pub use removal::Progress;
 
 use std::collections::HashMap;
@@ -52,6 +52,10 @@ pub struct StoreError {
 impl StoreError {
     fn during<E: Into<BoxError>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self { action, source: source.into() }
+    }
+
+    fn unreadable(action: &'static str) -> Self {
+        Self { action, source: "the item is not as this version writes it".into() }
     }
 }
 

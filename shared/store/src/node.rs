@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
-use pushlark_plugin::PublishOptions;
+use pushlark_plugin::{PublishOptions, PublishService};
 use pushlark_xmpp::{AccessModel, Affiliation, BareJid, NodeConfig, PublishModel};
 
 use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, expiry, keys, unless_stale};
 
-/// How long it is remembered what a push service says of a device: as long as a server may go on publishing to it.
-const DEVICE_LIFETIME: Duration = Duration::from_hours(60 * 24);
+/// How long it is remembered what a push service says of a device. Servers learn of it by their next publish; after this
+/// time a device that is published to all the same is tried again.
+const DEVICE_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// The most affiliations that a node has.
 pub const MAX_AFFILIATIONS: usize = 100;
@@ -40,15 +41,15 @@ pub struct Node {
     pub affiliations: BTreeMap<BareJid, Affiliation>,
     /// The device that its notifications are for, where the node knows it.
     pub device: Option<PublishOptions>,
-    /// When it was created, in microseconds since 1970.
+    /// When it was created, or registered anew, in microseconds since 1970.
     pub created_at: u64,
-    /// What push services said of its devices, by their digests.
-    pub devices: BTreeMap<String, Device>,
 }
 
-/// What push services said of a device; one of which nothing bad is known is not kept.
+/// What push services said of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
+    /// Nothing bad.
+    Fine,
     /// It may be gone.
     Suspected,
     /// It is.
@@ -61,60 +62,55 @@ impl Node {
         if *jid == self.owner { Some(Affiliation::Owner) } else { self.affiliations.get(jid).copied() }
     }
 
-    /// Whether a device is known to be gone.
-    pub fn is_gone(&self, device: &PublishOptions) -> bool {
-        self.device(device) == Some(Device::Gone)
-    }
-
-    /// Whether a device was called gone by the last answer, which may be wrong.
-    pub fn is_suspected(&self, device: &PublishOptions) -> bool {
-        self.device(device) == Some(Device::Suspected)
-    }
-
-    fn device(&self, device: &PublishOptions) -> Option<Device> {
-        self.devices.get(&keys::device_digest(device)).copied()
+    /// A device that the node's notifications are published to.
+    pub fn service(&self, device: PublishOptions) -> PublishService {
+        let NodeAddress { jid, node } = self.address.clone();
+        PublishService { jid, node, options: device, created_at: self.created_at }
     }
 }
 
 impl Store {
-    /// A node, in one consistent query.
+    /// A node.
     pub async fn node(&self, address: &NodeAddress) -> Result<Option<Node>, StoreError> {
-        let items = self
-            .query()
-            .key_condition_expression("pk = :pk")
-            .expression_attribute_values(":pk", text(keys::node(address)))
-            .send()
-            .await
-            .map_err(StoreError::during("read a node"))?
-            .items
-            .unwrap_or_default();
-        let mut node = None;
-        let mut devices = BTreeMap::new();
-        for item in items {
-            match item::text_of(&item, "sk") {
-                Some(keys::NODE_ITEM) => node = read(address, &item),
-                Some(sk) => {
-                    let device = if item.contains_key("gone_at") { Device::Gone } else { Device::Suspected };
-                    devices.extend(sk.strip_prefix(keys::DEVICE).map(|digest| (digest.to_owned(), device)));
-                }
-                None => {}
-            }
+        let item = self.get("read a node", keys::node(address), keys::NODE_ITEM).await?;
+        if item.is_empty() {
+            return Ok(None);
         }
-        Ok(node.map(|node| Node { devices, ..node }))
+        // To take it for none would end registrations at the servers that publish to it.
+        read(address, &item).map(Some).ok_or_else(|| StoreError::unreadable("read a node"))
+    }
+
+    /// The names of a user's nodes at a PubSub service.
+    pub async fn nodes(&self, owner: &BareJid, jid: &BareJid) -> Result<Vec<String>, StoreError> {
+        let prefix = keys::node(&NodeAddress { jid: jid.clone(), node: String::new() });
+        let mut nodes = Vec::new();
+        let mut pages = self
+            .query()
+            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+            .expression_attribute_values(":pk", text(owner))
+            .expression_attribute_values(":prefix", text(&prefix))
+            .into_paginator()
+            .send();
+        while let Some(page) = pages.next().await {
+            let items = page.map_err(StoreError::during("list nodes"))?.items.unwrap_or_default();
+            let names = items.iter().filter_map(|item| item::text_of(item, "sk")?.strip_prefix(&prefix));
+            nodes.extend(names.map(Into::into));
+        }
+        Ok(nodes)
+    }
+
+    /// What push services said of a node's device.
+    pub async fn device(&self, service: &PublishService) -> Result<Device, StoreError> {
+        let item = self.get("look up a device", keys::node(&address(service)), &keys::device(service)).await?;
+        Ok(match (item.contains_key("gone_at"), item.contains_key("suspicions")) {
+            (true, _) => Device::Gone,
+            (false, true) => Device::Suspected,
+            (false, false) => Device::Fine,
+        })
     }
 
     /// Stores a new node; answers whether there was none of its name.
     pub async fn create_node(&self, node: &Node) -> Result<bool, StoreError> {
-        self.put_node(node, "attribute_not_exists(pk)", None).await
-    }
-
-    /// Stores a node, in place of one of the same name and owner; answers whether nobody else has it.
-    pub async fn replace_node(&self, node: &Node) -> Result<bool, StoreError> {
-        let owner = HashMap::from([(":owner".into(), text(&node.owner))]);
-        self.put_node(node, "attribute_not_exists(pk) OR owner_jid = :owner", Some(owner)).await
-    }
-
-    async fn put_node(&self, node: &Node, condition: &str, owner: Option<Item>) -> Result<bool, StoreError> {
         let key = keys::node(&node.address);
         // The owner's reference goes first: until there is a node of the owner's, it refers to nothing.
         let reference = HashMap::from([
@@ -126,8 +122,33 @@ impl Store {
         let put = self.client.put_item().table_name(&self.table).set_item(Some(reference));
         put.send().await.map_err(StoreError::during("store a node"))?;
         let put = self.client.put_item().table_name(&self.table).set_item(Some(write(node)));
-        let put = put.condition_expression(condition).set_expression_attribute_values(owner);
+        let put = put.condition_expression("attribute_not_exists(pk)");
         unless_stale("store a node", put.send().await)
+    }
+
+    /// Stores a node of a device; one of the same name and owner is for this device from then on, and keeps its
+    /// configuration and affiliations beside those of `node`. Answers whether nobody else has it.
+    pub async fn register_node(&self, node: &Node) -> Result<bool, StoreError> {
+        if self.create_node(node).await? {
+            return Ok(true);
+        }
+        let mut sets = vec!["created_at = :created_at".to_owned()];
+        let mut update = self
+            .update(keys::node(&node.address), keys::NODE_ITEM)
+            .condition_expression("owner_jid = :owner")
+            .expression_attribute_values(":owner", text(&node.owner))
+            .expression_attribute_values(":created_at", number(node.created_at));
+        if let Some(device) = &node.device {
+            sets.push("form = :form".into());
+            update = update.expression_attribute_values(":form", item::form(device));
+        }
+        for (index, (jid, affiliation)) in node.affiliations.iter().enumerate() {
+            sets.push(format!("affiliations.#j{index} = if_not_exists(affiliations.#j{index}, :a{index})"));
+            update = update
+                .expression_attribute_names(format!("#j{index}"), jid.to_string())
+                .expression_attribute_values(format!(":a{index}"), text(affiliation.as_str()));
+        }
+        unless_stale("register a node", update.update_expression(format!("SET {}", sets.join(", "))).send().await)
     }
 
     /// Changes a node's configuration; answers whether there is such a node.
@@ -184,9 +205,7 @@ impl Store {
     /// Deletes a node, and the owner's reference to it.
     pub async fn delete_node(&self, node: &Node) -> Result<(), StoreError> {
         let key = keys::node(&node.address);
-        let devices = node.devices.keys().map(|digest| (key.clone(), keys::device(digest)));
-        let items = [(key.clone(), keys::NODE_ITEM.to_owned()), (node.owner.to_string(), key.clone())];
-        for (pk, sk) in items.into_iter().chain(devices) {
+        for (pk, sk) in [(key.as_str(), keys::NODE_ITEM), (node.owner.as_str(), &key)] {
             let delete = self.client.delete_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
             delete.send().await.map_err(StoreError::during("delete a node"))?;
         }
@@ -194,9 +213,9 @@ impl Store {
     }
 
     /// Counts one more answer that calls a node's device gone; answers how many there were in a row.
-    pub async fn suspect_device(&self, address: &NodeAddress, device: &PublishOptions) -> Result<u32, StoreError> {
+    pub async fn suspect_device(&self, service: &PublishService) -> Result<u32, StoreError> {
         let counted = self
-            .update(keys::node(address), &keys::device(&keys::device_digest(device)))
+            .update(keys::node(&address(service)), &keys::device(service))
             .update_expression("ADD suspicions :one SET expires_at = :expires_at")
             .expression_attribute_values(":one", number(1))
             .expression_attribute_values(":expires_at", number(expiry(DEVICE_LIFETIME)))
@@ -209,8 +228,8 @@ impl Store {
     }
 
     /// Notes that a node's device is gone.
-    pub async fn device_gone(&self, address: &NodeAddress, device: &PublishOptions) -> Result<(), StoreError> {
-        self.update(keys::node(address), &keys::device(&keys::device_digest(device)))
+    pub async fn device_gone(&self, service: &PublishService) -> Result<(), StoreError> {
+        self.update(keys::node(&address(service)), &keys::device(service))
             .update_expression("SET gone_at = :now, expires_at = :expires_at")
             .expression_attribute_values(":now", number(crate::seconds_now()))
             .expression_attribute_values(":expires_at", number(expiry(DEVICE_LIFETIME)))
@@ -221,17 +240,21 @@ impl Store {
     }
 
     /// Forgets what push services said of a node's device.
-    pub async fn forget_device(&self, address: &NodeAddress, device: &PublishOptions) -> Result<(), StoreError> {
+    pub async fn forget_device(&self, service: &PublishService) -> Result<(), StoreError> {
         self.client
             .delete_item()
             .table_name(&self.table)
-            .key("pk", text(keys::node(address)))
-            .key("sk", text(keys::device(&keys::device_digest(device))))
+            .key("pk", text(keys::node(&address(service))))
+            .key("sk", text(keys::device(service)))
             .send()
             .await
             .map_err(StoreError::during("forget a device"))?;
         Ok(())
     }
+}
+
+fn address(service: &PublishService) -> NodeAddress {
+    NodeAddress { jid: service.jid.clone(), node: service.node.clone() }
 }
 
 fn write(node: &Node) -> Item {
@@ -267,6 +290,5 @@ fn read(address: &NodeAddress, item: &Item) -> Option<Node> {
             false => None,
         },
         created_at: item::number_of(item, "created_at")?,
-        devices: BTreeMap::new(),
     })
 }

@@ -66,8 +66,8 @@ pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text}
 pub use form::{DataForm, FormError};
 pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
 pub use pubsub::{
-    AccessModel, Affiliation, InvalidPubSub, NodeConfig, PubSubRequest, PublishModel, PublishNotification,
-    PublishedItem,
+    AccessModel, Affiliation, GivenOptions, InvalidPubSub, NodeConfig, PubSubRequest, PublishModel,
+    PublishNotification, PublishedItem,
 };
 pub use push::{Disable, Enable, InvalidRequest, MAX_NODE_BYTES};
 pub use stanza::{

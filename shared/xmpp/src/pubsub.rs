@@ -95,9 +95,20 @@ pub enum PubSubRequest {
         node: String,
         /// What is published.
         item: PublishedItem,
-        /// The publish options, without FORM_TYPE; `None` when there were none.
-        options: Option<BTreeMap<String, String>>,
+        /// The publish options.
+        options: GivenOptions,
     },
+}
+
+/// Publish options as they came (XEP-0060, section 7.1.5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GivenOptions {
+    /// There were none.
+    None,
+    /// Without FORM_TYPE, and without fields that have no value.
+    Submitted(BTreeMap<String, String>),
+    /// No such form as they must be, and why.
+    Malformed(String),
 }
 
 /// A notification as servers publish it: with a summary of any shape, or empty.
@@ -251,15 +262,18 @@ impl NodeConfig {
     /// What a form inside of `parent` gives. Fields that mean nothing for a push node are passed over.
     fn of(parent: &Element) -> Result<Self, InvalidPubSub> {
         let Some(x) = parent.child("x", ns::DATA_FORMS) else { return Ok(Self::default()) };
+        let value = |name| {
+            let is_named = |field: &&Element| field.is("field", ns::DATA_FORMS) && field.attribute("var") == Some(name);
+            Some(x.children().find(is_named)?.child("value", ns::DATA_FORMS)?.text())
+        };
+        let unknown = |name, value: &str| bad(format!("the form's field {name:?} cannot be {value:?}"));
         let mut config = Self::default();
-        for (name, value) in fields(x)?.1 {
-            let Some(value) = value else { continue };
-            let unknown = || bad(format!("the form's field {name:?} cannot be {value:?}"));
-            match name.as_str() {
-                "pubsub#access_model" => config.access_model = Some(AccessModel::of(&value).ok_or_else(unknown)?),
-                "pubsub#publish_model" => config.publish_model = Some(PublishModel::of(&value).ok_or_else(unknown)?),
-                _ => {}
-            }
+        if let Some(model) = value("pubsub#access_model") {
+            config.access_model = Some(AccessModel::of(&model).ok_or_else(|| unknown("pubsub#access_model", &model))?);
+        }
+        if let Some(model) = value("pubsub#publish_model") {
+            config.publish_model =
+                Some(PublishModel::of(&model).ok_or_else(|| unknown("pubsub#publish_model", &model))?);
         }
         Ok(config)
     }
@@ -288,14 +302,19 @@ fn publish(pubsub: &Element, publish: &Element) -> Result<PubSubRequest, Invalid
         }
     }
     let options = match pubsub.child("publish-options", ns::PUBSUB).and_then(|o| o.child("x", ns::DATA_FORMS)) {
-        None => None,
-        Some(x) => {
-            let (form_type, fields) = fields(x)?;
-            if x.attribute("type") != Some("submit") || form_type.as_deref() != Some(ns::PUBLISH_OPTIONS) {
-                return Err(bad(format!("the publish options must be submitted as {}", ns::PUBLISH_OPTIONS)));
+        None => GivenOptions::None,
+        Some(x) => match fields(x) {
+            Ok((Some(form_type), fields))
+                if x.attribute("type") == Some("submit") && form_type == ns::PUBLISH_OPTIONS =>
+            {
+                let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
+                GivenOptions::Submitted(fields.collect())
             }
-            Some(fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
-        }
+            Ok(_) => {
+                GivenOptions::Malformed(format!("the publish options must be submitted as {}", ns::PUBLISH_OPTIONS))
+            }
+            Err(invalid) => GivenOptions::Malformed(invalid.to_string()),
+        },
     };
     Ok(PubSubRequest::Publish { node, item: published, options })
 }

@@ -497,6 +497,37 @@ async fn credentials_that_changed_are_read_again() {
     assert_eq!((apns.taken(PHONE).len(), fcm.taken("android").len()), (2, 2));
 }
 
+/// The host that is published to says whose credentials are used, whatever a user enables or a server publishes.
+#[tokio::test]
+async fn no_push_nodes_options_choose_an_app() {
+    let (apns, fcm, other) = (Apns::start().await, Fcm::start().await, Fcm::start().await);
+    let mut credentials = credentials(&apns, &fcm);
+    credentials["other"] = json!({"fcm": other.service_account()});
+    let credentials = credentials.to_string();
+    let direct = Direct::with_settings(&[("PUSH_CREDENTIALS", credentials.as_str())]).await;
+    let form = |device: &str| {
+        let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
+        let fields = field("FORM_TYPE", "http://jabber.org/protocol/pubsub#publish-options");
+        let fields = fields + &field("service", "fcm") + &field("device_id", device) + &field("app", "other");
+        format!("<x xmlns='jabber:x:data' type='submit'>{fields}</x>")
+    };
+    let enable = format!("<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'>{}</enable>", form("known"));
+    let publish = |options: &str| {
+        format!(
+            "<pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='n'><item>\
+             <notification xmlns='urn:xmpp:push:0'/></item></publish>{options}</pubsub>"
+        )
+    };
+    let given = format!("<publish-options>{}</publish-options>", form("given"));
+    for (id, payload) in [("1", enable), ("2", publish("")), ("3", publish(&given))] {
+        let iq = format!("<iq type='set' id='{id}' from='{BOB}' to='push.example.com'>{payload}</iq>");
+        let reply = direct.pushlark.post("/pubsub", "application/xmpp+xml", iq).await;
+        assert!(reply.body.contains("result"), "{}", reply.body);
+    }
+    direct.pushlark.settled().await;
+    assert_eq!((fcm.taken("known").len(), fcm.taken("given").len(), other.count()), (1, 1, 0));
+}
+
 #[tokio::test]
 async fn an_app_is_chosen_by_the_form_or_by_the_host() {
     let (apns, fcm, other) = (Apns::start().await, Fcm::start().await, Fcm::start().await);

@@ -7,6 +7,7 @@ use pushlark_settings::Environment;
 use pushlark_xmpp::{BareJid, Element, ns};
 use serde_json::json;
 use tests::{Pushlark, eventually};
+use tokio::net::TcpListener;
 
 const BOB: &str = "bob@example.com";
 const HOST: &str = "pubsub.example.org";
@@ -181,6 +182,45 @@ async fn an_error_of_type_wait_is_repeated_a_bounded_number_of_times() {
     pushlark.settled().await;
     assert_eq!(rest.published("phone").len(), tries + 8);
     assert_eq!(nodes(&pushlark).await, ["phone"]);
+}
+
+/// What failed before, for another reason and for all, does not count.
+#[tokio::test]
+async fn an_outage_uses_up_no_tries_of_a_node() {
+    let rest = Rest::start(TOKEN).await;
+    let pushlark = stack(&rest, &[("PUBSUB_MAX_ERRORS", "1")]).await;
+    enable(&pushlark, "phone", json!({})).await;
+    for _ in 0..5 {
+        rest.answer_next(Answer::text(503, ""));
+    }
+    rest.node_errs("phone", "wait", "remote-server-timeout");
+    pushlark.message(BOB, "Hi").await;
+    published(&rest, "phone", 7).await;
+    rest.node_recovers("phone");
+    published(&rest, "phone", 8).await;
+    pushlark.settled().await;
+    assert_eq!(nodes(&pushlark).await, ["phone"]);
+}
+
+#[tokio::test]
+async fn errors_of_type_wait_count_in_the_end_and_silence_does_not() {
+    let rest = Rest::start(TOKEN).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let urls = format!("{}/rest,example.net=http://{}/rest", rest.url, silent.local_addr().unwrap());
+    let settings = [("PUBSUB_URL", urls.as_str()), ("PUBSUB_MAX_ERRORS", "1"), ("PUBLISH_TIMEOUT_MS", "200")];
+    let pushlark = stack(&rest, &settings).await;
+    enable(&pushlark, "phone", json!({})).await;
+    let carol = "carol@example.net";
+    let reply = pushlark.json("/enable", json!({"user": carol, "jid": HOST, "node": "phone"})).await;
+    assert_eq!(reply.status, 200);
+    rest.node_errs("phone", "wait", "resource-constraint");
+    pushlark.message(BOB, "Hi").await;
+    pushlark.message(carol, "Hi").await;
+    pushlark.settled().await;
+    assert_eq!(rest.published("phone").len(), 8);
+    assert_eq!(nodes(&pushlark).await.len(), 0);
+    let snapshot = pushlark.store().snapshot(&BareJid::new(carol).unwrap()).await.unwrap();
+    assert_eq!(snapshot.services.len(), 1);
 }
 
 #[tokio::test]
