@@ -437,6 +437,24 @@ class Stories:
         bodies = sorted(alert["body"] for alert in self.pushlark.notifications(bob))
         assert bodies == ["0", "1", "2", "3", "4"], bodies
 
+    async def what_pushlark_calls_bad_is_dropped_alone(self, alice, bob):
+        """Of a batch, the other events are told again without it."""
+        sender = await self.client(alice, "pc")
+        phone = await self.client(bob, "phone")
+        await phone.enable("node", bob)
+        await phone.offline()
+        self.pushlark.stop()
+        sender.say(bob, "before")
+        deep = "<a xmlns='urn:example:deep'>" * 70 + "</a>" * 70
+        sender.send_raw(f"<message to='{bob}@localhost' type='chat'><body>deep</body>{deep}</message>")
+        sender.say(bob, "after")
+        await sender.plugin["xep_0030"].get_info(jid="localhost", timeout=PATIENCE)
+        await self.pushlark.start()
+        await self.pushlark.notified(bob, 2)
+        bodies = sorted(alert["body"] for alert in self.pushlark.notifications(bob))
+        assert bodies == ["after", "before"], bodies
+        await eventually("the log to say so", lambda: "1 events are lost: Pushlark answers 400" in self.server.log())
+
     async def beyond_their_bound_the_oldest_events_go(self, alice, bob):
         """pushlark_queue_size and queue_size are 50; what is on its way counts apart."""
         sender = await self.client(alice, "pc")
