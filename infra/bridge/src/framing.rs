@@ -1,10 +1,10 @@
 //! A component's stream cut into its stanzas (RFC 6120, section 4), however the bytes come.
 
-use pushlark_xmpp::{Element, MAX_STANZA_BYTES};
+use pushlark_xmpp::{Element, MAX_STANZA_BYTES, ParseError};
 
 /// The namespaces of a component's stream (XEP-0114), which its stanzas do not declare again.
 const CONTEXT: &str = "<s xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback'>";
-/// The longest start tag or stanza that is waited for; a little more than one that can be parsed.
+/// The longest start tag or stanza that is kept; a little more than one that can be parsed.
 const MAX_FRAME_BYTES: usize = MAX_STANZA_BYTES + 1024;
 
 /// A piece of a stream.
@@ -14,6 +14,9 @@ pub enum Frame {
     Start(String),
     /// A first-level element.
     Stanza(Element),
+    /// A first-level element that cannot be taken, why, and the element without its content where its start tag can be read.
+    /// Chat servers pass on what their users send, so the stream goes on.
+    Refused(ParseError, Option<Element>),
     /// The stream's own end tag.
     End,
 }
@@ -21,8 +24,8 @@ pub enum Frame {
 /// Why a stream cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadStream {
-    /// A piece is longer than any stanza may be.
-    #[error("a stanza has more than {MAX_FRAME_BYTES} bytes")]
+    /// The stream's own start tag is longer than any stanza may be.
+    #[error("the stream's start has more than {MAX_FRAME_BYTES} bytes")]
     TooLarge,
     /// Not XML, or not as a stream has it.
     #[error("{0}")]
@@ -32,11 +35,14 @@ pub enum BadStream {
 /// Takes bytes and gives pieces.
 #[derive(Debug, Default)]
 pub struct Framer {
+    /// What was received since the last piece.
     buffer: Vec<u8>,
     /// How many bytes of the buffer have been looked at.
     seen: usize,
-    /// Where the first-level element begins that is being read.
-    begin: usize,
+    /// How long the start tag is of the stanza that is being read, once that has ended.
+    start_tag: usize,
+    /// How many bytes of that stanza were too many to be kept.
+    skipped: usize,
     /// How many elements are open, the stream's included.
     depth: usize,
     state: State,
@@ -47,11 +53,25 @@ pub struct Framer {
 enum State {
     #[default]
     Text,
-    /// In a tag or declaration, since its `<` at this place.
-    Tag(usize),
-    /// In a quoted value of such a tag.
-    Quoted(usize, u8),
-    CData,
+    /// After a `<`.
+    Open,
+    /// After a `<!`.
+    Bang,
+    Tag(Tag),
+    /// In a quoted value of a tag.
+    Quoted(Tag, u8),
+    /// In a CDATA section, after so many `]`.
+    CData(u8),
+}
+
+/// What kind of tag it is, by what was seen of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tag {
+    Start,
+    /// A start tag that is an end tag too if it ends here.
+    Empty,
+    End,
+    Declaration,
 }
 
 impl Framer {
@@ -64,73 +84,98 @@ impl Framer {
     pub fn next(&mut self) -> Result<Option<Frame>, BadStream> {
         while let Some(byte) = self.buffer.get(self.seen).copied() {
             self.seen += 1;
-            match (self.state, byte) {
+            self.state = match (self.state, byte) {
                 (State::Text, b'<') => {
-                    self.state = State::Tag(self.seen - 1);
-                    if self.depth == 1 {
-                        self.begin = self.seen - 1;
+                    if self.depth <= 1 {
+                        self.begin();
                     }
+                    State::Open
                 }
-                (State::Tag(start), b'[') if self.buffer[start..self.seen].ends_with(b"<![CDATA[") => {
-                    self.state = State::CData;
+                (State::Open, b'/') => State::Tag(Tag::End),
+                (State::Open, b'!') => State::Bang,
+                (State::Bang, b'[') => State::CData(0),
+                (State::Bang, _) | (State::Open, b'?') if self.depth > 0 => {
+                    return Err(malformed("a declaration within the stream"));
                 }
-                (State::CData, b'>') if self.buffer[..self.seen].ends_with(b"]]>") => self.state = State::Text,
-                (State::Tag(start), quote @ (b'"' | b'\'')) => self.state = State::Quoted(start, quote),
-                (State::Quoted(start, quote), byte) if byte == quote => self.state = State::Tag(start),
-                (State::Tag(start), b'>') => {
+                (State::Bang, _) | (State::Open, b'?') => State::Tag(Tag::Declaration),
+                (State::CData(2), b'>') => State::Text,
+                (State::CData(brackets), b']') => State::CData(2.min(brackets + 1)),
+                (State::CData(_), _) => State::CData(0),
+                (State::Tag(tag), quote @ (b'"' | b'\'')) => State::Quoted(tag, quote),
+                (State::Quoted(tag, quote), byte) if byte == quote => State::Tag(tag),
+                (State::Tag(Tag::Start), b'/') => State::Tag(Tag::Empty),
+                (State::Tag(tag), b'>') => {
                     self.state = State::Text;
-                    if let Some(frame) = self.tag(start)? {
+                    if let Some(frame) = self.tag(tag)? {
                         return Ok(Some(frame));
                     }
+                    continue;
                 }
-                _ => {}
-            }
+                (State::Open | State::Tag(Tag::Empty), _) => State::Tag(Tag::Start),
+                (state, _) => state,
+            };
         }
         if self.depth == 1 && self.state == State::Text {
             // Between stanzas there is white space at most, which keeps a connection alive.
             self.discard();
         }
         if self.buffer.len() > MAX_FRAME_BYTES {
-            return Err(BadStream::TooLarge);
+            if self.depth == 0 {
+                return Err(BadStream::TooLarge);
+            }
+            self.skipped += self.seen - self.start_tag;
+            self.buffer.truncate(self.start_tag);
+            self.seen = self.start_tag;
         }
         Ok(None)
     }
 
+    /// Begins a stanza, or the stream, with the `<` that was just seen.
+    fn begin(&mut self) {
+        self.buffer.drain(..self.seen - 1);
+        (self.seen, self.start_tag, self.skipped) = (1, 0, 0);
+    }
+
     /// Looks at the tag that has just ended.
-    fn tag(&mut self, start: usize) -> Result<Option<Frame>, BadStream> {
-        let tag = &self.buffer[start..self.seen];
-        if tag.starts_with(b"<?") || tag.starts_with(b"<!") {
-            if self.depth > 0 {
-                return Err(BadStream::Malformed("a declaration within the stream".into()));
-            }
-            self.discard();
-            return Ok(None);
+    fn tag(&mut self, tag: Tag) -> Result<Option<Frame>, BadStream> {
+        if self.depth == 1 && tag != Tag::End && self.skipped == 0 {
+            self.start_tag = self.seen;
         }
-        if tag.starts_with(b"</") {
-            self.depth =
-                self.depth.checked_sub(1).ok_or_else(|| BadStream::Malformed("an end without start".into()))?;
-        } else if !tag.ends_with(b"/>") {
-            self.depth += 1;
-            if self.depth == 1 {
-                let text = format!("{}</stream:stream>", text(tag)?);
+        match tag {
+            Tag::Start => self.depth += 1,
+            Tag::End => self.depth = self.depth.checked_sub(1).ok_or_else(|| malformed("an end without start"))?,
+            Tag::Empty => {}
+            Tag::Declaration => {
+                self.discard();
+                return Ok(None);
+            }
+        }
+        let frame = match (self.depth, tag) {
+            (0, _) => Frame::End,
+            (1, Tag::Start) => {
+                let text = format!("{}</stream:stream>", text(&self.buffer[..self.seen]).map_err(malformed)?);
                 let stream = Element::parse(&text).map_err(malformed)?;
-                self.discard();
-                return Ok(Some(Frame::Start(stream.attribute("id").unwrap_or_default().into())));
+                Frame::Start(stream.attribute("id").unwrap_or_default().into())
             }
+            (1, _) => self.stanza().map_or_else(|refused| Frame::Refused(refused, self.empty()), Frame::Stanza),
+            _ => return Ok(None),
+        };
+        self.discard();
+        Ok(Some(frame))
+    }
+
+    /// The stanza that has just ended.
+    fn stanza(&self) -> Result<Element, ParseError> {
+        match self.skipped {
+            0 => in_context(text(&self.buffer[..self.seen])?),
+            skipped => Err(ParseError::TooLarge(skipped + self.seen)),
         }
-        match self.depth {
-            0 => {
-                self.discard();
-                Ok(Some(Frame::End))
-            }
-            1 => {
-                let wrapped = format!("{CONTEXT}{}</s>", text(&self.buffer[self.begin..self.seen])?);
-                self.discard();
-                let stanza = Element::parse(&wrapped).map_err(malformed)?.children().next().cloned();
-                stanza.map(|stanza| Some(Frame::Stanza(stanza))).ok_or_else(|| malformed("no element"))
-            }
-            _ => Ok(None),
-        }
+    }
+
+    /// That stanza without its content.
+    fn empty(&self) -> Option<Element> {
+        let tag = text(&self.buffer[..self.start_tag]).ok()?.strip_suffix('>')?;
+        in_context(&format!("{}/>", tag.strip_suffix('/').unwrap_or(tag))).ok()
     }
 
     /// Forgets what was seen.
@@ -140,8 +185,14 @@ impl Framer {
     }
 }
 
-fn text(bytes: &[u8]) -> Result<&str, BadStream> {
-    std::str::from_utf8(bytes).map_err(malformed)
+/// Parses what is a first-level element of the stream.
+fn in_context(text: &str) -> Result<Element, ParseError> {
+    let stream = Element::parse(&format!("{CONTEXT}{text}</s>"))?;
+    stream.children().next().cloned().ok_or_else(|| ParseError::Malformed("no element".into()))
+}
+
+fn text(bytes: &[u8]) -> Result<&str, ParseError> {
+    std::str::from_utf8(bytes).map_err(|error| ParseError::Malformed(error.to_string()))
 }
 
 fn malformed(reason: impl ToString) -> BadStream {
@@ -151,6 +202,8 @@ fn malformed(reason: impl ToString) -> BadStream {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use pushlark_xmpp::MAX_DEPTH;
+
     use super::*;
 
     const STREAM: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' \
@@ -192,12 +245,60 @@ mod tests {
     #[test]
     fn what_is_no_stream_is_refused() {
         let start = "<stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='1'>";
-        for bad in ["</a>", "<stream:stream>", &format!("{start}<!-- x -->"), &format!("{start}<a></b>")] {
+        for bad in
+            ["</a>", "<stream:stream>", &format!("{start}<!-- "), &format!("{start}<a><?"), &format!("{start}<!D")]
+        {
             assert!(matches!(read([bad].iter()), Err(BadStream::Malformed(_))), "{bad}");
         }
-        let large = format!("{start}<message><body>{}", "x".repeat(MAX_FRAME_BYTES));
+        let large = format!("<stream:stream id='{}", "x".repeat(MAX_FRAME_BYTES));
         assert_eq!(read([large].iter()), Err(BadStream::TooLarge));
         let blank = format!("{start}{}<a/>", " ".repeat(2 * MAX_FRAME_BYTES));
         assert_eq!(read([blank].iter()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_stanza_that_cannot_be_taken_is_passed_over() {
+        let start = "<stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='1'>";
+        let deep = format!("{}{}", "<a>".repeat(MAX_DEPTH), "</a>".repeat(MAX_DEPTH));
+        let wide: String = (0..65).map(|n| format!(" a{n}=''")).collect();
+        let namespace = "x".repeat(257);
+        let large = "x".repeat(3 * MAX_FRAME_BYTES);
+        let closing = format!("{}<![CDATA[</iq>]]]><a b='/></iq>'/>{}", &large[1..], "<b>".repeat(100_000));
+        for content in [
+            deep,
+            format!("<a{wide}/>"),
+            format!("<a xmlns='{namespace}'/>"),
+            "<undeclared:a/>".into(),
+            "<a></b>".into(),
+            format!("<a b='{large}'/><c/>"),
+            format!("<a><![CDATA[{large}</a>]]></a>"),
+            format!("{closing}{}", "</b>".repeat(100_000)),
+        ] {
+            let stream = format!("{start}<iq type='get' id='1/'>{content}</iq>\n<iq{wide}/><after/>");
+            for size in [1, 7, 8192, stream.len()] {
+                let frames = read(stream.as_bytes().chunks(size)).unwrap();
+                let [_, Frame::Refused(_, Some(iq)), Frame::Refused(_, None), Frame::Stanza(after)] = frames.as_slice()
+                else {
+                    unreachable!("{frames:?}")
+                };
+                assert_eq!((iq.attribute("id"), iq.children().count(), after.name()), (Some("1/"), 0, "after"));
+            }
+        }
+        let not_utf_8 = [start.as_bytes(), b"<a>\xff</a><a/>"].concat();
+        assert!(matches!(read([not_utf_8].iter()).unwrap()[1..], [Frame::Refused(..), Frame::Stanza(_)]));
+        let long_tag = format!("{start}<iq id='{large}'>{large}</iq><iq/>");
+        let frames = read(long_tag.as_bytes().chunks(1000)).unwrap();
+        assert_eq!(frames[1], Frame::Refused(ParseError::TooLarge(long_tag.len() - start.len() - "<iq/>".len()), None));
+    }
+
+    #[test]
+    fn a_stanza_without_end_takes_no_more_memory() {
+        let mut framer = Framer::default();
+        framer.push(b"<stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='1'><iq>");
+        for _ in 0..10_000 {
+            framer.push(&[b'x'; 1000]);
+            framer.next().unwrap();
+            assert!(framer.buffer.len() <= MAX_FRAME_BYTES);
+        }
     }
 }

@@ -43,8 +43,9 @@ pub struct Given {
     /// Its key, a PEM file.
     #[arg(long, env)]
     pub tls_key: Option<PathBuf>,
-    /// How long an answer is waited for, from the functions and from the chat server, in milliseconds.
-    #[arg(long, env, default_value_t = 5_000)]
+    /// How long an answer is waited for, from the functions and from the chat server, in milliseconds. Less than the worker
+    /// waits for /rest, which is then told that none came.
+    #[arg(long, env, default_value_t = 4_000)]
     pub timeout_ms: u32,
 }
 

@@ -15,6 +15,7 @@ use pushlark_webhooks::{Headers, Key};
 use reqwest::{Client, Response};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,6 +37,10 @@ struct Function {
     url: String,
     posted: Arc<Mutex<Vec<(HeaderMap, String)>>>,
     answer: Arc<Mutex<(u16, String)>>,
+    /// One permit for each request that has begun.
+    begun: Arc<Semaphore>,
+    /// While this is locked, requests are not acted on.
+    held: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Function {
@@ -43,13 +48,21 @@ impl Function {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let answer = (200, "<iq type='result' id='any' from='x' to='y'/>".to_owned());
-        let function = Self { url, posted: Arc::default(), answer: Arc::new(Mutex::new(answer)) };
+        let function = Self {
+            url,
+            posted: Arc::default(),
+            answer: Arc::new(Mutex::new(answer)),
+            begun: Arc::new(Semaphore::new(0)),
+            held: Arc::default(),
+        };
         let router = Router::new().route("/", post(Self::answer)).with_state(function.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         function
     }
 
     async fn answer(State(function): State<Self>, headers: HeaderMap, body: String) -> (StatusCode, String) {
+        function.begun.add_permits(1);
+        let _held = function.held.lock().await;
         function.posted.lock().unwrap().push((headers, body));
         let (status, body) = function.answer.lock().unwrap().clone();
         (StatusCode::from_u16(status).unwrap(), body)
@@ -136,7 +149,7 @@ impl World {
             "--rest-token",
             "token",
             "--timeout-ms",
-            "1000",
+            "2000",
         ]);
         (listener, function, Bridge::start(settings.unwrap()).await.unwrap())
     }
@@ -145,6 +158,19 @@ impl World {
         let url = format!("http://{}/rest", self.bridge.rest.unwrap());
         let request = self.http.post(url).header("content-type", "application/xmpp+xml");
         request.bearer_auth("token").body(stanza.to_owned())
+    }
+
+    /// Waits until `/rest` answers that there is no stream.
+    async fn away(&self) -> Response {
+        let away = async {
+            loop {
+                let answer = self.rest("<message to='a@b'/>").send().await.unwrap();
+                if answer.status() == 503 {
+                    return answer;
+                }
+            }
+        };
+        timeout(PATIENCE, away).await.unwrap()
     }
 }
 
@@ -295,16 +321,7 @@ async fn rest_refuses_as_mod_rest_does() {
 async fn it_comes_back_after_the_chat_server_was_away() {
     let mut world = World::start().await;
     world.stream.write("<stream:error><system-shutdown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>").await;
-    let away = async |world: &World| -> Response { world.rest("<message to='a@b'/>").send().await.unwrap() };
-    let refused = timeout(PATIENCE, async {
-        loop {
-            let answer = away(&world).await;
-            if answer.status() == 503 {
-                return answer;
-            }
-        }
-    });
-    assert!(refused.await.unwrap().headers().contains_key("retry-after"));
+    assert!(world.away().await.headers().contains_key("retry-after"));
     let World { listener, bridge, .. } = world;
     let mut stream = Stream::accept(&listener, "push.example.com", DIGEST).await;
     stream.write(PUBLISH).await;
@@ -313,6 +330,75 @@ async fn it_comes_back_after_the_chat_server_was_away() {
     let mut last = String::new();
     timeout(PATIENCE, stream.0.read_to_string(&mut last)).await.unwrap().unwrap();
     assert_eq!(last, "</stream:stream>");
+}
+
+#[tokio::test]
+async fn what_is_over_a_limit_does_not_end_the_stream() {
+    let mut world = World::start().await;
+    let deep = format!("{}{}", "<a>".repeat(100), "</a>".repeat(100));
+    let large = format!("<body>{}</body>", "x".repeat(1_000_000));
+    for content in [deep, large] {
+        world.stream.write(&format!("<message from='a@b' to='push.example.com'>{content}</message>")).await;
+        world
+            .stream
+            .write(&format!("<iq type='get' id='over' from='a@b' to='push.example.com'>{content}</iq>{PUBLISH}"))
+            .await;
+        let refused = world.stream.read_to("</iq>").await;
+        for part in ["id=\"over\"", "to=\"a@b\"", "<error type=\"wait\"><resource-constraint"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        assert!(world.stream.read_to("/>").await.contains("id=\"p1\""));
+    }
+    assert_eq!(world.function.posted.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_message_that_is_being_posted_outlasts_the_stream() {
+    let mut world = World::start().await;
+    let held = world.function.held.lock().await;
+    world.stream.write("<message from='a@b' to='push.example.com'><body>Hi</body></message></stream:stream>").await;
+    timeout(PATIENCE, world.function.begun.acquire()).await.unwrap().unwrap().forget();
+    world.away().await;
+    drop(held);
+    let posted = async {
+        while world.function.posted.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, posted).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_begun_is_answered_before_the_stream_ends() {
+    let World { function, mut stream, bridge, .. } = World::start().await;
+    let held = function.held.lock().await;
+    stream.write(PUBLISH).await;
+    timeout(PATIENCE, function.begun.acquire()).await.unwrap().unwrap().forget();
+    let stopped = tokio::spawn(bridge.stop());
+    drop(held);
+    let mut last = String::new();
+    timeout(PATIENCE, stream.0.read_to_string(&mut last)).await.unwrap().unwrap();
+    assert!(last.contains("id=\"p1\"") && last.ends_with("/></stream:stream>"), "{last}");
+    stopped.await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_stream_that_lasted_it_comes_back_at_once() {
+    let mut world = World::start().await;
+    world.stream.write(PUBLISH).await;
+    world.stream.read_to("/>").await;
+    tokio::time::pause();
+    // While it runs, the clock does not go on by itself, so that no wait ends.
+    let (came, awaited) = std::sync::mpsc::channel::<()>();
+    let clock = tokio::task::spawn_blocking(move || awaited.recv_timeout(PATIENCE));
+    tokio::time::advance(Duration::from_secs(11)).await;
+    let World { listener, stream, bridge: _bridge, .. } = world;
+    let now = tokio::time::Instant::now();
+    drop(stream);
+    Stream::accept(&listener, "push.example.com", DIGEST).await;
+    assert_eq!(now.elapsed(), Duration::ZERO);
+    drop(came);
+    clock.await.unwrap().unwrap_err();
 }
 
 #[tokio::test]
