@@ -40,8 +40,8 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(45);
 const LASTING: Duration = Duration::from_secs(10);
 /// How long it is waited before another connection is tried: at first, …
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// … and at most.
-const LAST_WAIT: Duration = Duration::from_secs(60);
+/// … and at most: the chat server is near, and gives up registrations until it is there.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 /// How long the functions may take for the last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
