@@ -3,8 +3,8 @@
 
 use std::iter;
 
-use pushlark_events::Effect;
-use pushlark_http::{Media, Request};
+use pushlark_events::{Effect, Sources};
+use pushlark_http::{Caller, Media, Problem, Request};
 use pushlark_queue::{Record, Work};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -71,9 +71,10 @@ pub fn form(number: u64) -> String {
 /// The record that ingest makes of a message to so many recipients.
 pub fn record(number: u64, recipients: u64) -> anyhow::Result<String> {
     let event = if recipients == 1 { event(number) } else { group_event(number, recipients) };
-    let request = Request { media: Media::Json, body: event.to_string().into_bytes() };
-    let events = pushlark_events::read(&request, OffsetDateTime::now_utc());
-    let events = events.map_err(|problem| anyhow::anyhow!("ingest refuses its input: {}", problem.to_json()))?;
+    let request = Request::new(Caller::Operator, Media::Json, event.to_string().into_bytes());
+    let read = |request| pushlark_events::read(&request, &Sources::default(), OffsetDateTime::now_utc());
+    let refused = |problem: Problem| anyhow::anyhow!("ingest refuses its input: {}", problem.to_json());
+    let events = request.and_then(read).map_err(refused)?;
     let work = events.into_iter().filter_map(|event| match event.effect {
         Effect::Queue(subject) => Some(Work { id: event.id, at: event.at, subject }),
         _ => None,

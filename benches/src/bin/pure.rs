@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use pushlark_benches::input;
-use pushlark_http::{Media, Request};
+use pushlark_events::Sources;
+use pushlark_http::{Caller, Media, Problem, Request};
 use pushlark_plugin::xmpp::{BareJid, Element, Message};
 use pushlark_plugin::{
     Defaults, Disclosure, Event, EventKind, Payload, Plugin, Publication, PublishOptions, PublishService, Recipient,
@@ -20,11 +21,10 @@ fn main() -> anyhow::Result<()> {
     let part = arguments.next().context("pure <part> <times>")?;
     let times: u32 = arguments.next().context("pure <part> <times>")?.parse()?;
     let ingest = |media, body: String| {
-        let request = Request { media, body: body.into_bytes() };
-        run(times, || {
-            let events = pushlark_events::read(black_box(&request), OffsetDateTime::UNIX_EPOCH);
-            events.map_err(|problem| anyhow!(problem.to_json()))
-        })
+        let refused = |problem: Problem| anyhow!(problem.to_json());
+        let request = Request::new(Caller::Operator, media, body.into_bytes()).map_err(refused)?;
+        let sources = Sources::default();
+        run(times, || pushlark_events::read(black_box(&request), &sources, OffsetDateTime::UNIX_EPOCH).map_err(refused))
     };
     match part.as_str() {
         "json" => ingest(Media::Json, input::event(1).to_string()),

@@ -1,7 +1,7 @@
 //! Disables notifications (XEP-0357, section 6): deletes registrations.
 
-use pushlark_http::{Access, Answer, Invocation, Rejection, answer, command};
-use pushlark_store::Store;
+use pushlark_http::{Access, Answer, Caller, Invocation, Methods, Rejection, answer, command};
+use pushlark_store::{Admission, Store};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::Disable;
 use serde_json::{Value, json};
@@ -18,19 +18,29 @@ pub struct Function {
 impl Function {
     /// Answers one invocation: `{"user", "jid", "node"?}` or the `<disable/>` IQ.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
-        answer(&self.access, invocation, async |request| {
-            command(request, async |disable| self.disable(disable).await).await
+        answer(&self.access, Methods::Post, invocation, async |request| {
+            let caller = request.caller.clone();
+            command(request, async |disable| self.disable(&caller, disable).await).await
         })
         .await
     }
 
-    async fn disable(&self, disable: Disable) -> Result<Value, Rejection> {
+    async fn disable(&self, caller: &Caller, disable: Disable) -> Result<Value, Rejection> {
         let Disable { user, jid, node } = disable;
         let user = user.into_bare();
-        self.store.unregister(&user, &jid, node.as_deref()).await.map_err(|error| {
+        if !caller.speaks_for(&user) {
+            return Err(Rejection::Forbidden(user.to_string()));
+        }
+        let unregistered = async {
+            match self.store.admit(&[user.domain()]).await? {
+                Admission::Exceeded(domain, wait) => Ok(Err(Rejection::TooMany(domain, wait))),
+                Admission::Admitted => self.store.unregister(&user, &jid, node.as_deref()).await.map(Ok),
+            }
+        };
+        unregistered.await.map_err(|error| {
             tracing::error!(%user, %jid, error = %Causes(&error), "not disabled");
             Rejection::Unavailable
-        })?;
+        })??;
         tracing::info!(%user, %jid, "disabled");
         let mut answer = json!({"status": "disabled", "user": user.as_str(), "jid": jid.as_str()});
         if let Some(node) = node {

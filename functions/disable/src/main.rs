@@ -1,6 +1,6 @@
 //! The function as Lambda starts it.
 
-use pushlark_http::{Access, run};
+use pushlark_http::{Access, Clients, run};
 use pushlark_settings::{Environment, aws_config};
 use pushlark_store::Store;
 use pushlark_telemetry::{Format, start};
@@ -11,7 +11,9 @@ async fn main() -> anyhow::Result<()> {
     start(Format::Json, &environment)?;
     let aws = aws_config().await;
     let function = disable::Function {
-        access: Access::from_environment(&environment, &aws).await?,
+        access: Access::from_environment(&environment, &aws)
+            .await?
+            .with_clients(Clients::from_environment(&environment, &aws).await?),
         store: Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
     };
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)

@@ -1,13 +1,17 @@
 //! Enables notifications (XEP-0357, section 5): stores a registration.
 
-use pushlark_delivery::{TrustedOrigins, VirtualHosts, check_subscription};
-use pushlark_http::{Access, Answer, Invocation, Rejection, answer, command};
+use pushlark_delivery::{TrustedOrigins, check_subscription};
+use pushlark_http::{
+    Access, Answer, Caller, Invocation, Method, Methods, Problem, Rejection, Request, Response, answer, command,
+};
 use pushlark_plugin::{PublishOptions, PublishService};
-use pushlark_store::{Store, micros};
+use pushlark_settings::HostPatterns;
+use pushlark_store::{Admission, Registered, Store, micros, of_micros};
 use pushlark_telemetry::Causes;
-use pushlark_xmpp::Enable;
+use pushlark_xmpp::{BareJid, Enable, parse_jid};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// The function.
 #[derive(Debug, Clone)]
@@ -17,23 +21,31 @@ pub struct Function {
     /// Where registrations are kept.
     pub store: Store,
     /// The hosts at which the options are Pushlark's own to check.
-    pub virtual_hosts: VirtualHosts,
+    pub virtual_hosts: HostPatterns,
     /// The endpoints of Web Push that are trusted although they are not public.
     pub trusted_origins: TrustedOrigins,
 }
 
 impl Function {
-    /// Answers one invocation: `{"user", "jid", "node", "form"?}` or the `<enable/>` IQ.
+    /// Answers one invocation: `{"user", "jid", "node", "form"?}` or the `<enable/>` IQ; and GET, with `?user=` by whoever
+    /// is not the user's own client, by what is enabled, without what is secret of it.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
-        answer(&self.access, invocation, async |request| {
-            command(request, async |enable| self.enable(enable).await).await
+        answer(&self.access, Methods::GetAndPost, invocation, async |request| match request.method {
+            Method::Get => self.list(&request).await,
+            Method::Post => {
+                let caller = request.caller.clone();
+                command(request, async |enable| self.enable(&caller, enable).await).await
+            }
         })
         .await
     }
 
-    async fn enable(&self, enable: Enable) -> Result<Value, Rejection> {
+    async fn enable(&self, caller: &Caller, enable: Enable) -> Result<Value, Rejection> {
         let Enable { user, jid, node, form } = enable;
         let owner = user.to_bare();
+        if !caller.speaks_for(&owner) {
+            return Err(Rejection::Forbidden(owner.to_string()));
+        }
         let options = PublishOptions::new(form).map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
         if self.virtual_hosts.has(&owner, &jid) {
             options.check().map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
@@ -41,11 +53,45 @@ impl Function {
                 .map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
         }
         let service = PublishService { jid, node, options, created_at: micros(OffsetDateTime::now_utc()) };
-        self.store.register(&user, &service).await.map_err(|error| {
+        let registered = async {
+            match self.store.admit(&[owner.domain()]).await? {
+                Admission::Exceeded(domain, wait) => Ok(Err(Rejection::TooMany(domain, wait))),
+                Admission::Admitted => self.store.register(&user, &service).await.map(Ok),
+            }
+        };
+        let registered = registered.await.map_err(|error| {
             tracing::error!(user = %owner, jid = %service.jid, error = %Causes(&error), "not enabled");
             Rejection::Unavailable
         })?;
+        if registered? == Registered::Refused {
+            let most = self.store.limits().nodes;
+            return Err(Rejection::Full(format!("{owner} has {most} nodes already, disable one first")));
+        }
         tracing::info!(user = %owner, jid = %service.jid, "enabled");
         Ok(json!({"status": "enabled", "user": owner.as_str(), "jid": service.jid.as_str(), "node": service.node}))
+    }
+
+    async fn list(&self, request: &Request) -> Result<Response, Problem> {
+        let user = match (request.query("user"), &request.caller) {
+            (Some(user), _) => {
+                parse_jid(user).map_err(|error| Problem::bad_request(format!("user: {user:?} is {error}")))?
+            }
+            (None, Caller::Client(user)) => user.clone().into(),
+            (None, _) => return Err(Problem::bad_request("user is missing: whose registrations, as ?user=")),
+        };
+        let user: BareJid = user.into_bare();
+        if !request.caller.speaks_for(&user) {
+            return Err(Rejection::Forbidden(user.to_string()).into());
+        }
+        let snapshot = self.store.snapshot(&user).await.map_err(|error| {
+            tracing::error!(%user, error = %Causes(&error), "not listed");
+            Problem::unavailable()
+        })?;
+        let registrations = snapshot.services.iter().map(|service| {
+            let enabled_at = of_micros(service.created_at).format(&Rfc3339).unwrap_or_default();
+            json!({"jid": service.jid.as_str(), "node": service.node, "enabled_at": enabled_at,
+                "form": service.options.masked()})
+        });
+        Response::json(200, &json!({"user": user.as_str(), "registrations": registrations.collect::<Value>()}))
     }
 }

@@ -1,7 +1,7 @@
 //! The function as Lambda starts it.
 
-use pushlark_delivery::{TrustedOrigins, VirtualHosts};
-use pushlark_http::{Access, run};
+use pushlark_delivery::TrustedOrigins;
+use pushlark_http::{Access, Clients, run};
 use pushlark_settings::{Environment, aws_config};
 use pushlark_store::Store;
 use pushlark_telemetry::{Format, start};
@@ -12,9 +12,11 @@ async fn main() -> anyhow::Result<()> {
     start(Format::Json, &environment)?;
     let aws = aws_config().await;
     let function = enable::Function {
-        access: Access::from_environment(&environment, &aws).await?,
+        access: Access::from_environment(&environment, &aws)
+            .await?
+            .with_clients(Clients::from_environment(&environment, &aws).await?),
         store: Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
-        virtual_hosts: VirtualHosts::from_environment(&environment)?,
+        virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
         trusted_origins: TrustedOrigins::from_environment(&environment)?,
     };
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)

@@ -4,15 +4,17 @@ mod publish;
 
 use std::collections::BTreeMap;
 
-use pushlark_delivery::VirtualHosts;
-use pushlark_http::{Access, Answer, Invocation, Media, Problem, Response, answer, read_json, read_text};
+use pushlark_http::{
+    Access, Answer, Caller, Invocation, Media, Methods, Problem, Response, answer, read_json, read_text,
+};
 use pushlark_plugin::PublishOptions;
 use pushlark_queue::Queue;
-use pushlark_store::{MAX_AFFILIATIONS, Node, NodeAddress, Store, StoreError, micros};
+use pushlark_settings::HostPatterns;
+use pushlark_store::{Admission, MAX_AFFILIATIONS, Node, NodeAddress, Store, StoreError, micros};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
-    AccessModel, Affiliation, BareJid, Condition, Disable, Element, Enable, InvalidPubSub, Iq, IqType, Jid, NodeConfig,
-    PubSubRequest, PublishModel, ns, parse_jid,
+    AccessModel, Affiliation, BareJid, Condition, Disable, DomainPart, Element, Enable, InvalidPubSub, Iq, IqType, Jid,
+    NodeConfig, PubSubRequest, PublishModel, ns, parse_jid,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -28,7 +30,7 @@ pub struct Function {
     /// Where notifications go.
     pub queue: Queue,
     /// The hosts whose nodes stand for devices.
-    pub virtual_hosts: VirtualHosts,
+    pub virtual_hosts: HostPatterns,
 }
 
 /// Why a request is not done, as it is answered.
@@ -53,11 +55,13 @@ impl Function {
             stanza: String,
         }
 
-        answer(&self.access, invocation, async |request| match request.media {
-            Media::Xml(media) => Ok(Response::xml(media, self.answer(read_text(&request.body)?).await?)),
+        answer(&self.access, Methods::Post, invocation, async |request| match request.media {
+            Media::Xml(media) => {
+                Ok(Response::xml(media, self.answer(&request.caller, read_text(&request.body)?).await?))
+            }
             Media::Json => {
                 let Stanza { stanza } = read_json(&request.body).map_err(Problem::bad_request)?;
-                Response::json(200, &Stanza { stanza: self.answer(&stanza).await? })
+                Response::json(200, &Stanza { stanza: self.answer(&request.caller, &stanza).await? })
             }
             other => {
                 let supported = "application/json, application/xml, text/xml or application/xmpp+xml";
@@ -67,13 +71,13 @@ impl Function {
         .await
     }
 
-    async fn answer(&self, stanza: &str) -> Result<String, Problem> {
+    async fn answer(&self, caller: &Caller, stanza: &str) -> Result<String, Problem> {
         let element = Element::parse(stanza).map_err(|error| Problem::bad_request(error.to_string()))?;
         let iq = Iq::from_element(element).map_err(|error| Problem::bad_request(error.to_string()))?;
         if matches!(iq.kind(), IqType::Result | IqType::Error) {
             return Err(Problem::bad_request("an IQ of type result or error asks for nothing"));
         }
-        let reply = match self.reply(&iq).await {
+        let reply = match self.reply(caller, &iq).await {
             Ok(Some(payload)) => iq.result_with(payload),
             Ok(None) => iq.result(),
             Err(Refusal { condition, text }) => iq.error(condition, &text),
@@ -81,8 +85,16 @@ impl Function {
         Ok(reply.to_string())
     }
 
-    async fn reply(&self, iq: &Iq) -> Result<Option<Element>, Refusal> {
+    async fn reply(&self, caller: &Caller, iq: &Iq) -> Result<Option<Element>, Refusal> {
         let parties = Parties::of(iq)?;
+        if !parties.are_vouched_for_by(caller) {
+            let text = format!("the credential speaks neither for {} nor for {}", parties.from, parties.to);
+            return Err(Refusal::new(Condition::Forbidden, text));
+        }
+        if let Admission::Exceeded(domain, _) = self.store.admit(&[parties.from.domain()]).await? {
+            let text = format!("{domain} sends more than it may, try again later");
+            return Err(Refusal::new(Condition::ResourceConstraint, text));
+        }
         if iq.payload().is_some_and(|payload| payload.is("enable", ns::PUSH)) {
             let enable = Enable::try_from(iq).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
             return self.enable(&parties, enable).await.map(|()| None);
@@ -166,6 +178,7 @@ impl Function {
         // What Pushlark names cannot be guessed.
         let name = name.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         let node = parties.new_node(&self.virtual_hosts, name, config)?;
+        self.check_room(&node).await?;
         if !self.store.create_node(&node).await? {
             return Err(Refusal::new(Condition::Conflict, "there is a node of this name"));
         }
@@ -188,6 +201,7 @@ impl Function {
         let mut node = parties.new_node(&self.virtual_hosts, name, NodeConfig::default())?;
         node.affiliations.insert(parties.from.domain().to_owned().into(), Affiliation::PublishOnly);
         node.device = Some(device);
+        self.check_room(&node).await?;
         if !self.store.register_node(&node).await? {
             return Err(Refusal::new(Condition::Conflict, "there is a node of this name"));
         }
@@ -213,6 +227,15 @@ impl Function {
             }
         }
         Ok(())
+    }
+
+    /// Whether the owner may have this node, too.
+    async fn check_room(&self, node: &Node) -> Result<(), Refusal> {
+        let (most, nodes) = (self.store.limits().nodes, self.store.nodes(&node.owner, &node.address.jid).await?);
+        if nodes.len() < most || nodes.contains(&node.address.node) {
+            return Ok(());
+        }
+        Err(Refusal::new(Condition::NotAllowed, format!("{} has {most} nodes already, delete one first", node.owner)))
     }
 
     async fn node(&self, parties: &Parties, node: String) -> Result<Node, Refusal> {
@@ -241,8 +264,21 @@ impl Parties {
         Ok(Self { from: jid("from", iq.from())?, to: jid("to", iq.to())? })
     }
 
+    /// Whether the caller hears from the sender, as a server does from its own users and domain, or hosts the service, and
+    /// so vouches for whoever its chat server lets ask there.
+    fn are_vouched_for_by(&self, caller: &Caller) -> bool {
+        let is_hosted_by = |domain: &DomainPart| {
+            let service = self.to.domain().as_str().strip_suffix(domain.as_str());
+            service.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        match caller {
+            Caller::Server(domains) => caller.speaks_for(&self.from) || domains.iter().any(is_hosted_by),
+            _ => caller.speaks_for(&self.from),
+        }
+    }
+
     /// A node for the sender, unless nothing publishes what comes to it.
-    fn new_node(&self, virtual_hosts: &VirtualHosts, node: String, config: NodeConfig) -> Result<Node, Refusal> {
+    fn new_node(&self, virtual_hosts: &HostPatterns, node: String, config: NodeConfig) -> Result<Node, Refusal> {
         if !virtual_hosts.has(&self.from, &self.to) {
             let text = format!("{} is none of the VIRTUAL_PUBSUB_HOSTS for {}", self.to, self.from);
             return Err(Refusal::new(Condition::NotAllowed, text));

@@ -1,7 +1,7 @@
 //! What would become of events, and why, without publishing, claiming or counting anything.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pushlark_events::{Effect, Event as WebhookEvent, Reading, read_event};
+use pushlark_events::{Arrival, Effect, Event as WebhookEvent, Reading, read_event};
 use pushlark_plugin::{Event, Payload, PublishService};
 use pushlark_queue::{Facts, Record, Subject, Work};
 use pushlark_store::{Availability, StoreError};
@@ -125,9 +125,10 @@ struct Target {
 impl Worker {
     /// Explains events as `/events` takes them: `{"explained": [{"id", "effect", "recipients"?: […]}, …]}`.
     pub async fn explain(&self, events: &[Box<RawValue>]) -> Result<Explained, Unexplained> {
-        let now = OffsetDateTime::now_utc();
+        let first = Arrival { now: OffsetDateTime::now_utc(), at: None, id: None };
         let events = events.iter().enumerate().map(|(index, event)| {
-            read_event(event.get().as_bytes(), now, index).map_err(|detail| Unexplained::BadEvent { index, detail })
+            read_event(event.get().as_bytes(), &first.nth(index))
+                .map_err(|detail| Unexplained::BadEvent { index, detail })
         });
         let events: Vec<_> = events.collect::<Result<_, _>>()?;
         let recipients = events.iter().map(recipients).sum();
@@ -144,7 +145,11 @@ impl Worker {
     async fn explain_event(&self, event: WebhookEvent) -> Result<ExplainedEvent, Unexplained> {
         let WebhookEvent { id, at, effect, reading } = event;
         let mut recipients = Vec::new();
-        let reads = reading.map(|Reading { user, conversation }| {
+        let told = match &effect {
+            Effect::Read(reading) => Some(reading),
+            _ => reading.as_ref(),
+        };
+        let reads = told.map(|Reading { user, conversation }| {
             let unless = if self.unread_counts { "" } else { ", but unread counts are not kept" };
             format!("{user} has read all of {conversation}{unless}")
         });
@@ -162,6 +167,7 @@ impl Worker {
             }
             Effect::Presence(session, Availability::Online) => format!("{session} is online from then on"),
             Effect::Presence(session, Availability::Offline) => format!("{session} is offline from then on"),
+            Effect::Read(_) => "notifies nobody".into(),
             Effect::None if reads.is_some() => "notifies nobody".into(),
             Effect::None => "none: only messages of the types chat and groupchat notify".into(),
         };

@@ -40,7 +40,8 @@ where
             }
         }
     };
-    Router::new().route(path, any(serve))
+    // On AWS the function has all paths.
+    Router::new().route(path, any(serve.clone())).route(&format!("{path}/{{*rest}}"), any(serve))
 }
 
 async fn event(request: Request) -> Result<Value, StatusCode> {
@@ -118,8 +119,8 @@ fn parameters(query: &str) -> Map<String, Value> {
 fn response(answer: Answer) -> Response {
     let answer = match answer {
         Answer::Http(answer) => answer,
-        // Only a direct invocation is answered directly.
-        Answer::Direct(_) => return StatusCode::BAD_GATEWAY.into_response(),
+        // Only a direct invocation is answered directly, or fails.
+        Answer::Direct(_) | Answer::Failed(_) => return StatusCode::BAD_GATEWAY.into_response(),
     };
     let status = u16::try_from(answer.status_code).ok().and_then(|status| StatusCode::from_u16(status).ok());
     let mut response = Response::new(Body::from(answer.body.unwrap_or_default()));

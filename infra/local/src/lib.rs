@@ -22,8 +22,11 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use axum::Router;
 use dynoxide::Database;
-use pushlark_delivery::{TrustedOrigins, VirtualHosts};
-use pushlark_http::{Access, Answer, Invocation, Media, Problem, Response, answer, read_json};
+use pushlark_delivery::TrustedOrigins;
+use pushlark_events::Sources;
+use pushlark_http::{
+    Access, Answer, Caller, Clients, Invocation, Media, Methods, Problem, Response, answer, read_json,
+};
 use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use pushlark_store::Store;
@@ -48,7 +51,7 @@ const MAX_RECEIVE_COUNT: u32 = 100;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The settings that a function needs to work as in the stack; not the secrets, which are not for a file.
-const SETTINGS: [&str; 26] = [
+const SETTINGS: [&str; 33] = [
     "TABLE_NAME",
     "QUEUE_URL",
     "DEAD_LETTER_QUEUE_URL",
@@ -75,6 +78,13 @@ const SETTINGS: [&str; 26] = [
     "INCLUDE_SENDER",
     "GROUP_DATA",
     "LOG_LEVEL",
+    "MAX_NODES",
+    "MAX_NODES_REACHED",
+    "RATE_LIMIT",
+    "MUC_HOSTS",
+    "SNS_PRESENCE_TOPIC",
+    "SNS_PM_TOPIC",
+    "SNS_MUC_TOPIC",
 ];
 
 /// How a stack is started.
@@ -180,15 +190,18 @@ impl Stack {
         let queue = Queue::new(sqs.clone(), &queue_url);
         let dead_letters = Queue::new(sqs.clone(), dead_letter_url);
         let access = access(&environment, &aws).await?;
+        let clients_access = access.clone().with_clients(Clients::from_environment(&environment, &aws).await?);
+        let sources = Sources::from_environment(&environment)?;
         let enable = enable::Function {
-            access: access.clone(),
+            access: clients_access.clone(),
             store: store.clone(),
-            virtual_hosts: VirtualHosts::from_environment(&environment)?,
+            virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
             trusted_origins: TrustedOrigins::from_environment(&environment)?,
         };
-        let disable = disable::Function { access: access.clone(), store: store.clone() };
+        let disable = disable::Function { access: clients_access, store: store.clone() };
         let ingest = ingest::Function {
-            access: access.clone(),
+            access: access.clone().with_topics(sources.topics.clone()),
+            sources,
             store: store.clone(),
             queue: queue.clone(),
             unread_counts: environment.switch("UNREAD_COUNTS", false)?,
@@ -197,7 +210,7 @@ impl Stack {
             access: access.clone(),
             store: store.clone(),
             queue: queue.clone(),
-            virtual_hosts: VirtualHosts::from_environment(&environment)?,
+            virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
         };
         let aws = with_endpoint(aws, &environment, "AWS_ENDPOINT_URL_LAMBDA");
         let worker = Worker::from_environment(&environment, &aws, &options.plugins, store, queue, dead_letters)?;
@@ -326,7 +339,10 @@ async fn explain(access: &Access, worker: &Worker, invocation: Invocation) -> An
         explain: Vec<Box<RawValue>>,
     }
 
-    answer(access, invocation, async |request| {
+    answer(access, Methods::Post, invocation, async |request| {
+        if request.caller != Caller::Operator {
+            return Err(Problem::forbidden("the credential does not speak for all domains"));
+        }
         if request.media != Media::Json {
             return Err(Problem::unsupported_media(&request.media, "application/json"));
         }
@@ -359,7 +375,7 @@ fn with_endpoint(aws: SdkConfig, environment: &Environment, variable: &str) -> S
 async fn access(environment: &Environment, aws: &SdkConfig) -> anyhow::Result<Access> {
     if environment.text("WEBHOOK_SECRET").is_none() {
         tracing::warn!("WEBHOOK_SECRET is not set: anybody on this machine may call");
-        return Ok(Access::Open);
+        return Ok(Access::open());
     }
     let aws = with_endpoint(aws.clone(), environment, "AWS_ENDPOINT_URL_SECRETS_MANAGER");
     Ok(Access::from_environment(environment, &aws).await?)

@@ -8,14 +8,13 @@ use aws_config::SdkConfig;
 use futures_util::future::join_all;
 use pushlark_plugin::PublishOptions;
 use pushlark_plugin::xmpp::BareJid;
-use pushlark_settings::{Environment, Secret, SettingError};
+use pushlark_settings::{Environment, HostPatterns, InvalidHost, Secret, SettingError};
 use pushlark_telemetry::Causes;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::VirtualHosts;
 use crate::apns::Apns;
 use crate::fcm::Fcm;
 use crate::fetched::Fetched;
@@ -71,7 +70,7 @@ struct Apps {
 
 /// One app. What is wrong with the credentials for one provider is no other's concern.
 struct App {
-    hosts: VirtualHosts,
+    hosts: HostPatterns,
     apns: Option<Result<Apns, String>>,
     fcm: Option<Result<Fcm, String>>,
     web_push: Option<Result<WebPush, String>>,
@@ -310,7 +309,7 @@ impl App {
     fn new(settings: Settings, clients: &Clients) -> Result<Self, String> {
         let Settings { hosts, apns, fcm, web_push } = settings;
         Ok(Self {
-            hosts: hosts.join(",").parse().map_err(|invalid: crate::InvalidHost| invalid.to_string())?,
+            hosts: hosts.join(",").parse().map_err(|invalid: InvalidHost| invalid.to_string())?,
             apns: apns.map(|apns| client(apns, |settings| Apns::new(settings, |key_id| clients.of_apple_key(key_id)))),
             fcm: fcm.map(|fcm| client(fcm, |settings| Fcm::new(settings, clients.google.clone()))),
             web_push: web_push.map(|web_push| {

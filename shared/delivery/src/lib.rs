@@ -13,13 +13,11 @@ mod mongoosepush;
 mod notification;
 mod outcome;
 mod pubsub;
-mod virtual_hosts;
 mod web_push;
 mod webhook;
 
 pub use notification::Notification;
 pub use outcome::{Extent, Failure, Outcome};
-pub use virtual_hosts::{InvalidHost, VirtualHosts};
 pub use web_push::{InvalidEndpoint, InvalidOrigin, InvalidSubscription, TrustedOrigins};
 
 use std::time::Duration;
@@ -28,7 +26,7 @@ use aws_config::SdkConfig;
 use futures_util::future::join_all;
 use pushlark_plugin::xmpp::BareJid;
 use pushlark_plugin::{PublishOptions, PublishService};
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, HostPatterns, SettingError};
 use tokio::time::{Instant, timeout_at};
 
 use direct::{Direct, Provider};
@@ -40,7 +38,7 @@ use webhook::Webhook;
 
 /// Publishes notifications.
 pub struct Delivery {
-    virtual_hosts: VirtualHosts,
+    virtual_hosts: HostPatterns,
     push_service: Option<Publisher>,
     pubsub: Option<Publisher>,
 }
@@ -64,7 +62,7 @@ impl Delivery {
     /// From `VIRTUAL_PUBSUB_HOSTS`, `PUSH_SERVICE` and what the push service needs, and from `PUBSUB_URL` and what goes with
     /// it. `aws` is for reading secrets.
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
-        let virtual_hosts = VirtualHosts::from_environment(environment)?;
+        let virtual_hosts: HostPatterns = environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default();
         let push_service =
             if virtual_hosts.is_empty() { None } else { Some(Publisher::of_push_service(environment, aws)?) };
         Ok(Self { virtual_hosts, push_service, pubsub: Publisher::of_pubsub(environment, aws)? })

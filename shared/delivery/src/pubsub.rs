@@ -8,13 +8,12 @@ use aws_config::SdkConfig;
 use pushlark_plugin::xmpp::{
     BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification,
 };
-use pushlark_settings::{Environment, Secret, SettingError};
+use pushlark_settings::{Environment, HostPatterns, Secret, SettingError, by_domain};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode, Url};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::VirtualHosts;
 use crate::fetched::Fetched;
 use crate::http_client::{HttpClient, Kind, failure, unanswered};
 use crate::notification::Notification;
@@ -30,7 +29,7 @@ pub struct PubSub {
     tokens: Option<Secret>,
     kept_tokens: Fetched<Tokens, Failure>,
     /// PubSub services that take no publish options.
-    without_options: VirtualHosts,
+    without_options: HostPatterns,
 }
 
 /// A chat server that sends stanzas.
@@ -172,18 +171,6 @@ impl Tokens {
     }
 }
 
-/// Values by the domain that stands before each, `example.com=value`, comma-separated.
-fn by_domain(setting: &str) -> Vec<(Option<DomainPart>, &str)> {
-    let values = setting.split(',').map(str::trim).filter(|value| !value.is_empty());
-    let of = |value: &'_ str| {
-        let (domain, rest) = value.split_once('=')?;
-        // A token may end in the padding of base64.
-        let is_value = !rest.trim_matches('=').is_empty();
-        is_value.then(|| Some((DomainPart::new(domain.trim()).ok()?.into_owned(), value.len() - rest.len())))?
-    };
-    values.map(|value| of(value).map_or((None, value), |(domain, at)| (Some(domain), value[at..].trim()))).collect()
-}
-
 /// What the answer to a publish says: `cancel` is the end of the node, any other error leaves it (XEP-0357, section 7).
 async fn outcome(response: Response, id: &str) -> Outcome {
     let (status, headers) = (response.status(), response.headers().clone());
@@ -227,27 +214,4 @@ async fn read(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
 /// A failure that may be of this node alone, and may never pass.
 fn unknown(reason: impl Into<String>) -> Failure {
     Failure { reason: reason.into(), retry_after: None, extent: Extent::Unknown }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn read(setting: &str) -> Vec<(Option<String>, &str)> {
-        by_domain(setting).into_iter().map(|(domain, value)| (domain.map(|domain| domain.to_string()), value)).collect()
-    }
-
-    #[test]
-    fn a_value_is_of_the_domain_before_it_or_of_all_others() {
-        let of = |domain: &str| Some(domain.to_owned());
-        assert_eq!(read("token"), [(None, "token")]);
-        assert_eq!(read("dG9rZW4=, b3RoZXI=="), [(None, "dG9rZW4="), (None, "b3RoZXI==")]);
-        assert_eq!(
-            read("Example.com=https://a/rest?x=1, https://b/rest"),
-            [(of("example.com"), "https://a/rest?x=1"), (None, "https://b/rest")]
-        );
-        assert_eq!(read("https://b/rest?x=1"), [(None, "https://b/rest?x=1")]);
-        assert_eq!(read(""), []);
-    }
 }

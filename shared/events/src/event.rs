@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 
+use pushlark_http::Caller;
 use pushlark_queue::{Facts, Subject};
 use pushlark_store::Availability;
-use pushlark_xmpp::{BareJid, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text, parse_jid};
+use pushlark_xmpp::{BareJid, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text, parse_jid};
 use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -27,7 +28,7 @@ pub struct Event {
     pub at: OffsetDateTime,
     /// What follows from it.
     pub effect: Effect,
-    /// What its user has read.
+    /// What the sender of a message has read.
     pub reading: Option<Reading>,
 }
 
@@ -45,10 +46,68 @@ pub struct Reading {
 pub enum Effect {
     /// Work for the worker.
     Queue(Subject),
-    /// A session is available from now on, or not.
-    Presence(FullJid, Availability),
+    /// A session is available from now on, or not. Of a bare JID, what is heard of is the user's one session.
+    Presence(Jid, Availability),
+    /// A user has read something.
+    Read(Reading),
     /// Nothing: it notifies nobody.
     None,
+}
+
+/// How an event came.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// When it arrived.
+    pub now: OffsetDateTime,
+    /// When it happened, as what it came in says.
+    pub at: Option<OffsetDateTime>,
+    /// What names it, as what it came in says.
+    pub id: Option<String>,
+}
+
+impl Arrival {
+    /// That of the event at `index` of several that came together.
+    pub fn nth(&self, index: usize) -> Self {
+        let later = Duration::microseconds(i64::try_from(index).unwrap_or(0));
+        let id = self.id.as_ref().map(|id| named([id, &index.to_string()], '/'));
+        Self { now: self.now + later, at: self.at, id }
+    }
+
+    /// When an event happened that says `at` of it: not in the future, where a wrong clock would outdo all that follows.
+    /// Without a word, when it arrived.
+    pub fn happened(&self, at: Option<OffsetDateTime>) -> OffsetDateTime {
+        at.or(self.at).map_or(self.now, |at| at.min(self.now))
+    }
+
+    /// The id of an event that gives itself `id`.
+    pub fn named(&self, id: Option<String>) -> Result<Option<String>, String> {
+        Ok(id.map(check_id).transpose()?.or_else(|| self.id.clone()))
+    }
+}
+
+impl Event {
+    /// The domains of those whom the event is about, once for each of them.
+    pub fn domains(&self) -> Vec<&DomainRef> {
+        match &self.effect {
+            Effect::Queue(Subject::Message { to, .. }) => to.iter().map(|user| user.domain()).collect(),
+            Effect::Queue(Subject::Unacknowledged { to, .. }) => to.iter().map(|session| session.domain()).collect(),
+            Effect::Queue(Subject::UserRemoved { jid }) => vec![jid.domain()],
+            Effect::Queue(Subject::DomainRemoved { domain }) => vec![domain],
+            Effect::Queue(Subject::Notification(notification)) => vec![notification.owner.domain()],
+            Effect::Presence(session, _) => vec![session.domain()],
+            Effect::Read(reading) => vec![reading.user.domain()],
+            Effect::None => Vec::new(),
+        }
+    }
+
+    /// The event as far as `caller` may tell it. What a sender of another domain has read is left out.
+    pub(crate) fn told_by(mut self, caller: &Caller) -> Result<Self, String> {
+        if let Some(other) = self.domains().into_iter().find(|domain| !caller.speaks_for_domain(domain)) {
+            return Err(format!("the credential does not speak for {other}"));
+        }
+        self.reading = self.reading.filter(|reading| caller.speaks_for(&reading.user));
+        Ok(self)
+    }
 }
 
 /// Whom a message is for.
@@ -111,11 +170,10 @@ pub fn check_id(id: String) -> Result<String, String> {
     }
 }
 
-/// When the event at `index` of a request happened: as it says, but not in the future, where a wrong clock would outdo
-/// all that follows. Without a word, when it arrived, one after the other.
-pub fn happened(at: Option<OffsetDateTime>, now: OffsetDateTime, index: usize) -> OffsetDateTime {
-    let arrived = now + Duration::microseconds(i64::try_from(index).unwrap_or(0));
-    at.map_or(arrived, |at| at.min(arrived))
+/// One id of two parts, within the bounds of an id.
+pub fn named([first, second]: [&str; 2], between: char) -> String {
+    let whole = format!("{first}{between}{second}");
+    if whole.len() <= MAX_ID_BYTES { whole } else { format!("{:x}", Sha256::digest(whole)) }
 }
 
 /// What the sender has read: all that came before an own message, or before a displayed marker (XEP-0333), which tells
@@ -152,10 +210,8 @@ fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {
     room.into_iter().chain(recipient).find_map(|giver| {
         let is_giver = |by: &str| parse_jid(by).is_ok_and(|by| by == giver);
         let (_, id) = message.stanza_ids().find(|(by, id)| !id.is_empty() && is_giver(by))?;
-        Some(
-            check_id(format!("{giver}/{id}"))
-                .unwrap_or_else(|_| format!("{:x}", Sha256::digest(format!("{giver}/{id}")))),
-        )
+        let whole = format!("{giver}/{id}");
+        Some(check_id(whole.clone()).unwrap_or_else(|_| format!("{:x}", Sha256::digest(whole))))
     })
 }
 

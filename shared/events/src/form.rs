@@ -5,13 +5,12 @@ use std::collections::HashMap;
 
 use percent_encoding::percent_decode_str;
 use pushlark_queue::Facts;
-use pushlark_xmpp::{BareJid, DomainPart, Jid, Message, MessageType, NodePart, is_xml_text, parse_jid};
-use time::OffsetDateTime;
+use pushlark_xmpp::{BareJid, DomainPart, Jid, Message, MessageType, NodePart, parse_jid};
 
-use crate::event::{Event, Recipients, happened, message};
+use crate::event::{Arrival, Event, Recipients, message};
 
 /// Reads the fields `author`, `server`, `receiver` and `message`. Others are ignored.
-pub fn read(form: &str, now: OffsetDateTime) -> Result<Event, String> {
+pub fn read(form: &str, arrival: &Arrival) -> Result<Event, String> {
     let fields = fields(form)?;
     let field = |name: &str| fields.get(name).map(AsRef::as_ref).ok_or_else(|| format!("{name} is missing"));
     let server = DomainPart::new(field("server")?).map_err(|error| format!("server: {error}"))?;
@@ -21,12 +20,15 @@ pub fn read(form: &str, now: OffsetDateTime) -> Result<Event, String> {
         jid.map(Jid::into_bare).map_err(|error| format!("{name} or server: {error}"))
     };
     let (author, receiver, body) = (user("author")?, user("receiver")?, field("message")?);
-    if !is_xml_text(body) {
-        return Err("message has a character that XML does not allow".into());
-    }
     let stanza = Message::with_body(MessageType::Chat, body);
-    let at = happened(None, now, 0);
-    message(None, at, author.into(), Recipients::Users(vec![receiver]), &stanza, Facts::default())
+    message(
+        arrival.id.clone(),
+        arrival.happened(None),
+        author.into(),
+        Recipients::Users(vec![receiver]),
+        &stanza,
+        Facts::default(),
+    )
 }
 
 /// Decodes `application/x-www-form-urlencoded`, strictly: bytes that are not UTF-8 are an error, not replaced.

@@ -1,31 +1,109 @@
 //! What a chat server's webhook says, in whatever format: events.
 
+mod cloud_event;
 mod event;
 mod form;
+mod mongooseim;
 mod native;
+mod sns;
 mod stanza;
 
-pub use event::{Effect, Event, Reading};
+pub use event::{Arrival, Effect, Event, Reading};
 pub use native::read_event;
 
+use pushlark_http::sns::{MESSAGE_TYPE, SnsMessage, Topics};
 use pushlark_http::{Media, Problem, Request, read_text};
+use pushlark_settings::{Environment, HostPatterns, SettingError};
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-/// Reads the events of a request that arrived at `now`: all of them, or what is wrong with each that is wrong.
-pub fn read(request: &Request, now: OffsetDateTime) -> Result<Vec<Event>, Problem> {
-    let events = match request.media {
-        Media::Json => native::read_json_body(read_text(&request.body)?, now).map_err(Problem::bad_request)?,
-        Media::JsonLines => native::read_json_lines(read_text(&request.body)?, now),
-        Media::Xml(_) => vec![stanza::read(read_text(&request.body)?, now)],
-        Media::Form => vec![form::read(read_text(&request.body)?, now)],
-        Media::Unknown(_) => {
-            return Err(Problem::unsupported_media(
-                &request.media,
-                "application/json, application/x-ndjson, application/xml, text/xml, application/xmpp+xml or \
-                 application/x-www-form-urlencoded",
-            ));
+use event::check_id;
+
+/// The header that names a webhook (Standard Webhooks 1.0), and so its messages.
+const WEBHOOK_ID: &str = "webhook-id";
+
+/// The most events of one request: for each, the table may be written to before the request is answered.
+const MAX_EVENTS: usize = 1_000;
+
+/// What settings say of what a webhook leaves open.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The topics of SNS whose messages are taken.
+    pub topics: Topics,
+    /// The hosts of rooms, which tell a group message of MongooseIM from a private one where nothing else does.
+    pub muc_hosts: Option<HostPatterns>,
+}
+
+impl Sources {
+    /// From `MUC_HOSTS`, and the settings of [`Topics`].
+    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
+        Ok(Self { topics: Topics::from_environment(environment)?, muc_hosts: environment.get("MUC_HOSTS")? })
+    }
+
+    /// Reads a message of one of SNS's topics.
+    pub fn read_sns(&self, message: &SnsMessage, now: OffsetDateTime) -> Result<Event, String> {
+        sns::read(message, self.topics.kind(&message.topic_arn), now)
+    }
+}
+
+/// Reads the events of a request that arrived at `now`: all of them, or what is wrong with each that is wrong, or what is
+/// not the caller's to tell.
+pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result<Vec<Event>, Problem> {
+    let id = request.header(WEBHOOK_ID).map(|id| check_id(id.to_owned())).transpose();
+    let id = id.map_err(|error| Problem::bad_request(format!("{WEBHOOK_ID}: {error}")))?;
+    let first = Arrival { now, at: None, id };
+    let events = if request.header(MESSAGE_TYPE).is_some() {
+        let message = SnsMessage::read(&request.body).map_err(Problem::bad_request)?;
+        vec![sources.read_sns(&message, now)]
+    } else {
+        let read_json = |json: &str, arrival: &Arrival| native::read_json(json, sources, arrival);
+        match request.media {
+            Media::Json => each(read_text(&request.body)?, &first, read_json)?,
+            Media::JsonLines => {
+                let lines = read_text(&request.body)?.lines().filter(|line| !line.trim().is_empty());
+                lines.enumerate().map(|(index, line)| read_json(line, &first.nth(index))).collect()
+            }
+            Media::CloudEvent => vec![cloud_event::read(read_text(&request.body)?, &first)],
+            Media::CloudEvents => each(read_text(&request.body)?, &first, cloud_event::read)?,
+            Media::Xml(_) => {
+                let at = stanza::timestamp(request).map_err(Problem::bad_request)?;
+                vec![stanza::read(read_text(&request.body)?, &Arrival { at, ..first })]
+            }
+            Media::Form => vec![form::read(read_text(&request.body)?, &first)],
+            Media::Unknown(_) => {
+                return Err(Problem::unsupported_media(
+                    &request.media,
+                    "application/json, application/x-ndjson, application/cloudevents+json, \
+                     application/cloudevents-batch+json, application/xml, text/xml, application/xmpp+xml or \
+                     application/x-www-form-urlencoded",
+                ));
+            }
         }
     };
+    if events.len() > MAX_EVENTS {
+        return Err(Problem::bad_request(format!("there are {} events, {MAX_EVENTS} are allowed", events.len())));
+    }
+    let events = all(events, Problem::bad_events)?;
+    all(events.into_iter().map(|event| event.told_by(&request.caller)).collect(), Problem::forbidden_events)
+}
+
+/// Reads one JSON document, or each of an array; the error is of the array as a whole.
+fn each(
+    body: &str,
+    first: &Arrival,
+    read: impl Fn(&str, &Arrival) -> Result<Event, String>,
+) -> Result<Vec<Result<Event, String>>, Problem> {
+    if !body.trim_ascii_start().starts_with('[') {
+        return Ok(vec![read(body, first)]);
+    }
+    let events: Vec<&RawValue> = serde_json::from_str(body).map_err(|error| Problem::bad_request(error.to_string()))?;
+    Ok(events.iter().enumerate().map(|(index, event)| read(event.get(), &first.nth(index))).collect())
+}
+
+fn all(
+    events: Vec<Result<Event, String>>,
+    problem: impl FnOnce(Vec<(usize, String)>) -> Problem,
+) -> Result<Vec<Event>, Problem> {
     let mut good = Vec::with_capacity(events.len());
     let mut errors = Vec::new();
     for (index, event) in events.into_iter().enumerate() {
@@ -34,5 +112,5 @@ pub fn read(request: &Request, now: OffsetDateTime) -> Result<Vec<Event>, Proble
             Err(detail) => errors.push((index, detail)),
         }
     }
-    if errors.is_empty() { Ok(good) } else { Err(Problem::bad_events(errors)) }
+    if errors.is_empty() { Ok(good) } else { Err(problem(errors)) }
 }

@@ -2,21 +2,20 @@
 
 use std::fmt;
 
-use pushlark_http::read_json;
 use pushlark_queue::{Facts, Subject};
 use pushlark_store::Availability;
-use pushlark_xmpp::{BareJid, Element, FullJid, Jid, Message, MessageType, is_xml_text, parse_jid};
+use pushlark_xmpp::{BareJid, Element, FullJid, Jid, Message, MessageType, parse_jid};
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use time::OffsetDateTime;
 
-use crate::event::{Effect, Event, Reading, Recipients, check_id, happened, message, new_id};
+use crate::event::{Arrival, Effect, Event, Reading, Recipients, message, new_id};
+use crate::{Sources, mongooseim};
 
 /// An event as it came. One type for all kinds, so that an error can name the field.
 #[derive(Debug, Deserialize)]
 struct Fields {
-    r#type: String,
+    r#type: Option<String>,
     id: Option<String>,
     #[serde(default, with = "time::serde::rfc3339::option")]
     at: Option<OffsetDateTime>,
@@ -33,28 +32,44 @@ struct Fields {
     conversation: Option<String>,
 }
 
-/// Reads one event, or an array of them; the error is of the body as a whole.
-pub fn read_json_body(body: &str, now: OffsetDateTime) -> Result<Vec<Result<Event, String>>, String> {
-    if !body.trim_ascii_start().starts_with('[') {
-        return Ok(vec![read_event(body.as_bytes(), now, 0)]);
+/// What the other documents are known by that come as JSON. A native event has a type.
+#[derive(Deserialize)]
+struct Shape {
+    r#type: Option<IgnoredAny>,
+    routing_key: Option<IgnoredAny>,
+    from_user_id: Option<IgnoredAny>,
+    user_id: Option<IgnoredAny>,
+}
+
+/// Reads a JSON document that is an event, or what MongooseIM tells by other ways.
+pub fn read_json(json: &str, sources: &Sources, arrival: &Arrival) -> Result<Event, String> {
+    let fields = match pushlark_http::read_json::<Fields>(json.as_bytes()) {
+        Ok(fields) if fields.r#type.is_some() => return event(fields, arrival),
+        fields => fields,
+    };
+    match serde_json::from_str(json) {
+        Ok(Shape { r#type: None, routing_key: Some(_), .. }) => mongooseim::read_delivery(json, sources, arrival),
+        Ok(Shape { r#type: None, from_user_id, user_id, .. }) if from_user_id.is_some() || user_id.is_some() => {
+            mongooseim::read(json, mongooseim::Direction::ByHosts(&sources.muc_hosts), arrival)
+        }
+        _ => Err(fields.err().unwrap_or_else(|| {
+            "type is missing; without it, expected a delivery of RabbitMQ with routing_key and body, or MongooseIM's \
+             from_user_id, to_user_id and message, or user_id and present"
+                .into()
+        })),
     }
-    let events: Vec<&RawValue> = serde_json::from_str(body).map_err(|error| error.to_string())?;
-    Ok(events.iter().enumerate().map(|(index, event)| read_event(event.get().as_bytes(), now, index)).collect())
 }
 
-/// Reads an event a line.
-pub fn read_json_lines(lines: &str, now: OffsetDateTime) -> Vec<Result<Event, String>> {
-    let lines = lines.lines().filter(|line| !line.trim().is_empty());
-    lines.enumerate().map(|(index, line)| read_event(line.as_bytes(), now, index)).collect()
+/// Reads an event of Pushlark's own.
+pub fn read_event(json: &[u8], arrival: &Arrival) -> Result<Event, String> {
+    event(pushlark_http::read_json(json)?, arrival)
 }
 
-/// Reads the event at `index` of those that arrived at `now`.
-pub fn read_event(json: &[u8], now: OffsetDateTime, index: usize) -> Result<Event, String> {
-    let fields: Fields = read_json(json)?;
-    let at = happened(fields.at, now, index);
-    let id = fields.id.clone().map(check_id).transpose()?;
-    let mut reading = None;
-    let effect = match fields.r#type.as_str() {
+fn event(fields: Fields, arrival: &Arrival) -> Result<Event, String> {
+    let kind = fields.r#type.as_deref().ok_or("type is missing")?;
+    let at = arrival.happened(fields.at);
+    let id = arrival.named(fields.id.clone())?;
+    let effect = match kind {
         kind @ ("message" | "unacknowledged") => {
             let stanza = fields.message()?;
             let from = jid("from", fields.from.as_deref().or(stanza.element().attribute("from")))?;
@@ -71,13 +86,11 @@ pub fn read_event(json: &[u8], now: OffsetDateTime, index: usize) -> Result<Even
             };
             let session = full("jid", fields.jid.as_deref())?;
             check_user("jid", &session)?;
-            Effect::Presence(session, availability)
+            Effect::Presence(session.into(), availability)
         }
         "read" => {
             let user = user("jid", fields.jid.as_deref())?;
-            let conversation = bare("conversation", fields.conversation.as_deref())?;
-            reading = Some(Reading { user, conversation });
-            Effect::None
+            Effect::Read(Reading { user, conversation: bare("conversation", fields.conversation.as_deref())? })
         }
         "user_removed" => Effect::Queue(Subject::UserRemoved { jid: user("jid", fields.jid.as_deref())? }),
         "domain_removed" => {
@@ -95,7 +108,7 @@ pub fn read_event(json: &[u8], now: OffsetDateTime, index: usize) -> Result<Even
             ));
         }
     };
-    Ok(Event { id: id.unwrap_or_else(new_id), at, effect, reading })
+    Ok(Event { id: id.unwrap_or_else(new_id), at, effect, reading: None })
 }
 
 impl Fields {
@@ -109,9 +122,6 @@ impl Fields {
             (None, None, None) => Err("stanza is missing (or chat and body in its place)".into()),
             (None, None, Some(_)) => Err("chat is missing".into()),
             (None, Some(_), None) => Err("body is missing".into()),
-            (None, Some(_), Some(body)) if !is_xml_text(body) => {
-                Err("body has a character that XML does not allow".into())
-            }
             (None, Some("chat"), Some(body)) => Ok(Message::with_body(MessageType::Chat, body)),
             (None, Some("groupchat"), Some(body)) => Ok(Message::with_body(MessageType::Groupchat, body)),
             (None, Some(other), Some(_)) => Err(format!("chat: {other:?} is neither \"chat\" nor \"groupchat\"")),
@@ -130,12 +140,12 @@ fn recipients(kind: &str, to: &[String]) -> Result<Recipients, String> {
     })
 }
 
-fn jid(field: &str, jid: Option<&str>) -> Result<Jid, String> {
+pub fn jid(field: &str, jid: Option<&str>) -> Result<Jid, String> {
     let jid = jid.ok_or_else(|| format!("{field} is missing"))?;
     parse_jid(jid).map_err(|error| format!("{field}: {jid:?} is {error}"))
 }
 
-fn bare(field: &str, bare: Option<&str>) -> Result<BareJid, String> {
+pub fn bare(field: &str, bare: Option<&str>) -> Result<BareJid, String> {
     jid(field, bare).map(Jid::into_bare)
 }
 
@@ -145,7 +155,7 @@ fn user(field: &str, user: Option<&str>) -> Result<BareJid, String> {
     Ok(user)
 }
 
-fn check_user(field: &str, jid: &Jid) -> Result<(), String> {
+pub fn check_user(field: &str, jid: &Jid) -> Result<(), String> {
     match jid.node() {
         Some(_) => Ok(()),
         None => Err(format!("{field}: \"{}\" has no localpart, so it is not a user", jid.to_bare())),

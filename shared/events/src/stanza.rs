@@ -1,27 +1,42 @@
 //! A stanza as a webhook's whole body.
 
+use pushlark_http::Request;
 use pushlark_queue::Facts;
 use pushlark_store::Availability;
 use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType, parse_jid};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use crate::event::{Effect, Event, Recipients, happened, message, new_id};
+use crate::event::{Arrival, Effect, Event, Recipients, message, new_id};
+
+/// The header in which ejabberd's `mod_post_log` says when it saw the message. What its other headers say is in the
+/// stanza.
+const TIMESTAMP: &str = "x-message-timestamp";
+
+/// When the message that a request holds was seen, if a header says so.
+pub fn timestamp(request: &Request) -> Result<Option<OffsetDateTime>, String> {
+    let Some(text) = request.header(TIMESTAMP) else { return Ok(None) };
+    // ejabberd writes a space between date and time.
+    let at = OffsetDateTime::parse(&text.trim().replacen(' ', "T", 1), &Rfc3339);
+    at.map(Some).map_err(|_| format!("{TIMESTAMP}: {text:?} is not a time as RFC 3339 has it"))
+}
 
 /// Reads a `<message/>` or a `<presence/>`.
-pub fn read(xml: &str, now: OffsetDateTime) -> Result<Event, String> {
+pub fn read(xml: &str, arrival: &Arrival) -> Result<Event, String> {
     let element = Element::parse(xml).map_err(|error| error.to_string())?;
-    let at = happened(None, now, 0);
+    let (id, at) = (arrival.id.clone(), arrival.happened(None));
     match element.name() {
+        "iq" => Err("expected a <message/> or a <presence/>; an <iq/> is for enable, disable or the push node".into()),
         "presence" => {
             let presence = Presence::from_element(element).map_err(|error| error.to_string())?;
-            Ok(Event { id: new_id(), at, effect: presence_effect(&presence)?, reading: None })
+            Ok(Event { id: id.unwrap_or_else(new_id), at, effect: presence_effect(&presence)?, reading: None })
         }
         _ => {
             let stanza = Message::from_element(element).map_err(|error| error.to_string())?;
             let from = address(stanza.element(), "from")?.ok_or("the message has no from")?;
             let to = address(stanza.element(), "to")?.ok_or("the message has no to")?;
             let to = Recipients::Users(vec![to.into_bare()]);
-            message(None, at, from, to, &stanza, Facts::default())
+            message(id, at, from, to, &stanza, Facts::default())
         }
     }
 }
@@ -41,7 +56,7 @@ fn presence_effect(presence: &Presence) -> Result<Effect, String> {
     }
     let session =
         from.try_into_full().map_err(|bare| format!("the presence's from, \"{bare}\", must have a resource"))?;
-    Ok(Effect::Presence(session, availability))
+    Ok(Effect::Presence(session.into(), availability))
 }
 
 fn address(stanza: &Element, attribute: &str) -> Result<Option<Jid>, String> {

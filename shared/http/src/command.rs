@@ -1,5 +1,7 @@
 //! Requests that come as JSON or as an IQ, and are answered in kind: enable and disable.
 
+use std::time::Duration;
+
 use pushlark_xmpp::{Condition, Element, InvalidRequest, Iq, IqType};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -12,9 +14,42 @@ pub enum Rejection {
     /// The request asks for what cannot be; the sender's to mend.
     #[error("{0}")]
     BadRequest(String),
+    /// The credential is not good for that user.
+    #[error("the credential does not speak for {0}")]
+    Forbidden(String),
+    /// There is already as much as there may be; something must go first.
+    #[error("{0}")]
+    Full(String),
+    /// The domain sends more than it may; the sender may try again after this time.
+    #[error("{0} sends more than it may, try again later")]
+    TooMany(String, Duration),
     /// Something that is needed does not answer; the sender may try again.
     #[error("the service is not available at the moment, try again")]
     Unavailable,
+}
+
+impl Rejection {
+    fn condition(&self) -> Condition {
+        match self {
+            Self::BadRequest(_) => Condition::BadRequest,
+            Self::Forbidden(_) => Condition::Forbidden,
+            Self::Full(_) => Condition::NotAllowed,
+            Self::TooMany(..) | Self::Unavailable => Condition::ResourceConstraint,
+        }
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let detail = rejection.to_string();
+        match rejection {
+            Rejection::BadRequest(_) => Self::bad_request(detail),
+            Rejection::Forbidden(_) => Self::forbidden(detail),
+            Rejection::Full(_) => Self::conflict(detail),
+            Rejection::TooMany(_, wait) => Self::too_many_requests(detail, wait),
+            Rejection::Unavailable => Self::unavailable(),
+        }
+    }
 }
 
 /// Reads a command of either media type, carries it out by `act`, and answers: with `act`'s answer to JSON, with an
@@ -29,11 +64,7 @@ where
     match request.media {
         Media::Json => {
             let command = read_json(&request.body).map_err(Problem::bad_request)?;
-            match act(command).await {
-                Ok(answer) => Response::json(200, &answer),
-                Err(Rejection::BadRequest(detail)) => Err(Problem::bad_request(detail)),
-                Err(Rejection::Unavailable) => Err(Problem::unavailable()),
-            }
+            Response::json(200, &act(command).await?)
         }
         Media::Xml(media) => {
             let element = Element::parse(read_text(&request.body)?).map_err(|e| Problem::bad_request(e.to_string()))?;
@@ -47,12 +78,7 @@ where
                     Err(invalid) => iq.error(Condition::BadRequest, &invalid.to_string()),
                     Ok(command) => match act(command).await {
                         Ok(_) => iq.result(),
-                        Err(rejection @ Rejection::BadRequest(_)) => {
-                            iq.error(Condition::BadRequest, &rejection.to_string())
-                        }
-                        Err(rejection @ Rejection::Unavailable) => {
-                            iq.error(Condition::ResourceConstraint, &rejection.to_string())
-                        }
+                        Err(rejection) => iq.error(rejection.condition(), &rejection.to_string()),
                     },
                 },
             };

@@ -4,15 +4,20 @@
 //! `cargo lambda invoke` does; the latter is answered with bare JSON and needs no credential, since IAM has vouched.
 
 mod access;
+mod clients;
 mod command;
+mod fetch;
+mod json;
 mod problem;
+pub mod sns;
 
-pub use access::Access;
+pub use access::{Access, Caller};
+pub use clients::Clients;
 pub use command::{Rejection, command};
+pub use json::read_json;
 pub use problem::Problem;
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::fmt;
 
 use aws_lambda_events::http::{HeaderValue, header};
@@ -21,7 +26,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use lambda_runtime::{Error as BoxError, LambdaEvent, service_fn};
 use pushlark_telemetry::flush;
-use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny};
+use serde::de::{Deserializer, Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -71,15 +76,41 @@ pub enum Answer {
     Http(LambdaFunctionUrlResponse),
     /// A JSON value.
     Direct(Box<RawValue>),
+    /// That the invocation failed, and why: whoever invoked the function without waiting for its answer does it again.
+    #[serde(skip)]
+    Failed(String),
 }
 
 /// A request that may be acted on: its caller is known, its method and size are right.
 #[derive(Debug)]
 pub struct Request {
+    /// Who calls.
+    pub caller: Caller,
+    /// One of those that the function allows.
+    pub method: Method,
     /// What the body is.
     pub media: Media,
     /// The body.
     pub body: Vec<u8>,
+    http: Option<HttpRequest>,
+}
+
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// To tell what there is.
+    Get,
+    /// To do something.
+    Post,
+}
+
+/// The methods that a function allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Methods {
+    /// POST alone.
+    Post,
+    /// GET, too.
+    GetAndPost,
 }
 
 /// The media types that a function may take.
@@ -89,6 +120,10 @@ pub enum Media {
     Json,
     /// `application/x-ndjson`
     JsonLines,
+    /// `application/cloudevents+json`: an event of CloudEvents 1.0.
+    CloudEvent,
+    /// `application/cloudevents-batch+json`: an array of them.
+    CloudEvents,
     /// `application/xml`, `text/xml` or `application/xmpp+xml`: the one that it is, to be answered in kind.
     Xml(&'static str),
     /// `application/x-www-form-urlencoded`
@@ -132,17 +167,22 @@ impl HttpRequest {
     fn query(&self, name: &str) -> Option<&str> {
         self.query_string_parameters.as_ref()?.get(name).map(String::as_str)
     }
+
+    fn method(&self) -> &str {
+        &self.request_context.http.method
+    }
 }
 
 /// Answers an invocation by `act`, once its credential, method and size are found right.
 pub async fn answer(
     access: &Access,
+    methods: Methods,
     invocation: Invocation,
     act: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
 ) -> Answer {
     match invocation {
         Invocation::Direct(payload) => {
-            let acted = match Request::new(Media::Json, payload.get().as_bytes().to_vec()) {
+            let acted = match Request::new(Caller::Operator, Media::Json, payload.get().as_bytes().to_vec()) {
                 Ok(request) => act(request).await,
                 Err(problem) => Err(problem),
             };
@@ -153,8 +193,9 @@ pub async fn answer(
             // Handlers answer JSON with JSON; it parses.
             Answer::Direct(RawValue::from_string(body).unwrap_or_default())
         }
+        Invocation::Http(request) if request.method() == "OPTIONS" => Answer::Http(methods.options()),
         Invocation::Http(request) => {
-            let outcome = match admit(access, request) {
+            let outcome = match admit(access, methods, request).await {
                 Ok(request) => act(request).await,
                 Err(problem) => Err(problem),
             };
@@ -168,33 +209,71 @@ pub async fn run(handle: impl AsyncFn(Invocation) -> Answer) -> Result<(), BoxEr
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Invocation>| {
         let answer = handle(event.payload).await;
         flush();
-        Ok::<_, Infallible>(answer)
+        match answer {
+            Answer::Failed(reason) => Err(BoxError::from(reason)),
+            answer => Ok(answer),
+        }
     }))
     .await
 }
 
-fn admit(access: &Access, mut request: HttpRequest) -> Result<Request, Problem> {
+async fn admit(access: &Access, methods: Methods, mut request: HttpRequest) -> Result<Request, Problem> {
     let body = request.body.take().unwrap_or_default();
     let body = if request.is_base64_encoded {
         BASE64_STANDARD.decode(body).map_err(|_| Problem::bad_request("the body is not valid base64"))?
     } else {
         body.into_bytes()
     };
-    access.check(&request, &body)?;
-    let method = &request.request_context.http.method;
-    if method != "POST" {
-        return Err(Problem::method_not_allowed(method, "POST"));
-    }
-    Request::new(Media::of(request.header("content-type").unwrap_or_default()), body)
+    let caller = access.check(&request, &body).await?;
+    let method = methods.admit(request.method())?;
+    let media = Media::of(request.header("content-type").unwrap_or_default());
+    Ok(Request { method, http: Some(request), ..Request::new(caller, media, body)? })
 }
 
 impl Request {
-    /// A request with a body of at most [`MAX_BODY_BYTES`].
-    pub fn new(media: Media, body: Vec<u8>) -> Result<Self, Problem> {
+    /// A request without headers to do something.
+    pub fn new(caller: Caller, media: Media, body: Vec<u8>) -> Result<Self, Problem> {
         if body.len() > MAX_BODY_BYTES {
             return Err(Problem::too_large(body.len()));
         }
-        Ok(Self { media, body })
+        Ok(Self { caller, method: Method::Post, media, body, http: None })
+    }
+
+    /// A header's value, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.http.as_ref()?.header(name)
+    }
+
+    /// The value of a parameter in the query.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.http.as_ref()?.query(name)
+    }
+}
+
+impl Methods {
+    fn allow(self) -> &'static str {
+        match self {
+            Self::Post => "POST, OPTIONS",
+            Self::GetAndPost => "GET, POST, OPTIONS",
+        }
+    }
+
+    fn admit(self, method: &str) -> Result<Method, Problem> {
+        match (self, method) {
+            (_, "POST") => Ok(Method::Post),
+            (Self::GetAndPost, "GET") => Ok(Method::Get),
+            _ => Err(Problem::method_not_allowed(method, self.allow())),
+        }
+    }
+
+    /// The answer to OPTIONS, which anybody may ask for: Prosody's `mod_rest` asks when it starts, without a credential,
+    /// and sends what stands first in `Accept` from then on. Its JSON leaves payloads out.
+    fn options(self) -> LambdaFunctionUrlResponse {
+        let mut response = LambdaFunctionUrlResponse::default();
+        response.status_code = 200;
+        response.headers.insert(header::ALLOW, HeaderValue::from_static(self.allow()));
+        response.headers.insert(header::ACCEPT, HeaderValue::from_static("application/xmpp+xml, application/json"));
+        response
     }
 }
 
@@ -204,6 +283,8 @@ impl Media {
         match essence.as_str() {
             "application/json" => Self::Json,
             "application/x-ndjson" => Self::JsonLines,
+            "application/cloudevents+json" => Self::CloudEvent,
+            "application/cloudevents-batch+json" => Self::CloudEvents,
             "application/xml" => Self::Xml("application/xml"),
             "text/xml" => Self::Xml("text/xml"),
             "application/xmpp+xml" => Self::Xml("application/xmpp+xml"),
@@ -218,6 +299,8 @@ impl fmt::Display for Media {
         f.write_str(match self {
             Self::Json => "application/json",
             Self::JsonLines => "application/x-ndjson",
+            Self::CloudEvent => "application/cloudevents+json",
+            Self::CloudEvents => "application/cloudevents-batch+json",
             Self::Xml(xml) => xml,
             Self::Form => "application/x-www-form-urlencoded",
             Self::Unknown(other) => other,
@@ -253,22 +336,6 @@ fn http_response(status: u16, content_type: HeaderValue, body: String) -> Lambda
 /// Reads a body that must be UTF-8.
 pub fn read_text(body: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(body).map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))
-}
-
-/// Reads a JSON object; what is wrong with it is told with the path to the field.
-pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
-    // An array would do for serde: its elements for the fields in their order.
-    if json.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
-        return Err("expected a JSON object".into());
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let value =
-        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| match error.path().to_string() {
-            path if path == "." => error.inner().to_string(),
-            path => format!("{path}: {}", error.inner()),
-        })?;
-    deserializer.end().map_err(|error| error.to_string())?;
-    Ok(value)
 }
 
 #[cfg(test)]

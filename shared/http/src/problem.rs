@@ -1,6 +1,8 @@
 //! Problem answers (RFC 9457).
 
-use aws_lambda_events::http::HeaderValue;
+use std::time::Duration;
+
+use aws_lambda_events::http::{HeaderValue, header};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
 use serde::Serialize;
 
@@ -16,7 +18,18 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ItemError>,
     #[serde(skip)]
-    header: Option<(&'static str, &'static str)>,
+    header: Option<Header>,
+}
+
+/// A header that tells how to do better.
+#[derive(Debug)]
+enum Header {
+    /// `WWW-Authenticate`
+    Challenge(&'static str),
+    /// `Allow`
+    Allow(&'static str),
+    /// `Retry-After`, in seconds.
+    RetryAfter(u64),
 }
 
 /// What is wrong with one event of several.
@@ -26,9 +39,22 @@ struct ItemError {
     detail: String,
 }
 
+/// The longest detail, in characters: it may quote what the request holds, and an answer of more than 6 MB is none
+/// ("Lambda quotas").
+const MAX_DETAIL_CHARS: usize = 500;
+
 impl Problem {
     fn new(status: u16, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { r#type: "about:blank", title, status, detail: detail.into(), errors: Vec::new(), header: None }
+        let detail = shortened(detail.into());
+        Self { r#type: "about:blank", title, status, detail, errors: Vec::new(), header: None }
+    }
+
+    fn with_header(self, header: Header) -> Self {
+        Self { header: Some(header), ..self }
+    }
+
+    pub(crate) fn is_unauthorized(&self) -> bool {
+        self.status == 401
     }
 
     /// 400: the request's content is wrong; `detail` names the field.
@@ -38,25 +64,43 @@ impl Problem {
 
     /// 400: these of the request's events, by their index, are wrong.
     pub fn bad_events(errors: Vec<(usize, String)>) -> Self {
+        Self::bad_request("").with_errors("wrong", errors)
+    }
+
+    /// 403: the caller may not speak for these of the request's events, by their index.
+    pub fn forbidden_events(errors: Vec<(usize, String)>) -> Self {
+        Self::forbidden("").with_errors("not the caller's to tell", errors)
+    }
+
+    fn with_errors(self, what: &str, errors: Vec<(usize, String)>) -> Self {
         let detail = match errors.as_slice() {
             [(_, only)] => only.clone(),
-            several => format!("{} events are wrong; none was taken", several.len()),
+            several => format!("{} events are {what}; none was taken", several.len()),
         };
-        let errors = errors.into_iter().map(|(index, detail)| ItemError { index, detail }).collect();
-        Self { errors, ..Self::bad_request(detail) }
+        let errors = errors.into_iter().map(|(index, detail)| ItemError { index, detail: shortened(detail) }).collect();
+        Self { errors, detail: shortened(detail), ..self }
     }
 
     /// 401: no credential that is known.
     pub fn unauthorized(detail: impl Into<String>) -> Self {
-        let challenge = ("www-authenticate", "Bearer, Basic realm=\"pushlark\"");
-        Self { header: Some(challenge), ..Self::new(401, "Unauthorized", detail) }
+        let challenge = Header::Challenge("Bearer, Basic realm=\"pushlark\"");
+        Self::new(401, "Unauthorized", detail).with_header(challenge)
+    }
+
+    /// 403: the credential is known, and not good for this.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(403, "Forbidden", detail)
     }
 
     /// 405: not one of the methods `allowed`.
     pub fn method_not_allowed(method: &str, allowed: &'static str) -> Self {
-        let allow = ("allow", allowed);
         let detail = format!("the method {method:?} is not allowed, use {allowed}");
-        Self { header: Some(allow), ..Self::new(405, "Method Not Allowed", detail) }
+        Self::new(405, "Method Not Allowed", detail).with_header(Header::Allow(allowed))
+    }
+
+    /// 409: there is already as much as there may be.
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(409, "Conflict", detail)
     }
 
     /// 413: the body is too large.
@@ -75,11 +119,15 @@ impl Problem {
         Self::new(500, "Internal Server Error", "the request could not be answered")
     }
 
+    /// 429: more than a domain may send; the same request may succeed after this time.
+    pub fn too_many_requests(detail: impl Into<String>, wait: Duration) -> Self {
+        Self::new(429, "Too Many Requests", detail).with_header(Header::RetryAfter(wait.as_secs().max(1)))
+    }
+
     /// 503: what is needed does not answer; the same request may succeed later.
     pub fn unavailable() -> Self {
-        let retry = ("retry-after", "5");
         let detail = "the service is not available at the moment, try again";
-        Self { header: Some(retry), ..Self::new(503, "Service Unavailable", detail) }
+        Self::new(503, "Service Unavailable", detail).with_header(Header::RetryAfter(5))
     }
 
     /// The problem as a JSON object.
@@ -91,9 +139,20 @@ impl Problem {
     pub(crate) fn into_http(self) -> LambdaFunctionUrlResponse {
         let content_type = HeaderValue::from_static("application/problem+json");
         let mut response = http_response(self.status, content_type, self.to_json());
-        if let Some((name, value)) = self.header {
-            response.headers.insert(name, HeaderValue::from_static(value));
-        }
+        let (name, value) = match self.header {
+            Some(Header::Challenge(challenge)) => (header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge)),
+            Some(Header::Allow(methods)) => (header::ALLOW, HeaderValue::from_static(methods)),
+            Some(Header::RetryAfter(seconds)) => (header::RETRY_AFTER, seconds.into()),
+            None => return response,
+        };
+        response.headers.insert(name, value);
         response
+    }
+}
+
+fn shortened(detail: String) -> String {
+    match detail.char_indices().nth(MAX_DETAIL_CHARS) {
+        Some((end, _)) => format!("{}…", &detail[..end]),
+        None => detail,
     }
 }

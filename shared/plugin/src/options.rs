@@ -8,6 +8,10 @@ pub const MAX_OPTION_FIELDS: usize = 32;
 /// The most that a form's names and values may hold together, in bytes of UTF-8.
 pub const MAX_OPTIONS_BYTES: usize = 8 * 1024;
 
+/// The fields whose values are no secret, of whatever push service.
+const OPEN_FIELDS: [&str; 9] =
+    ["service", "mode", "priority", "topic", "silent", "mutable_content", "time_to_live", "click_action", "sound"];
+
 /// The fields of the form that a client enabled notifications with (XEP-0357, section 5). A real PubSub service gets
 /// them as they are; at a virtual host they tell the push service how to reach the device, and the methods here read
 /// the ones that MongooseIM's documentation names.
@@ -74,6 +78,15 @@ impl PublishOptions {
         &self.0
     }
 
+    /// All fields as they may be shown: what may be a token, a key or a secret by its end alone, if it is long.
+    pub fn masked(&self) -> BTreeMap<String, String> {
+        let shown = |(name, value): (&String, &String)| {
+            let is_open = OPEN_FIELDS.contains(&name.as_str());
+            (name.clone(), if is_open { value.clone() } else { masked(value) })
+        };
+        self.0.iter().map(shown).collect()
+    }
+
     /// Refuses what a virtual host could never act on, while there is still somebody to be told.
     pub fn check(&self) -> Result<(), InvalidOptions> {
         self.priority()?;
@@ -135,6 +148,12 @@ impl PublishOptions {
     }
 }
 
+/// The last four characters of a value that is long enough to keep the rest of it to itself.
+fn masked(value: &str) -> String {
+    let end = value.char_indices().rev().nth(3).filter(|_| value.chars().count() >= 16);
+    format!("…{}", end.map_or("", |(start, _)| &value[start..]))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -161,6 +180,18 @@ mod tests {
         }
         let fine = [("priority", "high"), ("mode", "dev"), ("silent", "false"), ("time_to_live", "0"), ("x", "any")];
         options(fine).check().unwrap();
+    }
+
+    #[test]
+    fn what_may_be_secret_is_masked() {
+        let form = options([
+            ("service", "fcm"),
+            ("device_id", "fk3xT0ken9ABCDEF"),
+            ("secret", "short"),
+            ("auth", "é€😀x".repeat(4).as_str()),
+        ]);
+        let shown = [("auth", "…é€😀x"), ("device_id", "…CDEF"), ("secret", "…"), ("service", "fcm")];
+        assert_eq!(form.masked(), shown.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     }
 
     #[test]

@@ -2,8 +2,12 @@
 //!
 //! A variable that is set but empty counts as not set, since a CloudFormation parameter cannot be absent.
 
+mod by_domain;
+mod host_patterns;
 mod secret;
 
+pub use by_domain::by_domain;
+pub use host_patterns::{HostPatterns, InvalidHost};
 pub use secret::{Secret, UnreadSecret};
 
 use std::collections::HashMap;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use pushlark_plugin::PublishService;
-use pushlark_xmpp::{BareJid, DomainPart, FullJid};
+use pushlark_xmpp::{BareJid, DomainPart, DomainRef, Jid};
 use sha2::{Digest, Sha256};
 
 use crate::NodeAddress;
@@ -35,8 +35,9 @@ pub fn registration(jid: &BareJid, node: &str) -> String {
     format!("{REGISTRATION}{}/{node}", bounded(jid.as_str(), 500))
 }
 
-pub fn session(session: &FullJid) -> String {
-    format!("{SESSION}{}", bounded(session.resource().as_str(), 1000))
+/// The key of a session; of a bare JID, that of the one session without a resource.
+pub fn session(session: &Jid) -> String {
+    format!("{SESSION}{}", bounded(session.resource().map_or("", |resource| resource.as_str()), 1000))
 }
 
 pub fn unread(conversation: &BareJid) -> String {
@@ -63,6 +64,11 @@ pub fn counted_message(id: &str) -> String {
 
 pub fn claim(id: &str, user: &BareJid) -> String {
     format!("msg/{}/{}", bounded(id, 256), bounded(user.as_str(), 1700))
+}
+
+/// The partition key of what was told of a domain's users; the minute is the sort key.
+pub fn rate(domain: &DomainRef) -> String {
+    format!("rate/{domain}")
 }
 
 /// The name of a claim's attribute for a service. The slash keeps it apart from the claim's other attributes.

@@ -8,17 +8,20 @@
 //! | `bob@example.com` | `node/<service>/<node>` | that the user owns this node |
 //! | `node/<service>/<node>` | `node` | a push node: its configuration, affiliations and device |
 //! | `node/<service>/<node>` | `device/<created_at>/<digest>` | what a push service said of a device of this node |
+//! | `rate/example.com` | a minute | how much was told of a domain's users |
 //! | `msg/<id>/bob@example.com` | `claim` | which services a message was published to, by which event, and its unread count |
 
 mod claim;
 mod item;
 mod keys;
+mod limits;
 mod node;
 mod removal;
 mod suspicion;
 mod unread;
 
 pub use claim::{Claimant, Claimed};
+pub use limits::{Admission, Limits, Registered};
 pub use node::{Device, MAX_AFFILIATIONS, Node, NodeAddress};
 pub use removal::Progress;
 
@@ -99,17 +102,19 @@ pub struct Store {
     client: Client,
     table: String,
     session_lifetime: Duration,
+    limits: Limits,
 }
 
 impl Store {
-    /// From `TABLE_NAME` and `SESSION_LIFETIME`: for how many seconds a session is remembered after the last that was
-    /// heard of it, so that a lost "offline" does not keep a user's notifications back for ever.
+    /// From `TABLE_NAME`, the settings of [`Limits`] and `SESSION_LIFETIME`: for how many seconds a session is remembered
+    /// after the last that was heard of it, so that a lost "offline" does not keep a user's notifications back for ever.
     pub fn from_environment(client: Client, environment: &Environment) -> Result<Self, SettingError> {
         let session_lifetime = environment.number("SESSION_LIFETIME", 1..=365 * 86_400, SESSION_LIFETIME)?;
         Ok(Self {
             client,
             table: environment.require("TABLE_NAME", "the table that holds the registrations")?,
             session_lifetime: Duration::from_secs(session_lifetime.into()),
+            limits: Limits::from_environment(environment)?,
         })
     }
 
@@ -124,9 +129,7 @@ impl Store {
         Ok(())
     }
 
-    /// Stores a registration, in place of one of the same user, service and node. A `user` with a resource ties it to
-    /// that session.
-    pub async fn register(&self, user: &Jid, service: &PublishService) -> Result<(), StoreError> {
+    async fn put_registration(&self, user: &Jid, service: &PublishService) -> Result<(), StoreError> {
         let owner = user.to_bare();
         // The tie goes first: until there is a registration, it refers to nothing.
         if let Ok(session) = user.try_as_full() {
@@ -200,10 +203,11 @@ impl Store {
     }
 
     /// Notes whether a session is online, unless something newer than `at` is known of it. A registration that was tied
-    /// to the session before it went offline is not tied to it any more.
+    /// to the session before it went offline is not tied to it any more. Where presence is told of bare JIDs, the user has
+    /// one session without a resource.
     pub async fn set_presence(
         &self,
-        session: &FullJid,
+        session: &Jid,
         availability: Availability,
         at: OffsetDateTime,
     ) -> Result<(), StoreError> {
@@ -347,4 +351,9 @@ fn seconds_now() -> u64 {
 /// Microseconds since 1970; a time before that counts as 1970.
 pub fn micros(at: OffsetDateTime) -> u64 {
     u64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(0)
+}
+
+/// The time of so many microseconds since 1970.
+pub fn of_micros(micros: u64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

@@ -1,4 +1,5 @@
-//! The symmetric signatures of Standard Webhooks 1.0.
+//! The signatures of webhooks: the symmetric ones of Standard Webhooks 1.0, and that of the body alone, as WebSub and
+//! GitHub have it.
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -11,8 +12,13 @@ pub const TIMESTAMP: &str = "webhook-timestamp";
 /// The header with the signatures, `v1,<base64>` each, separated by spaces.
 pub const SIGNATURE: &str = "webhook-signature";
 
+/// The header with the signature of the body alone, `sha256=<hexadecimal>`. It is as good when it is sent again.
+pub const HUB_SIGNATURE: &str = "x-hub-signature-256";
+
 /// How far the timestamp of a webhook may be from the time at which it arrives, in seconds.
 const TOLERANCE: u64 = 5 * 60;
+/// How many signatures of one webhook are looked at; a sender that changes its key signs by two.
+const MAX_SIGNATURES: usize = 8;
 
 /// A key that webhooks are signed with.
 #[derive(Debug, Clone)]
@@ -27,8 +33,8 @@ pub enum Unverified {
     /// The sender's clock is wrong, or the webhook is an old one.
     #[error("{TIMESTAMP} is more than {TOLERANCE} seconds from now")]
     Untimely,
-    /// None of the signatures is of the key.
-    #[error("{SIGNATURE} is not valid")]
+    /// None of the signatures is of one of the keys.
+    #[error("the signature is not valid")]
     Wrong,
 }
 
@@ -64,9 +70,9 @@ impl Headers<'_> {
         self.id.is_some() || self.timestamp.is_some() || self.signature.is_some()
     }
 
-    /// Checks a webhook that arrives at `now`, in seconds since 1970, against keys of which one is its sender's. All are
-    /// tried, each in constant time.
-    pub fn verify(&self, keys: &[Key], body: &[u8], now: i64) -> Result<(), Unverified> {
+    /// Checks a webhook that arrives at `now`, in seconds since 1970, and answers by which of `keys`, by their places, it
+    /// is signed: by one at least. All are tried, each in constant time.
+    pub fn verify(&self, keys: &[Key], body: &[u8], now: i64) -> Result<Vec<usize>, Unverified> {
         let (Some(id), Some(timestamp), Some(signatures)) = (self.id, self.timestamp, self.signature) else {
             return Err(Unverified::Incomplete);
         };
@@ -76,10 +82,28 @@ impl Headers<'_> {
         }
         let signed = [format!("{id}.{timestamp}.").as_bytes(), body].concat();
         let tags = signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,"));
-        let tags: Vec<Vec<u8>> = tags.filter_map(|tag| BASE64_STANDARD.decode(tag).ok()).collect();
-        let valid = keys.iter().flat_map(|key| tags.iter().map(|tag| hmac::verify(&key.0, &signed, tag).is_ok()));
-        if valid.fold(false, |any, one| any | one) { Ok(()) } else { Err(Unverified::Wrong) }
+        let tags: Vec<Vec<u8>> = tags.take(MAX_SIGNATURES).filter_map(|tag| BASE64_STANDARD.decode(tag).ok()).collect();
+        signers(keys, &signed, &tags)
     }
+}
+
+/// Checks the value of [`HUB_SIGNATURE`], and answers by which of `keys`, by their places, the body is signed.
+pub fn verify_body(signature: &str, keys: &[Key], body: &[u8]) -> Result<Vec<usize>, Unverified> {
+    let tag = signature.strip_prefix("sha256=").and_then(hexadecimal).ok_or(Unverified::Wrong)?;
+    signers(keys, body, &[tag])
+}
+
+fn signers(keys: &[Key], signed: &[u8], tags: &[Vec<u8>]) -> Result<Vec<usize>, Unverified> {
+    let has_signed = |key: &Key| tags.iter().fold(false, |any, tag| any | hmac::verify(&key.0, signed, tag).is_ok());
+    let signers: Vec<usize> = keys.iter().enumerate().filter(|(_, key)| has_signed(key)).map(|(at, _)| at).collect();
+    if signers.is_empty() { Err(Unverified::Wrong) } else { Ok(signers) }
+}
+
+fn hexadecimal(digits: &str) -> Option<Vec<u8>> {
+    let nibbles: Option<Vec<u32>> = digits.chars().map(|digit| digit.to_digit(16)).collect();
+    // Each is below 16.
+    let byte = |pair: &[u32]| (pair[0] * 16 + pair[1]) as u8;
+    nibbles.filter(|nibbles| nibbles.len() % 2 == 0).map(|nibbles| nibbles.chunks(2).map(byte).collect())
 }
 
 #[cfg(test)]
@@ -91,7 +115,13 @@ mod tests {
     const BODY: &[u8] = br#"{"test": 2432232314}"#;
     const NOW: i64 = 1_614_265_330;
 
-    fn verify(secrets: &[&str], id: &str, timestamp: &str, signature: &str, body: &[u8]) -> Result<(), Unverified> {
+    fn verify(
+        secrets: &[&str],
+        id: &str,
+        timestamp: &str,
+        signature: &str,
+        body: &[u8],
+    ) -> Result<Vec<usize>, Unverified> {
         let keys: Vec<Key> = secrets.iter().map(|secret| Key::new(secret)).collect();
         Headers { id: Some(id), timestamp: Some(timestamp), signature: Some(signature) }.verify(&keys, body, NOW)
     }
@@ -103,8 +133,8 @@ mod tests {
         let check = |timestamp: &str, signature: &str, body: &[u8]| {
             verify(&["other", SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", timestamp, signature, body)
         };
-        assert_eq!(check("1614265330", signature, BODY), Ok(()));
-        assert_eq!(check("1614265330", &format!("v1,AAAA v2,x {signature}"), BODY), Ok(()));
+        assert_eq!(check("1614265330", signature, BODY), Ok(vec![1]));
+        assert_eq!(check("1614265330", &format!("v1,AAAA v2,x {signature}"), BODY), Ok(vec![1]));
         assert_eq!(check("1614265330", signature, b"{}"), Err(Unverified::Wrong));
         assert_eq!(check("1614265331", signature, BODY), Err(Unverified::Wrong));
         assert_eq!(check("1614265330", &signature[3..], BODY), Err(Unverified::Wrong));
@@ -115,7 +145,7 @@ mod tests {
     #[test]
     fn a_webhook_counts_for_five_minutes_either_way() {
         let key = Key::new("s3cret");
-        for (seconds, expected) in [(300, Ok(())), (-300, Ok(())), (301, Err(Unverified::Untimely))] {
+        for (seconds, expected) in [(300, Ok(vec![0])), (-300, Ok(vec![0])), (301, Err(Unverified::Untimely))] {
             let at = NOW + seconds;
             assert_eq!(verify(&["s3cret"], "m", &at.to_string(), &key.sign("m", at, BODY), BODY), expected);
         }
@@ -128,5 +158,23 @@ mod tests {
         let headers = Headers { id: Some("m"), timestamp: None, signature: Some("v1,") };
         assert!(headers.is_any());
         assert_eq!(headers.verify(&[Key::new("s")], BODY, NOW), Err(Unverified::Incomplete));
+    }
+
+    #[test]
+    fn the_example_of_github_is_verified() {
+        let signature = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+        let keys = [Key::new("other"), Key::new("It's a Secret to Everybody")];
+        assert_eq!(verify_body(signature, &keys, b"Hello, World!"), Ok(vec![1]));
+        assert_eq!(verify_body(&signature.to_uppercase().replace("SHA", "sha"), &keys, b"Hello, World!"), Ok(vec![1]));
+        for (signature, body) in [
+            (signature, "Hello, World"),
+            (&signature[7..], "Hello, World!"),
+            (&signature[..69], "Hello, World!"),
+            ("sha256=", "Hello, World!"),
+            ("sha256=+5", "Hello, World!"),
+            ("sha1=757107ea", "Hello, World!"),
+        ] {
+            assert_eq!(verify_body(signature, &keys, body.as_bytes()), Err(Unverified::Wrong), "{signature}");
+        }
     }
 }

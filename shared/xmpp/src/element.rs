@@ -279,8 +279,11 @@ impl fmt::Display for Element {
 
 /// Whether `text` has only characters that XML 1.0 allows (its production 2, `Char`).
 pub fn is_xml_text(text: &str) -> bool {
-    text.chars()
-        .all(|c| !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}'))
+    text.chars().all(is_xml_char)
+}
+
+fn is_xml_char(c: char) -> bool {
+    !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
 }
 
 fn malformed(reason: impl ToString) -> ParseError {
@@ -332,13 +335,21 @@ fn push_text(open: &mut [Element], text: &str) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// As little as must be (XML 1.0, section 2.4), so that what was within bounds stays so.
+/// As little as must be (XML 1.0, section 2.4), so that what was within bounds stays so. What XML has no character for is
+/// left out.
 fn escape_text(text: &str) -> String {
-    minimal_escape(text).replace("]]>", "]]&gt;").replace('\r', "&#13;")
+    minimal_escape(without_invalid(text)).replace("]]>", "]]&gt;").replace('\r', "&#13;")
 }
 
 /// White space in an attribute survives only as a character reference (XML 1.0, section 3.3.3).
 fn escape_attribute(value: &str) -> String {
-    let escaped = minimal_escape(value).replace('"', "&quot;");
+    let escaped = minimal_escape(without_invalid(value)).replace('"', "&quot;");
     escaped.replace('\t', "&#9;").replace('\n', "&#10;").replace('\r', "&#13;")
+}
+
+fn without_invalid(text: &str) -> Cow<'_, str> {
+    if is_xml_text(text) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().filter(|c| is_xml_char(*c)).collect())
 }

@@ -1,9 +1,8 @@
 //! Publish-subscribe as push notifications use it (XEP-0060, XEP-0357).
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::{BareJid, DomainRef, Element, Iq, IqType, Jid, MAX_NODE_BYTES, is_xml_text, ns, parse_jid};
+use crate::{BareJid, DomainRef, Element, Iq, IqType, Jid, MAX_NODE_BYTES, ns, parse_jid};
 
 /// The most affiliations that one request sets.
 const MAX_AFFILIATIONS: usize = 32;
@@ -362,21 +361,12 @@ fn bad(reason: impl Into<String>) -> InvalidPubSub {
     InvalidPubSub::BadRequest(reason.into())
 }
 
-/// A form (XEP-0004). What XML has no character for is left out of the values.
+/// A form (XEP-0004).
 fn form<'f>(kind: &str, form_type: &str, fields: impl Iterator<Item = (&'f str, &'f str)>) -> Element {
     let data = |name| Element::new(name, ns::DATA_FORMS);
-    let field = |name: &str, value: &str| {
-        let value = data("value").with_text(without_invalid(value));
-        data("field").with_attribute("var", without_invalid(name)).with_child(value)
-    };
+    let field =
+        |name: &str, value: &str| data("field").with_attribute("var", name).with_child(data("value").with_text(value));
     let form_type = field("FORM_TYPE", form_type).with_attribute("type", "hidden");
     let form = data("x").with_attribute("type", kind).with_child(form_type);
     fields.fold(form, |form, (name, value)| form.with_child(field(name, value)))
-}
-
-fn without_invalid(text: &str) -> Cow<'_, str> {
-    if is_xml_text(text) {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(text.chars().filter(|c| is_xml_text(c.encode_utf8(&mut [0; 4]))).collect())
 }

@@ -206,8 +206,12 @@ async fn many_notifications_share_one_connection_and_one_token() {
     let apns = Apns::with_streams(10).await;
     let fcm = Fcm::start().await;
     let credentials = credentials(&apns, &fcm).to_string();
-    let settings =
-        [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str()), ("WORKER_CONCURRENCY", "64")];
+    let settings = [
+        ("PUSH_SERVICE", "direct"),
+        ("PUSH_CREDENTIALS", credentials.as_str()),
+        ("WORKER_CONCURRENCY", "64"),
+        ("MAX_NODES", "80"),
+    ];
     let pushlark = Pushlark::with_settings(settings).await;
     for phone in 0..40 {
         let token = format!("{phone:08x}");
@@ -645,7 +649,8 @@ async fn a_text_is_shortened_to_what_a_service_takes() {
 
 #[tokio::test]
 async fn a_provider_that_fails_for_many_does_not_hold_up_its_neighbour() {
-    let direct = Direct::with_settings(&[("WORKER_CONCURRENCY", "2"), ("PUBLISH_TIMEOUT_MS", "500")]).await;
+    let settings = [("WORKER_CONCURRENCY", "2"), ("PUBLISH_TIMEOUT_MS", "500"), ("MAX_NODES", "30")];
+    let direct = Direct::with_settings(&settings).await;
     direct.apns.hold(Duration::from_secs(5));
     for phone in 0..30 {
         direct.enable_iphone(&format!("{phone:08x}"), json!({})).await;

@@ -7,14 +7,27 @@ use tests::{Pushlark, send};
 const PATHS: [&str; 3] = ["/enable", "/disable", "/events"];
 
 #[tokio::test]
-async fn other_methods_than_post_are_refused() {
+async fn other_methods_are_refused() {
     let pushlark = Pushlark::start().await;
-    for path in PATHS {
-        for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH] {
-            let reply = send(pushlark.http.request(method, format!("{}{path}", pushlark.stack.url))).await;
-            assert!(reply.problem(405).contains("POST"));
-            assert_eq!(reply.headers["allow"], "POST");
+    for (path, allowed) in [
+        ("/enable", "GET, POST, OPTIONS"),
+        ("/disable", "POST, OPTIONS"),
+        ("/events", "POST, OPTIONS"),
+        ("/pubsub", "POST, OPTIONS"),
+    ] {
+        let url = format!("{}{path}", pushlark.stack.url);
+        for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH, Method::HEAD] {
+            if allowed.contains(method.as_str()) {
+                continue;
+            }
+            let is_head = method == Method::HEAD;
+            let reply = send(pushlark.http.request(method, &url)).await;
+            assert!(is_head || reply.problem(405).contains("POST"));
+            assert_eq!((reply.status, &reply.headers["allow"]), (405, &allowed.parse().unwrap()));
         }
+        let reply = send(pushlark.http.request(Method::OPTIONS, &url)).await;
+        assert_eq!((reply.status, &reply.headers["allow"]), (200, &allowed.parse().unwrap()));
+        assert_eq!(reply.headers["accept"], "application/xmpp+xml, application/json");
     }
 }
 

@@ -175,7 +175,7 @@ async fn a_registration_at_a_host_that_is_not_virtual_is_kept_and_not_retried() 
 
 #[tokio::test]
 async fn a_user_of_very_many_devices_is_notified_at_all() {
-    let pushlark = Pushlark::start().await;
+    let pushlark = Pushlark::with_settings([("MAX_NODES", "150")]).await;
     let devices = 0..150;
     for device in devices.clone() {
         pushlark.enable(BOB, &format!("device-{device}")).await;

@@ -51,7 +51,7 @@ fn each_field_must_be_there_once_and_be_what_it_stands_for() {
         fields.push(complete[index]);
         assert_refused(Form, &form(&fields), name);
         fields.truncate(complete.len());
-        for value in ["%FF", "a%C3", "%00", "%EF%BF%BE"] {
+        for value in ["%FF", "a%C3"] {
             fields[index].1 = value;
             assert_refused(Form, &form(&fields), name);
         }

@@ -9,8 +9,8 @@ mod media;
 mod properties;
 mod xml;
 
-use pushlark_events::{Effect, Event, read};
-use pushlark_http::{Media, Request};
+use pushlark_events::{Effect, Event, Sources, read};
+use pushlark_http::{Caller, Media, Request};
 use pushlark_queue::{Facts, Subject};
 use pushlark_xmpp::{Element, Message};
 use serde_json::Value;
@@ -26,7 +26,7 @@ fn now() -> OffsetDateTime {
 fn taken(media: Media, body: impl AsRef<[u8]>) -> Vec<Event> {
     let body = body.as_ref().to_vec();
     let text = String::from_utf8_lossy(&body).into_owned();
-    match read(&Request { media, body }, now()) {
+    match read(&Request::new(Caller::Operator, media, body).unwrap(), &Sources::default(), now()) {
         Ok(events) => events,
         Err(problem) => panic!("{text} is refused: {}", problem.to_json()),
     }
@@ -41,7 +41,7 @@ fn one(media: Media, body: impl AsRef<[u8]>) -> Event {
 fn problem(media: Media, body: impl AsRef<[u8]>) -> Value {
     let body = body.as_ref().to_vec();
     let text = String::from_utf8_lossy(&body).into_owned();
-    match read(&Request { media, body }, now()) {
+    match read(&Request::new(Caller::Operator, media, body).unwrap(), &Sources::default(), now()) {
         Ok(events) => panic!("{text} is taken, as {events:?}"),
         Err(problem) => serde_json::from_str(&problem.to_json()).unwrap(),
     }

@@ -4,8 +4,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use pushlark_events::{Effect, read};
-use pushlark_http::{Media, Request};
+use pushlark_events::{Effect, Sources, read};
+use pushlark_http::{Caller, Media, Request};
 use pushlark_queue::{MAX_RECIPIENTS, Record, Subject, Work};
 use pushlark_xmpp::{Element, Message, is_xml_text};
 use serde_json::{Value, json};
@@ -26,7 +26,10 @@ fn media() -> impl Strategy<Value = Media> {
 /// Reads a body, and gives how many events it has. What is work goes through the queue unchanged, to a worker that can
 /// read it.
 fn check(media: Media, body: &[u8]) -> Result<Option<usize>, TestCaseError> {
-    let Ok(events) = read(&Request { media, body: body.to_vec() }, now()) else { return Ok(None) };
+    let Ok(events) = read(&Request::new(Caller::Operator, media, body.to_vec()).unwrap(), &Sources::default(), now())
+    else {
+        return Ok(None);
+    };
     let count = events.len();
     let mut recipients = 0;
     let mut work = Vec::new();

@@ -1,13 +1,12 @@
-//! Virtual PubSub hosts: names that stand for a push service instead of a real PubSub service.
+//! Hosts of users: names of services that a setting gives, for the users of all domains or of each.
 
 use std::str::FromStr;
 
-use pushlark_plugin::xmpp::{BareJid, DomainPart};
-use pushlark_settings::{Environment, SettingError};
+use pushlark_xmpp::{BareJid, DomainPart};
 
-/// The setting `VIRTUAL_PUBSUB_HOSTS`: patterns, comma-separated, as MongooseIM's `virtual_pubsub_hosts` has them.
+/// Patterns, comma-separated, as MongooseIM's `virtual_pubsub_hosts` has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VirtualHosts(Vec<Pattern>);
+pub struct HostPatterns(Vec<Pattern>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
@@ -22,18 +21,13 @@ enum Pattern {
 #[error("{0:?} is neither a domain nor a subdomain of @HOST@, such as \"push.@HOST@\"")]
 pub struct InvalidHost(String);
 
-impl VirtualHosts {
-    /// From `VIRTUAL_PUBSUB_HOSTS`.
-    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        Ok(environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default())
-    }
-
+impl HostPatterns {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether `jid` is a virtual host for `user`.
+    /// Whether `jid` is, or is at, one of these hosts for `user`.
     pub fn has(&self, user: &BareJid, jid: &BareJid) -> bool {
         let (users_domain, domain) = (user.domain().as_str(), jid.domain().as_str());
         self.0.iter().any(|pattern| match pattern {
@@ -43,7 +37,7 @@ impl VirtualHosts {
     }
 }
 
-impl FromStr for VirtualHosts {
+impl FromStr for HostPatterns {
     type Err = InvalidHost;
 
     fn from_str(patterns: &str) -> Result<Self, InvalidHost> {
@@ -80,7 +74,7 @@ mod tests {
     use super::*;
 
     fn has(hosts: &str, user: &str, jid: &str) -> bool {
-        hosts.parse::<VirtualHosts>().unwrap().has(&BareJid::new(user).unwrap(), &BareJid::new(jid).unwrap())
+        hosts.parse::<HostPatterns>().unwrap().has(&BareJid::new(user).unwrap(), &BareJid::new(jid).unwrap())
     }
 
     #[test]
@@ -102,7 +96,7 @@ mod tests {
     #[test]
     fn a_pattern_that_cannot_match_is_refused() {
         for pattern in ["@HOST@", "push@HOST@", "@HOST@.push", "push.@HOST@.x", ".@HOST@", "push.@HOSTS@", "a b"] {
-            assert!(pattern.parse::<VirtualHosts>().is_err(), "{pattern}");
+            assert!(pattern.parse::<HostPatterns>().is_err(), "{pattern}");
         }
     }
 }

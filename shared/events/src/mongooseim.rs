@@ -1,0 +1,106 @@
+//! The JSON of MongooseIM's `mod_event_pusher_sns` and `mod_event_pusher_rabbit`: who sent whom what, and who is present.
+
+use pushlark_queue::Facts;
+use pushlark_settings::HostPatterns;
+use pushlark_store::Availability;
+use pushlark_xmpp::{BareJid, Message, MessageType};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::Sources;
+use crate::event::{Arrival, Effect, Event, Recipients, message, new_id};
+use crate::native::{bare, check_user, jid};
+
+/// Which way a message goes; it has one shape for all of them.
+#[derive(Debug, Clone, Copy)]
+pub enum Direction<'h> {
+    /// To a user, from another one.
+    Private,
+    /// To a user, from an occupant of a room.
+    FromRoom,
+    /// To another user, who is told of in a message of its own.
+    Sent,
+    /// To a room, whose occupants nobody but the room knows.
+    ToRoom,
+    /// As the hosts of rooms tell, if they are known.
+    ByHosts(&'h Option<HostPatterns>),
+}
+
+#[derive(Deserialize)]
+struct Fields {
+    user_id: Option<String>,
+    present: Option<bool>,
+    from_user_id: Option<String>,
+    to_user_id: Option<String>,
+    message: Option<String>,
+}
+
+/// A message as RabbitMQ's consumers show it; of its management API, `payload` is the body.
+#[derive(Deserialize)]
+struct Delivery {
+    routing_key: String,
+    #[serde(alias = "payload")]
+    body: Value,
+}
+
+/// Reads `{"user_id", "present"}`, or `{"from_user_id", "to_user_id", "message"}` whose direction is known.
+pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival) -> Result<Event, String> {
+    let fields: Fields = pushlark_http::read_json(json.as_bytes())?;
+    let (id, at) = (arrival.id.clone(), arrival.happened(None));
+    if fields.user_id.is_some() {
+        let session = jid("user_id", fields.user_id.as_deref())?;
+        check_user("user_id", &session)?;
+        let availability = match fields.present.ok_or("present is missing")? {
+            true => Availability::Online,
+            false => Availability::Offline,
+        };
+        let effect = Effect::Presence(session, availability);
+        return Ok(Event { id: id.unwrap_or_else(new_id), at, effect, reading: None });
+    }
+    let from = jid("from_user_id", fields.from_user_id.as_deref())?;
+    let to = bare("to_user_id", fields.to_user_id.as_deref())?;
+    let text = fields.message.ok_or("message is missing")?;
+    let direction = direction.resolve(&from.to_bare(), &to)?;
+    let kind = match direction {
+        Direction::FromRoom | Direction::ToRoom => MessageType::Groupchat,
+        _ => MessageType::Chat,
+    };
+    let stanza = Message::with_body(kind, &text);
+    let event = message(id, at, from, Recipients::Users(vec![to]), &stanza, Facts::default())?;
+    Ok(match direction {
+        Direction::Sent | Direction::ToRoom => Event { effect: Effect::None, ..event },
+        _ => event,
+    })
+}
+
+/// Reads a delivery: its routing key says what its body is, by the topics that are MongooseIM's defaults.
+pub fn read_delivery(json: &str, sources: &Sources, arrival: &Arrival) -> Result<Event, String> {
+    let delivery: Delivery = pushlark_http::read_json(json.as_bytes())?;
+    let direction = match delivery.routing_key.rsplit('.').next() {
+        Some("chat_msg_recv") => Direction::Private,
+        Some("groupchat_msg_recv") => Direction::FromRoom,
+        Some("chat_msg_sent") => Direction::Sent,
+        Some("groupchat_msg_sent") => Direction::ToRoom,
+        _ => Direction::ByHosts(&sources.muc_hosts),
+    };
+    let body = match delivery.body {
+        Value::String(body) => body,
+        body => body.to_string(),
+    };
+    read(&body, direction, arrival).map_err(|error| format!("body: {error}"))
+}
+
+impl Direction<'_> {
+    fn resolve(self, from: &BareJid, to: &BareJid) -> Result<Self, String> {
+        match self {
+            Self::ByHosts(Some(rooms)) if rooms.has(to, from) => Ok(Self::FromRoom),
+            Self::ByHosts(Some(rooms)) if rooms.has(from, to) => Ok(Self::ToRoom),
+            Self::ByHosts(Some(_)) => Ok(Self::Private),
+            Self::ByHosts(None) => Err("whether it is a private or a group message is told by the topic of SNS \
+                                        (SNS_PM_TOPIC, SNS_MUC_TOPIC), by the routing_key of RabbitMQ, or by \
+                                        MUC_HOSTS"
+                .into()),
+            known => Ok(known),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What is published at a URL, such as keys and certificates.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Client, Url};
+
+/// The time for one fetch; a function has ten seconds for all that it does.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// The most bytes that are read of an answer.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// A client that gets small public documents. No redirect is followed. It is built when it is first needed.
+#[derive(Debug, Clone, Default)]
+pub struct Fetch(Arc<OnceLock<Client>>);
+
+/// The document cannot be had now; it may be later.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// There is no answer.
+    #[error("it cannot be fetched")]
+    Unanswered(#[from] reqwest::Error),
+    /// There is an answer of another status than 200.
+    #[error("the answer is {0}")]
+    Status(reqwest::StatusCode),
+    /// The answer is too large.
+    #[error("the answer has more than {MAX_BYTES} bytes")]
+    TooLarge,
+}
+
+impl Fetch {
+    /// Gets the document at `url`.
+    pub async fn get(&self, url: Url) -> Result<Vec<u8>, FetchError> {
+        // What stands in a URL may be a secret.
+        let unanswered = |error: reqwest::Error| FetchError::Unanswered(error.without_url());
+        let mut response = self.client()?.get(url).send().await.map_err(unanswered)?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(FetchError::Status(response.status()));
+        }
+        let mut document = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unanswered)? {
+            if document.len() + chunk.len() > MAX_BYTES {
+                return Err(FetchError::TooLarge);
+            }
+            document.extend_from_slice(&chunk);
+        }
+        Ok(document)
+    }
+
+    fn client(&self) -> Result<&Client, reqwest::Error> {
+        if let Some(client) = self.0.get() {
+            return Ok(client);
+        }
+        let client = Client::builder().timeout(TIMEOUT).redirect(Policy::none()).build()?;
+        Ok(self.0.get_or_init(|| client))
+    }
+}

@@ -1,0 +1,144 @@
+//! JSON from outside, read strictly.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+/// How deep objects and arrays may be nested; deeper than any document that is read.
+const MAX_DEPTH: usize = 32;
+
+/// Reads a JSON object; what is wrong with it is told with the path to the field.
+///
+/// A name that stands twice in an object is refused, wherever it is: of two readers each may take another of the values.
+pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
+    // An array would do for serde: its elements for the fields in their order.
+    if json.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err("expected a JSON object".into());
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let value =
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| match error.path().to_string() {
+            path if path == "." => error.inner().to_string(),
+            path => format!("{path}: {}", error.inner()),
+        })?;
+    check(json)?;
+    Ok(value)
+}
+
+/// Checks what no field's own type looks at: the rest of the document.
+fn check(json: &[u8]) -> Result<(), String> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    Strict { depth: 0 }.deserialize(&mut deserializer).map_err(|error| error.to_string())?;
+    deserializer.end().map_err(|error| error.to_string())
+}
+
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn deeper<E: Error>(self) -> Result<Self, E> {
+        if self.depth == MAX_DEPTH {
+            return Err(E::custom(format_args!("objects and arrays are nested deeper than {MAX_DEPTH}")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let inside = self.deeper()?;
+        while items.next_element_seed(inside)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        let inside = self.deeper()?;
+        let mut names = HashSet::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            if names.contains(&name) {
+                return Err(A::Error::custom(format_args!("{name:?} is given twice")));
+            }
+            fields.next_value_seed(inside)?;
+            names.insert(name);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_stands_twice_is_refused_wherever_it_is() {
+        for (json, named) in [
+            (r#"{"a": 1, "b": 2, "a": 1}"#, "\"a\" is given twice"),
+            (r#"{"x": [{"form": {"b": 1, "\u0062": 2}}]}"#, "\"b\" is given twice"),
+        ] {
+            let error = read_json::<Value>(json.as_bytes()).unwrap_err();
+            assert!(error.contains(named), "{error}");
+        }
+        read_json::<Value>(br#"{"a": {"a": [{"a": 1}, {"a": -1.5e3}, null, true, "a"]}}"#).unwrap();
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        read_json::<Value>(nested(MAX_DEPTH).as_bytes()).unwrap();
+        for depth in [MAX_DEPTH + 1, 100_000] {
+            let error = read_json::<Value>(nested(depth).as_bytes()).unwrap_err();
+            assert!(error.contains("deeper than 32"), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_may_follow() {
+        read_json::<Value>(b"{} {}").unwrap_err();
+        read_json::<Value>(b"[]").unwrap_err();
+        read_json::<Value>(b"").unwrap_err();
+    }
+}
