@@ -135,6 +135,8 @@ pub struct Stack {
     pub dynamodb: aws_sdk_dynamodb::Client,
     /// A client of the stack's SQS.
     pub sqs: aws_sdk_sqs::Client,
+    /// The function behind `/events`, as it is invoked without HTTP.
+    pub ingest: ingest::Function,
     stop: watch::Sender<bool>,
     functions: JoinSet<()>,
     /// They lose nothing when they are cut off: what they have answered for is stored.
@@ -218,7 +220,7 @@ impl Stack {
         let router = Router::new()
             .merge(function_url::route("/enable", enable, |f, event| async move { f.handle(event).await }))
             .merge(function_url::route("/disable", disable, |f, event| async move { f.handle(event).await }))
-            .merge(function_url::route("/events", ingest, |f, event| async move { f.handle(event).await }))
+            .merge(function_url::route("/events", ingest.clone(), |f, event| async move { f.handle(event).await }))
             .merge(function_url::route("/pubsub", pubsub, |f, event| async move { f.handle(event).await }))
             .merge(function_url::route(
                 "/explain",
@@ -237,6 +239,7 @@ impl Stack {
             environment,
             dynamodb,
             sqs,
+            ingest,
             stop,
             functions,
             _emulators: emulators,

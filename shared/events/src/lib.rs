@@ -65,10 +65,7 @@ pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result
             }
             Media::CloudEvent => vec![cloud_event::read(read_text(&request.body)?, &first)],
             Media::CloudEvents => each(read_text(&request.body)?, &first, cloud_event::read)?,
-            Media::Xml(_) => {
-                let at = stanza::timestamp(request).map_err(Problem::bad_request)?;
-                vec![stanza::read(read_text(&request.body)?, &Arrival { at, ..first })]
-            }
+            Media::Xml(_) => vec![stanza::read(read_text(&request.body)?, &first)],
             Media::Form => vec![form::read(read_text(&request.body)?, &first)],
             Media::Unknown(_) => {
                 return Err(Problem::unsupported_media(

@@ -1,25 +1,10 @@
 //! A stanza as a webhook's whole body.
 
-use pushlark_http::Request;
 use pushlark_queue::Facts;
 use pushlark_store::Availability;
 use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType, parse_jid};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::event::{Arrival, Effect, Event, Recipients, message, new_id};
-
-/// The header in which ejabberd's `mod_post_log` says when it saw the message. What its other headers say is in the
-/// stanza.
-const TIMESTAMP: &str = "x-message-timestamp";
-
-/// When the message that a request holds was seen, if a header says so.
-pub fn timestamp(request: &Request) -> Result<Option<OffsetDateTime>, String> {
-    let Some(text) = request.header(TIMESTAMP) else { return Ok(None) };
-    // ejabberd writes a space between date and time.
-    let at = OffsetDateTime::parse(&text.trim().replacen(' ', "T", 1), &Rfc3339);
-    at.map(Some).map_err(|_| format!("{TIMESTAMP}: {text:?} is not a time as RFC 3339 has it"))
-}
 
 /// Reads a `<message/>` or a `<presence/>`.
 pub fn read(xml: &str, arrival: &Arrival) -> Result<Event, String> {

@@ -12,6 +12,7 @@ mod envelope;
 mod events;
 mod explaining;
 mod extensions;
+mod formats;
 mod judged;
 mod mongooseim;
 mod outcomes;

@@ -1,0 +1,58 @@
+//! Amazon SNS, as a subscriber sees it: it publishes its certificate, signs messages, and hears confirmations.
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeyPair;
+use aws_lc_rs::signature::RSA_PKCS1_SHA256;
+use axum::http::Method;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use p256::elliptic_curve::pkcs8::SecretDocument;
+use serde_json::Value;
+
+use crate::{Answer, Double};
+
+/// A message that is signed by SHA-1, as SNS does where a topic is not set to the newer version.
+pub const SNS_SIGNED_BY_SHA1: &str = include_str!("../fixtures/sns-signed-by-sha1.json");
+
+/// SNS in all regions.
+#[derive(Clone)]
+pub struct Sns(Double);
+
+impl std::ops::Deref for Sns {
+    type Target = Double;
+
+    fn deref(&self) -> &Double {
+        &self.0
+    }
+}
+
+impl Sns {
+    /// Listens.
+    pub async fn start() -> Self {
+        let check = |_: &str, request: &crate::Request| {
+            let is_certificate = request.method == Method::GET && request.path.ends_with(".pem");
+            let body =
+                if is_certificate { include_str!("../fixtures/sns.pem") } else { "<ConfirmSubscriptionResponse/>" };
+            (request.path.clone(), Answer::text(200, body))
+        };
+        Self(Double::start(100, check).await)
+    }
+
+    /// Signs a message by SHA-256, in place of the signature that it has.
+    pub fn signed(mut message: Value) -> Value {
+        message["SignatureVersion"] = "2".into();
+        message["SigningCertURL"] = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-2.pem".into();
+        let names: &[&str] = match message["Type"].as_str() {
+            Some("Notification") => &["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"],
+            _ => &["Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"],
+        };
+        let fields = names.iter().filter_map(|name| Some(format!("{name}\n{}\n", message[*name].as_str()?)));
+        let text: String = fields.collect();
+        let (_, key) = SecretDocument::from_pem(include_str!("../fixtures/sns-key.p8")).unwrap();
+        let key = KeyPair::from_pkcs8(key.as_bytes()).unwrap();
+        let mut signature = vec![0; key.public_modulus_len()];
+        key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature).unwrap();
+        message["Signature"] = BASE64_STANDARD.encode(signature).into();
+        message
+    }
+}

@@ -1,0 +1,405 @@
+//! Webhooks in the formats of chat servers and of what stands between, as they were captured.
+
+use doubles::{SNS_SIGNED_BY_SHA1, Sns};
+use pushlark_http::{Answer, Invocation};
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
+use tests::{Pushlark, Reply, ago, send};
+
+const DELIVERIES: &str = include_str!("../../../shared/events/tests/fixtures/rabbitmq/deliveries.json");
+
+/// A captured request, to be sent again.
+fn captured(pushlark: &Pushlark, capture: &str) -> RequestBuilder {
+    let (head, body) = capture.split_once("\r\n\r\n").unwrap();
+    let request = pushlark.http.post(format!("{}/events", pushlark.stack.url)).body(body.to_owned());
+    let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+    let own = |name: &str| ["content-length", "connection", "host", "te"].contains(&name.to_ascii_lowercase().as_str());
+    headers.filter(|(name, _)| !own(name)).fold(request, |request, (name, value)| request.header(name, value))
+}
+
+fn accepted(reply: &Reply) -> Vec<String> {
+    assert_eq!(reply.status, 202, "{}", reply.body);
+    serde_json::from_value(reply.json()["ids"].clone()).unwrap()
+}
+
+#[tokio::test]
+async fn what_ejabberd_and_mongooseim_post_by_themselves_notifies() {
+    let pushlark = Pushlark::start().await;
+    for user in
+        ["bob@localhost", "room1@conference.localhost", "zed@example.org", "bob@mim.localhost", "carol@mim.localhost"]
+    {
+        pushlark.enable(user, user).await;
+    }
+    let unicode = "Zażółć 😀 + 100% = \"ok\"\nline2";
+    for (name, capture, notified) in [
+        (
+            "mod_post_log: chat",
+            include_str!("../../../shared/events/tests/fixtures/ejabberd/chat.http"),
+            Some(("bob@localhost", "plain chat", "alice@localhost")),
+        ),
+        (
+            "mod_post_log: to a session",
+            include_str!("../../../shared/events/tests/fixtures/ejabberd/chat-to-full-jid.http"),
+            Some(("bob@localhost", "Zażółć & 😀", "alice@localhost")),
+        ),
+        (
+            "mod_post_log: with a hint",
+            include_str!("../../../shared/events/tests/fixtures/ejabberd/no-store-hint.http"),
+            Some(("bob@localhost", "secret", "alice@localhost")),
+        ),
+        (
+            "mod_post_log: to another server",
+            include_str!("../../../shared/events/tests/fixtures/ejabberd/to-remote.http"),
+            Some(("zed@example.org", "remote", "alice@localhost")),
+        ),
+        (
+            "mod_event_pusher_http: escaped",
+            include_str!("../../../shared/events/tests/fixtures/mongooseim/escaped.http"),
+            Some(("bob@mim.localhost", "Hi Test!&escape=Hello", "alice@mim.localhost")),
+        ),
+        (
+            "mod_event_pusher_http: Unicode",
+            include_str!("../../../shared/events/tests/fixtures/mongooseim/unicode.http"),
+            Some(("bob@mim.localhost", unicode, "alice@mim.localhost")),
+        ),
+        (
+            "mod_event_pusher_http: to Carol",
+            include_str!("../../../shared/events/tests/fixtures/mongooseim/to-carol.http"),
+            Some(("carol@mim.localhost", "to remote", "alice@mim.localhost")),
+        ),
+    ] {
+        accepted(&send(captured(&pushlark, capture)).await);
+        pushlark.settled().await;
+        let (user, body, sender) = notified.unwrap();
+        let last = pushlark.notifications(user).await.pop().unwrap_or_default();
+        let expected = json!({"body": body, "title": sender, "tag": sender, "badge": 1});
+        assert_eq!(last["notification"]["alert"], expected, "{name}");
+    }
+    assert_eq!(pushlark.notifications("bob@localhost").await.len(), 3);
+}
+
+/// Checks that Alice, who went offline, is told of the room's message, and Bob of Alice's, once each.
+async fn assert_notified_of_each_once(pushlark: &Pushlark) {
+    pushlark.settled().await;
+    for (device, body, sender) in
+        [("bobs", "Hello, Bob", "alice@localhost"), ("alices", "Hi, Everyone!", "muc_publish@muc.localhost/bob")]
+    {
+        let notified = pushlark.notifications(device).await;
+        let alerts: Vec<_> = notified.iter().map(|entry| &entry["notification"]["alert"]).collect();
+        assert_eq!(alerts, [&json!({"body": body, "title": sender, "tag": sender, "badge": 1})]);
+    }
+}
+
+async fn with_alice_and_bob(settings: &[(&str, &str)]) -> Pushlark {
+    let pushlark = Pushlark::with_settings(settings.iter().copied()).await;
+    pushlark.enable("alice@localhost", "alices").await;
+    pushlark.enable("bob@localhost", "bobs").await;
+    pushlark.event(json!({"type": "presence", "jid": "alice@localhost/res1", "status": "online", "at": ago(60)})).await;
+    pushlark
+}
+
+#[tokio::test]
+async fn deliveries_of_rabbitmq_are_told_apart_by_their_routing_keys() {
+    let pushlark = with_alice_and_bob(&[]).await;
+    assert_eq!(accepted(&pushlark.post("/events", "application/json", DELIVERIES).await).len(), 5);
+    assert_notified_of_each_once(&pushlark).await;
+
+    // As the management API shows them, and with what a filter of the operator's adds.
+    let pushlark = with_alice_and_bob(&[]).await;
+    let deliveries: Vec<Value> = serde_json::from_str(DELIVERIES).unwrap();
+    for delivery in deliveries {
+        let mut payload: Value = serde_json::from_str(delivery["body"].as_str().unwrap()).unwrap();
+        payload.as_object_mut().unwrap().extend([("timestamp".to_owned(), json!(5)), ("to".to_owned(), json!([5]))]);
+        let delivery = json!({"payload": payload.to_string(), "routing_key": delivery["routing_key"],
+            "exchange": delivery["exchange"], "payload_encoding": "string", "properties": [], "redelivered": false});
+        accepted(&pushlark.json("/events", delivery).await);
+    }
+    assert_notified_of_each_once(&pushlark).await;
+}
+
+#[tokio::test]
+async fn bodies_of_rabbitmq_without_their_keys_are_told_apart_by_the_hosts_of_rooms() {
+    let deliveries: Vec<Value> = serde_json::from_str(DELIVERIES).unwrap();
+    let received = |delivery: &&Value| !delivery["routing_key"].as_str().unwrap().ends_with("_sent");
+    let bodies: Vec<String> =
+        deliveries.iter().filter(received).map(|delivery| delivery["body"].as_str().unwrap().to_owned()).collect();
+    for rooms in ["muc.@HOST@", "muc.localhost"] {
+        let pushlark = with_alice_and_bob(&[("MUC_HOSTS", rooms)]).await;
+        accepted(&pushlark.post("/events", "application/x-ndjson", bodies.join("\n")).await);
+        assert_notified_of_each_once(&pushlark).await;
+    }
+    let pushlark = Pushlark::start().await;
+    let presence = &bodies[0];
+    accepted(&pushlark.post("/events", "application/json", presence.clone()).await);
+    for message in &bodies[1..] {
+        let detail = pushlark.post("/events", "application/json", message.clone()).await.problem(400);
+        assert!(detail.contains("MUC_HOSTS") && detail.contains("routing_key"), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn json_of_no_known_shape_is_told_what_was_expected() {
+    let pushlark = Pushlark::with_settings([("MUC_HOSTS", "muc.@HOST@")]).await;
+    for (json, named) in [
+        (json!({}), "type"),
+        (json!({"kind": "message", "type_": "chat"}), "routing_key"),
+        (json!({"user_id": "alice@localhost"}), "present"),
+        (json!({"user_id": "localhost", "present": true}), "user_id"),
+        (json!({"user_id": "alice@localhost", "present": "yes"}), "present"),
+        (json!({"from_user_id": "alice@localhost", "message": "Hi"}), "to_user_id"),
+        (json!({"from_user_id": "alice@localhost", "to_user_id": "bob@localhost"}), "message"),
+        (json!({"from_user_id": "@", "to_user_id": "bob@localhost", "message": "Hi"}), "from_user_id"),
+        (json!({"routing_key": "bob@localhost.chat_msg_recv"}), "body"),
+        (json!({"routing_key": "bob@localhost.chat_msg_recv", "body": "Hi"}), "body"),
+        (json!({"routing_key": "bob@localhost.chat_msg_recv", "body": {"message": "Hi"}}), "from_user_id"),
+    ] {
+        let detail = pushlark.json("/events", json.clone()).await.problem(400);
+        assert!(detail.contains(named), "{json} was answered: {detail}");
+    }
+    let iq = "<iq type='set' id='1' from='bob@localhost'><query xmlns='x'/></iq>";
+    let detail = pushlark.post("/events", "application/xml", iq).await.problem(400);
+    assert!(detail.contains("<message/>"), "{detail}");
+}
+
+#[tokio::test]
+async fn cloud_events_are_named_by_their_source_and_id() {
+    let pushlark = Pushlark::start().await;
+    pushlark.enable("bob@localhost", "bobs").await;
+    let event = |id: &str, body: &str| {
+        let data = json!({"type": "message", "from": "alice@localhost/pc", "to": "bob@localhost", "chat": "chat", "body": body});
+        json!({"specversion": "1.0", "type": "chat.message", "source": "//chat.example/1", "id": id, "data": data,
+            "datacontenttype": "application/json", "subject": "bob", "comexampleother": 5})
+    };
+    let structured = "application/cloudevents+json; charset=utf-8";
+    let once = pushlark.post("/events", structured, event("1", "one").to_string()).await;
+    assert_eq!(accepted(&once), ["//chat.example/1 1"]);
+    accepted(&pushlark.post("/events", structured, event("1", "one").to_string()).await);
+
+    let mut own_name = event("3", "three");
+    own_name["data"]["id"] = "m3".into();
+    let mut encoded = event("4", "four");
+    let data = encoded.as_object_mut().unwrap().remove("data").unwrap().to_string();
+    encoded["data_base64"] = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, data).into();
+    let mut late = event("5", "too late");
+    late["time"] = ago(2 * 86_400).into();
+    let batch = json!([event("1", "one"), event("2", "two"), own_name, encoded, late]);
+    let ids = accepted(&pushlark.post("/events", "application/cloudevents-batch+json", batch.to_string()).await);
+    let named = |id| format!("//chat.example/1 {id}");
+    assert_eq!(ids, [named("1"), named("2"), "m3".into(), named("4"), named("5")]);
+    pushlark.settled().await;
+    let mut alerts = pushlark.alerts("bobs").await;
+    alerts.sort();
+    assert_eq!(alerts, ["four", "one", "three", "two"]);
+}
+
+#[tokio::test]
+async fn a_cloud_event_that_is_none_is_told_by_its_attribute() {
+    let pushlark = Pushlark::start().await;
+    let good = json!({"specversion": "1.0", "type": "t", "source": "s", "id": "1",
+        "data": {"type": "user_removed", "jid": "bob@localhost"}});
+    for (attribute, value, named) in [
+        ("specversion", json!("0.3"), "specversion"),
+        ("specversion", Value::Null, "specversion"),
+        ("type", Value::Null, "type"),
+        ("id", json!(""), "id"),
+        ("source", json!(""), "source"),
+        ("source", json!("\u{7}"), "source"),
+        ("time", json!("now"), "time"),
+        ("data", Value::Null, "data"),
+        ("data", json!("<message/>"), "data"),
+        ("data", json!({"type": "user_removed"}), "jid"),
+        ("data_base64", json!("e30="), "data_base64"),
+        ("datacontenttype", json!("text/xml"), "datacontenttype"),
+    ] {
+        let mut event = good.clone();
+        event[attribute] = value;
+        let detail = pushlark.post("/events", "application/cloudevents+json", event.to_string()).await.problem(400);
+        assert!(detail.contains(named), "{event} was answered: {detail}");
+    }
+    let batch = json!([good, {"specversion": "1.0"}]).to_string();
+    let reply = pushlark.post("/events", "application/cloudevents-batch+json", batch).await;
+    reply.problem(400);
+    assert_eq!(reply.json()["errors"][0]["index"], 1);
+}
+
+const PRESENCE: &str = "arn:aws:sns:eu-west-1:123456789012:user_presence_updated-dev-1";
+const PM: &str = "arn:aws:sns:eu-west-1:123456789012:user_message_sent-dev-1";
+const MUC: &str = "arn:aws:sns:eu-west-1:123456789012:user_messagegroup_sent-dev-1";
+
+/// A captured message of SNS as it would be sent now to a topic.
+fn of_sns(capture: &str, topic: &str) -> Value {
+    let (_, body) = capture.split_once("\r\n\r\n").unwrap();
+    let mut message: Value = serde_json::from_str(body).unwrap();
+    message["TopicArn"] = topic.into();
+    message["Timestamp"] = ago(0).into();
+    message
+}
+
+fn private() -> Value {
+    of_sns(include_str!("../../../shared/events/tests/fixtures/sns/pm.http"), PM)
+}
+
+fn presence() -> Value {
+    of_sns(include_str!("../../../shared/events/tests/fixtures/sns/presence.http"), PRESENCE)
+}
+
+fn group() -> Value {
+    of_sns(include_str!("../../../shared/events/tests/fixtures/sns/muc.http"), MUC)
+}
+
+async fn with_topics(secret: &str) -> (Sns, Pushlark) {
+    let sns = Sns::start().await;
+    let settings = [
+        ("SNS_PRESENCE_TOPIC", PRESENCE),
+        ("SNS_PM_TOPIC", PM),
+        ("SNS_MUC_TOPIC", MUC),
+        ("AWS_ENDPOINT_URL_SNS", sns.url.as_str()),
+        ("WEBHOOK_SECRET", secret),
+    ];
+    (sns.clone(), Pushlark::with_settings(settings).await)
+}
+
+async fn post_sns(pushlark: &Pushlark, message: &Value) -> Reply {
+    let kind = message["Type"].as_str().unwrap_or("Notification").to_owned();
+    let request = pushlark.request("/events", "text/plain; charset=UTF-8", message.to_string());
+    send(request.header("x-amz-sns-message-type", kind)).await
+}
+
+#[tokio::test]
+async fn topics_of_sns_are_subscribed_to_by_https() {
+    // With a secret, which SNS need not know.
+    let (sns, pushlark) = with_topics("planted-secret").await;
+    let enable = json!({"user": "bob@localhost", "jid": "push.localhost", "node": "bobs",
+        "form": {"service": "fcm", "device_id": "bobs"}});
+    let enable = pushlark.request("/enable", "application/json", enable.to_string()).bearer_auth("planted-secret");
+    assert_eq!(send(enable).await.status, 200);
+
+    let confirmation = include_str!("../../../shared/events/tests/fixtures/sns/subscription-confirmation.json");
+    let confirmation = Sns::signed(serde_json::from_str(confirmation).unwrap());
+    let reply = post_sns(&pushlark, &confirmation).await;
+    assert_eq!((reply.status, reply.json()), (200, json!({"status": "subscribed"})));
+    let confirmed = sns.requests().into_iter().filter(|request| !request.path.ends_with(".pem"));
+    assert_eq!(confirmed.count(), 1);
+
+    let message = Sns::signed(private());
+    // SNS delivers at least once.
+    for _ in 0..2 {
+        assert_eq!(accepted(&post_sns(&pushlark, &message).await), [message["MessageId"].as_str().unwrap()]);
+    }
+    accepted(&post_sns(&pushlark, &Sns::signed(group())).await);
+    pushlark.settled().await;
+    let notified = pushlark.notifications("bobs").await;
+    assert_eq!(notified.len(), 1);
+    let alert = json!({"body": "Hello, Bob", "title": "alice@localhost", "tag": "alice@localhost", "badge": 1});
+    assert_eq!(notified[0]["notification"]["alert"], alert);
+
+    let reply = post_sns(&pushlark, &serde_json::from_str(SNS_SIGNED_BY_SHA1).unwrap()).await;
+    assert_eq!(accepted(&reply).len(), 1);
+    let certificates = sns.requests().into_iter().filter(|request| request.path.ends_with(".pem"));
+    assert_eq!(certificates.count(), 2, "one for each URL");
+}
+
+#[tokio::test]
+async fn presence_of_a_bare_jid_is_that_of_one_session() {
+    let (_sns, pushlark) = with_topics("").await;
+    pushlark.enable("alice@localhost", "alices").await;
+    let there = |present: bool, at: String| {
+        let mut message = presence();
+        message["Message"] = json!({"user_id": "alice@localhost", "present": present}).to_string().into();
+        message["Timestamp"] = at.into();
+        Sns::signed(message)
+    };
+    accepted(&post_sns(&pushlark, &there(true, ago(20))).await);
+    pushlark.message("alice@localhost", "online").await;
+    pushlark.settled().await;
+    assert!(pushlark.alerts("alices").await.is_empty());
+    accepted(&post_sns(&pushlark, &there(false, ago(10))).await);
+    // It comes once more, late.
+    accepted(&post_sns(&pushlark, &there(true, ago(20))).await);
+    pushlark.message("alice@localhost", "offline").await;
+    pushlark.notified("alices", 1).await;
+}
+
+#[tokio::test]
+async fn what_is_not_of_a_topic_of_ours_is_refused() {
+    let (sns, pushlark) = with_topics("planted-secret").await;
+    let good = Sns::signed(private());
+    let changed = |field: &str, value: &str| {
+        let mut message = good.clone();
+        message[field] = value.into();
+        message
+    };
+    let resigned = |field: &str, value: &str| {
+        let mut message = private();
+        message[field] = value.into();
+        Sns::signed(message)
+    };
+    for (message, named) in [
+        (changed("Message", "{\"from_user_id\":\"eve@localhost\"}"), "signature"),
+        (changed("Timestamp", "2026-11-22T19:33:39.315Z"), "signature"),
+        (changed("Subject", "Hi"), "signature"),
+        (changed("Signature", "AAAA"), "signature"),
+        (changed("Signature", "?"), "signature"),
+        (changed("SignatureVersion", "1"), "signature"),
+        (changed("SignatureVersion", "3"), "SignatureVersion"),
+        (changed("SigningCertURL", "https://sns.eu-west-1.amazonaws.com.evil.example/c.pem"), "SigningCertURL"),
+        (changed("SigningCertURL", "https://sns.us-east-1.amazonaws.com/c.pem"), "SigningCertURL"),
+        (changed("SigningCertURL", "http://sns.eu-west-1.amazonaws.com/c.pem"), "SigningCertURL"),
+        (changed("SigningCertURL", "https://sns.eu-west-1.amazonaws.com/c.pem?x"), "SigningCertURL"),
+        (changed("SigningCertURL", "https://sns.eu-west-1.amazonaws.com/c.crt"), "SigningCertURL"),
+        (resigned("TopicArn", "arn:aws:sns:eu-west-1:999999999999:user_message_sent-dev-1"), "topics"),
+        (resigned("TopicArn", ""), "topics"),
+    ] {
+        let reply = post_sns(&pushlark, &message).await;
+        let detail = reply.problem(401);
+        assert!(detail.contains(named), "{message} was answered: {detail}");
+    }
+    assert!(sns.requests().iter().all(|request| request.path.ends_with("-2.pem")), "it has asked elsewhere");
+    post_sns(&pushlark, &json!({"Type": "Notification"})).await.problem(400);
+    post_sns(&pushlark, &resigned("Message", "Hi")).await.problem(400);
+    post_sns(&pushlark, &resigned("Message", "{\"type\": \"user_removed\", \"jid\": \"bob@localhost\"}"))
+        .await
+        .problem(400);
+
+    // A URL to confirm at that is not of SNS is not fetched.
+    let before = sns.requests().len();
+    let confirmation = include_str!("../../../shared/events/tests/fixtures/sns/subscription-confirmation.json");
+    let mut confirmation: Value = serde_json::from_str(confirmation).unwrap();
+    confirmation["SubscribeURL"] = format!("{}/internal", sns.url).into();
+    post_sns(&pushlark, &Sns::signed(confirmation)).await.problem(400);
+    assert_eq!(sns.requests().len(), before);
+
+    // Where no topic is set, nothing of SNS is taken.
+    let none = Pushlark::start().await;
+    post_sns(&none, &good).await.problem(401);
+}
+
+fn lambda_event(message: &Value) -> Invocation {
+    let record = json!({"EventSource": "aws:sns", "EventVersion": "1.0", "EventSubscriptionArn": "arn:aws:sns:…",
+        "Sns": {"Type": message["Type"], "MessageId": message["MessageId"], "TopicArn": message["TopicArn"],
+            "Subject": null, "Message": message["Message"], "Timestamp": message["Timestamp"],
+            "SignatureVersion": "1", "Signature": "EXAMPLE", "SigningCertUrl": "https://sns.example/c.pem",
+            "UnsubscribeUrl": "https://sns.example/", "MessageAttributes": {}}});
+    serde_json::from_value(json!({"Records": [record]})).unwrap()
+}
+
+#[tokio::test]
+async fn topics_of_sns_may_invoke_ingest_themselves() {
+    let (_sns, pushlark) = with_topics("").await;
+    pushlark.enable("bob@localhost", "bobs").await;
+    let ingest = &pushlark.stack.ingest;
+    for message in [private(), presence(), group()] {
+        assert!(matches!(ingest.handle(lambda_event(&message)).await, Answer::Direct(_)), "{message}");
+    }
+    pushlark.settled().await;
+    assert_eq!(pushlark.alerts("bobs").await, ["Hello, Bob"]);
+
+    // Lambda tries again what fails, and keeps it in the end.
+    let mut other = private();
+    other["TopicArn"] = "arn:aws:sns:eu-west-1:999999999999:user_message_sent-dev-1".into();
+    let mut unreadable = private();
+    unreadable["Message"] = "Hi".into();
+    for message in [other, unreadable, json!({"Type": "Notification"})] {
+        assert!(matches!(ingest.handle(lambda_event(&message)).await, Answer::Failed(_)), "{message}");
+    }
+}
