@@ -105,9 +105,10 @@ impl Store {
             self.unregister_version(&owner, &after, service).await?;
             return Ok(Registered::Refused);
         }
-        let mut others: Vec<_> = after.services.iter().filter(|other| !is_same(other, service)).collect();
-        others.sort_by_key(|other| other.created_at);
-        for oldest in &others[..excess.min(others.len())] {
+        // All who do this at once take the same for the oldest, so that no more go than must.
+        let mut services: Vec<_> = after.services.iter().collect();
+        services.sort_by_key(|service| (service.created_at, &service.jid, &service.node));
+        for oldest in &services[..excess] {
             self.unregister_version(&owner, &after, oldest).await?;
             tracing::info!(user = %owner, jid = %oldest.jid, "disabled for a newer one");
         }

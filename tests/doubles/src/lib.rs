@@ -5,6 +5,7 @@
 
 mod apns;
 mod fcm;
+mod published;
 mod receiver;
 mod rest;
 mod sns;
@@ -12,6 +13,7 @@ mod web_push;
 
 pub use apns::{APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, problem as apns_problem};
 pub use fcm::{Fcm, GOOGLE_CLIENT, GOOGLE_KEY, GOOGLE_NEW_KEY, GOOGLE_PROJECT, fcm_error};
+pub use published::Published;
 pub use receiver::Receiver;
 pub use rest::Rest;
 pub use sns::{SNS_SIGNED_BY_SHA1, Sns};

@@ -4,6 +4,7 @@
 
 mod access;
 mod calls;
+mod clients;
 mod counts;
 mod custom_plugins;
 mod direct;

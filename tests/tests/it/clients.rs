@@ -1,0 +1,327 @@
+//! Clients that enable and disable by themselves, and how much each user may have.
+
+use axum::http::Method;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use doubles::{APNS_KEY, APNS_NEW_KEY, GOOGLE_KEY, GOOGLE_NEW_KEY, Published};
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use tests::{Pushlark, Reply, eventually, send};
+use time::OffsetDateTime;
+
+const ISSUER: &str = "https://id.example.com";
+const AUDIENCE: &str = "pushlark";
+const SECRET: &[u8] = b"planted-secret-of-thirty-two-bytes";
+
+struct Signer {
+    algorithm: Algorithm,
+    key: EncodingKey,
+    id: Option<&'static str>,
+}
+
+impl Signer {
+    fn of(algorithm: Algorithm) -> Self {
+        let key = match algorithm {
+            Algorithm::HS256 => EncodingKey::from_secret(SECRET),
+            Algorithm::RS256 => EncodingKey::from_rsa_pem(GOOGLE_KEY.as_bytes()).unwrap(),
+            Algorithm::ES256 => EncodingKey::from_ec_pem(APNS_KEY.as_bytes()).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        Self { algorithm, key, id: None }
+    }
+
+    fn jwk(&self) -> Value {
+        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.key, self.algorithm).unwrap()).unwrap();
+        if let Some(id) = self.id {
+            jwk["kid"] = id.into();
+        }
+        jwk
+    }
+
+    fn sign(&self, claims: &Value) -> String {
+        let header = Header { kid: self.id.map(Into::into), ..Header::new(self.algorithm) };
+        encode(&header, claims, &self.key).unwrap()
+    }
+
+    fn settings(&self) -> [(&'static str, String); 4] {
+        [
+            ("JWT_ALGORITHM", format!("{:?}", self.algorithm)),
+            ("JWT_KEYS", json!({"keys": [self.jwk()]}).to_string()),
+            ("JWT_ISSUER", ISSUER.into()),
+            ("JWT_AUDIENCE", AUDIENCE.into()),
+        ]
+    }
+}
+
+fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}
+
+fn claims(user: &str) -> Value {
+    json!({"iss": ISSUER, "aud": AUDIENCE, "exp": now() + 300, "sub": user})
+}
+
+async fn with_settings(settings: &[(&'static str, String)]) -> Pushlark {
+    let secret = ("WEBHOOK_SECRET", "planted-server".to_owned());
+    let all: Vec<_> = settings.iter().cloned().chain([secret]).collect();
+    Pushlark::with_settings(all.iter().map(|(name, value)| (*name, value.as_str()))).await
+}
+
+fn registration(user: &str, node: &str) -> Value {
+    json!({"user": user, "jid": "push.example.com", "node": node,
+        "form": {"service": "fcm", "device_id": format!("planted-token-of-{node}"), "priority": "high"}})
+}
+
+async fn post(pushlark: &Pushlark, token: &str, path: &str, body: &Value) -> Reply {
+    send(pushlark.request(path, "application/json", body.to_string()).bearer_auth(token)).await
+}
+
+async fn list(pushlark: &Pushlark, token: &str, query: &[(&str, &str)]) -> Reply {
+    let url = format!("{}/enable", pushlark.stack.url);
+    send(pushlark.http.request(Method::GET, url).query(query).bearer_auth(token)).await
+}
+
+/// The nodes of a user, in the order of their names.
+async fn nodes(pushlark: &Pushlark, user: &str) -> Vec<String> {
+    let reply = list(pushlark, "planted-server", &[("user", user)]).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    let json = reply.json();
+    json["registrations"].as_array().unwrap().iter().map(|one| one["node"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_client_enables_disables_and_lists_for_its_own_user_alone() {
+    for algorithm in [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256] {
+        let signer = Signer::of(algorithm);
+        let pushlark = with_settings(&signer.settings()).await;
+        let bobs = signer.sign(&claims("Bob@Example.com"));
+        for user in ["bob@example.com", "bob@example.com/phone"] {
+            assert_eq!(post(&pushlark, &bobs, "/enable", &registration(user, "phone")).await.status, 200);
+        }
+        let iq = "<iq type='set' id='1' from='bob@example.com/pc'>\
+                  <enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='pc'/></iq>";
+        let enable = |token: &str| pushlark.request("/enable", "application/xml", iq).bearer_auth(token);
+        assert!(send(enable(&bobs)).await.body.contains("type=\"result\""));
+
+        let eves = signer.sign(&claims("eve@example.com"));
+        post(&pushlark, &eves, "/enable", &registration("bob@example.com", "eves")).await.problem(403);
+        post(&pushlark, &eves, "/disable", &registration("bob@example.com", "phone")).await.problem(403);
+        list(&pushlark, &eves, &[("user", "bob@example.com")]).await.problem(403);
+        assert!(send(enable(&eves)).await.body.contains("<forbidden "));
+        assert_eq!(list(&pushlark, &eves, &[]).await.json()["registrations"], json!([]));
+
+        let listed = list(&pushlark, &bobs, &[]).await;
+        assert_eq!((listed.status, listed.content_type()), (200, "application/json"));
+        assert_eq!(listed.json()["user"], "bob@example.com");
+        let [pc, phone] = listed.json()["registrations"].as_array().unwrap().clone().try_into().unwrap();
+        assert_eq!((&pc["jid"], &pc["node"], &pc["form"]), (&json!("push.example.com"), &json!("pc"), &json!({})));
+        assert_eq!(phone["form"], json!({"service": "fcm", "device_id": "…hone", "priority": "high"}));
+        assert!(phone["enabled_at"].as_str().unwrap().starts_with("20"), "{phone}");
+        assert!(!listed.body.contains("planted"), "{}", listed.body);
+
+        assert_eq!(post(&pushlark, &bobs, "/disable", &registration("bob@example.com", "phone")).await.status, 200);
+        assert_eq!(nodes(&pushlark, "bob@example.com").await, ["pc"]);
+        // It is good for these two alone.
+        for path in ["/events", "/pubsub", "/explain"] {
+            post(&pushlark, &bobs, path, &json!({})).await.problem(401);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_as_the_settings_have_it_is_refused() {
+    let signer = Signer::of(Algorithm::RS256);
+    let pushlark = with_settings(&signer.settings()).await;
+    let with = |name: &str, value: Value| {
+        let mut claims = claims("bob@example.com");
+        claims[name] = value;
+        claims
+    };
+    let without = |name: &str| {
+        let mut claims = claims("bob@example.com");
+        claims.as_object_mut().unwrap().remove(name);
+        claims
+    };
+    let signed = |claims: Value| signer.sign(&claims);
+    let good = signed(claims("bob@example.com"));
+    let [header, payload, signature] = good.split('.').collect::<Vec<_>>().try_into().unwrap();
+    let base64 = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+    let eve = base64(&claims("eve@example.com").to_string());
+    let public = Signer {
+        key: EncodingKey::from_secret(signer.jwk()["n"].as_str().unwrap().as_bytes()),
+        ..Signer::of(Algorithm::HS256)
+    };
+    let pem = include_str!("../../doubles/fixtures/google.pub");
+    let confused = Signer { key: EncodingKey::from_secret(pem.as_bytes()), ..Signer::of(Algorithm::HS256) };
+    let other_key =
+        Signer { key: EncodingKey::from_rsa_pem(GOOGLE_NEW_KEY.as_bytes()).unwrap(), ..Signer::of(Algorithm::RS256) };
+    for (name, token, named) in [
+        ("expired", signed(with("exp", json!(now() - 60))), "expired"),
+        ("expired, as a text", signed(with("exp", json!((now() + 300).to_string()))), ""),
+        ("not yet", signed(with("nbf", json!(now() + 300))), "yet"),
+        ("another issuer", signed(with("iss", json!("https://id.example.org"))), "iss"),
+        ("another audience", signed(with("aud", json!(["other"]))), "aud"),
+        ("no exp", signed(without("exp")), "exp"),
+        ("no iss", signed(without("iss")), "iss"),
+        ("no aud", signed(without("aud")), "aud"),
+        ("no sub", signed(without("sub")), ""),
+        ("sub with a resource", signed(with("sub", json!("bob@example.com/phone"))), "sub"),
+        ("sub without a localpart", signed(with("sub", json!("example.com"))), "sub"),
+        ("sub that is none", signed(with("sub", json!(5))), ""),
+        ("HS256 by the modulus", public.sign(&claims("bob@example.com")), "alg"),
+        ("HS256 by the public key", confused.sign(&claims("bob@example.com")), "alg"),
+        ("none", format!("{}.{payload}.", base64("{\"alg\":\"none\"}")), ""),
+        ("no signature", format!("{header}.{payload}."), ""),
+        ("another payload", format!("{header}.{eve}.{signature}"), "none of the keys"),
+        ("another key", other_key.sign(&claims("bob@example.com")), "none of the keys"),
+        (
+            "critical",
+            format!("{}.{payload}.{signature}", base64("{\"alg\":\"RS256\",\"crit\":[\"b64\"],\"b64\":false}")),
+            "critical",
+        ),
+        ("too long", format!("{good}{}", "A".repeat(9_000)), "too long"),
+        ("cut", good[..good.len() - 4].to_owned(), ""),
+        ("no token", "planted".to_owned(), ""),
+    ] {
+        for path in ["/enable", "/disable"] {
+            let reply = post(&pushlark, &token, path, &registration("bob@example.com", "phone")).await;
+            assert_eq!(reply.status, 401, "{name}: {}", reply.body);
+            assert!(reply.problem(401).contains(named), "{name}: {}", reply.body);
+        }
+    }
+    assert!(nodes(&pushlark, "bob@example.com").await.is_empty());
+    let one_of_several = signed(with("aud", json!(["other", AUDIENCE])));
+    assert_eq!(post(&pushlark, &one_of_several, "/enable", &registration("bob@example.com", "n")).await.status, 200);
+}
+
+#[tokio::test]
+async fn published_keys_are_fetched_when_they_are_needed_and_when_they_change() {
+    let published = Published::start().await;
+    let old = Signer { id: Some("old"), ..Signer::of(Algorithm::ES256) };
+    let key = EncodingKey::from_ec_pem(APNS_NEW_KEY.as_bytes()).unwrap();
+    let new = Signer { id: Some("new"), key, ..Signer::of(Algorithm::ES256) };
+    let mut settings = old.settings();
+    settings[1].1 = format!("{}/jwks.json", published.url);
+    let pushlark = with_settings(&settings).await;
+    let enable = async |signer: &Signer| {
+        let token = signer.sign(&claims("bob@example.com"));
+        post(&pushlark, &token, "/enable", &registration("bob@example.com", "n")).await
+    };
+    // The server's own credential needs no keys.
+    let request = registration("bob@example.com", "n");
+    assert_eq!(post(&pushlark, "planted-server", "/enable", &request).await.status, 200);
+    assert_eq!(published.requests().len(), 0);
+    published.set(503, "");
+    let reply = enable(&old).await;
+    reply.problem(503);
+    assert!(reply.headers.contains_key("retry-after"));
+    let other = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
+    published.set(200, &json!({"keys": [other, {"kty": "new"}, old.jwk()]}).to_string());
+    eventually("the keys", async || (enable(&old).await.status == 200).then_some(())).await;
+    let fetched = published.requests().len();
+    assert_eq!(enable(&old).await.status, 200);
+    assert_eq!(published.requests().len(), fetched, "they are kept");
+    // A key that is not among them has them fetched once more, but not each time.
+    enable(&new).await.problem(401);
+    enable(&new).await.problem(401);
+    assert!(published.requests().len() <= fetched + 1);
+}
+
+#[tokio::test]
+async fn settings_that_could_let_anybody_in_stop_the_stack() {
+    let rs256 = Signer::of(Algorithm::RS256);
+    let hs256 = Signer::of(Algorithm::HS256);
+    let short = json!({"kty": "oct", "k": BASE64_URL_SAFE_NO_PAD.encode("planted-too-short")}).to_string();
+    let with = |signer: &Signer, changes: &[(&'static str, &str)]| {
+        let mut settings = signer.settings().to_vec();
+        settings.extend(changes.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        settings
+    };
+    for (settings, named) in [
+        (with(&rs256, &[("JWT_ALGORITHM", "none")]), "JWT_ALGORITHM"),
+        (with(&rs256, &[("JWT_ALGORITHM", "")]), "JWT_ALGORITHM"),
+        (with(&rs256, &[("JWT_ALGORITHM", "HS256")]), "JWT_KEYS"),
+        (with(&rs256, &[("JWT_ISSUER", "")]), "JWT_ISSUER"),
+        (with(&rs256, &[("JWT_AUDIENCE", "")]), "JWT_AUDIENCE"),
+        (with(&rs256, &[("JWT_KEYS", "http://id.example.com/jwks.json")]), "https"),
+        (with(&hs256, &[("JWT_KEYS", "https://id.example.com/jwks.json")]), "secret"),
+        (with(&hs256, &[("JWT_KEYS", &short)]), "JWT_KEYS"),
+        (with(&hs256, &[("JWT_KEYS", "planted-secret")]), "JWT_KEYS"),
+        (with(&hs256, &[("WEBHOOK_SECRET", "example.com=")]), "WEBHOOK_SECRET"),
+        (with(&hs256, &[("SNS_PM_TOPIC", "messages")]), "SNS_PM_TOPIC"),
+        (with(&hs256, &[("MUC_HOSTS", "a b")]), "MUC_HOSTS"),
+        (with(&hs256, &[("MAX_NODES", "0")]), "MAX_NODES"),
+        (with(&hs256, &[("MAX_NODES_REACHED", "panic")]), "MAX_NODES_REACHED"),
+        (with(&hs256, &[("RATE_LIMIT", "-1")]), "RATE_LIMIT"),
+    ] {
+        let environment = settings.iter().cloned().collect();
+        let options = local::Options { environment, ..local::Options::default() };
+        let error = format!("{:#}", local::Stack::start(options).await.unwrap_err());
+        assert!(error.contains(named) && !error.contains("planted"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn of_too_many_nodes_the_oldest_goes() {
+    let pushlark = with_settings(&[("MAX_NODES", "3".into())]).await;
+    let enable = async |user: &str, node: &str| {
+        let reply = post(&pushlark, "planted-server", "/enable", &registration(user, node)).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+    };
+    for node in ["a", "b", "c", "a", "d"] {
+        enable("bob@example.com/phone", node).await;
+    }
+    assert_eq!(nodes(&pushlark, "bob@example.com").await, ["a", "c", "d"], "a is newer than b");
+    enable("carol@example.com", "a").await;
+    assert_eq!(nodes(&pushlark, "carol@example.com").await, ["a"]);
+    // All at once.
+    let all: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
+    futures_util::future::join_all(all.iter().map(|node| enable("bob@example.com", node))).await;
+    assert_eq!(nodes(&pushlark, "bob@example.com").await.len(), 3);
+}
+
+#[tokio::test]
+async fn or_the_newest_is_refused() {
+    let pushlark = with_settings(&[("MAX_NODES", "3".into()), ("MAX_NODES_REACHED", "refuse-newest".into())]).await;
+    let enable =
+        async |node: &str| post(&pushlark, "planted-server", "/enable", &registration("bob@example.com", node)).await;
+    for node in ["a", "b", "c", "a"] {
+        assert_eq!(enable(node).await.status, 200);
+    }
+    let detail = enable("d").await.problem(409);
+    assert!(detail.contains("3 nodes"), "{detail}");
+    assert_eq!(enable("a").await.status, 200);
+    assert_eq!(nodes(&pushlark, "bob@example.com").await, ["a", "b", "c"]);
+    let iq = "<iq type='set' id='1' from='bob@example.com'><enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='e'/></iq>";
+    let reply = send(pushlark.request("/enable", "text/xml", iq).bearer_auth("planted-server")).await;
+    assert!(reply.body.contains("<error type=\"cancel\"><not-allowed "), "{}", reply.body);
+    let gone = post(&pushlark, "planted-server", "/disable", &registration("bob@example.com", "b")).await;
+    assert_eq!(gone.status, 200);
+    let all: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
+    futures_util::future::join_all(all.iter().map(|node| enable(node))).await;
+    assert!(nodes(&pushlark, "bob@example.com").await.len() <= 3);
+}
+
+#[tokio::test]
+async fn a_user_has_no_more_nodes_at_the_push_service_either() {
+    let pushlark = with_settings(&[("MAX_NODES", "2".into())]).await;
+    let ask = async |payload: &str| {
+        let iq = format!("<iq type='set' id='1' from='bob@example.com/x' to='push.example.com'>{payload}</iq>");
+        send(pushlark.request("/pubsub", "text/xml", iq).bearer_auth("planted-server")).await.body
+    };
+    let create =
+        |node: &str| format!("<pubsub xmlns='http://jabber.org/protocol/pubsub'><create node='{node}'/></pubsub>");
+    assert!(ask(&create("a")).await.contains("type=\"result\""));
+    assert!(ask(&create("b")).await.contains("type=\"result\""));
+    assert!(ask(&create("c")).await.contains("<not-allowed "));
+    let enable = |node: &str| {
+        format!(
+            "<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='{node}'><x xmlns='jabber:x:data' type='submit'>\
+            <field var='FORM_TYPE'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>\
+            <field var='service'><value>fcm</value></field><field var='device_id'><value>planted</value></field></x></enable>"
+        )
+    };
+    assert!(ask(&enable("c")).await.contains("<not-allowed "));
+    assert!(ask(&enable("a")).await.contains("type=\"result\""));
+}
