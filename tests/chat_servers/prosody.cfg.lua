@@ -39,3 +39,8 @@ VirtualHost "plain.localhost"
 Component "push.plain.localhost" "rest"
 	rest_callback_url = "@PUSHLARK@/pubsub?token=@TOKEN@"
 	rest_callback_content_type = "application/xmpp+xml"
+
+-- Callbacks as they are when nobody says of which type; it is asked for when Prosody starts.
+Component "relay.localhost" "rest"
+	rest_callback_url = "@PUSHLARK@/events?token=@TOKEN@"
+	rest_callback_content_type = "application/json"

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import slixmpp
@@ -522,6 +523,21 @@ class Stories:
         await eventually("the registration to go", lambda: self.pushlark.registrations(user) == [])
 
 
+class ProsodyStories(Stories):
+    """What other servers have no module for."""
+
+    async def callbacks_of_mod_rest_are_asked_for_as_xml(self, alice, bob):
+        """Its JSON knows no payloads, of which OMEMO's is one; Pushlark says so when mod_rest starts."""
+        registration = {"user": f"{bob}@relay.localhost", "jid": "push.relay.localhost", "node": "node"}
+        self.pushlark.ask("POST", "/enable", {**registration, "form": {"service": "fcm", "device_id": f"{bob}-relay"}})
+        sender = await self.client(alice, "pc")
+        message = sender.make_message(f"{bob}@relay.localhost", "The text of nobody", mtype="chat")
+        message.append(ElementTree.fromstring("<encryption xmlns='urn:xmpp:eme:0' namespace='eu.siacs.conversations.axolotl'/>"))
+        message.send()
+        first = await self.pushlark.notified(f"{bob}-relay", 1)
+        assert first[0]["body"] == "New message" and first[0]["title"] == f"{alice}@localhost", first
+
+
 class EjabberdStories(Stories):
     """What other servers have no module for."""
 
@@ -545,8 +561,8 @@ async def run(make_server, stories, only):
     names = [name for name, method in methods.items() if asyncio.iscoroutinefunction(method) and method.__doc__]
     names = [name for name in names if only in name]
     try:
-        await server.start()
         await pushlark.start()
+        await server.start()
         server.register("owner", "localhost")
         for index, name in enumerate(names):
             started = time.monotonic()
@@ -577,7 +593,7 @@ async def main():
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     only = sys.argv[1] if len(sys.argv) > 1 else ""
     passed, failed = 0, 0
-    for make_server, stories in [(Prosody, Stories), (Ejabberd, EjabberdStories)]:
+    for make_server, stories in [(Prosody, ProsodyStories), (Ejabberd, EjabberdStories)]:
         results = await run(make_server, stories, only)
         passed, failed = passed + results[0], failed + results[1]
     print(f"{passed} passed, {failed} failed")
