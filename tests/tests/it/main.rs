@@ -21,4 +21,5 @@ mod push_node;
 mod real_pubsub;
 mod removal;
 mod resilience;
+mod roles;
 mod sessions;
