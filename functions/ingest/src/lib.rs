@@ -134,8 +134,7 @@ impl Function {
                 Effect::Queue(subject) => work.push(Work { id, at, subject }),
                 Effect::Presence(session, availability) => state.push((State::Presence(session, availability), at)),
                 Effect::Read(reading) if self.unread_counts => state.push((State::Reading(reading), at)),
-                Effect::Read(_) => {}
-                Effect::None => {}
+                Effect::Read(_) | Effect::None => {}
             }
         }
         // State goes first, so that a message does not overtake the "offline" before it.

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use pushlark_plugin::PublishService;
-use pushlark_xmpp::{BareJid, DomainPart, DomainRef, Jid};
+use pushlark_xmpp::{BareJid, DomainPart, Jid};
 use sha2::{Digest, Sha256};
 
 use crate::NodeAddress;
@@ -67,7 +67,7 @@ pub fn claim(id: &str, user: &BareJid) -> String {
 }
 
 /// The partition key of what was told of a domain's users; the minute is the sort key.
-pub fn rate(domain: &DomainRef) -> String {
+pub fn rate(domain: &str) -> String {
     format!("rate/{domain}")
 }
 

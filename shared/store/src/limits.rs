@@ -1,5 +1,6 @@
 //! How much a user may have, and a domain may send.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
@@ -120,13 +121,11 @@ impl Store {
     pub async fn admit(&self, domains: &[&DomainRef]) -> Result<Admission, StoreError> {
         let Some(limit) = self.limits.rate else { return Ok(Admission::Admitted) };
         let (window, left) = window(seconds_now());
-        let mut counts: Vec<(&DomainRef, u64)> = Vec::new();
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
         for domain in domains {
-            match counts.iter_mut().find(|(counted, _)| counted == domain) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((domain, 1)),
-            }
+            *counts.entry(domain.as_str()).or_default() += 1;
         }
+        let counts: Vec<_> = counts.into_iter().collect();
         for (at, (domain, count)) in counts.iter().enumerate() {
             let counted = self
                 .update(keys::rate(domain), &window)
@@ -146,7 +145,7 @@ impl Store {
                         .expression_attribute_values(":count", AttributeValue::N(format!("-{count}")));
                     back.send().await.map_err(StoreError::during("count a domain's events"))?;
                 }
-                return Ok(Admission::Exceeded(domain.to_string(), left));
+                return Ok(Admission::Exceeded((*domain).to_owned(), left));
             }
         }
         Ok(Admission::Admitted)
