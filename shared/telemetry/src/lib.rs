@@ -8,6 +8,7 @@ pub use metrics::{Metric, count, flush, total};
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::panic::set_hook;
 
 use pushlark_settings::{Environment, SettingError};
 use tracing::Dispatch;
@@ -29,7 +30,13 @@ pub enum Format {
 
 /// Starts logging at the level of `LOG_LEVEL` (`error`, `warn`, `info`, `debug`, `trace`, or directives for single
 /// targets such as `info,worker=debug`; default `info`).
+///
+/// A panic is a line of the log, too, with where it was; what it says may quote a message, and is told at `debug`.
 pub fn start(format: Format, environment: &Environment) -> Result<(), SettingError> {
+    set_hook(Box::new(|panic| {
+        tracing::error!(at = panic.location().map(ToString::to_string), "a panic");
+        tracing::debug!(%panic, "what a panic says");
+    }));
     let level = environment.get("LOG_LEVEL")?.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
     // Only a second start in one process fails, and leaves the first one's logging in place.
     let _ = set_global_default(dispatch(format, level, io::stdout));
