@@ -264,17 +264,32 @@ pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value =
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| match error.path().to_string() {
-            path if path == "." => error.inner().to_string(),
-            path => format!("{path}: {}", error.inner()),
+            path if path == "." => without_value(error.inner()),
+            path => format!("{path}: {}", without_value(error.inner())),
         })?;
     deserializer.end().map_err(|error| error.to_string())?;
     Ok(value)
+}
+
+/// What was expected, without the value that was found instead: it may be a token, or a message's text.
+fn without_value(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(", expected ") {
+        Some((found, expected)) if !found.starts_with("unknown field ") => format!("expected {expected}"),
+        _ => text,
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_without_its_value() {
+        let error = read_json::<HashMap<String, u8>>(br#"{"a": "a text, expected nowhere"}"#).unwrap_err();
+        assert_eq!(error, "a: expected u8 at line 1 column 32");
+    }
 
     #[test]
     fn what_looks_like_http_is_never_taken_for_a_direct_call() {
