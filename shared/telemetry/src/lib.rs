@@ -37,9 +37,17 @@ pub fn start(format: Format, environment: &Environment) -> Result<(), SettingErr
         tracing::error!(at = panic.location().map(ToString::to_string), "a panic");
         tracing::debug!(%panic, "what a panic says");
     }));
+    start_to(io::stdout, format, environment)
+}
+
+/// Starts logging as [`start`] does, to another place: each line is one write.
+pub fn start_to<W>(writer: W, format: Format, environment: &Environment) -> Result<(), SettingError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let level = environment.get("LOG_LEVEL")?.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
     // Only a second start in one process fails, and leaves the first one's logging in place.
-    let _ = set_global_default(dispatch(format, level, io::stdout));
+    let _ = set_global_default(dispatch(format, level, writer));
     Ok(())
 }
 

@@ -5,12 +5,14 @@
 
 mod apns;
 mod fcm;
+mod planted;
 mod receiver;
 mod rest;
 mod web_push;
 
 pub use apns::{APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, problem as apns_problem};
 pub use fcm::{Fcm, GOOGLE_CLIENT, GOOGLE_KEY, GOOGLE_NEW_KEY, GOOGLE_PROJECT, fcm_error};
+pub use planted::{MARK, is_planted, name_of, planted};
 pub use receiver::Receiver;
 pub use rest::Rest;
 pub use web_push::{Subscriber, WebPush};

@@ -19,4 +19,5 @@ mod push_node;
 mod real_pubsub;
 mod removal;
 mod resilience;
+mod secrecy;
 mod sessions;
