@@ -1,6 +1,9 @@
-//! What the tests need to use Pushlark from outside: a stack of their own, and an HTTP client.
+//! What the tests need to use Pushlark from outside: a stack of their own, and an HTTP client. What it logs and answers
+//! is watched for the secrets that they use.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod secrecy;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -14,6 +17,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use doubles::{name_of, planted};
 use local::{Options, Stack};
 use pushlark_plugin::Plugins;
 use pushlark_queue::Queue;
@@ -28,6 +32,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use worker::Worker;
+
+use secrecy::{watch_answer, watch_log};
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,6 +91,7 @@ impl Pushlark {
 
     /// A stack with these options.
     pub async fn with(options: Options) -> Self {
+        watch_log();
         Self { stack: Stack::start(options).await.unwrap(), http: Client::new() }
     }
 
@@ -109,14 +116,14 @@ impl Pushlark {
         self.post(path, "application/json", body.to_string()).await
     }
 
-    /// Enables `node` of `user` for a device of the same name, at the virtual host of the user's domain.
+    /// Enables `node` of `user` for a device of the same name, which is a secret, at the virtual host of the user's domain.
     pub async fn enable(&self, user: &str, node: &str) {
         self.enable_with(user, node, json!({})).await;
     }
 
     /// The same, with further options.
     pub async fn enable_with(&self, user: &str, node: &str, options: Value) {
-        let mut form = json!({"service": "fcm", "device_id": node});
+        let mut form = json!({"service": "fcm", "device_id": planted(node)});
         form.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
         let domain = user.split('/').next().unwrap().split('@').next_back().unwrap();
         let jid = format!("push.{domain}");
@@ -140,7 +147,7 @@ impl Pushlark {
     /// What the sink was posted for a device, the oldest first.
     pub async fn notifications(&self, device: &str) -> Vec<Value> {
         let url = format!("{}/sink/notifications", self.stack.url);
-        let list = self.http.get(url).query(&[("device_id", device)]).send().await.unwrap();
+        let list = self.http.get(url).query(&[("device_id", planted(device))]).send().await.unwrap();
         let mut list: Vec<Value> = list.json().await.unwrap();
         list.reverse();
         list
@@ -163,7 +170,7 @@ impl Pushlark {
 
     /// Sets what a device answers.
     pub async fn device_answers(&self, device: &str, answer: Value) {
-        let url = format!("{}/sink/devices/{device}", self.stack.url);
+        let url = format!("{}/sink/devices/{}", self.stack.url, planted(device));
         assert_eq!(self.http.put(url).json(&answer).send().await.unwrap().status(), 204);
     }
 
@@ -308,7 +315,9 @@ pub fn ago(seconds: i64) -> String {
 pub async fn send(request: RequestBuilder) -> Reply {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    Reply { status, headers, body: response.text().await.unwrap() }
+    let reply = Reply { status, headers, body: response.text().await.unwrap() };
+    watch_answer(&reply);
+    reply
 }
 
 /// Waits until `condition` gives something.
@@ -421,7 +430,7 @@ impl PushService {
 async fn answer(State(service): State<PushService>, Path(device_id): Path<String>) -> (StatusCode, HeaderMap) {
     let (answer, hold) = {
         let mut state = service.state.lock().unwrap();
-        state.requests.push((Instant::now(), device_id));
+        state.requests.push((Instant::now(), name_of(&device_id).to_owned()));
         state.running += 1;
         state.most_running = state.most_running.max(state.running);
         (state.answers.pop_front(), state.hold)

@@ -112,8 +112,9 @@ impl Worker {
             let task = ended.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
             let Some((index, id)) = unfinished.remove(&task) else { continue };
             received[index].note(ended.map_or_else(
-                |panic| {
-                    tracing::error!(id, %panic, "a task failed");
+                // What the panic says may be a message's text.
+                |_| {
+                    tracing::error!(id, "a task failed: it panicked");
                     Ended::Failed(Retry::BackingOff, None)
                 },
                 |(_, ended)| ended,

@@ -128,7 +128,7 @@ impl EventSource {
         let invocation = tokio::spawn(async move { worker.handle(event, deadline).await });
         match timeout(FUNCTION_TIMEOUT, invocation).await {
             Ok(Ok(response)) => self.delete(&messages, &response).await,
-            Ok(Err(error)) => tracing::error!(%error, "the worker failed"),
+            Ok(Err(_)) => tracing::error!("the worker panicked"),
             Err(_) => tracing::error!("the worker timed out"),
         }
     }

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use crate::content::{Content, is_call};
 use crate::direct::{Published, Unauthorized};
 use crate::fit::fit;
-use crate::http_client::{HttpClient, failure, unanswered};
+use crate::http_client::{HttpClient, failure, named, unanswered};
 use crate::jws::{BadKey, es256};
 use crate::notification::{Notification, Unusable};
 use crate::outcome::{Extent, Failure, Outcome};
@@ -242,7 +242,7 @@ async fn outcome(response: Response, enabled_at: u64) -> Published {
     }
     let headers = response.headers().clone();
     let Problem { reason, timestamp } = response.json().await.unwrap_or_default();
-    let described = format!("status {status}, {}", reason.chars().take(100).collect::<String>());
+    let described = format!("status {status}, {}", named(&reason));
     Ok(match (status, reason.as_str()) {
         (410, _) => match timestamp {
             Some(since) if since.saturating_mul(1_000) < enabled_at => {

@@ -96,11 +96,13 @@ impl Provider {
             "apns" => Ok(Self::Apns),
             "fcm" => Ok(Self::Fcm),
             "web-push" | "webpush" | "unifiedpush" => Ok(Self::WebPush),
-            other => Err(format!("{other:?} is no service: apns, fcm, web-push and unifiedpush are")),
+            // Not which it is: that may be a token in the wrong field.
+            _ => Err("the form's service is none of apns, fcm, web-push and unifiedpush".into()),
         }
     }
 
-    fn name(self) -> &'static str {
+    /// As people know it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Apns => "APNs",
             Self::Fcm => "FCM",
@@ -294,8 +296,10 @@ impl Apps {
             None => self.of_host(notification.user, &notification.service.jid).or_else(|| by_name(DEFAULT_APP)),
         };
         let (name, app) = found.ok_or_else(|| {
-            let wanted = notification.option("app").unwrap_or(DEFAULT_APP);
-            Unauthorized(format!("the credentials have no app {wanted:?}"))
+            Unauthorized(match notification.option("app") {
+                Some(_) => "the credentials have no app of the name in the form".into(),
+                None => format!("the credentials have no app {DEFAULT_APP:?}"),
+            })
         })?;
         Ok((name, app))
     }

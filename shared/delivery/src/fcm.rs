@@ -15,7 +15,7 @@ use crate::content::{Content, is_call};
 use crate::direct::{Published, Unauthorized};
 use crate::fetched::Fetched;
 use crate::fit::fit;
-use crate::http_client::{HttpClient, failure, retry_after, unanswered};
+use crate::http_client::{HttpClient, failure, named, retry_after, unanswered};
 use crate::jws::{BadKey, rs256, rsa_key};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
@@ -254,7 +254,7 @@ async fn outcome(response: Response) -> Published {
     }
     let headers = response.headers().clone();
     let Problem { error } = response.json().await.unwrap_or_default();
-    let described = format!("status {status}, {}", error.code().chars().take(100).collect::<String>());
+    let described = format!("status {status}, {}", named(error.code()));
     Ok(match (status, error.code()) {
         (_, "UNREGISTERED") => Outcome::Gone(described),
         (_, "SENDER_ID_MISMATCH") => Outcome::Suspect(described),

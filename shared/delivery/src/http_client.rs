@@ -15,6 +15,9 @@ use time::format_description::well_known::Rfc2822;
 use crate::outcome::{Extent, Failure, Outcome};
 use crate::web_push::endpoint::{NotPublic, is_public};
 
+/// The longest name that a reason has, in bytes.
+const MAX_NAME: usize = 64;
+
 /// A client for push services: no redirect is followed.
 ///
 /// It is built when it is first needed: reading the machine's root certificates takes longer than all else that a
@@ -107,6 +110,16 @@ fn retry_after_at(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> 
     Some((date - now).try_into().unwrap_or(Duration::ZERO))
 }
 
+/// A reason as push services name them. Any other text may quote the device or the message, which are not for the log.
+pub fn named(reason: &str) -> &str {
+    let is_name = reason.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '_' | '-'));
+    if is_name && reason.len() <= MAX_NAME {
+        return reason;
+    }
+    tracing::debug!(reason, "what a push service says");
+    "for a reason that is not named"
+}
+
 /// What a status says of a notification, unless its push service means something of its own by it.
 pub fn outcome(status: StatusCode, headers: &HeaderMap, reason: String) -> Outcome {
     match status {
@@ -146,6 +159,16 @@ impl Resolve for PublicNames {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_a_name() {
+        for name in ["BadDeviceToken", "probably_unregistered", "item-not-found", ""] {
+            assert_eq!(named(name), name);
+        }
+        for other in ["no such token: dEv1ce", "00fc13adff785122", &"x".repeat(65)] {
+            assert_eq!(named(other), "for a reason that is not named");
+        }
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

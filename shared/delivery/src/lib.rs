@@ -25,8 +25,9 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use futures_util::future::join_all;
 use pushlark_plugin::xmpp::BareJid;
-use pushlark_plugin::{PublishOptions, PublishService};
+use pushlark_plugin::{Mode, PublishOptions, PublishService};
 use pushlark_settings::{Environment, HostPatterns, SettingError};
+use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
 use direct::{Direct, Provider};
@@ -170,21 +171,27 @@ impl Publisher {
         }
     }
 
-    /// Whose health a notification tells of: what fails and recovers as one.
+    /// Whose health a notification tells of: what fails and recovers as one. It is for the log, too, so nothing of the form
+    /// is in it as it was given.
     async fn health_of(&self, notification: &Notification<'_>) -> String {
         let options = &notification.service.options;
-        let of = |name| options.get(name).unwrap_or_default();
+        let provider = Provider::of(options);
         match &self.kind {
             // A gateway has one health; but what it says of devices is Apple's or Google's word.
-            PublisherKind::MongoosePush(_) => format!("mongoosepush/{}", of("service")),
+            PublisherKind::MongoosePush(_) => format!("MongoosePush/{}", provider.map_or("other", Provider::name)),
             PublisherKind::Webhook(_) => "webhook".into(),
             PublisherKind::PubSub(pubsub) => pubsub.describe(notification.user),
-            PublisherKind::Direct(direct) => match Provider::of(options) {
+            PublisherKind::Direct(direct) => match provider {
                 Ok(Provider::WebPush) => {
-                    let origin = of("endpoint").split('/').take(3).collect::<Vec<_>>().join("/");
-                    format!("web-push/{origin}")
+                    let endpoint = Url::parse(options.get("endpoint").unwrap_or_default()).ok();
+                    let origin = endpoint.map(|endpoint| endpoint.origin().ascii_serialization());
+                    format!("{}/{}", Provider::WebPush.name(), origin.unwrap_or_default())
                 }
-                _ => format!("{}/{}/{}", of("service"), direct.app_of(notification).await, of("mode")),
+                provider => {
+                    let mode = if options.mode() == Ok(Some(Mode::Development)) { "dev" } else { "prod" };
+                    let app = direct.app_of(notification).await;
+                    format!("{}/{app}/{mode}", provider.map_or("other", Provider::name))
+                }
             },
         }
     }

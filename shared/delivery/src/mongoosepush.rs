@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::content::Content;
-use crate::http_client::{HttpClient, Kind, failure, outcome, unanswered};
+use crate::http_client::{HttpClient, Kind, failure, named, outcome, unanswered};
 use crate::notification::{Notification, Unusable};
 use crate::outcome::{Extent, Failure, Outcome};
 
@@ -81,7 +81,7 @@ impl MongoosePush {
         }
         let reason = reason(response).await;
         let described = match &reason {
-            Some(reason) => format!("status {}, {reason}", status.as_u16()),
+            Some(reason) => format!("status {}, {}", status.as_u16(), named(reason)),
             None => format!("status {}", status.as_u16()),
         };
         match reason.as_deref() {
@@ -108,8 +108,7 @@ async fn reason(response: Response) -> Option<String> {
         reason: String,
     }
 
-    let Problem { reason } = response.json().await.ok()?;
-    Some(reason.chars().take(100).collect())
+    response.json().await.ok().map(|Problem { reason }| reason)
 }
 
 /// A notification as the API takes it; only what is given is written.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use pushlark_plugin::xmpp::{
-    BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification,
+    BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification, StanzaError,
 };
 use pushlark_settings::{Environment, HostPatterns, Secret, SettingError, by_domain};
 use reqwest::header::CONTENT_TYPE;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::fetched::Fetched;
-use crate::http_client::{HttpClient, Kind, failure, unanswered};
+use crate::http_client::{HttpClient, Kind, failure, named, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
 
@@ -191,11 +191,16 @@ async fn outcome(response: Response, id: &str) -> Outcome {
     };
     match (iq.kind(), iq.stanza_error()) {
         (IqType::Result, _) => Outcome::Delivered,
-        (IqType::Error, Some(error)) => match error.kind {
-            ErrorType::Cancel => Outcome::Gone(error.description),
-            ErrorType::Wait => Failure { reason: error.description, retry_after: None, extent: Extent::Node }.into(),
-            ErrorType::Auth | ErrorType::Modify | ErrorType::Continue => Outcome::Suspect(error.description),
-        },
+        (IqType::Error, Some(StanzaError { kind, condition, text })) => {
+            // It may repeat the notification.
+            tracing::debug!(condition, text, "what a PubSub service says");
+            let reason = named(&condition).to_owned();
+            match kind {
+                ErrorType::Cancel => Outcome::Gone(reason),
+                ErrorType::Wait => Failure { reason, retry_after: None, extent: Extent::Node }.into(),
+                ErrorType::Auth | ErrorType::Modify | ErrorType::Continue => Outcome::Suspect(reason),
+            }
+        }
         _ => Outcome::Suspect("an answer that is neither a result nor an error".into()),
     }
 }

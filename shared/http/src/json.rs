@@ -19,11 +19,20 @@ pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value =
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| match error.path().to_string() {
-            path if path == "." => error.inner().to_string(),
-            path => format!("{path}: {}", error.inner()),
+            path if path == "." => without_value(error.inner()),
+            path => format!("{path}: {}", without_value(error.inner())),
         })?;
     check(json)?;
     Ok(value)
+}
+
+/// What was expected, without the value that was found instead: it may be a token, or a message's text.
+fn without_value(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(", expected ") {
+        Some((found, expected)) if !found.starts_with("unknown field ") => format!("expected {expected}"),
+        _ => text,
+    }
 }
 
 /// Checks what no field's own type looks at: the rest of the document.
@@ -109,6 +118,8 @@ impl<'de> Visitor<'de> for Strict {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::HashMap;
+
     use serde_json::Value;
 
     use super::*;
@@ -129,10 +140,16 @@ mod tests {
     fn nesting_is_bounded() {
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
         read_json::<Value>(nested(MAX_DEPTH).as_bytes()).unwrap();
-        for depth in [MAX_DEPTH + 1, 100_000] {
+        for (depth, named) in [(MAX_DEPTH + 1, "deeper than 32"), (100_000, "recursion limit")] {
             let error = read_json::<Value>(nested(depth).as_bytes()).unwrap_err();
-            assert!(error.contains("deeper than 32"), "{error}");
+            assert!(error.contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_without_its_value() {
+        let error = read_json::<HashMap<String, u8>>(br#"{"a": "a text, expected nowhere"}"#).unwrap_err();
+        assert_eq!(error, "a: expected u8 at line 1 column 32");
     }
 
     #[test]

@@ -1,16 +1,23 @@
 //! Logs, and metrics in CloudWatch's embedded format.
 
+mod escaping;
 mod metrics;
 
 pub use metrics::{Metric, count, flush, total};
 
 use std::error::Error;
 use std::fmt;
+use std::io;
+use std::panic::set_hook;
 
 use pushlark_settings::{Environment, SettingError};
+use tracing::Dispatch;
+use tracing::dispatcher::set_global_default;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use escaping::Escaping;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,19 +30,38 @@ pub enum Format {
 
 /// Starts logging at the level of `LOG_LEVEL` (`error`, `warn`, `info`, `debug`, `trace`, or directives for single
 /// targets such as `info,worker=debug`; default `info`).
+///
+/// A panic is a line of the log, too, with where it was; what it says may quote a message, and is told at `debug`.
 pub fn start(format: Format, environment: &Environment) -> Result<(), SettingError> {
-    let level: Targets =
-        environment.get("LOG_LEVEL")?.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
-    let registry = tracing_subscriber::registry().with(level);
-    let started: Result<(), TryInitError> = match format {
-        Format::Json => registry
-            .with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false).without_time())
-            .try_init(),
-        Format::Human => registry.with(tracing_subscriber::fmt::layer().with_target(false)).try_init(),
-    };
+    set_hook(Box::new(|panic| {
+        tracing::error!(at = panic.location().map(ToString::to_string), "a panic");
+        tracing::debug!(%panic, "what a panic says");
+    }));
+    start_to(io::stdout, format, environment)
+}
+
+/// Starts logging as [`start`] does, to another place: each line is one write.
+pub fn start_to<W>(writer: W, format: Format, environment: &Environment) -> Result<(), SettingError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let level = environment.get("LOG_LEVEL")?.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
     // Only a second start in one process fails, and leaves the first one's logging in place.
-    drop(started);
+    let _ = set_global_default(dispatch(format, level, writer));
     Ok(())
+}
+
+fn dispatch<W>(format: Format, level: Targets, writer: W) -> Dispatch
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let registry = tracing_subscriber::registry().with(level);
+    // Without colours, whose escapes would be taken for somebody else's.
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Escaping { format, writer });
+    match format {
+        Format::Json => registry.with(lines.json().flatten_event(true).with_current_span(false).without_time()).into(),
+        Format::Human => registry.with(lines.with_target(false)).into(),
+    }
 }
 
 /// Shows an error with all its causes, for a log line.

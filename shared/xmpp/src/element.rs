@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use quick_xml::XmlVersion;
+use quick_xml::errors::IllFormedError::{MismatchedEndTag, MissingDeclVersion, MissingEndTag, UnmatchedEndTag};
 use quick_xml::escape::minimal_escape;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::ResolveResult;
 use quick_xml::reader::NsReader;
+use quick_xml::{Error, XmlVersion};
 
 /// The largest stanza that is parsed, in bytes.
 pub const MAX_STANZA_BYTES: usize = 256 * 1024;
@@ -153,7 +154,10 @@ impl Element {
         let mut root: Option<Self> = None;
         let mut at_start = true;
         loop {
-            let event = reader.read_event().map_err(malformed)?;
+            let event = reader.read_event().map_err(|error| {
+                let reason = unquoted(error);
+                malformed(format!("{reason}, at byte {}", reader.error_position()))
+            })?;
             let complete = match event {
                 Event::Start(tag) => {
                     if open.len() == MAX_DEPTH {
@@ -182,7 +186,7 @@ impl Element {
                     None
                 }
                 Event::GeneralRef(reference) => {
-                    let text = match reference.resolve_char_ref().map_err(malformed)? {
+                    let text = match reference.resolve_char_ref().map_err(unread)? {
                         Some(character) => Cow::Owned(character.to_string()),
                         None => Cow::Borrowed(
                             quick_xml::escape::resolve_xml_entity(&reference)
@@ -217,11 +221,11 @@ impl Element {
         let (namespace, name) = reader.resolver().resolve_element(tag.name());
         let mut element = Self::new(check_name(name.into_inner())?, &resolved(namespace)?);
         for attribute in tag.attributes() {
-            let attribute = attribute.map_err(malformed)?;
+            let attribute = attribute.map_err(unread)?;
             if attribute.value.contains('<') {
                 return Err(malformed("\"<\" in an attribute value"));
             }
-            let value = attribute.normalized_value(XmlVersion::Explicit1_0).map_err(malformed)?;
+            let value = attribute.normalized_value(XmlVersion::Explicit1_0).map_err(unread)?;
             check_text(&value)?;
             if attribute.key.as_namespace_binding().is_some() {
                 continue;
@@ -232,7 +236,7 @@ impl Element {
                 return Err(ParseError::TooWide);
             }
             if element.attributes.iter().any(|a| a.name == name && a.namespace == namespace) {
-                return Err(malformed(format!("the attribute {name:?} is given twice")));
+                return Err(malformed("an attribute is given twice"));
             }
             element.attributes.push(Attribute {
                 name: name.into(),
@@ -286,16 +290,33 @@ fn is_xml_char(c: char) -> bool {
     !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
 }
 
-fn malformed(reason: impl ToString) -> ParseError {
-    ParseError::Malformed(reason.to_string())
+fn malformed(reason: impl Into<String>) -> ParseError {
+    ParseError::Malformed(reason.into())
+}
+
+/// What the reader finds wrong, without the names that it quotes: where a text is not escaped, they are words of it.
+fn unquoted(error: impl Into<Error>) -> Cow<'static, str> {
+    Cow::Borrowed(match error.into() {
+        Error::IllFormed(MissingEndTag(_) | UnmatchedEndTag(_) | MismatchedEndTag { .. }) => {
+            "a start tag and an end tag do not match"
+        }
+        Error::IllFormed(MissingDeclVersion(_)) => "the XML declaration does not begin with a version",
+        Error::Escape(_) => "a reference is neither to a character nor to one of XML's own five entities",
+        Error::Namespace(_) => "a prefix stands for a namespace that it cannot stand for",
+        other => return Cow::Owned(other.to_string()),
+    })
+}
+
+fn unread(error: impl Into<Error>) -> ParseError {
+    malformed(unquoted(error))
 }
 
 fn resolved<'n>(namespace: ResolveResult<'n>) -> Result<Cow<'n, str>, ParseError> {
     match namespace {
         ResolveResult::Unbound => Ok(Cow::Borrowed("")),
         ResolveResult::Bound(namespace) if namespace.as_ref().len() > MAX_NAMESPACE_BYTES => Err(ParseError::TooWide),
-        ResolveResult::Bound(namespace) => quick_xml::escape::unescape(namespace.into_inner()).map_err(malformed),
-        ResolveResult::Unknown(prefix) => Err(malformed(format!("the prefix {prefix:?} is not declared"))),
+        ResolveResult::Bound(namespace) => quick_xml::escape::unescape(namespace.into_inner()).map_err(unread),
+        ResolveResult::Unknown(_) => Err(malformed("a prefix is not declared")),
     }
 }
 
@@ -313,7 +334,7 @@ fn check_name(name: &str) -> Result<&str, ParseError> {
     if name.starts_with(start) && name.chars().all(inside) {
         Ok(name)
     } else {
-        Err(malformed(format!("{name:?} is not a name")))
+        Err(malformed("a name has a character that names have not"))
     }
 }
 

@@ -85,8 +85,10 @@ impl Condition {
 pub struct StanzaError {
     /// What may be done about it.
     pub kind: ErrorType,
-    /// The condition's name, and the text if there is one.
-    pub description: String,
+    /// The condition's name.
+    pub condition: String,
+    /// What else is said of it.
+    pub text: Option<String>,
 }
 
 /// The `type` of a stanza error (RFC 6120, section 8.3.2).
@@ -163,13 +165,9 @@ impl Iq {
             _ => return None,
         };
         let of_stanzas = || error.children().filter(|child| child.namespace() == ns::STANZA_ERRORS);
-        let condition = of_stanzas().map(Element::name).find(|name| *name != "text").unwrap_or("no condition");
-        let text = of_stanzas().find(|child| child.name() == "text").map(|text| text.text());
-        let description = match text {
-            Some(text) => format!("{condition}: {}", text.chars().take(200).collect::<String>()),
-            None => condition.to_owned(),
-        };
-        Some(StanzaError { kind, description })
+        let condition = of_stanzas().map(Element::name).find(|name| *name != "text").unwrap_or("undefined-condition");
+        let text = of_stanzas().find(|child| child.name() == "text").map(|text| text.text().into_owned());
+        Some(StanzaError { kind, condition: condition.into(), text })
     }
 
     /// The empty result that answers this request.

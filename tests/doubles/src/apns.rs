@@ -14,7 +14,7 @@ pub const APNS_KEY: &str = include_str!("../fixtures/apns.p8");
 /// Another one.
 pub const APNS_NEW_KEY: &str = include_str!("../fixtures/apns-new.p8");
 /// The team that the keys are of.
-pub const APNS_TEAM: &str = "TEAM123456";
+pub const APNS_TEAM: &str = "planted123";
 /// The id of both keys.
 pub const APNS_KEY_ID: &str = "KEY1234567";
 /// The bundle id of the app.

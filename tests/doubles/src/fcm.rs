@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde_json::{Map, Value, json};
 
-use crate::{Answer, Double, Request, seconds_now};
+use crate::{Answer, Double, Request, name_of, planted, seconds_now};
 
 /// The private key of a service account.
 pub const GOOGLE_KEY: &str = include_str!("../fixtures/google.pem");
@@ -16,7 +16,7 @@ pub const GOOGLE_NEW_KEY: &str = include_str!("../fixtures/google-new.pem");
 /// The project.
 pub const GOOGLE_PROJECT: &str = "example-chat";
 /// The service account.
-pub const GOOGLE_CLIENT: &str = "push@example-chat.iam.gserviceaccount.com";
+pub const GOOGLE_CLIENT: &str = "planted@example-chat.iam.gserviceaccount.com";
 
 /// The double of FCM.
 #[derive(Clone)]
@@ -55,7 +55,7 @@ impl Fcm {
                 return (String::new(), fcm_error(404, "NOT_FOUND", None, "Requested entity was not found."));
             }
             let message: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-            let device = message["message"]["token"].as_str().unwrap_or("none").to_owned();
+            let device = name_of(message["message"]["token"].as_str().unwrap_or("none")).to_owned();
             (device, check(request, &message, &grants.good))
         })
         .await;
@@ -65,8 +65,8 @@ impl Fcm {
     /// The file of the service account.
     pub fn service_account(&self) -> Value {
         let token_uri = format!("{}/token", self.url);
-        json!({"type": "service_account", "project_id": GOOGLE_PROJECT, "private_key_id": "1", "private_key": GOOGLE_KEY,
-            "client_email": GOOGLE_CLIENT, "token_uri": token_uri, "url": self.url})
+        json!({"type": "service_account", "project_id": GOOGLE_PROJECT, "private_key_id": "planted",
+            "private_key": GOOGLE_KEY, "client_email": GOOGLE_CLIENT, "token_uri": token_uri, "url": self.url})
     }
 
     /// How many tokens were given out.
@@ -129,7 +129,7 @@ impl Grants {
             return invalid;
         }
         self.number += 1;
-        let token = format!("ya29.{}", self.number);
+        let token = planted(&format!("ya29.{}", self.number));
         self.good.insert(token.clone());
         Answer::json(200, &json!({"access_token": token, "expires_in": 3_599, "token_type": "Bearer"}))
     }

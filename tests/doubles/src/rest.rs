@@ -70,11 +70,15 @@ fn check(token: &str, errors: &Errors, request: &Request) -> (String, Answer) {
     let [id, from, to] = ["id", "from", "to"].map(|name| iq.attribute(name).unwrap().to_owned());
     let pubsub = iq.child("pubsub", ns::PUBSUB).unwrap();
     let node = pubsub.child("publish", ns::PUBSUB).unwrap().attribute("node").unwrap().to_owned();
+    // A chat server may be as talkative as it likes.
+    let xml = pubsub.to_string();
+    let values: String = xml.split("<value>").skip(1).filter_map(|value| value.split("</").next()).collect();
     let reply = match errors.get(&node) {
         None => format!("<iq id='{id}' type='result' to='{from}' from='{to}'/>"),
         Some((kind, condition)) => format!(
-            "<iq id='{id}' type='error' to='{from}' from='{to}'><error type='{kind}'>\
-             <{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>"
+            "<iq id='{id}' type='error' to='{from}' from='{to}'>{pubsub}<error type='{kind}'>\
+             <{condition} xmlns='{errors}'/><text xmlns='{errors}'>not taken: {values}</text></error></iq>",
+            errors = ns::STANZA_ERRORS,
         ),
     };
     (node, Answer::text(200, &reply).with("content-type", "application/xmpp+xml"))

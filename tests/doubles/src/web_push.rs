@@ -9,7 +9,7 @@ use p256::SecretKey;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use serde_json::{Value, json};
 
-use crate::{Answer, Double, Request, seconds_now};
+use crate::{Answer, Double, MARK, Request, name_of, planted, seconds_now};
 
 /// The double of a push service.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl WebPush {
     /// Listens.
     pub async fn start() -> Self {
         let double = Double::start(1_000, |url, request| {
-            let device = request.path.strip_prefix("/push/").unwrap_or("none").to_owned();
+            let device = name_of(request.path.strip_prefix("/push/").unwrap_or("none")).to_owned();
             let answer = match check(url, request) {
                 Ok(()) => Answer::json(201, &json!({})).with("location", "/message/1"),
                 Err((status, reason)) => Answer::json(status, &json!({"reason": reason})),
@@ -46,14 +46,16 @@ impl WebPush {
 
     /// The endpoint of a device.
     pub fn endpoint(&self, device: &str) -> String {
-        format!("{}/push/{device}", self.url)
+        format!("{}/push/{}", self.url, planted(device))
     }
 }
 
 impl Subscriber {
     /// Always the same keys for the same number, which must not be 0.
     pub fn new(number: u8) -> Self {
-        Self { key: SecretKey::from_slice(&[number; 32]).unwrap(), auth: [number; 16] }
+        let mut auth = [number; 16];
+        auth[..MARK.len()].copy_from_slice(MARK.as_bytes());
+        Self { key: SecretKey::from_slice(&[number; 32]).unwrap(), auth }
     }
 
     /// The public key, as a browser gives it.

@@ -44,9 +44,9 @@ fn presence(status: &str) -> Value {
 async fn a_notified_event_costs_one_read_and_one_write() {
     for plugin in ["defaults", "enhanced", "hints"] {
         let (pushlark, meter) = metered(&[("PLUGIN", plugin)]).await;
-        let notified = calls(&pushlark, &meter, message(BOB, "Hi")).await;
+        let notified = calls(&pushlark, &meter, message(BOB, "planted Hi")).await;
         assert_eq!(notified, cost([("Query", 1), ("UpdateItem", 1)]), "{plugin}");
-        let mut unacknowledged = message("bob@example.com/phone", "Hi");
+        let mut unacknowledged = message("bob@example.com/phone", "planted Hi");
         unacknowledged["type"] = "unacknowledged".into();
         let expected = match plugin {
             "defaults" => cost([("Query", 1)]),
@@ -60,7 +60,7 @@ async fn a_notified_event_costs_one_read_and_one_write() {
 async fn an_event_that_notifies_nobody_costs_a_read_at_most() {
     let (pushlark, meter) = metered(&[]).await;
     assert_eq!(calls(&pushlark, &meter, message(BOB, "")).await, cost([]));
-    assert_eq!(calls(&pushlark, &meter, message("nobody@example.com", "Hi")).await, cost([("Query", 1)]));
+    assert_eq!(calls(&pushlark, &meter, message("nobody@example.com", "planted Hi")).await, cost([("Query", 1)]));
     assert_eq!(calls(&pushlark, &meter, presence("online")).await, cost([("UpdateItem", 1)]));
     assert_eq!(calls(&pushlark, &meter, message(BOB, "online")).await, cost([("Query", 1)]));
     let read = json!({"type": "read", "jid": BOB, "conversation": "alice@example.com"});
@@ -72,12 +72,11 @@ async fn counting_costs_one_read_and_one_write_more() {
     let (pushlark, meter) = metered(&[("UNREAD_COUNTS", "on")]).await;
     // The sender's own count is reset, too: one write more, by ingest.
     let notified = cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 3)]);
-    assert_eq!(calls(&pushlark, &meter, message(BOB, "Hi")).await, notified);
-    let group =
-        json!({"type": "message", "from": "room@muc.example.com/alice", "to": BOB, "chat": "groupchat", "body": "Hi"});
+    assert_eq!(calls(&pushlark, &meter, message(BOB, "planted Hi")).await, notified);
+    let group = json!({"type": "message", "from": "room@muc.example.com/alice", "to": BOB, "chat": "groupchat", "body": "planted Hi"});
     assert_eq!(calls(&pushlark, &meter, group).await, cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 2)]));
     assert_eq!(calls(&pushlark, &meter, message(BOB, "")).await, cost([]));
-    let nobody = message("nobody@example.com", "Hi");
+    let nobody = message("nobody@example.com", "planted Hi");
     assert_eq!(calls(&pushlark, &meter, nobody).await, cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 3)]));
     let read = json!({"type": "read", "jid": BOB, "conversation": "alice@example.com"});
     assert_eq!(calls(&pushlark, &meter, read).await, cost([("UpdateItem", 1)]));

@@ -29,7 +29,7 @@ async fn badge(pushlark: &Pushlark, message: Value) -> u64 {
 }
 
 async fn next_from_alice(pushlark: &Pushlark) -> u64 {
-    badge(pushlark, message(ALICE, "chat", "Hi")).await
+    badge(pushlark, message(ALICE, "chat", "planted Hi")).await
 }
 
 async fn stanza(pushlark: &Pushlark, attributes: &str, content: &str) {
@@ -41,12 +41,12 @@ async fn stanza(pushlark: &Pushlark, attributes: &str, content: &str) {
 #[tokio::test]
 async fn each_sender_and_each_room_has_a_count() {
     let pushlark = with_bob().await;
-    let kate = message("kate@example.com/x", "chat", "Hi");
+    let kate = message("kate@example.com/x", "chat", "planted Hi");
     assert_eq!(next_from_alice(&pushlark).await, 1);
     assert_eq!(badge(&pushlark, kate.clone()).await, 1);
     assert_eq!(badge(&pushlark, message("alice@example.com/phone", "chat", "from another session")).await, 2);
     for (number, nick) in ["alice", "kate", "alice"].into_iter().enumerate() {
-        let group = message(&format!("{ROOM}/{nick}@example.com"), "groupchat", "Hi");
+        let group = message(&format!("{ROOM}/{nick}@example.com"), "groupchat", "planted Hi");
         assert_eq!(badge(&pushlark, group).await, number as u64 + 1);
     }
     assert_eq!(badge(&pushlark, kate).await, 2);
@@ -55,7 +55,7 @@ async fn each_sender_and_each_room_has_a_count() {
 #[tokio::test]
 async fn messages_at_the_same_time_have_different_numbers() {
     let pushlark = with_bob().await;
-    join_all((0..30).map(|number| pushlark.message(BOB, ["Hi", "Hello"][number % 2]))).await;
+    join_all((0..30).map(|number| pushlark.message(BOB, ["planted Hi", "Hello"][number % 2]))).await;
     pushlark.notified("phone", 30).await;
     pushlark.settled().await;
     let badges = pushlark.notifications("phone").await.into_iter();
@@ -100,7 +100,7 @@ async fn a_record_that_comes_back_after_many_others_counts_nothing_twice() {
     let at = ago(0);
     let work = |id: &str, to: &[&str], online: bool| {
         json!({"id": id, "at": at, "subject": {"message": {"from": ALICE, "to": to, "recipient": {"online": online},
-            "stanza": "<message type='chat'><body>Hi</body></message>"}}})
+            "stanza": "<message type='chat'><body>planted Hi</body></message>"}}})
     };
     let deadline = || Instant::now() + std::time::Duration::from_secs(10);
     // Bob is online and has nothing to be published; what fails is Carol's.
@@ -150,7 +150,7 @@ async fn what_the_recipient_reads_or_writes_resets_the_count() {
             }
         }
     }
-    let kate = message("kate@example.com/x", "chat", "Hi");
+    let kate = message("kate@example.com/x", "chat", "planted Hi");
     assert_eq!(badge(&pushlark, kate.clone()).await, 1);
     pushlark.event(json!({"type": "read", "jid": BOB, "conversation": ALICE})).await;
     assert_eq!(badge(&pushlark, kate).await, 2, "another conversation");
@@ -175,7 +175,7 @@ async fn what_resets_nothing() {
 #[tokio::test]
 async fn a_room_is_read_by_an_own_message_to_it_or_through_it() {
     let pushlark = with_bob().await;
-    let group = || message(&format!("{ROOM}/alice@example.com"), "groupchat", "Hi");
+    let group = || message(&format!("{ROOM}/alice@example.com"), "groupchat", "planted Hi");
     assert_eq!(badge(&pushlark, group()).await, 1);
     assert_eq!(badge(&pushlark, group()).await, 2);
     let own =
@@ -246,7 +246,7 @@ async fn counts_go_with_the_user() {
 async fn what_was_counted_before_the_user_was_removed_goes_whenever_it_was_counted() {
     let pushlark = with_bob().await;
     let at = |seconds| {
-        let mut message = message(ALICE, "chat", "Hi");
+        let mut message = message(ALICE, "chat", "planted Hi");
         message["at"] = ago(seconds).into();
         message
     };
@@ -264,12 +264,12 @@ async fn what_was_counted_before_the_user_was_removed_goes_whenever_it_was_count
 #[tokio::test]
 async fn a_message_that_notified_nobody_is_counted_once_too() {
     let pushlark = with_bob().await;
-    let twice = json!({"type": "message", "id": "m1", "from": ALICE, "to": BOB, "chat": "chat", "body": "Hi",
+    let twice = json!({"type": "message", "id": "m1", "from": ALICE, "to": BOB, "chat": "chat", "body": "planted Hi",
         "recipient": {"online": true}});
     pushlark.event(twice.clone()).await;
     pushlark.settled().await;
     for _ in 0..40 {
-        pushlark.message(BOB, "Hi").await;
+        pushlark.message(BOB, "planted Hi").await;
     }
     pushlark.settled().await;
     pushlark.event(twice).await;

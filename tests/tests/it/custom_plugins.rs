@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use doubles::planted;
 use example_rooms::Rooms;
 use local::sqs::Clock;
 use local::{Options, Stack};
@@ -54,11 +55,11 @@ async fn rooms_have_names_and_all_else_is_the_defaults() {
     .into_iter()
     .enumerate()
     {
-        pushlark.event(group_message(from, json!(BOB), "Hi")).await;
-        let expected = json!({"body": "Hi", "title": title, "tag": title, "badge": 1});
+        pushlark.event(group_message(from, json!(BOB), "planted Hi")).await;
+        let expected = json!({"body": "planted Hi", "title": title, "tag": title, "badge": 1});
         assert_eq!(alert(&pushlark, "phone", number + 1).await, expected);
     }
-    pushlark.message(BOB, "direct").await;
+    pushlark.message(BOB, "planted: direct").await;
     assert_eq!(alert(&pushlark, "phone", 4).await["title"], "alice@example.com");
     let mut online = group_message(ROOM, json!(BOB), "online");
     online["recipient"] = json!({"online": true});
@@ -72,8 +73,8 @@ async fn rooms_have_names_and_all_else_is_the_defaults() {
 async fn a_rooms_name_is_not_told_where_the_sender_is_not() {
     let pushlark = with_rooms(&[("INCLUDE_SENDER", "off")]).await;
     pushlark.enable(BOB, "phone").await;
-    pushlark.event(group_message(ROOM, json!(BOB), "Hi")).await;
-    assert_eq!(alert(&pushlark, "phone", 1).await, json!({"body": "Hi", "title": "New message", "badge": 1}));
+    pushlark.event(group_message(ROOM, json!(BOB), "planted Hi")).await;
+    assert_eq!(alert(&pushlark, "phone", 1).await, json!({"body": "planted Hi", "title": "New message", "badge": 1}));
 }
 
 /// From and to so many hours from now, by a clock of this offset.
@@ -99,14 +100,15 @@ async fn a_device_is_not_notified_in_its_quiet_hours() {
     ] {
         pushlark.enable_with(BOB, device, options).await;
     }
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     pushlark.settled().await;
     for (device, times) in
         [("quiet", 0), ("quiet-east", 0), ("quiet-west", 0), ("quiet-later", 1), ("malformed", 1), ("always", 1)]
     {
         assert_eq!(pushlark.alerts(device).await.len(), times, "{device}");
     }
-    let event = json!({"type": "message", "from": "alice@example.com", "to": BOB, "chat": "chat", "body": "Hi"});
+    let event =
+        json!({"type": "message", "from": "alice@example.com", "to": BOB, "chat": "chat", "body": "planted Hi"});
     let explained = pushlark.json("/explain", json!({"explain": [event]})).await.json();
     let left_out = explained["explained"][0]["recipients"][0]["left_out"].as_array().unwrap().clone();
     assert_eq!(left_out.len(), 3);
@@ -189,7 +191,7 @@ async fn invoke(
         Behaviour::Answers(status, body) => (status, body.to_owned()),
         Behaviour::Fails => {
             headers.insert("x-amz-function-error", "Unhandled".parse().unwrap());
-            (200, json!({"errorMessage": "boom", "errorType": "KeyError"}).to_string())
+            (200, json!({"errorMessage": "planted: boom", "errorType": "KeyError"}).to_string())
         }
         Behaviour::Takes(time) => {
             tokio::time::sleep(time).await;
@@ -270,7 +272,7 @@ async fn events_that_come_together_are_asked_about_together() {
     for user in registered {
         pushlark.enable(user, user).await;
     }
-    pushlark.event(group_message(ROOM, json!(users), "Hi")).await;
+    pushlark.event(group_message(ROOM, json!(users), "planted Hi")).await;
     for user in registered {
         pushlark.notified(user, 1).await;
     }
@@ -281,7 +283,7 @@ async fn events_that_come_together_are_asked_about_together() {
     assert!(calls.len() < asked.len(), "{} calls", calls.len());
     assert!(!asked.iter().any(|event| unknown.iter().any(|user| event["to"] == **user)));
     for user in registered {
-        assert_eq!(pushlark.alerts(user).await, ["Hi"]);
+        assert_eq!(pushlark.alerts(user).await, ["planted Hi"]);
     }
 }
 
@@ -292,7 +294,7 @@ async fn a_function_is_told_all_that_a_plugin_is() {
     pushlark.enable_with(BOB, "phone", json!({"topic": "app"})).await;
     pushlark.enable(&session, "tablet").await;
     let lost = json!({"type": "unacknowledged", "id": "m1", "at": ago(0),
-        "from": "alice@example.com/pc", "to": session, "chat": "chat", "body": "Hi",
+        "from": "alice@example.com/pc", "to": session, "chat": "chat", "body": "planted Hi",
         "recipient": {"online": true, "unread_count": 3}});
     pushlark.event(lost.clone()).await;
     let mut asked = eventually("a call", async || lambda.calls().concat().pop()).await;
@@ -301,14 +303,14 @@ async fn a_function_is_told_all_that_a_plugin_is() {
     assert_eq!(services[tied]["node"], "tablet");
     services.sort_by_key(|service| service["node"].to_string());
     assert!(services[0]["created_at"].take().as_u64().unwrap() < services[1]["created_at"].take().as_u64().unwrap());
-    let form = |device: &str| json!({"service": "fcm", "device_id": device});
+    let form = |device: &str| json!({"service": "fcm", "device_id": planted(device)});
     let mut phone = form("phone");
     phone["topic"] = json!("app");
     let service = |node: &str, options: Value| json!({"jid": "push.example.com", "node": node, "options": options, "created_at": null});
     assert_eq!(services, [service("phone", phone), service("tablet", form("tablet"))]);
-    assert!(asked["stanza"].take().as_str().unwrap().contains("<body>Hi</body>"));
+    assert!(asked["stanza"].take().as_str().unwrap().contains("<body>planted Hi</body>"));
     let expected = json!({"id": "m1", "type": "unacknowledged", "at": lost["at"], "from": "alice@example.com/pc",
-        "to": session, "chat": "chat", "body": "Hi", "stanza": null, "unread_count": 3,
+        "to": session, "chat": "chat", "body": "planted Hi", "stanza": null, "unread_count": 3,
         "recipient": {"exists": true, "online": true, "tied": tied}, "services": null});
     assert_eq!(asked, expected);
     pushlark.settled().await;
@@ -342,14 +344,15 @@ fn failures() -> Vec<Behaviour> {
         Behaviour::Answers(500, r#"{"Type": "Service"}"#),
         Behaviour::Answers(429, r#"{"Type": "User"}"#),
         Behaviour::Hangs,
-        Behaviour::Answers(200, "{"),
-        Behaviour::Answers(200, "null"),
+        Behaviour::Answers(200, r#"{"events": [{"prepare_notification": {"skip": "planted"#),
+        Behaviour::Answers(200, r#""planted""#),
         Behaviour::Answers(200, r#"{"events": []}"#),
         Behaviour::Answers(200, r#"{"events": [{}, {}]}"#),
         Behaviour::Each(json!({"should_publish": [1]})),
         Behaviour::Each(json!({"publish_notification": [{"service": 1}]})),
         Behaviour::Each(json!({"should_publish": [-1]})),
-        Behaviour::Each(json!({"shoud_publish": [0]})),
+        Behaviour::Each(json!({"planted": [0]})),
+        Behaviour::Each(json!({"should_publish": "planted"})),
         Behaviour::Each(json!({"prepare_notification": {"payload": {"last-message-body": null}}})),
     ]
 }
@@ -362,7 +365,7 @@ async fn a_function_that_fails_is_asked_again_until_it_answers() {
     for (number, failure) in failures().into_iter().enumerate() {
         lambda.behave(failure.clone());
         let before = lambda.calls().len();
-        pushlark.message(BOB, "Hi").await;
+        pushlark.message(BOB, "planted Hi").await;
         eventually(&format!("a second try after {failure:?}"), async || {
             (lambda.calls().len() >= before + 2).then_some(())
         })
@@ -383,8 +386,9 @@ async fn where_the_operator_says_so_a_function_that_fails_leaves_it_to_the_defau
     pushlark.enable(BOB, "phone").await;
     for (number, failure) in failures().into_iter().enumerate() {
         lambda.behave(failure.clone());
-        pushlark.message(BOB, "Hi").await;
-        let expected = json!({"body": "Hi", "title": "alice@example.com", "tag": "alice@example.com", "badge": 1});
+        pushlark.message(BOB, "planted Hi").await;
+        let expected =
+            json!({"body": "planted Hi", "title": "alice@example.com", "tag": "alice@example.com", "badge": 1});
         assert_eq!(alert(&pushlark, "phone", number + 1).await, expected, "{failure:?}");
         pushlark.settled().await;
         assert_eq!(pushlark.alerts("phone").await.len(), number + 1, "{failure:?}");
@@ -414,7 +418,7 @@ async fn a_function_may_take_longer_than_other_services() {
         queue.clone(),
         queue,
     );
-    let event = json!({"type": "message", "from": "a@b", "to": BOB, "chat": "chat", "body": "Hi"});
+    let event = json!({"type": "message", "from": "a@b", "to": BOB, "chat": "chat", "body": "planted Hi"});
     let invocation = serde_json::from_value(json!({"explain": [event]})).unwrap();
     let explained = Arc::new(worker.unwrap()).answer(invocation, Instant::now() + Duration::from_secs(10)).await;
     explained.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use doubles::{
     APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Answer, Apns, Double, Fcm, GOOGLE_NEW_KEY, Receiver,
-    Subscriber, WebPush, apns_problem, fcm_error,
+    Subscriber, WebPush, apns_problem, fcm_error, planted,
 };
 use futures_util::future::join_all;
 use local::{Options, Stack};
@@ -18,7 +18,12 @@ use tokio::time::Instant;
 const BOB: &str = "bob@example.com";
 const ALICE: &str = "alice@example.com";
 /// The device token of an iPhone.
-const PHONE: &str = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0";
+const PHONE: &str = "00fc13adff785122706c616e7465649a2341241421348097878e577c991de8f0";
+
+/// The device token of one of many, secret as they all are.
+fn phone_of_many(number: u32) -> String {
+    format!("706c616e746564{number:08x}")
+}
 
 /// A stack that reaches the doubles.
 struct Direct {
@@ -86,8 +91,8 @@ impl Direct {
 fn credentials(apns: &Apns, fcm: &Fcm) -> Value {
     let apns = json!({"team_id": APNS_TEAM, "key_id": APNS_KEY_ID, "key": APNS_KEY, "topic": APNS_TOPIC,
         "url": apns.url, "dev_url": "http://127.0.0.1:1"});
-    // The private key is 32 bytes of 42.
-    let web_push = json!({"key": "KioqKioqKioqKioqKioqKioqKioqKioqKioqKioqKio", "subject": "mailto:push@example.com"});
+    let web_push =
+        json!({"key": "cGxhbnRlZHBsYW50ZWRwbGFudGVkcGxhbnRlZGtleXM", "subject": "mailto:planted@example.com"});
     json!({"default": {"apns": apns, "fcm": fcm.service_account(), "web_push": web_push}})
 }
 
@@ -101,9 +106,9 @@ async fn an_iphone_shows_an_alert() {
     let options = json!({"click_action": "REPLY", "sound": "ping.aiff", "mutable_content": "true", "priority": "normal",
         "time_to_live": "600"});
     direct.enable_iphone(PHONE, options).await;
-    direct.message("Hi").await;
+    direct.message("planted Hi").await;
     let request = direct.apns.taken(PHONE).remove(0);
-    let aps = json!({"alert": {"title": ALICE, "body": "Hi"}, "badge": 1, "category": "REPLY", "sound": "ping.aiff",
+    let aps = json!({"alert": {"title": ALICE, "body": "planted Hi"}, "badge": 1, "category": "REPLY", "sound": "ping.aiff",
         "mutable-content": 1, "thread-id": ALICE});
     assert_eq!(request.json(), json!({"aps": aps}));
     let header = |name| request.header(name).to_owned();
@@ -118,10 +123,10 @@ async fn an_iphone_shows_an_alert() {
 async fn a_silent_iphone_is_told_in_the_background() {
     let direct = Direct::start().await;
     direct.enable_iphone(PHONE, json!({"silent": "true", "topic": APNS_TOPIC, "time_to_live": "0"})).await;
-    direct.message("Hi").await;
+    direct.message("planted Hi").await;
     let request = direct.apns.taken(PHONE).remove(0);
     let expected = json!({"aps": {"content-available": 1}, "message-count": 1, "last-message-sender": ALICE,
-        "last-message-body": "Hi"});
+        "last-message-body": "planted Hi"});
     assert_eq!(request.json(), expected);
     let header = |name| request.header(name).to_owned();
     assert_eq!((header("apns-push-type"), header("apns-priority")), ("background".into(), "5".into()));
@@ -131,7 +136,7 @@ async fn a_silent_iphone_is_told_in_the_background() {
 #[tokio::test]
 async fn a_call_rings_at_once() {
     let direct = Direct::with_settings(&[("PLUGIN", "hints")]).await;
-    let pushkit = "aabbccddeeff00112233";
+    let pushkit = "aabb706c616e74656433";
     direct.enable_iphone(PHONE, json!({"voip_device_id": pushkit})).await;
     direct.pushlark.enable(BOB, "android").await;
     let call = async |step| {
@@ -161,15 +166,16 @@ async fn an_android_device_is_told_as_mongoosepush_tells_it() {
     let options = json!({"priority": "high", "click_action": "open", "sound": "ping", "time_to_live": "3600"});
     direct.pushlark.enable_with(BOB, "android", options).await;
     direct.pushlark.enable_with(BOB, "silent", json!({"silent": "true"})).await;
-    direct.message("Hi").await;
+    direct.message("planted Hi").await;
     let mut message = direct.fcm.taken("android")[0].json()["message"].take();
     let ttl = message["android"]["ttl"].take();
     assert!(["3600s", "3599s", "3598s"].contains(&ttl.as_str().unwrap()), "{ttl}");
-    let notification = json!({"title": ALICE, "body": "Hi", "tag": ALICE, "click_action": "open", "sound": "ping"});
+    let notification =
+        json!({"title": ALICE, "body": "planted Hi", "tag": ALICE, "click_action": "open", "sound": "ping"});
     let android = json!({"priority": "high", "ttl": null, "notification": notification});
-    assert_eq!(message, json!({"token": "android", "android": android}));
+    assert_eq!(message, json!({"token": "planted-android", "android": android}));
     let silent = direct.fcm.taken("silent")[0].json();
-    let data = json!({"message-count": "1", "last-message-sender": ALICE, "last-message-body": "Hi"});
+    let data = json!({"message-count": "1", "last-message-sender": ALICE, "last-message-body": "planted Hi"});
     assert_eq!(silent["message"]["android"]["data"], data);
     assert_eq!(silent["message"]["android"]["notification"], Value::Null);
     assert_eq!(direct.fcm.granted(), 1);
@@ -179,7 +185,7 @@ async fn an_android_device_is_told_as_mongoosepush_tells_it() {
 async fn a_conversation_is_not_told_when_the_sender_is_not() {
     let direct = Direct::with_settings(&[("INCLUDE_SENDER", "off")]).await;
     direct.enable_iphone(PHONE, json!({})).await;
-    direct.message("Hi").await;
+    direct.message("planted Hi").await;
     let aps = direct.apns.taken(PHONE)[0].json()["aps"].take();
     assert_eq!(aps["thread-id"].as_str().unwrap().len(), 22);
     assert!(!aps.to_string().contains("alice"), "{aps}");
@@ -214,13 +220,13 @@ async fn many_notifications_share_one_connection_and_one_token() {
     ];
     let pushlark = Pushlark::with_settings(settings).await;
     for phone in 0..40 {
-        let token = format!("{phone:08x}");
+        let token = phone_of_many(phone);
         pushlark.enable_with(BOB, &token, json!({"service": "apns", "device_id": token})).await;
         pushlark.enable(BOB, &format!("android-{phone}")).await;
     }
     apns.hold(Duration::from_millis(50));
     fcm.hold(Duration::from_millis(50));
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     came(&apns, 40).await;
     came(&fcm, 40).await;
     pushlark.settled().await;
@@ -263,7 +269,7 @@ async fn fate(service: &str, answer: Answer) -> Fate {
 
 async fn fate_of(pushlark: &Pushlark, double: &Double, device: &str, answer: Answer) -> Fate {
     double.device_answers(device, answer);
-    pushlark.message(BOB, "1").await;
+    pushlark.message(BOB, "planted 1").await;
     came(double, 1).await;
     let is_repeated = eventually("a second try, or none", async || {
         let is_done = pushlark.queue_depth("QUEUE_URL").await == 0;
@@ -276,7 +282,7 @@ async fn fate_of(pushlark: &Pushlark, double: &Double, device: &str, answer: Ans
         assert_eq!(double.taken(device).len(), 1, "it is delivered later");
         return Fate::Transient;
     }
-    for body in ["2", "3", "4", "5"] {
+    for body in ["planted 2", "planted 3", "planted 4", "planted 5"] {
         pushlark.message(BOB, body).await;
         pushlark.settled().await;
     }
@@ -385,7 +391,7 @@ async fn what_ones_own_push_service_answers_decides_on_the_device() {
         (answer(503), Fate::Transient),
     ] {
         let receiver = Receiver::start().await;
-        let settings = [("PUSH_SERVICE", receiver.url.as_str()), ("PUSH_SERVICE_SECRET", "secret")];
+        let settings = [("PUSH_SERVICE", receiver.url.as_str()), ("PUSH_SERVICE_SECRET", "planted-secret")];
         let pushlark = Pushlark::with_settings(settings).await;
         pushlark.enable(BOB, "device").await;
         assert_eq!(fate_of(&pushlark, &receiver, "device", answer.clone()).await, expected, "{answer:?}");
@@ -420,7 +426,7 @@ async fn a_suspicion_ends_with_a_success_or_a_new_registration() {
 async fn when_most_devices_are_called_gone_the_others_stay() {
     let direct = Direct::with_settings(&[("DISABLE_MAX_PERCENT", "25")]).await;
     for phone in 0..12 {
-        let token = format!("{phone:08x}");
+        let token = phone_of_many(phone);
         direct.enable_iphone(&token, json!({})).await;
         direct.apns.device_answers(&token, apns_problem(410, "Unregistered"));
     }
@@ -438,7 +444,7 @@ async fn the_time_that_a_service_asks_for_is_kept() {
         let (double, _) = direct.enable_at(service).await;
         double.answer_next(Answer::json(503, &json!({})).with("retry-after", "3"));
     }
-    direct.message("Hi").await;
+    direct.message("planted Hi").await;
     for double in [&*direct.apns as &Double, &direct.fcm, &direct.web_push] {
         let requests = double.requests();
         assert_eq!(requests.len(), 2);
@@ -512,7 +518,7 @@ async fn no_push_nodes_options_choose_an_app() {
     let form = |device: &str| {
         let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
         let fields = field("FORM_TYPE", "http://jabber.org/protocol/pubsub#publish-options");
-        let fields = fields + &field("service", "fcm") + &field("device_id", device) + &field("app", "other");
+        let fields = fields + &field("service", "fcm") + &field("device_id", &planted(device)) + &field("app", "other");
         format!("<x xmlns='jabber:x:data' type='submit'>{fields}</x>")
     };
     let enable = format!("<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'>{}</enable>", form("known"));
@@ -550,14 +556,14 @@ async fn an_app_is_chosen_by_the_form_or_by_the_host() {
     let pushlark = Pushlark::with_settings(settings).await;
     pushlark.enable(BOB, "default").await;
     pushlark.enable_with(BOB, "named", json!({"app": "other"})).await;
-    let form = json!({"service": "fcm", "device_id": "by-host"});
+    let form = json!({"service": "fcm", "device_id": "planted-by-host"});
     let at_host = json!({"user": BOB, "jid": "other.example.com", "node": "by-host", "form": form});
     assert_eq!(pushlark.json("/enable", at_host).await.status, 200);
     pushlark.enable_with(BOB, "broken", json!({"app": "broken"})).await;
     pushlark.enable_with(BOB, "unknown", json!({"app": "unknown"})).await;
     pushlark.enable_with(BOB, PHONE, json!({"app": "broken", "service": "apns"})).await;
-    pushlark.enable_with(BOB, "0123456789", json!({"app": "stranger", "service": "apns"})).await;
-    pushlark.message(BOB, "Hi").await;
+    pushlark.enable_with(BOB, "0123706c616e746564", json!({"app": "stranger", "service": "apns"})).await;
+    pushlark.message(BOB, "planted Hi").await;
     pushlark.settled().await;
     let taken = |double: &Fcm| {
         let mut devices: Vec<_> = double.requests().into_iter().map(|request| request.device).collect();
@@ -567,7 +573,7 @@ async fn an_app_is_chosen_by_the_form_or_by_the_host() {
     assert_eq!((taken(&fcm), taken(&other)), (vec!["default".into()], vec!["by-host".into(), "named".into()]));
     assert_eq!(apns.taken(PHONE).len(), 1);
     let requests = apns.requests();
-    let stranger = requests.iter().find(|request| request.device == "0123456789").unwrap();
+    let stranger = requests.iter().find(|request| request.device == "0123706c616e746564").unwrap();
     let phone = requests.iter().find(|request| request.device == PHONE).unwrap();
     assert_eq!(stranger.status, 403);
     assert_ne!(stranger.connection, phone.connection, "each provider has its connection");
@@ -578,9 +584,9 @@ async fn a_form_that_makes_no_request_is_refused_and_stops_no_other() {
     let direct = Direct::start().await;
     direct.enable_iphone(PHONE, json!({})).await;
     for number in 0..8 {
-        direct.enable_iphone(&format!("{number:08x}"), json!({"topic": format!("a\nb{number}")})).await;
+        direct.enable_iphone(&phone_of_many(number), json!({"topic": format!("a\nb{number}")})).await;
     }
-    let form = json!({"service": "apns", "device_id": "ab".repeat(1_000)});
+    let form = json!({"service": "apns", "device_id": "706c616e746564".repeat(150)});
     direct.pushlark.enable_with(BOB, "long", form).await;
     direct.message("one").await;
     direct.message("two").await;
@@ -593,7 +599,8 @@ async fn where_a_notification_goes_is_explained() {
     direct.enable_iphone(PHONE, json!({})).await;
     direct.pushlark.enable(BOB, "android").await;
     direct.enable_browser("browser", &Subscriber::new(3), json!({})).await;
-    let event = json!({"type": "message", "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "Hi"});
+    let event =
+        json!({"type": "message", "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "planted Hi"});
     let explained = direct.pushlark.json("/explain", json!({"explain": [event]})).await.json();
     let publications = explained["explained"][0]["recipients"][0]["publications"].as_array().unwrap();
     let targets: Vec<_> = publications.iter().map(|publication| publication["target"].as_str().unwrap()).collect();
@@ -653,7 +660,7 @@ async fn a_provider_that_fails_for_many_does_not_hold_up_its_neighbour() {
     let direct = Direct::with_settings(&settings).await;
     direct.apns.hold(Duration::from_secs(5));
     for phone in 0..30 {
-        direct.enable_iphone(&format!("{phone:08x}"), json!({})).await;
+        direct.enable_iphone(&phone_of_many(phone), json!({})).await;
     }
     direct.pushlark.enable("carol@example.com", "android").await;
     let started = Instant::now();
@@ -665,7 +672,7 @@ async fn a_provider_that_fails_for_many_does_not_hold_up_its_neighbour() {
     direct.apns.hold(Duration::ZERO);
     direct.pushlark.settled().await;
     for phone in 0..30 {
-        assert!(!direct.apns.taken(&format!("{phone:08x}")).is_empty(), "{phone}");
+        assert!(!direct.apns.taken(&phone_of_many(phone)).is_empty(), "{phone}");
     }
 }
 
@@ -718,7 +725,7 @@ async fn an_endpoint_that_resolves_to_no_public_address_is_not_called() {
     other_port["endpoint"] = format!("{by_name}/push/x").into();
     assert_eq!(direct.pushlark.json("/enable", request(other_port)).await.status, 400);
     // It is refused, not repeated.
-    direct.message("Hi").await;
+    direct.message("planted Hi").await;
     assert_eq!(inside.connections(), 0);
 }
 
@@ -727,7 +734,7 @@ async fn a_notification_that_outlived_its_time_is_not_sent() {
     let direct = Direct::start().await;
     direct.enable_iphone(PHONE, json!({"time_to_live": "120"})).await;
     direct.pushlark.enable(BOB, "android").await;
-    let late = json!({"type": "message", "at": ago(180), "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "late"});
+    let late = json!({"type": "message", "at": ago(180), "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "planted: late"});
     direct.pushlark.event(late).await;
     direct.pushlark.settled().await;
     assert_eq!((direct.apns.requests().len(), direct.fcm.taken("android").len()), (0, 1));

@@ -37,7 +37,7 @@ fn assert_iq_error(reply: &Reply, condition: &str, error_type: &str) {
 async fn json_is_answered_by_what_was_stored() {
     let pushlark = Pushlark::start().await;
     let mut enable = request("Bob@Example.com/phone", "push.example.com/any", "device-1");
-    enable["form"] = json!({"service": "fcm", "device_id": "TOKEN", "priority": "high"});
+    enable["form"] = json!({"service": "fcm", "device_id": "planted-token", "priority": "high"});
     let reply = pushlark.json("/enable", enable).await;
     assert_eq!((reply.status, reply.content_type()), (200, "application/json"));
     let stored = json!({"status": "enabled", "user": "bob@example.com", "jid": "push.example.com", "node": "device-1"});
@@ -72,12 +72,12 @@ async fn an_iq_is_answered_by_an_iq_in_the_same_media_type() {
 #[tokio::test]
 async fn enabling_again_replaces_the_form() {
     let pushlark = Pushlark::start().await;
-    pushlark.enable_with("bob@example.com/phone", "n", json!({"secret1": "token1"})).await;
-    pushlark.enable_with("bob@example.com/tablet", "n", json!({"secret2": "token2"})).await;
+    pushlark.enable_with("bob@example.com/phone", "n", json!({"secret1": "planted-token1"})).await;
+    pushlark.enable_with("bob@example.com/tablet", "n", json!({"secret2": "planted-token2"})).await;
     let registrations = registrations(&pushlark, "bob@example.com").await;
     assert_eq!(registrations.len(), 1);
     assert_eq!(registrations[0].options.get("secret1"), None);
-    assert_eq!(registrations[0].options.get("secret2"), Some("token2"));
+    assert_eq!(registrations[0].options.get("secret2"), Some("planted-token2"));
 }
 
 #[tokio::test]
@@ -122,11 +122,11 @@ async fn a_bad_request_names_the_field_and_stores_nothing() {
         (request("bob@example.com", "push.example.com", &"n".repeat(513)), "node"),
         (json!({"user": 5, "jid": "push.example.com", "node": "n"}), "user"),
         (with_form(json!({"device_id": 5})), "form.device_id"),
-        (with_form(json!("x")), "form"),
-        (with_form(json!({"FORM_TYPE": "wrong"})), "FORM_TYPE"),
-        (with_form(json!({"x": "y".repeat(8192)})), "form"),
+        (with_form(json!("planted")), "form"),
+        (with_form(json!({"FORM_TYPE": "planted"})), "FORM_TYPE"),
+        (with_form(json!({"device_id": "planted".repeat(1200)})), "form"),
         (with_form(too_many.into()), "form"),
-        (with_form(json!({"priority": "10"})), "priority"),
+        (with_form(json!({"priority": "planted"})), "priority"),
         (with_form(json!({"time_to_live": "soon"})), "time_to_live"),
     ] {
         let detail = pushlark.json("/enable", body.clone()).await.problem(400);
@@ -139,7 +139,7 @@ async fn a_bad_request_names_the_field_and_stores_nothing() {
 async fn options_are_opaque_where_the_host_is_not_virtual() {
     let pushlark = Pushlark::start().await;
     let mut enable = request("bob@example.com", "push.elsewhere.example", "n");
-    enable["form"] = json!({"priority": "10"});
+    enable["form"] = json!({"priority": "10", "device_id": "planted-token"});
     assert_eq!(pushlark.json("/enable", enable).await.status, 200);
 }
 
@@ -158,7 +158,7 @@ async fn a_wrong_iq_is_answered_by_an_error_that_echoes_it() {
         "<enable xmlns='urn:xmpp:push:0' node='n'/>",
         "<enable xmlns='urn:xmpp:push:0' jid='' node='n'/>",
         "<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node=''/>",
-        "<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>wrong</value></field></x></enable>",
+        "<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>planted</value></field></x></enable>",
         "<disable xmlns='urn:xmpp:push:0' jid='push.example.com'/>",
     ] {
         let reply = pushlark.post("/enable", XMPP, iq("set", payload)).await;

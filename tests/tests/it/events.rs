@@ -67,7 +67,7 @@ async fn a_message_for_a_thousand_recipients_reaches_each_of_them_once() {
     for i in registered {
         pushlark.enable(&users[i], &format!("device-{i}")).await;
     }
-    pushlark.event(json!({"type": "message", "from": "room@muc.example.com/alice", "to": users, "chat": "groupchat", "body": "Hi"})).await;
+    pushlark.event(json!({"type": "message", "from": "room@muc.example.com/alice", "to": users, "chat": "groupchat", "body": "planted Hi"})).await;
     for i in registered {
         pushlark.notified(&format!("device-{i}"), 1).await;
     }
@@ -84,10 +84,10 @@ async fn what_is_not_a_chat_message_with_a_body_notifies_nobody() {
         format!("<message from='alice@example.com/pc' to='{BOB}' {attributes}>{content}</message>")
     };
     for stanza in [
-        message("type='headline'", "<body>news</body>"),
+        message("type='headline'", "<body>planted: news</body>"),
         message("type='normal'", "<body>mail</body>"),
         message("", "<body>mail</body>"),
-        message("type='error'", "<body>echo</body>"),
+        message("type='error'", "<body>planted: echo</body>"),
         message("type='chat'", ""),
         message("type='chat'", "<body/>"),
         message("type='chat'", "<body xmlns='jabber:x'>other</body>"),
@@ -95,7 +95,7 @@ async fn what_is_not_a_chat_message_with_a_body_notifies_nobody() {
         assert_eq!(pushlark.post("/events", "application/xml", stanza).await.status, 202);
     }
     let unacknowledged = json!({"type": "unacknowledged", "from": "alice@example.com/pc", "to": "bob@example.com/phone",
-        "chat": "chat", "body": "lost"});
+        "chat": "chat", "body": "planted: lost"});
     pushlark.event(unacknowledged).await;
     pushlark.settled().await;
     assert!(pushlark.alerts("phone").await.is_empty());
@@ -195,7 +195,8 @@ async fn a_message_told_twice_notifies_once() {
 #[tokio::test]
 async fn one_bad_event_refuses_the_whole_request() {
     let pushlark = with_bob().await;
-    let good = json!({"type": "message", "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "good"});
+    let good =
+        json!({"type": "message", "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "planted: good"});
     let online = json!({"type": "presence", "jid": "bob@example.com/a", "status": "online"});
     let reply =
         pushlark.json("/events", json!([good, {"type": "nudge"}, online, {"type": "presence", "jid": "bob@"}])).await;
@@ -219,7 +220,7 @@ async fn a_bad_event_is_told_by_its_field() {
     let pushlark = Pushlark::start().await;
     let message = |field: &str, value: Value| {
         let mut message =
-            json!({"type": "message", "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "x"});
+            json!({"type": "message", "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "planted"});
         message[field] = value;
         message
     };
@@ -236,9 +237,9 @@ async fn a_bad_event_is_told_by_its_field() {
         (message("id", json!("")), "id"),
         (message("id", json!("i".repeat(257))), "id"),
         (message("at", json!("yesterday")), "at"),
-        (message("recipient", json!({"online": "yes"})), "recipient.online"),
+        (message("recipient", json!({"online": "planted"})), "recipient.online"),
         (json!({"type": "message", "from": "a@b", "to": BOB, "stanza": "<presence/>"}), "stanza"),
-        (json!({"type": "unacknowledged", "from": "a@b", "to": BOB, "chat": "chat", "body": "x"}), "to"),
+        (json!({"type": "unacknowledged", "from": "a@b", "to": BOB, "chat": "chat", "body": "planted"}), "to"),
         (json!({"type": "presence", "jid": BOB, "status": "online"}), "jid"),
         (json!({"type": "presence", "jid": "bob@example.com/a", "status": "away"}), "status"),
         (json!({"type": "user_removed"}), "jid"),
@@ -250,11 +251,11 @@ async fn a_bad_event_is_told_by_its_field() {
     }
     for (form, named) in [
         ("", "server"),
-        ("author=alice&server=example.com&receiver=bob", "message"),
-        ("author=alice&server=example.com&message=x", "receiver"),
-        ("author=a%40b&server=example.com&receiver=bob&message=x", "author"),
-        ("author=alice&server=a%2Fb&receiver=bob&message=x", "server"),
-        ("author=alice&author=eve&server=example.com&receiver=bob&message=x", "author"),
+        ("author=alice&server=example.com&receiver=bob&body=planted", "message"),
+        ("author=alice&server=example.com&message=planted", "receiver"),
+        ("author=a%40b&server=example.com&receiver=bob&message=planted", "author"),
+        ("author=alice&server=a%2Fb&receiver=bob&message=planted", "server"),
+        ("author=alice&author=eve&server=example.com&receiver=bob&message=planted", "author"),
     ] {
         let detail = pushlark.post("/events", "application/x-www-form-urlencoded", form).await.problem(400);
         assert!(detail.contains(named), "{form} was answered: {detail}");

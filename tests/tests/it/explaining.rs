@@ -29,7 +29,7 @@ async fn each_step_of_a_notification_is_told() {
     assert_eq!(pushlark.json("/enable", elsewhere).await.status, 200);
     let target = format!("MongoosePush at {}/sink/v3/notification", pushlark.stack.url);
     assert_eq!(
-        recipient(&pushlark, message(BOB, "Hi")).await,
+        recipient(&pushlark, message(BOB, "planted Hi")).await,
         json!({
             "recipient": BOB,
             "unread_count": 1,
@@ -43,7 +43,7 @@ async fn each_step_of_a_notification_is_told() {
             "left_out": [{"jid": "pubsub.elsewhere.example", "node": "n",
                 "why": "the host is not virtual, and PUBSUB_URL names no way to real ones"}],
             "publications": [{"jid": "push.example.com", "node": "phone", "target": target,
-                "payload": {"message-count": "1", "last-message-sender": "alice@example.com", "last-message-body": "Hi"}}],
+                "payload": {"message-count": "1", "last-message-sender": "alice@example.com", "last-message-body": "planted Hi"}}],
         })
     );
 }
@@ -66,7 +66,7 @@ async fn what_leaves_a_message_or_a_service_out_is_told() {
         assert_eq!(skipped, json!({"recipient": BOB, "skipped": rule}));
     }
 
-    let mut unacknowledged = message("bob@example.com/phone", "Hi");
+    let mut unacknowledged = message("bob@example.com/phone", "planted Hi");
     unacknowledged["type"] = "unacknowledged".into();
     let tied = recipient(&pushlark, unacknowledged).await;
     assert_eq!(tied["tied"]["node"], "phone");
@@ -75,15 +75,15 @@ async fn what_leaves_a_message_or_a_service_out_is_told() {
     assert_eq!(tied["left_out"][0]["why"], "enhanced: the session is not tied to this service");
 
     pushlark.event(json!({"type": "presence", "jid": "bob@example.com/pc", "status": "online"})).await;
-    let online = recipient(&pushlark, message(BOB, "Hi")).await;
+    let online = recipient(&pushlark, message(BOB, "planted Hi")).await;
     assert_eq!((&online["online"], &online["presence"]), (&json!(true), &json!("sessions")));
     assert_eq!(online["left_out"][1]["why"], "defaults: the recipient is online");
-    let mut given = message(BOB, "Hi");
+    let mut given = message(BOB, "planted Hi");
     given["recipient"] = json!({"online": false, "exists": false});
     let given = recipient(&pushlark, given).await;
     assert_eq!((&given["online"], &given["presence"]), (&json!(false), &json!("event")));
     assert_eq!(given["left_out"][0]["why"], "defaults: there is no such user");
-    let mut late = message(BOB, "Hi");
+    let mut late = message(BOB, "planted Hi");
     late["at"] = "2020-01-01T00:00:00Z".into();
     late["recipient"] = json!({"online": false});
     assert_eq!(recipient(&pushlark, late).await["left_out"][0]["why"], "the message is older than its time to live");
@@ -94,19 +94,19 @@ async fn explaining_publishes_claims_and_counts_nothing() {
     let pushlark = Pushlark::with_settings([("UNREAD_COUNTS", "on")]).await;
     pushlark.enable(BOB, "phone").await;
     for _ in 0..3 {
-        assert_eq!(recipient(&pushlark, message(BOB, "Hi")).await["unread_count"], 1);
+        assert_eq!(recipient(&pushlark, message(BOB, "planted Hi")).await["unread_count"], 1);
     }
     explained(&pushlark, json!({"type": "user_removed", "jid": BOB})).await;
     explained(&pushlark, json!({"type": "presence", "jid": "bob@example.com/a", "status": "online"})).await;
     assert_eq!(pushlark.queue_depth("QUEUE_URL").await, 0);
-    pushlark.event(message(BOB, "Hi")).await;
+    pushlark.event(message(BOB, "planted Hi")).await;
     let notified = pushlark.notified("phone", 1).await;
     assert_eq!(notified[0]["notification"]["alert"]["badge"], 1);
     pushlark.settled().await;
-    let again = recipient(&pushlark, message(BOB, "Hi")).await;
+    let again = recipient(&pushlark, message(BOB, "planted Hi")).await;
     assert_eq!(again["unread_count"], 1);
     assert_eq!(again["left_out"][0]["why"], "another event of this message publishes to it");
-    let mut next = message(BOB, "Hi");
+    let mut next = message(BOB, "planted Hi");
     next["id"] = "m2".into();
     assert_eq!(recipient(&pushlark, next).await["unread_count"], 2);
     assert_eq!(pushlark.notifications("phone").await.len(), 1);
@@ -133,7 +133,7 @@ async fn events_that_are_no_messages_are_explained_too() {
         assert!(explained.get("recipients").is_none());
     }
     let group = json!({"type": "message", "from": "room@muc.example.com/alice", "to": [BOB, "kate@example.com"],
-        "chat": "groupchat", "body": "Hi"});
+        "chat": "groupchat", "body": "planted Hi"});
     assert_eq!(explained(&pushlark, group).await["recipients"].as_array().unwrap().len(), 2);
 }
 
@@ -142,7 +142,7 @@ async fn what_a_message_reads_and_what_it_was_counted_as_is_told() {
     let pushlark = Pushlark::with_settings([("UNREAD_COUNTS", "on")]).await;
     pushlark.enable(BOB, "phone").await;
     let message = |id: &str, online: bool| {
-        json!({"type": "message", "id": id, "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "Hi",
+        json!({"type": "message", "id": id, "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "planted Hi",
             "recipient": {"online": online}})
     };
     pushlark.event(message("m1", true)).await;
@@ -152,8 +152,7 @@ async fn what_a_message_reads_and_what_it_was_counted_as_is_told() {
     assert_eq!(explanation["reads"], "alice@example.com has read all of bob@example.com");
     assert_eq!(explanation["recipients"][0]["unread_count"], 1);
     let many: Vec<_> = (0..1_001).map(|user| format!("u{user}@example.com")).collect();
-    let group =
-        json!({"type": "message", "from": "room@muc.example.com/a", "to": many, "chat": "groupchat", "body": "Hi"});
+    let group = json!({"type": "message", "from": "room@muc.example.com/a", "to": many, "chat": "groupchat", "body": "planted Hi"});
     let refused = pushlark.json("/explain", json!({"explain": [group]})).await.problem(400);
     assert!(refused.contains("1001 recipients"), "{refused}");
 }
@@ -161,7 +160,7 @@ async fn what_a_message_reads_and_what_it_was_counted_as_is_told() {
 #[tokio::test]
 async fn what_is_no_event_is_told_by_its_index() {
     let pushlark = Pushlark::start().await;
-    let good = message(BOB, "Hi");
+    let good = message(BOB, "planted Hi");
     let detail = pushlark.json("/explain", json!({"explain": [good, {"type": "nudge"}]})).await.problem(400);
     assert!(detail.contains("event 1") && detail.contains("nudge"), "{detail}");
     pushlark.json("/explain", json!({"explain": "all"})).await.problem(400);

@@ -83,7 +83,7 @@ async fn what_is_no_new_message_does_not_notify() {
 #[tokio::test]
 async fn a_text_that_is_not_to_be_told_is_not() {
     let pushlark = with_bob(&[("INCLUDE_BODY", "off")]).await;
-    chat(&pushlark, "<body>secret</body>").await;
+    chat(&pushlark, "<body>planted secret</body>").await;
     let alert = json!({"body": "New message", "title": "alice@example.com", "tag": "alice@example.com", "badge": 1});
     assert_eq!(notification(&pushlark, "phone").await["alert"], alert);
     let silent = notification(&pushlark, "silent").await;
@@ -93,10 +93,10 @@ async fn a_text_that_is_not_to_be_told_is_not() {
 #[tokio::test]
 async fn a_sender_that_is_not_to_be_told_is_not() {
     let pushlark = with_bob(&[("INCLUDE_SENDER", "off"), ("PLUGIN", "hints")]).await;
-    chat(&pushlark, "<body>Hi</body>").await;
-    let alert = json!({"body": "Hi", "title": "New message", "badge": 1});
+    chat(&pushlark, "<body>planted Hi</body>").await;
+    let alert = json!({"body": "planted Hi", "title": "New message", "badge": 1});
     assert_eq!(notification(&pushlark, "phone").await["alert"], alert);
-    let data = json!({"message-count": 1, "last-message-body": "Hi"});
+    let data = json!({"message-count": 1, "last-message-body": "planted Hi"});
     assert_eq!(notification(&pushlark, "silent").await["data"], data);
     chat(&pushlark, "<propose xmlns='urn:xmpp:jingle-message:0' id='c1'/><store xmlns='urn:xmpp:hints'/>").await;
     let call = pushlark.notified("silent", 2).await[1]["notification"]["data"].clone();
@@ -110,9 +110,9 @@ async fn group_messages_carry_urgency_and_mentions_where_the_setting_says_so() {
     let data = json!({"urgent": "true"});
     let mention = json!({"mention": "true"});
     for (content, expected) in [
-        ("<body>Hi</body>".to_owned(), Value::Null),
-        (format!("<body>Hi</body>{urgent}"), data),
-        (format!("<body>Hi</body>{}", urgent.replace("high", "low")), Value::Null),
+        ("<body>planted Hi</body>".to_owned(), Value::Null),
+        (format!("<body>planted Hi</body>{urgent}"), data),
+        (format!("<body>planted Hi</body>{}", urgent.replace("high", "low")), Value::Null),
         (format!("<body>Hi Bob</body>{}", reference("xmpp:bob@example.com")), mention.clone()),
         (format!("<body>Hi Bob</body>{}", reference("xmpp:room@muc.example.com/Bob")), mention.clone()),
         (format!("<body>Hi Bob</body>{}", reference("xmpp:room@muc.example.com/bob@example.com")), mention.clone()),

@@ -48,7 +48,7 @@ fn judge(request: &Value) -> Result<Value, String> {
 async fn a_browser_decrypts_what_is_pushed() {
     let web_push = WebPush::start().await;
     let credentials = json!({"default": {"web_push":
-        {"key": include_str!("../../doubles/fixtures/apns.p8"), "subject": "mailto:push@example.com"}}});
+        {"key": include_str!("../../doubles/fixtures/apns.p8"), "subject": "mailto:planted@example.com"}}});
     let settings = [
         ("PUSH_SERVICE", "direct"),
         ("PUSH_CREDENTIALS", &credentials.to_string()),
@@ -87,12 +87,12 @@ async fn a_browser_decrypts_what_is_pushed() {
 
 #[tokio::test]
 async fn a_push_service_of_ones_own_verifies_what_it_is_sent() {
-    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let secret = "whsec_cGxhbnRlZC1zZWNyZXQtMjQtYnl0ZXMh";
     let receiver = Receiver::start().await;
     let url = format!("{}/push?x=1", receiver.url);
     let pushlark = Pushlark::with_settings([("PUSH_SERVICE", url.as_str()), ("PUSH_SERVICE_SECRET", secret)]).await;
     pushlark.enable_with(BOB, "device", json!({"service": "mine", "colour": "blue"})).await;
-    let id = pushlark.message(BOB, "Hi").await;
+    let id = pushlark.message(BOB, "planted Hi").await;
     pushlark.settled().await;
     let request = receiver.taken("device").remove(0);
     let headers: Value = ["webhook-id", "webhook-timestamp", "webhook-signature"]
@@ -102,8 +102,9 @@ async fn a_push_service_of_ones_own_verifies_what_it_is_sent() {
     let body = String::from_utf8(request.body.to_vec()).unwrap();
     let mut verdict = judge(&json!({"judge": "webhook", "secret": secret, "body": body, "headers": headers})).unwrap();
     assert!(verdict["expires_at"].take().as_str().unwrap().ends_with('Z'));
-    let options = json!({"service": "mine", "device_id": "device", "colour": "blue"});
-    let payload = json!({"message-count": "1", "last-message-sender": "alice@example.com", "last-message-body": "Hi"});
+    let options = json!({"service": "mine", "device_id": "planted-device", "colour": "blue"});
+    let payload =
+        json!({"message-count": "1", "last-message-sender": "alice@example.com", "last-message-body": "planted Hi"});
     let expected = json!({"type": "notification", "message_id": id, "recipient": BOB, "jid": "push.example.com",
         "node": "device", "publish_options": options, "payload": payload, "expires_at": null});
     assert_eq!(verdict, expected);

@@ -22,4 +22,5 @@ mod real_pubsub;
 mod removal;
 mod resilience;
 mod roles;
+mod secrecy;
 mod sessions;

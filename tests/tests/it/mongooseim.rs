@@ -1,6 +1,7 @@
 //! The cases of MongooseIM's own tests for `mod_event_pusher_push`, by their names, at a virtual host. Where Pushlark
 //! differs on purpose, a comment says so.
 
+use doubles::planted;
 use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
 use tests::{Pushlark, Reply};
@@ -70,7 +71,8 @@ fn enable_at_host(node: &str, form: &str) -> String {
 
 /// Enables a node for a device of the same name, of FCM unless the options say otherwise.
 async fn enable(pushlark: &Pushlark, from: &str, node: &str, given: &[(&str, &str)]) {
-    let defaults = [("device_id", node), ("service", "fcm")].into_iter();
+    let device = planted(node);
+    let defaults = [("device_id", device.as_str()), ("service", "fcm")].into_iter();
     let missing = defaults.filter(|(name, _)| !given.iter().any(|(other, _)| other == name));
     let all: Vec<_> = missing.chain(given.iter().copied()).collect();
     let reply = iq(pushlark, "/enable", from, &enable_at_host(node, &options(&all))).await;
@@ -216,8 +218,8 @@ async fn enable_with_form_should_fail_with_incorrect_from() {
 #[tokio::test]
 async fn enable_should_accept_correct_from() {
     let pushlark = defaults().await;
-    let secrets = options(&[("secret1", "token1"), ("secret2", "token2")]);
-    for form in [options(&[]), secrets, options(&[("service", "fcm"), ("device_id", "bobs")])] {
+    let secrets = options(&[("secret1", "planted-token1"), ("secret2", "planted-token2")]);
+    for form in [options(&[]), secrets, options(&[("service", "fcm"), ("device_id", "planted-bobs")])] {
         assert_result(&iq(&pushlark, "/enable", RES1, &enable_at_host("n", &form)).await);
         assert_eq!(nodes(&pushlark, BOB).await, ["n"]);
     }
@@ -496,7 +498,7 @@ async fn muclight_msg_notify_w_topic() {
 async fn a_form_that_names_no_device_or_service_notifies_nobody_and_is_kept() {
     let pushlark = defaults().await;
     for (node, form) in
-        [("a", String::new()), ("b", options(&[("service", "fcm")])), ("c", options(&[("device_id", "bobs")]))]
+        [("a", String::new()), ("b", options(&[("service", "fcm")])), ("c", options(&[("device_id", "planted-bobs")]))]
     {
         assert_result(&iq(&pushlark, "/enable", RES1, &enable_at_host(node, &form)).await);
     }

@@ -14,18 +14,18 @@ const BOB: &str = "bob@example.com";
 async fn an_alert_shows_the_message_and_a_silent_one_carries_it() {
     let pushlark = Pushlark::start().await;
     let options = json!({"service": "apns", "mode": "prod", "priority": "high", "topic": "some_topic", "click_action": "myactivity",
-        "sound": "default", "mutable_content": "true", "time_to_live": "86400", "tags": "x", "device_id": "a b/c?é"});
+        "sound": "default", "mutable_content": "true", "time_to_live": "86400", "tags": "x", "device_id": "planted a b/c?é"});
     pushlark.enable_with(BOB, "loud", options).await;
     pushlark.enable_with(BOB, "silent", json!({"silent": "true"})).await;
-    pushlark.message(BOB, "OH, HAI!").await;
-    let loud = pushlark.notified("a b/c?é", 1).await.remove(0);
-    let alert = json!({"body": "OH, HAI!", "title": "alice@example.com", "tag": "alice@example.com", "badge": 1,
+    pushlark.message(BOB, "planted: OH, HAI!").await;
+    let loud = pushlark.notified("planted a b/c?é", 1).await.remove(0);
+    let alert = json!({"body": "planted: OH, HAI!", "title": "alice@example.com", "tag": "alice@example.com", "badge": 1,
         "click_action": "myactivity", "sound": "default"});
     let expected = json!({"service": "apns", "mode": "prod", "priority": "high", "topic": "some_topic", "mutable_content": true,
         "time_to_live": 86400, "alert": alert});
     assert_eq!((&loud["api"], &loud["notification"]), (&json!("v3"), &expected));
     let silent = pushlark.notified("silent", 1).await.remove(0);
-    let data = json!({"message-count": 1, "last-message-sender": "alice@example.com", "last-message-body": "OH, HAI!"});
+    let data = json!({"message-count": 1, "last-message-sender": "alice@example.com", "last-message-body": "planted: OH, HAI!"});
     assert_eq!(silent["notification"], json!({"service": "fcm", "data": data}));
 }
 
@@ -35,13 +35,13 @@ async fn a_gone_device_is_disabled_and_no_other() {
     pushlark.enable(BOB, "gone").await;
     pushlark.enable(BOB, "here").await;
     pushlark.device_answers("gone", json!({"status": 410, "body": {"reason": "unregistered"}})).await;
-    pushlark.message(BOB, "first").await;
+    pushlark.message(BOB, "planted: first").await;
     pushlark.notified("gone", 1).await;
     pushlark.settled().await;
-    pushlark.message(BOB, "second").await;
+    pushlark.message(BOB, "planted: second").await;
     pushlark.notified("here", 2).await;
     pushlark.settled().await;
-    assert_eq!(pushlark.alerts("gone").await, ["first"]);
+    assert_eq!(pushlark.alerts("gone").await, ["planted: first"]);
 }
 
 #[tokio::test]
@@ -51,11 +51,11 @@ async fn a_device_enabled_again_while_its_push_failed_stays() {
     pushlark.enable(BOB, "phone").await;
     push_service.hold(Duration::from_millis(500));
     push_service.answer_next(410, &[]);
-    pushlark.message(BOB, "first").await;
+    pushlark.message(BOB, "planted: first").await;
     eventually("the first request", async || (push_service.requests().len() == 1).then_some(())).await;
     pushlark.enable(BOB, "phone").await;
     pushlark.settled().await;
-    pushlark.message(BOB, "second").await;
+    pushlark.message(BOB, "planted: second").await;
     eventually("the second request", async || (push_service.requests().len() == 2).then_some(())).await;
 }
 
@@ -66,9 +66,10 @@ async fn a_refused_notification_is_not_repeated() {
     pushlark.enable_with(BOB, "no-device", json!({"device_id": ""})).await;
     for status in [300, 400, 401, 403, 404, 413] {
         pushlark.device_answers("phone", json!({"status": status, "body": {"reason": "invalid_request"}})).await;
-        pushlark.message(BOB, &status.to_string()).await;
+        let body = format!("planted {status}");
+        pushlark.message(BOB, &body).await;
         pushlark.settled().await;
-        assert_eq!(pushlark.alerts("phone").await.last().unwrap(), &status.to_string());
+        assert_eq!(pushlark.alerts("phone").await.last().unwrap(), &body);
     }
     assert_eq!(pushlark.alerts("phone").await.len(), 6);
 }
@@ -79,13 +80,13 @@ async fn of_mongoosepush_v2_any_other_error_is_worth_a_few_tries() {
     let pushlark = Pushlark::with(Options { environment, clock: Clock::scaled(100), ..Options::default() }).await;
     pushlark.enable(BOB, "phone").await;
     pushlark.device_answers("phone", json!({"status": 500, "body": {"details": "invalid_request"}})).await;
-    pushlark.message(BOB, "1").await;
+    pushlark.message(BOB, "planted 1").await;
     pushlark.settled().await;
     let tries = pushlark.alerts("phone").await.len();
     assert_eq!(tries, 8);
     // The device stays.
     pushlark.device_answers("phone", json!({"status": 200})).await;
-    pushlark.message(BOB, "2").await;
+    pushlark.message(BOB, "planted 2").await;
     pushlark.notified("phone", tries + 1).await;
 }
 
@@ -96,15 +97,15 @@ async fn what_fails_for_a_while_is_repeated_for_that_device_alone() {
     pushlark.enable(BOB, "shaky").await;
     pushlark.enable("carol@example.com", "carols").await;
     pushlark.device_answers("shaky", json!({"status": 503})).await;
-    pushlark.event(json!({"type": "message", "from": "room@muc.example.com/alice", "to": [BOB, "carol@example.com"], "chat": "groupchat", "body": "Hi"})).await;
+    pushlark.event(json!({"type": "message", "from": "room@muc.example.com/alice", "to": [BOB, "carol@example.com"], "chat": "groupchat", "body": "planted Hi"})).await;
     pushlark.notified("shaky", 2).await;
     pushlark.device_answers("shaky", json!({"status": 200})).await;
     pushlark.settled().await;
     let shaky: Vec<_> = pushlark.notifications("shaky").await.iter().map(|n| n["status"].clone()).collect();
     assert_eq!(shaky.last().unwrap(), 200);
     assert!(shaky.iter().filter(|status| **status == 200).count() == 1, "{shaky:?}");
-    assert_eq!(pushlark.alerts("steady").await, ["Hi"]);
-    assert_eq!(pushlark.alerts("carols").await, ["Hi"]);
+    assert_eq!(pushlark.alerts("steady").await, ["planted Hi"]);
+    assert_eq!(pushlark.alerts("carols").await, ["planted Hi"]);
 }
 
 #[tokio::test]
@@ -113,7 +114,7 @@ async fn a_push_service_that_names_a_time_is_left_alone_so_long() {
     let pushlark = Pushlark::with_settings([("MONGOOSEPUSH_URL", url.as_str())]).await;
     pushlark.enable(BOB, "phone").await;
     push_service.answer_next(429, &[("retry-after", "3")]);
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     let requests = eventually("two requests", async || Some(push_service.requests()).filter(|r| r.len() == 2)).await;
     let wait = requests[1].0 - requests[0].0;
     assert!(wait >= Duration::from_millis(2_900), "{wait:?}");
@@ -125,7 +126,7 @@ async fn a_push_service_that_does_not_answer_in_time_is_tried_again() {
     let pushlark = Pushlark::with_settings([("MONGOOSEPUSH_URL", url.as_str()), ("PUBLISH_TIMEOUT_MS", "200")]).await;
     pushlark.enable(BOB, "phone").await;
     push_service.hold(Duration::from_secs(5));
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     eventually("the first request", async || (push_service.requests().len() == 1).then_some(())).await;
     push_service.hold(Duration::ZERO);
     eventually("the second request", async || (push_service.requests().len() == 2).then_some(())).await;
@@ -143,7 +144,7 @@ async fn no_more_is_published_at_once_than_the_setting_allows() {
         }
     }
     let to: Vec<_> = (0..4).map(|user| format!("u{user}@example.com")).collect();
-    pushlark.event(json!({"type": "message", "from": "room@muc.example.com/alice", "to": to, "chat": "groupchat", "body": "Hi"})).await;
+    pushlark.event(json!({"type": "message", "from": "room@muc.example.com/alice", "to": to, "chat": "groupchat", "body": "planted Hi"})).await;
     eventually("all requests", async || (push_service.requests().len() == 12).then_some(())).await;
     pushlark.settled().await;
     assert_eq!(push_service.most_running(), 3);
@@ -155,7 +156,7 @@ async fn a_notification_that_outlived_its_time_is_dropped() {
     pushlark.enable_with(BOB, "impatient", json!({"time_to_live": "120"})).await;
     pushlark.enable(BOB, "patient").await;
     let at = ago(180);
-    pushlark.event(json!({"type": "message", "at": at, "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "late"})).await;
+    pushlark.event(json!({"type": "message", "at": at, "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "planted: late"})).await;
     pushlark.notified("patient", 1).await;
     pushlark.settled().await;
     assert!(pushlark.alerts("impatient").await.is_empty());
@@ -167,10 +168,10 @@ async fn a_registration_at_a_host_that_is_not_virtual_is_kept_and_not_retried() 
     let real = json!({"user": BOB, "jid": "pubsub.elsewhere.example", "node": "n"});
     assert_eq!(pushlark.json("/enable", real).await.status, 200);
     pushlark.enable(BOB, "phone").await;
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     pushlark.notified("phone", 1).await;
     pushlark.settled().await;
-    assert_eq!(pushlark.alerts("phone").await, ["Hi"]);
+    assert_eq!(pushlark.alerts("phone").await, ["planted Hi"]);
 }
 
 #[tokio::test]
@@ -180,7 +181,7 @@ async fn a_user_of_very_many_devices_is_notified_at_all() {
     for device in devices.clone() {
         pushlark.enable(BOB, &format!("device-{device}")).await;
     }
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     for device in devices {
         pushlark.notified(&format!("device-{device}"), 1).await;
     }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 const BOB: &str = "bob@example.com";
 const HOST: &str = "pubsub.example.org";
-const TOKEN: &str = "dG9rZW4=";
+const TOKEN: &str = "cGxhbnRlZA==";
 
 async fn stack(rest: &Rest, settings: &[(&str, &str)]) -> Pushlark {
     let url = format!("{}/rest", rest.url);
@@ -41,9 +41,9 @@ async fn nodes(pushlark: &Pushlark) -> Vec<String> {
 async fn the_publish_iq_is_mongooseims() {
     let rest = Rest::start(TOKEN).await;
     let pushlark = stack(&rest, &[]).await;
-    enable(&pushlark, "phone", json!({"device_id": "sometoken", "service": "apns"})).await;
+    enable(&pushlark, "phone", json!({"device_id": "planted-sometoken", "service": "apns"})).await;
     enable(&pushlark, "bare", json!({})).await;
-    pushlark.message(BOB, "OH, HAI! <&>").await;
+    pushlark.message(BOB, "planted: OH, HAI! <&>").await;
     let iq = &published(&rest, "phone", 1).await[0];
     let id = iq.attribute("id").unwrap();
     let form = |form_type: &str, fields: &str| {
@@ -58,7 +58,7 @@ async fn the_publish_iq_is_mongooseims() {
     let summary = [
         ("message-count", "1"),
         ("last-message-sender", "alice@example.com"),
-        ("last-message-body", "OH, HAI! &lt;&amp;>"),
+        ("last-message-body", "planted: OH, HAI! &lt;&amp;>"),
     ];
     let expected = format!(
         "<iq type='set' id='{id}' from='example.com' to='{HOST}'>\
@@ -66,7 +66,7 @@ async fn the_publish_iq_is_mongooseims() {
          <notification xmlns='urn:xmpp:push:0'>{}</notification></item></publish>\
          <publish-options>{}</publish-options></pubsub></iq>",
         form("urn:xmpp:push:summary", &fields(&summary)),
-        form(ns::PUBLISH_OPTIONS, &fields(&[("device_id", "sometoken"), ("service", "apns")])),
+        form(ns::PUBLISH_OPTIONS, &fields(&[("device_id", "planted-sometoken"), ("service", "apns")])),
     );
     assert_eq!(*iq, Element::parse(&expected).unwrap());
     let bare = &published(&rest, "bare", 1).await[0];
@@ -97,27 +97,26 @@ async fn a_real_node_is_notified_as_a_virtual_host_is() {
     };
 
     // Not enabled.
-    pushlark.message(BOB, "1").await;
+    pushlark.message(BOB, "planted 1").await;
     pushlark.settled().await;
     assert_eq!(rest.count(), 0);
 
     // Online.
-    enable(&pushlark, "phone", json!({"field1": "value1", "field2": "value2"})).await;
+    enable(&pushlark, "phone", json!({"field1": "planted-value1", "field2": "planted-value2"})).await;
     presence("online").await;
-    pushlark.message(BOB, "2").await;
+    pushlark.message(BOB, "planted 2").await;
     muclight("3").await;
     pushlark.settled().await;
     assert_eq!(rest.count(), 0);
 
     // Offline.
     presence("offline").await;
-    pushlark.message(BOB, "OH, HAI!").await;
-    assert_eq!(body(&published(&rest, "phone", 1).await[0]), ("alice@example.com".into(), "OH, HAI!".into()));
+    pushlark.message(BOB, "planted: OH, HAI!").await;
+    assert_eq!(body(&published(&rest, "phone", 1).await[0]), ("alice@example.com".into(), "planted: OH, HAI!".into()));
     muclight("Heyah!").await;
     let iq = &published(&rest, "phone", 2).await[1];
     assert_eq!(body(iq), ("room@muclight.example.com/alice@example.com".into(), "Heyah!".into()));
-    let options =
-        "<field var=\"field1\"><value>value1</value></field><field var=\"field2\"><value>value2</value></field>";
+    let options = "<field var=\"field1\"><value>planted-value1</value></field><field var=\"field2\"><value>planted-value2</value></field>";
     assert!(iq.to_string().contains(options), "{iq}");
 
     // Disabled, and removed.
@@ -136,7 +135,7 @@ async fn what_xml_has_no_character_for_is_left_out() {
     let rest = Rest::start(TOKEN).await;
     let pushlark = stack(&rest, &[("BODY_PLACEHOLDER", "a\u{1}b"), ("INCLUDE_BODY", "off")]).await;
     enable(&pushlark, "phone", json!({})).await;
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     assert!(published(&rest, "phone", 1).await[0].to_string().contains("<value>ab</value>"));
 }
 
@@ -153,7 +152,7 @@ async fn an_error_of_type_cancel_disables_the_node_and_no_other_does() {
         enable(&pushlark, kind, json!({})).await;
         rest.node_errs(kind, kind, condition);
     }
-    for text in ["1", "2"] {
+    for text in ["planted 1", "planted 2"] {
         pushlark.message(BOB, text).await;
         pushlark.settled().await;
     }
@@ -170,7 +169,7 @@ async fn an_error_of_type_wait_is_repeated_a_bounded_number_of_times() {
     let pushlark = stack(&rest, &[]).await;
     enable(&pushlark, "phone", json!({})).await;
     rest.node_errs("phone", "wait", "resource-constraint");
-    pushlark.message(BOB, "1").await;
+    pushlark.message(BOB, "planted 1").await;
     published(&rest, "phone", 3).await;
     rest.node_recovers("phone");
     pushlark.settled().await;
@@ -178,7 +177,7 @@ async fn an_error_of_type_wait_is_repeated_a_bounded_number_of_times() {
     assert!(tries < 8, "{tries}");
 
     rest.node_errs("phone", "wait", "resource-constraint");
-    pushlark.message(BOB, "2").await;
+    pushlark.message(BOB, "planted 2").await;
     pushlark.settled().await;
     assert_eq!(rest.published("phone").len(), tries + 8);
     assert_eq!(nodes(&pushlark).await, ["phone"]);
@@ -194,7 +193,7 @@ async fn an_outage_uses_up_no_tries_of_a_node() {
         rest.answer_next(Answer::text(503, ""));
     }
     rest.node_errs("phone", "wait", "remote-server-timeout");
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     published(&rest, "phone", 7).await;
     rest.node_recovers("phone");
     published(&rest, "phone", 8).await;
@@ -214,8 +213,8 @@ async fn errors_of_type_wait_count_in_the_end_and_silence_does_not() {
     let reply = pushlark.json("/enable", json!({"user": carol, "jid": HOST, "node": "phone"})).await;
     assert_eq!(reply.status, 200);
     rest.node_errs("phone", "wait", "resource-constraint");
-    pushlark.message(BOB, "Hi").await;
-    pushlark.message(carol, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
+    pushlark.message(carol, "planted Hi").await;
     pushlark.settled().await;
     assert_eq!(rest.published("phone").len(), 8);
     assert_eq!(nodes(&pushlark).await.len(), 0);
@@ -233,11 +232,11 @@ async fn so_many_errors_in_a_row_disable_a_node_as_a_setting_says() {
             true => rest.node_errs("phone", "auth", "forbidden"),
             false => rest.node_recovers("phone"),
         }
-        pushlark.message(BOB, "Hi").await;
+        pushlark.message(BOB, "planted Hi").await;
         pushlark.settled().await;
         assert_eq!(nodes(&pushlark).await, ["phone"]);
     }
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     pushlark.settled().await;
     assert_eq!(nodes(&pushlark).await.len(), 0);
 }
@@ -250,13 +249,13 @@ async fn a_chat_server_that_is_down_is_tried_again() {
     for status in [503, 429, 502] {
         rest.answer_next(Answer::text(status, ""));
     }
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     published(&rest, "phone", 4).await;
     pushlark.settled().await;
     assert_eq!(rest.requests().iter().map(|request| request.status).collect::<Vec<_>>(), [503, 429, 502, 200]);
-    rest.answer_next(Answer::text(200, "<html/>"));
+    rest.answer_next(Answer::text(200, "<html>planted</html>"));
     rest.answer_next(Answer::text(200, "<iq type='result' id='other'/>"));
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     pushlark.settled().await;
     assert_eq!(rest.published("phone").len(), 7, "an answer that is none");
     assert_eq!(nodes(&pushlark).await, ["phone"]);
@@ -264,10 +263,10 @@ async fn a_chat_server_that_is_down_is_tried_again() {
 
 #[tokio::test]
 async fn a_wrong_token_loses_no_node() {
-    let rest = Rest::start("another").await;
+    let rest = Rest::start("planted-another").await;
     let pushlark = stack(&rest, &[]).await;
     enable(&pushlark, "phone", json!({})).await;
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     pushlark.settled().await;
     assert_eq!((rest.count(), nodes(&pushlark).await.len()), (0, 1));
 }
@@ -276,20 +275,20 @@ async fn a_wrong_token_loses_no_node() {
 async fn options_are_left_out_for_a_service_that_takes_none() {
     let rest = Rest::start(TOKEN).await;
     let pushlark = stack(&rest, &[("PUBSUB_WITHOUT_OPTIONS", HOST)]).await;
-    enable(&pushlark, "phone", json!({"device_id": "sometoken"})).await;
-    pushlark.message(BOB, "Hi").await;
+    enable(&pushlark, "phone", json!({"device_id": "planted-sometoken"})).await;
+    pushlark.message(BOB, "planted Hi").await;
     assert!(!published(&rest, "phone", 1).await[0].to_string().contains("publish-options"));
 }
 
 #[tokio::test]
 async fn each_domain_has_a_chat_server_of_its_own_or_that_of_all_others() {
-    let (own, others) = (Rest::start("own").await, Rest::start("others").await);
+    let (own, others) = (Rest::start("planted-own").await, Rest::start("planted-others").await);
     let urls = format!("example.com={}/rest,{}/rest", own.url, others.url);
-    let settings = [("PUBSUB_URL", urls.as_str()), ("PUBSUB_TOKEN", "Example.com=own,others")];
+    let settings = [("PUBSUB_URL", urls.as_str()), ("PUBSUB_TOKEN", "Example.com=planted-own,planted-others")];
     let pushlark = Pushlark::with_settings(settings).await;
     for user in [BOB, "carol@example.net"] {
         pushlark.json("/enable", json!({"user": user, "jid": HOST, "node": user})).await;
-        pushlark.message(user, "Hi").await;
+        pushlark.message(user, "planted Hi").await;
     }
     assert_eq!(published(&own, BOB, 1).await[0].attribute("from"), Some("example.com"));
     assert_eq!(published(&others, "carol@example.net", 1).await[0].attribute("from"), Some("example.net"));
@@ -306,7 +305,7 @@ async fn nodes_enabled_before_their_host_becomes_virtual_keep_working() {
         let environment = Environment::from_iter(settings);
         Pushlark::with(Options { environment, data: Some(data.clone()), ..Options::default() }).await
     };
-    let form = json!({"service": "fcm", "device_id": "device"});
+    let form = json!({"service": "fcm", "device_id": "planted-device"});
     let hosts = ["pubsub.example.com", "pubsub.example.org"];
 
     let before = start("").await;

@@ -41,7 +41,7 @@ async fn a_push_service_that_is_down_for_an_hour_gets_everything_afterwards() {
     let pushlark = Pushlark::with(in_fast_motion(&[("MONGOOSEPUSH_URL", url.as_str())])).await;
     for user in 0..20 {
         pushlark.enable(&format!("u{user}@example.com"), &format!("device-{user}")).await;
-        pushlark.message(&format!("u{user}@example.com"), "Hi").await;
+        pushlark.message(&format!("u{user}@example.com"), "planted Hi").await;
     }
     tokio::time::sleep(AN_HOUR).await;
     let push_service = PushService::default();
@@ -64,7 +64,7 @@ async fn a_table_that_is_down_for_an_hour_loses_nothing() {
     pushlark.enable(BOB, "phone").await;
     line.cut();
     for number in 0..5 {
-        pushlark.message(BOB, &format!("message {number}")).await;
+        pushlark.message(BOB, &format!("planted {number}")).await;
     }
     let presence = json!({"type": "presence", "jid": "bob@example.com/a", "status": "offline"});
     pushlark.json("/events", presence).await.problem(503);
@@ -83,7 +83,7 @@ async fn a_table_that_is_down_for_an_hour_loses_nothing() {
     pushlark.settled().await;
     let mut alerts = pushlark.alerts("phone").await;
     alerts.sort();
-    assert_eq!(alerts, ["message 0", "message 1", "message 2", "message 3", "message 4"]);
+    assert_eq!(alerts, ["planted 0", "planted 1", "planted 2", "planted 3", "planted 4"]);
 }
 
 #[tokio::test]
@@ -91,12 +91,16 @@ async fn a_record_that_cannot_be_understood_goes_to_the_dead_letter_queue_and_st
     let pushlark = Pushlark::start().await;
     pushlark.enable(BOB, "phone").await;
     let stanza_is_broken = json!({"uid": "u", "work": [{"id": "m", "at": "2026-01-01T00:00:00Z", "subject":
-        {"message": {"from": "a@b", "to": [BOB], "stanza": "<message"}}}]});
-    let poison = ["not JSON".to_owned(), json!({"uid": "u"}).to_string(), stanza_is_broken.to_string()];
+        {"message": {"from": "a@b", "to": [BOB], "stanza": "<message><body>planted</body>"}}}]});
+    let poison = [
+        "planted, not JSON".to_owned(),
+        json!({"uid": "u", "work": "planted"}).to_string(),
+        stanza_is_broken.to_string(),
+    ];
     for text in &poison {
         queue_text(&pushlark, text).await;
     }
-    pushlark.message(BOB, "Hi").await;
+    pushlark.message(BOB, "planted Hi").await;
     pushlark.notified("phone", 1).await;
     pushlark.settled().await;
     assert_eq!(pushlark.queue_depth("DEAD_LETTER_QUEUE_URL").await, 3);
@@ -121,19 +125,19 @@ impl Plugin for PanicsAt {
 
 #[tokio::test]
 async fn a_panic_fails_its_record_alone() {
-    let plugins = Plugins::built_in().with("panics", PanicsAt("boom"));
+    let plugins = Plugins::built_in().with("panics", PanicsAt("planted: boom"));
     let environment = Environment::from_iter([("PLUGIN", "panics")]);
     let pushlark = Pushlark::with(Options { plugins, environment, ..Options::default() }).await;
     pushlark.enable(BOB, "phone").await;
-    let record = |body: &str| {
-        let stanza = format!("<message type='chat'><body>{body}</body></message>");
-        json!({"uid": body, "work": [{"id": body, "at": ago(0),
+    let record = |name: &str| {
+        let stanza = format!("<message type='chat'><body>planted: {name}</body></message>");
+        json!({"uid": name, "work": [{"id": name, "at": ago(0),
             "subject": {"message": {"from": "a@b", "to": [BOB], "stanza": stanza}}}]})
     };
-    let entries = ["one", "boom", "two"].map(|body| {
+    let entries = ["one", "boom", "two"].map(|name| {
         aws_sdk_sqs::types::SendMessageBatchRequestEntry::builder()
-            .id(body)
-            .message_body(record(body).to_string())
+            .id(name)
+            .message_body(record(name).to_string())
             .build()
             .unwrap()
     });
@@ -144,13 +148,13 @@ async fn a_panic_fails_its_record_alone() {
         .await;
     let mut alerts = pushlark.alerts("phone").await;
     alerts.sort();
-    assert_eq!(alerts, ["one", "two"]);
+    assert_eq!(alerts, ["planted: one", "planted: two"]);
 }
 
 fn message_to(users: &[&str]) -> Value {
     let at = ago(0);
     json!({"id": "m", "at": at, "subject": {"message": {"from": "alice@example.com", "to": users,
-        "stanza": "<message type='chat'><body>Hi</body></message>"}}})
+        "stanza": "<message type='chat'><body>planted Hi</body></message>"}}})
 }
 
 #[tokio::test]
@@ -164,7 +168,7 @@ async fn near_the_deadline_a_batch_is_given_back_at_once() {
     let again = apart.receive().await.expect("visible at once");
     let response = apart.worker.handle(again, Instant::now() + Duration::from_secs(10)).await;
     assert!(response.batch_item_failures.is_empty());
-    assert_eq!(apart.pushlark.alerts("phone").await, ["Hi"]);
+    assert_eq!(apart.pushlark.alerts("phone").await, ["planted Hi"]);
 }
 
 #[tokio::test]
@@ -178,8 +182,8 @@ async fn a_record_that_failed_in_part_repeats_only_that_part() {
     assert_eq!(apart.worker.handle(batch.clone(), deadline()).await.batch_item_failures.len(), 1);
     apart.pushlark.device_answers("shaky", json!({"status": 200})).await;
     assert!(apart.worker.handle(batch.clone(), deadline()).await.batch_item_failures.is_empty());
-    assert_eq!(apart.pushlark.alerts("steady").await, ["Hi"]);
-    assert_eq!(apart.pushlark.alerts("shaky").await, ["Hi", "Hi"]);
+    assert_eq!(apart.pushlark.alerts("steady").await, ["planted Hi"]);
+    assert_eq!(apart.pushlark.alerts("shaky").await, ["planted Hi", "planted Hi"]);
 }
 
 #[tokio::test]
@@ -214,7 +218,7 @@ async fn a_worker_that_died_after_its_claim_publishes_when_the_record_returns() 
     assert_eq!(store.claim(claimant("uid.0"), &[&snapshot.services[0]]).await.unwrap(), [true]);
     let response = apart.worker.handle(batch, Instant::now() + Duration::from_secs(10)).await;
     assert!(response.batch_item_failures.is_empty());
-    assert_eq!(apart.pushlark.alerts("phone").await, ["Hi"]);
+    assert_eq!(apart.pushlark.alerts("phone").await, ["planted Hi"]);
     // Another event of the same message finds the claim taken.
     assert_eq!(store.claim(claimant("other.0"), &[&snapshot.services[0]]).await.unwrap(), [false]);
 }
@@ -228,7 +232,7 @@ async fn a_batch_waits_for_its_window_to_fill() {
     }
     let posted = Instant::now();
     for user in &users {
-        pushlark.message(user, "Hi").await;
+        pushlark.message(user, "planted Hi").await;
     }
     for user in &users {
         pushlark.notified(user, 1).await;
