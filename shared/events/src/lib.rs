@@ -61,6 +61,7 @@ pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result
             Media::Json => each(read_text(&request.body)?, &first, read_json)?,
             Media::JsonLines => {
                 let lines = read_text(&request.body)?.lines().filter(|line| !line.trim().is_empty());
+                check_number(lines.clone().count())?;
                 lines.enumerate().map(|(index, line)| read_json(line, &first.nth(index))).collect()
             }
             Media::CloudEvent => vec![cloud_event::read(read_text(&request.body)?, &first)],
@@ -77,9 +78,6 @@ pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result
             }
         }
     };
-    if events.len() > MAX_EVENTS {
-        return Err(Problem::bad_request(format!("there are {} events, {MAX_EVENTS} are allowed", events.len())));
-    }
     let events = all(events, Problem::bad_events)?;
     all(events.into_iter().map(|event| event.told_by(&request.caller)).collect(), Problem::forbidden_events)
 }
@@ -94,7 +92,16 @@ fn each(
         return Ok(vec![read(body, first)]);
     }
     let events: Vec<&RawValue> = serde_json::from_str(body).map_err(|error| Problem::bad_request(error.to_string()))?;
+    check_number(events.len())?;
     Ok(events.iter().enumerate().map(|(index, event)| read(event.get(), &first.nth(index))).collect())
+}
+
+/// Before any of them is read: what is wrong with each of a great many would take more memory than all that is right.
+fn check_number(events: usize) -> Result<(), Problem> {
+    if events > MAX_EVENTS {
+        return Err(Problem::bad_request(format!("there are {events} events, {MAX_EVENTS} are allowed")));
+    }
+    Ok(())
 }
 
 fn all(

@@ -4,7 +4,7 @@ use pushlark_http::sns::{SnsMessage, TopicKind};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::event::{Arrival, Event};
+use crate::event::{Arrival, Event, check_id};
 use crate::mongooseim::{Direction, read as read_mongooseim};
 
 /// Reads a message of a topic of this kind, which arrived at `now`. It is named by what SNS calls it, each time that it is
@@ -19,6 +19,7 @@ pub fn read(message: &SnsMessage, kind: Option<TopicKind>, now: OffsetDateTime) 
     };
     let at = OffsetDateTime::parse(&message.timestamp, &Rfc3339);
     let at = at.map_err(|_| format!("Timestamp: {:?} is not a time as RFC 3339 has it", message.timestamp))?;
-    let arrival = Arrival { now, at: Some(at), id: Some(message.message_id.clone()) };
+    let id = check_id(message.message_id.clone()).map_err(|error| format!("MessageId: {error}"))?;
+    let arrival = Arrival { now, at: Some(at), id: Some(id) };
     read_mongooseim(&message.message, direction, &arrival).map_err(|error| format!("Message: {error}"))
 }

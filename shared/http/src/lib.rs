@@ -142,16 +142,13 @@ pub struct Response {
 
 impl<'de> Deserialize<'de> for Invocation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Envelope {
-            #[serde(rename = "requestContext")]
-            _request_context: IgnoredAny,
-        }
-
         let payload = Box::<RawValue>::deserialize(deserializer)?;
         // Whatever looks like HTTP is HTTP or an error: taken for a direct call, it would need no credential.
-        if serde_json::from_str::<Envelope>(payload.get()).is_err() {
+        if !payload.get().starts_with('{') {
+            return Ok(Self::Direct(payload));
+        }
+        let fields: HashMap<String, IgnoredAny> = serde_json::from_str(payload.get()).map_err(D::Error::custom)?;
+        if !fields.contains_key("requestContext") {
             return Ok(Self::Direct(payload));
         }
         serde_json::from_str(payload.get()).map(Self::Http).map_err(D::Error::custom)
@@ -351,7 +348,12 @@ mod tests {
         }
         let http = r#"{"requestContext": {"http": {"method": "POST"}}}"#;
         assert!(matches!(serde_json::from_str(http), Ok(Invocation::Http(_))));
-        let neither = [r#"{"requestContext": {}}"#, r#"{"requestContext": null}"#];
+        let neither = [
+            r#"{"requestContext": {}}"#,
+            r#"{"requestContext": null}"#,
+            r#"{"requestContext": {"http": {"method": "POST"}}, "requestContext": {"http": {"method": "POST"}}}"#,
+            r#"{"\ud800": 1, "requestContext": {"http": {"method": "POST"}}}"#,
+        ];
         for payload in neither {
             assert!(serde_json::from_str::<Invocation>(payload).is_err(), "{payload}");
         }

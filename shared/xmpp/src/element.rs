@@ -19,8 +19,11 @@ pub const MAX_DEPTH: usize = 64;
 /// its element, and written again with each element that is not in its parent's.
 const MAX_ATTRIBUTES: usize = 64;
 const MAX_NAMESPACE_BYTES: usize = 256;
+/// The most namespaces that may be declared where an element stands: each name is looked for among them.
+const MAX_BINDINGS: usize = 128;
 
 const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
+const XMLNS_NAMESPACE: &str = "http://www.w3.org/2000/xmlns/";
 
 /// Why a text is not the XML of a stanza. Each of them is the sender's to mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,9 +34,10 @@ pub enum ParseError {
     /// Over [`MAX_DEPTH`].
     #[error("elements are nested deeper than {MAX_DEPTH}")]
     TooDeep,
-    /// Over the bounds on one element's attributes or on a namespace.
+    /// Over the bounds on one element's attributes or on namespaces.
     #[error(
-        "an element has more than {MAX_ATTRIBUTES} attributes, or a namespace more than {MAX_NAMESPACE_BYTES} bytes"
+        "an element has more than {MAX_ATTRIBUTES} attributes or is within more than {MAX_BINDINGS} declarations of \
+         namespaces, or a namespace has more than {MAX_NAMESPACE_BYTES} bytes"
     )]
     TooWide,
     /// XML that XMPP forbids: RFC 6120, section 11.1.
@@ -150,7 +154,10 @@ impl Element {
             return Err(ParseError::TooLarge(text.len()));
         }
         let mut reader = NsReader::from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+        reader.resolver_mut().set_max_namespace_bindings(MAX_BINDINGS);
         let mut open: Vec<Self> = Vec::new();
+        // How many the open elements declare when they are written, which may be more than when they were read.
+        let mut bindings = 0;
         let mut root: Option<Self> = None;
         let mut at_start = true;
         loop {
@@ -166,12 +173,18 @@ impl Element {
                     if root.is_some() {
                         return Err(malformed("a second root element"));
                     }
-                    open.push(Self::from_tag(&reader, &tag)?);
+                    let element = Self::from_tag(&reader, &tag)?;
+                    bindings += element.bindings(open.last());
+                    open.push(element);
                     None
                 }
                 Event::Empty(_) if root.is_some() => return Err(malformed("a second root element")),
                 Event::Empty(_) if open.len() == MAX_DEPTH => return Err(ParseError::TooDeep),
-                Event::Empty(tag) => Some(Self::from_tag(&reader, &tag)?),
+                Event::Empty(tag) => {
+                    let element = Self::from_tag(&reader, &tag)?;
+                    bindings += element.bindings(open.last());
+                    Some(element)
+                }
                 Event::End(_) => open.pop(),
                 Event::Text(text) => {
                     if text.contains("]]>") {
@@ -208,7 +221,11 @@ impl Element {
                 Event::Eof => return root.ok_or_else(|| malformed("there is no element")),
             };
             at_start = false;
+            if bindings > MAX_BINDINGS {
+                return Err(ParseError::TooWide);
+            }
             if let Some(element) = complete {
+                bindings -= element.bindings(open.last());
                 match open.last_mut() {
                     Some(parent) => parent.children.push(Node::Element(element)),
                     None => root = Some(element),
@@ -220,6 +237,10 @@ impl Element {
     fn from_tag(reader: &NsReader<&[u8]>, tag: &BytesStart<'_>) -> Result<Self, ParseError> {
         let (namespace, name) = reader.resolver().resolve_element(tag.name());
         let mut element = Self::new(check_name(name.into_inner())?, &resolved(namespace)?);
+        if element.namespace == XML_NAMESPACE {
+            // It can be written with the prefix "xml" alone, which only attributes are.
+            return Err(malformed("an element in the namespace of XML itself"));
+        }
         for attribute in tag.attributes() {
             let attribute = attribute.map_err(unread)?;
             if attribute.value.contains('<') {
@@ -245,6 +266,13 @@ impl Element {
             });
         }
         Ok(element)
+    }
+
+    /// How many namespaces this element declares when it is written.
+    fn bindings(&self, parent: Option<&Self>) -> usize {
+        let declares = |attribute: &&Attribute| !matches!(attribute.namespace.as_str(), "" | XML_NAMESPACE);
+        usize::from(self.namespace != parent.map_or("", Self::namespace))
+            + self.attributes.iter().filter(declares).count()
     }
 
     fn write(&self, f: &mut fmt::Formatter<'_>, inherited: &str) -> fmt::Result {
@@ -315,7 +343,17 @@ fn resolved<'n>(namespace: ResolveResult<'n>) -> Result<Cow<'n, str>, ParseError
     match namespace {
         ResolveResult::Unbound => Ok(Cow::Borrowed("")),
         ResolveResult::Bound(namespace) if namespace.as_ref().len() > MAX_NAMESPACE_BYTES => Err(ParseError::TooWide),
-        ResolveResult::Bound(namespace) => quick_xml::escape::unescape(namespace.into_inner()).map_err(unread),
+        ResolveResult::Bound(namespace) => {
+            let namespace = quick_xml::escape::unescape(namespace.into_inner()).map_err(unread)?;
+            if namespace == XMLNS_NAMESPACE {
+                return Err(malformed("a name in the namespace of declarations"));
+            }
+            // Written again it must be within the bound, too.
+            if escape_attribute(&namespace).len() > MAX_NAMESPACE_BYTES {
+                return Err(ParseError::TooWide);
+            }
+            Ok(namespace)
+        }
         ResolveResult::Unknown(_) => Err(malformed("a prefix is not declared")),
     }
 }

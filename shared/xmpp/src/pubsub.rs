@@ -1,6 +1,6 @@
 //! Publish-subscribe as push notifications use it (XEP-0060, XEP-0357).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::{BareJid, DomainRef, Element, Iq, IqType, Jid, MAX_NODE_BYTES, ns, parse_jid};
 
@@ -322,12 +322,12 @@ fn publish(pubsub: &Element, publish: &Element) -> Result<PubSubRequest, Invalid
 type Fields = (Option<String>, Vec<(String, Option<String>)>);
 
 fn fields(x: &Element) -> Result<Fields, InvalidPubSub> {
-    let (mut form_type, mut fields) = (None, Vec::<(String, Option<String>)>::new());
+    let (mut form_type, mut fields, mut names) = (None, Vec::new(), HashSet::new());
     for field in x.children().filter(|child| child.is("field", ns::DATA_FORMS)) {
         let name = field.attribute("var").ok_or_else(|| bad("a field of the form has no \"var\""))?;
         let mut values = field.children().filter(|child| child.is("value", ns::DATA_FORMS));
         let value = values.next().map(|value| value.text().into_owned());
-        if values.next().is_some() || fields.iter().any(|(other, _)| other == name) {
+        if values.next().is_some() || !names.insert(name) {
             return Err(bad(format!("the form's field {name:?} has several values")));
         }
         match name {

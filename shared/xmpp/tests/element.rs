@@ -318,3 +318,36 @@ fn what_is_written_has_the_same_namespaces() {
         assert_eq!(parse(&written), element, "{xml} as {written}");
     }
 }
+
+#[test]
+fn what_would_be_beyond_a_bound_once_it_is_written_is_refused() {
+    let namespace = |bytes| format!("<a xmlns='{}'/>", "\"".repeat(bytes));
+    assert_eq!(parse(&parse(&namespace(42)).to_string()), parse(&namespace(42)));
+    assert_eq!(refusal(&namespace(43)), ParseError::TooWide);
+
+    // One declaration serves all of them where it is read, and none where they are written.
+    let attributes = |count: usize| (0..count).map(|i| format!(" p:b{i}='1'")).collect::<String>();
+    let nested = |inner| {
+        let (outer, inner) = (attributes(63), attributes(inner));
+        format!("<a xmlns:p='u'{outer}><c/><b xmlns='v'{outer}><d xmlns='w'/><e{inner}/></b></a>")
+    };
+    assert_eq!(parse(&parse(&nested(1)).to_string()), parse(&nested(1)));
+    assert_eq!(refusal(&nested(2)), ParseError::TooWide);
+    let beside = format!("<a xmlns:p='u'>{}</a>", format!("<b{}/>", attributes(64)).repeat(9));
+    assert_eq!(parse(&parse(&beside).to_string()), parse(&beside));
+}
+
+#[test]
+fn the_namespaces_of_xml_itself_are_those_of_attributes_alone() {
+    parse("<a xml:lang='en' xmlns:xml='http://www.w3.org/XML/1998/namespace'/>");
+    for xml in [
+        "<xml:a/>",
+        "<a xmlns='http://www.w3.org/XML/1998/namespace'/>",
+        "<p:a xmlns:p='http://www.w3.org/XML/1998/namespac&#101;'/>",
+        "<xmlns:a/>",
+        "<a xmlns='http://www.w3.org/2000/xmlns/'/>",
+        "<a xmlns:p='http://www.w3.org/2000/xmlns&#47;' p:b='1'/>",
+    ] {
+        assert_malformed(xml);
+    }
+}

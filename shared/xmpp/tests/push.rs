@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pushlark_xmpp::{DataForm, Disable, Element, Enable, Iq, MAX_NODE_BYTES};
+use pushlark_xmpp::{DataForm, Disable, Element, Enable, Iq, MAX_NODE_BYTES, PubSubRequest};
 use serde_json::{Value, json};
 
 const PUBLISH_OPTIONS: &str = "http://jabber.org/protocol/pubsub#publish-options";
@@ -315,4 +315,24 @@ fn the_form_of_json_keeps_the_rules_of_the_iqs() {
     assert_names(&serde_json::from_str::<Enable>(twice).unwrap_err().to_string(), "\"a\"");
     let control = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "n\u{1}"});
     assert_names(&serde_json::from_value::<Enable>(control).unwrap_err().to_string(), "node");
+}
+
+#[test]
+fn a_summary_has_each_of_its_fields_once() {
+    let published = |fields: &str| {
+        let form_type = "<field var='FORM_TYPE'><value>urn:xmpp:push:summary</value></field>";
+        let x = format!("<x xmlns='jabber:x:data' type='submit'>{form_type}{fields}</x>");
+        let publish = format!(
+            "<publish node='n'><item><notification xmlns='urn:xmpp:push:0'>{x}</notification></item></publish>"
+        );
+        PubSubRequest::try_from(&set(&format!("<pubsub xmlns='http://jabber.org/protocol/pubsub'>{publish}</pubsub>")))
+    };
+    let field = |name: &str| format!("<field var='{name}'><value>1</value></field>");
+    published(&[field("a"), field("b"), "<field var='c'/>".into()].concat()).unwrap();
+    for fields in
+        ["<field var='a'/>".to_owned() + &field("a"), field("b") + &field("a") + &field("b"), field("FORM_TYPE")]
+    {
+        let refusal = published(&fields).unwrap_err().to_string();
+        assert!(refusal.contains("has several values"), "{refusal}");
+    }
 }

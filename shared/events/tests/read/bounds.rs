@@ -4,7 +4,7 @@ use pushlark_events::Effect;
 use pushlark_http::Media;
 use serde_json::json;
 
-use crate::{XML, assert_refused, one};
+use crate::{XML, assert_refused, one, problem};
 
 fn message(attributes: &str, content: &str) -> String {
     format!("<message {attributes} from='a@b' to='c@d' type='chat'>{content}</message>")
@@ -64,6 +64,18 @@ fn recipients_are_bounded() {
     let to: Vec<String> = (0..5_001).map(|i| format!("u{i}@b")).collect();
     let event = json!({"type": "message", "from": "a@b", "to": to, "chat": "groupchat", "body": "x"});
     assert_refused(Media::Json, &event.to_string(), "to");
+}
+
+#[test]
+fn so_many_events_are_refused_as_a_whole_and_none_is_looked_at() {
+    let nothing = vec!["0"; 1_001];
+    let array = format!("[{}]", nothing.join(","));
+    for (media, body) in [(Media::Json, &array), (Media::CloudEvents, &array), (Media::JsonLines, &nothing.join("\n"))]
+    {
+        let problem = problem(media, body);
+        assert_eq!(problem["detail"], "there are 1001 events, 1000 are allowed");
+        assert!(problem["errors"].is_null(), "{problem}");
+    }
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 
+use pushlark_events::Sources;
 use pushlark_http::Media::{Json, JsonLines};
+use pushlark_http::sns::SnsMessage;
+use pushlark_settings::Environment;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{XML, assert_refused, one, taken};
+use crate::{XML, assert_refused, now, one, taken};
 
 fn chat(attributes: &str, children: &str) -> String {
     format!(
@@ -54,6 +57,23 @@ fn an_id_is_of_1_to_256_bytes_without_control_characters() {
     ] {
         let event = json!({"type": "user_removed", "id": id, "jid": "b@example.com"});
         assert_refused(Json, &event.to_string(), "id");
+    }
+}
+
+#[test]
+fn what_sns_calls_a_message_is_an_id_like_any_other() {
+    let topic = "arn:aws:sns:eu-west-1:123456789012:messages";
+    let sources = Sources::from_environment(&Environment::from_iter([("SNS_PM_TOPIC", topic)])).unwrap();
+    let read = |id: &str| {
+        let message = json!({"from_user_id": "a@example.com", "to_user_id": "b@example.com", "message": "x"});
+        let message = json!({"Type": "Notification", "MessageId": id, "TopicArn": topic,
+            "Message": message.to_string(), "Timestamp": "2026-11-22T19:33:39.314Z"});
+        sources.read_sns(&SnsMessage::read(message.to_string().as_bytes()).unwrap(), now()).map(|event| event.id)
+    };
+    assert_eq!(read("m1").unwrap(), "m1");
+    for id in ["", "a\u{ffff}", &"x".repeat(257)] {
+        let error = read(id).unwrap_err();
+        assert!(error.starts_with("MessageId: "), "{error}");
     }
 }
 
