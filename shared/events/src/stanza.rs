@@ -26,7 +26,7 @@ pub fn read(xml: &str, arrival: &Arrival) -> Result<Event, String> {
     }
 }
 
-/// A presence tells of the session that sent it, unless it was sent to somebody else.
+/// A presence tells of the session that sent it, unless it was sent to somebody else, or by what is no user: a service.
 fn presence_effect(presence: &Presence) -> Result<Effect, String> {
     let from = address(presence.element(), "from")?.ok_or("the presence has no from")?;
     let to = address(presence.element(), "to")?;
@@ -36,7 +36,7 @@ fn presence_effect(presence: &Presence) -> Result<Effect, String> {
         PresenceType::Other => return Ok(Effect::None),
     };
     let (user, server) = (from.to_bare(), BareJid::from_parts(None, from.domain()));
-    if to.is_some_and(|to| to != user && to != server) {
+    if user.node().is_none() || to.is_some_and(|to| to != user && to != server) {
         return Ok(Effect::None);
     }
     let session =

@@ -186,6 +186,16 @@ fn a_presence_of_subscriptions_probes_and_errors_is_ignored() {
 }
 
 #[test]
+fn a_presence_of_a_service_is_ignored() {
+    for from in ["example.com", "gateway.example.com/registered"] {
+        for kind in ["", "type='unavailable'"] {
+            let event = one(XML, format!("<presence from='{from}' {kind}/>"));
+            assert_eq!(event.effect, Effect::None, "{from} {kind}");
+        }
+    }
+}
+
+#[test]
 fn a_presence_that_counts_names_a_session_and_a_possible_priority() {
     assert_refused(XML, "<presence from='bob@example.com'/>", "from");
     for priority in ["128", "-129", "high"] {
