@@ -126,6 +126,7 @@ async fn a_bad_request_names_the_field_and_stores_nothing() {
         (with_form(json!({"FORM_TYPE": "wrong"})), "FORM_TYPE"),
         (with_form(json!({"x": "y".repeat(8192)})), "form"),
         (with_form(too_many.into()), "form"),
+        (with_form(json!({"": "x"})), "form"),
         (with_form(json!({"priority": "10"})), "priority"),
         (with_form(json!({"time_to_live": "soon"})), "time_to_live"),
     ] {
