@@ -6,7 +6,8 @@ use pushlark_queue::{Facts, Subject};
 use pushlark_store::Availability;
 use pushlark_xmpp::{BareJid, Element, FullJid, Jid, Message, MessageType, parse_jid};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use time::OffsetDateTime;
 
 use crate::event::{Arrival, Effect, Event, Reading, Recipients, message, new_id};
@@ -25,6 +26,7 @@ struct Fields {
     stanza: Option<String>,
     chat: Option<String>,
     body: Option<String>,
+    #[serde(default, deserialize_with = "facts")]
     recipient: Option<Facts>,
     jid: Option<String>,
     status: Option<String>,
@@ -194,4 +196,27 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<
     }
 
     deserializer.deserialize_any(OneOrMany)
+}
+
+/// An array would do for serde: its elements for the fields in their order.
+fn facts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Facts>, D::Error> {
+    struct Object;
+
+    impl<'de> Visitor<'de> for Object {
+        type Value = Option<Facts>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            Facts::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
+    }
+
+    deserializer.deserialize_any(Object)
 }

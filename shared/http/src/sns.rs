@@ -125,7 +125,7 @@ impl Topics {
 
     /// Checks that a request is of SNS and of one of the topics.
     pub(crate) async fn verify(&self, body: &[u8]) -> Result<(), Problem> {
-        let message = SnsMessage::read(body).map_err(Problem::bad_request)?;
+        let message = SnsMessage::read(body).map_err(Problem::unauthorized)?;
         let Some(host) = self.kind(&message.topic_arn).and_then(|_| host(&message.topic_arn)) else {
             return Err(Problem::unauthorized(format!(
                 "{:?} is none of the SNS topics that are set",

@@ -27,6 +27,9 @@ pub enum InvalidOptions {
     /// Over [`MAX_OPTIONS_BYTES`].
     #[error("the form has {0} bytes, {MAX_OPTIONS_BYTES} are allowed")]
     TooLarge(usize),
+    /// A field without a name, which the table cannot hold.
+    #[error("a field of the form has no name")]
+    Unnamed,
     /// A value that no push service could make sense of.
     #[error("the form's field {name:?} must be {expected}")]
     Impossible {
@@ -64,6 +67,9 @@ impl PublishOptions {
         let bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
         if bytes > MAX_OPTIONS_BYTES {
             return Err(InvalidOptions::TooLarge(bytes));
+        }
+        if fields.contains_key("") {
+            return Err(InvalidOptions::Unnamed);
         }
         Ok(Self(fields))
     }
@@ -200,5 +206,7 @@ mod tests {
         assert_eq!(PublishOptions::new(many), Err(InvalidOptions::TooManyFields(33)));
         let large = BTreeMap::from([("x".to_owned(), "y".repeat(MAX_OPTIONS_BYTES))]);
         assert_eq!(PublishOptions::new(large), Err(InvalidOptions::TooLarge(8193)));
+        let unnamed = BTreeMap::from([(String::new(), "x".to_owned())]);
+        assert_eq!(PublishOptions::new(unnamed), Err(InvalidOptions::Unnamed));
     }
 }

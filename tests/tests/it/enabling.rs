@@ -127,6 +127,7 @@ async fn a_bad_request_names_the_field_and_stores_nothing() {
         (with_form(json!({"device_id": "planted".repeat(1200)})), "form"),
         (with_form(too_many.into()), "form"),
         (with_form(json!({"priority": "planted"})), "priority"),
+        (with_form(json!({"": "x"})), "form"),
         (with_form(json!({"time_to_live": "soon"})), "time_to_live"),
     ] {
         let detail = pushlark.json("/enable", body.clone()).await.problem(400);

@@ -1,6 +1,7 @@
 //! Methods, media types and sizes, the same for each HTTP function.
 
 use reqwest::Method;
+use reqwest::header::HeaderValue;
 use serde_json::json;
 use tests::{Pushlark, send};
 
@@ -75,4 +76,15 @@ async fn bytes_that_are_not_utf8_are_refused() {
     pushlark.post("/events", "application/xml", xml).await.problem(400);
     let detail = pushlark.post("/events", "application/x-www-form-urlencoded", form).await.problem(400);
     assert!(detail.contains("message"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_header_may_have_any_characters() {
+    let pushlark = Pushlark::start().await;
+    let event = json!({"type": "user_removed", "jid": "bob@example.com"}).to_string();
+    for (id, status) in [("w\u{e9}1".as_bytes(), 202), (b"w\xe91", 202), (b"w\t1", 400)] {
+        let id = HeaderValue::from_bytes(id).unwrap();
+        let request = pushlark.request("/events", "application/json", event.clone()).header("webhook-id", id);
+        assert_eq!(send(request).await.status, status);
+    }
 }

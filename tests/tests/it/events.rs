@@ -238,6 +238,7 @@ async fn a_bad_event_is_told_by_its_field() {
         (message("id", json!("i".repeat(257))), "id"),
         (message("at", json!("yesterday")), "at"),
         (message("recipient", json!({"online": "planted"})), "recipient.online"),
+        (message("recipient", json!([true, false])), "recipient"),
         (json!({"type": "message", "from": "a@b", "to": BOB, "stanza": "<presence/>"}), "stanza"),
         (json!({"type": "unacknowledged", "from": "a@b", "to": BOB, "chat": "chat", "body": "planted"}), "to"),
         (json!({"type": "presence", "jid": BOB, "status": "online"}), "jid"),

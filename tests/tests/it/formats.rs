@@ -355,7 +355,7 @@ async fn what_is_not_of_a_topic_of_ours_is_refused() {
         assert!(detail.contains(named), "{message} was answered: {detail}");
     }
     assert!(sns.requests().iter().all(|request| request.path.ends_with("-2.pem")), "it has asked elsewhere");
-    post_sns(&pushlark, &json!({"Type": "Notification"})).await.problem(400);
+    post_sns(&pushlark, &json!({"Type": "Notification"})).await.problem(401);
     post_sns(&pushlark, &resigned("Message", "Hi")).await.problem(400);
     post_sns(&pushlark, &resigned("Message", "{\"type\": \"user_removed\", \"jid\": \"bob@localhost\"}"))
         .await
