@@ -6,6 +6,7 @@ use axum::Router;
 use axum::routing::post;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use doubles::planted;
 use pushlark_webhooks::Key;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
@@ -160,7 +161,7 @@ async fn a_secret_may_be_kept_in_secrets_manager() {
 async fn a_webhook_that_is_sent_again_notifies_nobody_twice() {
     let pushlark = Pushlark::with_settings([("WEBHOOK_SECRET", "planted-secret")]).await;
     let enable = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "phone",
-        "form": {"service": "fcm", "device_id": "phone"}});
+        "form": {"service": "fcm", "device_id": planted("phone")}});
     let enable = pushlark.request("/enable", "application/json", enable.to_string()).bearer_auth("planted-secret");
     assert_eq!(send(enable).await.status, 200);
     let message = |body: &str| json!({"type": "message", "from": "alice@example.com/pc", "to": "bob@example.com", "chat": "chat", "body": body});
@@ -268,7 +269,8 @@ async fn what_a_sender_of_another_domain_has_read_is_not_a_domains_to_tell() {
     let pushlark = of_two_domains().await;
     for (user, device) in [("bob@example.org", "bobs"), ("carol@example.com", "carols")] {
         let jid = format!("push.{}", user.split('@').next_back().unwrap());
-        let enable = json!({"user": user, "jid": jid, "node": device, "form": {"service": "fcm", "device_id": device}});
+        let enable =
+            json!({"user": user, "jid": jid, "node": device, "form": {"service": "fcm", "device_id": planted(device)}});
         assert_eq!(post_as(&pushlark, "planted-all", "/enable", enable).await.status, 200);
     }
     let message =

@@ -1,6 +1,6 @@
 //! Webhooks in the formats of chat servers and of what stands between, as they were captured.
 
-use doubles::{SNS_SIGNED_BY_SHA1, Sns};
+use doubles::{SNS_SIGNED_BY_SHA1, Sns, planted};
 use pushlark_http::{Answer, Invocation};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
@@ -270,7 +270,7 @@ async fn topics_of_sns_are_subscribed_to_by_https() {
     // With a secret, which SNS need not know.
     let (sns, pushlark) = with_topics("planted-secret").await;
     let enable = json!({"user": "bob@localhost", "jid": "push.localhost", "node": "bobs",
-        "form": {"service": "fcm", "device_id": "bobs"}});
+        "form": {"service": "fcm", "device_id": planted("bobs")}});
     let enable = pushlark.request("/enable", "application/json", enable.to_string()).bearer_auth("planted-secret");
     assert_eq!(send(enable).await.status, 200);
 
