@@ -1,0 +1,182 @@
+//! What the fuzz targets share: how bytes become a request, and what must hold of all that is taken.
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use pushlark_events::{Effect, Event, Reading, Sources, read};
+use pushlark_http::{
+    Access, Answer, Caller, Invocation, MAX_BODY_BYTES, Media, Methods, Problem, Request, Response, answer,
+};
+use pushlark_queue::{MAX_RECIPIENTS, Record, Subject, Work};
+use pushlark_settings::Environment;
+use pushlark_xmpp::{BareJid, DomainPart, Element, MAX_STANZA_BYTES, Message, is_xml_text};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+/// The most that SQS takes in a message ("Amazon SQS message quotas").
+const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+/// The most that a function may answer ("Lambda quotas").
+const MAX_ANSWER_BYTES: usize = 6 * 1024 * 1024;
+
+/// What a future gives that waits for nothing.
+pub fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+/// Settings that are right.
+pub fn settings<T, E: std::fmt::Debug>(
+    read: impl FnOnce(&Environment) -> Result<T, E>,
+    variables: &[(&str, &str)],
+) -> T {
+    read(&variables.iter().copied().collect()).expect("the settings are right")
+}
+
+/// The first byte, as a character that chooses, and the rest.
+pub fn chosen(data: &[u8]) -> Option<(char, &[u8])> {
+    data.split_first().map(|(first, rest)| (char::from(*first), rest))
+}
+
+/// A POST as a Function URL gives it.
+pub fn post(headers: &[(&str, &str)], body: &[u8]) -> Invocation {
+    let headers: serde_json::Map<String, Value> =
+        headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+    let event = json!({
+        "headers": headers,
+        "body": BASE64_STANDARD.encode(body),
+        "isBase64Encoded": true,
+        "requestContext": {"http": {"method": "POST"}},
+    });
+    serde_json::from_str(&event.to_string()).expect("an envelope")
+}
+
+/// Who calls, if the access lets the invocation in.
+pub async fn caller(access: &Access, invocation: Invocation) -> Option<Caller> {
+    let mut caller = None;
+    let answer = answer(access, Methods::Post, invocation, async |request| {
+        caller = Some(request.caller);
+        Response::json(200, &json!({}))
+    })
+    .await;
+    check_answer(&answer);
+    caller
+}
+
+/// What must hold of every answer. Gives its body.
+pub fn check_answer(answer: &Answer) -> Option<&str> {
+    let written = serde_json::to_string(answer).expect("an answer is JSON");
+    assert!(written.len() <= MAX_ANSWER_BYTES, "an answer has {} bytes", written.len());
+    match answer {
+        Answer::Http(response) => {
+            assert!((200..=599).contains(&response.status_code));
+            response.body.as_deref()
+        }
+        Answer::Direct(json) => Some(json.get()),
+        Answer::Failed(reason) => panic!("{reason}"),
+    }
+}
+
+/// Reads a body for each kind of caller.
+pub fn check_body(media: &Media, body: &[u8], sources: &Sources) -> Vec<Event> {
+    if body.len() > MAX_BODY_BYTES {
+        return Vec::new();
+    }
+    let told = told(Caller::Operator, media, body, sources);
+    let domains = ["example.com", "localhost"].map(|domain| DomainPart::new(domain).expect("a domain").into_owned());
+    let events = match &told {
+        Ok(events) => events.as_slice(),
+        Err(problem) => {
+            let problem = problem.to_json();
+            assert!(problem.len() <= MAX_ANSWER_BYTES, "a problem has {} bytes", problem.len());
+            &[]
+        }
+    };
+    check_events(events);
+    for caller in [Caller::Server(domains.to_vec()), Caller::Client(BareJid::new("bob@example.com").expect("a JID"))] {
+        check_bounds(&caller, events, self::told(caller.clone(), media, body, sources), told.is_ok());
+    }
+    told.unwrap_or_default()
+}
+
+fn told(caller: Caller, media: &Media, body: &[u8], sources: &Sources) -> Result<Vec<Event>, Problem> {
+    let request = Request::new(caller, media.clone(), body.to_vec()).expect("it is small");
+    read(&request, sources, OffsetDateTime::UNIX_EPOCH)
+}
+
+/// What a caller of a domain tells is of that domain, and otherwise what anybody tells by the same body.
+fn check_bounds(caller: &Caller, all: &[Event], own: Result<Vec<Event>, Problem>, is_right: bool) {
+    let is_own = |event: &Event| event.domains().into_iter().all(|domain| caller.speaks_for_domain(domain));
+    let Ok(own) = own else {
+        assert!(!is_right || !all.iter().all(is_own), "{caller:?} is refused what is its own: {all:?}");
+        return;
+    };
+    assert_eq!(own.len(), all.len());
+    for (own, any) in own.iter().zip(all) {
+        assert!(is_own(own), "{caller:?} tells {own:?}");
+        assert_eq!((own.at, &own.effect), (any.at, &any.effect));
+        let reading = any.reading.clone().filter(|reading| caller.speaks_for(&reading.user));
+        assert_eq!(own.reading, reading);
+        if let Some(Reading { user, .. }) = &own.reading {
+            assert!(caller.speaks_for(user));
+        }
+    }
+}
+
+/// What must hold of events, whoever tells them: what is work goes through the queue unchanged, to a worker that can read
+/// it.
+pub fn check_events(events: &[Event]) {
+    let mut work = Vec::new();
+    let mut recipients = 0;
+    for Event { id, at, effect, reading } in events {
+        assert!((1..=256).contains(&id.len()) && is_xml_text(id) && !id.contains(char::is_control), "the id {id:?}");
+        if let Some(Reading { user, .. }) = reading {
+            assert!(user.node().is_some(), "{user} reads");
+        }
+        match effect {
+            Effect::Queue(subject) => {
+                recipients += recipients_of(subject);
+                work.push(Work { id: id.clone(), at: *at, subject: subject.clone() });
+            }
+            Effect::Presence(session, _) => assert!(session.node().is_some(), "{session} is present"),
+            Effect::Read(Reading { user, .. }) => assert!(user.node().is_some(), "{user} reads"),
+            Effect::None => {}
+        }
+    }
+    for record in Record::pack(work) {
+        let body = serde_json::to_string(&record).expect("a record is JSON");
+        assert!(body.len() <= MAX_MESSAGE_BYTES, "a record has {} bytes", body.len());
+        assert!(is_xml_text(&body), "{body:?}");
+        assert_eq!(serde_json::from_str::<Record>(&body).expect("a record"), record);
+        assert!(record.work.iter().map(|work| recipients_of(&work.subject)).sum::<usize>() <= MAX_RECIPIENTS);
+        for Work { subject, .. } in &record.work {
+            recipients -= recipients_of(subject);
+            if let Subject::Message { stanza, .. } | Subject::Unacknowledged { stanza, .. } = subject {
+                let element = Element::parse(stanza).unwrap_or_else(|error| panic!("{stanza}: {error}"));
+                Message::from_element(element).unwrap_or_else(|error| panic!("{stanza}: {error}"));
+            }
+        }
+    }
+    assert_eq!(recipients, 0, "recipients are lost");
+}
+
+fn recipients_of(subject: &Subject) -> usize {
+    match subject {
+        Subject::Message { to, .. } => to.len(),
+        Subject::Unacknowledged { to, .. } => to.len(),
+        Subject::Notification(_) | Subject::UserRemoved { .. } | Subject::DomainRemoved { .. } => 1,
+    }
+}
+
+/// That an element is written as what it is. Gives how it is written.
+pub fn check_written(element: &Element) -> String {
+    let written = element.to_string();
+    if written.len() <= MAX_STANZA_BYTES {
+        let again = Element::parse(&written).unwrap_or_else(|error| panic!("{written}: {error}"));
+        assert_eq!(&again, element, "{written}");
+    }
+    written
+}

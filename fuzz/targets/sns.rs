@@ -1,0 +1,117 @@
+//! Messages of SNS, their signatures, and the certificates that these are checked by. The first byte says what the rest
+//! is: a message, a certificate as it is published, or the inside of one.
+#![no_main]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use libfuzzer_sys::fuzz_target;
+use pushlark_events::Sources;
+use pushlark_fuzz::{caller, check_events, chosen, post, settings};
+use pushlark_http::Access;
+use pushlark_http::sns::{MESSAGE_TYPE, SnsMessage, Topics};
+use time::OffsetDateTime;
+use tokio::runtime::{Builder, Runtime};
+
+const TOPIC: &str = "arn:aws:sns:eu-west-1:123456789012:user_message_sent-dev-1";
+const SIGNED: &str = include_str!("../../tests/doubles/fixtures/sns-signed-by-sha1.json");
+const CERTIFICATE: &[u8] = include_bytes!("../../tests/doubles/fixtures/sns.pem");
+
+/// The same topic for each of the kinds of messages.
+static SOURCES: LazyLock<[Sources; 3]> = LazyLock::new(|| {
+    ["SNS_PRESENCE_TOPIC", "SNS_PM_TOPIC", "SNS_MUC_TOPIC"]
+        .map(|setting| settings(Sources::from_environment, &[(setting, TOPIC)]))
+});
+static ACCESS: LazyLock<Access> = LazyLock::new(|| {
+    let endpoint = publish();
+    let topics =
+        settings(Topics::from_environment, &[("SNS_PM_TOPIC", TOPIC), ("AWS_ENDPOINT_URL_SNS", endpoint.as_str())]);
+    Access::of_secrets("").expect("no secrets").with_topics(topics)
+});
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
+/// What is published at every URL.
+static PUBLISHED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// Certificates are kept by their URL.
+static URLS: AtomicU64 = AtomicU64::new(2);
+
+fuzz_target!(
+    init: {
+        publish_next(CERTIFICATE.to_vec());
+        assert!(is_taken(SIGNED.as_bytes()), "what is right is refused");
+    },
+    |data: &[u8]| match chosen(data) {
+        Some(('M', body)) => check_message(body),
+        Some(('P', pem)) => check_certificate(pem.to_vec()),
+        Some(('D', der)) => {
+            let lines = BASE64_STANDARD.encode(der);
+            check_certificate(
+                format!("-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n").into_bytes(),
+            );
+        }
+        _ => {}
+    }
+);
+
+fn check_message(body: &[u8]) {
+    let Ok(message) = SnsMessage::read(body) else { return };
+    for sources in SOURCES.iter() {
+        if let Ok(event) = sources.read_sns(&message, OffsetDateTime::UNIX_EPOCH) {
+            check_events(&[event]);
+        }
+    }
+    publish_next(CERTIFICATE.to_vec());
+    if is_taken(body) {
+        let signed = SnsMessage::read(SIGNED.as_bytes()).expect("a message");
+        let fields = |SnsMessage { r#type, message_id, topic_arn, message, timestamp, .. }| {
+            [r#type, message_id, topic_arn, message, timestamp]
+        };
+        assert_eq!(fields(message), fields(signed), "it is not signed");
+    }
+}
+
+/// A certificate is somebody's who may publish it, but it must be one.
+fn check_certificate(pem: Vec<u8>) {
+    publish_next(pem);
+    let url = format!("Service-{}.pem", URLS.fetch_add(1, Ordering::Relaxed));
+    is_taken(SIGNED.replace("Service-1.pem", &url).as_bytes());
+}
+
+fn is_taken(body: &[u8]) -> bool {
+    RUNTIME.block_on(caller(&ACCESS, post(&[(MESSAGE_TYPE, "Notification")], body))).is_some()
+}
+
+fn publish_next(document: Vec<u8>) {
+    *PUBLISHED.lock().expect("nothing panics meanwhile") = document;
+}
+
+/// Publishes by HTTP on this machine, and gives the URL.
+fn publish() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    url
+}
+
+fn serve(mut stream: TcpStream) -> Option<()> {
+    let mut request = Vec::new();
+    loop {
+        let mut bytes = [0; 4096];
+        let length = stream.read(&mut bytes).ok().filter(|length| *length > 0)?;
+        request.extend_from_slice(&bytes[..length]);
+        if request.ends_with(b"\r\n\r\n") {
+            request.clear();
+            let document = PUBLISHED.lock().ok()?.clone();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", document.len());
+            stream.write_all(&[head.as_bytes(), &document].concat()).ok()?;
+        }
+    }
+}
