@@ -32,7 +32,7 @@ impl Function {
             return Err(Rejection::Forbidden(user.to_string()));
         }
         let unregistered = async {
-            match self.store.admit(&[user.domain()]).await? {
+            match self.store.admit(&[caller.counted_for(&user)]).await? {
                 Admission::Exceeded(domain, wait) => Ok(Err(Rejection::TooMany(domain, wait))),
                 Admission::Admitted => self.store.unregister(&user, &jid, node.as_deref()).await.map(Ok),
             }

@@ -54,7 +54,7 @@ impl Function {
         }
         let service = PublishService { jid, node, options, created_at: micros(OffsetDateTime::now_utc()) };
         let registered = async {
-            match self.store.admit(&[owner.domain()]).await? {
+            match self.store.admit(&[caller.counted_for(&owner)]).await? {
                 Admission::Exceeded(domain, wait) => Ok(Err(Rejection::TooMany(domain, wait))),
                 Admission::Admitted => self.store.register(&user, &service).await.map(Ok),
             }

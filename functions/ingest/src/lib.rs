@@ -115,7 +115,7 @@ impl Function {
     }
 
     async fn accept(&self, events: Vec<Event>) -> Result<Vec<String>, Problem> {
-        let domains: Vec<_> = events.iter().flat_map(Event::domains).collect();
+        let domains: Vec<_> = events.iter().flat_map(Event::domains).map(|domain| domain.as_str()).collect();
         let admission = self.store.admit(&domains).await.map_err(|error| {
             tracing::error!(error = %Causes(&error), "events not counted");
             Problem::unavailable()

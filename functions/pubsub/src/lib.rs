@@ -91,7 +91,7 @@ impl Function {
             let text = format!("the credential speaks neither for {} nor for {}", parties.from, parties.to);
             return Err(Refusal::new(Condition::Forbidden, text));
         }
-        if let Admission::Exceeded(domain, _) = self.store.admit(&[parties.from.domain()]).await? {
+        if let Admission::Exceeded(domain, _) = self.store.admit(&[caller.counted_for(&parties.from)]).await? {
             let text = format!("{domain} sends more than it may, try again later");
             return Err(Refusal::new(Condition::ResourceConstraint, text));
         }

@@ -40,6 +40,15 @@ impl Caller {
         }
     }
 
+    /// What a request about `user` is counted for: the domain, but not by what its users' own clients ask, or one of them
+    /// could use up what its server may tell.
+    pub fn counted_for<'u>(&self, user: &'u BareJid) -> &'u str {
+        match self {
+            Self::Client(_) => user.as_str(),
+            _ => user.domain().as_str(),
+        }
+    }
+
     /// Whether the caller may speak for all users of a domain.
     pub fn speaks_for_domain(&self, domain: &DomainRef) -> bool {
         match self {

@@ -66,9 +66,9 @@ pub fn claim(id: &str, user: &BareJid) -> String {
     format!("msg/{}/{}", bounded(id, 256), bounded(user.as_str(), 1700))
 }
 
-/// The partition key of what was told of a domain's users; the minute is the sort key.
-pub fn rate(domain: &str) -> String {
-    format!("rate/{domain}")
+/// The partition key of how much was told of a domain's users, or by a user's clients; the minute is the sort key.
+pub fn rate(told_of: &str) -> String {
+    format!("rate/{told_of}")
 }
 
 /// The name of a claim's attribute for a service. The slash keeps it apart from the claim's other attributes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use pushlark_plugin::PublishService;
 use pushlark_settings::{Environment, SettingError};
-use pushlark_xmpp::{DomainRef, Jid};
+use pushlark_xmpp::Jid;
 
 use crate::item::number;
 use crate::{Snapshot, Store, StoreError, expiry, keys, seconds_now, unless_stale};
@@ -24,7 +24,7 @@ pub struct Limits {
     /// The most registrations of a user, and nodes of a user at a push service.
     pub nodes: usize,
     when_reached: WhenReached,
-    /// How many events of a domain are taken in a minute.
+    /// How much is taken in a minute about the users of a domain.
     rate: Option<NonZeroU32>,
 }
 
@@ -44,12 +44,12 @@ pub enum Registered {
     Refused,
 }
 
-/// Whether the events of domains are taken.
+/// Whether what is told is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
     /// They are.
     Admitted,
-    /// This domain has sent what it may, and may send again after this time.
+    /// Of this domain or user as much was told as may be; more may be after this time.
     Exceeded(String, Duration),
 }
 
@@ -116,19 +116,19 @@ impl Store {
         Ok(Registered::Stored)
     }
 
-    /// Counts what is told of users of these domains, once for each user, if `RATE_LIMIT` is set: so many in a minute, and
-    /// then what a single request has more.
-    pub async fn admit(&self, domains: &[&DomainRef]) -> Result<Admission, StoreError> {
+    /// Counts what is told of these, domains or users whose own clients call, once for each time that they are named, if
+    /// `RATE_LIMIT` is set: so many in a minute, and then what a single request has more.
+    pub async fn admit(&self, told_of: &[&str]) -> Result<Admission, StoreError> {
         let Some(limit) = self.limits.rate else { return Ok(Admission::Admitted) };
         let (window, left) = window(seconds_now());
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-        for domain in domains {
-            *counts.entry(domain.as_str()).or_default() += 1;
+        for one in told_of {
+            *counts.entry(one).or_default() += 1;
         }
         let counts: Vec<_> = counts.into_iter().collect();
-        for (at, (domain, count)) in counts.iter().enumerate() {
+        for (at, (one, count)) in counts.iter().enumerate() {
             let counted = self
-                .update(keys::rate(domain), &window)
+                .update(keys::rate(one), &window)
                 .update_expression("ADD admitted :count SET expires_at = :expires_at")
                 .condition_expression("attribute_not_exists(admitted) OR admitted < :limit")
                 .expression_attribute_values(":count", number(*count))
@@ -136,16 +136,16 @@ impl Store {
                 .expression_attribute_values(":expires_at", number(expiry(10 * WINDOW)))
                 .send()
                 .await;
-            if !unless_stale("count a domain's events", counted)? {
+            if !unless_stale("count what is told", counted)? {
                 // The whole request is refused, so the others have sent nothing.
-                for (domain, count) in &counts[..at] {
+                for (other, count) in &counts[..at] {
                     let back = self
-                        .update(keys::rate(domain), &window)
+                        .update(keys::rate(other), &window)
                         .update_expression("ADD admitted :count")
                         .expression_attribute_values(":count", AttributeValue::N(format!("-{count}")));
-                    back.send().await.map_err(StoreError::during("count a domain's events"))?;
+                    back.send().await.map_err(StoreError::during("count what is told"))?;
                 }
-                return Ok(Admission::Exceeded((*domain).to_owned(), left));
+                return Ok(Admission::Exceeded((*one).to_owned(), left));
             }
         }
         Ok(Admission::Admitted)

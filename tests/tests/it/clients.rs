@@ -263,6 +263,27 @@ async fn settings_that_could_let_anybody_in_stop_the_stack() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_too_often_uses_up_what_is_its_own_alone() {
+    // All of it within one of the minutes in which is counted.
+    eventually("enough of a minute", async || (now() % 60 < 45).then_some(())).await;
+    let signer = Signer::of(Algorithm::HS256);
+    let settings: Vec<_> = signer.settings().into_iter().chain([("RATE_LIMIT", "2".into())]).collect();
+    let pushlark = with_settings(&settings).await;
+    let bobs = signer.sign(&claims("bob@example.com"));
+    for _ in 0..2 {
+        assert_eq!(post(&pushlark, &bobs, "/enable", &registration("bob@example.com", "phone")).await.status, 200);
+    }
+    for path in ["/enable", "/disable"] {
+        let detail = post(&pushlark, &bobs, path, &registration("bob@example.com", "phone")).await.problem(429);
+        assert!(detail.contains("bob@example.com"), "{detail}");
+    }
+    let carols = signer.sign(&claims("carol@example.com"));
+    assert_eq!(post(&pushlark, &carols, "/enable", &registration("carol@example.com", "phone")).await.status, 200);
+    let message = json!({"type": "message", "from": "a@b/c", "to": "bob@example.com", "chat": "chat", "body": "Hi"});
+    assert_eq!(post(&pushlark, "planted-server", "/events", &message).await.status, 202);
+}
+
+#[tokio::test]
 async fn of_too_many_nodes_the_oldest_goes() {
     let pushlark = with_settings(&[("MAX_NODES", "3".into())]).await;
     let enable = async |user: &str, node: &str| {
