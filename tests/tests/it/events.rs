@@ -47,6 +47,20 @@ async fn each_content_type_notifies() {
 }
 
 #[tokio::test]
+async fn a_text_reaches_the_device_as_it_came_but_for_what_xml_has_no_character_for() {
+    let pushlark = with_bob().await;
+    let text = "\u{202e}cod.exe\u{202c} \u{200f}שלום\u{2066} 👩\u{200d}👧\u{2069}\u{85}\u{feff}";
+    let with_others = format!("\u{0}{text}\u{b}\u{1f}\u{fffe}\u{ffff}");
+    pushlark.message(BOB, &with_others).await;
+    let encoded: String = with_others.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let form = format!("author=alice&server=example.com&receiver=bob&message={encoded}");
+    let reply = pushlark.post("/events", "application/x-www-form-urlencoded", form).await;
+    assert_eq!(reply.status, 202, "{}", reply.body);
+    pushlark.notified("phone", 2).await;
+    assert_eq!(pushlark.alerts("phone").await, [text, text]);
+}
+
+#[tokio::test]
 async fn a_groupchat_message_is_from_the_occupant() {
     let pushlark = with_bob().await;
     pushlark
