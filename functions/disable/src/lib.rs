@@ -1,7 +1,7 @@
 //! Disables notifications (XEP-0357, section 6): deletes registrations.
 
 use pushlark_http::{Access, Answer, Caller, Invocation, Methods, Rejection, answer, command};
-use pushlark_store::{Admission, Store};
+use pushlark_store::{Admission, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::Disable;
 use serde_json::{Value, json};
@@ -31,16 +31,15 @@ impl Function {
         if !caller.speaks_for(&user) {
             return Err(Rejection::Forbidden(user.to_string()));
         }
-        let unregistered = async {
-            match self.store.admit(&[caller.counted_for(&user)]).await? {
-                Admission::Exceeded(domain, wait) => Ok(Err(Rejection::TooMany(domain, wait))),
-                Admission::Admitted => self.store.unregister(&user, &jid, node.as_deref()).await.map(Ok),
-            }
-        };
-        unregistered.await.map_err(|error| {
+        let unavailable = |error: StoreError| {
             tracing::error!(%user, %jid, error = %Causes(&error), "not disabled");
             Rejection::Unavailable
-        })??;
+        };
+        let admission = self.store.admit(&[caller.counted_for(&user)]).await.map_err(unavailable)?;
+        if let Admission::Exceeded(told_of, wait) = admission {
+            return Err(Rejection::TooMany(told_of, wait));
+        }
+        self.store.unregister(&user, &jid, node.as_deref()).await.map_err(unavailable)?;
         tracing::info!(%user, %jid, "disabled");
         let mut answer = json!({"status": "disabled", "user": user.as_str(), "jid": jid.as_str()});
         if let Some(node) = node {

@@ -6,7 +6,7 @@ use pushlark_http::{
 };
 use pushlark_plugin::{PublishOptions, PublishService};
 use pushlark_settings::HostPatterns;
-use pushlark_store::{Admission, Registered, Store, micros, of_micros};
+use pushlark_store::{Admission, Registered, Store, StoreError, micros, of_micros};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, Enable, parse_jid};
 use serde_json::{Value, json};
@@ -53,17 +53,15 @@ impl Function {
                 .map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
         }
         let service = PublishService { jid, node, options, created_at: micros(OffsetDateTime::now_utc()) };
-        let registered = async {
-            match self.store.admit(&[caller.counted_for(&owner)]).await? {
-                Admission::Exceeded(domain, wait) => Ok(Err(Rejection::TooMany(domain, wait))),
-                Admission::Admitted => self.store.register(&user, &service).await.map(Ok),
-            }
-        };
-        let registered = registered.await.map_err(|error| {
+        let unavailable = |error: StoreError| {
             tracing::error!(user = %owner, jid = %service.jid, error = %Causes(&error), "not enabled");
             Rejection::Unavailable
-        })?;
-        if registered? == Registered::Refused {
+        };
+        let admission = self.store.admit(&[caller.counted_for(&owner)]).await.map_err(unavailable)?;
+        if let Admission::Exceeded(told_of, wait) = admission {
+            return Err(Rejection::TooMany(told_of, wait));
+        }
+        if self.store.register(&user, &service).await.map_err(unavailable)? == Registered::Refused {
             let most = self.store.limits().nodes;
             return Err(Rejection::Full(format!("{owner} has {most} nodes already, disable one first")));
         }
