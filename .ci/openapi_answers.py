@@ -34,7 +34,7 @@ CHECKS = [
     checks.response_schema_conformance,
 ]
 JSON = "application/json"
-SECRET = {"Authorization": "Bearer secret"}
+SECRET = {"Authorization": "Bearer secret-of-the-operator"}
 seen = set()
 
 
@@ -90,15 +90,15 @@ def credential(scheme, body):
     """What tells who calls by a scheme: headers and query."""
     match scheme:
         case "basic":
-            return {"Authorization": f"Basic {base64.b64encode(b'any:secret').decode()}"}, {}
+            return {"Authorization": f"Basic {base64.b64encode(b'any:secret-of-the-operator').decode()}"}, {}
         case "token":
-            return {}, {"token": "secret"}
+            return {}, {"token": "secret-of-the-operator"}
         case "webhookId":
             now = str(int(time.time()))
-            tag = base64.b64encode(hmac.digest(b"secret", b"w1.%s.%s" % (now.encode(), body), hashlib.sha256)).decode()
+            tag = base64.b64encode(hmac.digest(b"secret-of-the-operator", b"w1.%s.%s" % (now.encode(), body), hashlib.sha256)).decode()
             return {"webhook-id": "w1", "webhook-timestamp": now, "webhook-signature": f"v1,{tag}"}, {}
         case "hubSignature":
-            return {"X-Hub-Signature-256": f"sha256={hmac.digest(b'secret', body, hashlib.sha256).hex()}"}, {}
+            return {"X-Hub-Signature-256": f"sha256={hmac.digest(b'secret-of-the-operator', body, hashlib.sha256).hex()}"}, {}
         case "client":
             return bearer(token("bob@example.com")), {}
         case "sns":
@@ -196,8 +196,8 @@ def provoke():
         (403, get("/enable", eve, {"user": "bob@example.com"})),
         (403, post("/enable", bob, eve)),
         (403, post("/disable", bob, eve)),
-        (403, post("/events", [removed, removed], bearer("bound"))),
-        (403, post("/explain", {"explain": [removed]}, bearer("bound"))),
+        (403, post("/events", [removed, removed], bearer("secret-of-a-domain"))),
+        (403, post("/explain", {"explain": [removed]}, bearer("secret-of-a-domain"))),
         (400, post("/events", [removed] * 1001)),
         (200, post("/events", **of_sns("SubscriptionConfirmation"))),
         (200, post("/events", **of_sns("UnsubscribeConfirmation"))),

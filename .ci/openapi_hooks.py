@@ -186,7 +186,7 @@ schemathesis.serializer.alias(
 @schemathesis.auth()
 class Credential:
     def get(self, case, context):
-        return "secret"
+        return "secret-of-the-operator"
 
     def set(self, case, secret, context):
         # Without a user it is the client's own registrations that are asked for.

@@ -56,14 +56,19 @@ pub fn post(headers: &[(&str, &str)], body: &[u8]) -> Invocation {
 
 /// Who calls, if the access lets the invocation in.
 pub async fn caller(access: &Access, invocation: Invocation) -> Option<Caller> {
-    let mut caller = None;
+    admitted(access, invocation).await.map(|request| request.caller)
+}
+
+/// The request, if the access lets the invocation in.
+pub async fn admitted(access: &Access, invocation: Invocation) -> Option<Request> {
+    let mut admitted = None;
     let answer = answer(access, Methods::Post, invocation, async |request| {
-        caller = Some(request.caller);
+        admitted = Some(request);
         Response::json(200, &json!({}))
     })
     .await;
     check_answer(&answer);
-    caller
+    admitted
 }
 
 /// What must hold of every answer. Gives its body.
@@ -109,7 +114,10 @@ fn told(caller: Caller, media: &Media, body: &[u8], sources: &Sources) -> Result
 
 /// What a caller of a domain tells is of that domain, and otherwise what anybody tells by the same body.
 fn check_bounds(caller: &Caller, all: &[Event], own: Result<Vec<Event>, Problem>, is_right: bool) {
-    let is_own = |event: &Event| event.domains().into_iter().all(|domain| caller.speaks_for_domain(domain));
+    let is_own = |event: &Event| {
+        let speaks = event.domains().into_iter().all(|domain| caller.speaks_for_domain(domain));
+        speaks || matches!(event.effect, Effect::None(_))
+    };
     let Ok(own) = own else {
         assert!(!is_right || !all.iter().all(is_own), "{caller:?} is refused what is its own: {all:?}");
         return;
@@ -143,7 +151,7 @@ pub fn check_events(events: &[Event]) {
             }
             Effect::Presence(session, _) => assert!(session.node().is_some(), "{session} is present"),
             Effect::Read(Reading { user, .. }) => assert!(user.node().is_some(), "{user} reads"),
-            Effect::None => {}
+            Effect::None(_) => {}
         }
     }
     for record in Record::pack(work) {

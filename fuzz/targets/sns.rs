@@ -10,10 +10,11 @@ use std::sync::{LazyLock, Mutex};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use libfuzzer_sys::fuzz_target;
-use pushlark_events::Sources;
-use pushlark_fuzz::{caller, check_events, chosen, post, settings};
+use pushlark_events::{Sources, read_notification};
+use pushlark_fuzz::{admitted, check_events, chosen, post, settings};
 use pushlark_http::Access;
-use pushlark_http::sns::{MESSAGE_TYPE, SnsMessage, Topics};
+use pushlark_http::sns::{Notification, SnsMessage, Topics};
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
 
@@ -22,9 +23,9 @@ const SIGNED: &str = include_str!("../../tests/doubles/fixtures/sns-signed-by-sh
 const CERTIFICATE: &[u8] = include_bytes!("../../tests/doubles/fixtures/sns.pem");
 
 /// The same topic for each of the kinds of messages.
-static SOURCES: LazyLock<[Sources; 3]> = LazyLock::new(|| {
+static TOPICS: LazyLock<[Topics; 3]> = LazyLock::new(|| {
     ["SNS_PRESENCE_TOPIC", "SNS_PM_TOPIC", "SNS_MUC_TOPIC"]
-        .map(|setting| settings(Sources::from_environment, &[(setting, TOPIC)]))
+        .map(|setting| settings(Topics::from_environment, &[(setting, TOPIC)]))
 });
 static ACCESS: LazyLock<Access> = LazyLock::new(|| {
     let endpoint = publish();
@@ -42,7 +43,7 @@ static URLS: AtomicU64 = AtomicU64::new(2);
 fuzz_target!(
     init: {
         publish_next(CERTIFICATE.to_vec());
-        assert!(is_taken(SIGNED.as_bytes()), "what is right is refused");
+        assert!(taken(SIGNED.as_bytes()).is_some(), "what is right is refused");
     },
     |data: &[u8]| match chosen(data) {
         Some(('M', body)) => check_message(body),
@@ -58,31 +59,35 @@ fuzz_target!(
 );
 
 fn check_message(body: &[u8]) {
-    let Ok(message) = SnsMessage::read(body) else { return };
-    for sources in SOURCES.iter() {
-        if let Ok(event) = sources.read_sns(&message, OffsetDateTime::UNIX_EPOCH) {
-            check_events(&[event]);
+    for topics in TOPICS.iter() {
+        for notification in delivered(topics, body).unwrap_or_default() {
+            if let Ok(event) = read_notification(&notification, &Sources::default(), OffsetDateTime::UNIX_EPOCH) {
+                check_events(&[event]);
+            }
         }
     }
     publish_next(CERTIFICATE.to_vec());
-    if is_taken(body) {
-        let signed = SnsMessage::read(SIGNED.as_bytes()).expect("a message");
-        let fields = |SnsMessage { r#type, message_id, topic_arn, message, timestamp, .. }| {
-            [r#type, message_id, topic_arn, message, timestamp]
-        };
-        assert_eq!(fields(message), fields(signed), "it is not signed");
+    if let Some(message) = taken(body) {
+        assert_eq!(Some(message), taken(SIGNED.as_bytes()), "it is not signed");
     }
+}
+
+/// The notifications of an invocation by SNS itself.
+fn delivered(topics: &Topics, body: &[u8]) -> Option<Vec<Notification>> {
+    let event = format!(r#"{{"Records":[{{"EventSource":"aws:sns","Sns":{}}}]}}"#, std::str::from_utf8(body).ok()?);
+    topics.delivered(&RawValue::from_string(event).ok()?)?.ok()
 }
 
 /// A certificate is somebody's who may publish it, but it must be one.
 fn check_certificate(pem: Vec<u8>) {
     publish_next(pem);
     let url = format!("Service-{}.pem", URLS.fetch_add(1, Ordering::Relaxed));
-    is_taken(SIGNED.replace("Service-1.pem", &url).as_bytes());
+    taken(SIGNED.replace("Service-1.pem", &url).as_bytes());
 }
 
-fn is_taken(body: &[u8]) -> bool {
-    RUNTIME.block_on(caller(&ACCESS, post(&[(MESSAGE_TYPE, "Notification")], body))).is_some()
+fn taken(body: &[u8]) -> Option<SnsMessage> {
+    let request = post(&[("x-amz-sns-message-type", "Notification")], body);
+    RUNTIME.block_on(admitted(&ACCESS, request)).map(|request| request.sns.expect("a message of SNS"))
 }
 
 fn publish_next(document: Vec<u8>) {

@@ -35,9 +35,9 @@ impl Function {
             tracing::error!(%user, %jid, error = %Causes(&error), "not disabled");
             Rejection::Unavailable
         };
-        let admission = self.store.admit(&[caller.counted_for(&user)]).await.map_err(unavailable)?;
-        if let Admission::Exceeded(told_of, wait) = admission {
-            return Err(Rejection::TooMany(told_of, wait));
+        let admission = self.store.admit(&[caller.charged_for(&user)]).await.map_err(unavailable)?;
+        if let Admission::Exceeded(charged, wait) = admission {
+            return Err(Rejection::TooMany(charged, wait));
         }
         self.store.unregister(&user, &jid, node.as_deref()).await.map_err(unavailable)?;
         tracing::info!(%user, %jid, "disabled");

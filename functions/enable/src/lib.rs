@@ -22,6 +22,8 @@ pub struct Function {
     pub store: Store,
     /// The hosts at which the options are Pushlark's own to check.
     pub virtual_hosts: HostPatterns,
+    /// The real PubSub hosts that users may name; `None` for all.
+    pub pubsub_hosts: Option<HostPatterns>,
     /// The endpoints of Web Push that are trusted although they are not public.
     pub trusted_origins: TrustedOrigins,
 }
@@ -51,15 +53,18 @@ impl Function {
             options.check().map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
             check_subscription(&options, &self.trusted_origins)
                 .map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
+        } else if self.pubsub_hosts.as_ref().is_some_and(|hosts| !hosts.has(&owner, &jid)) {
+            let hosts = "neither of the VIRTUAL_PUBSUB_HOSTS nor of the PUBSUB_HOSTS";
+            return Err(Rejection::BadRequest(format!("jid: {jid} is {hosts} of {}", owner.domain())));
         }
         let service = PublishService { jid, node, options, created_at: micros(OffsetDateTime::now_utc()) };
         let unavailable = |error: StoreError| {
             tracing::error!(user = %owner, jid = %service.jid, error = %Causes(&error), "not enabled");
             Rejection::Unavailable
         };
-        let admission = self.store.admit(&[caller.counted_for(&owner)]).await.map_err(unavailable)?;
-        if let Admission::Exceeded(told_of, wait) = admission {
-            return Err(Rejection::TooMany(told_of, wait));
+        let admission = self.store.admit(&[caller.charged_for(&owner)]).await.map_err(unavailable)?;
+        if let Admission::Exceeded(charged, wait) = admission {
+            return Err(Rejection::TooMany(charged, wait));
         }
         if self.store.register(&user, &service).await.map_err(unavailable)? == Registered::Refused {
             let most = self.store.limits().nodes;
@@ -81,10 +86,15 @@ impl Function {
         if !request.caller.speaks_for(&user) {
             return Err(Rejection::Forbidden(user.to_string()).into());
         }
-        let snapshot = self.store.snapshot(&user).await.map_err(|error| {
+        let unavailable = |error: StoreError| {
             tracing::error!(%user, error = %Causes(&error), "not listed");
-            Problem::unavailable()
-        })?;
+            Rejection::Unavailable
+        };
+        let admission = self.store.admit(&[request.caller.charged_for(&user)]).await.map_err(unavailable)?;
+        if let Admission::Exceeded(charged, wait) = admission {
+            return Err(Rejection::TooMany(charged, wait).into());
+        }
+        let snapshot = self.store.snapshot(&user).await.map_err(unavailable)?;
         let registrations = snapshot.services.iter().map(|service| {
             let enabled_at = of_micros(service.created_at).format(&Rfc3339).unwrap_or_default();
             json!({"jid": service.jid.as_str(), "node": service.node, "enabled_at": enabled_at,

@@ -17,6 +17,7 @@ async fn main() -> anyhow::Result<()> {
             .with_clients(Clients::from_environment(&environment, &aws).await?),
         store: Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
         virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
+        pubsub_hosts: environment.get("PUBSUB_HOSTS")?,
         trusted_origins: TrustedOrigins::from_environment(&environment)?,
     };
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)

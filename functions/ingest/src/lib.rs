@@ -1,14 +1,14 @@
 //! Takes a chat server's webhooks: work goes to the queue, state into the table.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pushlark_events::{Effect, Event, Reading, Sources, read};
-use pushlark_http::sns::{MESSAGE_TYPE, SnsMessage};
-use pushlark_http::{Access, Answer, Invocation, Methods, Problem, Request, Response, answer};
+use pushlark_events::{Effect, Event, Reading, Sources, read, read_notification};
+use pushlark_http::sns::{Notification, SnsMessage, Topics};
+use pushlark_http::{Access, Answer, Caller, Invocation, Methods, Problem, Request, Response, answer};
 use pushlark_queue::{Queue, Record, Work};
 use pushlark_store::{Admission, Availability, Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::Jid;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -25,7 +25,9 @@ pub struct Function {
     pub store: Store,
     /// Where work goes.
     pub queue: Queue,
-    /// What the settings say of those who tell events.
+    /// The topics of SNS whose messages are taken.
+    pub topics: Topics,
+    /// What the settings say of the sources of events.
     pub sources: Sources,
     /// Whether unread counts are kept, so that what is read is noted.
     pub unread_counts: bool,
@@ -43,66 +45,49 @@ struct Accepted {
     ids: Vec<String>,
 }
 
-/// What Lambda invokes a function with that is subscribed to a topic of SNS ("Using AWS Lambda with Amazon SNS").
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Deliveries {
-    records: Vec<Delivery>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Delivery {
-    sns: SnsMessage,
-}
-
 impl Function {
     /// Answers one invocation, once all of its events are in the queue or in the table. One of SNS fails otherwise, so that
     /// Lambda tries again.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         if let Invocation::Direct(payload) = &invocation
-            && let Some(deliveries) = Deliveries::of(payload)
+            && let Some(notifications) = self.topics.delivered(payload)
         {
-            return self.deliver(deliveries).await;
+            return self.deliver(notifications).await;
         }
         answer(&self.access, Methods::Post, invocation, async |request| {
             if let Some(answer) = self.subscription(&request).await? {
                 return Ok(answer);
             }
             let events = read(&request, &self.sources, OffsetDateTime::now_utc())?;
-            let ids = self.accept(events).await?;
+            let ids = self.accept(events, &request.caller).await?;
             Response::json(202, &Accepted { accepted: ids.len(), ids })
         })
         .await
     }
 
-    /// What SNS says of a subscription itself. The access has checked that it is of SNS, and of a topic of the settings.
+    /// Answers a message of SNS about a subscription.
     async fn subscription(&self, request: &Request) -> Result<Option<Response>, Problem> {
-        if request.header(MESSAGE_TYPE).is_none() {
-            return Ok(None);
-        }
-        let message = SnsMessage::read(&request.body).map_err(Problem::bad_request)?;
-        let status = match message.r#type.as_str() {
-            "SubscriptionConfirmation" => {
-                self.sources.topics.confirm(&message).await?;
+        let status = match &request.sns {
+            Some(SnsMessage::SubscriptionConfirmation(subscription)) => {
+                self.topics.confirm(subscription).await?;
                 "subscribed"
             }
-            "UnsubscribeConfirmation" => {
-                tracing::warn!(topic = message.topic_arn, "unsubscribed");
+            Some(SnsMessage::UnsubscribeConfirmation(subscription)) => {
+                tracing::warn!(topic = subscription.topic_arn, "unsubscribed");
                 "unsubscribed"
             }
-            _ => return Ok(None),
+            Some(SnsMessage::Notification(_)) | None => return Ok(None),
         };
         Response::json(200, &json!({"status": status})).map(Some)
     }
 
-    async fn deliver(&self, deliveries: Result<Deliveries, String>) -> Answer {
-        let read = |Deliveries { records }: Deliveries| -> Result<Vec<Event>, String> {
-            let now = OffsetDateTime::now_utc();
-            records.iter().map(|record| self.sources.read_sns(&record.sns, now)).collect()
+    async fn deliver(&self, notifications: Result<Vec<Notification>, String>) -> Answer {
+        let now = OffsetDateTime::now_utc();
+        let read = |notifications: Vec<Notification>| -> Result<Vec<Event>, String> {
+            notifications.iter().map(|notification| read_notification(notification, &self.sources, now)).collect()
         };
-        let accepted = match deliveries.and_then(read) {
-            Ok(events) => self.accept(events).await.map_err(|problem| problem.to_json()),
+        let accepted = match notifications.and_then(read) {
+            Ok(events) => self.accept(events, &Caller::Operator).await.map_err(|problem| problem.to_json()),
             Err(error) => Err(error),
         };
         match accepted {
@@ -114,9 +99,10 @@ impl Function {
         }
     }
 
-    async fn accept(&self, events: Vec<Event>) -> Result<Vec<String>, Problem> {
-        let domains: Vec<_> = events.iter().flat_map(Event::domains).map(|domain| domain.as_str()).collect();
-        let admission = self.store.admit(&domains).await.map_err(|error| {
+    async fn accept(&self, events: Vec<Event>, caller: &Caller) -> Result<Vec<String>, Problem> {
+        let charged: Vec<_> =
+            events.iter().flat_map(|event| event.charged(caller)).map(|domain| domain.as_str()).collect();
+        let admission = self.store.admit(&charged).await.map_err(|error| {
             tracing::error!(error = %Causes(&error), "events not counted");
             Problem::unavailable()
         })?;
@@ -134,7 +120,7 @@ impl Function {
                 Effect::Queue(subject) => work.push(Work { id, at, subject }),
                 Effect::Presence(session, availability) => state.push((State::Presence(session, availability), at)),
                 Effect::Read(reading) if self.unread_counts => state.push((State::Reading(reading), at)),
-                Effect::Read(_) | Effect::None => {}
+                Effect::Read(_) | Effect::None(_) => {}
             }
         }
         // State goes first, so that a message does not overtake the "offline" before it.
@@ -159,25 +145,5 @@ impl Function {
             .buffer_unordered(WRITES)
             .try_collect()
             .await
-    }
-}
-
-impl Deliveries {
-    /// What SNS delivers, if it is SNS that has the function invoked.
-    fn of(payload: &RawValue) -> Option<Result<Self, String>> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Sources {
-            records: Vec<Source>,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Source {
-            event_source: String,
-        }
-
-        let sources: Sources = serde_json::from_str(payload.get()).ok()?;
-        let is_sns = sources.records.iter().any(|record| record.event_source == "aws:sns");
-        is_sns.then(|| serde_json::from_str(payload.get()).map_err(|error| error.to_string()))
     }
 }

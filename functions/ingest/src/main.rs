@@ -1,6 +1,7 @@
 //! The function as Lambda starts it.
 
 use pushlark_events::Sources;
+use pushlark_http::sns::Topics;
 use pushlark_http::{Access, run};
 use pushlark_queue::Queue;
 use pushlark_settings::{Environment, aws_config};
@@ -13,12 +14,13 @@ async fn main() -> anyhow::Result<()> {
     start(Format::Json, &environment)?;
     let aws = aws_config().await;
     let queue: String = environment.require("QUEUE_URL", "the queue that the worker is fed from")?;
-    let sources = Sources::from_environment(&environment)?;
+    let topics = Topics::from_environment(&environment)?;
     let function = ingest::Function {
-        access: Access::from_environment(&environment, &aws).await?.with_topics(sources.topics.clone()),
+        access: Access::from_environment(&environment, &aws).await?.with_topics(topics.clone()),
         store: Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
         queue: Queue::new(aws_sdk_sqs::Client::new(&aws), queue),
-        sources,
+        topics,
+        sources: Sources::from_environment(&environment)?,
         unread_counts: environment.switch("UNREAD_COUNTS", false)?,
     };
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)

@@ -33,6 +33,9 @@ pub struct Function {
     pub virtual_hosts: HostPatterns,
 }
 
+/// What the account of a sender at the push node begins with. Domains and bare JIDs have no slash.
+const NODE_ACCOUNT: &str = "push-node/";
+
 /// Why a request is not done, as it is answered.
 struct Refusal {
     condition: Condition,
@@ -91,8 +94,8 @@ impl Function {
             let text = format!("the credential speaks neither for {} nor for {}", parties.from, parties.to);
             return Err(Refusal::new(Condition::Forbidden, text));
         }
-        if let Admission::Exceeded(domain, _) = self.store.admit(&[caller.counted_for(&parties.from)]).await? {
-            let text = format!("{domain} sends more than it may, try again later");
+        if let Admission::Exceeded(charged, _) = self.store.admit(&[&parties.charged(caller)]).await? {
+            let text = format!("{charged} sends more than it may, try again later");
             return Err(Refusal::new(Condition::ResourceConstraint, text));
         }
         if iq.payload().is_some_and(|payload| payload.is("enable", ns::PUSH)) {
@@ -274,6 +277,17 @@ impl Parties {
         match caller {
             Caller::Server(domains) => caller.speaks_for(&self.from) || domains.iter().any(is_hosted_by),
             _ => caller.speaks_for(&self.from),
+        }
+    }
+
+    /// The account that `RATE_LIMIT` charges with the request: the domain of the caller's secret, or the sender where the
+    /// caller speaks for all domains. A sender of another domain is not charged by a caller that only claims to hear from
+    /// it, nor is what the sender's own server may tell.
+    fn charged(&self, caller: &Caller) -> String {
+        let own = [self.from.domain(), self.to.domain()].into_iter().find(|domain| caller.speaks_for_domain(domain));
+        match (caller, own.or_else(|| caller.own_domain())) {
+            (Caller::Server(_), Some(domain)) => domain.to_string(),
+            _ => format!("{NODE_ACCOUNT}{}", self.from),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use pushlark_delivery::{Delivery, Publisher};
+use pushlark_delivery::{Delivery, Publisher, Unroutable};
 use pushlark_plugin::{Choice, Event, EventKind, Payload, Plugin, Publication, PublishService, Recipient, Rule};
 use pushlark_queue::Facts;
 use pushlark_store::Snapshot;
@@ -44,8 +44,8 @@ pub enum Reason {
     Unexplained,
     /// The message is older than its notification is worth.
     TooLate,
-    /// The host is not virtual, and there is no way to real ones.
-    Unroutable,
+    /// Nothing publishes to the host.
+    Unroutable(Unroutable),
     /// Another event of this message published to it, or is about to.
     Claimed,
 }
@@ -56,7 +56,7 @@ impl fmt::Display for Reason {
             Self::Rule(rule) => rule.fmt(f),
             Self::Unexplained => f.write_str("the plugin leaves it out"),
             Self::TooLate => f.write_str("the message is older than its time to live"),
-            Self::Unroutable => f.write_str("the host is not virtual, and PUBSUB_URL names no way to real ones"),
+            Self::Unroutable(unroutable) => unroutable.fmt(f),
             Self::Claimed => f.write_str("another event of this message publishes to it"),
         }
     }
@@ -130,8 +130,8 @@ pub fn decide<'w>(
         let expires_at = event.at + time_to_live;
         match delivery.route(&user, &publication.service.jid) {
             _ if is_late => left_out.push((publication.service, Reason::TooLate)),
-            None => left_out.push((publication.service, Reason::Unroutable)),
-            Some(publisher) => publications.push(Planned { publication, expires_at, publisher }),
+            Err(unroutable) => left_out.push((publication.service, Reason::Unroutable(unroutable))),
+            Ok(publisher) => publications.push(Planned { publication, expires_at, publisher }),
         }
     }
     for service in &snapshot.services {

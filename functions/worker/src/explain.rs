@@ -125,7 +125,7 @@ struct Target {
 impl Worker {
     /// Explains events as `/events` takes them: `{"explained": [{"id", "effect", "recipients"?: […]}, …]}`.
     pub async fn explain(&self, events: &[Box<RawValue>]) -> Result<Explained, Unexplained> {
-        let first = Arrival { now: OffsetDateTime::now_utc(), at: None, id: None };
+        let first = Arrival { now: OffsetDateTime::now_utc(), at: None, id: None, sources: &self.sources };
         let events = events.iter().enumerate().map(|(index, event)| {
             read_event(event.get().as_bytes(), &first.nth(index))
                 .map_err(|detail| Unexplained::BadEvent { index, detail })
@@ -168,8 +168,8 @@ impl Worker {
             Effect::Presence(session, Availability::Online) => format!("{session} is online from then on"),
             Effect::Presence(session, Availability::Offline) => format!("{session} is offline from then on"),
             Effect::Read(_) => "notifies nobody".into(),
-            Effect::None if reads.is_some() => "notifies nobody".into(),
-            Effect::None => "none: only messages of the types chat and groupchat notify".into(),
+            Effect::None(_) if reads.is_some() => "notifies nobody".into(),
+            Effect::None(_) => "none: only messages of the types chat and groupchat notify".into(),
         };
         Ok(ExplainedEvent { id, effect, reads, recipients })
     }

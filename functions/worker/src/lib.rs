@@ -21,6 +21,7 @@ use aws_config::SdkConfig;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use pushlark_delivery::Delivery;
+use pushlark_events::Sources;
 use pushlark_plugin::Disclosure;
 use pushlark_queue::Queue;
 use pushlark_settings::{Environment, SettingError, aws_config};
@@ -47,6 +48,8 @@ pub struct Worker {
     plugin: ChosenPlugin,
     delivery: Delivery,
     disclosure: Arc<Disclosure>,
+    /// What the settings say of the sources of events.
+    sources: Sources,
     /// Whether Pushlark counts what is unread.
     unread_counts: bool,
     /// How long a notification is worth delivering when its registration does not say.
@@ -89,7 +92,7 @@ pub enum Answer {
 
 impl Worker {
     /// From `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, the settings of what
-    /// notifications tell and those of [`Delivery`]. `aws` is for a plugin that is a Lambda function, and for secrets.
+    /// notifications tell and those of [`Sources`] and [`Delivery`]. `aws` is for a plugin that is a Lambda function, and for secrets.
     pub fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,
@@ -122,6 +125,7 @@ impl Worker {
             plugin,
             delivery: Delivery::from_environment(environment, aws)?,
             disclosure: Arc::new(disclosure(environment)?),
+            sources: Sources::from_environment(environment)?,
             unread_counts: environment.switch("UNREAD_COUNTS", false)?,
             time_to_live: Duration::from_secs(time_to_live.into()),
             last_start,

@@ -58,7 +58,7 @@ impl Worker {
         for (_, reason) in &decision.left_out {
             match reason {
                 Reason::TooLate => count(Metric::Expired),
-                Reason::Unroutable => count(Metric::Unroutable),
+                Reason::Unroutable(_) => count(Metric::Unroutable),
                 Reason::Rule(_) | Reason::Unexplained | Reason::Claimed => {}
             }
         }
@@ -129,9 +129,9 @@ impl Worker {
         let message = &event.message;
         let has_text = message.text().is_some() || message.has_omemo_payload();
         let user = event.recipient();
-        // In MUC Light the occupant's nick is the user.
-        let is_own =
-            event.from.to_bare() == user || event.from.resource().is_some_and(|nick| nick.as_str() == user.as_str());
+        let sender = event.from.to_bare();
+        let is_own_nick = event.from.resource().is_some_and(|nick| nick.as_str() == user.as_str());
+        let is_own = sender == user || is_own_nick && self.sources.muc_light_hosts.has(&user, &sender);
         let is_new = !message.is_carbon() && !message.is_correction() && !message.has_hint(Hint::NoStore);
         let is_ours_to_count = self.unread_counts && facts.unread_count.is_none() && facts.exists != Some(false);
         is_ours_to_count && has_text && is_new && !is_own

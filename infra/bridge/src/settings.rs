@@ -86,7 +86,8 @@ impl TryFrom<Given> for Settings {
 
     fn try_from(given: Given) -> Result<Self, SettingError> {
         let first_secret = given.webhook_secret.as_deref().and_then(|secrets| secrets.split(',').next());
-        let key = first_secret.map(str::trim).filter(|secret| !secret.is_empty()).map(Key::new);
+        let key = first_secret.map(str::trim).filter(|secret| !secret.is_empty()).map(Key::new).transpose();
+        let key = key.map_err(|invalid| SettingError::invalid("WEBHOOK_SECRET", invalid))?;
         if !(100..=60_000).contains(&given.timeout_ms) {
             return Err(SettingError::invalid("TIMEOUT_MS", "it is not between 100 and 60000"));
         }

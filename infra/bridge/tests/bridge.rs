@@ -143,7 +143,7 @@ impl World {
             "--messages-url",
             &function.url,
             "--webhook-secret",
-            "s3cret,older",
+            "secret-of-the-bridge,older-secret-of-it",
             "--listen",
             "127.0.0.1:0",
             "--rest-token",
@@ -192,7 +192,7 @@ async fn an_iq_is_posted_signed_and_answered() {
     let signed =
         Headers { id: header("webhook-id"), timestamp: Some(timestamp), signature: header("webhook-signature") };
     let now = timestamp.parse().unwrap();
-    assert_eq!(signed.verify(&[Key::new("s3cret")], body.as_bytes(), now), Ok(vec![0]));
+    assert_eq!(signed.verify(&[Key::new("secret-of-the-bridge").unwrap()], body.as_bytes(), now), Ok(vec![0]));
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ use axum::Router;
 use dynoxide::Database;
 use pushlark_delivery::TrustedOrigins;
 use pushlark_events::Sources;
+use pushlark_http::sns::Topics;
 use pushlark_http::{
     Access, Answer, Caller, Clients, Invocation, Media, Methods, Problem, Response, answer, read_json,
 };
@@ -51,11 +52,12 @@ const MAX_RECEIVE_COUNT: u32 = 100;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The settings that a function needs to work as in the stack; not the secrets, which are not for a file.
-const SETTINGS: [&str; 33] = [
+const SETTINGS: [&str; 35] = [
     "TABLE_NAME",
     "QUEUE_URL",
     "DEAD_LETTER_QUEUE_URL",
     "VIRTUAL_PUBSUB_HOSTS",
+    "PUBSUB_HOSTS",
     "PLUGIN",
     "PLUGIN_TIMEOUT_MS",
     "PLUGIN_ON_ERROR",
@@ -82,6 +84,7 @@ const SETTINGS: [&str; 33] = [
     "MAX_NODES_REACHED",
     "RATE_LIMIT",
     "MUC_HOSTS",
+    "MUC_LIGHT_HOSTS",
     "SNS_PRESENCE_TOPIC",
     "SNS_PM_TOPIC",
     "SNS_MUC_TOPIC",
@@ -193,17 +196,19 @@ impl Stack {
         let dead_letters = Queue::new(sqs.clone(), dead_letter_url);
         let access = access(&environment, &aws).await?;
         let clients_access = access.clone().with_clients(Clients::from_environment(&environment, &aws).await?);
-        let sources = Sources::from_environment(&environment)?;
+        let topics = Topics::from_environment(&environment)?;
         let enable = enable::Function {
             access: clients_access.clone(),
             store: store.clone(),
             virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
+            pubsub_hosts: environment.get("PUBSUB_HOSTS")?,
             trusted_origins: TrustedOrigins::from_environment(&environment)?,
         };
         let disable = disable::Function { access: clients_access, store: store.clone() };
         let ingest = ingest::Function {
-            access: access.clone().with_topics(sources.topics.clone()),
-            sources,
+            access: access.clone().with_topics(topics.clone()),
+            topics,
+            sources: Sources::from_environment(&environment)?,
             store: store.clone(),
             queue: queue.clone(),
             unread_counts: environment.switch("UNREAD_COUNTS", false)?,

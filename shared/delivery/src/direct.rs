@@ -1,32 +1,28 @@
 //! Straight to the push services of devices, with credentials for each app.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::join_all;
 use pushlark_plugin::PublishOptions;
 use pushlark_plugin::xmpp::BareJid;
-use pushlark_settings::{Environment, HostPatterns, InvalidHost, Secret, SettingError};
+use pushlark_settings::{Environment, HostPatterns, InvalidHost, RotatingSecret, Secret, SecretError, SettingError};
 use pushlark_telemetry::Causes;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use crate::apns::Apns;
 use crate::fcm::Fcm;
-use crate::fetched::Fetched;
 use crate::http_client::{HttpClient, Kind};
 use crate::notification::{Notification, Unusable};
 use crate::outcome::{Failure, Outcome};
-use crate::web_push::{TrustedOrigins, WebPush};
+use crate::web_push::{self, TrustedOrigins, WebPush};
 
+const CREDENTIALS: &str = "PUSH_CREDENTIALS";
 /// The app of registrations that neither name one nor are at a host of one.
 const DEFAULT_APP: &str = "default";
-/// How often credentials are read again at most, however many answers say that they are wrong.
-const REREAD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What came of a publish, unless the push service does not know our credentials.
 pub type Published = Result<Outcome, Unauthorized>;
@@ -45,28 +41,22 @@ pub enum Provider {
 
 /// All apps' clients.
 pub struct Direct {
-    credentials: Secret,
-    apps: Fetched<Arc<Apps>, Failure>,
-    reread: Mutex<Option<Instant>>,
-    clients: Clients,
+    apps: RotatingSecret<Apps>,
 }
 
 struct Clients {
     /// For FCM.
     google: HttpClient,
     /// For APNs, by the id of the key: Apple takes one provider's tokens on a connection.
-    apple: std::sync::Mutex<BTreeMap<String, HttpClient>>,
+    apple: Mutex<BTreeMap<String, HttpClient>>,
     /// For the endpoints that users name.
-    public: HttpClient,
+    web_push: web_push::Clients,
     trusted_origins: TrustedOrigins,
     timeout: Duration,
 }
 
-/// The credentials, as they were read.
-struct Apps {
-    text: String,
-    by_name: BTreeMap<String, App>,
-}
+/// The apps that the credentials name.
+struct Apps(BTreeMap<String, App>);
 
 /// One app. What is wrong with the credentials for one provider is no other's concern.
 struct App {
@@ -118,17 +108,20 @@ impl Direct {
         timeout: Duration,
         aws: &SdkConfig,
     ) -> Result<Self, SettingError> {
-        let credentials: String = environment.require("PUSH_CREDENTIALS", "the apps' credentials for push services")?;
+        let credentials: String = environment.require(CREDENTIALS, "the apps' credentials for push services")?;
         let trusted_origins = TrustedOrigins::from_environment(environment)?;
         let clients = Clients {
             google: HttpClient::new(Kind::Http2, timeout),
-            apple: std::sync::Mutex::default(),
+            apple: Mutex::default(),
             timeout,
-            public: HttpClient::new(Kind::Public(trusted_origins.hosts()), timeout),
+            web_push: web_push::Clients {
+                trusted: HttpClient::new(Kind::Any, timeout),
+                public: HttpClient::new(Kind::Public, timeout),
+            },
             trusted_origins,
         };
         let credentials = Secret::new(&credentials, aws);
-        Ok(Self { credentials, apps: Fetched::default(), reread: Mutex::default(), clients })
+        Ok(Self { apps: RotatingSecret::new(CREDENTIALS, credentials, move |text| Apps::read(text, &clients)) })
     }
 
     /// Sends one notification to the device that its options name.
@@ -137,15 +130,15 @@ impl Direct {
             Ok(provider) => provider,
             Err(unusable) => return Outcome::Refused(unusable),
         };
-        let apps = match self.apps().await {
+        let apps = match self.apps.current().await {
             Ok(apps) => apps,
-            Err(failure) => return failure.into(),
+            Err(error) => return Failure::from(error).into(),
         };
         let refused = match apps.publish(provider, notification).await {
             Ok(outcome) => return outcome,
             Err(Unauthorized(reason)) => reason,
         };
-        match self.newer_apps(&apps).await {
+        match self.apps.newer(&apps).await {
             None => Outcome::Refused(refused),
             Some(apps) => match apps.publish(provider, notification).await {
                 Ok(outcome) => outcome,
@@ -156,21 +149,18 @@ impl Direct {
 
     /// The name of the app that a notification is for.
     pub async fn app_of(&self, notification: &Notification<'_>) -> String {
-        let apps = self.apps().await.ok();
+        let apps = self.apps.current().await.ok();
         let app = apps.as_ref().and_then(|apps| apps.app(notification).ok());
         app.map(|(name, _)| name.to_owned()).unwrap_or_default()
     }
 
     /// Opens the connections of all apps, and fetches their tokens.
     pub async fn warm_up(&self) {
-        let apps = match self.apps().await {
+        let apps = match self.apps.current().await {
             Ok(apps) => apps,
-            Err(Failure { reason, .. }) => {
-                tracing::error!(reason, "the credentials for push services cannot be read");
-                return;
-            }
+            Err(error) => return log_unread(&error),
         };
-        let warmed = apps.by_name.iter().map(async |(name, app)| {
+        let warmed = apps.0.iter().map(async |(name, app)| {
             let apns = async {
                 if let Some(Ok(apns)) = &app.apns {
                     told(name, Provider::Apns, apns.warm_up().await);
@@ -184,45 +174,6 @@ impl Direct {
             tokio::join!(apns, fcm);
         });
         join_all(warmed).await;
-    }
-
-    async fn apps(&self) -> Result<Arc<Apps>, Failure> {
-        let read = async || {
-            let text = self.credentials.read().await?;
-            Apps::read(text, &self.clients).map(Arc::new).map_err(Failure::of_service)
-        };
-        self.apps.get(|_| true, read).await
-    }
-
-    /// The apps, if their credentials have changed since those that were refused were read.
-    async fn newer_apps(&self, refused: &Arc<Apps>) -> Option<Arc<Apps>> {
-        // Whoever comes meanwhile waits for what is read.
-        let mut reread = self.reread.lock().await;
-        let current = self.apps().await.ok()?;
-        if !Arc::ptr_eq(&current, refused) {
-            return Some(current);
-        }
-        if reread.is_some_and(|at| at.elapsed() < REREAD_INTERVAL) {
-            return None;
-        }
-        *reread = Some(Instant::now());
-        let read = self.credentials.read().await.map_err(|unread| Causes(&unread).to_string());
-        let newer = match read {
-            Ok(text) if text == refused.text => return None,
-            Ok(text) => Apps::read(text, &self.clients),
-            Err(reason) => Err(reason),
-        };
-        match newer {
-            Ok(apps) => {
-                let apps = Arc::new(apps);
-                self.apps.set(Arc::clone(&apps)).await;
-                Some(apps)
-            }
-            Err(reason) => {
-                tracing::error!(reason, "the credentials for push services cannot be read again");
-                None
-            }
-        }
     }
 }
 
@@ -240,6 +191,10 @@ pub fn describe(options: &PublishOptions) -> String {
     Provider::of(options).map_or_else(|unusable| unusable, |provider| provider.name().to_owned())
 }
 
+fn log_unread(error: &SecretError) {
+    tracing::error!(error = %Causes(error), "the credentials for push services cannot be used");
+}
+
 fn told(app: &str, provider: Provider, warmed: Result<(), Failure>) {
     if let Err(Failure { reason, .. }) = warmed {
         tracing::warn!(app, provider = provider.name(), reason, "a push service cannot be reached");
@@ -248,9 +203,9 @@ fn told(app: &str, provider: Provider, warmed: Result<(), Failure>) {
 
 impl Apps {
     /// Reads credentials: `{"<app>": {"hosts"?, "apns"?, "fcm"?, "web_push"?}, …}`.
-    fn read(text: String, clients: &Clients) -> Result<Self, String> {
+    fn read(text: &str, clients: &Clients) -> Result<Self, String> {
         // The error's own text may quote a key.
-        let apps: BTreeMap<String, Settings> = serde_json::from_str(&text).map_err(|error| {
+        let apps: BTreeMap<String, Settings> = serde_json::from_str(text).map_err(|error| {
             format!("the credentials are not the JSON of apps: line {}, column {}", error.line(), error.column())
         })?;
         let by_name = apps
@@ -268,7 +223,7 @@ impl Apps {
                 }
             }
         }
-        Ok(Self { text, by_name })
+        Ok(Self(by_name))
     }
 
     async fn publish(&self, provider: Provider, notification: &Notification<'_>) -> Published {
@@ -290,7 +245,7 @@ impl Apps {
 
     /// The app that the form names, or else the one whose host the registration is at, or else the default.
     fn app(&self, notification: &Notification<'_>) -> Result<(&str, &App), Unauthorized> {
-        let by_name = |name: &str| self.by_name.get_key_value(name);
+        let by_name = |name: &str| self.0.get_key_value(name);
         let found = match notification.option("app") {
             Some(name) => by_name(name),
             None => self.of_host(notification.user, &notification.service.jid).or_else(|| by_name(DEFAULT_APP)),
@@ -305,7 +260,7 @@ impl Apps {
     }
 
     fn of_host(&self, user: &BareJid, jid: &BareJid) -> Option<(&String, &App)> {
-        self.by_name.iter().find(|(_, app)| app.hosts.has(user, jid))
+        self.0.iter().find(|(_, app)| app.hosts.has(user, jid))
     }
 }
 
@@ -318,7 +273,7 @@ impl App {
             fcm: fcm.map(|fcm| client(fcm, |settings| Fcm::new(settings, clients.google.clone()))),
             web_push: web_push.map(|web_push| {
                 client(web_push, |settings| {
-                    WebPush::new(settings, clients.public.clone(), clients.trusted_origins.clone())
+                    WebPush::new(settings, clients.web_push.clone(), clients.trusted_origins.clone())
                 })
             }),
         })

@@ -39,9 +39,4 @@ impl<T: Clone, E: Clone> Fetched<T, E> {
         };
         fetched
     }
-
-    /// Keeps another value from now on.
-    pub async fn set(&self, value: T) {
-        *self.0.lock().await = State::Got(value);
-    }
 }

@@ -30,14 +30,14 @@ pub struct HttpClient {
 }
 
 /// What a client is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Servers that the operator chose.
     Any,
     /// Servers that the operator chose and that speak HTTP/2: one connection for each, with many streams.
     Http2,
-    /// Servers that users name: public addresses only, except of these hosts.
-    Public(Arc<[String]>),
+    /// Servers that users name: public addresses only.
+    Public,
 }
 
 impl HttpClient {
@@ -73,11 +73,11 @@ impl HttpClient {
             .http2_keep_alive_interval(Duration::from_secs(10))
             .http2_keep_alive_timeout(Duration::from_secs(2))
             .user_agent(concat!("pushlark/", env!("CARGO_PKG_VERSION")));
-        let client = match &self.kind {
+        let client = match self.kind {
             Kind::Any => client,
             Kind::Http2 => client.http2_prior_knowledge(),
             // A proxy would resolve names itself.
-            Kind::Public(except) => client.no_proxy().dns_resolver(Arc::new(PublicNames(Arc::clone(except)))),
+            Kind::Public => client.no_proxy().dns_resolver(Arc::new(PublicNames)),
         };
         let client = client.build()?;
         Ok(self.built.get_or_init(|| client))
@@ -137,16 +137,15 @@ pub fn failure(reason: String, headers: &HeaderMap, extent: Extent) -> Failure {
     Failure { reason, retry_after: retry_after(headers), extent }
 }
 
-/// Resolves names to their public addresses, except the operator's own.
+/// Resolves names to their public addresses alone.
 #[derive(Debug)]
-struct PublicNames(Arc<[String]>);
+struct PublicNames;
 
 impl Resolve for PublicNames {
     fn resolve(&self, name: Name) -> Resolving {
-        let is_trusted = self.0.iter().any(|host| host == name.as_str());
         Box::pin(async move {
             let all = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = all.filter(|address| is_trusted || is_public(address.ip())).collect();
+            let public: Vec<SocketAddr> = all.filter(|address| is_public(address.ip())).collect();
             if public.is_empty() {
                 return Err(NotPublic.into());
             }

@@ -40,6 +40,8 @@ use webhook::Webhook;
 /// Publishes notifications.
 pub struct Delivery {
     virtual_hosts: HostPatterns,
+    /// The real PubSub hosts that users may name; `None` for all.
+    pubsub_hosts: Option<HostPatterns>,
     push_service: Option<Publisher>,
     pubsub: Option<Publisher>,
 }
@@ -52,32 +54,48 @@ pub struct Publisher {
     disable_after: Option<u32>,
 }
 
+/// Why nothing publishes to a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unroutable {
+    /// The settings name no way to it.
+    #[error("the host is not virtual, and PUBSUB_URL names no way to real ones")]
+    NoUrl,
+    /// Users may not name it.
+    #[error("the host is not virtual, and none of the PUBSUB_HOSTS")]
+    HostNotAllowed,
+}
+
 enum PublisherKind {
     MongoosePush(MongoosePush),
     Direct(Box<Direct>),
     Webhook(Box<Webhook>),
-    PubSub(PubSub),
+    PubSub(Box<PubSub>),
 }
 
 impl Delivery {
-    /// From `VIRTUAL_PUBSUB_HOSTS`, `PUSH_SERVICE` and what the push service needs, and from `PUBSUB_URL` and what goes with
-    /// it. `aws` is for reading secrets.
+    /// From `VIRTUAL_PUBSUB_HOSTS`, `PUSH_SERVICE` and what the push service needs, and from `PUBSUB_URL`, `PUBSUB_HOSTS` and
+    /// what goes with them. `aws` is for reading secrets.
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let virtual_hosts: HostPatterns = environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default();
         let push_service =
             if virtual_hosts.is_empty() { None } else { Some(Publisher::of_push_service(environment, aws)?) };
-        Ok(Self { virtual_hosts, push_service, pubsub: Publisher::of_pubsub(environment, aws)? })
+        let pubsub_hosts = environment.get("PUBSUB_HOSTS")?;
+        Ok(Self { virtual_hosts, pubsub_hosts, push_service, pubsub: Publisher::of_pubsub(environment, aws)? })
     }
 
-    /// What publishes to `jid` for `user`, if anything does. A virtual host shadows a real one of its name.
-    pub fn route(&self, user: &BareJid, jid: &BareJid) -> Option<&Publisher> {
+    /// The publisher to `jid` for `user`. A virtual host shadows a real one of its name.
+    pub fn route(&self, user: &BareJid, jid: &BareJid) -> Result<&Publisher, Unroutable> {
         if self.virtual_hosts.has(user, jid) {
-            return self.push_service(user, jid);
+            return self.push_service.as_ref().ok_or(Unroutable::NoUrl);
         }
-        self.pubsub.as_ref().filter(|publisher| match &publisher.kind {
+        if self.pubsub_hosts.as_ref().is_some_and(|hosts| !hosts.has(user, jid)) {
+            return Err(Unroutable::HostNotAllowed);
+        }
+        let serves = |publisher: &&Publisher| match &publisher.kind {
             PublisherKind::PubSub(pubsub) => pubsub.serves(user),
             _ => false,
-        })
+        };
+        self.pubsub.as_ref().filter(serves).ok_or(Unroutable::NoUrl)
     }
 
     /// The push service of `user`, if `jid` is a virtual host.
@@ -126,7 +144,7 @@ impl Publisher {
             errors => Some(errors),
         };
         let health = Health::default();
-        Ok(Some(Self { kind: PublisherKind::PubSub(pubsub), health, timeout, disable_after }))
+        Ok(Some(Self { kind: PublisherKind::PubSub(Box::new(pubsub)), health, timeout, disable_after }))
     }
 
     /// Publishes one notification, within `PUBLISH_TIMEOUT_MS`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushlark_settings::UnreadSecret;
+use pushlark_settings::SecretError;
 use pushlark_telemetry::Causes;
 
 /// What came of a publish, whatever it was published to.
@@ -51,9 +51,9 @@ impl Failure {
     }
 }
 
-impl From<UnreadSecret> for Failure {
-    fn from(unread: UnreadSecret) -> Self {
-        Self::of_service(Causes(&unread).to_string())
+impl From<SecretError> for Failure {
+    fn from(error: SecretError) -> Self {
+        Self::of_service(Causes(&error).to_string())
     }
 }
 

@@ -1,33 +1,26 @@
 //! Real PubSub services, by the chat server's HTTP: a publish IQ is posted as Prosody's `mod_rest` takes it, and the answer
 //! is the IQ that answers it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use pushlark_plugin::xmpp::{
     BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification, StanzaError,
 };
-use pushlark_settings::{Environment, HostPatterns, Secret, SettingError, by_domain};
+use pushlark_settings::{Environment, HostPatterns, RotatingSecret, Secret, SettingError, by_domain};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode, Url};
-use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::fetched::Fetched;
 use crate::http_client::{HttpClient, Kind, failure, named, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
-
-/// How often the tokens are read again at most, however many answers say that they are wrong.
-const REREAD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The way to PubSub services.
 pub struct PubSub {
     http: HttpClient,
     servers: Vec<Server>,
-    tokens: Option<Secret>,
-    kept_tokens: Fetched<Tokens, Failure>,
+    tokens: RotatingSecret<Tokens>,
     /// PubSub services that take no publish options.
     without_options: HostPatterns,
 }
@@ -39,12 +32,8 @@ struct Server {
     url: Url,
 }
 
-/// The tokens as they were read: one for all servers, or by their domains.
-#[derive(Debug, Clone)]
-struct Tokens {
-    text: Arc<str>,
-    read_at: Instant,
-}
+/// The token of each domain, or of all other domains.
+struct Tokens(Vec<(Option<DomainPart>, String)>);
 
 impl PubSub {
     /// From `PUBSUB_URL`, `PUBSUB_TOKEN` and `PUBSUB_WITHOUT_OPTIONS`; `None` without a URL.
@@ -63,9 +52,9 @@ impl PubSub {
             servers.push(Server { domain, url });
         }
         let without_options = environment.get("PUBSUB_WITHOUT_OPTIONS")?.unwrap_or_default();
-        let tokens = environment.text("PUBSUB_TOKEN").map(|setting| Secret::new(setting, aws));
-        let (http, kept_tokens) = (HttpClient::new(Kind::Any, timeout), Fetched::default());
-        Ok(Some(Self { http, servers, tokens, kept_tokens, without_options }))
+        let tokens = Secret::new(environment.text("PUBSUB_TOKEN").unwrap_or_default(), aws);
+        let tokens = RotatingSecret::new("PUBSUB_TOKEN", tokens, |text| Ok(Tokens::read(text)));
+        Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), servers, tokens, without_options }))
     }
 
     /// Whether there is a way for a user's server.
@@ -89,14 +78,14 @@ impl PubSub {
         let id = Uuid::now_v7().to_string();
         let (from, to, node) = (user.domain(), &service.jid, service.node.as_str());
         let iq = PublishNotification { id: &id, from, to, node, options }.to_iq(payload.fields()).to_string();
-        let tokens = match self.tokens().await {
+        let tokens = match self.tokens.current().await {
             Ok(tokens) => tokens,
-            Err(failure) => return failure.into(),
+            Err(error) => return Failure::from(error).into(),
         };
         let mut answer = self.post(server, &tokens, &iq).await;
         if let Ok(response) = &answer
             && matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-            && let Some(newer) = self.newer_tokens(&tokens).await
+            && let Some(newer) = self.tokens.newer(&tokens).await
         {
             answer = self.post(server, &newer, &iq).await;
         }
@@ -111,7 +100,7 @@ impl PubSub {
     /// Opens the connections to the chat servers, whatever they answer.
     pub async fn warm_up(&self) -> Result<(), Failure> {
         self.http.prepare().await;
-        self.tokens().await?;
+        self.tokens.current().await?;
         for server in &self.servers {
             self.http.send(|client| client.head(server.url.clone())).await.map_err(unanswered)?;
         }
@@ -130,25 +119,6 @@ impl PubSub {
         self.http.send(request).await
     }
 
-    async fn tokens(&self) -> Result<Tokens, Failure> {
-        self.kept_tokens.get(|_| true, async || self.read_tokens().await).await
-    }
-
-    async fn read_tokens(&self) -> Result<Tokens, Failure> {
-        let text = match &self.tokens {
-            Some(tokens) => tokens.read().await?,
-            None => String::new(),
-        };
-        Ok(Tokens { text: text.into(), read_at: Instant::now() })
-    }
-
-    /// The tokens as they are now, if they are not those that were refused.
-    async fn newer_tokens(&self, refused: &Tokens) -> Option<Tokens> {
-        let is_good = |kept: &Tokens| kept.text != refused.text || kept.read_at.elapsed() < REREAD_INTERVAL;
-        let current = self.kept_tokens.get(is_good, async || self.read_tokens().await).await.ok()?;
-        (current.text != refused.text).then_some(current)
-    }
-
     fn server(&self, user: &BareJid) -> Option<&Server> {
         let own = |server: &&Server| server.domain.as_ref().is_some_and(|domain| &**domain == user.domain());
         self.servers.iter().find(own).or_else(|| self.servers.iter().find(|server| server.domain.is_none()))
@@ -163,11 +133,14 @@ impl Server {
 }
 
 impl Tokens {
+    fn read(text: &str) -> Self {
+        Self(by_domain(text).into_iter().map(|(domain, token)| (domain, token.to_owned())).collect())
+    }
+
     /// The token for a server; one that no domain stands before is for all others.
     fn of(&self, server: &Server) -> Option<&str> {
-        let tokens = by_domain(&self.text);
-        let own = tokens.iter().find(|(domain, _)| *domain == server.domain);
-        own.or_else(|| tokens.iter().find(|(domain, _)| domain.is_none())).map(|(_, token)| *token)
+        let own = self.0.iter().find(|(domain, _)| *domain == server.domain);
+        own.or_else(|| self.0.iter().find(|(domain, _)| domain.is_none())).map(|(_, token)| token.as_str())
     }
 }
 

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use pushlark_settings::{Environment, Secret, SettingError};
+use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError};
 use pushlark_webhooks::{ID, Key, SIGNATURE, TIMESTAMP};
-use reqwest::Url;
 use reqwest::header::CONTENT_TYPE;
+use reqwest::{Response, StatusCode, Url};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use crate::fetched::Fetched;
 use crate::http_client::{HttpClient, Kind, outcome, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
@@ -20,9 +19,10 @@ use crate::outcome::{Failure, Outcome};
 pub struct Webhook {
     http: HttpClient,
     url: Url,
-    secret: Secret,
-    key: Fetched<Key, Failure>,
+    key: RotatingSecret<Key>,
 }
+
+const SECRET: &str = "PUSH_SERVICE_SECRET";
 
 /// What is posted.
 #[derive(Serialize)]
@@ -52,10 +52,15 @@ impl Webhook {
         aws: &SdkConfig,
     ) -> Result<Self, SettingError> {
         let url = Url::parse(url).map_err(|reason| SettingError::invalid("PUSH_SERVICE", reason))?;
-        let secret: String = environment
-            .require("PUSH_SERVICE_SECRET", "what notifications to your own push service are signed with")?;
-        let (http, secret) = (HttpClient::new(Kind::Any, timeout), Secret::new(&secret, aws));
-        Ok(Self { http, url, secret, key: Fetched::default() })
+        let setting: String =
+            environment.require(SECRET, "the secret that signs notifications to your own push service")?;
+        let secret = Secret::new(&setting, aws);
+        let key = |text: &str| Key::new(text).map_err(|invalid| invalid.to_string());
+        if let Some(text) = secret.given() {
+            key(text).map_err(|reason| SettingError::invalid(SECRET, reason))?;
+        }
+        let (http, key) = (HttpClient::new(Kind::Any, timeout), RotatingSecret::new(SECRET, secret, key));
+        Ok(Self { http, url, key })
     }
 
     /// Posts one notification.
@@ -73,23 +78,19 @@ impl Webhook {
             expires_at,
         })
         .to_string();
-        let key = match self.key().await {
+        let key = match self.key.current().await {
             Ok(key) => key,
-            Err(failure) => return failure.into(),
+            Err(error) => return Failure::from(error).into(),
         };
         let id = notification.name(43);
-        let timestamp = OffsetDateTime::now_utc().unix_timestamp();
-        let signature = key.sign(&id, timestamp, body.as_bytes());
-        let request = |client: &reqwest::Client| {
-            client
-                .post(self.url.clone())
-                .header(ID, &id)
-                .header(TIMESTAMP, timestamp)
-                .header(SIGNATURE, &signature)
-                .header(CONTENT_TYPE, "application/json")
-                .body(body.clone())
-        };
-        match self.http.send(request).await {
+        let mut answer = self.post(&key, &id, &body).await;
+        if let Ok(response) = &answer
+            && matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            && let Some(newer) = self.key.newer(&key).await
+        {
+            answer = self.post(&newer, &id, &body).await;
+        }
+        match answer {
             Ok(response) => {
                 let status = response.status();
                 outcome(status, response.headers(), format!("status {}", status.as_u16()))
@@ -101,12 +102,23 @@ impl Webhook {
     /// Reads the secret and opens a connection, whatever is answered.
     pub async fn warm_up(&self) -> Result<(), Failure> {
         self.http.prepare().await;
-        self.key().await?;
+        self.key.current().await?;
         self.http.send(|client| client.head(self.url.clone())).await.map(drop).map_err(unanswered)
     }
 
-    async fn key(&self) -> Result<Key, Failure> {
-        self.key.get(|_| true, async || Ok(Key::new(&self.secret.read().await?))).await
+    async fn post(&self, key: &Key, id: &str, body: &str) -> Result<Response, reqwest::Error> {
+        let timestamp = OffsetDateTime::now_utc().unix_timestamp();
+        let signature = key.sign(id, timestamp, body.as_bytes());
+        let request = |client: &reqwest::Client| {
+            client
+                .post(self.url.clone())
+                .header(ID, id)
+                .header(TIMESTAMP, timestamp)
+                .header(SIGNATURE, &signature)
+                .header(CONTENT_TYPE, "application/json")
+                .body(body.to_owned())
+        };
+        self.http.send(request).await
     }
 
     /// Where it is, without a user, a password or a query.

@@ -25,7 +25,7 @@ struct CloudEvent {
 
 /// Reads an event in the structured mode. What it is named by, source and id, names the message, and its time is when it
 /// happened, unless its data says otherwise.
-pub fn read(json: &str, arrival: &Arrival) -> Result<Event, String> {
+pub fn read(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     let event: CloudEvent = pushlark_http::read_json(json.as_bytes())?;
     if event.specversion != "1.0" {
         return Err(format!("specversion: {:?} is not \"1.0\"", event.specversion));

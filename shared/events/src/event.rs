@@ -6,10 +6,14 @@ use std::hash::Hash;
 use pushlark_http::Caller;
 use pushlark_queue::{Facts, Subject};
 use pushlark_store::Availability;
-use pushlark_xmpp::{BareJid, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text, parse_jid};
+use pushlark_xmpp::{
+    BareJid, DomainPart, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text, parse_jid,
+};
 use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
+
+use crate::Sources;
 
 /// The longest id that an event may give its message, in bytes.
 const MAX_ID_BYTES: usize = 256;
@@ -50,27 +54,29 @@ pub enum Effect {
     Presence(Jid, Availability),
     /// A user has read something.
     Read(Reading),
-    /// Nothing: it notifies nobody.
-    None,
+    /// Nothing: it notifies nobody. The domains of the users that it is about, one for each user.
+    None(Vec<DomainPart>),
 }
 
-/// How an event came.
+/// How an event came, and what the settings say of its sources.
 #[derive(Debug, Clone)]
-pub struct Arrival {
+pub struct Arrival<'s> {
     /// When it arrived.
     pub now: OffsetDateTime,
     /// When it happened, as what it came in says.
     pub at: Option<OffsetDateTime>,
     /// What names it, as what it came in says.
     pub id: Option<String>,
+    /// What the settings say.
+    pub sources: &'s Sources,
 }
 
-impl Arrival {
+impl Arrival<'_> {
     /// That of the event at `index` of several that came together.
     pub fn nth(&self, index: usize) -> Self {
         let later = Duration::microseconds(i64::try_from(index).unwrap_or(0));
         let id = self.id.as_ref().map(|id| named([id, &index.to_string()], '/'));
-        Self { now: self.now + later, at: self.at, id }
+        Self { now: self.now + later, id, ..self.clone() }
     }
 
     /// When an event happened that says `at` of it: not in the future, where a wrong clock would outdo all that follows.
@@ -86,7 +92,7 @@ impl Arrival {
 }
 
 impl Event {
-    /// The domains of those whom the event is about, once for each of them.
+    /// The domains of the users that the event is about, one for each user.
     pub fn domains(&self) -> Vec<&DomainRef> {
         match &self.effect {
             Effect::Queue(Subject::Message { to, .. }) => to.iter().map(|user| user.domain()).collect(),
@@ -96,13 +102,21 @@ impl Event {
             Effect::Queue(Subject::Notification(notification)) => vec![notification.owner.domain()],
             Effect::Presence(session, _) => vec![session.domain()],
             Effect::Read(reading) => vec![reading.user.domain()],
-            Effect::None => Vec::new(),
+            Effect::None(domains) => domains.iter().map(|domain| &**domain).collect(),
         }
+    }
+
+    /// The domains that `RATE_LIMIT` charges with the event when `caller` posts it, one for each user that it is about. A
+    /// domain is never charged by a caller that does not speak for it: the caller's own domain is.
+    pub fn charged<'e>(&'e self, caller: &'e Caller) -> impl Iterator<Item = &'e DomainRef> {
+        let domains = self.domains().into_iter();
+        domains.filter_map(|domain| if caller.speaks_for_domain(domain) { Some(domain) } else { caller.own_domain() })
     }
 
     /// The event as far as `caller` may tell it. What a sender of another domain has read is left out.
     pub(crate) fn told_by(mut self, caller: &Caller) -> Result<Self, String> {
-        if let Some(other) = self.domains().into_iter().find(|domain| !caller.speaks_for_domain(domain)) {
+        let other = self.domains().into_iter().find(|domain| !caller.speaks_for_domain(domain));
+        if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_))) {
             return Err(format!("the credential does not speak for {other}"));
         }
         self.reading = self.reading.filter(|reading| caller.speaks_for(&reading.user));
@@ -119,6 +133,15 @@ pub enum Recipients {
     Sessions(Vec<FullJid>),
 }
 
+impl Recipients {
+    fn domains(&self) -> Vec<DomainPart> {
+        match self {
+            Self::Users(users) => users.iter().map(|user| user.domain().to_owned()).collect(),
+            Self::Sessions(sessions) => sessions.iter().map(|session| session.domain().to_owned()).collect(),
+        }
+    }
+}
+
 /// The event of a message.
 ///
 /// It is named by `id`, or else by the stanza-id that the room or the only recipient's server gave it, or else anew. A
@@ -130,6 +153,7 @@ pub fn message(
     to: Recipients,
     message: &Message,
     recipient: Facts,
+    sources: &Sources,
 ) -> Result<Event, String> {
     let id = id.or_else(|| stanza_id(&from, &to, message)).unwrap_or_else(new_id);
     let stanza = message.element().to_string();
@@ -144,9 +168,9 @@ pub fn message(
     if recipients > MAX_EVENT_RECIPIENTS {
         return Err(format!("to has {recipients} recipients, {MAX_EVENT_RECIPIENTS} are allowed"));
     }
-    let reading = reading(&from, &to, message);
+    let reading = reading(&from, &to, message, sources);
     let effect = match (message.kind(), to) {
-        (MessageType::Normal | MessageType::Headline | MessageType::Error, _) => Effect::None,
+        (MessageType::Normal | MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
         (_, Recipients::Users(to)) => Effect::Queue(Subject::Message { from, to: distinct(to), stanza, recipient }),
         (_, Recipients::Sessions(to)) => {
             Effect::Queue(Subject::Unacknowledged { from, to: distinct(to), stanza, recipient })
@@ -178,7 +202,7 @@ pub fn named([first, second]: [&str; 2], between: char) -> String {
 
 /// What the sender has read: all that came before an own message, or before a displayed marker (XEP-0333), which tells
 /// nothing else.
-fn reading(from: &Jid, to: &Recipients, message: &Message) -> Option<Reading> {
+fn reading(from: &Jid, to: &Recipients, message: &Message, sources: &Sources) -> Option<Reading> {
     let is_own_message = || {
         let is_chat = matches!(message.kind(), MessageType::Chat | MessageType::Groupchat);
         is_chat && !message.is_carbon() && (message.text().is_some() || message.has_omemo_payload())
@@ -189,9 +213,9 @@ fn reading(from: &Jid, to: &Recipients, message: &Message) -> Option<Reading> {
     let Recipients::Users(users) = to else { return None };
     let sender = from.to_bare();
     if message.kind() == MessageType::Groupchat {
-        // In MUC Light the occupant's nick is the user; in a MUC nobody but the room knows whose it is.
         let occupant = from.resource().and_then(|nick| parse_jid(nick.as_str()).ok()).map(Jid::into_bare);
-        if let Some(user) = occupant.filter(|user| user.node().is_some()) {
+        let is_vouched_for = users.iter().any(|user| sources.muc_light_hosts.has(user, &sender));
+        if let Some(user) = occupant.filter(|user| is_vouched_for && user.node().is_some()) {
             return Some(Reading { user, conversation: sender });
         }
     }

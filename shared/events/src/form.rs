@@ -10,7 +10,7 @@ use pushlark_xmpp::{BareJid, DomainPart, Jid, Message, MessageType, NodePart, pa
 use crate::event::{Arrival, Event, Recipients, message};
 
 /// Reads the fields `author`, `server`, `receiver` and `message`. Others are ignored.
-pub fn read(form: &str, arrival: &Arrival) -> Result<Event, String> {
+pub fn read(form: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     let fields = fields(form)?;
     let field = |name: &str| fields.get(name).map(AsRef::as_ref).ok_or_else(|| format!("{name} is missing"));
     let server = DomainPart::new(field("server")?).map_err(|error| format!("server: {error}"))?;
@@ -28,6 +28,7 @@ pub fn read(form: &str, arrival: &Arrival) -> Result<Event, String> {
         Recipients::Users(vec![receiver]),
         &stanza,
         Facts::default(),
+        arrival.sources,
     )
 }
 

@@ -11,7 +11,7 @@ mod stanza;
 pub use event::{Arrival, Effect, Event, Reading};
 pub use native::read_event;
 
-use pushlark_http::sns::{MESSAGE_TYPE, SnsMessage, Topics};
+use pushlark_http::sns::{Notification, SnsMessage};
 use pushlark_http::{Media, Problem, Request, read_text};
 use pushlark_settings::{Environment, HostPatterns, SettingError};
 use serde_json::value::RawValue;
@@ -22,28 +22,41 @@ use event::check_id;
 /// The header that names a webhook (Standard Webhooks 1.0), and so its messages.
 const WEBHOOK_ID: &str = "webhook-id";
 
+/// `MUC_LIGHT_HOSTS` is the subdomain of this name when it is not set, as in MongooseIM's `mod_muc_light`.
+const MUC_LIGHT: &str = "muclight";
+
 /// The most events of one request: for each, the table may be written to before the request is answered.
 const MAX_EVENTS: usize = 1_000;
 
-/// What settings say of what a webhook leaves open.
-#[derive(Debug, Clone, Default)]
+/// What the settings say of the sources of events.
+#[derive(Debug, Clone)]
 pub struct Sources {
-    /// The topics of SNS whose messages are taken.
-    pub topics: Topics,
     /// The hosts of rooms, which tell a group message of MongooseIM from a private one where nothing else does.
     pub muc_hosts: Option<HostPatterns>,
+    /// The hosts of MUC Light, whose rooms vouch for their occupants: a nick there is the bare JID of a user.
+    pub muc_light_hosts: HostPatterns,
 }
 
 impl Sources {
-    /// From `MUC_HOSTS`, and the settings of [`Topics`].
+    /// From `MUC_HOSTS` and `MUC_LIGHT_HOSTS`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        Ok(Self { topics: Topics::from_environment(environment)?, muc_hosts: environment.get("MUC_HOSTS")? })
+        let default = Self::default();
+        Ok(Self {
+            muc_hosts: environment.get("MUC_HOSTS")?,
+            muc_light_hosts: environment.get("MUC_LIGHT_HOSTS")?.unwrap_or(default.muc_light_hosts),
+        })
     }
+}
 
-    /// Reads a message of one of SNS's topics.
-    pub fn read_sns(&self, message: &SnsMessage, now: OffsetDateTime) -> Result<Event, String> {
-        sns::read(message, self.topics.kind(&message.topic_arn), now)
+impl Default for Sources {
+    fn default() -> Self {
+        Self { muc_hosts: None, muc_light_hosts: HostPatterns::subdomain_of_users(MUC_LIGHT) }
     }
+}
+
+/// Reads what SNS has published to a topic, and has invoked the function with at `now`.
+pub fn read_notification(notification: &Notification, sources: &Sources, now: OffsetDateTime) -> Result<Event, String> {
+    sns::read(notification, &Arrival { now, at: None, id: None, sources })
 }
 
 /// Reads the events of a request that arrived at `now`: all of them, or what is wrong with each that is wrong, or what is
@@ -51,18 +64,16 @@ impl Sources {
 pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result<Vec<Event>, Problem> {
     let id = request.header(WEBHOOK_ID).map(|id| check_id(id.to_owned())).transpose();
     let id = id.map_err(|error| Problem::bad_request(format!("{WEBHOOK_ID}: {error}")))?;
-    let first = Arrival { now, at: None, id };
-    let events = if request.header(MESSAGE_TYPE).is_some() {
-        let message = SnsMessage::read(&request.body).map_err(Problem::bad_request)?;
-        vec![sources.read_sns(&message, now)]
-    } else {
-        let read_json = |json: &str, arrival: &Arrival| native::read_json(json, sources, arrival);
-        match request.media {
-            Media::Json => each(read_text(&request.body)?, &first, read_json)?,
+    let first = Arrival { now, at: None, id, sources };
+    let events = match &request.sns {
+        Some(SnsMessage::Notification(notification)) => vec![sns::read(notification, &first)],
+        Some(_) => return Err(Problem::bad_request("a message of SNS about a subscription is no event")),
+        None => match request.media {
+            Media::Json => each(read_text(&request.body)?, &first, native::read_json)?,
             Media::JsonLines => {
                 let lines = read_text(&request.body)?.lines().filter(|line| !line.trim().is_empty());
                 check_number(lines.clone().count())?;
-                lines.enumerate().map(|(index, line)| read_json(line, &first.nth(index))).collect()
+                lines.enumerate().map(|(index, line)| native::read_json(line, &first.nth(index))).collect()
             }
             Media::CloudEvent => vec![cloud_event::read(read_text(&request.body)?, &first)],
             Media::CloudEvents => each(read_text(&request.body)?, &first, cloud_event::read)?,
@@ -76,7 +87,7 @@ pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result
                      application/x-www-form-urlencoded",
                 ));
             }
-        }
+        },
     };
     let events = all(events, Problem::bad_events)?;
     all(events.into_iter().map(|event| event.told_by(&request.caller)).collect(), Problem::forbidden_events)
@@ -85,8 +96,8 @@ pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result
 /// Reads one JSON document, or each of an array; the error is of the array as a whole.
 fn each(
     body: &str,
-    first: &Arrival,
-    read: impl Fn(&str, &Arrival) -> Result<Event, String>,
+    first: &Arrival<'_>,
+    read: impl Fn(&str, &Arrival<'_>) -> Result<Event, String>,
 ) -> Result<Vec<Result<Event, String>>, Problem> {
     if !body.trim_ascii_start().starts_with('[') {
         return Ok(vec![read(body, first)]);

@@ -7,7 +7,6 @@ use pushlark_xmpp::{BareJid, Message, MessageType};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::Sources;
 use crate::event::{Arrival, Effect, Event, Recipients, message, new_id};
 use crate::native::{bare, check_user, jid};
 
@@ -44,7 +43,7 @@ struct Delivery {
 }
 
 /// Reads `{"user_id", "present"}`, or `{"from_user_id", "to_user_id", "message"}` whose direction is known.
-pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival) -> Result<Event, String> {
+pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Result<Event, String> {
     let fields: Fields = pushlark_http::read_json(json.as_bytes())?;
     let (id, at) = (arrival.id.clone(), arrival.happened(None));
     if fields.user_id.is_some() {
@@ -66,22 +65,23 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival) -> Result<E
         _ => MessageType::Chat,
     };
     let stanza = Message::with_body(kind, &text);
-    let event = message(id, at, from, Recipients::Users(vec![to]), &stanza, Facts::default())?;
+    let domain = to.domain().to_owned();
+    let event = message(id, at, from, Recipients::Users(vec![to]), &stanza, Facts::default(), arrival.sources)?;
     Ok(match direction {
-        Direction::Sent | Direction::ToRoom => Event { effect: Effect::None, ..event },
+        Direction::Sent | Direction::ToRoom => Event { effect: Effect::None(vec![domain]), ..event },
         _ => event,
     })
 }
 
 /// Reads a delivery: its routing key says what its body is, by the topics that are MongooseIM's defaults.
-pub fn read_delivery(json: &str, sources: &Sources, arrival: &Arrival) -> Result<Event, String> {
+pub fn read_delivery(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     let delivery: Delivery = pushlark_http::read_json(json.as_bytes())?;
     let direction = match delivery.routing_key.rsplit('.').next() {
         Some("chat_msg_recv") => Direction::Private,
         Some("groupchat_msg_recv") => Direction::FromRoom,
         Some("chat_msg_sent") => Direction::Sent,
         Some("groupchat_msg_sent") => Direction::ToRoom,
-        _ => Direction::ByHosts(&sources.muc_hosts),
+        _ => Direction::ByHosts(&arrival.sources.muc_hosts),
     };
     let body = match delivery.body {
         Value::String(body) => body,

@@ -11,7 +11,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use time::OffsetDateTime;
 
 use crate::event::{Arrival, Effect, Event, Reading, Recipients, message, new_id};
-use crate::{Sources, mongooseim};
+use crate::mongooseim;
 
 /// An event as it came. One type for all kinds, so that an error can name the field.
 #[derive(Debug, Deserialize)]
@@ -44,15 +44,15 @@ struct Shape {
 }
 
 /// Reads a JSON document that is an event, or what MongooseIM tells by other ways.
-pub fn read_json(json: &str, sources: &Sources, arrival: &Arrival) -> Result<Event, String> {
+pub fn read_json(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     let fields = match pushlark_http::read_json::<Fields>(json.as_bytes()) {
         Ok(fields) if fields.r#type.is_some() => return event(fields, arrival),
         fields => fields,
     };
     match serde_json::from_str(json) {
-        Ok(Shape { r#type: None, routing_key: Some(_), .. }) => mongooseim::read_delivery(json, sources, arrival),
+        Ok(Shape { r#type: None, routing_key: Some(_), .. }) => mongooseim::read_delivery(json, arrival),
         Ok(Shape { r#type: None, from_user_id, user_id, .. }) if from_user_id.is_some() || user_id.is_some() => {
-            mongooseim::read(json, mongooseim::Direction::ByHosts(&sources.muc_hosts), arrival)
+            mongooseim::read(json, mongooseim::Direction::ByHosts(&arrival.sources.muc_hosts), arrival)
         }
         _ => Err(fields.err().unwrap_or_else(|| {
             "type is missing; without it, expected a delivery of RabbitMQ with routing_key and body, or MongooseIM's \
@@ -63,11 +63,11 @@ pub fn read_json(json: &str, sources: &Sources, arrival: &Arrival) -> Result<Eve
 }
 
 /// Reads an event of Pushlark's own.
-pub fn read_event(json: &[u8], arrival: &Arrival) -> Result<Event, String> {
+pub fn read_event(json: &[u8], arrival: &Arrival<'_>) -> Result<Event, String> {
     event(pushlark_http::read_json(json)?, arrival)
 }
 
-fn event(fields: Fields, arrival: &Arrival) -> Result<Event, String> {
+fn event(fields: Fields, arrival: &Arrival<'_>) -> Result<Event, String> {
     let kind = fields.r#type.as_deref().ok_or("type is missing")?;
     let at = arrival.happened(fields.at);
     let id = arrival.named(fields.id.clone())?;
@@ -77,7 +77,7 @@ fn event(fields: Fields, arrival: &Arrival) -> Result<Event, String> {
             let from = jid("from", fields.from.as_deref().or(stanza.element().attribute("from")))?;
             let to = fields.to.clone().or_else(|| Some(vec![stanza.element().attribute("to")?.to_owned()]));
             let to = recipients(kind, &to.ok_or("to is missing")?)?;
-            return message(id, at, from, to, &stanza, fields.recipient.unwrap_or_default());
+            return message(id, at, from, to, &stanza, fields.recipient.unwrap_or_default(), arrival.sources);
         }
         "presence" => {
             let availability = match fields.status.as_deref() {

@@ -7,7 +7,7 @@ use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType, pars
 use crate::event::{Arrival, Effect, Event, Recipients, message, new_id};
 
 /// Reads a `<message/>` or a `<presence/>`.
-pub fn read(xml: &str, arrival: &Arrival) -> Result<Event, String> {
+pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     let element = Element::parse(xml).map_err(|error| error.to_string())?;
     let (id, at) = (arrival.id.clone(), arrival.happened(None));
     match element.name() {
@@ -21,7 +21,7 @@ pub fn read(xml: &str, arrival: &Arrival) -> Result<Event, String> {
             let from = address(stanza.element(), "from")?.ok_or("the message has no from")?;
             let to = address(stanza.element(), "to")?.ok_or("the message has no to")?;
             let to = Recipients::Users(vec![to.into_bare()]);
-            message(id, at, from, to, &stanza, Facts::default())
+            message(id, at, from, to, &stanza, Facts::default(), arrival.sources)
         }
     }
 }
@@ -30,14 +30,15 @@ pub fn read(xml: &str, arrival: &Arrival) -> Result<Event, String> {
 fn presence_effect(presence: &Presence) -> Result<Effect, String> {
     let from = address(presence.element(), "from")?.ok_or("the presence has no from")?;
     let to = address(presence.element(), "to")?;
+    let none = || Effect::None(vec![from.domain().to_owned()]);
     let availability = match presence.kind().map_err(|error| error.to_string())? {
         PresenceType::Available(priority) if priority >= 0 => Availability::Online,
         PresenceType::Available(_) | PresenceType::Unavailable => Availability::Offline,
-        PresenceType::Other => return Ok(Effect::None),
+        PresenceType::Other => return Ok(none()),
     };
     let (user, server) = (from.to_bare(), BareJid::from_parts(None, from.domain()));
     if user.node().is_none() || to.is_some_and(|to| to != user && to != server) {
-        return Ok(Effect::None);
+        return Ok(none());
     }
     let session =
         from.try_into_full().map_err(|bare| format!("the presence's from, \"{bare}\", must have a resource"))?;

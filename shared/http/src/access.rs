@@ -1,23 +1,26 @@
 //! Who may call, and for whom.
 
-use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use aws_config::SdkConfig;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use pushlark_settings::{Environment, Secret, SettingError, by_domain};
+use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, by_domain};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_webhooks::{HUB_SIGNATURE, Headers, ID, Key, SIGNATURE, TIMESTAMP, verify_body};
+use pushlark_webhooks::{HUB_SIGNATURE, Headers, ID, Key, SIGNATURE, TIMESTAMP, Unverified, verify_body};
 use pushlark_xmpp::{BareJid, DomainPart, DomainRef};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 
 use crate::clients::Clients;
-use crate::sns::{MESSAGE_TYPE, Topics};
+use crate::sns::{MESSAGE_TYPE, SnsMessage, Topics};
 use crate::{HttpRequest, Problem};
 
 const SETTING: &str = "WEBHOOK_SECRET";
+/// How long a removed secret is taken at most by a function that is called.
+const SECRETS_MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
 /// Whose request it is, as its credential says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,9 +43,9 @@ impl Caller {
         }
     }
 
-    /// What a request about `user` is counted for: the domain, but not by what its users' own clients ask, or one of them
-    /// could use up what its server may tell.
-    pub fn counted_for<'u>(&self, user: &'u BareJid) -> &'u str {
+    /// The account that `RATE_LIMIT` charges with a request about `user`: the domain, or for a user's own client the user,
+    /// since one client could use up the rate of the whole domain otherwise.
+    pub fn charged_for<'u>(&self, user: &'u BareJid) -> &'u str {
         match self {
             Self::Client(_) => user.as_str(),
             _ => user.domain().as_str(),
@@ -55,6 +58,14 @@ impl Caller {
             Self::Operator => true,
             Self::Server(domains) => domains.iter().any(|own| own.as_str() == domain.as_str()),
             Self::Client(_) => false,
+        }
+    }
+
+    /// The domain that a chat server's secret is bound to, or the first of several.
+    pub fn own_domain(&self) -> Option<&DomainRef> {
+        match self {
+            Self::Server(domains) => domains.first().map(|domain| &**domain),
+            Self::Operator | Self::Client(_) => None,
         }
     }
 }
@@ -70,17 +81,17 @@ pub struct Access {
 }
 
 /// What chat servers present.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 enum Servers {
     /// Nothing.
     Open,
     /// One of these; without any, everybody is refused.
-    Secrets(Secrets),
+    Secrets(Arc<RotatingSecret<Secrets>>),
 }
 
 /// A secret is presented as a bearer token, as the password of HTTP Basic (with any user), or as `?token=` where a chat
 /// server can set no header; or the webhook is signed by it.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Secrets {
     /// Digests, so that comparing takes the same time whatever is presented.
     digests: Vec<[u8; 32]>,
@@ -89,33 +100,53 @@ struct Secrets {
     domains: Vec<Option<DomainPart>>,
 }
 
+/// The sender of a request.
+pub(crate) struct Authenticated {
+    pub caller: Caller,
+    /// The message of SNS that the request is.
+    pub sns: Option<SnsMessage>,
+}
+
+/// Why no secret fits a request.
+#[derive(Debug, thiserror::Error)]
+enum Unknown {
+    /// The request has no credential.
+    #[error("a bearer token, a Basic password, ?token= or a signature is required")]
+    Missing,
+    /// The credential is none of the secrets.
+    #[error("the credential is not valid")]
+    Credential,
+    /// The signature does not fit.
+    #[error(transparent)]
+    Signature(#[from] Unverified),
+}
+
 impl Access {
     /// Anybody may call. Only for a stack that listens on loopback alone.
     pub fn open() -> Self {
         Self { servers: Servers::Open, clients: None, topics: None }
     }
 
-    /// From `WEBHOOK_SECRET`: secrets, comma-separated, or where they are held so (see [`Secret`]).
+    /// From `WEBHOOK_SECRET`: secrets, comma-separated, or the place that holds them (see [`Secret`]), which is read again
+    /// when a credential is unknown and at least every 5 minutes.
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
-        let setting = environment.text(SETTING).unwrap_or_default();
-        let secrets = Secret::new(setting, aws).read().await;
-        let secrets = secrets.map_err(|unread| SettingError::invalid(SETTING, Causes(&unread)))?;
-        Self::of_secrets(&secrets)
+        let secret = Secret::new(environment.text(SETTING).unwrap_or_default(), aws);
+        let access = Self::of_secret(secret);
+        if let Servers::Secrets(secrets) = &access.servers {
+            secrets.current().await?;
+        }
+        Ok(access)
     }
 
     /// From secrets, comma-separated. One behind a domain, `example.com=secret`, speaks for that domain alone.
     pub fn of_secrets(secrets: &str) -> Result<Self, SettingError> {
-        let mut all = Secrets::default();
-        for (domain, secret) in by_domain(secrets) {
-            // The padding of base64 has no dot before it; a domain whose secret was forgotten must not become one.
-            if secret.ends_with('=') && secret.contains('.') {
-                return Err(SettingError::invalid(SETTING, "there is a domain without a secret behind it"));
-            }
-            all.digests.push(Sha256::digest(secret).into());
-            all.keys.push(Key::new(secret));
-            all.domains.push(domain);
-        }
-        Ok(Self { servers: Servers::Secrets(all), clients: None, topics: None })
+        Secrets::parse(secrets).map_err(|reason| SettingError::invalid(SETTING, reason))?;
+        Ok(Self::of_secret(secrets.into()))
+    }
+
+    fn of_secret(secret: Secret) -> Self {
+        let secrets = RotatingSecret::new(SETTING, secret, Secrets::parse).with_max_age(SECRETS_MAX_AGE);
+        Self { servers: Servers::Secrets(Arc::new(secrets)), clients: None, topics: None }
     }
 
     /// The same, and tokens of clients, if there is anything to check them by.
@@ -128,8 +159,14 @@ impl Access {
         Self { topics: Some(topics), ..self }
     }
 
-    pub(crate) async fn check(&self, request: &HttpRequest, body: &[u8]) -> Result<Caller, Problem> {
-        let checked = self.caller(request, body).await;
+    pub(crate) async fn check(&self, request: &HttpRequest, body: &[u8]) -> Result<Authenticated, Problem> {
+        let checked = match &self.topics {
+            Some(topics) if request.header(MESSAGE_TYPE).is_some() => {
+                let message = topics.verify(body).await;
+                message.map(|message| Authenticated { caller: Caller::Operator, sns: Some(message) })
+            }
+            _ => self.caller(request, body).await.map(|caller| Authenticated { caller, sns: None }),
+        };
         if checked.as_ref().is_err_and(Problem::is_unauthorized) {
             count(Metric::Unauthorized);
         }
@@ -137,70 +174,96 @@ impl Access {
     }
 
     async fn caller(&self, request: &HttpRequest, body: &[u8]) -> Result<Caller, Problem> {
-        if let Some(topics) = &self.topics
-            && request.header(MESSAGE_TYPE).is_some()
-        {
-            return topics.verify(body).await.map(|()| Caller::Operator);
-        }
         let credential = Credential::of(request);
-        if let (Servers::Secrets(secrets), Some(credential)) = (&self.servers, &credential)
-            && let Some(caller) = secrets.holder(credential.secret())
-        {
-            return Ok(caller);
-        }
-        if let (Some(clients), Some(Credential::Bearer(token))) = (&self.clients, &credential) {
-            return clients.verify(token).await.map(Caller::Client);
-        }
-        match &self.servers {
-            Servers::Open => Ok(Caller::Operator),
-            Servers::Secrets(secrets) if secrets.keys.is_empty() && self.clients.is_none() => {
-                Err(Problem::unauthorized("no WEBHOOK_SECRET is configured, so every request is refused"))
+        let bearer = match &credential {
+            Some(Credential::Bearer(token)) => self.clients.as_ref().map(|clients| (clients, token)),
+            _ => None,
+        };
+        let Servers::Secrets(secrets) = &self.servers else {
+            return match bearer {
+                Some((clients, token)) => clients.verify(token).await.map(Caller::Client),
+                None => Ok(Caller::Operator),
+            };
+        };
+        let known = secrets.current().await.map_err(|error| {
+            tracing::error!(error = %Causes(&error), "a request cannot be authenticated");
+            Problem::unavailable()
+        })?;
+        let unknown = match known.caller(request, credential.as_ref(), body) {
+            Ok(caller) => return Ok(caller),
+            Err(unknown) => unknown,
+        };
+        let problem = match bearer {
+            Some((clients, token)) => match clients.verify(token).await {
+                Ok(user) => return Ok(Caller::Client(user)),
+                Err(problem) => problem,
+            },
+            None if known.keys.is_empty() && self.clients.is_none() => {
+                Problem::unauthorized("no WEBHOOK_SECRET is configured, so every request is refused")
             }
-            Servers::Secrets(_) if credential.is_some() => Err(Problem::unauthorized("the credential is not valid")),
-            Servers::Secrets(secrets) => secrets.signer(request, body).map_err(Problem::unauthorized),
+            None => Problem::unauthorized(unknown.to_string()),
+        };
+        if !unknown.may_be_of_a_newer_secret() {
+            return Err(problem);
         }
+        let newer = secrets.newer(&known).await;
+        newer.and_then(|newer| newer.caller(request, credential.as_ref(), body).ok()).ok_or(problem)
+    }
+}
+
+impl Unknown {
+    fn may_be_of_a_newer_secret(&self) -> bool {
+        matches!(self, Self::Credential | Self::Signature(Unverified::Wrong))
     }
 }
 
 impl Secrets {
-    /// Who has this secret.
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut secrets = Self::default();
+        for (index, (domain, secret)) in by_domain(text).into_iter().enumerate() {
+            // The padding of base64 has no dot before it; a domain whose secret was forgotten must not become one.
+            if secret.ends_with('=') && secret.contains('.') {
+                return Err("there is a domain without a secret behind it".into());
+            }
+            let key = Key::new(secret).map_err(|invalid| format!("number {}: {invalid}", index + 1))?;
+            secrets.digests.push(Sha256::digest(secret).into());
+            secrets.keys.push(key);
+            secrets.domains.push(domain);
+        }
+        Ok(secrets)
+    }
+
+    /// The caller that presents one of the secrets, or has signed the request with one.
+    fn caller(&self, request: &HttpRequest, credential: Option<&Credential>, body: &[u8]) -> Result<Caller, Unknown> {
+        match credential {
+            Some(credential) => self.holder(credential.secret()).ok_or(Unknown::Credential),
+            None => self.signer(request, body),
+        }
+    }
+
     fn holder(&self, secret: &[u8]) -> Option<Caller> {
         let digest: [u8; 32] = Sha256::digest(secret).into();
         let same: Vec<_> = self.digests.iter().map(|known| known.ct_eq(&digest)).collect();
         let places: Vec<usize> = (0..same.len()).filter(|place| same[*place].into()).collect();
-        self.caller(&places)
+        if places.is_empty() { None } else { Some(self.caller_of(&places)) }
     }
 
-    /// Who has signed this request.
-    fn signer(&self, request: &HttpRequest, body: &[u8]) -> Result<Caller, String> {
+    fn signer(&self, request: &HttpRequest, body: &[u8]) -> Result<Caller, Unknown> {
         let [id, timestamp, signature] = [ID, TIMESTAMP, SIGNATURE].map(|name| request.header(name));
-        let signed = match (request.header(HUB_SIGNATURE), signature.or(timestamp)) {
-            (Some(signature), None) => verify_body(signature, &self.keys, body),
+        let places = match (request.header(HUB_SIGNATURE), signature.or(timestamp)) {
+            (Some(signature), None) => verify_body(signature, &self.keys, body)?,
             (_, Some(_)) => {
                 let now = OffsetDateTime::now_utc().unix_timestamp();
-                Headers { id, timestamp, signature }.verify(&self.keys, body, now)
+                Headers { id, timestamp, signature }.verify(&self.keys, body, now)?
             }
-            (None, None) => return Err("a bearer token, a Basic password, ?token= or a signature is required".into()),
+            (None, None) => return Err(Unknown::Missing),
         };
-        let places = signed.map_err(|unverified| unverified.to_string())?;
-        self.caller(&places).ok_or_else(|| "the signature is not valid".into())
+        Ok(self.caller_of(&places))
     }
 
-    fn caller(&self, places: &[usize]) -> Option<Caller> {
-        if places.is_empty() {
-            return None;
-        }
+    fn caller_of(&self, places: &[usize]) -> Caller {
         let domains: Option<Vec<DomainPart>> = places.iter().map(|place| self.domains[*place].clone()).collect();
-        Some(domains.map_or(Caller::Operator, Caller::Server))
-    }
-}
-
-impl fmt::Debug for Servers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open => f.write_str("Open"),
-            Self::Secrets(secrets) => write!(f, "Secrets({})", secrets.keys.len()),
-        }
+        domains.map_or(Caller::Operator, Caller::Server)
     }
 }
 
@@ -246,6 +309,9 @@ mod tests {
 
     use super::*;
 
+    const ONE: &str = "a-secret-of-one-server";
+    const OTHER: &str = "a-secret-of-another-server";
+
     fn called(secrets: &str, headers: &[(&str, &str)], token: Option<&str>, body: &[u8]) -> Option<Caller> {
         let request = json!({
             "headers": headers.iter().copied().collect::<HashMap<_, _>>(),
@@ -253,11 +319,7 @@ mod tests {
             "requestContext": {"http": {"method": "POST"}},
         });
         let request: HttpRequest = serde_json::from_value(request).unwrap();
-        let Servers::Secrets(secrets) = Access::of_secrets(secrets).unwrap().servers else { unreachable!() };
-        match Credential::of(&request) {
-            Some(credential) => secrets.holder(credential.secret()),
-            None => secrets.signer(&request, body).ok(),
-        }
+        Secrets::parse(secrets).unwrap().caller(&request, Credential::of(&request).as_ref(), body).ok()
     }
 
     fn authorized(secrets: &str, authorization: &str) -> Option<Caller> {
@@ -266,7 +328,7 @@ mod tests {
 
     fn signed(secrets: &str, signed_with: &str, body: &[u8]) -> Option<Caller> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let signature = Key::new(signed_with).sign("w1", now, br#"{"type": "message"}"#);
+        let signature = Key::new(signed_with).unwrap().sign("w1", now, br#"{"type": "message"}"#);
         let headers =
             [("webhook-id", "w1"), ("webhook-timestamp", &now.to_string()), ("webhook-signature", signature.as_str())];
         called(secrets, &headers, None, body)
@@ -275,33 +337,36 @@ mod tests {
     #[test]
     fn a_webhook_is_taken_if_one_of_the_secrets_has_signed_it() {
         let body = br#"{"type": "message"}"#;
-        assert_eq!(signed("s3cret", "s3cret", body), Some(Caller::Operator));
-        assert_eq!(signed("other,whsec_c2VjcmV0", "secret", body), Some(Caller::Operator));
-        assert_eq!(signed("s3cret", "s3cret", b"{}"), None);
-        assert_eq!(signed("s3cret", "other", body), None);
-        assert_eq!(signed("", "", body), None);
+        assert_eq!(signed(ONE, ONE, body), Some(Caller::Operator));
+        let encoded = format!("{OTHER},whsec_{}", BASE64_STANDARD.encode(ONE));
+        assert_eq!(signed(&encoded, ONE, body), Some(Caller::Operator));
+        assert_eq!(signed(ONE, ONE, b"{}"), None);
+        assert_eq!(signed(ONE, OTHER, body), None);
+        assert_eq!(signed("", ONE, body), None);
     }
 
     #[test]
     fn a_secret_is_taken_in_each_of_its_three_forms() {
-        let basic = format!("Basic {}", BASE64_STANDARD.encode("anybody:s3cret"));
-        for secrets in ["s3cret", "other, s3cret"] {
-            for authorization in ["Bearer s3cret", "bearer s3cret", &basic] {
+        let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("anybody:{ONE}")));
+        for secrets in [ONE, &format!("{OTHER}, {ONE}")] {
+            for authorization in [&format!("Bearer {ONE}"), &format!("bearer {ONE}"), &basic] {
                 assert_eq!(authorized(secrets, authorization), Some(Caller::Operator));
             }
-            assert_eq!(called(secrets, &[], Some("s3cret"), b""), Some(Caller::Operator));
+            assert_eq!(called(secrets, &[], Some(ONE), b""), Some(Caller::Operator));
         }
     }
 
     #[test]
     fn anything_else_is_refused() {
-        for authorization in
-            ["Bearer", "Bearer ", "Bearer s3cre", "Bearer s3cret2", "Basic s3cret", "Digest s3cret", "", "Basic"]
-        {
-            assert_eq!(authorized("s3cret", authorization), None, "{authorization}");
+        let cut = &ONE[..ONE.len() - 1];
+        for authorization in ["Bearer", "Bearer ", "", "Basic"] {
+            assert_eq!(authorized(ONE, authorization), None, "{authorization}");
         }
-        assert_eq!(called("s3cret", &[], None, b""), None);
-        assert_eq!(called("s3cret", &[], Some(""), b""), None);
+        for (scheme, secret) in [("Bearer", cut), ("Bearer", &format!("{ONE}2")), ("Basic", ONE), ("Digest", ONE)] {
+            assert_eq!(authorized(ONE, &format!("{scheme} {secret}")), None, "{scheme} {secret}");
+        }
+        assert_eq!(called(ONE, &[], None, b""), None);
+        assert_eq!(called(ONE, &[], Some(""), b""), None);
         for nothing in ["", ","] {
             assert_eq!(called(nothing, &[("authorization", "Bearer ")], Some(""), b""), None);
         }
@@ -309,8 +374,23 @@ mod tests {
 
     #[test]
     fn a_domain_without_a_secret_is_no_secret() {
-        let error = Access::of_secrets("one, example.com=").unwrap_err();
+        let error = Access::of_secrets(&format!("{ONE}, example.com=")).unwrap_err();
         assert_eq!(error.to_string(), "WEBHOOK_SECRET: there is a domain without a secret behind it");
+    }
+
+    #[test]
+    fn a_secret_that_can_be_guessed_is_refused() {
+        for (secrets, error) in [
+            ("short", "WEBHOOK_SECRET: number 1: a secret must have at least 16 bytes"),
+            (
+                "a-secret-of-one-server, example.com=short",
+                "WEBHOOK_SECRET: number 2: a secret must have at least 16 bytes",
+            ),
+            ("whsec_", "WEBHOOK_SECRET: number 1: whsec_ must be followed by base64"),
+            ("whsec_not base64, not at all", "WEBHOOK_SECRET: number 1: whsec_ must be followed by base64"),
+        ] {
+            assert_eq!(Access::of_secrets(secrets).unwrap_err().to_string(), error);
+        }
     }
 
     #[test]
@@ -318,13 +398,21 @@ mod tests {
         let of = |domains: &[&str]| {
             Caller::Server(domains.iter().map(|domain| DomainPart::new(domain).unwrap().into_owned()).collect())
         };
-        let secrets = "Example.com=one, example.org=two, example.net=two, three, example.com=whsec_Zm91cg==, dGhyZWU=";
-        assert_eq!(authorized(secrets, "Bearer one"), Some(of(&["example.com"])));
-        assert_eq!(authorized(secrets, "Bearer two"), Some(of(&["example.org", "example.net"])));
-        assert_eq!(authorized(secrets, "Bearer three"), Some(Caller::Operator));
-        assert_eq!(authorized(secrets, "Bearer dGhyZWU="), Some(Caller::Operator));
-        assert_eq!(authorized(secrets, "Bearer Example.com=one"), None);
-        assert_eq!(signed(secrets, "four", br#"{"type": "message"}"#), Some(of(&["example.com"])));
+        let [one, two, three, four, padded] =
+            ["one", "two", "three", "four", "padded"].map(|name| format!("{name}-of-sixteen-bytes"));
+        let padded = BASE64_STANDARD.encode(padded);
+        let encoded = BASE64_STANDARD.encode(&four);
+        let secrets = format!(
+            "Example.com={one}, example.org={two}, example.net={two}, {three}, example.com=whsec_{encoded}, {padded}"
+        );
+        assert!(padded.ends_with('='));
+        let authorized = |secret: &str| super::tests::authorized(&secrets, &format!("Bearer {secret}"));
+        assert_eq!(authorized(&one), Some(of(&["example.com"])));
+        assert_eq!(authorized(&two), Some(of(&["example.org", "example.net"])));
+        assert_eq!(authorized(&three), Some(Caller::Operator));
+        assert_eq!(authorized(&padded), Some(Caller::Operator));
+        assert_eq!(authorized(&format!("Example.com={one}")), None);
+        assert_eq!(signed(&secrets, &four, br#"{"type": "message"}"#), Some(of(&["example.com"])));
         let user = |jid| BareJid::new(jid).unwrap();
         assert!(of(&["example.com"]).speaks_for(&user("bob@example.com")));
         assert!(!of(&["example.com"]).speaks_for(&user("bob@sub.example.com")));

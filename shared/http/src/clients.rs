@@ -7,7 +7,7 @@ use aws_config::SdkConfig;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use pushlark_settings::{Environment, Secret, SettingError};
+use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, parse_jid};
 use reqwest::Url;
@@ -23,15 +23,17 @@ use crate::json::read_json;
 const ALGORITHM: &str = "JWT_ALGORITHM";
 const KEYS: &str = "JWT_KEYS";
 
+/// Why a token is refused that none of the keys has signed.
+const NO_KEY: &str = "the token is signed by none of the keys";
 /// How far the clocks may be apart, in seconds.
 const LEEWAY: u64 = 5;
 /// The longest token, in bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// The shortest key of HS256, in bytes (RFC 7518, section 3.2).
 const MIN_HMAC_KEY_BYTES: usize = 32;
-/// How long keys that were fetched are used before they are fetched again.
-const KEYS_LIFETIME: Duration = Duration::from_secs(10 * 60);
-/// How often they are fetched at most, however many tokens name a key that is not among them.
+/// How long keys are used before they are fetched or read again.
+const KEYS_LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// How often they are fetched at most, whether they can be had or not, and however many tokens name unknown keys.
 const FETCH_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What the tokens of clients are checked by.
@@ -47,16 +49,17 @@ struct Inner {
 
 #[derive(Debug)]
 enum Source {
-    /// The setting holds them.
-    Given(Arc<[Key]>),
+    /// The setting holds them, or says where they are held.
+    Secret(RotatingSecret<Vec<Key>>),
     /// They are published, and change from time to time.
     Published { url: Url, fetch: Fetch, kept: Mutex<Kept> },
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    keys: Option<Arc<[Key]>>,
-    /// When they were fetched, or could not be.
+    /// The keys, and when they were fetched.
+    keys: Option<(Arc<Vec<Key>>, Instant)>,
+    /// When the last fetch ended.
     tried_at: Option<Instant>,
 }
 
@@ -95,10 +98,10 @@ impl Clients {
         let source = if keys.starts_with("https://") || keys.starts_with("http://") {
             Source::Published { url: published(keys, algorithm)?, fetch: Fetch::default(), kept: Mutex::default() }
         } else {
-            let text = Secret::new(keys, aws).read().await;
-            let text = text.map_err(|unread| SettingError::invalid(KEYS, Causes(&unread)))?;
-            let keys = read_keys(text.as_bytes(), algorithm).map_err(|reason| SettingError::invalid(KEYS, reason))?;
-            Source::Given(keys)
+            let read = move |text: &str| read_keys(text.as_bytes(), algorithm);
+            let keys = RotatingSecret::new(KEYS, Secret::new(keys, aws), read).with_max_age(KEYS_LIFETIME);
+            keys.current().await?;
+            Source::Secret(keys)
         };
         Ok(Some(Self(Arc::new(Inner { validation, algorithm, source }))))
     }
@@ -115,43 +118,68 @@ impl Clients {
             return Err(refused("the token has critical header parameters, none is understood"));
         }
         let keys = self.keys(header.kid.as_deref()).await?;
-        let is_named = |key: &&Key| key.id == header.kid;
-        let candidates: Vec<&Key> = match &header.kid {
-            Some(_) if keys.iter().any(|key| is_named(&key)) => keys.iter().filter(is_named).collect(),
-            Some(_) => keys.iter().filter(|key| key.id.is_none()).collect(),
-            None => keys.iter().collect(),
+        let reason = match self.check(token, header.kid.as_deref(), &keys) {
+            Ok(claims) => return subject(&claims.sub),
+            Err(reason) => reason,
         };
-        let mut reason = "the token is signed by none of the keys";
-        for candidate in candidates {
-            match decode::<Claims>(token, &candidate.key, &self.0.validation) {
-                Ok(token) => return subject(&token.claims.sub),
-                Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}
-                Err(error) => reason = describe(error.kind()),
-            }
+        // The key may be one that the secret holds since it was read.
+        if let Source::Secret(secret) = &self.0.source
+            && reason == NO_KEY
+            && let Some(newer) = secret.newer(&keys).await
+        {
+            let claims = self.check(token, header.kid.as_deref(), &newer).map_err(refused)?;
+            return subject(&claims.sub);
         }
         Err(refused(reason))
     }
 
-    async fn keys(&self, id: Option<&str>) -> Result<Arc<[Key]>, Problem> {
+    fn check(&self, token: &str, id: Option<&str>, keys: &[Key]) -> Result<Claims, &'static str> {
+        let is_named = |key: &&Key| key.id.as_deref() == id;
+        let candidates: Vec<&Key> = match id {
+            Some(_) if keys.iter().any(|key| is_named(&key)) => keys.iter().filter(is_named).collect(),
+            Some(_) => keys.iter().filter(|key| key.id.is_none()).collect(),
+            None => keys.iter().collect(),
+        };
+        let mut reason = NO_KEY;
+        for candidate in candidates {
+            match decode::<Claims>(token, &candidate.key, &self.0.validation) {
+                Ok(token) => return Ok(token.claims),
+                Err(error) if *error.kind() == ErrorKind::InvalidSignature => {}
+                Err(error) => reason = describe(error.kind()),
+            }
+        }
+        Err(reason)
+    }
+
+    async fn keys(&self, id: Option<&str>) -> Result<Arc<Vec<Key>>, Problem> {
         let (url, fetch, kept) = match &self.0.source {
-            Source::Given(keys) => return Ok(Arc::clone(keys)),
+            Source::Secret(keys) => {
+                return keys.current().await.map_err(|error| {
+                    tracing::error!(error = %Causes(&error), "the keys of the clients' tokens cannot be had");
+                    Problem::unavailable()
+                });
+            }
             Source::Published { url, fetch, kept } => (url, fetch, kept),
         };
-        // Whoever comes meanwhile waits for the same keys.
+        // All callers wait for one fetch, and none of them begins another one after it.
         let mut kept = kept.lock().await;
-        let age = kept.tried_at.map(|at| at.elapsed());
-        let is_known = |keys: &Arc<[Key]>| id.is_none() || keys.iter().any(|key| key.id.as_deref() == id);
-        let most = if kept.keys.as_ref().is_some_and(is_known) { KEYS_LIFETIME } else { FETCH_INTERVAL };
-        if kept.keys.is_none() || age.is_none_or(|age| age >= most) {
+        let has_id = |keys: &[Key]| id.is_none() || keys.iter().any(|key| key.id.as_deref() == id);
+        let is_wanted = match &kept.keys {
+            Some((keys, fetched_at)) => !has_id(keys) || fetched_at.elapsed() >= KEYS_LIFETIME,
+            None => true,
+        };
+        if is_wanted && kept.tried_at.is_none_or(|at| at.elapsed() >= FETCH_INTERVAL) {
             kept.tried_at = Some(Instant::now());
             let fetched = fetch.get(url.clone()).await.map_err(|error| Causes(&error).to_string());
             match fetched.and_then(|document| read_keys(&document, self.0.algorithm)) {
-                Ok(keys) => kept.keys = Some(keys),
-                // Those of before, if there are any, are still good.
+                Ok(keys) => kept.keys = Some((Arc::new(keys), Instant::now())),
+                // The keys of before, if there are any, are still good.
                 Err(reason) => tracing::error!(reason, "the keys of the clients' tokens cannot be had"),
             }
+            // The interval is between two fetches.
+            kept.tried_at = Some(Instant::now());
         }
-        kept.keys.clone().ok_or_else(Problem::unavailable)
+        kept.keys.as_ref().map(|(keys, _)| Arc::clone(keys)).ok_or_else(Problem::unavailable)
     }
 }
 
@@ -169,14 +197,14 @@ fn published(url: &str, algorithm: Algorithm) -> Result<Url, SettingError> {
 }
 
 /// The keys of a JWK Set, or of one JWK, that may be used; those of other algorithms and purposes are passed over.
-fn read_keys(json: &[u8], algorithm: Algorithm) -> Result<Arc<[Key]>, String> {
+fn read_keys(json: &[u8], algorithm: Algorithm) -> Result<Vec<Key>, String> {
     let mut document: Value = read_json(json)?;
     let keys = match document.get_mut("keys").map(Value::take) {
         Some(Value::Array(keys)) => keys,
         Some(_) => return Err("keys is not an array".into()),
         None => vec![document],
     };
-    let usable: Arc<[Key]> = keys.into_iter().filter_map(|key| usable(key, algorithm)).collect();
+    let usable: Vec<Key> = keys.into_iter().filter_map(|key| usable(key, algorithm)).collect();
     if usable.is_empty() { Err(format!("there is no key for {algorithm:?}")) } else { Ok(usable) }
 }
 

@@ -30,8 +30,13 @@ use serde::de::{Deserializer, Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use access::Authenticated;
+use sns::SnsMessage;
+
 /// The largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// How many bytes less than base64 stands for can be in it: its last group stands for one byte at least.
+const BASE64_PADDING: usize = 2;
 
 /// What a function is invoked with.
 #[derive(Debug)]
@@ -86,6 +91,8 @@ pub enum Answer {
 pub struct Request {
     /// Who calls.
     pub caller: Caller,
+    /// The message of SNS that the request is, if SNS calls.
+    pub sns: Option<SnsMessage>,
     /// One of those that the function allows.
     pub method: Method,
     /// What the body is.
@@ -170,7 +177,7 @@ impl HttpRequest {
     }
 }
 
-/// Answers an invocation by `act`, once its credential, method and size are found right.
+/// Answers an invocation by `act`, once its size, credential and method are found right.
 pub async fn answer(
     access: &Access,
     methods: Methods,
@@ -217,23 +224,28 @@ pub async fn run(handle: impl AsyncFn(Invocation) -> Answer) -> Result<(), BoxEr
 async fn admit(access: &Access, methods: Methods, mut request: HttpRequest) -> Result<Request, Problem> {
     let body = request.body.take().unwrap_or_default();
     let body = if request.is_base64_encoded {
+        check_size(base64::decoded_len_estimate(body.len()).saturating_sub(BASE64_PADDING))?;
         BASE64_STANDARD.decode(body).map_err(|_| Problem::bad_request("the body is not valid base64"))?
     } else {
         body.into_bytes()
     };
-    let caller = access.check(&request, &body).await?;
+    // Before a signature is computed over the body.
+    check_size(body.len())?;
+    let Authenticated { caller, sns } = access.check(&request, &body).await?;
     let method = methods.admit(request.method())?;
     let media = Media::of(request.header("content-type").unwrap_or_default());
-    Ok(Request { method, http: Some(request), ..Request::new(caller, media, body)? })
+    Ok(Request { method, sns, http: Some(request), ..Request::new(caller, media, body)? })
+}
+
+fn check_size(bytes: usize) -> Result<(), Problem> {
+    if bytes > MAX_BODY_BYTES { Err(Problem::too_large(bytes)) } else { Ok(()) }
 }
 
 impl Request {
     /// A request without headers to do something.
     pub fn new(caller: Caller, media: Media, body: Vec<u8>) -> Result<Self, Problem> {
-        if body.len() > MAX_BODY_BYTES {
-            return Err(Problem::too_large(body.len()));
-        }
-        Ok(Self { caller, method: Method::Post, media, body, http: None })
+        check_size(body.len())?;
+        Ok(Self { caller, sns: None, method: Method::Post, media, body, http: None })
     }
 
     /// A header's value, by its name in lower case.

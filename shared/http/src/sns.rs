@@ -14,14 +14,15 @@ use reqwest::Url;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use webpki::EndEntityCert;
 
 use crate::Problem;
-use crate::fetch::Fetch;
+use crate::fetch::{Fetch, FetchError};
 use crate::json::read_json;
 
-/// The header by which a request of SNS is known, and that says what it is.
-pub const MESSAGE_TYPE: &str = "x-amz-sns-message-type";
+/// The header that every HTTP request of SNS has, with the type of the message.
+pub(crate) const MESSAGE_TYPE: &str = "x-amz-sns-message-type";
 
 /// How many keys are kept; a region has one certificate, and a new one about once a year.
 const MAX_KEYS: usize = 16;
@@ -51,48 +52,95 @@ struct Inner {
     keys: Mutex<HashMap<String, Vec<u8>>>,
 }
 
-/// A message as SNS posts it, or hands it to a Lambda function.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-#[allow(missing_docs)]
-pub struct SnsMessage {
-    pub r#type: String,
+/// A message of one of the [`Topics`]: SNS has signed it, or has invoked the function with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnsMessage {
+    /// Something was published to the topic.
+    Notification(Notification),
+    /// The function's URL was subscribed to the topic, and is to confirm that.
+    SubscriptionConfirmation(Subscription),
+    /// The subscription has ended.
+    UnsubscribeConfirmation(Subscription),
+}
+
+/// What was published to a topic. Only [`Topics`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Notification {
+    /// What the topic tells.
+    pub kind: TopicKind,
+    /// `MessageId`: the same in each delivery.
     pub message_id: String,
-    pub topic_arn: String,
+    /// `Message`: the text that was published.
     pub message: String,
+    /// `Timestamp`, as RFC 3339 has it.
     pub timestamp: String,
-    subject: Option<String>,
-    token: Option<String>,
-    #[serde(rename = "SubscribeURL")]
+}
+
+/// A subscription to a topic. Only [`Topics`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Subscription {
+    /// The topic's ARN.
+    pub topic_arn: String,
     subscribe_url: Option<String>,
+}
+
+/// A message of SNS as it is posted, or handed to a Lambda function.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Envelope {
+    r#type: Type,
+    message_id: Line,
+    topic_arn: Line,
+    message: String,
+    timestamp: Line,
+    subject: Option<String>,
+    token: Option<Line>,
+    #[serde(rename = "SubscribeURL")]
+    subscribe_url: Option<Line>,
     signature_version: Option<String>,
     signature: Option<String>,
     #[serde(rename = "SigningCertURL")]
     signing_cert_url: Option<String>,
 }
 
-impl SnsMessage {
-    /// Reads the body of a request of SNS.
-    pub fn read(body: &[u8]) -> Result<Self, String> {
-        read_json(body).map_err(|error| format!("expected a message of SNS: {error}"))
-    }
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+enum Type {
+    Notification,
+    SubscriptionConfirmation,
+    UnsubscribeConfirmation,
+}
 
-    /// What is signed: these fields, each by its name and its value.
-    fn signed(&self) -> String {
-        let subscription = self.r#type != "Notification";
-        let field = |name: &'static str, value: &Option<String>| value.clone().map(|value| (name, value));
-        let fields = [
-            Some(("Message", self.message.clone())),
-            Some(("MessageId", self.message_id.clone())),
-            field("SubscribeURL", &self.subscribe_url).filter(|_| subscription),
-            field("Subject", &self.subject).filter(|_| !subscription),
-            Some(("Timestamp", self.timestamp.clone())),
-            field("Token", &self.token).filter(|_| subscription),
-            Some(("TopicArn", self.topic_arn.clone())),
-            Some(("Type", self.r#type.clone())),
-        ];
-        fields.into_iter().flatten().map(|(name, value)| format!("{name}\n{value}\n")).collect()
-    }
+/// A text of one line. Line breaks separate the names and values in the text that SNS signs: a value with a line break
+/// could stand for several fields.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Line(String);
+
+/// What Lambda invokes a function with that is subscribed to a topic ("Using AWS Lambda with Amazon SNS").
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Deliveries {
+    records: Vec<Delivery>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Delivery {
+    event_source: String,
+    sns: Option<Box<RawValue>>,
+}
+
+/// Why a request is not a message of one of the topics.
+#[derive(Debug, thiserror::Error)]
+enum Unverified {
+    /// The sender is not SNS, or the topic is another one.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// The certificate of SNS cannot be fetched now.
+    #[error("the certificate of SNS cannot be fetched")]
+    Unavailable(#[source] FetchError),
 }
 
 impl Topics {
@@ -118,62 +166,111 @@ impl Topics {
         Ok(Self(Arc::new(Inner { topics, endpoint, fetch: Fetch::default(), keys: Mutex::default() })))
     }
 
-    /// What the messages of a topic tell; `None` for a topic that is not one of the settings'.
-    pub fn kind(&self, arn: &str) -> Option<TopicKind> {
-        self.0.topics.iter().find(|(topic, _)| topic == arn).map(|(_, kind)| *kind)
+    /// Reads a request of SNS. The answer to any other request says neither which topics there are nor which check failed.
+    pub(crate) async fn verify(&self, body: &[u8]) -> Result<SnsMessage, Problem> {
+        let envelope =
+            read_json(body).map_err(|error| Problem::unauthorized(format!("expected a message of SNS: {error}")))?;
+        self.verified(envelope).await.map_err(|unverified| match unverified {
+            Unverified::Refused(reason) => {
+                tracing::info!(reason, "a message of SNS is refused");
+                Problem::unauthorized("the message has no valid signature of SNS for a topic of this function")
+            }
+            Unverified::Unavailable(_) => {
+                tracing::error!(error = %Causes(&unverified), "a message of SNS cannot be verified");
+                Problem::unavailable()
+            }
+        })
     }
 
-    /// Checks that a request is of SNS and of one of the topics.
-    pub(crate) async fn verify(&self, body: &[u8]) -> Result<(), Problem> {
-        let message = SnsMessage::read(body).map_err(Problem::unauthorized)?;
-        let Some(host) = self.kind(&message.topic_arn).and_then(|_| host(&message.topic_arn)) else {
-            return Err(Problem::unauthorized(format!(
-                "{:?} is none of the SNS topics that are set",
-                message.topic_arn
-            )));
+    /// Reads what Lambda invokes a subscribed function with; `None` when it is not SNS that invokes.
+    pub fn delivered(&self, payload: &RawValue) -> Option<Result<Vec<Notification>, String>> {
+        let Deliveries { records } = serde_json::from_str(payload.get()).ok()?;
+        let is_of_sns = records.iter().any(|record| record.event_source == "aws:sns");
+        let read = |record: Delivery| {
+            let sns = record.sns.ok_or("a record has no Sns")?;
+            let envelope: Envelope = serde_json::from_str(sns.get()).map_err(|error| error.to_string())?;
+            match self.accept(envelope) {
+                Ok(SnsMessage::Notification(notification)) => Ok(notification),
+                Ok(_) => Err("the message is not a Notification".into()),
+                Err(Unverified::Refused(reason)) => Err(reason.into()),
+                Err(unverified) => Err(unverified.to_string()),
+            }
         };
-        let wrong = || Problem::unauthorized("the signature of SNS is not valid");
-        let algorithm = match message.signature_version.as_deref() {
-            Some("1") => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
-            Some("2") => &RSA_PKCS1_2048_8192_SHA256,
-            _ => return Err(Problem::unauthorized("the SignatureVersion of SNS must be 1 or 2")),
-        };
-        let signature = message.signature.as_ref().and_then(|signature| BASE64_STANDARD.decode(signature).ok());
-        let signature = signature.ok_or_else(wrong)?;
-        let url = message.signing_cert_url.as_deref().and_then(|url| of_sns(url, &host));
-        let url = url.filter(|url| url.path().ends_with(".pem") && url.query().is_none()).ok_or_else(|| {
-            Problem::unauthorized(format!("the SigningCertURL must be that of a certificate at https://{host}"))
-        })?;
-        let key = UnparsedPublicKey::new(algorithm, self.key(url).await?);
-        key.verify(message.signed().as_bytes(), &signature).map_err(|_| wrong())
+        is_of_sns.then(|| records.into_iter().map(read).collect())
     }
 
-    /// Confirms a subscription that SNS was asked for: a message of the type `SubscriptionConfirmation`, verified.
-    pub async fn confirm(&self, message: &SnsMessage) -> Result<(), Problem> {
-        let host = host(&message.topic_arn).unwrap_or_default();
-        let url = message.subscribe_url.as_deref().and_then(|url| of_sns(url, &host));
+    /// Confirms a subscription that SNS was asked for.
+    pub async fn confirm(&self, subscription: &Subscription) -> Result<(), Problem> {
+        let Subscription { topic_arn, subscribe_url } = subscription;
+        let host = host(topic_arn).unwrap_or_default();
+        let url = subscribe_url.as_deref().and_then(|url| of_sns(url, &host));
         let url =
             url.ok_or_else(|| Problem::bad_request(format!("the SubscribeURL must be a URL at https://{host}")))?;
         self.0.fetch.get(self.at_endpoint(url)).await.map_err(|error| {
-            tracing::error!(topic = message.topic_arn, error = %Causes(&error), "subscription not confirmed");
+            tracing::error!(topic = topic_arn, error = %Causes(&error), "subscription not confirmed");
             Problem::unavailable()
         })?;
-        tracing::info!(topic = message.topic_arn, "subscription confirmed");
+        tracing::info!(topic = topic_arn, "subscription confirmed");
         Ok(())
     }
 
-    async fn key(&self, certificate: Url) -> Result<Vec<u8>, Problem> {
+    async fn verified(&self, envelope: Envelope) -> Result<SnsMessage, Unverified> {
+        let topic_arn = &envelope.topic_arn.0;
+        let host = self.kind(topic_arn).and_then(|_| host(topic_arn)).ok_or(NOT_OUR_TOPIC)?;
+        let algorithm = match envelope.signature_version.as_deref() {
+            Some("1") => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
+            Some("2") => &RSA_PKCS1_2048_8192_SHA256,
+            _ => return Err(Unverified::Refused("the SignatureVersion is neither 1 nor 2")),
+        };
+        let signature = envelope.signature.as_ref().and_then(|signature| BASE64_STANDARD.decode(signature).ok());
+        let signature = signature.ok_or(Unverified::Refused("the Signature is not base64"))?;
+        let url = envelope.signing_cert_url.as_deref().and_then(|url| of_sns(url, &host));
+        let url = url.filter(|url| url.path().ends_with(".pem") && url.query().is_none()).ok_or(
+            Unverified::Refused("the SigningCertURL is not that of a certificate of SNS in the topic's region"),
+        )?;
+        let key = UnparsedPublicKey::new(algorithm, self.key(url).await?);
+        key.verify(envelope.signed().as_bytes(), &signature)
+            .map_err(|_| Unverified::Refused("the Signature is not valid"))?;
+        self.accept(envelope)
+    }
+
+    /// The message in an envelope whose sender is SNS.
+    fn accept(&self, envelope: Envelope) -> Result<SnsMessage, Unverified> {
+        let Envelope { r#type, message_id, topic_arn, message, timestamp, subscribe_url, .. } = envelope;
+        let kind = self.kind(&topic_arn.0).ok_or(NOT_OUR_TOPIC)?;
+        let subscription =
+            || Subscription { topic_arn: topic_arn.0, subscribe_url: subscribe_url.map(|Line(url)| url) };
+        Ok(match r#type {
+            Type::Notification => SnsMessage::Notification(Notification {
+                kind,
+                message_id: message_id.0,
+                message,
+                timestamp: timestamp.0,
+            }),
+            Type::SubscriptionConfirmation => SnsMessage::SubscriptionConfirmation(subscription()),
+            Type::UnsubscribeConfirmation => SnsMessage::UnsubscribeConfirmation(subscription()),
+        })
+    }
+
+    fn kind(&self, arn: &str) -> Option<TopicKind> {
+        self.0.topics.iter().find(|(topic, _)| topic == arn).map(|(_, kind)| *kind)
+    }
+
+    async fn key(&self, certificate: Url) -> Result<Vec<u8>, Unverified> {
         let name = certificate.to_string();
         // A panic while it was locked would leave it whole.
         let keys = || self.0.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = keys().get(&name) {
             return Ok(key.clone());
         }
-        let pem = self.0.fetch.get(self.at_endpoint(certificate)).await.map_err(|error| {
-            tracing::error!(error = %Causes(&error), "the certificate of SNS cannot be had");
-            Problem::unavailable()
+        let pem = self.0.fetch.get(self.at_endpoint(certificate)).await.map_err(|error| match error {
+            // SNS itself says that there is no such certificate.
+            FetchError::Status(status) if status.is_client_error() => {
+                Unverified::Refused("there is no such certificate")
+            }
+            error => Unverified::Unavailable(error),
         })?;
-        let key = public_key(&pem).ok_or_else(|| Problem::unauthorized("the certificate of SNS cannot be read"))?;
+        let key = public_key(&pem).ok_or(Unverified::Refused("the certificate cannot be read"))?;
         let mut keys = keys();
         if keys.len() == MAX_KEYS {
             keys.clear();
@@ -191,6 +288,49 @@ impl Topics {
                 there
             }
             None => url,
+        }
+    }
+}
+
+const NOT_OUR_TOPIC: Unverified = Unverified::Refused("the topic is none of the SNS topics of the settings");
+
+impl Envelope {
+    /// The text that SNS signs: these fields, each by its name and its value.
+    fn signed(&self) -> String {
+        let is_notification = self.r#type == Type::Notification;
+        let line = |name, line: &Option<Line>| line.as_ref().map(|Line(value)| (name, value.clone()));
+        let fields = [
+            Some(("Message", self.message.clone())),
+            Some(("MessageId", self.message_id.0.clone())),
+            line("SubscribeURL", &self.subscribe_url).filter(|_| !is_notification),
+            self.subject.clone().map(|subject| ("Subject", subject)).filter(|_| is_notification),
+            Some(("Timestamp", self.timestamp.0.clone())),
+            line("Token", &self.token).filter(|_| !is_notification),
+            Some(("TopicArn", self.topic_arn.0.clone())),
+            Some(("Type", self.r#type.as_str().to_owned())),
+        ];
+        fields.into_iter().flatten().map(|(name, value)| format!("{name}\n{value}\n")).collect()
+    }
+}
+
+impl Type {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Notification => "Notification",
+            Self::SubscriptionConfirmation => "SubscriptionConfirmation",
+            Self::UnsubscribeConfirmation => "UnsubscribeConfirmation",
+        }
+    }
+}
+
+impl TryFrom<String> for Line {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text.contains(['\n', '\r']) {
+            Err("a field other than Message and Subject has a line break")
+        } else {
+            Ok(Self(text))
         }
     }
 }

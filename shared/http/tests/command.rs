@@ -254,13 +254,13 @@ async fn a_body_may_come_in_base64() {
 
 #[tokio::test]
 async fn a_request_without_a_known_credential_is_refused_before_anything_is_read() {
-    let access = Access::of_secrets("s3cret, older").unwrap();
+    let access = Access::of_secrets("a-secret-of-one-server, an-older-secret-of-it").unwrap();
     let json = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "n"}).to_string();
     for payload in [
         post(JSON, &json),
         request("POST", json!({"content-type": JSON, "authorization": "Bearer wrong"}), &json),
         request("GET", json!({}), ""),
-        post("text/plain", &"x".repeat(MAX_BODY_BYTES + 1)),
+        post("text/plain", &"x".repeat(MAX_BODY_BYTES)),
     ] {
         let (Answer::Http(response), nodes) = answered(&access, payload, || Ok(Value::Null)).await else { panic!() };
         assert_eq!(as_problem(&response)["status"], 401);
@@ -268,8 +268,9 @@ async fn a_request_without_a_known_credential_is_refused_before_anything_is_read
         assert_eq!(nodes, [""; 0]);
     }
     let mut by_query = post(JSON, &json);
-    by_query["queryStringParameters"] = json!({"token": "older"});
-    let by_header = request("POST", json!({"content-type": JSON, "authorization": "Bearer s3cret"}), &json);
+    by_query["queryStringParameters"] = json!({"token": "an-older-secret-of-it"});
+    let by_header =
+        request("POST", json!({"content-type": JSON, "authorization": "Bearer a-secret-of-one-server"}), &json);
     for payload in [by_header, by_query] {
         let (Answer::Http(response), nodes) = answered(&access, payload, || Ok(Value::Null)).await else { panic!() };
         assert_eq!((response.status_code, nodes), (200, vec!["n".to_owned()]));

@@ -8,7 +8,7 @@ mod secret;
 
 pub use by_domain::by_domain;
 pub use host_patterns::{HostPatterns, InvalidHost};
-pub use secret::{Secret, UnreadSecret};
+pub use secret::{RotatingSecret, Secret, SecretError, UnreadSecret};
 
 use std::collections::HashMap;
 use std::fmt::Display;

@@ -1,10 +1,23 @@
 //! Settings that are secret.
 
+use std::error::Error;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::BoxError;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::SettingError;
+
+/// How often a secret is read again at most, however many requests ask for a newer value.
+const REREAD_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the first read that fails stands for the reads of all that wait for the secret.
+const FIRST_READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where a secret text is: in AWS Secrets Manager (the setting is its ARN), in a file (`file:` and its path), or in the
 /// setting itself.
@@ -25,8 +38,8 @@ enum Place {
 #[derive(Clone)]
 struct Given(String);
 
-impl std::fmt::Debug for Given {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("…")
     }
 }
@@ -39,6 +52,13 @@ pub struct UnreadSecret {
     source: BoxError,
 }
 
+impl From<&str> for Secret {
+    /// The secret that is `text` itself.
+    fn from(text: &str) -> Self {
+        Self(Place::Given(Given(text.into())))
+    }
+}
+
 impl Secret {
     /// The secret that `setting` is, or says the place of.
     pub fn new(setting: &str, aws: &SdkConfig) -> Self {
@@ -48,8 +68,20 @@ impl Secret {
             None if setting.starts_with("arn:") => {
                 Place::SecretsManager { arn: setting.into(), aws: Box::new(aws.clone()) }
             }
-            None => Place::Given(Given(setting.into())),
+            None => return setting.into(),
         })
+    }
+
+    /// The text that the setting itself holds.
+    pub fn given(&self) -> Option<&str> {
+        match &self.0 {
+            Place::Given(Given(text)) => Some(text),
+            Place::File(_) | Place::SecretsManager { .. } => None,
+        }
+    }
+
+    fn can_change(&self) -> bool {
+        self.given().is_none()
     }
 
     /// Reads it as it is now.
@@ -65,5 +97,254 @@ impl Secret {
                 secret.secret_string.ok_or_else(|| unread("it is not a text".into()))
             }
         }
+    }
+}
+
+/// A value that is parsed from a secret, and parsed again when the secret changes: a new secret is used, and a removed one
+/// is refused, without a new deployment of the function.
+///
+/// A secret that the setting itself holds cannot change. A new text that cannot be parsed is logged, and the value of
+/// before stays; so it does while the secret cannot be read.
+pub struct RotatingSecret<T> {
+    setting: &'static str,
+    secret: Secret,
+    parse: Box<Parse<T>>,
+    max_age: Option<Duration>,
+    state: Mutex<State<T>>,
+}
+
+type Parse<T> = dyn Fn(&str) -> Result<T, String> + Send + Sync;
+
+struct State<T> {
+    value: Option<Parsed<T>>,
+    /// When the secret was read again last, whether there was a new value or not.
+    reread_at: Option<Instant>,
+    /// Why there is no value, and since when.
+    error: Option<(SecretError, Instant)>,
+}
+
+struct Parsed<T> {
+    value: Arc<T>,
+    text: String,
+    /// When the secret was read last with this text.
+    read_at: Instant,
+}
+
+/// There is no value of a secret.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SecretError {
+    /// The secret cannot be read now; the caller can try again later.
+    #[error("{setting} cannot be read")]
+    Unread {
+        /// The setting.
+        setting: &'static str,
+        /// Why.
+        source: Arc<UnreadSecret>,
+    },
+    /// The text of the secret is not valid; the operator must correct it.
+    #[error("{setting}: {reason}")]
+    Invalid {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong, without the text.
+        reason: String,
+    },
+}
+
+impl<T> RotatingSecret<T> {
+    /// The secret of `setting`, which `parse` turns into a value or says what is wrong with it, without quoting it. Nothing
+    /// is read before the first use.
+    pub fn new(
+        setting: &'static str,
+        secret: Secret,
+        parse: impl Fn(&str) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Self {
+        let state = Mutex::new(State { value: None, reread_at: None, error: None });
+        Self { setting, secret, parse: Box::new(parse), max_age: None, state }
+    }
+
+    /// The same, read again before a use when the last read is older than `max_age`.
+    pub fn with_max_age(self, max_age: Duration) -> Self {
+        Self { max_age: Some(max_age), ..self }
+    }
+
+    /// The value. Of several callers one reads the secret, and the others wait for it.
+    pub async fn current(&self) -> Result<Arc<T>, SecretError> {
+        let mut state = self.state.lock().await;
+        let is_due = match &state.value {
+            None => state.error.as_ref().is_none_or(|(_, since)| since.elapsed() >= FIRST_READ_INTERVAL),
+            Some(parsed) => {
+                let is_old = self.max_age.is_some_and(|max_age| parsed.read_at.elapsed() >= max_age);
+                is_old && self.may_reread(&state)
+            }
+        };
+        if is_due {
+            self.read(&mut state).await;
+        }
+        match (&state.value, &state.error) {
+            (Some(parsed), _) => Ok(Arc::clone(&parsed.value)),
+            (None, Some((error, _))) => Err(error.clone()),
+            // A caller was given up while it read the secret.
+            (None, None) => Err(SecretError::Invalid { setting: self.setting, reason: "it is not read yet".into() }),
+        }
+    }
+
+    /// A value that is newer than `refused`, which did not serve its purpose: reads the secret again, at most every 10 s.
+    pub async fn newer(&self, refused: &Arc<T>) -> Option<Arc<T>> {
+        let mut state = self.state.lock().await;
+        let is_refused = |state: &State<T>| state.value.as_ref().is_some_and(|own| Arc::ptr_eq(&own.value, refused));
+        if is_refused(&state) && self.may_reread(&state) {
+            self.read(&mut state).await;
+        }
+        if is_refused(&state) { None } else { state.value.as_ref().map(|parsed| Arc::clone(&parsed.value)) }
+    }
+
+    fn may_reread(&self, state: &State<T>) -> bool {
+        self.secret.can_change() && state.reread_at.is_none_or(|at| at.elapsed() >= REREAD_INTERVAL)
+    }
+
+    async fn read(&self, state: &mut State<T>) {
+        if state.value.is_some() {
+            state.reread_at = Some(Instant::now());
+        }
+        let setting = self.setting;
+        let read = self.secret.read().await.map_err(|unread| SecretError::Unread { setting, source: Arc::new(unread) });
+        let parsed = read.and_then(|text| {
+            if let Some(same) = state.value.as_mut().filter(|own| own.text == text) {
+                same.read_at = Instant::now();
+                return Ok(None);
+            }
+            let value = (self.parse)(&text).map_err(|reason| SecretError::Invalid { setting, reason })?;
+            Ok(Some(Parsed { value: Arc::new(value), text, read_at: Instant::now() }))
+        });
+        match parsed {
+            Ok(None) => {}
+            Ok(Some(parsed)) => {
+                if state.value.replace(parsed).is_some() {
+                    tracing::info!(setting, "the secret has changed");
+                }
+            }
+            Err(error) if state.value.is_some() => {
+                tracing::error!(error = causes(&error), "the secret is not read again: the value of before is used");
+            }
+            Err(error) => state.error = Some((error, Instant::now())),
+        }
+    }
+}
+
+impl<T> fmt::Debug for RotatingSecret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RotatingSecret({})", self.setting)
+    }
+}
+
+impl From<SecretError> for SettingError {
+    fn from(error: SecretError) -> Self {
+        match error {
+            SecretError::Unread { setting, source } => Self::invalid(setting, causes(&*source)),
+            SecretError::Invalid { setting, reason } => Self::invalid(setting, reason),
+        }
+    }
+}
+
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// A secret in a file of its own, which must be a number.
+    fn number_in(name: &str, text: &str) -> (PathBuf, RotatingSecret<u32>) {
+        let path = std::env::temp_dir().join(format!("pushlark-{}-{name}", std::process::id()));
+        write(&path, text);
+        let secret = Secret(Place::File(path.clone()));
+        (path, RotatingSecret::new("NUMBER", secret, |text| text.parse().map_err(|_| "it is not a number".into())))
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newer_value_is_read_at_most_every_ten_seconds() {
+        let (path, secret) = number_in("newer", "1");
+        let first = secret.current().await.unwrap();
+        assert_eq!(secret.newer(&first).await, None, "the same");
+        write(&path, "2");
+        advance(Duration::from_millis(9_900)).await;
+        assert_eq!(secret.newer(&first).await, None, "read again less than 10 s ago");
+        advance(Duration::from_millis(100)).await;
+        let second = secret.newer(&first).await.unwrap();
+        assert_eq!((*second, *secret.current().await.unwrap()), (2, 2));
+        // Another caller, to whom the first was refused as well.
+        assert_eq!(*secret.newer(&first).await.unwrap(), 2);
+        write(&path, "3");
+        assert_eq!(secret.newer(&second).await, None);
+        fs::remove_file(path).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_is_read_again_when_it_is_older_than_its_max_age() {
+        let (path, secret) = number_in("max-age", "1");
+        let secret = secret.with_max_age(Duration::from_secs(300));
+        assert_eq!(*secret.current().await.unwrap(), 1);
+        write(&path, "2");
+        advance(Duration::from_secs(299)).await;
+        assert_eq!(*secret.current().await.unwrap(), 1);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(*secret.current().await.unwrap(), 2);
+        fs::remove_file(path).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_value_of_before_stays_while_the_new_one_is_not_valid_or_cannot_be_read() {
+        let (path, secret) = number_in("invalid", "1");
+        let secret = secret.with_max_age(Duration::from_secs(300));
+        let first = secret.current().await.unwrap();
+        write(&path, "one");
+        advance(Duration::from_secs(300)).await;
+        assert_eq!(*secret.current().await.unwrap(), 1);
+        assert_eq!(secret.newer(&first).await, None);
+        fs::remove_file(&path).unwrap();
+        advance(Duration::from_secs(10)).await;
+        assert_eq!(*secret.current().await.unwrap(), 1);
+        write(&path, "2");
+        advance(Duration::from_secs(10)).await;
+        assert_eq!(*secret.current().await.unwrap(), 2);
+        fs::remove_file(path).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_names_the_setting_and_stands_for_a_second() {
+        let (path, secret) = number_in("first", "one");
+        assert_eq!(secret.current().await.unwrap_err().to_string(), "NUMBER: it is not a number");
+        write(&path, "1");
+        assert!(secret.current().await.is_err());
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(*secret.current().await.unwrap(), 1);
+        fs::remove_file(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_secret_in_the_setting_itself_is_read_once() {
+        let secret = RotatingSecret::new("NUMBER", "1".into(), |text| text.parse::<u32>().map_err(|_| String::new()));
+        let secret = secret.with_max_age(Duration::ZERO);
+        let first = secret.current().await.unwrap();
+        assert!(Arc::ptr_eq(&first, &secret.current().await.unwrap()));
+        assert_eq!(secret.newer(&first).await, None);
     }
 }

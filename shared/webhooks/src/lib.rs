@@ -1,6 +1,7 @@
 //! The signatures of webhooks: the symmetric ones of Standard Webhooks 1.0, and that of the body alone, as WebSub and
 //! GitHub have it.
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -15,6 +16,11 @@ pub const SIGNATURE: &str = "webhook-signature";
 /// The header with the signature of the body alone, `sha256=<hexadecimal>`. It is as good when it is sent again.
 pub const HUB_SIGNATURE: &str = "x-hub-signature-256";
 
+/// The shortest secret, in bytes: a shorter one can be guessed from a recorded signature.
+pub const MIN_SECRET_BYTES: usize = 16;
+/// What a secret of Standard Webhooks begins with; base64 follows.
+const PREFIX: &str = "whsec_";
+
 /// How far the timestamp of a webhook may be from the time at which it arrives, in seconds.
 const TOLERANCE: u64 = 5 * 60;
 /// How many signatures of one webhook are looked at; a sender that changes its key signs by two.
@@ -23,6 +29,17 @@ const MAX_SIGNATURES: usize = 8;
 /// A key that webhooks are signed with.
 #[derive(Debug, Clone)]
 pub struct Key(hmac::Key);
+
+/// A secret that cannot sign; the operator must choose another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSecret {
+    /// No bytes can be decoded from it.
+    #[error("{PREFIX} must be followed by base64")]
+    Encoding,
+    /// It can be guessed.
+    #[error("a secret must have at least {MIN_SECRET_BYTES} bytes")]
+    Short,
+}
 
 /// Why a webhook is not taken for its sender's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,27 +68,40 @@ pub struct Headers<'h> {
 
 impl Key {
     /// The key of a secret: of a `whsec_` one its base64 part decoded, of any other its bytes.
-    pub fn new(secret: &str) -> Self {
+    pub fn new(secret: &str) -> Result<Self, InvalidSecret> {
         let secret = secret.trim();
-        let decoded = secret.strip_prefix("whsec_").and_then(|encoded| BASE64_STANDARD.decode(encoded).ok());
-        Self(hmac::Key::new(hmac::HMAC_SHA256, decoded.as_deref().unwrap_or(secret.as_bytes())))
+        let bytes = match secret.strip_prefix(PREFIX) {
+            Some(encoded) => {
+                let decoded = BASE64_STANDARD.decode(encoded).map_err(|_| InvalidSecret::Encoding)?;
+                if decoded.is_empty() {
+                    return Err(InvalidSecret::Encoding);
+                }
+                decoded
+            }
+            None => secret.as_bytes().to_vec(),
+        };
+        if bytes.len() < MIN_SECRET_BYTES {
+            return Err(InvalidSecret::Short);
+        }
+        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }
 
     /// The value of [`SIGNATURE`] for a webhook that is sent at `timestamp`, in seconds since 1970.
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
-        let tag = hmac::sign(&self.0, &[format!("{id}.{timestamp}.").as_bytes(), body].concat());
-        format!("v1,{}", BASE64_STANDARD.encode(tag))
+        format!("v1,{}", BASE64_STANDARD.encode(self.tag(format!("{id}.{timestamp}.").as_bytes(), body)))
+    }
+
+    fn tag(&self, prefix: &[u8], body: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(prefix);
+        context.update(body);
+        context.sign()
     }
 }
 
 impl Headers<'_> {
-    /// Whether there is any of them.
-    pub fn is_any(&self) -> bool {
-        self.id.is_some() || self.timestamp.is_some() || self.signature.is_some()
-    }
-
-    /// Checks a webhook that arrives at `now`, in seconds since 1970, and answers by which of `keys`, by their places, it
-    /// is signed: by one at least. All are tried, each in constant time.
+    /// Checks a webhook that arrives at `now`, in seconds since 1970. Returns the indexes of the `keys` that have signed it,
+    /// at least one. Each key computes one HMAC, however many signatures there are, and each comparison takes constant time.
     pub fn verify(&self, keys: &[Key], body: &[u8], now: i64) -> Result<Vec<usize>, Unverified> {
         let (Some(id), Some(timestamp), Some(signatures)) = (self.id, self.timestamp, self.signature) else {
             return Err(Unverified::Incomplete);
@@ -80,21 +110,23 @@ impl Headers<'_> {
         if timestamp.abs_diff(now) > TOLERANCE {
             return Err(Unverified::Untimely);
         }
-        let signed = [format!("{id}.{timestamp}.").as_bytes(), body].concat();
         let tags = signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,"));
         let tags: Vec<Vec<u8>> = tags.take(MAX_SIGNATURES).filter_map(|tag| BASE64_STANDARD.decode(tag).ok()).collect();
-        signers(keys, &signed, &tags)
+        signers(keys, format!("{id}.{timestamp}.").as_bytes(), body, &tags)
     }
 }
 
-/// Checks the value of [`HUB_SIGNATURE`], and answers by which of `keys`, by their places, the body is signed.
+/// Checks the value of [`HUB_SIGNATURE`]. Returns the indexes of the `keys` that have signed the body, at least one.
 pub fn verify_body(signature: &str, keys: &[Key], body: &[u8]) -> Result<Vec<usize>, Unverified> {
     let tag = signature.strip_prefix("sha256=").and_then(hexadecimal).ok_or(Unverified::Wrong)?;
-    signers(keys, body, &[tag])
+    signers(keys, b"", body, &[tag])
 }
 
-fn signers(keys: &[Key], signed: &[u8], tags: &[Vec<u8>]) -> Result<Vec<usize>, Unverified> {
-    let has_signed = |key: &Key| tags.iter().fold(false, |any, tag| any | hmac::verify(&key.0, signed, tag).is_ok());
+fn signers(keys: &[Key], prefix: &[u8], body: &[u8], tags: &[Vec<u8>]) -> Result<Vec<usize>, Unverified> {
+    let has_signed = |key: &Key| {
+        let own = key.tag(prefix, body);
+        tags.iter().fold(false, |any, tag| any | verify_slices_are_equal(own.as_ref(), tag).is_ok())
+    };
     let signers: Vec<usize> = keys.iter().enumerate().filter(|(_, key)| has_signed(key)).map(|(at, _)| at).collect();
     if signers.is_empty() { Err(Unverified::Wrong) } else { Ok(signers) }
 }
@@ -115,6 +147,10 @@ mod tests {
     const BODY: &[u8] = br#"{"test": 2432232314}"#;
     const NOW: i64 = 1_614_265_330;
 
+    fn key(secret: &str) -> Key {
+        Key::new(secret).unwrap()
+    }
+
     fn verify(
         secrets: &[&str],
         id: &str,
@@ -122,16 +158,16 @@ mod tests {
         signature: &str,
         body: &[u8],
     ) -> Result<Vec<usize>, Unverified> {
-        let keys: Vec<Key> = secrets.iter().map(|secret| Key::new(secret)).collect();
+        let keys: Vec<Key> = secrets.iter().map(|secret| key(secret)).collect();
         Headers { id: Some(id), timestamp: Some(timestamp), signature: Some(signature) }.verify(&keys, body, NOW)
     }
 
     #[test]
     fn the_example_of_the_reference_implementation_is_verified() {
         let signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
-        assert_eq!(Key::new(SECRET).sign("msg_p5jXN8AQM9LWM0D4loKWxJek", NOW, BODY), signature);
+        assert_eq!(key(SECRET).sign("msg_p5jXN8AQM9LWM0D4loKWxJek", NOW, BODY), signature);
         let check = |timestamp: &str, signature: &str, body: &[u8]| {
-            verify(&["other", SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", timestamp, signature, body)
+            verify(&["another secret than that", SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", timestamp, signature, body)
         };
         assert_eq!(check("1614265330", signature, BODY), Ok(vec![1]));
         assert_eq!(check("1614265330", &format!("v1,AAAA v2,x {signature}"), BODY), Ok(vec![1]));
@@ -144,26 +180,26 @@ mod tests {
 
     #[test]
     fn a_webhook_counts_for_five_minutes_either_way() {
-        let key = Key::new("s3cret");
+        let secret = "a secret for five minutes";
+        let key = key(secret);
         for (seconds, expected) in [(300, Ok(vec![0])), (-300, Ok(vec![0])), (301, Err(Unverified::Untimely))] {
             let at = NOW + seconds;
-            assert_eq!(verify(&["s3cret"], "m", &at.to_string(), &key.sign("m", at, BODY), BODY), expected);
+            assert_eq!(verify(&[secret], "m", &at.to_string(), &key.sign("m", at, BODY), BODY), expected);
         }
         let longest = i64::MIN.to_string();
-        assert_eq!(verify(&["s3cret"], "m", &longest, "v1,", BODY), Err(Unverified::Untimely));
+        assert_eq!(verify(&[secret], "m", &longest, "v1,", BODY), Err(Unverified::Untimely));
     }
 
     #[test]
     fn all_three_headers_are_needed() {
         let headers = Headers { id: Some("m"), timestamp: None, signature: Some("v1,") };
-        assert!(headers.is_any());
-        assert_eq!(headers.verify(&[Key::new("s")], BODY, NOW), Err(Unverified::Incomplete));
+        assert_eq!(headers.verify(&[key(SECRET)], BODY, NOW), Err(Unverified::Incomplete));
     }
 
     #[test]
     fn the_example_of_github_is_verified() {
         let signature = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
-        let keys = [Key::new("other"), Key::new("It's a Secret to Everybody")];
+        let keys = [key(SECRET), key("It's a Secret to Everybody")];
         assert_eq!(verify_body(signature, &keys, b"Hello, World!"), Ok(vec![1]));
         assert_eq!(verify_body(&signature.to_uppercase().replace("SHA", "sha"), &keys, b"Hello, World!"), Ok(vec![1]));
         for (signature, body) in [
@@ -175,6 +211,23 @@ mod tests {
             ("sha1=757107ea", "Hello, World!"),
         ] {
             assert_eq!(verify_body(signature, &keys, body.as_bytes()), Err(Unverified::Wrong), "{signature}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_short_or_not_base64_is_refused() {
+        for (secret, error) in [
+            ("", InvalidSecret::Short),
+            ("fifteen bytes .", InvalidSecret::Short),
+            ("whsec_", InvalidSecret::Encoding),
+            ("whsec_%%%%%%%%%%%%%%%%%%%%%%%%", InvalidSecret::Encoding),
+            ("whsec_c2l4dGVlbiBieXRlcyAuLg", InvalidSecret::Encoding),
+            ("whsec_ZmlmdGVlbiBieXRlcyAu", InvalidSecret::Short),
+        ] {
+            assert_eq!(Key::new(secret).err(), Some(error), "{secret}");
+        }
+        for secret in ["sixteen bytes ..", " sixteen bytes .. ", "whsec_c2l4dGVlbiBieXRlcyAuLg=="] {
+            key(secret);
         }
     }
 }

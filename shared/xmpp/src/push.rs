@@ -42,11 +42,13 @@ pub struct InvalidRequest(String);
 /// The fields of a request as they came, in JSON or in an IQ.
 #[derive(Debug, Deserialize)]
 struct Fields {
+    /// The command, in JSON: a signature over the body is then a signature for this command alone.
+    r#type: Option<String>,
     user: Option<String>,
     jid: Option<String>,
     node: Option<String>,
     #[serde(default, deserialize_with = "distinct")]
-    form: BTreeMap<String, String>,
+    form: Option<BTreeMap<String, String>>,
 }
 
 impl<'de> Deserialize<'de> for Enable {
@@ -68,12 +70,12 @@ impl TryFrom<&Iq> for Enable {
         let enable = command(iq, "enable")?;
         let mut forms = enable.children().filter(|child| child.is("x", ns::DATA_FORMS));
         let form = match (forms.next(), forms.next()) {
-            (None, _) => BTreeMap::new(),
+            (None, _) => None,
             (Some(x), None) => {
                 let DataForm { form_type, mut fields } =
                     DataForm::from_element(x).map_err(|error| InvalidRequest(error.to_string()))?;
                 fields.insert("FORM_TYPE".into(), form_type);
-                fields
+                Some(fields)
             }
             _ => return Err(InvalidRequest("<enable/> has more than one form".into())),
         };
@@ -93,9 +95,13 @@ impl TryFrom<Fields> for Enable {
     type Error = InvalidRequest;
 
     fn try_from(fields: Fields) -> Result<Self, InvalidRequest> {
+        fields.check_type("enable")?;
         let (user, jid) = (fields.user()?, fields.service()?);
+        if user.to_bare() == jid {
+            return Err(InvalidRequest("jid is the user's own bare JID, which is no PubSub service".into()));
+        }
         let node = fields.node.ok_or_else(|| InvalidRequest("node is missing".into()))?;
-        let mut form = fields.form;
+        let mut form = fields.form.unwrap_or_default();
         if form.remove("FORM_TYPE").is_some_and(|form_type| form_type.trim() != ns::PUBLISH_OPTIONS) {
             return Err(InvalidRequest(format!("the form's FORM_TYPE must be {}", ns::PUBLISH_OPTIONS)));
         }
@@ -110,6 +116,10 @@ impl TryFrom<Fields> for Disable {
     type Error = InvalidRequest;
 
     fn try_from(fields: Fields) -> Result<Self, InvalidRequest> {
+        fields.check_type("disable")?;
+        if fields.form.is_some() {
+            return Err(InvalidRequest("form belongs to a request to enable, not to one to disable".into()));
+        }
         let (user, jid) = (fields.user()?, fields.service()?);
         Ok(Self { user, jid, node: fields.node.map(check_node).transpose()? })
     }
@@ -118,10 +128,18 @@ impl TryFrom<Fields> for Disable {
 impl Fields {
     fn of(iq: &Iq, command: &Element) -> Self {
         Self {
+            r#type: None,
             user: iq.from().map(Into::into),
             jid: command.attribute("jid").map(Into::into),
             node: command.attribute("node").map(Into::into),
-            form: BTreeMap::new(),
+            form: None,
+        }
+    }
+
+    fn check_type(&self, command: &str) -> Result<(), InvalidRequest> {
+        match self.r#type.as_deref() {
+            Some(other) if other != command => Err(InvalidRequest(format!("type: {other:?} is not {command:?}"))),
+            _ => Ok(()),
         }
     }
 
@@ -164,18 +182,18 @@ fn check_node(node: String) -> Result<String, InvalidRequest> {
 }
 
 /// Reads a map (or null, for none) and refuses a key that stands twice.
-fn distinct<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+fn distinct<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
     struct Distinct;
 
     impl<'de> Visitor<'de> for Distinct {
-        type Value = BTreeMap<String, String>;
+        type Value = Option<BTreeMap<String, String>>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("an object of strings")
         }
 
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(BTreeMap::new())
+            Ok(None)
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -186,7 +204,7 @@ fn distinct<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Strin
                 }
                 fields.insert(name, value);
             }
-            Ok(fields)
+            Ok(Some(fields))
         }
     }
 

@@ -38,16 +38,20 @@ impl Sns {
         Self(Double::start(100, check).await)
     }
 
-    /// Signs a message by SHA-256, in place of the signature that it has.
-    pub fn signed(mut message: Value) -> Value {
-        message["SignatureVersion"] = "2".into();
-        message["SigningCertURL"] = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-2.pem".into();
+    /// The text of a message that is signed.
+    pub fn signed_text(message: &Value) -> String {
         let names: &[&str] = match message["Type"].as_str() {
             Some("Notification") => &["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"],
             _ => &["Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"],
         };
-        let fields = names.iter().filter_map(|name| Some(format!("{name}\n{}\n", message[*name].as_str()?)));
-        let text: String = fields.collect();
+        names.iter().filter_map(|name| Some(format!("{name}\n{}\n", message[*name].as_str()?))).collect()
+    }
+
+    /// Signs a message by SHA-256, in place of the signature that it has.
+    pub fn signed(mut message: Value) -> Value {
+        message["SignatureVersion"] = "2".into();
+        message["SigningCertURL"] = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-2.pem".into();
+        let text = Self::signed_text(&message);
         let (_, key) = SecretDocument::from_pem(include_str!("../fixtures/sns-key.p8")).unwrap();
         let key = KeyPair::from_pkcs8(key.as_bytes()).unwrap();
         let mut signature = vec![0; key.public_modulus_len()];

@@ -63,7 +63,7 @@ fn claims(user: &str) -> Value {
 }
 
 async fn with_settings(settings: &[(&'static str, String)]) -> Pushlark {
-    let secret = ("WEBHOOK_SECRET", "planted-server".to_owned());
+    let secret = ("WEBHOOK_SECRET", "planted-server-secret".to_owned());
     let all: Vec<_> = settings.iter().cloned().chain([secret]).collect();
     Pushlark::with_settings(all.iter().map(|(name, value)| (*name, value.as_str()))).await
 }
@@ -77,6 +77,10 @@ async fn post(pushlark: &Pushlark, token: &str, path: &str, body: &Value) -> Rep
     send(pushlark.request(path, "application/json", body.to_string()).bearer_auth(token)).await
 }
 
+fn disabling(user: &str, node: &str) -> Value {
+    json!({"user": user, "jid": "push.example.com", "node": node})
+}
+
 async fn list(pushlark: &Pushlark, token: &str, query: &[(&str, &str)]) -> Reply {
     let url = format!("{}/enable", pushlark.stack.url);
     send(pushlark.http.request(Method::GET, url).query(query).bearer_auth(token)).await
@@ -84,7 +88,7 @@ async fn list(pushlark: &Pushlark, token: &str, query: &[(&str, &str)]) -> Reply
 
 /// The nodes of a user, in the order of their names.
 async fn nodes(pushlark: &Pushlark, user: &str) -> Vec<String> {
-    let reply = list(pushlark, "planted-server", &[("user", user)]).await;
+    let reply = list(pushlark, "planted-server-secret", &[("user", user)]).await;
     assert_eq!(reply.status, 200, "{}", reply.body);
     let json = reply.json();
     json["registrations"].as_array().unwrap().iter().map(|one| one["node"].as_str().unwrap().to_owned()).collect()
@@ -106,7 +110,7 @@ async fn a_client_enables_disables_and_lists_for_its_own_user_alone() {
 
         let eves = signer.sign(&claims("eve@example.com"));
         post(&pushlark, &eves, "/enable", &registration("bob@example.com", "eves")).await.problem(403);
-        post(&pushlark, &eves, "/disable", &registration("bob@example.com", "phone")).await.problem(403);
+        post(&pushlark, &eves, "/disable", &disabling("bob@example.com", "phone")).await.problem(403);
         list(&pushlark, &eves, &[("user", "bob@example.com")]).await.problem(403);
         assert!(send(enable(&eves)).await.body.contains("<forbidden "));
         assert_eq!(list(&pushlark, &eves, &[]).await.json()["registrations"], json!([]));
@@ -120,7 +124,7 @@ async fn a_client_enables_disables_and_lists_for_its_own_user_alone() {
         assert!(phone["enabled_at"].as_str().unwrap().starts_with("20"), "{phone}");
         assert!(!listed.body.contains("planted"), "{}", listed.body);
 
-        assert_eq!(post(&pushlark, &bobs, "/disable", &registration("bob@example.com", "phone")).await.status, 200);
+        assert_eq!(post(&pushlark, &bobs, "/disable", &disabling("bob@example.com", "phone")).await.status, 200);
         assert_eq!(nodes(&pushlark, "bob@example.com").await, ["pc"]);
         // It is good for these two alone.
         for path in ["/events", "/pubsub", "/explain"] {
@@ -210,15 +214,11 @@ async fn published_keys_are_fetched_when_they_are_needed_and_when_they_change() 
     };
     // The server's own credential needs no keys.
     let request = registration("bob@example.com", "n");
-    assert_eq!(post(&pushlark, "planted-server", "/enable", &request).await.status, 200);
+    assert_eq!(post(&pushlark, "planted-server-secret", "/enable", &request).await.status, 200);
     assert_eq!(published.requests().len(), 0);
-    published.set(503, "");
-    let reply = enable(&old).await;
-    reply.problem(503);
-    assert!(reply.headers.contains_key("retry-after"));
     let other = json!({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
     published.set(200, &json!({"keys": [other, {"kty": "new"}, old.jwk()]}).to_string());
-    eventually("the keys", async || (enable(&old).await.status == 200).then_some(())).await;
+    assert_eq!(enable(&old).await.status, 200);
     let fetched = published.requests().len();
     assert_eq!(enable(&old).await.status, 200);
     assert_eq!(published.requests().len(), fetched, "they are kept");
@@ -226,6 +226,47 @@ async fn published_keys_are_fetched_when_they_are_needed_and_when_they_change() 
     enable(&new).await.problem(401);
     enable(&new).await.problem(401);
     assert!(published.requests().len() <= fetched + 1);
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_fetched_are_asked_for_once_by_all() {
+    let published = Published::start().await;
+    published.set(503, "");
+    let signer = Signer { id: Some("kept"), ..Signer::of(Algorithm::ES256) };
+    let mut settings = signer.settings();
+    settings[1].1 = format!("{}/jwks.json", published.url);
+    let pushlark = with_settings(&settings).await;
+    let token = signer.sign(&claims("bob@example.com"));
+    let request = registration("bob@example.com", "n");
+    let at_once = (0..20).map(|_| post(&pushlark, &token, "/enable", &request));
+    for reply in futures_util::future::join_all(at_once).await {
+        reply.problem(503);
+        assert!(reply.headers.contains_key("retry-after"));
+    }
+    post(&pushlark, &token, "/enable", &request).await.problem(503);
+    assert_eq!(published.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_in_a_secret_that_changes_is_read_again() {
+    let file = std::env::temp_dir().join(format!("pushlark-jwks-{}", std::process::id()));
+    let old = Signer { id: Some("old"), ..Signer::of(Algorithm::ES256) };
+    let key = EncodingKey::from_ec_pem(APNS_NEW_KEY.as_bytes()).unwrap();
+    let new = Signer { id: Some("new"), key, ..Signer::of(Algorithm::ES256) };
+    let write = |signer: &Signer| std::fs::write(&file, json!({"keys": [signer.jwk()]}).to_string()).unwrap();
+    write(&old);
+    let mut settings = old.settings();
+    settings[1].1 = format!("file:{}", file.display());
+    let pushlark = with_settings(&settings).await;
+    let enable = async |signer: &Signer| {
+        let token = signer.sign(&claims("bob@example.com"));
+        post(&pushlark, &token, "/enable", &registration("bob@example.com", "n")).await
+    };
+    assert_eq!(enable(&old).await.status, 200);
+    write(&new);
+    assert_eq!(enable(&new).await.status, 200);
+    enable(&old).await.problem(401);
+    std::fs::remove_file(file).unwrap();
 }
 
 #[tokio::test]
@@ -247,8 +288,13 @@ async fn settings_that_could_let_anybody_in_stop_the_stack() {
         (with(&rs256, &[("JWT_KEYS", "http://id.example.com/jwks.json")]), "https"),
         (with(&hs256, &[("JWT_KEYS", "https://id.example.com/jwks.json")]), "secret"),
         (with(&hs256, &[("JWT_KEYS", &short)]), "JWT_KEYS"),
-        (with(&hs256, &[("JWT_KEYS", "planted-secret")]), "JWT_KEYS"),
+        (with(&hs256, &[("JWT_KEYS", "planted-secret-key")]), "JWT_KEYS"),
         (with(&hs256, &[("WEBHOOK_SECRET", "example.com=")]), "WEBHOOK_SECRET"),
+        (with(&hs256, &[("WEBHOOK_SECRET", "planted")]), "WEBHOOK_SECRET"),
+        (with(&hs256, &[("WEBHOOK_SECRET", "whsec_")]), "WEBHOOK_SECRET"),
+        (with(&hs256, &[("WEBHOOK_SECRET", "example.com=whsec_planted-and-not-base64")]), "WEBHOOK_SECRET"),
+        (with(&hs256, &[("MUC_LIGHT_HOSTS", "a b")]), "MUC_LIGHT_HOSTS"),
+        (with(&hs256, &[("PUBSUB_HOSTS", "a b")]), "PUBSUB_HOSTS"),
         (with(&hs256, &[("SNS_PM_TOPIC", "messages")]), "SNS_PM_TOPIC"),
         (with(&hs256, &[("MUC_HOSTS", "a b")]), "MUC_HOSTS"),
         (with(&hs256, &[("MAX_NODES", "0")]), "MAX_NODES"),
@@ -274,20 +320,21 @@ async fn a_client_that_asks_too_often_uses_up_what_is_its_own_alone() {
         assert_eq!(post(&pushlark, &bobs, "/enable", &registration("bob@example.com", "phone")).await.status, 200);
     }
     for path in ["/enable", "/disable"] {
-        let detail = post(&pushlark, &bobs, path, &registration("bob@example.com", "phone")).await.problem(429);
+        let detail = post(&pushlark, &bobs, path, &disabling("bob@example.com", "phone")).await.problem(429);
         assert!(detail.contains("bob@example.com"), "{detail}");
     }
+    list(&pushlark, &bobs, &[]).await.problem(429);
     let carols = signer.sign(&claims("carol@example.com"));
     assert_eq!(post(&pushlark, &carols, "/enable", &registration("carol@example.com", "phone")).await.status, 200);
     let message = json!({"type": "message", "from": "a@b/c", "to": "bob@example.com", "chat": "chat", "body": "Hi"});
-    assert_eq!(post(&pushlark, "planted-server", "/events", &message).await.status, 202);
+    assert_eq!(post(&pushlark, "planted-server-secret", "/events", &message).await.status, 202);
 }
 
 #[tokio::test]
 async fn of_too_many_nodes_the_oldest_goes() {
     let pushlark = with_settings(&[("MAX_NODES", "3".into())]).await;
     let enable = async |user: &str, node: &str| {
-        let reply = post(&pushlark, "planted-server", "/enable", &registration(user, node)).await;
+        let reply = post(&pushlark, "planted-server-secret", "/enable", &registration(user, node)).await;
         assert_eq!(reply.status, 200, "{}", reply.body);
     };
     for node in ["a", "b", "c", "a", "d"] {
@@ -305,8 +352,9 @@ async fn of_too_many_nodes_the_oldest_goes() {
 #[tokio::test]
 async fn or_the_newest_is_refused() {
     let pushlark = with_settings(&[("MAX_NODES", "3".into()), ("MAX_NODES_REACHED", "refuse-newest".into())]).await;
-    let enable =
-        async |node: &str| post(&pushlark, "planted-server", "/enable", &registration("bob@example.com", node)).await;
+    let enable = async |node: &str| {
+        post(&pushlark, "planted-server-secret", "/enable", &registration("bob@example.com", node)).await
+    };
     for node in ["a", "b", "c", "a"] {
         assert_eq!(enable(node).await.status, 200);
     }
@@ -315,9 +363,9 @@ async fn or_the_newest_is_refused() {
     assert_eq!(enable("a").await.status, 200);
     assert_eq!(nodes(&pushlark, "bob@example.com").await, ["a", "b", "c"]);
     let iq = "<iq type='set' id='1' from='bob@example.com'><enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='e'/></iq>";
-    let reply = send(pushlark.request("/enable", "text/xml", iq).bearer_auth("planted-server")).await;
+    let reply = send(pushlark.request("/enable", "text/xml", iq).bearer_auth("planted-server-secret")).await;
     assert!(reply.body.contains("<error type=\"cancel\"><not-allowed "), "{}", reply.body);
-    let gone = post(&pushlark, "planted-server", "/disable", &registration("bob@example.com", "b")).await;
+    let gone = post(&pushlark, "planted-server-secret", "/disable", &disabling("bob@example.com", "b")).await;
     assert_eq!(gone.status, 200);
     let all: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
     futures_util::future::join_all(all.iter().map(|node| enable(node))).await;
@@ -329,7 +377,7 @@ async fn a_user_has_no_more_nodes_at_the_push_service_either() {
     let pushlark = with_settings(&[("MAX_NODES", "2".into())]).await;
     let ask = async |payload: &str| {
         let iq = format!("<iq type='set' id='1' from='bob@example.com/x' to='push.example.com'>{payload}</iq>");
-        send(pushlark.request("/pubsub", "text/xml", iq).bearer_auth("planted-server")).await.body
+        send(pushlark.request("/pubsub", "text/xml", iq).bearer_auth("planted-server-secret")).await.body
     };
     let create =
         |node: &str| format!("<pubsub xmlns='http://jabber.org/protocol/pubsub'><create node='{node}'/></pubsub>");

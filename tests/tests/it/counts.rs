@@ -285,3 +285,29 @@ async fn without_the_setting_nothing_is_counted() {
     assert_eq!(next_from_alice(&pushlark).await, 1);
     pushlark.event(json!({"type": "read", "jid": BOB, "conversation": ALICE})).await;
 }
+
+#[tokio::test]
+async fn a_nick_is_a_user_in_the_rooms_of_muc_light_hosts_alone() {
+    let own = |room: &str| {
+        json!({"type": "message", "from": format!("{room}/{BOB}"), "to": BOB, "chat": "groupchat", "body": "planted Hi",
+            "recipient": {"online": true}})
+    };
+    let others = |room: &str| message(&format!("{room}/carol@example.com"), "groupchat", "planted Hi");
+    for (setting, light, muc) in [
+        ("", ROOM, "room@muc.example.com"),
+        ("", ROOM, "room@muclight.evil.example"),
+        ("rooms.example, light.@HOST@", "room@light.example.com", ROOM),
+        ("rooms.example, light.@HOST@", "room@rooms.example", ROOM),
+    ] {
+        let pushlark = Pushlark::with_settings([("UNREAD_COUNTS", "on"), ("MUC_LIGHT_HOSTS", setting)]).await;
+        pushlark.enable(BOB, "phone").await;
+        assert_eq!(badge(&pushlark, others(light)).await, 1);
+        pushlark.event(own(light)).await;
+        assert_eq!(badge(&pushlark, others(light)).await, 1, "{light} vouches for its occupants");
+        assert_eq!(badge(&pushlark, others(muc)).await, 1);
+        // Anybody may take this nick there: nothing is read, and the message counts as anybody's.
+        pushlark.event(own(muc)).await;
+        pushlark.settled().await;
+        assert_eq!(badge(&pushlark, others(muc)).await, 3, "{muc} does not vouch");
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use axum::http::Method;
 use doubles::{
     APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Answer, Apns, Double, Fcm, GOOGLE_NEW_KEY, Receiver,
     Subscriber, WebPush, apns_problem, fcm_error, planted,
@@ -10,6 +11,7 @@ use doubles::{
 use futures_util::future::join_all;
 use local::{Options, Stack};
 use pushlark_settings::Environment;
+use pushlark_webhooks::Key;
 use serde_json::{Value, json};
 use tests::{Apart, Pushlark, ago, eventually};
 use time::OffsetDateTime;
@@ -391,7 +393,7 @@ async fn what_ones_own_push_service_answers_decides_on_the_device() {
         (answer(503), Fate::Transient),
     ] {
         let receiver = Receiver::start().await;
-        let settings = [("PUSH_SERVICE", receiver.url.as_str()), ("PUSH_SERVICE_SECRET", "planted-secret")];
+        let settings = [("PUSH_SERVICE", receiver.url.as_str()), ("PUSH_SERVICE_SECRET", "planted-secret-key")];
         let pushlark = Pushlark::with_settings(settings).await;
         pushlark.enable(BOB, "device").await;
         assert_eq!(fate_of(&pushlark, &receiver, "device", answer.clone()).await, expected, "{answer:?}");
@@ -741,4 +743,49 @@ async fn a_notification_that_outlived_its_time_is_not_sent() {
     let ttl = direct.fcm.taken("android")[0].json()["message"]["android"]["ttl"].as_str().unwrap().to_owned();
     let ttl: u32 = ttl.trim_end_matches('s').parse().unwrap();
     assert!((86_400 - 200..=86_400 - 180).contains(&ttl), "{ttl}");
+}
+
+#[tokio::test]
+async fn an_origin_is_trusted_with_its_port_and_not_its_host() {
+    let direct = Direct::with_settings(&[("WEB_PUSH_TRUSTED_ORIGINS", "https://localhost:8443")]).await;
+    let browser = Subscriber::new(3);
+    let form = json!({"service": "web-push", "endpoint": "https://localhost/push/x", "p256dh": browser.p256dh(),
+        "auth": browser.auth()});
+    let request = json!({"user": BOB, "jid": "push.example.com", "node": "inside", "form": form});
+    assert_eq!(direct.pushlark.json("/enable", request).await.status, 200);
+    // It is refused: a connection that fails would be tried again.
+    direct.message("planted Hi").await;
+}
+
+#[tokio::test]
+async fn the_secret_of_ones_own_push_service_is_read_again_when_it_is_refused() {
+    let file = std::env::temp_dir().join(format!("pushlark-push-service-{}", std::process::id()));
+    std::fs::write(&file, "planted-first-secret").unwrap();
+    let setting = format!("file:{}", file.display());
+    for refusal in [401, 403] {
+        std::fs::write(&file, "planted-first-secret").unwrap();
+        let receiver = Receiver::start().await;
+        let settings = [("PUSH_SERVICE", receiver.url.as_str()), ("PUSH_SERVICE_SECRET", setting.as_str())];
+        let pushlark = Pushlark::with_settings(settings).await;
+        pushlark.enable(BOB, "device").await;
+        pushlark.message(BOB, "planted one").await;
+        pushlark.settled().await;
+        std::fs::write(&file, "planted-second-secret").unwrap();
+        receiver.answer_next(Answer::json(refusal, &json!({})));
+        pushlark.message(BOB, "planted two").await;
+        pushlark.settled().await;
+        let notifications: Vec<_> = receiver.requests().into_iter().filter(|r| r.method == Method::POST).collect();
+        let signed_by = |secret: &str| {
+            let key = Key::new(secret).unwrap();
+            let is_signed = |request: &doubles::Request| {
+                let [id, timestamp] = ["webhook-id", "webhook-timestamp"].map(|name| request.header(name));
+                request.header("webhook-signature") == key.sign(id, timestamp.parse().unwrap(), &request.body)
+            };
+            notifications.iter().map(is_signed).collect::<Vec<_>>()
+        };
+        assert_eq!(signed_by("planted-first-secret"), [true, true, false]);
+        assert_eq!(signed_by("planted-second-secret"), [false, false, true]);
+        assert_eq!(notifications[1].header("webhook-id"), notifications[2].header("webhook-id"));
+    }
+    std::fs::remove_file(file).unwrap();
 }

@@ -260,7 +260,7 @@ async fn with_topics(secret: &str) -> (Sns, Pushlark) {
 }
 
 async fn post_sns(pushlark: &Pushlark, message: &Value) -> Reply {
-    let kind = message["Type"].as_str().unwrap_or("Notification").to_owned();
+    let kind = message["Type"].as_str().and_then(|kind| kind.lines().next()).unwrap_or("Notification").to_owned();
     let request = pushlark.request("/events", "text/plain; charset=UTF-8", message.to_string());
     send(request.header("x-amz-sns-message-type", kind)).await
 }
@@ -268,10 +268,10 @@ async fn post_sns(pushlark: &Pushlark, message: &Value) -> Reply {
 #[tokio::test]
 async fn topics_of_sns_are_subscribed_to_by_https() {
     // With a secret, which SNS need not know.
-    let (sns, pushlark) = with_topics("planted-secret").await;
+    let (sns, pushlark) = with_topics("planted-secret-key").await;
     let enable = json!({"user": "bob@localhost", "jid": "push.localhost", "node": "bobs",
         "form": {"service": "fcm", "device_id": planted("bobs")}});
-    let enable = pushlark.request("/enable", "application/json", enable.to_string()).bearer_auth("planted-secret");
+    let enable = pushlark.request("/enable", "application/json", enable.to_string()).bearer_auth("planted-secret-key");
     assert_eq!(send(enable).await.status, 200);
 
     let confirmation = include_str!("../../../shared/events/tests/fixtures/sns/subscription-confirmation.json");
@@ -322,7 +322,7 @@ async fn presence_of_a_bare_jid_is_that_of_one_session() {
 
 #[tokio::test]
 async fn what_is_not_of_a_topic_of_ours_is_refused() {
-    let (sns, pushlark) = with_topics("planted-secret").await;
+    let (sns, pushlark) = with_topics("planted-secret-key").await;
     let good = Sns::signed(private());
     let changed = |field: &str, value: &str| {
         let mut message = good.clone();
@@ -334,25 +334,25 @@ async fn what_is_not_of_a_topic_of_ours_is_refused() {
         message[field] = value.into();
         Sns::signed(message)
     };
-    for (message, named) in [
-        (changed("Message", "{\"from_user_id\":\"eve@localhost\"}"), "signature"),
-        (changed("Timestamp", "2026-11-22T19:33:39.315Z"), "signature"),
-        (changed("Subject", "Hi"), "signature"),
-        (changed("Signature", "AAAA"), "signature"),
-        (changed("Signature", "?"), "signature"),
-        (changed("SignatureVersion", "1"), "signature"),
-        (changed("SignatureVersion", "3"), "SignatureVersion"),
-        (changed("SigningCertURL", "https://sns.eu-west-1.amazonaws.com.evil.example/c.pem"), "SigningCertURL"),
-        (changed("SigningCertURL", "https://sns.us-east-1.amazonaws.com/c.pem"), "SigningCertURL"),
-        (changed("SigningCertURL", "http://sns.eu-west-1.amazonaws.com/c.pem"), "SigningCertURL"),
-        (changed("SigningCertURL", "https://sns.eu-west-1.amazonaws.com/c.pem?x"), "SigningCertURL"),
-        (changed("SigningCertURL", "https://sns.eu-west-1.amazonaws.com/c.crt"), "SigningCertURL"),
-        (resigned("TopicArn", "arn:aws:sns:eu-west-1:999999999999:user_message_sent-dev-1"), "topics"),
-        (resigned("TopicArn", ""), "topics"),
+    for message in [
+        changed("Message", "{\"from_user_id\":\"eve@localhost\"}"),
+        changed("Timestamp", "2026-11-22T19:33:39.315Z"),
+        changed("Subject", "Hi"),
+        changed("Signature", "AAAA"),
+        changed("Signature", "?"),
+        changed("SignatureVersion", "1"),
+        changed("SignatureVersion", "3"),
+        changed("SigningCertURL", "https://sns.eu-west-1.amazonaws.com.evil.example/c.pem"),
+        changed("SigningCertURL", "https://sns.us-east-1.amazonaws.com/c.pem"),
+        changed("SigningCertURL", "http://sns.eu-west-1.amazonaws.com/c.pem"),
+        changed("SigningCertURL", "https://sns.eu-west-1.amazonaws.com/c.pem?x"),
+        changed("SigningCertURL", "https://sns.eu-west-1.amazonaws.com/c.crt"),
+        resigned("TopicArn", "arn:aws:sns:eu-west-1:999999999999:user_message_sent-dev-1"),
+        resigned("TopicArn", ""),
     ] {
-        let reply = post_sns(&pushlark, &message).await;
-        let detail = reply.problem(401);
-        assert!(detail.contains(named), "{message} was answered: {detail}");
+        let detail = post_sns(&pushlark, &message).await.problem(401);
+        // The same for a topic that is set and for one that is not.
+        assert_eq!(detail, "the message has no valid signature of SNS for a topic of this function", "{message}");
     }
     assert!(sns.requests().iter().all(|request| request.path.ends_with("-2.pem")), "it has asked elsewhere");
     post_sns(&pushlark, &json!({"Type": "Notification"})).await.problem(401);
@@ -372,6 +372,60 @@ async fn what_is_not_of_a_topic_of_ours_is_refused() {
     // Where no topic is set, nothing of SNS is taken.
     let none = Pushlark::start().await;
     post_sns(&none, &good).await.problem(401);
+}
+
+/// SNS signs names and values separated by line breaks. These messages have the text that it has signed for a topic of a
+/// stranger, and name a topic of ours.
+#[tokio::test]
+async fn a_message_that_sns_has_signed_for_another_topic_is_no_message_of_ours() {
+    const THEIRS: &str = "arn:aws:sns:eu-west-1:999999999999:user_message_sent-dev-1";
+    let (_sns, pushlark) = with_topics("planted-secret-key").await;
+    let (at, ours) = (ago(0), private()["Message"].as_str().unwrap().to_owned());
+    let published = |message: String| {
+        Sns::signed(json!({"Type": "Notification", "MessageId": "m2", "Timestamp": at, "TopicArn": THEIRS,
+            "Message": message}))
+    };
+    let rest_of = |genuine: &Value| {
+        let fields = ["MessageId", "Timestamp", "TopicArn", "Type"].into_iter();
+        fields.map(|name| format!("\n{name}\n{}", genuine[name].as_str().unwrap())).collect::<String>()
+    };
+    let forged = |genuine: &Value, fields: Value| {
+        let mut message = genuine.clone();
+        message.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        message
+    };
+    // The publisher of the other topic writes our fields, too, and the rest of the text becomes the value of one of them.
+    for (before, absorbing) in [
+        (format!("\nMessageId\nm1\nTimestamp\n{at}\nTopicArn\n{PM}\nType\nNotification"), "Type"),
+        (format!("\nMessageId\nm1\nTimestamp\n{at}\nTopicArn\n{PM}"), "TopicArn"),
+        (format!("\nMessageId\nm1\nTimestamp\n{at}"), "Timestamp"),
+        ("\nMessageId\nm1".to_owned(), "MessageId"),
+    ] {
+        let genuine = published(format!("{ours}{before}"));
+        let mut fields = json!({"Message": ours, "MessageId": "m1", "Timestamp": at, "TopicArn": PM});
+        let value = before.rsplit('\n').next().unwrap();
+        fields[absorbing] = format!("{value}{}", rest_of(&genuine)).into();
+        let message = forged(&genuine, fields);
+        if absorbing == "Type" {
+            assert_eq!(Sns::signed_text(&message), Sns::signed_text(&genuine));
+        }
+        post_sns(&pushlark, &message).await.problem(401);
+    }
+    let genuine = Sns::signed(private());
+    for fields in [
+        json!({"Type": "Notification\nNotification"}),
+        json!({"Type": "SomethingElse"}),
+        json!({"Type": null}),
+        json!({"Token": "a\nb"}),
+        json!({"SubscribeURL": "https://sns.eu-west-1.amazonaws.com/\r?"}),
+    ] {
+        post_sns(&pushlark, &forged(&genuine, fields)).await.problem(401);
+    }
+    // A text of several lines is no forgery.
+    let mut lines = private();
+    lines["Message"] = ours.replacen('{', "{\n", 1).into();
+    lines["Subject"] = "two\nlines".into();
+    assert_eq!(post_sns(&pushlark, &Sns::signed(lines)).await.status, 202);
 }
 
 fn lambda_event(message: &Value) -> Invocation {
@@ -399,7 +453,9 @@ async fn topics_of_sns_may_invoke_ingest_themselves() {
     other["TopicArn"] = "arn:aws:sns:eu-west-1:999999999999:user_message_sent-dev-1".into();
     let mut unreadable = private();
     unreadable["Message"] = "Hi".into();
-    for message in [other, unreadable, json!({"Type": "Notification"})] {
+    let mut confirmation = private();
+    confirmation["Type"] = "SubscriptionConfirmation".into();
+    for message in [other, unreadable, confirmation, json!({"Type": "Notification"})] {
         assert!(matches!(ingest.handle(lambda_event(&message)).await, Answer::Failed(_)), "{message}");
     }
 }

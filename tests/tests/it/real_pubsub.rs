@@ -331,3 +331,62 @@ async fn nodes_enabled_before_their_host_becomes_virtual_keep_working() {
     after.stack.stop().await;
     std::fs::remove_dir_all(data).unwrap();
 }
+
+#[tokio::test]
+async fn only_hosts_that_users_may_name_are_published_to() {
+    let rest = Rest::start(TOKEN).await;
+    let pushlark = stack(&rest, &[("PUBSUB_HOSTS", "pubsub.example.org, pubsub.@HOST@")]).await;
+    let enable = async |jid: &str| {
+        let iq =
+            format!("<iq type='set' id='1' from='{BOB}/x'><enable xmlns='urn:xmpp:push:0' jid='{jid}' node='n'/></iq>");
+        let by_iq = pushlark.post("/enable", "text/xml", iq).await;
+        (pushlark.json("/enable", json!({"user": BOB, "jid": jid, "node": "n"})).await, by_iq.body)
+    };
+    for allowed in [HOST, "any@pubsub.example.org", "pubsub.example.com", "push.example.com"] {
+        let (json, iq) = enable(allowed).await;
+        assert!(json.status == 200 && iq.contains("type=\"result\""), "{allowed}: {} {iq}", json.body);
+    }
+    for refused in ["pubsub.example.net", "pubsub.evil.example", "example.com", "pubsub.sub.example.com"] {
+        let (json, iq) = enable(refused).await;
+        let detail = json.problem(400);
+        assert!(detail.starts_with("jid: ") && detail.contains("PUBSUB_HOSTS"), "{detail}");
+        assert!(iq.contains("<error type=\"modify\"><bad-request "), "{iq}");
+    }
+    assert_eq!(nodes(&pushlark).await.len(), 4);
+
+    // A registration of before the setting stays, and is not published to.
+    let data = std::env::temp_dir().join(format!("pushlark-hosts-{}", std::process::id()));
+    for (setting, published) in [("", 1), ("pubsub.example.com", 1), (HOST, 2)] {
+        let url = format!("{}/rest", rest.url);
+        let settings = [("PUBSUB_URL", url.as_str()), ("PUBSUB_TOKEN", TOKEN), ("PUBSUB_HOSTS", setting)];
+        let options =
+            Options { environment: Environment::from_iter(settings), data: Some(data.clone()), ..Options::default() };
+        let pushlark = Pushlark::with(options).await;
+        if setting.is_empty() {
+            self::enable(&pushlark, "kept", json!({})).await;
+        }
+        pushlark.message(BOB, "planted Hi").await;
+        pushlark.settled().await;
+        assert_eq!((rest.published("kept").len(), nodes(&pushlark).await.len()), (published, 1), "{setting}");
+        pushlark.stack.stop().await;
+    }
+    std::fs::remove_dir_all(data).unwrap();
+}
+
+#[tokio::test]
+async fn a_users_own_account_is_no_pubsub_service() {
+    let rest = Rest::start(TOKEN).await;
+    for hosts in ["", "example.com"] {
+        let pushlark = stack(&rest, &[("PUBSUB_HOSTS", hosts)]).await;
+        for jid in [BOB, "Bob@Example.com", "bob@example.com/x"] {
+            let detail = pushlark.json("/enable", json!({"user": BOB, "jid": jid, "node": "n"})).await.problem(400);
+            assert!(detail.contains("jid"), "{detail}");
+            let iq = format!(
+                "<iq type='set' id='1' from='{BOB}/x'><enable xmlns='urn:xmpp:push:0' jid='{jid}' node='n'/></iq>"
+            );
+            let iq = pushlark.post("/enable", "text/xml", iq).await.body;
+            assert!(iq.contains("<error type=\"modify\"><bad-request "), "{iq}");
+        }
+        assert!(nodes(&pushlark).await.is_empty());
+    }
+}

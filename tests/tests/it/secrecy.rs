@@ -41,14 +41,14 @@ async fn enable(pushlark: &Pushlark, form: Value) -> Reply {
 
 #[tokio::test]
 async fn credentials() {
-    let whsec = format!("whsec_{}", BASE64_STANDARD.encode("planted"));
-    let secrets = format!("planted-secret,{whsec}");
+    let whsec = format!("whsec_{}", BASE64_STANDARD.encode("planted-secret-in-base64"));
+    let secrets = format!("planted-secret-key,{whsec}");
     let pushlark = Pushlark::with_settings([("WEBHOOK_SECRET", secrets.as_str())]).await;
     for path in ["/enable", "/disable", "/events", "/pubsub", "/explain"] {
         let request = || pushlark.request(path, "application/json", "{\"user\": planted");
         let authorized = |credential: &str| request().header("authorization", credential);
         let signed = |key: &str, id: &str, at: i64| {
-            let signature = Key::new(key).sign(id, at, b"{}");
+            let signature = Key::new(key).unwrap().sign(id, at, b"{}");
             request().header("webhook-id", id).header("webhook-timestamp", at).header("webhook-signature", signature)
         };
         let now = OffsetDateTime::now_utc().unix_timestamp();
@@ -57,18 +57,18 @@ async fn credentials() {
             request().bearer_auth("planted-wrong"),
             request().basic_auth("planted-user", Some("planted-wrong")),
             request().query(&[("token", "planted-wrong")]),
-            request().query(&[("token", "planted-secret"), ("token", "planted-secret")]),
-            authorized("planted-secret"),
-            authorized("Digest planted-secret"),
-            authorized("Basic planted-secret"),
-            authorized(&format!("Basic {}", BASE64_STANDARD.encode("planted-secret"))),
-            signed("planted-wrong", "planted", now),
+            request().query(&[("token", "planted-secret-key"), ("token", "planted-secret-key")]),
+            authorized("planted-secret-key"),
+            authorized("Digest planted-secret-key"),
+            authorized("Basic planted-secret-key"),
+            authorized(&format!("Basic {}", BASE64_STANDARD.encode("planted-secret-key"))),
+            signed("planted-wrong-secret", "planted", now),
             signed(&whsec, "planted", now - 1_000),
             request().header("webhook-signature", "v1,planted"),
         ] {
             send(wrong).await.problem(401);
         }
-        for right in [request().bearer_auth("planted-secret"), request().query(&[("token", whsec.as_str())])] {
+        for right in [request().bearer_auth("planted-secret-key"), request().query(&[("token", whsec.as_str())])] {
             send(right).await.problem(400);
         }
     }
@@ -278,7 +278,7 @@ async fn a_push_service_that_is_not_there() {
     {
         let settings = [
             push_service,
-            ("PUSH_SERVICE_SECRET", "planted"),
+            ("PUSH_SERVICE_SECRET", "planted-secret-key"),
             ("PUBSUB_URL", "http://planted:planted@127.0.0.1:1/"),
             ("PUBSUB_TOKEN", "planted"),
         ];
@@ -376,7 +376,7 @@ async fn what_ones_own_push_service_answers() {
     let url = receiver.url.replace("http://", "http://planted:planted@");
     let url = format!("{url}/push?token=planted");
     let settings =
-        [("PUSH_SERVICE", url.as_str()), ("PUSH_SERVICE_SECRET", "planted-secret"), ("PUBLISH_TIMEOUT_MS", "300")];
+        [("PUSH_SERVICE", url.as_str()), ("PUSH_SERVICE_SECRET", "planted-secret-key"), ("PUBLISH_TIMEOUT_MS", "300")];
     let apart = Apart::beside(Pushlark::with_settings(settings).await).await;
     for status in STATUSES {
         let device = status.to_string();

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
-use std::sync::Arc;
 
 use pushlark_settings::{Environment, SettingError};
 use reqwest::Url;
@@ -48,9 +47,9 @@ impl TrustedOrigins {
         Ok(environment.get("WEB_PUSH_TRUSTED_ORIGINS")?.unwrap_or_default())
     }
 
-    /// The names of their hosts.
-    pub fn hosts(&self) -> Arc<[String]> {
-        self.0.iter().filter_map(|origin| Some(origin.host_str()?.to_owned())).collect()
+    /// Whether the scheme, host and port of `url` are together one of these origins.
+    pub fn has(&self, url: &Url) -> bool {
+        self.0.iter().any(|trusted| trusted.origin() == url.origin())
     }
 
     /// The endpoint, unless it is one that is not called. What its name resolves to is checked at each call.
@@ -59,7 +58,7 @@ impl TrustedOrigins {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidEndpoint::Credentials);
         }
-        if self.0.iter().any(|trusted| trusted.origin() == url.origin()) {
+        if self.has(&url) {
             return Ok(url);
         }
         if url.scheme() != "https" {

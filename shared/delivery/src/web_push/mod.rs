@@ -54,9 +54,18 @@ pub struct Settings {
     subject: String,
 }
 
+/// The HTTP clients of all apps.
+#[derive(Clone)]
+pub struct Clients {
+    /// For trusted origins.
+    pub trusted: HttpClient,
+    /// For all other endpoints.
+    pub public: HttpClient,
+}
+
 /// The client of one app.
 pub struct WebPush {
-    http: HttpClient,
+    clients: Clients,
     trusted_origins: TrustedOrigins,
     key: SigningKey,
     /// The public key: an uncompressed point, in base64url.
@@ -104,11 +113,11 @@ impl Subscription {
 }
 
 impl WebPush {
-    pub fn new(settings: Settings, http: HttpClient, trusted_origins: TrustedOrigins) -> Result<Self, BadKey> {
+    pub fn new(settings: Settings, clients: Clients, trusted_origins: TrustedOrigins) -> Result<Self, BadKey> {
         let Settings { key, subject } = settings;
         let key = signing_key(key.trim()).ok_or(BadKey("one of P-256: PKCS #8 as PEM, or 32 bytes in base64url"))?;
         let public_key = BASE64_URL_SAFE_NO_PAD.encode(key.verifying_key().to_encoded_point(false));
-        Ok(Self { http, trusted_origins, key, public_key, subject, signatures: Mutex::default() })
+        Ok(Self { clients, trusted_origins, key, public_key, subject, signatures: Mutex::default() })
     }
 
     /// Sends one notification to the device that its options name.
@@ -145,7 +154,8 @@ impl WebPush {
                 .header(CONTENT_TYPE, "application/octet-stream")
                 .body(body.clone())
         };
-        Ok(match self.http.send(request).await {
+        let client = if self.trusted_origins.has(&endpoint) { &self.clients.trusted } else { &self.clients.public };
+        Ok(match client.send(request).await {
             Ok(response) => outcome_of(&response),
             Err(error) if is_not_public(&error) => Outcome::Refused(InvalidEndpoint::from(NotPublic).to_string()),
             Err(error) => unanswered(error).into(),

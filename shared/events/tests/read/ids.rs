@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
-use pushlark_events::Sources;
+use pushlark_events::{Sources, read_notification};
 use pushlark_http::Media::{Json, JsonLines};
-use pushlark_http::sns::SnsMessage;
+use pushlark_http::sns::Topics;
 use pushlark_settings::Environment;
 use serde_json::json;
+use serde_json::value::to_raw_value;
 use uuid::Uuid;
 
 use crate::{XML, assert_refused, now, one, taken};
@@ -63,12 +64,14 @@ fn an_id_is_of_1_to_256_bytes_without_control_characters() {
 #[test]
 fn what_sns_calls_a_message_is_an_id_like_any_other() {
     let topic = "arn:aws:sns:eu-west-1:123456789012:messages";
-    let sources = Sources::from_environment(&Environment::from_iter([("SNS_PM_TOPIC", topic)])).unwrap();
+    let topics = Topics::from_environment(&Environment::from_iter([("SNS_PM_TOPIC", topic)])).unwrap();
     let read = |id: &str| {
         let message = json!({"from_user_id": "a@example.com", "to_user_id": "b@example.com", "message": "x"});
         let message = json!({"Type": "Notification", "MessageId": id, "TopicArn": topic,
             "Message": message.to_string(), "Timestamp": "2026-11-22T19:33:39.314Z"});
-        sources.read_sns(&SnsMessage::read(message.to_string().as_bytes()).unwrap(), now()).map(|event| event.id)
+        let event = json!({"Records": [{"EventSource": "aws:sns", "Sns": message}]});
+        let delivered = topics.delivered(&to_raw_value(&event).unwrap()).unwrap().unwrap();
+        read_notification(&delivered[0], &Sources::default(), now()).map(|event| event.id)
     };
     assert_eq!(read("m1").unwrap(), "m1");
     for id in ["", "a\u{ffff}", &"x".repeat(257)] {
