@@ -24,6 +24,7 @@ VirtualHost "localhost"
 	pushlark_url = "@PUSHLARK@"
 	pushlark_secret = "@SECRET@"
 	pushlark_queue_size = 50
+	pushlark_queue_bytes = 1048576
 
 Component "pubsub.localhost" "pubsub"
 	-- The host, too: publishes are from it, and to a node that was deleted others are answered that it is forbidden.

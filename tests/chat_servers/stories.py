@@ -219,6 +219,10 @@ class Server:
         """How often the module has said that events wait."""
         return self.log().count("Pushlark does not take events")
 
+    def lost(self):
+        """How many events the module has dropped, by its own words."""
+        return sum(map(int, re.findall(r"(\d+) events are lost: the queue is full", self.log())))
+
     async def restart_bridge(self):
         """Where there is one."""
 
@@ -457,7 +461,7 @@ class Stories:
         await eventually("the log to say so", lambda: "1 events are lost: Pushlark answers 400" in self.server.log())
 
     async def beyond_their_bound_the_oldest_events_go(self, alice, bob):
-        """pushlark_queue_size and queue_size are 50; what is on its way counts apart."""
+        """pushlark_queue_size and queue_size are 50; what is on its way counts apart; the log counts what is lost."""
         sender = await self.client(alice, "pc")
         phone = await self.client(bob, "phone")
         await phone.enable("node", bob)
@@ -466,14 +470,39 @@ class Stories:
         complaints = self.server.complaints()
         sender.say(bob, "first")
         await eventually("the first event to be on its way", lambda: self.server.complaints() > complaints)
+        lost = self.server.lost()
         for number in range(60):
             sender.say(bob, str(number))
         # Answered after all that its sender said before.
         await sender.plugin["xep_0030"].get_info(jid="localhost", timeout=PATIENCE)
+        await eventually("the log to say so", lambda: self.server.lost() == lost + 10)
         await self.pushlark.start()
         await eventually("the last", lambda: "59" in [alert["body"] for alert in self.pushlark.notifications(bob)])
         notifications = await self.pushlark.notified(bob, 50)
         assert len(notifications) < 55 and "5" not in [alert["body"] for alert in notifications], notifications
+
+    async def beyond_their_bytes_the_oldest_events_go(self, alice, bob):
+        """pushlark_queue_bytes and queue_bytes are 1 MiB, which is the bytes of ten events; the log counts what is lost."""
+        sender = await self.client(alice, "pc")
+        phone = await self.client(bob, "phone")
+        await phone.enable("node", bob)
+        await phone.offline()
+        self.pushlark.stop()
+        complaints = self.server.complaints()
+        sender.say(bob, "first")
+        await eventually("the first event to be on its way", lambda: self.server.complaints() > complaints)
+        lost = self.server.lost()
+        padding = "x" * 100_000
+        for number in range(25):
+            padded = f"<body>{number}</body><x xmlns='urn:example:padding'>{padding}</x>"
+            sender.send_raw(f"<message to='{bob}@localhost' type='chat'>{padded}</message>")
+        # Answered after all that its sender said before.
+        await sender.plugin["xep_0030"].get_info(jid="localhost", timeout=PATIENCE)
+        await eventually("the log to say so", lambda: self.server.lost() == lost + 15)
+        await self.pushlark.start()
+        await self.pushlark.notified(bob, 11)
+        bodies = [alert["body"] for alert in self.pushlark.notifications(bob)]
+        assert sorted(bodies) == sorted(["first", *map(str, range(15, 25))]), bodies
 
     async def the_servers_own_push_module_publishes_to_our_node(self, alice, bob):
         """XEP-0357 without our module; the bridge dies in between; a device that is gone is disabled by the server."""

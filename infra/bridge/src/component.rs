@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use pushlark_xmpp::{Condition, DomainPart, Element, Iq, IqType, Jid, ParseError,
 use rustls_platform_verifier::ConfigVerifierExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, ToSocketAddrs};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
@@ -22,12 +23,15 @@ use uuid::Uuid;
 
 use crate::framing::{BadStream, Frame, Framer};
 use crate::functions::Functions;
+use crate::messages::{Messages, Room};
 use crate::settings::Server;
 
-/// How many stanzas are posted to the functions at once; more are answered that there is no room.
-const IN_FLIGHT: usize = 256;
-/// How many stanzas wait to be sent.
+/// How many stanzas wait to be sent to the chat server.
 const OUTGOING: usize = 256;
+/// How long the stream is not read because the chat server does not read an answer.
+const UNREAD: Duration = Duration::from_secs(10);
+/// How long stanzas that have arrived are still taken when nothing can be sent any more.
+const REMAINDER: Duration = Duration::from_secs(10);
 /// How long a connection and its handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// After how long without a stanza a space is sent, which tells whether the connection lives, …
@@ -55,10 +59,29 @@ pub struct Component {
     secret: String,
     server: Server,
     functions: Functions,
-    in_flight: Arc<Semaphore>,
-    /// What is to be sent, while there is a connection.
-    outgoing: Mutex<Option<mpsc::Sender<String>>>,
+    messages: Arc<Messages>,
+    /// IQs have room of their own, so that no IQ waits behind messages.
+    iqs: Room,
+    connected: AtomicBool,
+    outgoing: mpsc::Sender<Outgoing>,
     waiting: Waiting,
+}
+
+/// What a component sends.
+enum Outgoing {
+    /// An IQ that asks; it is not sent when nobody waits for the answer any more.
+    Question { id: String, iq: String },
+    /// Any other stanza.
+    Stanza(String),
+    /// The end of the stream.
+    End,
+}
+
+/// What waits to be sent; it outlasts a stream.
+pub struct Queue {
+    outgoing: mpsc::Receiver<Outgoing>,
+    /// What is not sent completely.
+    unsent: Option<Outgoing>,
 }
 
 /// Who waits for the answer to an IQ, by its id. All components' together: ejabberd sends what is for one of the components
@@ -72,10 +95,16 @@ pub struct Waiter {
     answer: oneshot::Sender<Element>,
 }
 
-/// The component is not connected; it may be again in a moment.
+/// Why a stanza is not sent; another try may succeed in a moment.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is not connected to the chat server")]
-pub struct NotConnected(DomainPart);
+pub enum NotSent {
+    /// There is no stream.
+    #[error("{0} is not connected to the chat server")]
+    NotConnected(DomainPart),
+    /// There is no place in the queue.
+    #[error("the chat server does not read what {0} sends")]
+    NotRead(DomainPart),
+}
 
 /// Why a stream ended, or did not begin.
 #[derive(Debug, thiserror::Error)]
@@ -96,13 +125,40 @@ trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
 
 impl Component {
-    pub fn new(name: DomainPart, secret: String, server: Server, functions: Functions, waiting: Waiting) -> Self {
-        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
-        Self { name, secret, server, functions, in_flight, outgoing: Mutex::default(), waiting }
+    /// A component, and what [`Component::run`] sends. Of messages, and again of IQs, `queue_bytes` wait for the functions.
+    pub fn new(
+        (name, secret): (DomainPart, String),
+        server: Server,
+        functions: Functions,
+        messages: Messages,
+        queue_bytes: u32,
+        waiting: Waiting,
+    ) -> (Arc<Self>, Queue) {
+        let (sender, outgoing) = mpsc::channel(OUTGOING);
+        let component = Self {
+            name,
+            secret,
+            server,
+            functions,
+            messages: Arc::new(messages),
+            iqs: Room::new(queue_bytes),
+            connected: AtomicBool::new(false),
+            outgoing: sender,
+            waiting,
+        };
+        (Arc::new(component), Queue { outgoing, unsent: None })
     }
 
     /// Is connected, again and again, until it is stopped.
-    pub async fn run(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
+    pub async fn run(self: Arc<Self>, queue: Queue, stopped: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.stay_connected(queue, stopped) => {}
+            () = self.messages.report() => {}
+        }
+        self.messages.close();
+    }
+
+    async fn stay_connected(self: &Arc<Self>, mut queue: Queue, mut stopped: watch::Receiver<bool>) {
         // They outlast the stream: what came by it is still posted when the chat server has gone.
         let mut tasks = JoinSet::new();
         let mut wait = FIRST_WAIT;
@@ -115,12 +171,12 @@ impl Component {
             let ended = match connected {
                 Ok((connection, framer)) => {
                     tracing::info!(component = %self.name, server = %self.server, "connected");
-                    self.serve(connection, framer, &mut tasks, &mut stopped).await
+                    self.serve(connection, framer, &mut queue, &mut tasks, &mut stopped).await
                 }
                 Err(ended) => Err(ended),
             };
             match ended {
-                Ok(()) => break,
+                Ok(()) => return tasks.shutdown().await,
                 Err(error) => tracing::warn!(component = %self.name, server = %self.server, error = %Causes(&error),
                     "not connected"),
             }
@@ -138,28 +194,36 @@ impl Component {
         }
         // After the time for the last answers they are given up.
         let _ = timeout(LAST_ANSWERS, all(&mut tasks)).await;
+        tasks.shutdown().await;
     }
 
     /// Sends a stanza that has no answer.
-    pub async fn send(&self, stanza: &Element) -> Result<(), NotConnected> {
-        let not_connected = || NotConnected(self.name.clone());
-        let outgoing = self.outgoing().ok_or_else(not_connected)?;
-        outgoing.send(stanza.to_string()).await.map_err(|_| not_connected())
+    pub async fn send(&self, stanza: &Element, patience: Duration) -> Result<(), NotSent> {
+        let sent = timeout(patience, self.enqueue(Outgoing::Stanza(stanza.to_string()))).await;
+        sent.unwrap_or_else(|_| Err(NotSent::NotRead(self.name.clone())))
     }
 
     /// Sends an IQ, and gives the answer, unless none comes in time.
-    pub async fn ask(&self, iq: &Iq, patience: Duration) -> Result<Option<Element>, NotConnected> {
+    pub async fn ask(&self, iq: &Iq, patience: Duration) -> Result<Option<Element>, NotSent> {
         let id = Uuid::new_v4().simple().to_string();
         let asked = iq.to().and_then(|to| parse_jid(to).ok());
         let (answer, answered) = oneshot::channel();
-        let iq = iq.element().clone().with_attribute("id", &id);
+        let iq = iq.element().clone().with_attribute("id", &id).to_string();
         self.waiting().insert(id.clone(), Waiter { component: self.name.clone(), asked, answer });
-        let _asking = Asking { component: self, id };
+        let _asking = Asking { component: self, id: id.clone() };
         let asking = async {
-            self.send(&iq).await?;
+            self.enqueue(Outgoing::Question { id, iq }).await?;
             Ok(answered.await.ok())
         };
         timeout(patience, asking).await.unwrap_or(Ok(None))
+    }
+
+    async fn enqueue(&self, outgoing: Outgoing) -> Result<(), NotSent> {
+        let not_connected = || NotSent::NotConnected(self.name.clone());
+        if !self.connected.load(Ordering::Relaxed) {
+            return Err(not_connected());
+        }
+        self.outgoing.send(outgoing).await.map_err(|_| not_connected())
     }
 
     async fn connect(&self) -> Result<(Box<dyn Connection>, Framer), Ended> {
@@ -196,38 +260,35 @@ impl Component {
     async fn serve(
         self: &Arc<Self>,
         connection: Box<dyn Connection>,
-        mut framer: Framer,
+        framer: Framer,
+        queue: &mut Queue,
         tasks: &mut JoinSet<()>,
         stopped: &mut watch::Receiver<bool>,
     ) -> Result<(), Ended> {
-        let (mut reader, writer) = tokio::io::split(connection);
-        let (outgoing, to_send) = mpsc::channel(OUTGOING);
-        *self.outgoing.lock().unwrap_or_else(PoisonError::into_inner) = Some(outgoing.clone());
-        let mut sending = pin!(send_all(writer, to_send));
-        let receiving = async {
-            loop {
-                match read(&mut reader, &mut framer).await? {
-                    Frame::Stanza(stanza) if stanza.is("error", STREAMS) => return Err(Ended::Told(describe(&stanza))),
-                    Frame::Stanza(stanza) => self.take(stanza, &outgoing, tasks),
-                    Frame::Refused(reason, stanza) => self.refuse(&reason, stanza, &outgoing),
-                    Frame::Start(_) | Frame::End => return Err(Ended::Told("the end of the stream".into())),
+        let (reader, writer) = tokio::io::split(connection);
+        self.connected.store(true, Ordering::Relaxed);
+        let mut sending = pin!(self.send_all(writer, queue));
+        let ended = {
+            let mut receiving = pin!(self.receive(reader, framer, tasks));
+            tokio::select! {
+                ended = &mut receiving => ended,
+                ended = &mut sending => {
+                    self.connected.store(false, Ordering::Relaxed);
+                    // What the chat server sent before is still there.
+                    let _ = timeout(REMAINDER, receiving).await;
+                    ended.map_err(Ended::from)
                 }
-                while tasks.try_join_next().is_some() {}
+                () = until(stopped) => Ok(()),
             }
         };
-        let ended = tokio::select! {
-            ended = receiving => ended,
-            ended = &mut sending => ended.map_err(Ended::from),
-            () = until(stopped) => Ok(()),
-        };
-        *self.outgoing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.connected.store(false, Ordering::Relaxed);
         // Whoever waits for an answer of this connection waits in vain.
         self.waiting().retain(|_, waiter| waiter.component != self.name);
         if ended.is_ok() {
             let answered = async {
                 all(tasks).await;
-                // The last sender: with it gone, the stream is ended.
-                drop(outgoing);
+                // The queue is not closed before the component is dropped.
+                let _ = self.outgoing.send(Outgoing::End).await;
             };
             // The chat server may be gone.
             let _ = timeout(LAST_ANSWERS, async { tokio::join!(answered, sending) }).await;
@@ -235,37 +296,61 @@ impl Component {
         ended
     }
 
-    fn take(self: &Arc<Self>, stanza: Element, outgoing: &mpsc::Sender<String>, tasks: &mut JoinSet<()>) {
-        let is_message = stanza.name() == "message";
-        let iq = match Iq::from_element(stanza.clone()) {
-            Ok(iq) if matches!(iq.kind(), IqType::Result | IqType::Error) => return self.resolve(&iq),
-            Ok(iq) => Some(iq),
-            Err(_) if is_message => None,
-            Err(_) => return,
-        };
-        let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
-            return match iq {
-                Some(iq) => self.try_later(&iq, "there is no room, try again", outgoing),
-                None => tracing::warn!(component = %self.name, "a message is lost: there is no room"),
-            };
-        };
-        let (this, outgoing) = (Arc::clone(self), outgoing.clone());
-        tasks.spawn(async move {
-            // Held until the answer is sent, which takes its time when the chat server does not read.
-            let _permit = permit;
-            match iq {
-                Some(iq) => {
-                    let answer = this.functions.answer(&iq).await;
-                    // Without the connection there is nobody to be answered.
-                    let _ = outgoing.send(answer.to_string()).await;
+    /// Takes stanzas, no faster than there is room for them.
+    async fn receive(
+        self: &Arc<Self>,
+        mut reader: impl AsyncRead + Unpin,
+        mut framer: Framer,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(), Ended> {
+        let mut patience = UNREAD;
+        loop {
+            let refused = match read(&mut reader, &mut framer).await? {
+                Frame::Stanza(stanza) if stanza.is("error", STREAMS) => return Err(Ended::Told(describe(&stanza))),
+                Frame::Stanza(stanza) if stanza.name() == "message" => {
+                    self.messages.take(stanza, tasks).await;
+                    None
                 }
-                None => this.functions.tell(&stanza).await,
+                Frame::Stanza(stanza) => self.take_iq(stanza, tasks),
+                Frame::Refused(reason, stanza) => self.refuse(&reason, stanza),
+                Frame::Start(_) | Frame::End => return Err(Ended::Told("the end of the stream".into())),
+            };
+            if let Some(answer) = refused {
+                let sent = timeout(patience, self.outgoing.send(Outgoing::Stanza(answer.to_string()))).await;
+                if sent.is_err() {
+                    tracing::warn!(component = %self.name, "an IQ is not answered: the chat server does not read");
+                }
+                patience = if sent.is_ok() { UNREAD } else { Duration::ZERO };
             }
-        });
+            while tasks.try_join_next().is_some() {}
+        }
     }
 
-    /// Passes over a stanza, of which there is the start tag at most.
-    fn refuse(&self, reason: &ParseError, stanza: Option<Element>, outgoing: &mpsc::Sender<String>) {
+    /// Takes an IQ, and gives the answer to one that finds no room.
+    fn take_iq(self: &Arc<Self>, stanza: Element, tasks: &mut JoinSet<()>) -> Option<Element> {
+        let iq = Iq::from_element(stanza).ok()?;
+        if matches!(iq.kind(), IqType::Result | IqType::Error) {
+            self.resolve(&iq);
+            return None;
+        }
+        let text = iq.element().to_string();
+        // While the IQ waits, its content is kept as text alone, which is much smaller.
+        let iq = Iq::from_element(iq.element().clone().without_children(|_| true)).ok()?;
+        let Some(room) = self.iqs.try_take(&text) else {
+            return Some(iq.error(Condition::ResourceConstraint, "too many requests wait, try again"));
+        };
+        let this = Arc::clone(self);
+        tasks.spawn(async move {
+            let answer = this.functions.answer(&iq, &text).await;
+            // By the next stream if this one has ended. The queue is not closed before the component is dropped.
+            let _ = this.outgoing.send(Outgoing::Stanza(answer.to_string())).await;
+            drop(room);
+        });
+        None
+    }
+
+    /// Passes over a stanza, of which there is the start tag at most, and gives the answer to an IQ.
+    fn refuse(&self, reason: &ParseError, stanza: Option<Element>) -> Option<Element> {
         let reason = match reason {
             // What it says in detail may be of the stanza's content.
             ParseError::Malformed(_) => "malformed XML",
@@ -273,16 +358,33 @@ impl Component {
         };
         tracing::warn!(component = %self.name, reason, "a stanza is passed over");
         let iq = stanza.and_then(|stanza| Iq::from_element(stanza).ok());
-        if let Some(iq) = iq.filter(|iq| matches!(iq.kind(), IqType::Get | IqType::Set)) {
-            self.try_later(&iq, reason, outgoing);
-        }
+        let iq = iq.filter(|iq| matches!(iq.kind(), IqType::Get | IqType::Set))?;
+        Some(iq.error(Condition::ResourceConstraint, reason))
     }
 
-    /// Answers an IQ without a wait, so that the answers' number is bounded.
-    fn try_later(&self, iq: &Iq, text: &str, outgoing: &mpsc::Sender<String>) {
-        if outgoing.try_send(iq.error(Condition::ResourceConstraint, text).to_string()).is_err() {
-            tracing::warn!(component = %self.name, "an IQ is not answered: there is no room");
+    /// Sends stanzas until there is an end, and then ends the stream.
+    async fn send_all(&self, mut writer: impl AsyncWrite + Unpin, queue: &mut Queue) -> io::Result<()> {
+        loop {
+            if queue.unsent.is_none() {
+                match timeout(KEEPALIVE, queue.outgoing.recv()).await {
+                    Ok(next) => queue.unsent = next,
+                    Err(_) => {
+                        write(&mut writer, " ").await?;
+                        continue;
+                    }
+                }
+            }
+            match &queue.unsent {
+                Some(Outgoing::Question { id, .. }) if !self.waiting().contains_key(id) => {}
+                Some(Outgoing::Question { iq: stanza, .. } | Outgoing::Stanza(stanza)) => {
+                    write(&mut writer, stanza).await?;
+                }
+                Some(Outgoing::End) | None => break,
+            }
+            queue.unsent = None;
         }
+        write(&mut writer, "</stream:stream>").await?;
+        writer.shutdown().await
     }
 
     /// Gives an answer to who waits for it, if it is from whom was asked.
@@ -295,10 +397,6 @@ impl Component {
             // Whoever asked may have given up.
             let _ = waiter.answer.send(answer.element().clone());
         }
-    }
-
-    fn outgoing(&self) -> Option<mpsc::Sender<String>> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<String, Waiter>> {
@@ -331,19 +429,6 @@ async fn write(connection: &mut (impl AsyncWrite + Unpin), text: &str) -> io::Re
     connection.write_all(text.as_bytes()).await?;
     // TLS may keep what is written.
     connection.flush().await
-}
-
-/// Sends stanzas until there are no more senders, and then ends the stream.
-async fn send_all(mut writer: impl AsyncWrite + Unpin, mut to_send: mpsc::Receiver<String>) -> io::Result<()> {
-    loop {
-        match timeout(KEEPALIVE, to_send.recv()).await {
-            Ok(Some(stanza)) => write(&mut writer, &stanza).await?,
-            Ok(None) => break,
-            Err(_) => write(&mut writer, " ").await?,
-        }
-    }
-    write(&mut writer, "</stream:stream>").await?;
-    writer.shutdown().await
 }
 
 async fn read(connection: &mut (impl AsyncRead + Unpin), framer: &mut Framer) -> Result<Frame, Ended> {
@@ -385,70 +470,121 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// A component whose connection takes one stanza before the first is sent.
-    fn connected() -> (Arc<Component>, mpsc::Sender<String>, mpsc::Receiver<String>) {
+    /// A component that is connected, with room for one IQ.
+    fn connected() -> (Arc<Component>, Queue) {
         let server = Server::Loopback("127.0.0.1:5347".parse().unwrap());
         let functions = Functions::new(None, None, None, PATIENCE).unwrap();
         let name = DomainPart::new("push.example.com").unwrap().into_owned();
-        let component = Component::new(name, "test".into(), server, functions, Waiting::default());
-        let (outgoing, sent) = mpsc::channel(1);
-        *component.outgoing.lock().unwrap() = Some(outgoing.clone());
-        (Arc::new(component), outgoing, sent)
+        let (_, stopped) = watch::channel(false);
+        let messages = Messages::new(name.clone(), functions.clone(), 1, PATIENCE, stopped);
+        let (component, queue) =
+            Component::new((name, "test".into()), server, functions, messages, 1, Waiting::default());
+        component.connected.store(true, Ordering::Relaxed);
+        (component, queue)
     }
 
     fn iq() -> Iq {
         Iq::from_element(Element::parse("<iq type='get' id='1' from='a.b' to='push.example.com'/>").unwrap()).unwrap()
     }
 
+    async fn fill(component: &Component) {
+        for _ in 0..OUTGOING {
+            component.outgoing.send(Outgoing::Stanza("<full/>".into())).await.unwrap();
+        }
+    }
+
+    fn text(outgoing: Option<Outgoing>) -> String {
+        match outgoing {
+            Some(Outgoing::Question { iq: text, .. } | Outgoing::Stanza(text)) => text,
+            Some(Outgoing::End) | None => String::new(),
+        }
+    }
+
     #[tokio::test]
-    async fn who_asks_and_goes_is_forgotten() {
-        let (component, _outgoing, mut sent) = connected();
+    async fn who_asks_and_goes_is_forgotten_and_not_asked_for() {
+        let (component, mut queue) = connected();
         let iq = iq();
         {
             let mut asking = pin!(component.ask(&iq, PATIENCE));
+            let asked = async {
+                while component.outgoing.capacity() == OUTGOING {
+                    tokio::task::yield_now().await;
+                }
+            };
             tokio::select! {
                 answer = &mut asking => unreachable!("{answer:?}"),
-                _ = sent.recv() => {}
+                () = asked => {}
             }
             assert_eq!(component.waiting().len(), 1);
         }
         assert!(component.waiting().is_empty());
+        component.outgoing.send(Outgoing::End).await.unwrap();
+        let mut sent = Vec::new();
+        component.send_all(&mut sent, &mut queue).await.unwrap();
+        assert_eq!(String::from_utf8(sent).unwrap(), "</stream:stream>");
     }
 
-    #[tokio::test]
-    async fn who_cannot_be_sent_in_time_has_no_answer() {
-        let (component, outgoing, _sent) = connected();
-        outgoing.try_send("full".into()).unwrap();
-        assert_eq!(component.ask(&iq(), Duration::from_millis(1)).await.unwrap(), None);
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_be_sent_in_time_is_told_so() {
+        let (component, _queue) = connected();
+        fill(&component).await;
+        assert!(component.ask(&iq(), PATIENCE).await.unwrap().is_none());
         assert!(component.waiting().is_empty());
+        let unsent = component.send(iq().element(), PATIENCE).await.unwrap_err();
+        assert!(matches!(unsent, NotSent::NotRead(_)), "{unsent}");
+        component.connected.store(false, Ordering::Relaxed);
+        let unsent = component.send(iq().element(), PATIENCE).await.unwrap_err();
+        assert!(matches!(unsent, NotSent::NotConnected(_)), "{unsent}");
     }
 
     #[tokio::test]
-    async fn what_there_is_no_room_for_makes_no_task() {
-        let (component, outgoing, mut sent) = connected();
+    async fn an_iq_without_room_is_answered_all_the_same() {
+        let (component, mut queue) = connected();
+        fill(&component).await;
         let mut tasks = JoinSet::new();
-        component.in_flight.close();
-        for _ in 0..2 {
-            component.take(iq().element().clone(), &outgoing, &mut tasks);
+        assert_eq!(component.take_iq(iq().element().clone(), &mut tasks), None);
+        // The room is held until the answer has a place in the queue.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
         }
-        component.take(Element::parse("<message/>").unwrap(), &outgoing, &mut tasks);
-        let answer = sent.try_recv().unwrap();
-        assert!(answer.contains("<error type=\"wait\"><resource-constraint"), "{answer}");
-        assert!(sent.is_empty() && tasks.is_empty());
+        let refused = component.take_iq(iq().element().clone(), &mut tasks).unwrap().to_string();
+        assert!(
+            refused.contains("<error type=\"wait\"><resource-constraint") && refused.contains("id=\"1\""),
+            "{refused}"
+        );
+        queue.outgoing.recv().await.unwrap();
+        tasks.join_next().await.unwrap().unwrap();
+        assert!(tasks.is_empty());
+        assert_eq!(component.take_iq(iq().element().clone(), &mut tasks), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_chat_server_that_does_not_read_holds_up_the_stream_only_once() {
+        let (component, _queue) = connected();
+        fill(&component).await;
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let refused = format!("<iq type='get' id='1' from='a.b'>{}</iq>", "<a>".repeat(100) + &"</a>".repeat(100));
+        let stream = format!("<stream:stream xmlns:stream='{STREAMS}'>");
+        let mut framer = Framer::default();
+        framer.push(stream.as_bytes());
+        framer.next().unwrap();
+        theirs.write_all(refused.repeat(3).as_bytes()).await.unwrap();
+        drop(theirs);
+        let began = Instant::now();
+        component.receive(ours, framer, &mut JoinSet::new()).await.unwrap_err();
+        assert_eq!(began.elapsed().as_secs(), UNREAD.as_secs());
     }
 
     #[tokio::test]
-    async fn the_permit_is_held_until_the_answer_is_sent() {
-        let (component, outgoing, mut sent) = connected();
-        let mut tasks = JoinSet::new();
-        outgoing.try_send("full".into()).unwrap();
-        component.take(iq().element().clone(), &outgoing, &mut tasks);
-        // Here it comes as far as it can.
-        tokio::task::yield_now().await;
-        assert!(tasks.try_join_next().is_none());
-        assert_eq!(component.in_flight.available_permits(), IN_FLIGHT - 1);
-        sent.recv().await.unwrap();
-        tasks.join_next().await.unwrap().unwrap();
-        assert_eq!(component.in_flight.available_permits(), IN_FLIGHT);
+    async fn what_is_not_sent_completely_is_sent_by_the_next_stream() {
+        let (component, mut queue) = connected();
+        component.outgoing.send(Outgoing::Stanza("<first/>".into())).await.unwrap();
+        component.outgoing.send(Outgoing::End).await.unwrap();
+        let (broken, _) = tokio::io::duplex(1);
+        component.send_all(broken, &mut queue).await.unwrap_err();
+        let mut sent = Vec::new();
+        component.send_all(&mut sent, &mut queue).await.unwrap();
+        assert_eq!(String::from_utf8(sent).unwrap(), "<first/></stream:stream>");
+        assert_eq!(text(queue.unsent), "");
     }
 }

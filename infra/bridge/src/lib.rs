@@ -8,6 +8,7 @@
 mod component;
 mod framing;
 mod functions;
+mod messages;
 mod rest;
 mod settings;
 
@@ -18,11 +19,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pushlark_xmpp::DomainPart;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use component::{Component, Waiting};
 use functions::Functions;
+use messages::Messages;
 use rest::Rest;
 
 /// How long what was begun may take when the bridge is stopped.
@@ -51,15 +54,17 @@ pub enum StartError {
 impl Bridge {
     /// Starts, and returns once `/rest` is served; the chat server may come later.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let Settings { server, components, iq_url, messages_url, key, rest, timeout } = settings;
+        let Settings { server, components, iq_url, messages_url, key, rest, timeout, queue_bytes, retry } = settings;
         let functions = Functions::new(iq_url, messages_url, key, timeout)?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let waiting = Waiting::default();
-        let component = |(name, secret)| {
-            Arc::new(Component::new(name, secret, server.clone(), functions.clone(), Arc::clone(&waiting)))
+        let component = |named: (DomainPart, String)| {
+            let messages = Messages::new(named.0.clone(), functions.clone(), queue_bytes, retry, stopped.clone());
+            let (server, functions, waiting) = (server.clone(), functions.clone(), Arc::clone(&waiting));
+            Component::new(named, server, functions, messages, queue_bytes, waiting)
         };
-        let components: Vec<Arc<Component>> = components.into_iter().map(component).collect();
+        let (components, queues): (Vec<_>, Vec<_>) = components.into_iter().map(component).unzip();
         let rest = match rest {
             Some(settings) => Some(
                 Rest::new(components.clone(), settings.token, timeout)
@@ -71,8 +76,8 @@ impl Bridge {
                 None
             }
         };
-        for component in components {
-            tasks.spawn(component.run(stopped.clone()));
+        for (component, queue) in components.into_iter().zip(queues) {
+            tasks.spawn(component.run(queue, stopped.clone()));
         }
         Ok(Self { rest, stop, tasks })
     }

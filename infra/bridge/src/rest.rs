@@ -6,23 +6,30 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
+use axum_server::{Handle, Server};
 use pushlark_xmpp::{Condition, DomainPart, Element, Iq, IqType, MAX_STANZA_BYTES, ns, parse_jid};
+use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::StartError;
-use crate::component::{Component, NotConnected};
+use crate::component::{Component, NotSent};
 use crate::settings;
 
 const XMPP: &str = "application/xmpp+xml";
+/// How long a caller may take to send the header of a request, …
+const HEADER: Duration = Duration::from_secs(10);
+/// … and its body.
+const BODY: Duration = Duration::from_secs(30);
 
 /// What `/rest` needs to answer.
 pub struct Rest {
@@ -37,8 +44,10 @@ enum Refusal {
     NoCredential,
     WrongCredential,
     Media,
+    Slow,
+    Body(BytesRejection),
     Stanza(StatusCode, String),
-    NotConnected(NotConnected),
+    NotSent(NotSent),
 }
 
 impl Rest {
@@ -69,7 +78,11 @@ impl Rest {
         });
         let tls = match &settings.tls {
             Some((certificate, key)) => {
-                Some(RustlsConfig::from_pem_chain_file(certificate, key).await.map_err(failed)?)
+                let tls = RustlsConfig::from_pem_chain_file(certificate, key).await.map_err(failed)?;
+                let mut config = ServerConfig::clone(&tls.get_inner());
+                config.alpn_protocols = vec![b"http/1.1".to_vec()];
+                tls.reload_from_config(Arc::new(config));
+                Some(tls)
             }
             None => None,
         };
@@ -77,11 +90,11 @@ impl Rest {
         tasks.spawn(async move {
             let served = match tls {
                 Some(tls) => match axum_server::from_tcp_rustls(listener, tls) {
-                    Ok(server) => server.handle(handle).serve(router).await,
+                    Ok(server) => bounded(server).handle(handle).serve(router).await,
                     Err(error) => Err(error),
                 },
                 None => match axum_server::from_tcp(listener) {
-                    Ok(server) => server.handle(handle).serve(router).await,
+                    Ok(server) => bounded(server).handle(handle).serve(router).await,
                     Err(error) => Err(error),
                 },
             };
@@ -101,13 +114,17 @@ impl Rest {
         if digest.ct_eq(&self.token).into() { Ok(()) } else { Err(Refusal::WrongCredential) }
     }
 
-    async fn send(&self, headers: &HeaderMap, body: &[u8]) -> Result<Response, Refusal> {
+    /// Reads the body only after the token is found right.
+    async fn send(&self, request: Request) -> Result<Response, Refusal> {
+        let headers = request.headers();
         self.check(headers)?;
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(XMPP) {
             return Err(Refusal::Media);
         }
-        let text = std::str::from_utf8(body).map_err(bad_request)?;
+        let body = timeout(BODY, Bytes::from_request(request, &())).await.map_err(|_| Refusal::Slow)?;
+        let body = body.map_err(Refusal::Body)?;
+        let text = std::str::from_utf8(&body).map_err(bad_request)?;
         let stanza = Element::parse(text).map_err(bad_request)?;
         if !ns::STANZAS.contains(&stanza.namespace()) {
             return Err(unprocessable("the stanza is in no namespace of a stanza"));
@@ -119,7 +136,7 @@ impl Rest {
         };
         match stanza.name() {
             "message" | "presence" => {
-                component.send(&stanza).await.map_err(Refusal::NotConnected)?;
+                component.send(&stanza, self.timeout).await.map_err(Refusal::NotSent)?;
                 Ok(StatusCode::ACCEPTED.into_response())
             }
             "iq" => self.ask(component, stanza, text).await,
@@ -132,7 +149,7 @@ impl Rest {
         if matches!(iq.kind(), IqType::Result | IqType::Error) || iq.payload().is_none() {
             return Err(unprocessable("the IQ must be of type get or set, with exactly one child"));
         }
-        let answer = component.ask(&iq, self.timeout).await.map_err(Refusal::NotConnected)?;
+        let answer = component.ask(&iq, self.timeout).await.map_err(Refusal::NotSent)?;
         // As the caller has addressed it.
         let given = Element::parse(given).ok().and_then(|given| Iq::from_element(given).ok());
         let given = given.as_ref().unwrap_or(&iq);
@@ -162,8 +179,14 @@ impl Rest {
     }
 }
 
-async fn answer(State(rest): State<Arc<Rest>>, headers: HeaderMap, body: Bytes) -> Response {
-    rest.send(&headers, &body).await.unwrap_or_else(Refusal::into_response)
+async fn answer(State(rest): State<Arc<Rest>>, request: Request) -> Response {
+    rest.send(request).await.unwrap_or_else(Refusal::into_response)
+}
+
+/// HTTP/1.1 alone, of which hyper bounds the time for a header.
+fn bounded<A>(mut server: Server<SocketAddr, A>) -> Server<SocketAddr, A> {
+    server.http_builder().http1().header_read_timeout(HEADER);
+    server.http1_only()
 }
 
 fn bad_request(reason: impl ToString) -> Refusal {
@@ -189,8 +212,13 @@ impl IntoResponse for Refusal {
             Self::Media => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the content type must be {XMPP}")).into_response()
             }
+            Self::Slow => {
+                let reason = format!("the body did not arrive within {} s", BODY.as_secs());
+                with(StatusCode::REQUEST_TIMEOUT, (header::CONNECTION, "close"), reason)
+            }
+            Self::Body(rejection) => rejection.into_response(),
             Self::Stanza(status, reason) => (status, reason).into_response(),
-            Self::NotConnected(error) => {
+            Self::NotSent(error) => {
                 with(StatusCode::SERVICE_UNAVAILABLE, (header::RETRY_AFTER, "5"), error.to_string())
             }
         }

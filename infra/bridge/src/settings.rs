@@ -12,6 +12,9 @@ use pushlark_xmpp::DomainPart;
 use reqwest::Url;
 use sha2::{Digest, Sha256};
 
+/// The length of a token that nobody can guess.
+const MIN_TOKEN_BYTES: usize = 16;
+
 /// The settings as they are given, by options or by environment variables of the same names.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Bridge")]
@@ -34,7 +37,7 @@ pub struct Given {
     /// Where POST /rest is served.
     #[arg(long, env, default_value = "127.0.0.1:5281")]
     pub listen: String,
-    /// What callers of /rest present as a bearer token; without one it is not served.
+    /// What callers of /rest present as a bearer token, at least 16 bytes; without one it is not served.
     #[arg(long, env, hide_env_values = true)]
     pub rest_token: Option<String>,
     /// The certificate chain for /rest, a PEM file; needed where it is served beyond loopback.
@@ -47,6 +50,13 @@ pub struct Given {
     /// waits for /rest, which is then told that none came.
     #[arg(long, env, default_value_t = 4_000)]
     pub timeout_ms: u32,
+    /// How many bytes of messages, and again of IQs, wait for the functions, for each component. A stanza counts 1 KiB more
+    /// than its length. Beyond that the chat server has to wait.
+    #[arg(long, env, default_value_t = 16 << 20)]
+    pub queue_bytes: u32,
+    /// How long a message is tried again while the function cannot take it, in seconds; 0 for one try.
+    #[arg(long, env, default_value_t = 600)]
+    pub retry_seconds: u32,
 }
 
 /// The settings, checked.
@@ -60,6 +70,8 @@ pub struct Settings {
     pub(crate) key: Option<Key>,
     pub(crate) rest: Option<Rest>,
     pub(crate) timeout: Duration,
+    pub(crate) queue_bytes: u32,
+    pub(crate) retry: Duration,
 }
 
 /// Where the chat server takes components.
@@ -91,6 +103,15 @@ impl TryFrom<Given> for Settings {
         if !(100..=60_000).contains(&given.timeout_ms) {
             return Err(SettingError::invalid("TIMEOUT_MS", "it is not between 100 and 60000"));
         }
+        if !(1 << 20..=1 << 30).contains(&given.queue_bytes) {
+            return Err(SettingError::invalid(
+                "QUEUE_BYTES",
+                "it is not between 1048576 (1 MiB) and 1073741824 (1 GiB)",
+            ));
+        }
+        if given.retry_seconds > 86_400 {
+            return Err(SettingError::invalid("RETRY_SECONDS", "it is not between 0 and 86400"));
+        }
         Ok(Self {
             server: server(&given.server)?,
             components: components(given.components.as_deref().unwrap_or_default())?,
@@ -99,6 +120,8 @@ impl TryFrom<Given> for Settings {
             key,
             rest: rest(&given)?,
             timeout: Duration::from_millis(given.timeout_ms.into()),
+            queue_bytes: given.queue_bytes,
+            retry: Duration::from_secs(given.retry_seconds.into()),
         })
     }
 }
@@ -150,7 +173,12 @@ fn url(name: &'static str, url: Option<&str>) -> Result<Option<Url>, SettingErro
 }
 
 fn rest(given: &Given) -> Result<Option<Rest>, SettingError> {
-    let Some(token) = given.rest_token.as_deref().filter(|token| !token.is_empty()) else { return Ok(None) };
+    let token = given.rest_token.as_deref().map(str::trim).filter(|token| !token.is_empty());
+    let Some(token) = token else { return Ok(None) };
+    if token.len() < MIN_TOKEN_BYTES {
+        let reason = format!("it has {} bytes, at least {MIN_TOKEN_BYTES} are required", token.len());
+        return Err(SettingError::invalid("REST_TOKEN", reason));
+    }
     let address: SocketAddr =
         given.listen.parse().map_err(|_| SettingError::invalid("LISTEN", "it is not an address and port"))?;
     let tls = match (&given.tls_certificate, &given.tls_key) {

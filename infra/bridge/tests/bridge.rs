@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,9 +20,11 @@ use reqwest::{Client, Response};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, pause, resume, sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const WEBHOOK_SECRET: &str = "the secret of the bridge";
+const REST_TOKEN: &str = "the token of the worker";
 
 #[derive(Parser)]
 struct Arguments {
@@ -37,6 +43,8 @@ struct Function {
     url: String,
     posted: Arc<Mutex<Vec<(HeaderMap, String)>>>,
     answer: Arc<Mutex<(u16, String)>>,
+    /// The `Retry-After` of its answers.
+    retry_after: Arc<Mutex<Option<&'static str>>>,
     /// One permit for each request that has begun.
     begun: Arc<Semaphore>,
     /// While this is locked, requests are not acted on.
@@ -45,13 +53,17 @@ struct Function {
 
 impl Function {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn at(listener: TcpListener) -> Self {
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let answer = (200, "<iq type='result' id='any' from='x' to='y'/>".to_owned());
         let function = Self {
             url,
             posted: Arc::default(),
             answer: Arc::new(Mutex::new(answer)),
+            retry_after: Arc::default(),
             begun: Arc::new(Semaphore::new(0)),
             held: Arc::default(),
         };
@@ -60,12 +72,34 @@ impl Function {
         function
     }
 
-    async fn answer(State(function): State<Self>, headers: HeaderMap, body: String) -> (StatusCode, String) {
+    async fn answer(State(function): State<Self>, headers: HeaderMap, body: String) -> (StatusCode, HeaderMap, String) {
         function.begun.add_permits(1);
         let _held = function.held.lock().await;
         function.posted.lock().unwrap().push((headers, body));
         let (status, body) = function.answer.lock().unwrap().clone();
-        (StatusCode::from_u16(status).unwrap(), body)
+        let retry_after = function.retry_after.lock().unwrap().map(|value| ("retry-after".parse().unwrap(), value));
+        let headers = retry_after.into_iter().map(|(name, value)| (name, value.parse().unwrap())).collect();
+        (StatusCode::from_u16(status).unwrap(), headers, body)
+    }
+
+    /// Waits until so many requests are acted on.
+    async fn posted(&self, times: usize) -> Vec<(HeaderMap, String)> {
+        let posted = async {
+            while self.posted.lock().unwrap().len() < times {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, posted).await.unwrap();
+        self.posted.lock().unwrap().clone()
+    }
+
+    /// The distinct bodies that messages had, and how many messages.
+    fn bodies(&self) -> (BTreeSet<String>, usize) {
+        let posted = self.posted.lock().unwrap();
+        let body = |(_, message): &(HeaderMap, String)| {
+            message.split("<body>").nth(1).unwrap().split("</body>").next().unwrap().to_owned()
+        };
+        (posted.iter().map(body).collect(), posted.len())
     }
 
     fn answers(&self, status: u16, body: &str) {
@@ -111,6 +145,21 @@ impl Stream {
     }
 }
 
+/// While it exists the clock stands still, so that no wait ends; it goes on by itself after a minute.
+struct StoppedClock {
+    _running: mpsc::Sender<()>,
+}
+
+impl StoppedClock {
+    fn new() -> Self {
+        pause();
+        let (_running, ended) = mpsc::channel();
+        // The clock jumps to the next timer only while there is no blocking task.
+        tokio::task::spawn_blocking(move || ended.recv_timeout(Duration::from_secs(60)));
+        Self { _running }
+    }
+}
+
 struct World {
     listener: TcpListener,
     function: Function,
@@ -124,40 +173,52 @@ const DIGEST: &str = "aaee83c26aeeafcbabeabfcbcd50df997e0a2a1e";
 
 impl World {
     async fn start() -> Self {
-        let (listener, function, bridge) = Self::bridge("push.example.com=test").await;
+        let function = Function::start().await;
+        let (listener, bridge) = Self::bridge("push.example.com=test", &function, &function.url, &[]).await;
+        Self::connected(listener, function, bridge).await
+    }
+
+    /// With a function for messages of their own, which is the second of the two.
+    async fn with_messages(arguments: &[&str]) -> (Self, Function) {
+        let (iqs, messages) = (Function::start().await, Function::start().await);
+        let (listener, bridge) = Self::bridge("push.example.com=test", &iqs, &messages.url, arguments).await;
+        (Self::connected(listener, iqs, bridge).await, messages)
+    }
+
+    async fn connected(listener: TcpListener, function: Function, bridge: Bridge) -> Self {
         let stream = Stream::accept(&listener, "push.example.com", DIGEST).await;
         Self { listener, function, stream, bridge, http: Client::new() }
     }
 
-    async fn bridge(components: &str) -> (TcpListener, Function, Bridge) {
-        let function = Function::start().await;
+    async fn bridge(components: &str, iqs: &Function, messages_url: &str, more: &[&str]) -> (TcpListener, Bridge) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap().to_string();
-        let settings = settings(&[
-            "--server",
-            &server,
-            "--components",
-            components,
-            "--iq-url",
-            &function.url,
-            "--messages-url",
-            &function.url,
-            "--webhook-secret",
-            "secret-of-the-bridge,older-secret-of-it",
-            "--listen",
-            "127.0.0.1:0",
-            "--rest-token",
-            "token",
-            "--timeout-ms",
-            "2000",
-        ]);
-        (listener, function, Bridge::start(settings.unwrap()).await.unwrap())
+        let defaults = [
+            ["--server", &server],
+            ["--components", components],
+            ["--iq-url", &iqs.url],
+            ["--messages-url", messages_url],
+            ["--webhook-secret", &format!("{WEBHOOK_SECRET},an older secret of the bridge")],
+            ["--listen", "127.0.0.1:0"],
+            ["--rest-token", REST_TOKEN],
+            ["--timeout-ms", "2000"],
+        ];
+        let defaults = defaults.iter().filter(|[name, _]| !more.contains(name)).flatten().copied();
+        let settings = settings(&defaults.chain(more.iter().copied()).collect::<Vec<_>>());
+        (listener, Bridge::start(settings.unwrap()).await.unwrap())
+    }
+
+    /// A connection to `/rest` that has sent `text`.
+    async fn raw_rest(&self, text: &str) -> TcpStream {
+        let mut caller = TcpStream::connect(self.bridge.rest.unwrap()).await.unwrap();
+        caller.write_all(text.as_bytes()).await.unwrap();
+        caller
     }
 
     fn rest(&self, stanza: &str) -> reqwest::RequestBuilder {
         let url = format!("http://{}/rest", self.bridge.rest.unwrap());
         let request = self.http.post(url).header("content-type", "application/xmpp+xml");
-        request.bearer_auth("token").body(stanza.to_owned())
+        request.bearer_auth(REST_TOKEN).body(stanza.to_owned())
     }
 
     /// Waits until `/rest` answers that there is no stream.
@@ -192,7 +253,7 @@ async fn an_iq_is_posted_signed_and_answered() {
     let signed =
         Headers { id: header("webhook-id"), timestamp: Some(timestamp), signature: header("webhook-signature") };
     let now = timestamp.parse().unwrap();
-    assert_eq!(signed.verify(&[Key::new("secret-of-the-bridge").unwrap()], body.as_bytes(), now), Ok(vec![0]));
+    assert_eq!(signed.verify(&[Key::new(WEBHOOK_SECRET).unwrap()], body.as_bytes(), now), Ok(vec![0]));
 }
 
 #[tokio::test]
@@ -225,13 +286,7 @@ async fn a_message_is_posted() {
         .await;
     world.stream.write(PUBLISH).await;
     world.stream.read_to("/>").await;
-    let posted = async {
-        while world.function.posted.lock().unwrap().len() < 2 {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, posted).await.unwrap();
-    let posted = world.function.posted.lock().unwrap();
+    let posted = world.function.posted(2).await;
     assert!(posted.iter().any(|(_, body)| body.contains("<body>Hi</body>")) && posted.len() == 2, "{posted:?}");
 }
 
@@ -264,7 +319,9 @@ async fn rest_asks_and_gives_the_answer_of_whom_was_asked() {
 /// As ejabberd does with the components of one listener.
 #[tokio::test]
 async fn an_answer_may_come_by_the_stream_of_another_component() {
-    let (listener, function, bridge) = World::bridge("push.example.com=test,push.example.org=test").await;
+    let function = Function::start().await;
+    let components = "push.example.com=test,push.example.org=test";
+    let (listener, bridge) = World::bridge(components, &function, &function.url, &[]).await;
     let (first, second) = (Stream::accept_any(&listener, DIGEST).await, Stream::accept_any(&listener, DIGEST).await);
     let (stream, mut other) = match (first, second) {
         ((name, stream), (_, other)) if name == "push.example.com" => (stream, other),
@@ -301,7 +358,7 @@ async fn rest_refuses_as_mod_rest_does() {
     let raw = || world.http.post(format!("http://{}/rest", world.bridge.rest.unwrap()));
     assert_eq!(status(raw().body(ping)).await, 401);
     assert_eq!(status(raw().header("authorization", "Bearer wrong").body(ping)).await, 403);
-    assert_eq!(status(raw().header("authorization", "Bearer token").body(ping)).await, 415);
+    assert_eq!(status(raw().header("authorization", format!("Bearer {REST_TOKEN}")).body(ping)).await, 415);
     for (stanza, expected) in [
         ("<iq", 400),
         ("<iq type='result' id='1'/>", 422),
@@ -360,12 +417,7 @@ async fn a_message_that_is_being_posted_outlasts_the_stream() {
     timeout(PATIENCE, world.function.begun.acquire()).await.unwrap().unwrap().forget();
     world.away().await;
     drop(held);
-    let posted = async {
-        while world.function.posted.lock().unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, posted).await.unwrap();
+    world.function.posted(1).await;
 }
 
 #[tokio::test]
@@ -387,18 +439,14 @@ async fn after_a_stream_that_lasted_it_comes_back_at_once() {
     let mut world = World::start().await;
     world.stream.write(PUBLISH).await;
     world.stream.read_to("/>").await;
-    tokio::time::pause();
-    // While it runs, the clock does not go on by itself, so that no wait ends.
-    let (came, awaited) = std::sync::mpsc::channel::<()>();
-    let clock = tokio::task::spawn_blocking(move || awaited.recv_timeout(PATIENCE));
+    let clock = StoppedClock::new();
     tokio::time::advance(Duration::from_secs(11)).await;
     let World { listener, stream, bridge: _bridge, .. } = world;
-    let now = tokio::time::Instant::now();
+    let now = Instant::now();
     drop(stream);
     Stream::accept(&listener, "push.example.com", DIGEST).await;
     assert_eq!(now.elapsed(), Duration::ZERO);
-    drop(came);
-    clock.await.unwrap().unwrap_err();
+    drop(clock);
 }
 
 #[tokio::test]
@@ -424,15 +472,21 @@ fn a_bad_setting_is_refused_by_its_name() {
         ("IQ_URL", ["--iq-url", "ftp://x"]),
         ("MESSAGES_URL", ["--messages-url", "x"]),
         ("TIMEOUT_MS", ["--timeout-ms", "1"]),
+        ("QUEUE_BYTES", ["--queue-bytes", "1048575"]),
+        ("QUEUE_BYTES", ["--queue-bytes", "1073741825"]),
+        ("RETRY_SECONDS", ["--retry-seconds", "86401"]),
+        ("REST_TOKEN", ["--rest-token", "fifteen bytes.."]),
+        ("REST_TOKEN", ["--rest-token", " fifteen bytes.. "]),
     ] {
         let refused = settings(&[&fine[..], &arguments].concat()).err().unwrap();
-        assert!(refused.starts_with(name), "{refused}");
+        assert!(refused.starts_with(name) && !refused.contains("fifteen"), "{refused}");
     }
+    assert!(settings(&[&fine[..], &["--rest-token", "sixteen bytes..."]].concat()).is_ok());
     for components in ["push.example.com", "push.example.com=", "=s3cret", "a=s3cret,a=s3cret"] {
         let refused = settings(&["--components", components]).err().unwrap();
         assert!(refused.starts_with("COMPONENTS") && !refused.contains("s3cret"), "{refused}");
     }
-    let served = ["--components", "a=b", "--rest-token", "t"];
+    let served = ["--components", "a=b", "--rest-token", REST_TOKEN];
     for arguments in [&["--listen", "0.0.0.0:0"][..], &["--tls-key", "k"], &["--listen", "x"]] {
         assert!(settings(&[&served[..], arguments].concat()).is_err());
     }
@@ -440,4 +494,237 @@ fn a_bad_setting_is_refused_by_its_name() {
         settings(&[&served[..], &["--listen", "0.0.0.0:0", "--tls-key", "k", "--tls-certificate", "c"]].concat())
             .is_ok()
     );
+}
+
+fn message(body: impl std::fmt::Display) -> String {
+    format!("<message from='alice@example.com/pc' to='bob@push.example.com' type='chat'><body>{body}</body></message>")
+}
+
+fn numbers(count: usize) -> BTreeSet<String> {
+    (0..count).map(|number| number.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_burst_of_messages_is_posted_completely_and_once_and_delays_no_iq() {
+    let (mut world, messages) = World::with_messages(&["--timeout-ms", "20000"]).await;
+    let held = messages.held.lock().await;
+    let burst: String = (0..2_000).map(message).collect();
+    world.stream.write(&burst).await;
+    world.stream.write(PUBLISH).await;
+    assert!(world.stream.read_to("/>").await.contains("id=\"p1\""));
+    assert!(messages.posted.lock().unwrap().is_empty());
+    drop(held);
+    messages.posted(2_000).await;
+    assert_eq!(messages.bodies(), (numbers(2_000), 2_000));
+}
+
+#[tokio::test]
+async fn the_stream_is_not_read_while_the_queue_is_full() {
+    const COUNT: usize = 250;
+    let (world, messages) = World::with_messages(&["--queue-bytes", "1048576"]).await;
+    // No post times out, and no message is given up.
+    let _clock = StoppedClock::new();
+    let held = messages.held.lock().await;
+    let written = Arc::new(AtomicUsize::new(0));
+    let World { stream: Stream(mut stream), bridge: _bridge, .. } = world;
+    let counted = Arc::clone(&written);
+    tokio::spawn(async move {
+        for number in 0..COUNT {
+            let padding = "x".repeat(64 * 1024);
+            let message = format!("<message to='b@push.example.com'><body>{number}</body><x>{padding}</x></message>");
+            stream.write_all(message.as_bytes()).await.unwrap();
+            counted.fetch_add(message.len(), Ordering::Relaxed);
+        }
+        stream
+    });
+    let (mut last, mut changed) = (0, std::time::Instant::now());
+    while last == 0 || changed.elapsed() < Duration::from_millis(500) {
+        let now = written.load(Ordering::Relaxed);
+        if now != last {
+            (last, changed) = (now, std::time::Instant::now());
+        }
+        tokio::task::yield_now().await;
+    }
+    // The queue, and what the system keeps for both ends of a connection.
+    assert!(last < 14_000_000, "{last}");
+    assert!(messages.begun.available_permits() <= 16, "{}", messages.begun.available_permits());
+    drop(held);
+    while messages.posted.lock().unwrap().len() < COUNT {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(messages.bodies(), (numbers(COUNT), COUNT));
+}
+
+#[tokio::test]
+async fn while_a_function_takes_no_message_callers_and_iqs_are_answered_all_the_same() {
+    let (mut world, messages) = World::with_messages(&["--queue-bytes", "1048576"]).await;
+    let _held = messages.held.lock().await;
+    let padding = "x".repeat(200_000);
+    for number in 0..8 {
+        world.stream.write(&message(format!("{number}{padding}"))).await;
+    }
+    timeout(PATIENCE, messages.begun.acquire_many(5)).await.unwrap().unwrap().forget();
+    pause();
+    let begun = Instant::now();
+    let asked = tokio::spawn(world.rest("<iq type='get' id='mine' to='a.b'><q xmlns='x'/></iq>").send());
+    let iq = timeout(Duration::from_secs(60), world.stream.0.read_until(b'>', &mut Vec::new())).await;
+    iq.unwrap().unwrap();
+    // The answer is behind messages that find no room.
+    world.stream.write("<iq type='result' id='?' from='a.b' to='push.example.com'/>").await;
+    world.stream.write(PUBLISH).await;
+    let answer = asked.await.unwrap().unwrap().text().await.unwrap();
+    assert!(answer.contains("<remote-server-timeout"), "{answer}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    let mut text = Vec::new();
+    while !String::from_utf8_lossy(&text).contains("id=\"p1\"") {
+        timeout(Duration::from_secs(60), world.stream.0.read_until(b'>', &mut text)).await.unwrap().unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_message_is_posted_until_it_is_taken() {
+    let (mut world, messages) = World::with_messages(&[]).await;
+    messages.answers(429, "");
+    *messages.retry_after.lock().unwrap() = Some("40");
+    pause();
+    world.stream.write(&message("once")).await;
+    messages.posted(1).await;
+    let begun = Instant::now();
+    messages.answers(503, "");
+    *messages.retry_after.lock().unwrap() = None;
+    sleep(Duration::from_secs(39)).await;
+    assert_eq!(messages.posted.lock().unwrap().len(), 1);
+    messages.posted(2).await;
+    messages.answers(202, "");
+    messages.posted(3).await;
+    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
+    sleep(Duration::from_secs(1_000)).await;
+    let posted = messages.posted.lock().unwrap().clone();
+    // By either name Pushlark recognises a message that arrives twice.
+    let named = |(headers, body): &(HeaderMap, String)| (headers["webhook-id"].clone(), body.clone());
+    assert!(posted.iter().all(|post| named(post) == named(&posted[0])) && posted.len() == 3, "{posted:?}");
+    assert!(posted[0].1.contains("by=\"bob@push.example.com\""), "{posted:?}");
+}
+
+#[tokio::test]
+async fn a_message_waits_for_a_function_that_cannot_be_connected() {
+    let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = nowhere.local_addr().unwrap();
+    drop(nowhere);
+    let iqs = Function::start().await;
+    let (listener, bridge) = World::bridge("push.example.com=test", &iqs, &format!("http://{address}/"), &[]).await;
+    let mut world = World::connected(listener, iqs, bridge).await;
+    world.stream.write(&message("waits")).await;
+    world.stream.write(PUBLISH).await;
+    world.stream.read_to("/>").await;
+    // The stream ends, too, and another follows.
+    let World { listener, bridge: _bridge, stream, .. } = world;
+    drop(stream);
+    let _stream = Stream::accept(&listener, "push.example.com", DIGEST).await;
+    let messages = Function::at(TcpListener::bind(address).await.unwrap());
+    messages.posted(1).await;
+    assert_eq!(messages.bodies().0, BTreeSet::from(["waits".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_message_that_the_function_calls_bad_is_posted_once() {
+    let (mut world, messages) = World::with_messages(&[]).await;
+    messages.answers(400, "");
+    world.stream.write(&message("bad")).await;
+    messages.posted(1).await;
+    pause();
+    sleep(Duration::from_secs(1_000)).await;
+    assert_eq!(messages.posted.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_iq_is_answered_by_the_stream_that_follows() {
+    let World { listener, function, mut stream, bridge: _bridge, .. } = World::start().await;
+    let held = function.held.lock().await;
+    stream.write(PUBLISH).await;
+    timeout(PATIENCE, function.begun.acquire()).await.unwrap().unwrap().forget();
+    // No post times out before the next stream.
+    drop(stream);
+    let accepted = Stream::accept(&listener, "push.example.com", DIGEST);
+    let mut stream = timeout(PATIENCE, accepted).await.unwrap();
+    drop(held);
+    assert!(stream.read_to("/>").await.contains("id=\"p1\""));
+}
+
+#[tokio::test]
+async fn messages_that_are_lost_are_counted_in_the_log() {
+    let messages = Function::start().await;
+    messages.answers(503, "");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut bridge = Command::new(env!("CARGO_BIN_EXE_bridge"))
+        .args(["--server", &listener.local_addr().unwrap().to_string(), "--components", "push.example.com=test"])
+        .args(["--messages-url", &messages.url])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stream = Stream::accept(&listener, "push.example.com", DIGEST).await;
+    for number in 0..3 {
+        stream.write(&message(format!("body {number}"))).await;
+    }
+    messages.posted(3).await;
+    Command::new("kill").args(["-TERM", &bridge.id().to_string()]).status().unwrap();
+    let logged = tokio::task::spawn_blocking(move || {
+        let mut logged = String::new();
+        bridge.stdout.take().unwrap().read_to_string(&mut logged).unwrap();
+        assert!(bridge.wait().unwrap().success());
+        logged
+    });
+    let logged = timeout(PATIENCE, logged).await.unwrap().unwrap();
+    // Each is tried once more when the bridge stops.
+    assert!(messages.posted.lock().unwrap().len() >= 6);
+    let lost: Vec<_> = logged.lines().filter(|line| line.contains("messages are lost")).collect();
+    assert!(lost.len() == 1 && lost[0].contains("messages=3") && lost[0].contains("503"), "{logged}");
+    assert!(!logged.contains("body 1"), "{logged}");
+}
+
+#[tokio::test]
+async fn a_caller_of_rest_who_sends_slowly_is_cut_off() {
+    let world = World::start().await;
+    let whole = format!(
+        "POST /rest HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {REST_TOKEN}\r\n\
+         Content-Type: application/xmpp+xml\r\nContent-Length: 1000\r\n\r\n<iq"
+    );
+    let (mut header, mut body) = (world.raw_rest(&whole[..60]).await, world.raw_rest(&whole).await);
+    pause();
+    let begun = Instant::now();
+    for (caller, expected, seconds) in [(&mut header, "", 5..12), (&mut body, "HTTP/1.1 408 ", 25..32)] {
+        let mut answer = String::new();
+        timeout(Duration::from_secs(60), caller.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with(expected) && answer.is_empty() == expected.is_empty(), "{answer}");
+        assert!(seconds.contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    }
+    resume();
+    assert_eq!(world.rest("<message to='a@b'/>").send().await.unwrap().status(), 202);
+}
+
+#[tokio::test]
+async fn the_body_of_a_caller_with_a_wrong_token_is_not_read() {
+    let world = World::start().await;
+    for (credential, expected) in [("", 401), ("Authorization: Bearer the wrong token ..\r\n", 403)] {
+        let header = format!("POST /rest HTTP/1.1\r\nHost: x\r\n{credential}Content-Type: application/xmpp+xml\r\n");
+        let mut caller =
+            world.raw_rest(&format!("{header}Transfer-Encoding: chunked\r\n\r\n4000\r\n{:<16384}\r\n", "<iq")).await;
+        let mut answer = [0; 12];
+        timeout(PATIENCE, caller.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {expected}"));
+    }
+    let large = world.rest(&format!("<message to='a@b'><body>{}</body></message>", "x".repeat(256 * 1024)));
+    assert_eq!(large.send().await.unwrap().status(), 413);
+}
+
+#[tokio::test]
+async fn a_token_may_stand_between_blanks() {
+    let function = Function::start().await;
+    let token = format!(" {REST_TOKEN}\n");
+    let (_listener, bridge) =
+        World::bridge("push.example.com=test", &function, &function.url, &["--rest-token", &token]).await;
+    let url = format!("http://{}/rest", bridge.rest.unwrap());
+    let answer = Client::new().post(url).bearer_auth(REST_TOKEN).send().await.unwrap();
+    assert_eq!(answer.status(), 415);
 }

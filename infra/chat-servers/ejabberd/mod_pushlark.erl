@@ -31,8 +31,10 @@
 %% Milliseconds.
 -define(FIRST_WAIT, 1000).
 -define(LAST_WAIT, 60000).
+-define(REPORT_WAIT, 10000).
 
--record(state, {host, waiting = queue:new(), length = 0, dropped = 0,
+%% The events that wait, how many they are and how many bytes they have; how many were dropped since the last report.
+-record(state, {host, waiting = queue:new(), length = 0, bytes = 0, dropped = 0,
                 %% The events that are on their way, {Id, Events}, and the request that they are on their way by.
                 batch, request, wait = ?FIRST_WAIT}).
 
@@ -55,13 +57,14 @@ reload(_Host, _New, _Old) -> ok.
 depends(_Host, _Opts) -> [].
 
 mod_opt_type(queue_size) -> econf:pos_int();
+mod_opt_type(queue_bytes) -> econf:pos_int();
 mod_opt_type(timeout) -> econf:timeout(second);
 mod_opt_type(secret) -> econf:binary();
 mod_opt_type(_Url) -> econf:url().
 
 mod_options(_Host) ->
     [{url, <<>>}, {enable_url, <<>>}, {disable_url, <<>>}, {events_url, <<>>}, {secret, <<>>},
-     {timeout, timer:seconds(10)}, {queue_size, 10000}].
+     {timeout, timer:seconds(10)}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}].
 
 mod_doc() -> #{desc => <<"Push notifications (XEP-0357) by Pushlark.">>}.
 
@@ -257,33 +260,41 @@ handle_cast({tell, Event}, State) -> {noreply, next_batch(enqueue(Event, State))
 
 handle_info({http, {Request, Result}}, #state{request = Request} = State) -> {noreply, answered(Result, State)};
 handle_info(try_again, State) -> {noreply, send_batch(State)};
-handle_info(report_dropped, State) ->
-    logger:error("~B events are lost: no more wait for Pushlark than ~B", [State#state.dropped, option(State#state.host, queue_size)]),
-    {noreply, State#state{dropped = 0}};
+handle_info(report_dropped, State) -> {noreply, report_dropped(State)};
 handle_info(_Info, State) -> {noreply, State}.
 
-terminate(_Reason, #state{length = Length, batch = Batch}) ->
+terminate(_Reason, #state{length = Length, batch = Batch} = State) ->
+    report_dropped(State),
     case Length + batch_size(Batch) of
         0 -> ok;
         Lost -> logger:error("~B events are lost: they waited for Pushlark", [Lost])
     end.
 
+report_dropped(#state{dropped = 0} = State) -> State;
+report_dropped(#state{host = Host, dropped = Dropped} = State) ->
+    logger:error("~B events are lost: the queue is full (queue_size is ~B, queue_bytes is ~B)",
+                 [Dropped, option(Host, queue_size), option(Host, queue_bytes)]),
+    State#state{dropped = 0}.
+
 batch_size(undefined) -> 0;
 batch_size({_, Events}) -> length(Events).
 
-%% Within the bound, for which the oldest go.
-enqueue(Event, #state{waiting = Waiting, length = Length, dropped = Dropped, host = Host} = State) ->
-    case Length < option(Host, queue_size) of
-        true -> State#state{waiting = queue:in(Event, Waiting), length = Length + 1};
-        false ->
-            Dropped > 0 orelse erlang:send_after(?LAST_WAIT, self(), report_dropped),
-            State#state{waiting = queue:in(Event, queue:drop(Waiting)), dropped = Dropped + 1}
+%% Adds an event, and drops the oldest ones for which there is no room any more. One event always fits.
+enqueue(Event, #state{waiting = Waiting, length = Length, bytes = Bytes, dropped = Dropped, host = Host} = State) ->
+    case Length < option(Host, queue_size) andalso Bytes + byte_size(Event) =< option(Host, queue_bytes) of
+        Fits when Fits; Length =:= 0 ->
+            State#state{waiting = queue:in(Event, Waiting), length = Length + 1, bytes = Bytes + byte_size(Event)};
+        _ ->
+            Dropped > 0 orelse erlang:send_after(?REPORT_WAIT, self(), report_dropped),
+            {{value, Oldest}, Rest} = queue:out(Waiting),
+            Left = Bytes - byte_size(Oldest),
+            enqueue(Event, State#state{waiting = Rest, length = Length - 1, bytes = Left, dropped = Dropped + 1})
     end.
 
-next_batch(#state{batch = undefined, length = Length} = State) when Length > 0 ->
+next_batch(#state{batch = undefined, length = Length, bytes = Bytes} = State) when Length > 0 ->
     {Events, Rest} = take(State#state.waiting, [], 0),
-    Left = Length - length(Events),
-    send_batch(State#state{batch = {new_id(), Events}, waiting = Rest, length = Left, wait = ?FIRST_WAIT});
+    Left = State#state{waiting = Rest, length = Length - length(Events), bytes = Bytes - iolist_size(Events)},
+    send_batch(Left#state{batch = {new_id(), Events}, wait = ?FIRST_WAIT});
 next_batch(State) -> State.
 
 take(Waiting, Events, Bytes) ->

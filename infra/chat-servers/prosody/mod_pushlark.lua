@@ -29,9 +29,10 @@ local secret = module:get_option_string("pushlark_secret");
 local key = secret and (secret:match("^whsec_") and base64.decode(secret:sub(7)) or secret);
 local timeout = module:get_option_number("pushlark_timeout", 10);
 local queue_size = module:get_option_number("pushlark_queue_size", 10000);
+local queue_bytes = module:get_option_number("pushlark_queue_bytes", 16 * 1024 * 1024);
 
 local batch_events, batch_bytes, max_stanza_bytes = 100, 512 * 1024, 200 * 1024;
-local first_wait, last_wait = 1, 60;
+local first_wait, last_wait, report_wait = 1, 60, 10;
 
 -- Posts a body; id names it in every try (Standard Webhooks).
 local function post(url, content_type, id, body, callback)
@@ -45,10 +46,17 @@ local function post(url, content_type, id, body, callback)
 	http.request(url, { method = "POST", headers = headers, body = body, timeout = timeout }, callback);
 end
 
--- Events that wait, and the one batch that is on its way.
-local waiting, dropped = queue.new(queue_size, true), 0;
+-- Events that wait, how many bytes they have, and how many were dropped since the last report; the one batch that is on its
+-- way.
+local waiting, waiting_bytes, dropped = queue.new(queue_size), 0, 0;
 local batch, wait;
 local next_batch;
+
+local function take_oldest()
+	local event = waiting:pop();
+	waiting_bytes = waiting_bytes - #event;
+	return event;
+end
 
 local function batch_is_done()
 	batch, wait = nil, nil;
@@ -93,7 +101,7 @@ function next_batch()
 	if batch or waiting:count() == 0 then return; end
 	local events, bytes = array(), 0;
 	repeat
-		local event = waiting:pop();
+		local event = take_oldest();
 		events:push(event);
 		bytes = bytes + #event;
 	until #events == batch_events or waiting:count() == 0 or bytes + #waiting:peek() > batch_bytes;
@@ -101,26 +109,36 @@ function next_batch()
 	send_batch();
 end
 
+local function report_dropped()
+	if dropped == 0 then return; end
+	module:log("error", "%d events are lost: the queue is full (pushlark_queue_size is %d, pushlark_queue_bytes is %d)",
+		dropped, queue_size, queue_bytes);
+	dropped = 0;
+end
+
 local function report_lost()
+	report_dropped();
 	local lost = waiting:count() + (batch and #batch.events or 0);
 	if lost > 0 then module:log("error", "%d events are lost: they waited for Pushlark", lost); end
 end
 module.unload = report_lost;
 module:hook_global("server-stopping", report_lost);
 
-local function report_dropped()
-	module:log("error", "%d events are lost: more than %d wait for Pushlark", dropped, queue_size);
-	dropped = 0;
+-- Adds an event, and drops the oldest ones for which there is no room any more. One event always fits.
+local function enqueue(event)
+	while waiting:count() > 0 and (waiting:count() == queue_size or waiting_bytes + #event > queue_bytes) do
+		take_oldest();
+		if dropped == 0 then timer.add_task(report_wait, report_dropped); end
+		dropped = dropped + 1;
+	end
+	waiting:push(event);
+	waiting_bytes = waiting_bytes + #event;
 end
 
 local function tell(event)
 	local now = time.now();
 	event.at = datetime.datetime(math.floor(now)):gsub("Z$", ("%.6fZ"):format(now % 1):sub(2));
-	if waiting:count() == queue_size then
-		if dropped == 0 then timer.add_task(60, report_dropped); end
-		dropped = dropped + 1;
-	end
-	waiting:push(json.encode(event));
+	enqueue(json.encode(event));
 	next_batch();
 end
 

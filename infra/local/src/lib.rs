@@ -3,17 +3,19 @@
 mod demo;
 mod event_source;
 mod function_url;
+mod server;
 mod sink;
 pub mod sqs;
 mod table;
 
 pub use demo::demo;
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::future::pending;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ use tokio::task::JoinSet;
 use worker::{Plugins, Unexplained, Worker};
 
 use event_source::{EventSource, Mapping};
+use server::{Timeouts, serve};
 use sink::Sink;
 use sqs::{Clock, QueueAttributes, Sqs};
 
@@ -107,6 +110,11 @@ pub struct Options {
     pub plugins: Plugins,
     /// Where the functions look for DynamoDB when something stands between, such as an outage.
     pub dynamodb_endpoint: Option<String>,
+    /// How long a client may take to send a request's header before its connection is closed. The time includes that before
+    /// the next request of a connection.
+    pub header_timeout: Duration,
+    /// How long a client may take to send a request's body before it is answered 408.
+    pub body_timeout: Duration,
 }
 
 impl Default for Options {
@@ -119,6 +127,8 @@ impl Default for Options {
             visibility_timeout: 60,
             plugins: Plugins::built_in(),
             dynamodb_endpoint: None,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -144,6 +154,8 @@ pub struct Stack {
     functions: JoinSet<()>,
     /// They lose nothing when they are cut off: what they have answered for is stored.
     _emulators: JoinSet<()>,
+    /// Dropped last: it keeps other processes from the data folder.
+    _lock: Option<File>,
 }
 
 impl Stack {
@@ -153,7 +165,9 @@ impl Stack {
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
         let (mut emulators, mut functions) = (JoinSet::new(), JoinSet::new());
+        let timeouts = Timeouts { header: options.header_timeout, body: options.body_timeout };
 
+        let lock = options.data.as_deref().map(lock).transpose()?;
         let database = open_database(&options)?;
         let dynamodb_listener = bind(0).await?;
         let dynamodb_url = url(dynamodb_listener.local_addr()?);
@@ -166,7 +180,7 @@ impl Stack {
         let queues = open_queues(&options)?;
         let sqs_listener = bind(0).await?;
         let sqs_url = url(sqs_listener.local_addr()?);
-        serve(&mut emulators, sqs_listener, queues.router(), pending());
+        serve(&mut emulators, sqs_listener, queues.router(), timeouts, pending());
 
         let aws = aws_config().await;
         let dynamodb_at = |endpoint: &str| {
@@ -233,7 +247,7 @@ impl Stack {
                 |(access, worker), event| async move { explain(&access, &worker, event).await },
             ))
             .nest("/sink", Sink::default().router());
-        serve(&mut functions, listener, router, until_stopped(stopped.clone()));
+        serve(&mut functions, listener, router, timeouts, until_stopped(stopped.clone()));
         let mapping = Mapping::from_environment(&environment)?;
         functions.spawn(EventSource::new(sqs.clone(), queue_url, worker, mapping).run(stopped));
 
@@ -248,6 +262,7 @@ impl Stack {
             stop,
             functions,
             _emulators: emulators,
+            _lock: lock,
         })
     }
 
@@ -288,25 +303,38 @@ fn url(address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
-fn serve<F>(tasks: &mut JoinSet<()>, listener: TcpListener, router: Router, stopped: F)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
-            tracing::error!(%error, "a server stopped");
-        }
-    });
-}
-
 async fn until_stopped(mut stopped: watch::Receiver<bool>) {
     // An error means that the stack was dropped.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
+/// Creates the data folder if necessary, and locks it for this process. The system releases the lock when the process ends,
+/// however it ends.
+fn lock(folder: &Path) -> anyhow::Result<File> {
+    let name = folder.display();
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {name}"))?;
+    let path = folder.join("lock");
+    let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = opened.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // Without the number the message is still right.
+            let _ = file.read_to_string(&mut pid);
+            let owner = pid.trim().parse().map_or("another process".into(), |pid: u32| format!("the process {pid}"));
+            bail!("{name} is in use by {owner}. Stop it, or choose another folder with --data");
+        }
+        Err(TryLockError::Error(error)) => {
+            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        }
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", process::id())).context("cannot write to the data folder")?;
+    Ok(file)
+}
+
 fn open_database(options: &Options) -> anyhow::Result<Database> {
     let Some(folder) = &options.data else { return Ok(Database::memory()?) };
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let path = folder.join("dynamodb.sqlite");
     let path = path.to_str().context("the data folder's name is not UTF-8")?;
     Database::new(path).with_context(|| format!("cannot open {path}"))

@@ -1,4 +1,4 @@
-//! The stack as a process: what it prints, and what outlives a SIGKILL.
+//! The stack as a process: what it prints, what outlives a SIGKILL, and who may not disturb it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -12,9 +12,11 @@ use axum::Router;
 use axum::extract::{Path as Segment, State};
 use axum::http::StatusCode;
 use axum::routing::post;
+use local::{Options, Stack};
 use reqwest::Client;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 struct Process {
@@ -144,6 +146,41 @@ async fn each_event_is_one_line_that_says_why_and_nothing_of_what_was_said() {
     for line in &*stack.printed.lock().unwrap() {
         assert!(!["what was said", "device-token", "device-node"].iter().any(|secret| line.contains(secret)), "{line}");
     }
+}
+
+#[test]
+fn a_data_folder_belongs_to_one_process() {
+    let folder = folder("locked");
+    let first = Process::start(&folder, "http://127.0.0.1:9");
+    let pid = first.child.id();
+    let mut second = Command::new(env!("CARGO_BIN_EXE_local"));
+    let output = second.args(["--port", "0", "--data"]).arg(&folder).output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&format!("{} is in use by the process {pid}.", folder.display())), "{said}");
+    first.kill();
+    // At once, and not after somebody has deleted a file.
+    Process::start(&folder, "http://127.0.0.1:9");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_slowly_is_cut_off() {
+    let timeouts = Duration::from_secs(1);
+    let options = Options { header_timeout: timeouts, body_timeout: timeouts, ..Options::default() };
+    let stack = Stack::start(options).await.unwrap();
+    for (url, path) in [(&stack.url, "/events"), (&stack.sqs_url, "/")] {
+        let address = url.strip_prefix("http://").unwrap();
+        let whole = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{");
+        for (sent, expected) in [(&whole[..20], ""), (&whole, "HTTP/1.1 408 ")] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(sent.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            let read = tokio::time::timeout(Duration::from_secs(20), client.read_to_string(&mut answer)).await;
+            read.expect("cut off").unwrap();
+            assert!(answer.starts_with(expected) && answer.is_empty() == expected.is_empty(), "{answer}");
+        }
+    }
+    stack.stop().await;
 }
 
 #[test]

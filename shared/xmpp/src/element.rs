@@ -89,6 +89,12 @@ impl Element {
         self
     }
 
+    /// This element without the child elements for which `is_unwanted` returns true.
+    pub fn without_children(mut self, is_unwanted: impl Fn(&Self) -> bool) -> Self {
+        self.children.retain(|node| !matches!(node, Node::Element(child) if is_unwanted(child)));
+        self
+    }
+
     /// This element with one more piece of text.
     pub fn with_text(mut self, text: impl Into<String>) -> Self {
         self.children.push(Node::Text(text.into()));

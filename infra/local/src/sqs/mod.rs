@@ -31,7 +31,7 @@ use queue::{CreateQueue, GetQueueAttributes, GetQueueUrl, ListQueues, PurgeQueue
 const JSON: &str = "application/x-amz-json-1.0";
 
 /// A message of 1 MiB is longer on the wire: JSON writes a quote as two bytes, and some clients `<` as six.
-const MAX_REQUEST_BYTES: usize = 8 << 20;
+pub(crate) const MAX_REQUEST_BYTES: usize = 8 << 20;
 
 /// How fast SQS's time passes. Timestamps are always the wall clock's.
 #[derive(Clone, Copy, Debug)]
