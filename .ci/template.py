@@ -80,12 +80,14 @@ class Commands(unittest.TestCase):
         self.assertGreaterEqual(len(commands), 3)
         for given in commands:
             self.assertLessEqual(given.keys(), PARAMETERS.keys())
+        self.assertIn(None, [refused(given) for given in commands if "WebhookSecret" in given])
 
     def test_a_deployment_asks_nothing(self):
         deploy = SAMCONFIG["default"]["deploy"]["parameters"]
         self.assertTrue(deploy["resolve_s3"] and deploy["s3_prefix"] and deploy["stack_name"])
         self.assertFalse(deploy["confirm_changeset"])
         self.assertEqual(deploy["capabilities"], "CAPABILITY_IAM")
+        self.assertEqual(SAMCONFIG["default"]["delete"]["parameters"]["stack_name"], deploy["stack_name"])
         # With a template here, the source would be deployed instead of what was built.
         self.assertNotIn("template_file", deploy)
         for file in ["README.md", "docs/deploy.md"]:
