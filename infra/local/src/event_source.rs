@@ -18,6 +18,8 @@ use worker::{FUNCTION_TIMEOUT, Worker};
 const MAX_RECEIVED: u32 = 10;
 /// How long a receive waits for messages, in seconds.
 const LONG_POLL: i32 = 20;
+/// The values of `BATCHING_WINDOW`, in seconds, as the template has them.
+const BATCHING_WINDOWS: [u32; 17] = [0, 1, 2, 3, 4, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300];
 
 /// Feeds a worker from a queue.
 pub struct EventSource {
@@ -35,7 +37,7 @@ pub struct Mapping {
     /// The most messages that a batch has.
     batch_size: u32,
     /// How long a batch waits to fill after its first message.
-    batching_window: Duration,
+    pub batching_window: Duration,
 }
 
 impl Mapping {
@@ -44,6 +46,10 @@ impl Mapping {
         let workers = environment.number("WORKERS", 2..=1_000, 100)?;
         let batch_size = environment.number("BATCH_SIZE", 1..=10_000, MAX_RECEIVED)?;
         let batching_window = environment.number("BATCHING_WINDOW", 0..=300, 0)?;
+        if !BATCHING_WINDOWS.contains(&batching_window) {
+            let reason = format!("{batching_window} is none of {BATCHING_WINDOWS:?}");
+            return Err(SettingError::invalid("BATCHING_WINDOW", reason));
+        }
         if batch_size > MAX_RECEIVED && batching_window == 0 {
             let reason = format!("a batch of more than {MAX_RECEIVED} messages needs a BATCHING_WINDOW");
             return Err(SettingError::invalid("BATCH_SIZE", reason));
@@ -174,4 +180,23 @@ fn record(message: &Message) -> Value {
         "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:pushlark",
         "awsRegion": "us-east-1",
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batching_windows_are_those_of_the_template() {
+        let template = include_str!("../../template.yaml");
+        let (_, parameter) = template.split_once("\n  BatchingWindow:\n").unwrap();
+        let (_, values) = parameter.split_once("AllowedValues: [").unwrap();
+        let values: Vec<u32> =
+            values.split(']').next().unwrap().split(", ").map(|value| value.parse().unwrap()).collect();
+        assert_eq!(values, BATCHING_WINDOWS);
+        let window = |seconds: &str| Mapping::from_environment(&Environment::from_iter([("BATCHING_WINDOW", seconds)]));
+        assert_eq!(window("20").unwrap().batching_window, Duration::from_secs(20));
+        assert!(window("7").unwrap_err().to_string().starts_with("BATCHING_WINDOW: 7 is none of [0, 1,"));
+    }
 }

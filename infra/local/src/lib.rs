@@ -38,7 +38,7 @@ use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use worker::{Plugins, Unexplained, Worker};
+use worker::{FUNCTION_TIMEOUT, Plugins, Unexplained, Worker};
 
 use event_source::{EventSource, Mapping};
 use server::{Timeouts, serve};
@@ -104,7 +104,7 @@ pub struct Options {
     pub environment: Environment,
     /// How fast time passes in SQS.
     pub clock: Clock,
-    /// How long SQS hides a received message, in SQS's own seconds.
+    /// How long SQS hides a received message besides `BATCHING_WINDOW`, in SQS's own seconds.
     pub visibility_timeout: u32,
     /// The plugins that `PLUGIN` chooses from.
     pub plugins: Plugins,
@@ -124,7 +124,8 @@ impl Default for Options {
             data: None,
             environment: Environment::default(),
             clock: Clock::real(),
-            visibility_timeout: 60,
+            // Six times the worker's.
+            visibility_timeout: 6 * FUNCTION_TIMEOUT.as_secs() as u32,
             plugins: Plugins::built_in(),
             dynamodb_endpoint: None,
             header_timeout: Duration::from_secs(10),
@@ -177,7 +178,8 @@ impl Stack {
                 tracing::error!(error, "DynamoDB stopped");
             }
         });
-        let queues = open_queues(&options)?;
+        let mapping = Mapping::from_environment(&options.environment)?;
+        let queues = open_queues(&options, mapping.batching_window)?;
         let sqs_listener = bind(0).await?;
         let sqs_url = url(sqs_listener.local_addr()?);
         serve(&mut emulators, sqs_listener, queues.router(), timeouts, pending());
@@ -248,7 +250,6 @@ impl Stack {
             ))
             .nest("/sink", Sink::default().router());
         serve(&mut functions, listener, router, timeouts, until_stopped(stopped.clone()));
-        let mapping = Mapping::from_environment(&environment)?;
         functions.spawn(EventSource::new(sqs.clone(), queue_url, worker, mapping).run(stopped));
 
         Ok(Self {
@@ -340,17 +341,16 @@ fn open_database(options: &Options) -> anyhow::Result<Database> {
     Database::new(path).with_context(|| format!("cannot open {path}"))
 }
 
-fn open_queues(options: &Options) -> anyhow::Result<Sqs> {
+fn open_queues(options: &Options, batching_window: Duration) -> anyhow::Result<Sqs> {
     let path = options.data.as_ref().map(|folder| folder.join("sqs.sqlite"));
     let sqs = Sqs::open(path.as_deref(), options.clock)?;
     let dead = format!("{QUEUE}-dead");
     let attributes = QueueAttributes { message_retention_period: RETENTION_SECONDS, ..QueueAttributes::default() };
     sqs.create_queue(&dead, attributes.clone())?;
-    let redrive = Some((dead, MAX_RECEIVE_COUNT));
-    sqs.create_queue(
-        QUEUE,
-        QueueAttributes { visibility_timeout: options.visibility_timeout, max_receive: redrive, ..attributes },
-    )?;
+    let max_receive = Some((dead, MAX_RECEIVE_COUNT));
+    // The window is at most 300 s.
+    let visibility_timeout = options.visibility_timeout + batching_window.as_secs() as u32;
+    sqs.create_queue(QUEUE, QueueAttributes { visibility_timeout, max_receive, ..attributes })?;
     // Whoever had received something was part of the process before this one.
     sqs.release(QUEUE)?;
     Ok(sqs)

@@ -31,12 +31,17 @@ pub enum Format {
 /// Starts logging at the level of `LOG_LEVEL` (`error`, `warn`, `info`, `debug`, `trace`, or directives for single
 /// targets such as `info,worker=debug`; default `info`).
 ///
+/// With `STACK_NAME`, metrics have the dimension `Stack`.
+///
 /// A panic is a line of the log, too, with where it was; what it says may quote a message, and is told at `debug`.
 pub fn start(format: Format, environment: &Environment) -> Result<(), SettingError> {
     set_hook(Box::new(|panic| {
         tracing::error!(at = panic.location().map(ToString::to_string), "a panic");
         tracing::debug!(%panic, "what a panic says");
     }));
+    if let Some(name) = environment.text("STACK_NAME") {
+        metrics::set_stack(name);
+    }
     start_to(io::stdout, format, environment)
 }
 

@@ -1,5 +1,6 @@
 //! Counters, kept in the process and written once an invocation, since each line costs.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
@@ -49,7 +50,16 @@ const METRICS: [Metric; 12] = [
     Metric::Unauthorized,
 ];
 
+/// The dimension that tells the metrics of one stack from those of another in the same account.
+const STACK: &str = "Stack";
+
+static STACK_NAME: OnceLock<String> = OnceLock::new();
 static COUNTS: [AtomicU64; METRICS.len()] = [const { AtomicU64::new(0) }; METRICS.len()];
+
+/// Gives all metrics of this process the dimension `Stack`; only the first call has an effect.
+pub fn set_stack(name: &str) {
+    STACK_NAME.get_or_init(|| name.to_owned());
+}
 
 /// Counts one more.
 pub fn count(metric: Metric) {
@@ -64,12 +74,12 @@ pub fn total(metric: Metric) -> u64 {
 /// Writes what was counted since the last call to standard output, as one line of CloudWatch's embedded metric format
 /// ("Specification: Embedded metric format"), which the platform turns into metrics.
 pub fn flush() {
-    if let Some(line) = take_line(OffsetDateTime::now_utc()) {
+    if let Some(line) = take_line(OffsetDateTime::now_utc(), STACK_NAME.get().map(String::as_str)) {
         println!("{line}");
     }
 }
 
-fn take_line(now: OffsetDateTime) -> Option<Value> {
+fn take_line(now: OffsetDateTime, stack: Option<&str>) -> Option<Value> {
     let counts: Vec<_> = METRICS
         .into_iter()
         .map(|metric| (format!("{metric:?}"), COUNTS[metric as usize].swap(0, Ordering::Relaxed)))
@@ -80,7 +90,9 @@ fn take_line(now: OffsetDateTime) -> Option<Value> {
     }
     let units: Vec<_> = counts.iter().map(|(name, _)| json!({"Name": name, "Unit": "Count"})).collect();
     let mut line: Map<String, Value> = counts.into_iter().map(|(name, count)| (name, count.into())).collect();
-    let directive = json!([{"Namespace": "Pushlark", "Dimensions": [[]], "Metrics": units}]);
+    line.extend(stack.map(|name| (STACK.into(), name.into())));
+    let dimensions = Vec::from_iter(stack.map(|_| STACK));
+    let directive = json!([{"Namespace": "Pushlark", "Dimensions": [dimensions], "Metrics": units}]);
     let milliseconds = (now.unix_timestamp_nanos() / 1_000_000) as i64;
     line.insert("_aws".into(), json!({"Timestamp": milliseconds, "CloudWatchMetrics": directive}));
     Some(line.into())
@@ -95,11 +107,16 @@ mod tests {
     fn counts_are_written_once_in_the_embedded_format() {
         count(Metric::Delivered);
         count(Metric::Delivered);
-        let line = take_line(OffsetDateTime::UNIX_EPOCH).unwrap();
+        let line = take_line(OffsetDateTime::UNIX_EPOCH, None).unwrap();
         assert_eq!(line["Delivered"], 2);
         let directive = &line["_aws"]["CloudWatchMetrics"][0];
         assert_eq!(directive["Metrics"], json!([{"Name": "Delivered", "Unit": "Count"}]));
-        assert_eq!(directive["Namespace"], "Pushlark");
-        assert_eq!(take_line(OffsetDateTime::UNIX_EPOCH), None);
+        assert_eq!((&directive["Namespace"], &directive["Dimensions"]), (&json!("Pushlark"), &json!([[]])));
+        assert_eq!(take_line(OffsetDateTime::UNIX_EPOCH, None), None);
+
+        count(Metric::Delivered);
+        let line = take_line(OffsetDateTime::UNIX_EPOCH, Some("pushlark-staging")).unwrap();
+        assert_eq!((&line["Delivered"], &line["Stack"]), (&json!(1), &json!("pushlark-staging")));
+        assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"], json!([["Stack"]]));
     }
 }

@@ -24,3 +24,4 @@ mod resilience;
 mod roles;
 mod secrecy;
 mod sessions;
+mod upgrade;

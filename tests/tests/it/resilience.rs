@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_sdk_sqs::types::QueueAttributeName;
 use local::Options;
 use local::sqs::Clock;
 use pushlark_plugin::{Defaults, Event, Payload, Plugin, Plugins, Rule};
@@ -239,4 +240,9 @@ async fn a_batch_waits_for_its_window_to_fill() {
     }
     assert!(posted.elapsed() >= Duration::from_millis(900), "nobody waited");
     pushlark.settled().await;
+    // Nobody else gets a message that waits for its batch to fill.
+    let queue = pushlark.stack.environment.text("QUEUE_URL").unwrap();
+    let attributes = pushlark.stack.sqs.get_queue_attributes().queue_url(queue);
+    let attributes = attributes.attribute_names(QueueAttributeName::VisibilityTimeout).send().await.unwrap();
+    assert_eq!(attributes.attributes.unwrap()[&QueueAttributeName::VisibilityTimeout], "62");
 }

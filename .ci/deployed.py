@@ -1,0 +1,169 @@
+"""Uses the stack that .ci/deploy has deployed as chat servers and operators do: notifies a device, updates the stack, runs
+another one beside it, deletes it, and takes its table into a new one.
+"""
+
+import json
+import os
+import subprocess
+import time
+import unittest
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import boto3
+
+SECRET, SINK = os.environ["SECRET"], os.environ["SINK"]
+BASE = ["VirtualPubsubHosts=push.@HOST@", f"MongoosepushUrl={SINK}"]
+OTHER_SECRET = "another-secret-of-another-stack"
+BOB = "bob@example.com"
+
+
+def sam(*arguments):
+    """Runs sam, which must not ask anything; gives its status and what it printed."""
+    ran = subprocess.run(["sam", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, timeout=300)
+    return ran.returncode, ran.stdout
+
+
+def eventually(what, condition):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"waited in vain for {what}")
+
+
+class Stack:
+    """A stack that is deployed, and its secret."""
+
+    def __init__(self, name, secret):
+        self.name, self.secret = name, secret
+        [stack] = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+        self.status = stack["StackStatus"]
+        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+
+    def call(self, output, body=None, secret=None, media="application/json", query=""):
+        """Calls a function by its URL; gives the status and the answer."""
+        headers = {
+            # The emulator finds the function by the host.
+            "Host": urlsplit(self.outputs[output]).netloc,
+            "Content-Type": media,
+            "Authorization": f"Bearer {secret or self.secret}",
+        }
+        data = None if body is None else (body if isinstance(body, str) else json.dumps(body)).encode()
+        request = Request(os.environ["AWS_ENDPOINT_URL"] + "/" + query, data, headers)
+        try:
+            with urlopen(request, timeout=60) as response:
+                return response.status, response.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+
+    def enable(self, node, device):
+        form = {"service": "fcm", "device_id": device}
+        return self.call("EnableUrl", {"user": BOB, "jid": "push.example.com", "node": node, "form": form})
+
+    def message(self, body):
+        event = {"type": "message", "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": body}
+        return self.call("EventsUrl", event)
+
+    def counts(self, metric):
+        """Whether the worker counts such a metric, with the stack as its only dimension."""
+        events = boto3.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{self.name}-worker")["events"]
+        lines = [json.loads(event["message"]) for event in events if "CloudWatchMetrics" in event["message"]]
+        for line in lines:
+            [directive] = line["_aws"]["CloudWatchMetrics"]
+            assert (line["Stack"], directive["Dimensions"]) == (self.name, [["Stack"]]), line
+        return any(metric in line for line in lines)
+
+    def enabled(self):
+        status, answer = self.call("EnableUrl", query=f"?user={BOB}")
+        assert status == 200, answer
+        return [registration["node"] for registration in json.loads(answer)["registrations"]]
+
+
+def alerts(device):
+    with urlopen(f"{SINK}/notifications?device_id={device}", timeout=60) as response:
+        return [entry["notification"]["alert"]["body"] for entry in reversed(json.load(response))]
+
+
+class Deployed(unittest.TestCase):
+    def test_1_a_device_is_enabled_notified_and_disabled(self):
+        stack = Stack("pushlark", SECRET)
+        self.assertEqual(stack.status, "CREATE_COMPLETE")
+        self.assertEqual(stack.enable("phone", "phone")[0], 200)
+        self.assertEqual(stack.call("EnableUrl", {}, secret="a-wrong-secret-of-some-length")[0], 401)
+        self.assertEqual(stack.message("Hi")[0], 202)
+        eventually("the notification", lambda: alerts("phone") == ["Hi"])
+
+        disco = "<iq type='get' id='d' from='example.org' to='push.example.com'>" \
+            "<query xmlns='http://jabber.org/protocol/disco#info'/></iq>"
+        status, answer = stack.call("PubsubUrl", disco, media="application/xml")
+        self.assertEqual(status, 200)
+        self.assertIn('type="result"', answer)
+
+        self.assertEqual(stack.enable("tablet", "tablet")[0], 200)
+        disable = {"user": BOB, "jid": "push.example.com", "node": "tablet"}
+        self.assertEqual(stack.call("DisableUrl", disable)[0], 200)
+        self.assertEqual(stack.enabled(), ["phone"])
+
+    def test_2_a_removal_ends_what_is_enabled(self):
+        stack = Stack("pushlark", SECRET)
+        enable = {"user": "carol@gone.example", "jid": "push.gone.example", "node": "n"}
+        self.assertEqual(stack.call("EnableUrl", enable)[0], 200)
+        removal = {"type": "domain_removed", "domain": "gone.example"}
+        self.assertEqual(stack.call("EventsUrl", removal)[0], 202)
+        left = lambda: json.loads(stack.call("EnableUrl", query="?user=carol@gone.example")[1])["registrations"]
+        eventually("the end of a domain", lambda: left() == [])
+
+    def test_3_an_update_keeps_parameters_and_registrations(self):
+        status, said = sam("deploy", "--parameter-overrides", "BatchSize=50")
+        self.assertNotEqual(status, 0)
+        self.assertIn("A BatchSize over 10 needs a BatchingWindow", said)
+
+        status, said = sam("deploy", "--parameter-overrides", "BatchSize=50", "BatchingWindow=1")
+        self.assertEqual(status, 0, said)
+        stack = Stack("pushlark", SECRET)
+        self.assertEqual(stack.status, "UPDATE_COMPLETE")
+        sqs = boto3.client("sqs")
+        url = sqs.get_queue_url(QueueName=stack.outputs["QueueName"])["QueueUrl"]
+        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        self.assertEqual((attributes["VisibilityTimeout"], attributes["MaximumMessageSize"]), ("61", "1048576"))
+        self.assertEqual(stack.message("Hi after the update")[0], 202)
+        eventually("the notification", lambda: alerts("phone") == ["Hi", "Hi after the update"])
+
+    def test_4_two_stacks_do_not_mix(self):
+        name = "pushlark-staging"
+        status, said = sam("deploy", "--stack-name", name, "--s3-prefix", name, "--parameter-overrides",
+                           f"WebhookSecret={OTHER_SECRET}", *BASE)
+        self.assertEqual(status, 0, said)
+        stack, staging = Stack("pushlark", SECRET), Stack(name, OTHER_SECRET)
+        self.assertEqual(staging.enable("phone", "staging-phone")[0], 200)
+        self.assertEqual(staging.call("EnableUrl", {}, secret=SECRET)[0], 401)
+        self.assertEqual(staging.message("Hi from staging")[0], 202)
+        eventually("the notification", lambda: alerts("staging-phone") == ["Hi from staging"])
+        self.assertNotIn("Hi from staging", alerts("phone"))
+        self.assertEqual(stack.enabled(), ["phone"])
+        eventually("metrics", lambda: all(one.counts("Delivered") for one in (stack, staging)))
+        alarms = boto3.client("cloudwatch").describe_alarms()["MetricAlarms"]
+        dimensions = [alarm["Dimensions"] for alarm in alarms if alarm["Namespace"] == "Pushlark"]
+        self.assertCountEqual(dimensions, [[{"Name": "Stack", "Value": s.name}] for s in (stack, staging)])
+
+    def test_5_a_new_stack_takes_the_table_of_one_that_was_deleted(self):
+        table = Stack("pushlark", SECRET).outputs["TableName"]
+        status, said = sam("delete", "--no-prompts")
+        self.assertEqual(status, 0, said)
+        described = boto3.client("dynamodb").describe_table(TableName=table)["Table"]
+        status, said = sam("deploy", "--parameter-overrides", f"WebhookSecret={SECRET}", *BASE,
+                           f"TableArn={described['TableArn']}")
+        self.assertEqual(status, 0, said)
+        stack = Stack("pushlark", SECRET)
+        self.assertEqual(stack.outputs["TableName"], table)
+        self.assertEqual(stack.enabled(), ["phone"])
+        self.assertEqual(stack.message("Hi again")[0], 202)
+        eventually("the notification", lambda: alerts("phone")[-1] == "Hi again")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2, failfast=True)

@@ -1,0 +1,49 @@
+"""Takes out of a built template what ministack 1.5.33 cannot do, and tells of it.
+
+usage: ministack_patch.py TEMPLATE
+
+- It evaluates neither Fn::Split nor Fn::Sub in a condition. These conditions tell whether a setting is an ARN or a Lambda
+  function's name; the deployment gives no such value, so they do not hold.
+- It has no alarms over metric math. These alarms are left out.
+- It is reached without TLS, which the policies of the queues deny. They are left out.
+- It compares the numbers of an event source mapping without reading them as numbers. They are the parameters' defaults.
+"""
+
+import sys
+from pathlib import Path
+
+from samcli.yamlhelper import yaml_dump, yaml_parse
+
+
+def functions(node):
+    """The names of the functions in an expression."""
+    if isinstance(node, dict):
+        return set(node).union(*map(functions, node.values()))
+    return set().union(*map(functions, node)) if isinstance(node, list) else set()
+
+
+def numbers(node):
+    """An expression, with the defaults of the numeric parameters in it."""
+    if isinstance(node, dict):
+        parameter = template["Parameters"].get(node.get("Ref"), {})
+        if parameter.get("Type") == "Number":
+            print(f"{node['Ref']}: the default")
+            return parameter["Default"]
+        return {name: numbers(value) for name, value in node.items()}
+    return node
+
+
+path = Path(sys.argv[1])
+template = yaml_parse(path.read_text())
+for name, condition in template["Conditions"].items():
+    if functions(condition) & {"Fn::Split", "Fn::Sub"}:
+        print(f"{name}: does not hold")
+        template["Conditions"][name] = {"Fn::Equals": ["it", "never holds"]}
+for name, resource in list(template["Resources"].items()):
+    kind, properties = resource["Type"], resource["Properties"]
+    if kind == "AWS::CloudWatch::Alarm" and "Metrics" in properties or kind == "AWS::SQS::QueuePolicy":
+        print(f"{name}: left out")
+        del template["Resources"][name]
+    for event in properties.get("Events", {}).values() if kind == "AWS::Serverless::Function" else []:
+        event["Properties"] = numbers(event["Properties"])
+path.write_text(yaml_dump(template))

@@ -1,0 +1,187 @@
+"""The template, samconfig.toml and the commands of README.md and docs/deploy.md must fit together."""
+
+import re
+import shlex
+import tomllib
+import unittest
+from pathlib import Path
+
+from samcli.yamlhelper import yaml_parse
+
+ROOT = Path(__file__).parent.parent
+TEMPLATE = yaml_parse((ROOT / "infra/template.yaml").read_text())
+PARAMETERS, RESOURCES = TEMPLATE["Parameters"], TEMPLATE["Resources"]
+SAMCONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
+FUNCTIONS = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::Serverless::Function"]
+
+
+def deployments(file):
+    """The parameters of each `sam deploy` in the shell blocks of a file."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
+    for options in re.findall("sam deploy(.*)", "\n".join(blocks).replace("\\\n", "")):
+        yield dict(word.split("=", 1) for word in shlex.split(options) if re.match(r"[A-Z]\w*=", word))
+
+
+def evaluate(expression, parameters):
+    """The value of an expression of the Rules section."""
+    if not isinstance(expression, dict):
+        return expression
+    [(function, arguments)] = expression.items()
+    if function == "Ref":
+        return parameters[arguments]
+    if function == "Fn::Contains":
+        return evaluate(arguments[1], parameters) in arguments[0]
+    arguments = [evaluate(argument, parameters) for argument in arguments]
+    match function:
+        case "Fn::Not":
+            return not arguments[0]
+        case "Fn::And":
+            return all(arguments)
+        case "Fn::Equals":
+            return arguments[0] == arguments[1]
+    raise ValueError(function)
+
+
+def refused(given):
+    """What CloudFormation says against a deployment with these parameters; None if it accepts them."""
+    for name, value in given.items():
+        parameter = PARAMETERS.get(name)
+        if parameter is None:
+            return f"no parameter {name}"
+        if "AllowedValues" in parameter and value not in map(str, parameter["AllowedValues"]):
+            return f"{name}: not an allowed value"
+        # The whole value must match.
+        if "AllowedPattern" in parameter and not re.fullmatch(parameter["AllowedPattern"], value):
+            return f"{name}: not of the allowed pattern"
+    missing = [name for name, parameter in PARAMETERS.items() if "Default" not in parameter and name not in given]
+    if missing:
+        return f"no value for {missing}"
+    parameters = {name: str(parameter.get("Default")) for name, parameter in PARAMETERS.items()} | given
+    for rule in TEMPLATE["Rules"].values():
+        if not evaluate(rule["RuleCondition"], parameters):
+            continue
+        for assertion in rule["Assertions"]:
+            if not evaluate(assertion["Assert"], parameters):
+                return assertion["AssertDescription"]
+    return None
+
+
+class Commands(unittest.TestCase):
+    def test_the_readme_deploys_with_a_few_valid_parameters(self):
+        [given] = deployments("README.md")
+        self.assertIsNone(refused(given))
+        self.assertIn(len(given), range(3, 6))
+        self.assertIn("WebhookSecret", given)
+        # What a first deployment cannot leave out.
+        self.assertIsNotNone(refused({name: value for name, value in given.items() if name != "MongoosepushUrl"}))
+
+    def test_the_other_commands_name_parameters_that_exist(self):
+        commands = list(deployments("docs/deploy.md"))
+        self.assertGreaterEqual(len(commands), 3)
+        for given in commands:
+            self.assertLessEqual(given.keys(), PARAMETERS.keys())
+        self.assertIn(None, [refused(given) for given in commands if "WebhookSecret" in given])
+
+    def test_a_deployment_asks_nothing(self):
+        deploy = SAMCONFIG["default"]["deploy"]["parameters"]
+        self.assertTrue(deploy["resolve_s3"] and deploy["s3_prefix"] and deploy["stack_name"])
+        self.assertFalse(deploy["confirm_changeset"])
+        self.assertEqual(deploy["capabilities"], "CAPABILITY_IAM")
+        self.assertEqual(SAMCONFIG["default"]["delete"]["parameters"]["stack_name"], deploy["stack_name"])
+        # With a template here, the source would be deployed instead of what was built.
+        self.assertNotIn("template_file", deploy)
+        for file in ["README.md", "docs/deploy.md"]:
+            self.assertNotIn("--guided", (ROOT / file).read_text())
+
+
+class Queues(unittest.TestCase):
+    def test_the_visibility_timeout_is_six_times_the_workers_and_the_window(self):
+        mapping = {window: map["Seconds"] for window, map in TEMPLATE["Mappings"]["VisibilityTimeout"].items()}
+        timeout = TEMPLATE["Globals"]["Function"]["Timeout"]
+        windows = PARAMETERS["BatchingWindow"]["AllowedValues"]
+        self.assertEqual(mapping, {str(window): 6 * timeout + window for window in windows})
+        queue = RESOURCES["Queue"]["Properties"]
+        self.assertEqual(
+            queue["VisibilityTimeout"], {"Fn::FindInMap": ["VisibilityTimeout", {"Ref": "BatchingWindow"}, "Seconds"]}
+        )
+        self.assertNotIn("Timeout", RESOURCES["Worker"]["Properties"])
+
+    def test_large_batches_need_a_window(self):
+        self.assertIsNone(refused({"BatchSize": "10"}))
+        self.assertEqual(refused({"BatchSize": "11"}), "A BatchSize over 10 needs a BatchingWindow")
+        self.assertIsNone(refused({"BatchSize": "1000", "BatchingWindow": "20"}))
+        self.assertIsNotNone(refused({"BatchingWindow": "7"}))
+
+    def test_each_queue_has_a_policy_of_its_own(self):
+        policies = [r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::SQS::QueuePolicy"]
+        queues = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::SQS::Queue"]
+        self.assertEqual(sorted(policy["Queues"][0]["Ref"] for policy in policies), sorted(queues))
+        for policy in policies:
+            [queue], [statement] = policy["Queues"], policy["PolicyDocument"]["Statement"]
+            self.assertEqual(statement["Resource"], {"Fn::GetAtt": [queue["Ref"], "Arn"]})
+
+    def test_each_queue_takes_what_a_record_may_have(self):
+        [product] = re.findall(r"MAX_BATCH_BYTES: usize = (.*);", (ROOT / "shared/queue/src/lib.rs").read_text())
+        limit = 1
+        for factor in product.split("*"):
+            limit *= int(factor)
+        for name in ["Queue", "DeadLetterQueue"]:
+            self.assertEqual(RESOURCES[name]["Properties"]["MaximumMessageSize"], limit)
+
+    def test_a_function_may_send_to_the_queue_that_invokes_it(self):
+        for name in FUNCTIONS:
+            function = RESOURCES[name]["Properties"]
+            queues = [str(event["Properties"]["Queue"]) for event in function.get("Events", {}).values()]
+            role = RESOURCES[function["Role"]["Fn::GetAtt"][0]]["Properties"]
+            statements = [str(s) for policy in role["Policies"] for s in policy["PolicyDocument"]["Statement"]]
+            sends = [statement for statement in statements if "sqs:SendMessage" in statement]
+            loops = any(queue in statement for queue in queues for statement in sends)
+            self.assertEqual(function.get("RecursiveLoop"), "Allow" if loops else None, name)
+        self.assertEqual(RESOURCES["Worker"]["Properties"]["RecursiveLoop"], "Allow")
+
+
+class Stacks(unittest.TestCase):
+    def test_alarms_see_the_metrics_of_their_own_stack_alone(self):
+        stack = {"Ref": "AWS::StackName"}
+        self.assertEqual(TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]["STACK_NAME"], stack)
+        alarms = [r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::CloudWatch::Alarm"]
+        metrics = [alarm for alarm in alarms if "Namespace" in alarm]
+        for alarm in alarms:
+            metrics += [query["MetricStat"]["Metric"] for query in alarm.get("Metrics", []) if "MetricStat" in query]
+        self.assertTrue(any(metric["Namespace"] == "Pushlark" for metric in metrics))
+        for metric in metrics:
+            [dimension] = metric["Dimensions"]
+            if metric["Namespace"] == "Pushlark":
+                self.assertEqual(dimension, {"Name": "Stack", "Value": stack})
+            else:
+                reference = dimension["Value"].get("Ref") or dimension["Value"]["Fn::GetAtt"][0]
+                self.assertIn(reference, RESOURCES)
+
+    def test_a_key_of_the_customer_is_for_all_roles_and_only_if_it_is_given(self):
+        condition = {"Fn::Not": [{"Fn::Equals": [{"Ref": "KmsKeyArn"}, ""]}]}
+        self.assertEqual(TEMPLATE["Conditions"]["HasKmsKey"], condition)
+        name, with_key, without = RESOURCES["Table"]["Properties"]["SSESpecification"]["Fn::If"]
+        self.assertEqual((name, without), ("HasKmsKey", {"Ref": "AWS::NoValue"}))
+        self.assertEqual(with_key["KMSMasterKeyId"], {"Ref": "KmsKeyArn"})
+        policy = RESOURCES["KmsKeyPolicy"]
+        self.assertEqual(policy["Condition"], "HasKmsKey")
+        roles = [RESOURCES[name]["Properties"]["Role"]["Fn::GetAtt"][0] for name in FUNCTIONS]
+        self.assertEqual(sorted(role["Ref"] for role in policy["Properties"]["Roles"]), sorted(roles))
+
+    def test_nothing_refers_to_the_table_where_another_one_may_be_used(self):
+        def references(node, own):
+            if isinstance(node, dict):
+                if "Fn::If" in node and node["Fn::If"][0] == "HasOwnTable":
+                    return references(node["Fn::If"][1], True)
+                refers = [node.get("Ref") == "Table", "Table" in str(node.get("Fn::GetAtt"))]
+                refers.append("${Table" in str(node.get("Fn::Sub")))
+                return not own and any(refers) or any(references(value, own) for value in node.values())
+            return isinstance(node, list) and any(references(value, own) for value in node)
+
+        self.assertFalse(references({"Globals": TEMPLATE["Globals"], "Outputs": TEMPLATE["Outputs"]}, False))
+        for name, resource in RESOURCES.items():
+            self.assertFalse(references(resource, resource.get("Condition") == "HasOwnTable"), name)
+
+
+if __name__ == "__main__":
+    unittest.main()
