@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn the_keys_of_an_owners_nodes_lie_in_one_range_behind_that_of_the_latest() {
-        let reference = node(&NodeAddress { jid: BareJid::new("push.example.com").unwrap(), node: "\u{10ffff}".into() });
+        let reference =
+            node(&NodeAddress { jid: BareJid::new("push.example.com").unwrap(), node: "\u{10ffff}".into() });
         assert!(LATEST_NODE < reference.as_str() && reference.as_str() < NODES_LAST);
         assert!(!(LATEST_NODE..=NODES_LAST).contains(&RECIPIENT_FIRST));
     }

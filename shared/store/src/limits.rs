@@ -1,9 +1,9 @@
 //! How much a user may have, and a domain may send.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -93,12 +93,12 @@ impl Store {
             return Ok(Admission::TooMany(counts.len()));
         }
         let (mut admitted, mut refused) = (Vec::with_capacity(counts.len()), None);
-        let stopped = Cell::new(false);
-        let count = async |(one, count)| match stopped.get() {
+        let stopped = AtomicBool::new(false);
+        let counting = counts.into_iter().map(async |(one, count)| match stopped.load(Ordering::Relaxed) {
             true => None,
             false => Some((one, count, self.count_told(one, count, limit, &window).await)),
-        };
-        let mut counting = stream::iter(counts).map(count).buffer_unordered(COUNTS);
+        });
+        let mut counting = stream::iter(counting.collect::<Vec<_>>()).buffer_unordered(COUNTS);
         while let Some(counted) = counting.next().await {
             match counted {
                 Some((one, count, Ok(true))) => admitted.push((one, count)),
@@ -106,11 +106,11 @@ impl Store {
                 Some((_, _, Err(error))) => refused = Some(Err(error)),
                 None => {}
             }
-            stopped.set(refused.is_some());
+            stopped.store(refused.is_some(), Ordering::Relaxed);
         }
         let Some(refused) = refused else { return Ok(Admission::Admitted) };
         // The whole request is refused, so the others have sent nothing.
-        let returned = admitted.into_iter().map(|(one, count)| self.return_told(one, count, &window));
+        let returned: Vec<_> = admitted.into_iter().map(|(one, count)| self.return_told(one, count, &window)).collect();
         let returned = stream::iter(returned).buffer_unordered(COUNTS).try_collect::<()>().await;
         refused.and_then(|admission| returned.map(|()| admission))
     }

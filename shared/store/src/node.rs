@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{
-    AttributeValue, Delete, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, Update,
-};
+use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, Update};
 use pushlark_plugin::{PublishOptions, PublishService};
 use pushlark_xmpp::{AccessModel, Affiliation, BareJid, NodeConfig, PublishModel};
 
@@ -154,7 +152,8 @@ impl Store {
             };
             let mut parts = vec![part, self.put_reference(node, is_new)];
             if is_new {
-                let added_at = latest.as_ref().map_or(0, |latest| latest.added_at.saturating_add(1)).max(node.created_at);
+                let added_at =
+                    latest.as_ref().map_or(0, |latest| latest.added_at.saturating_add(1)).max(node.created_at);
                 let next = Latest { key: key.clone(), added_at };
                 let is_known = |key: &str| references.contains(key);
                 parts.extend(self.advance(&node.owner, keys::LATEST_NODE, latest.as_ref(), is_known, &next));
@@ -298,7 +297,8 @@ impl Store {
     pub async fn delete_node(&self, node: &Node) -> Result<(), StoreError> {
         const DELETE: &str = "delete a node";
         let key = keys::node(&node.address);
-        let delete = |pk: &str, sk: &str| Delete::builder().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
+        let delete =
+            |pk: &str, sk: &str| Delete::builder().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
         let mut retries = Retries::new();
         loop {
             let item = delete(&key, keys::NODE_ITEM)

@@ -84,7 +84,8 @@ impl Store {
             parts.extend(self.tie(user, service));
             if let Some(((key, version), surplus)) = oldest.split_last() {
                 // There are others only where MAX_NODES was lowered. They may be more than fit a transaction.
-                let deletions = surplus.iter().map(|(key, version)| self.delete(&owner, key, Some(version.created_at)));
+                let deletions: Vec<_> =
+                    surplus.iter().map(|(key, version)| self.delete(&owner, key, Some(version.created_at))).collect();
                 stream::iter(deletions).buffer_unordered(WRITES).try_collect::<Vec<_>>().await?;
                 parts.push(self.delete_in_transaction(&owner, key, version));
             }
@@ -116,7 +117,7 @@ impl Store {
         while let Some(page) = pages.next().await {
             let items = page.map_err(StoreError::during("list registrations"))?.items.unwrap_or_default();
             let found = items.iter().filter_map(|item| item::text_of(item, "sk"));
-            let deletions = found.map(|key| self.delete(user, key, None));
+            let deletions: Vec<_> = found.map(|key| self.delete(user, key, None)).collect();
             stream::iter(deletions).buffer_unordered(WRITES).try_collect::<Vec<_>>().await?;
         }
         Ok(())

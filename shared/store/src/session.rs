@@ -150,18 +150,14 @@ impl Store {
     async fn prune(&self, user: &BareJid, sessions: &mut Vec<Session>) -> Result<(), StoreError> {
         sessions.sort_by_key(|session| Reverse(session.worth()));
         let surplus = sessions.split_off(sessions.len().min(MAX_SESSIONS));
-        let deletions = surplus.iter().map(|session| self.forget_session(user, session));
+        let deletions: Vec<_> = surplus.iter().map(|session| self.forget_session(user, session)).collect();
         stream::iter(deletions).buffer_unordered(WRITES).try_collect().await
     }
 
     /// Deletes a session, unless something was heard of it since it was read.
     async fn forget_session(&self, user: &BareJid, session: &Session) -> Result<(), StoreError> {
-        let mut delete = self
-            .client
-            .delete_item()
-            .table_name(&self.table)
-            .key("pk", text(user))
-            .key("sk", text(&session.key));
+        let mut delete =
+            self.client.delete_item().table_name(&self.table).key("pk", text(user)).key("sk", text(&session.key));
         let as_read = [("since", session.since), ("tied_at", session.tie.as_ref().map(|tie| tie.tied_at))];
         let conditions = as_read.map(|(name, value)| match value {
             Some(_) => format!("{name} = :{name}"),
