@@ -5,7 +5,7 @@
 
 mod secrecy;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use aws_lambda_events::sqs::SqsEvent;
 use aws_sdk_sqs::types::QueueAttributeName;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use doubles::{name_of, planted};
@@ -262,7 +262,7 @@ impl Apart {
     }
 }
 
-/// DynamoDB as the functions see it, with each call counted.
+/// DynamoDB or SQS as the functions see it, with each call counted.
 pub struct Meter {
     /// Where the functions find it.
     pub url: String,
@@ -273,7 +273,27 @@ pub struct Meter {
 struct MeterState {
     client: Client,
     target: OnceLock<String>,
-    calls: Mutex<BTreeMap<String, u32>>,
+    counts: Mutex<Counts>,
+    latency: Mutex<Duration>,
+    faults: Mutex<Vec<Fault>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    calls: BTreeMap<String, u32>,
+    /// By the name of the action that IAM must allow.
+    actions: BTreeSet<String>,
+    items_read: u64,
+    running: usize,
+    most_running: usize,
+}
+
+/// What happens to one call instead of what should.
+enum Fault {
+    /// The next call of this operation gets this answer of status 400.
+    Refusal(&'static str, Value),
+    /// The next query that finds an item of this sort key leaves it out.
+    Blindness(String),
 }
 
 impl Meter {
@@ -282,28 +302,125 @@ impl Meter {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(MeterState::default());
-        let router = Router::new().fallback(meter).with_state(Arc::clone(&state));
+        let router = Router::new().fallback(meter).with_state(Arc::clone(&state)).layer(DefaultBodyLimit::disable());
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { url, state }
     }
 
-    /// Leads to the DynamoDB at `url`.
+    /// A stack whose functions see DynamoDB through a meter.
+    pub async fn with_settings<'s>(settings: impl IntoIterator<Item = (&'s str, &'s str)>) -> (Pushlark, Self) {
+        let meter = Self::start().await;
+        let environment = Environment::from_iter(settings);
+        let options = Options { dynamodb_endpoint: Some(meter.url.clone()), environment, ..Options::default() };
+        let pushlark = Pushlark::with(options).await;
+        meter.connect(&pushlark.stack.dynamodb_url);
+        meter.take();
+        (pushlark, meter)
+    }
+
+    /// Leads to the service at `url`.
     pub fn connect(&self, url: &str) {
         self.state.target.set(url.to_owned()).unwrap();
     }
 
+    /// Takes so long for each call from now on.
+    pub fn delay(&self, latency: Duration) {
+        *self.state.latency.lock().unwrap() = latency;
+    }
+
+    /// Answers the next call of an operation by an error of this type and these further members.
+    pub fn refuse_next(&self, operation: &'static str, error: &str, members: Value) {
+        let mut answer = members;
+        answer["__type"] = format!("com.amazonaws.dynamodb.v20120810#{error}").into();
+        self.state.faults.lock().unwrap().push(Fault::Refusal(operation, answer));
+    }
+
+    /// Leaves the item of a sort key out of the next query that finds it, as if it were not committed yet.
+    pub fn hide_next(&self, sk: &str) {
+        self.state.faults.lock().unwrap().push(Fault::Blindness(sk.to_owned()));
+    }
+
+    /// Checks that all that was to go wrong has.
+    pub fn assert_nothing_left(&self) {
+        assert!(self.state.faults.lock().unwrap().is_empty());
+    }
+
     /// How often each operation was called since this was asked last.
     pub fn take(&self) -> BTreeMap<String, u32> {
-        std::mem::take(&mut self.state.calls.lock().unwrap())
+        std::mem::take(&mut self.state.counts.lock().unwrap().calls)
+    }
+
+    /// The actions that IAM had to allow since this was asked last ("Using IAM with DynamoDB transactions").
+    pub fn take_actions(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.state.counts.lock().unwrap().actions)
+    }
+
+    /// How many items queries gave since this was asked last.
+    pub fn take_items_read(&self) -> u64 {
+        std::mem::take(&mut self.state.counts.lock().unwrap().items_read)
+    }
+
+    /// How many calls were ever under way side by side.
+    pub fn most_running(&self) -> usize {
+        self.state.counts.lock().unwrap().most_running
     }
 }
 
 async fn meter(State(state): State<Arc<MeterState>>, headers: HeaderMap, body: Bytes) -> (StatusCode, Bytes) {
     let operation = headers["x-amz-target"].to_str().unwrap().rsplit('.').next().unwrap().to_owned();
-    *state.calls.lock().unwrap().entry(operation).or_default() += 1;
-    let request = state.client.post(state.target.get().unwrap()).headers(headers).body(body);
-    let response = request.send().await.unwrap();
-    (response.status(), response.bytes().await.unwrap())
+    let latency = *state.latency.lock().unwrap();
+    {
+        let mut counts = state.counts.lock().unwrap();
+        *counts.calls.entry(operation.clone()).or_default() += 1;
+        counts.actions.extend(actions(&operation, &body));
+        counts.running += 1;
+        counts.most_running = counts.most_running.max(counts.running);
+    }
+    let refusal = {
+        let mut faults = state.faults.lock().unwrap();
+        let fault = faults.iter().position(|fault| matches!(fault, Fault::Refusal(name, _) if *name == operation));
+        fault.map(|fault| faults.remove(fault))
+    };
+    let answer = if let Some(Fault::Refusal(_, answer)) = refusal {
+        (StatusCode::BAD_REQUEST, answer.to_string().into())
+    } else {
+        let request = state.client.post(state.target.get().unwrap()).headers(headers).body(body);
+        let response = request.send().await.unwrap();
+        let (status, body) = (response.status(), response.bytes().await.unwrap());
+        (status, if operation == "Query" { state.queried(body) } else { body })
+    };
+    sleep(latency).await;
+    state.counts.lock().unwrap().running -= 1;
+    answer
+}
+
+impl MeterState {
+    /// Counts the items of a query's answer, and leaves out what it is not to see.
+    fn queried(&self, answer: Bytes) -> Bytes {
+        let mut read: Value = serde_json::from_slice(&answer).unwrap();
+        self.counts.lock().unwrap().items_read += read["Count"].as_u64().unwrap_or(0);
+        let Some(items) = read["Items"].as_array_mut() else { return answer };
+        let found = |sk: &str| items.iter().position(|item| item["sk"]["S"] == sk);
+        let mut faults = self.faults.lock().unwrap();
+        let hidden = faults.iter().enumerate().find_map(|(fault, what)| match what {
+            Fault::Blindness(sk) => Some((fault, found(sk)?)),
+            Fault::Refusal(..) => None,
+        });
+        let Some((fault, item)) = hidden else { return answer };
+        faults.remove(fault);
+        items.remove(item);
+        read.to_string().into()
+    }
+}
+
+/// The actions that a call needs: those of its parts, if it is a transaction.
+fn actions(operation: &str, body: &[u8]) -> Vec<String> {
+    if operation != "TransactWriteItems" {
+        return vec![operation.to_owned()];
+    }
+    let request: Value = serde_json::from_slice(body).unwrap();
+    let parts = request["TransactItems"].as_array().unwrap().iter().flat_map(|part| part.as_object().unwrap().keys());
+    parts.map(|part| format!("{part}Item")).collect()
 }
 
 /// When it was so many seconds ago, as an event's `at` has it.

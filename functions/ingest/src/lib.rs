@@ -5,7 +5,7 @@ use pushlark_events::{Effect, Event, Reading, Sources, read, read_notification};
 use pushlark_http::sns::{Notification, SnsMessage, Topics};
 use pushlark_http::{Access, Answer, Caller, Invocation, Methods, Problem, Request, Response, answer};
 use pushlark_queue::{Queue, Record, Work};
-use pushlark_store::{Admission, Availability, Store, StoreError};
+use pushlark_store::{Admission, Availability, MAX_COUNTED, Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::Jid;
 use serde::Serialize;
@@ -106,8 +106,13 @@ impl Function {
             tracing::error!(error = %Causes(&error), "events not counted");
             Problem::unavailable()
         })?;
-        if let Admission::Exceeded(domain, wait) = admission {
-            return Err(Problem::too_many_requests(format!("{domain} sends more than it may, try again later"), wait));
+        match admission {
+            Admission::Admitted => {}
+            Admission::Exceeded(domain, wait) => {
+                let detail = format!("{domain} sends more than it may, try again later");
+                return Err(Problem::too_many_requests(detail, wait));
+            }
+            Admission::TooMany(domains) => return Err(Problem::too_many_domains(domains, MAX_COUNTED)),
         }
         let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), Vec::new(), Vec::new());
         for Event { id, at, effect, reading } in events {

@@ -10,7 +10,7 @@ use pushlark_http::{
 use pushlark_plugin::PublishOptions;
 use pushlark_queue::Queue;
 use pushlark_settings::HostPatterns;
-use pushlark_store::{Admission, MAX_AFFILIATIONS, Node, NodeAddress, Store, StoreError, micros};
+use pushlark_store::{Admission, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError, micros};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
     AccessModel, Affiliation, BareJid, Condition, Disable, DomainPart, Element, Enable, InvalidPubSub, Iq, IqType, Jid,
@@ -181,10 +181,7 @@ impl Function {
         // What Pushlark names cannot be guessed.
         let name = name.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         let node = parties.new_node(&self.virtual_hosts, name, config)?;
-        self.check_room(&node).await?;
-        if !self.store.create_node(&node).await? {
-            return Err(Refusal::new(Condition::Conflict, "there is a node of this name"));
-        }
+        self.check_placed(&node, self.store.create_node(&node).await?)?;
         tracing::info!(owner = %node.owner, jid = %node.address.jid, "node created");
         let pubsub = |name| Element::new(name, ns::PUBSUB);
         let created = || pubsub("pubsub").with_child(pubsub("create").with_attribute("node", &node.address.node));
@@ -204,10 +201,7 @@ impl Function {
         let mut node = parties.new_node(&self.virtual_hosts, name, NodeConfig::default())?;
         node.affiliations.insert(parties.from.domain().to_owned().into(), Affiliation::PublishOnly);
         node.device = Some(device);
-        self.check_room(&node).await?;
-        if !self.store.register_node(&node).await? {
-            return Err(Refusal::new(Condition::Conflict, "there is a node of this name"));
-        }
+        self.check_placed(&node, self.store.register_node(&node).await?)?;
         tracing::info!(owner = %node.owner, jid = %node.address.jid, "node registered");
         Ok(())
     }
@@ -232,13 +226,15 @@ impl Function {
         Ok(())
     }
 
-    /// Whether the owner may have this node, too.
-    async fn check_room(&self, node: &Node) -> Result<(), Refusal> {
-        let (most, nodes) = (self.store.limits().nodes, self.store.nodes(&node.owner, &node.address.jid).await?);
-        if nodes.len() < most || nodes.contains(&node.address.node) {
-            return Ok(());
+    fn check_placed(&self, node: &Node, placed: NodePlaced) -> Result<(), Refusal> {
+        match placed {
+            NodePlaced::Stored => Ok(()),
+            NodePlaced::Taken => Err(Refusal::new(Condition::Conflict, "there is a node of this name")),
+            NodePlaced::Full => {
+                let text = format!("{} has {} nodes already, delete one first", node.owner, self.store.limits().nodes);
+                Err(Refusal::new(Condition::NotAllowed, text))
+            }
         }
-        Err(Refusal::new(Condition::NotAllowed, format!("{} has {most} nodes already, delete one first", node.owner)))
     }
 
     async fn node(&self, parties: &Parties, node: String) -> Result<Node, Refusal> {

@@ -4,10 +4,10 @@ use futures_util::future::join_all;
 use pushlark_delivery::Notification;
 use pushlark_plugin::{Event, Plugin, Publication, PublishService, Rule};
 use pushlark_queue::Facts;
-use pushlark_store::{Claimant, StoreError};
+use pushlark_store::{Claimant, MAX_SESSIONS, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::Hint;
-use tokio::time::Instant;
+use pushlark_xmpp::{BareJid, Hint};
+use tokio::time::{Instant, timeout_at};
 
 use crate::decision::{Decision, Known, Planned, Reason, decide};
 use crate::external::PluginError;
@@ -55,6 +55,20 @@ impl Worker {
             }
             Err(error) => return notified.postponed(&error),
         };
+        let notified = self.carry_out(event, &mut decision, uid, notified, last_publish).await;
+        self.prune_sessions(&event.recipient(), &decision.snapshot, last_publish).await;
+        notified
+    }
+
+    /// Claims and publishes what was decided.
+    async fn carry_out(
+        &self,
+        event: &Event,
+        decision: &mut Decision<'_>,
+        uid: &str,
+        mut notified: Notified,
+        last_publish: Instant,
+    ) -> Notified {
         for (_, reason) in &decision.left_out {
             match reason {
                 Reason::TooLate => count(Metric::Expired),
@@ -71,7 +85,7 @@ impl Worker {
         };
         let conversation = event.from.to_bare();
         if ours.is_empty() {
-            log(event, &decision, 0, 0);
+            log(event, decision, 0, 0);
             return self.remember_count(event, uid, notified).await;
         }
         let published = ours.into_iter().map(async |Planned { publication, expires_at, publisher }| {
@@ -97,8 +111,21 @@ impl Worker {
             }
         }
         notified.finished.retain(|service| !failed.contains(service));
-        log(event, &decision, delivered, failed.len());
+        log(event, decision, delivered, failed.len());
         notified
+    }
+
+    /// Deletes surplus sessions of a recipient. It is stopped in time, so that the event does not fail for it; the next
+    /// event of the recipient goes on.
+    async fn prune_sessions(&self, user: &BareJid, snapshot: &Snapshot, end: Instant) {
+        if !snapshot.has_surplus_sessions() {
+            return;
+        }
+        match timeout_at(end, self.store.prune_sessions(user, snapshot)).await {
+            Ok(Ok(())) => tracing::info!(sessions = MAX_SESSIONS, "the oldest sessions are deleted"),
+            Ok(Err(error)) => tracing::warn!(error = %Causes(&error), "old sessions are not deleted yet"),
+            Err(_) => tracing::warn!("not all old sessions are deleted yet"),
+        }
     }
 
     /// Counts a message for its recipient, where the counts are Pushlark's to keep: as MongooseIM's inbox does, every

@@ -133,7 +133,7 @@ impl Worker {
         let Notification { user, service, .. } = *notification;
         let (jid, enabled_at) = (&service.jid, service.created_at);
         let disabled = match source {
-            Source::Registration(snapshot) => self.store.unregister_version(user, snapshot, service).await,
+            Source::Registration(_) => self.store.unregister_version(user, service).await,
             Source::Node { .. } => self.store.device_gone(service).await.map(|()| true),
         };
         match disabled {

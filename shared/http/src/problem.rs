@@ -108,6 +108,12 @@ impl Problem {
         Self::new(413, "Content Too Large", format!("the body has {bytes} bytes, {MAX_BODY_BYTES} are allowed"))
     }
 
+    /// 413: the request is about too many domains to count all of them.
+    pub fn too_many_domains(domains: usize, most: usize) -> Self {
+        let detail = format!("the events are about users of {domains} domains, {most} are allowed in one request");
+        Self::new(413, "Content Too Large", detail)
+    }
+
     /// 415: not a media type that the function takes.
     pub fn unsupported_media(media: &Media, supported: &str) -> Self {
         let detail = format!("the content type \"{media}\" is not supported, use {supported}");

@@ -4,16 +4,21 @@ mod record;
 
 pub use record::{Facts, MAX_RECIPIENTS, NodeNotification, Record, Subject, Work};
 
+use std::iter;
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{BoxError, BuildError};
 use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, SendMessageBatchRequestEntry};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 /// The most entries that one call may carry ("Amazon SQS message quotas").
 const MAX_BATCH_ENTRIES: usize = 10;
-/// The most bytes that the entries of one call may have together ("Amazon SQS message quotas").
-const MAX_BATCH_BYTES: usize = 1024 * 1024;
+/// How many bytes the entries of one call have together, unless one alone has more. SQS takes four times as many ("Amazon
+/// SQS message quotas"), but bills each 64 KB as a call of its own, and many calls are under way at once.
+const BATCH_BYTES: usize = 256 * 1024;
+/// How many batches are sent side by side.
+const SENDS: usize = 16;
 /// How often entries that SQS could not take are sent again before the sender is told.
 const SEND_TRIES: usize = 3;
 /// A message cannot be hidden for longer than this since it was received ("Amazon SQS visibility timeout"), less the
@@ -50,24 +55,11 @@ impl Queue {
         Self { client, url: url.into() }
     }
 
-    /// Sends records, in as few calls as SQS allows. When it fails, some of them may have been sent.
+    /// Sends records in batches, up to [`SENDS`] of them side by side. When it fails, some records may have been sent.
     pub async fn send(&self, records: &[Record]) -> Result<(), QueueError> {
-        // One batch at a time: all of them together may be many times what the webhook had.
-        let mut bodies = records.iter().map(serde_json::to_string).peekable();
-        while bodies.peek().is_some() {
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            while let Some(body) = bodies.next_if(|body| {
-                let more = body.as_ref().map_or(0, String::len);
-                batch.is_empty() || (batch.len() < MAX_BATCH_ENTRIES && bytes + more <= MAX_BATCH_BYTES)
-            }) {
-                let body = body.map_err(QueueError::during("take a record"))?;
-                bytes += body.len();
-                batch.push(body);
-            }
-            self.send_batch(batch).await?;
-        }
-        Ok(())
+        // A batch is written when it is sent: all of them together may be many times what the webhook had.
+        let sends = batches(records).map(async |batch| self.send_batch(batch?).await);
+        stream::iter(sends).buffer_unordered(SENDS).try_collect().await
     }
 
     async fn send_batch(&self, bodies: Vec<String>) -> Result<(), QueueError> {
@@ -135,5 +127,42 @@ impl Queue {
             }
         }
         Ok(())
+    }
+}
+
+/// The bodies of records, in batches that one call of SQS takes.
+fn batches(records: &[Record]) -> impl Iterator<Item = Result<Vec<String>, QueueError>> {
+    let mut bodies = records.iter().map(serde_json::to_string).peekable();
+    iter::from_fn(move || {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some(body) = bodies.next_if(|body| {
+            let more = body.as_ref().map_or(0, String::len);
+            batch.is_empty() || (batch.len() < MAX_BATCH_ENTRIES && bytes + more <= BATCH_BYTES)
+        }) {
+            match body {
+                Ok(body) => {
+                    bytes += body.len();
+                    batch.push(body);
+                }
+                Err(error) => return Some(Err(QueueError::during("take a record")(error))),
+            }
+        }
+        (!batch.is_empty()).then_some(Ok(batch))
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_ten_records_or_a_quarter_of_a_megabyte() {
+        let record = |bytes: usize| Record { uid: "u".repeat(bytes), work: Vec::new() };
+        let sizes = |records: &[Record]| batches(records).map(|batch| batch.unwrap().len()).collect::<Vec<_>>();
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&vec![record(32); 25]), [10, 10, 5]);
+        assert_eq!(sizes(&vec![record(100_000); 5]), [2, 2, 1]);
+        assert_eq!(sizes(&[record(10), record(500_000), record(10)]), [1, 1, 1]);
     }
 }

@@ -41,8 +41,14 @@ impl Store {
         for services in services.chunks(MAX_SERVICES) {
             let claim =
                 self.update_claim("claim a message", claimant, services, "if_not_exists({}, :uid)", uid).await?;
-            let holder = |service: &&PublishService| item::text_of(&claim, &keys::service(service));
-            held.extend(services.iter().map(|service| holder(service) == Some(uid)));
+            held.extend(services.iter().map(|service| {
+                let holder = item::text_of(&claim, &keys::service(service));
+                // A claim by an earlier version came before this one, but is finished under the short name.
+                match item::text_of(&claim, &keys::long_service(service)) {
+                    Some(earlier) => earlier == uid && holder != Some(&done(uid)),
+                    None => holder == Some(uid),
+                }
+            }));
         }
         Ok(held)
     }
@@ -50,7 +56,7 @@ impl Store {
     /// Notes that `services` need nothing more for the message, so that a repeat of the event leaves them out, and the
     /// message's number, even without any service.
     pub async fn finish(&self, claimant: Claimant<'_>, services: &[&PublishService]) -> Result<(), StoreError> {
-        let done = format!("{} done", claimant.uid);
+        let done = done(claimant.uid);
         let (first, others) = services.split_at(services.len().min(MAX_SERVICES));
         for services in [first].into_iter().chain(others.chunks(MAX_SERVICES)) {
             self.update_claim("note what was published", claimant, services, ":uid", &done).await?;
@@ -65,12 +71,13 @@ impl Store {
             .update_expression("ADD #tries :one")
             .expression_attribute_names("#tries", keys::tries(service))
             .expression_attribute_values(":one", number(1))
-            .return_values(ReturnValue::UpdatedNew)
+            .return_values(ReturnValue::AllNew)
             .send()
             .await
             .map_err(StoreError::during("count a try"))?;
-        let tries = counted.attributes.and_then(|item| item::number_of(&item, &keys::tries(service)));
-        Ok(tries.and_then(|tries| tries.try_into().ok()).unwrap_or(0))
+        let claim = counted.attributes.unwrap_or_default();
+        let tries = [keys::tries(service), keys::long_tries(service)].map(|name| item::number_of(&claim, &name));
+        Ok(tries.into_iter().flatten().sum::<u64>().try_into().unwrap_or(u32::MAX))
     }
 
     /// What is claimed of a message.
@@ -115,6 +122,11 @@ impl Store {
     }
 }
 
+/// The holder of a service that needs nothing more from the event `uid`.
+fn done(uid: &str) -> String {
+    format!("{uid} done")
+}
+
 /// What is claimed of a message for one recipient.
 #[derive(Debug)]
 pub struct Claimed(Item);
@@ -122,7 +134,7 @@ pub struct Claimed(Item);
 impl Claimed {
     /// Whether an event has published to `service`, or is about to.
     pub fn has(&self, service: &PublishService) -> bool {
-        self.0.contains_key(&keys::service(service))
+        [keys::service(service), keys::long_service(service)].iter().any(|name| self.0.contains_key(name))
     }
 
     /// The number that the message had when it was counted, if it was.

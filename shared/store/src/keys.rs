@@ -9,6 +9,9 @@ use sha2::{Digest, Sha256};
 
 use crate::NodeAddress;
 
+/// The sort key of the item that names the registration added last. It comes before all registrations, see
+/// [`Latest`](crate::transaction::Latest).
+pub const LATEST_REGISTRATION: &str = "reg";
 /// What the sort key of a registration begins with.
 pub const REGISTRATION: &str = "reg/";
 /// What the sort key of a session begins with.
@@ -17,6 +20,10 @@ pub const SESSION: &str = "ses/";
 pub const UNREAD: &str = "unread/";
 /// What the key of a node, and its owner's reference to it, begins with.
 pub const NODE: &str = "node/";
+/// The sort key of the item, among those of a user, that names the node added last, …
+pub const LATEST_NODE: &str = "node";
+/// … and the end of the range of it and of all references to nodes: `0` follows `/`.
+pub const NODES_LAST: &str = "node0";
 /// The sort key of a node itself, …
 pub const NODE_ITEM: &str = "node";
 /// … and what those of its devices begin with.
@@ -24,8 +31,8 @@ pub const DEVICE: &str = "device/";
 /// What the names of a counter's attributes for messages begin with.
 pub const COUNTED_MESSAGE: &str = "m/";
 /// The sort keys from here …
-pub const RECIPIENT_FIRST: &str = REGISTRATION;
-/// … to here are all of a recipient's registrations and sessions: `0` follows `/`.
+pub const RECIPIENT_FIRST: &str = LATEST_REGISTRATION;
+/// … to here are all of a recipient's registrations, and then the sessions: `0` follows `/`.
 pub const RECIPIENT_LAST: &str = "ses0";
 
 /// Over how many partitions of the index a domain is spread. Never to be changed for a table that holds something.
@@ -33,6 +40,11 @@ const DOMAIN_SHARDS: u8 = 16;
 
 pub fn registration(jid: &BareJid, node: &str) -> String {
     format!("{REGISTRATION}{}/{node}", bounded(jid.as_str(), 500))
+}
+
+/// The PubSub service in a registration's key; a hash of it if it is long.
+pub fn pubsub_jid(registration: &str) -> &str {
+    registration.strip_prefix(REGISTRATION).unwrap_or_default().split('/').next().unwrap_or_default()
 }
 
 /// The key of a session; of a bare JID, that of the one session without a resource.
@@ -71,14 +83,32 @@ pub fn rate(told_of: &str) -> String {
     format!("rate/{told_of}")
 }
 
-/// The name of a claim's attribute for a service. The slash keeps it apart from the claim's other attributes.
+/// The name of a claim's attribute for a service: short, since a claim has an attribute for each of a user's services.
+/// The colon keeps it apart from the claim's other attributes.
 pub fn service(service: &PublishService) -> String {
-    format!("{}/{}", service.jid, service.node)
+    format!("s:{}", service_hash(service))
 }
 
 /// The name of a claim's attribute for how often a service was tried.
 pub fn tries(service: &PublishService) -> String {
-    format!("tries {}", self::service(service))
+    format!("t:{}", service_hash(service))
+}
+
+/// The name that earlier versions give a claim's attribute for a service. No other attribute has a slash in its name.
+pub fn long_service(service: &PublishService) -> String {
+    format!("{}/{}", service.jid, service.node)
+}
+
+/// The name that earlier versions give a claim's attribute for how often a service was tried.
+pub fn long_tries(service: &PublishService) -> String {
+    format!("tries {}", long_service(service))
+}
+
+/// 64 bits: of a thousand services two have the same hash once in 10^13 claims.
+fn service_hash(service: &PublishService) -> String {
+    let mut digest = hash(&long_service(service));
+    digest.truncate(16);
+    digest
 }
 
 pub fn domain_shard(user: &BareJid) -> String {
@@ -127,7 +157,22 @@ mod tests {
         let keys = [registration(&user, "\u{10ffff}"), session(&user.with_resource_str("zz").unwrap())];
         for key in keys {
             assert!((RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&key.as_str()), "{key}");
+            assert!(LATEST_REGISTRATION < key.as_str(), "{key}");
         }
+        assert!(registration(&user, "\u{10ffff}") < session(&user));
         assert!(!(RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&"unread/alice@example.com"));
+    }
+
+    #[test]
+    fn the_keys_of_an_owners_nodes_lie_in_one_range_behind_that_of_the_latest() {
+        let reference =
+            node(&NodeAddress { jid: BareJid::new("push.example.com").unwrap(), node: "\u{10ffff}".into() });
+        assert!(LATEST_NODE < reference.as_str() && reference.as_str() < NODES_LAST);
+        assert!(!(LATEST_NODE..=NODES_LAST).contains(&RECIPIENT_FIRST));
+    }
+
+    #[test]
+    fn a_registrations_key_tells_its_pubsub_service() {
+        assert_eq!(pubsub_jid(&registration(&BareJid::new("push.example.com").unwrap(), "a/b")), "push.example.com");
     }
 }

@@ -3,54 +3,51 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use pushlark_plugin::PublishService;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_settings::{Environment, SettingError};
-use pushlark_xmpp::Jid;
 
 use crate::item::number;
-use crate::{Snapshot, Store, StoreError, expiry, keys, seconds_now, unless_stale};
+use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
 /// `MAX_NODES` when it is not set.
 const MAX_NODES: u32 = 20;
 /// For how long a domain's events are counted together.
 const WINDOW: Duration = Duration::from_secs(60);
+/// The most domains and users that one request is counted for: as many as are counted within two seconds.
+pub const MAX_COUNTED: usize = 1_000;
+/// How many of them are counted side by side.
+const COUNTS: usize = 32;
 
 /// What the settings allow.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// The most registrations of a user, and nodes of a user at a push service.
+    /// The most registrations of a user, and also the most push nodes of a user at all PubSub services together.
     pub nodes: usize,
-    when_reached: WhenReached,
+    pub(crate) when_reached: WhenReached,
     /// How much is taken in a minute about the users of a domain.
     rate: Option<NonZeroU32>,
 }
 
 /// What becomes of a registration beyond the most that a user may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WhenReached {
+pub(crate) enum WhenReached {
     ReplaceOldest,
     RefuseNewest,
 }
 
-/// What became of a registration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registered {
-    /// It is stored.
-    Stored,
-    /// The user has as many as there may be.
-    Refused,
-}
-
-/// Whether what is told is taken.
+/// Whether a request is within `RATE_LIMIT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// They are.
+    /// It is.
     Admitted,
-    /// Of this domain or user as much was told as may be; more may be after this time.
+    /// The limit of this domain or user is reached; more is taken after this time.
     Exceeded(String, Duration),
+    /// The request is about so many domains or users, more than [`MAX_COUNTED`].
+    TooMany(usize),
 }
 
 impl Limits {
@@ -82,42 +79,9 @@ impl Store {
         &self.limits
     }
 
-    /// Stores a registration, in place of one of the same user, service and node. A `user` with a resource ties it to
-    /// that session. Of more than [`Limits::nodes`], the ones that were enabled longest ago go, or this one is refused.
-    pub async fn register(&self, user: &Jid, service: &PublishService) -> Result<Registered, StoreError> {
-        let owner = user.to_bare();
-        let refuses = self.limits.when_reached == WhenReached::RefuseNewest;
-        let is_new = |snapshot: &Snapshot| !snapshot.services.iter().any(|other| is_same(other, service));
-        let was_new = refuses && {
-            let before = self.snapshot(&owner).await?;
-            if is_new(&before) && before.services.len() >= self.limits.nodes {
-                return Ok(Registered::Refused);
-            }
-            is_new(&before)
-        };
-        self.put_registration(user, service).await?;
-        // Others may have been stored meanwhile: whoever counts last sees all of them.
-        let after = self.snapshot(&owner).await?;
-        let excess = after.services.len().saturating_sub(self.limits.nodes);
-        if excess == 0 || refuses && !was_new {
-            return Ok(Registered::Stored);
-        }
-        if refuses {
-            self.unregister_version(&owner, &after, service).await?;
-            return Ok(Registered::Refused);
-        }
-        // All who do this at once take the same for the oldest, so that no more go than must.
-        let mut services: Vec<_> = after.services.iter().collect();
-        services.sort_by_key(|service| (service.created_at, &service.jid, &service.node));
-        for oldest in &services[..excess] {
-            self.unregister_version(&owner, &after, oldest).await?;
-            tracing::info!(user = %owner, jid = %oldest.jid, "disabled for a newer one");
-        }
-        Ok(Registered::Stored)
-    }
-
-    /// Counts what is told of these, domains or users whose own clients call, once for each time that they are named, if
-    /// `RATE_LIMIT` is set: so many in a minute, and then what a single request has more.
+    /// Counts one thing told of each of `told_of`, domains or users whose own clients call, as often as it is named, if
+    /// `RATE_LIMIT` is set. Each may have so many in a minute, and then whatever a single request has more. A request
+    /// that is not admitted counts for nobody.
     pub async fn admit(&self, told_of: &[&str]) -> Result<Admission, StoreError> {
         let Some(limit) = self.limits.rate else { return Ok(Admission::Admitted) };
         let (window, left) = window(seconds_now());
@@ -125,30 +89,54 @@ impl Store {
         for one in told_of {
             *counts.entry(one).or_default() += 1;
         }
-        let counts: Vec<_> = counts.into_iter().collect();
-        for (at, (one, count)) in counts.iter().enumerate() {
-            let counted = self
-                .update(keys::rate(one), &window)
-                .update_expression("ADD admitted :count SET expires_at = :expires_at")
-                .condition_expression("attribute_not_exists(admitted) OR admitted < :limit")
-                .expression_attribute_values(":count", number(*count))
-                .expression_attribute_values(":limit", number(u64::from(limit.get())))
-                .expression_attribute_values(":expires_at", number(expiry(10 * WINDOW)))
-                .send()
-                .await;
-            if !unless_stale("count what is told", counted)? {
-                // The whole request is refused, so the others have sent nothing.
-                for (other, count) in &counts[..at] {
-                    let back = self
-                        .update(keys::rate(other), &window)
-                        .update_expression("ADD admitted :count")
-                        .expression_attribute_values(":count", AttributeValue::N(format!("-{count}")));
-                    back.send().await.map_err(StoreError::during("count what is told"))?;
-                }
-                return Ok(Admission::Exceeded((*one).to_owned(), left));
-            }
+        if counts.len() > MAX_COUNTED {
+            return Ok(Admission::TooMany(counts.len()));
         }
-        Ok(Admission::Admitted)
+        let (mut admitted, mut refused) = (Vec::with_capacity(counts.len()), None);
+        let stopped = AtomicBool::new(false);
+        let counting = counts.into_iter().map(async |(one, count)| match stopped.load(Ordering::Relaxed) {
+            true => None,
+            false => Some((one, count, self.count_told(one, count, limit, &window).await)),
+        });
+        let mut counting = stream::iter(counting.collect::<Vec<_>>()).buffer_unordered(COUNTS);
+        while let Some(counted) = counting.next().await {
+            match counted {
+                Some((one, count, Ok(true))) => admitted.push((one, count)),
+                Some((one, _, Ok(false))) => refused = Some(Ok(Admission::Exceeded(one.to_owned(), left))),
+                Some((_, _, Err(error))) => refused = Some(Err(error)),
+                None => {}
+            }
+            stopped.store(refused.is_some(), Ordering::Relaxed);
+        }
+        let Some(refused) = refused else { return Ok(Admission::Admitted) };
+        // The whole request is refused, so the others have sent nothing.
+        let returned: Vec<_> = admitted.into_iter().map(|(one, count)| self.return_told(one, count, &window)).collect();
+        let returned = stream::iter(returned).buffer_unordered(COUNTS).try_collect::<()>().await;
+        refused.and_then(|admission| returned.map(|()| admission))
+    }
+
+    /// Counts what is told of one in this window, unless its count has reached `limit`; returns whether it did.
+    async fn count_told(&self, one: &str, count: u64, limit: NonZeroU32, window: &str) -> Result<bool, StoreError> {
+        let counted = self
+            .update(keys::rate(one), window)
+            .update_expression("ADD admitted :count SET expires_at = :expires_at")
+            .condition_expression("attribute_not_exists(admitted) OR admitted < :limit")
+            .expression_attribute_values(":count", number(count))
+            .expression_attribute_values(":limit", number(u64::from(limit.get())))
+            .expression_attribute_values(":expires_at", number(expiry(10 * WINDOW)))
+            .send()
+            .await;
+        unless_stale("count what is told", counted)
+    }
+
+    async fn return_told(&self, one: &str, count: u64, window: &str) -> Result<(), StoreError> {
+        self.update(keys::rate(one), window)
+            .update_expression("ADD admitted :count")
+            .expression_attribute_values(":count", AttributeValue::N(format!("-{count}")))
+            .send()
+            .await
+            .map_err(StoreError::during("count what is told"))?;
+        Ok(())
     }
 }
 
@@ -156,8 +144,4 @@ impl Store {
 fn window(seconds: u64) -> (String, Duration) {
     let length = WINDOW.as_secs();
     (format!("{}", seconds / length), Duration::from_secs(length - seconds % length))
-}
-
-fn is_same(one: &PublishService, other: &PublishService) -> bool {
-    one.jid == other.jid && one.node == other.node
 }

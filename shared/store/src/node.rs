@@ -1,14 +1,17 @@
 //! Push nodes: what other servers publish notifications to (XEP-0357, section 4), and what is known of their devices.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, Update};
 use pushlark_plugin::{PublishOptions, PublishService};
 use pushlark_xmpp::{AccessModel, Affiliation, BareJid, NodeConfig, PublishModel};
 
 use crate::item::{self, Item, number, text};
+use crate::transaction::{Latest, Outcome, Part, Retries, is_unmet};
 use crate::{Store, StoreError, expiry, keys, unless_stale};
+
+const STORE: &str = "store a node";
 
 /// How long it is remembered what a push service says of a device. Servers learn of it by their next publish; after this
 /// time a device that is published to all the same is tried again.
@@ -43,6 +46,17 @@ pub struct Node {
     pub device: Option<PublishOptions>,
     /// When it was created, or registered anew, in microseconds since 1970.
     pub created_at: u64,
+}
+
+/// The result of storing a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodePlaced {
+    /// It is stored.
+    Stored,
+    /// There is another node of this name.
+    Taken,
+    /// Its owner has [`Limits::nodes`](crate::Limits::nodes) others.
+    Full,
 }
 
 /// What push services said of a device.
@@ -109,33 +123,98 @@ impl Store {
         })
     }
 
-    /// Stores a new node; answers whether there was none of its name.
-    pub async fn create_node(&self, node: &Node) -> Result<bool, StoreError> {
-        let key = keys::node(&node.address);
-        // The owner's reference goes first: until there is a node of the owner's, it refers to nothing.
-        let reference = HashMap::from([
-            ("pk".into(), text(&node.owner)),
-            ("sk".into(), text(&key)),
-            ("created_at".into(), number(node.created_at)),
-            ("domain_shard".into(), text(keys::domain_shard(&node.owner))),
-        ]);
-        let put = self.client.put_item().table_name(&self.table).set_item(Some(reference));
-        put.send().await.map_err(StoreError::during("store a node"))?;
-        let put = self.client.put_item().table_name(&self.table).set_item(Some(write(node)));
-        let put = put.condition_expression("attribute_not_exists(pk)");
-        unless_stale("store a node", put.send().await)
+    /// Stores a new node.
+    pub async fn create_node(&self, node: &Node) -> Result<NodePlaced, StoreError> {
+        self.place_node(node, false).await
     }
 
-    /// Stores a node of a device; one of the same name and owner is for this device from then on, and keeps its
-    /// configuration and affiliations beside those of `node`. Answers whether nobody else has it.
-    pub async fn register_node(&self, node: &Node) -> Result<bool, StoreError> {
-        if self.create_node(node).await? {
-            return Ok(true);
+    /// Stores a node of a device. One of the same name and owner is for this device from then on, and keeps its
+    /// configuration and affiliations beside those of `node`.
+    pub async fn register_node(&self, node: &Node) -> Result<NodePlaced, StoreError> {
+        self.place_node(node, true).await
+    }
+
+    /// Stores a node and its owner's reference to it in one transaction. With `may_replace` this may be a node that the
+    /// owner has. An owner never has more than [`Limits::nodes`](crate::Limits::nodes).
+    async fn place_node(&self, node: &Node, may_replace: bool) -> Result<NodePlaced, StoreError> {
+        let key = keys::node(&node.address);
+        let (mut retries, mut exists) = (Retries::new(), None);
+        loop {
+            let (latest, references) = self.references(&node.owner).await?;
+            let is_new = !references.contains(&key);
+            if is_new && references.len() >= self.limits.nodes {
+                return Ok(NodePlaced::Full);
+            }
+            // A reference without its node is possible: an earlier version wrote them one after the other.
+            let part = match may_replace && exists.unwrap_or(!is_new) {
+                true => self.renew_node(node),
+                false => self.put_node(node),
+            };
+            let mut parts = vec![part, self.put_reference(node, is_new)];
+            if is_new {
+                let added_at =
+                    latest.as_ref().map_or(0, |latest| latest.added_at.saturating_add(1)).max(node.created_at);
+                let next = Latest { key: key.clone(), added_at };
+                let is_known = |key: &str| references.contains(key);
+                parts.extend(self.advance(&node.owner, keys::LATEST_NODE, latest.as_ref(), is_known, &next));
+            }
+            let Outcome::Conflict(reasons) = self.transact(STORE, parts).await? else {
+                return Ok(NodePlaced::Stored);
+            };
+            if let Some(reason) = reasons.first().filter(|reason| is_unmet(reason)) {
+                let owner = reason.item().and_then(|item| item::text_of(item, "owner_jid"));
+                if owner.is_some_and(|owner| !may_replace || owner != node.owner.as_str()) {
+                    return Ok(NodePlaced::Taken);
+                }
+                exists = Some(owner.is_some());
+            }
+            retries.wait(STORE).await?;
         }
+    }
+
+    /// The node that an owner added last, and the keys of all.
+    async fn references(&self, owner: &BareJid) -> Result<(Option<Latest>, HashSet<String>), StoreError> {
+        let (mut latest, mut references) = (None, HashSet::new());
+        let mut pages = self
+            .query()
+            .key_condition_expression("pk = :pk AND sk BETWEEN :first AND :last")
+            .expression_attribute_values(":pk", text(owner))
+            .expression_attribute_values(":first", text(keys::LATEST_NODE))
+            .expression_attribute_values(":last", text(keys::NODES_LAST))
+            .projection_expression("sk, added, added_at")
+            .into_paginator()
+            .send();
+        while let Some(page) = pages.next().await {
+            for item in page.map_err(StoreError::during("list nodes"))?.items.unwrap_or_default() {
+                match item::text_of(&item, "sk") {
+                    Some(keys::LATEST_NODE) => latest = Latest::read(&item),
+                    Some(key) => drop(references.insert(key.to_owned())),
+                    None => {}
+                }
+            }
+        }
+        Ok((latest, references))
+    }
+
+    /// The part that stores a node of which there is none.
+    fn put_node(&self, node: &Node) -> Part {
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(write(node)))
+            .condition_expression("attribute_not_exists(pk)")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        Part::Put(put.build())
+    }
+
+    /// The part that makes a node of the same owner one for the device of `node`.
+    fn renew_node(&self, node: &Node) -> Part {
         let mut sets = vec!["created_at = :created_at".to_owned()];
-        let mut update = self
-            .update(keys::node(&node.address), keys::NODE_ITEM)
+        let mut update = Update::builder()
+            .table_name(&self.table)
+            .key("pk", text(keys::node(&node.address)))
+            .key("sk", text(keys::NODE_ITEM))
             .condition_expression("owner_jid = :owner")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .expression_attribute_values(":owner", text(&node.owner))
             .expression_attribute_values(":created_at", number(node.created_at));
         if let Some(device) = &node.device {
@@ -148,7 +227,19 @@ impl Store {
                 .expression_attribute_names(format!("#j{index}"), jid.to_string())
                 .expression_attribute_values(format!(":a{index}"), text(affiliation.as_str()));
         }
-        unless_stale("register a node", update.update_expression(format!("SET {}", sets.join(", "))).send().await)
+        Part::Update(update.update_expression(format!("SET {}", sets.join(", "))).build())
+    }
+
+    /// The part that puts an owner's reference to a node.
+    fn put_reference(&self, node: &Node, is_new: bool) -> Part {
+        let put = Put::builder()
+            .table_name(&self.table)
+            .item("pk", text(&node.owner))
+            .item("sk", text(keys::node(&node.address)))
+            .item("created_at", number(node.created_at))
+            .item("domain_shard", text(keys::domain_shard(&node.owner)));
+        let exists = if is_new { "attribute_not_exists(pk)" } else { "attribute_exists(pk)" };
+        Part::Put(put.condition_expression(exists).build())
     }
 
     /// Changes a node's configuration; answers whether there is such a node.
@@ -202,14 +293,25 @@ impl Store {
         unless_stale("affiliate somebody with a node", update.update_expression(expression).send().await)
     }
 
-    /// Deletes a node, and the owner's reference to it.
+    /// Deletes a node and its owner's reference to it in one transaction.
     pub async fn delete_node(&self, node: &Node) -> Result<(), StoreError> {
+        const DELETE: &str = "delete a node";
         let key = keys::node(&node.address);
-        for (pk, sk) in [(key.as_str(), keys::NODE_ITEM), (node.owner.as_str(), &key)] {
-            let delete = self.client.delete_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
-            delete.send().await.map_err(StoreError::during("delete a node"))?;
+        let delete =
+            |pk: &str, sk: &str| Delete::builder().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
+        let mut retries = Retries::new();
+        loop {
+            let item = delete(&key, keys::NODE_ITEM)
+                .condition_expression("attribute_not_exists(pk) OR owner_jid = :owner")
+                .expression_attribute_values(":owner", text(&node.owner));
+            let parts = [Part::Delete(item.build()), Part::Delete(delete(node.owner.as_str(), &key).build())];
+            match self.transact(DELETE, parts).await? {
+                Outcome::Written => return Ok(()),
+                // It was deleted meanwhile, and another owner has one of the same name.
+                Outcome::Conflict(reasons) if reasons.first().is_some_and(is_unmet) => return Ok(()),
+                Outcome::Conflict(_) => retries.wait(DELETE).await?,
+            }
         }
-        Ok(())
     }
 
     /// Counts one more answer that calls a node's device gone; answers how many there were in a row.

@@ -45,9 +45,7 @@ impl Store {
 impl Snapshot {
     /// How often in a row the registration's device was called gone.
     pub fn suspicions(&self, service: &PublishService) -> u32 {
-        if self.suspicions.is_empty() {
-            return 0;
-        }
-        self.suspicions.get(&keys::registration(&service.jid, &service.node)).copied().unwrap_or(0)
+        let registration = self.registrations.get(&keys::registration(&service.jid, &service.node));
+        registration.map_or(0, |version| version.suspicions)
     }
 }

@@ -2,19 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use local::Options;
-use pushlark_settings::Environment;
 use serde_json::{Value, json};
 use tests::{Meter, Pushlark};
 
 const BOB: &str = "bob@example.com";
 
 async fn metered(settings: &[(&'static str, &'static str)]) -> (Pushlark, Meter) {
-    let meter = Meter::start().await;
-    let environment = Environment::from_iter(settings.iter().copied());
-    let options = Options { dynamodb_endpoint: Some(meter.url.clone()), environment, ..Options::default() };
-    let pushlark = Pushlark::with(options).await;
-    meter.connect(&pushlark.stack.dynamodb_url);
+    let (pushlark, meter) = Meter::with_settings(settings.iter().copied()).await;
     pushlark.enable("bob@example.com/phone", "phone").await;
     pushlark.enable(BOB, "tablet").await;
     meter.take();
@@ -88,4 +82,46 @@ async fn counting_costs_one_read_and_one_write_more() {
         }
     }
     assert_eq!(many, cost([("GetItem", 60), ("Query", 60), ("UpdateItem", 60 * 3 + 2)]));
+}
+
+#[tokio::test]
+async fn an_enable_costs_one_query_and_one_transaction() {
+    let (pushlark, meter) = metered(&[("MAX_NODES", "3")]).await;
+    let enable = cost([("Query", 1), ("TransactWriteItems", 1)]);
+    // A new one, the same again, and one in place of the oldest, with a session and without.
+    for (user, node) in [(BOB, "watch"), (BOB, "watch"), ("bob@example.com/pc", "pc"), (BOB, "car")] {
+        pushlark.enable(user, node).await;
+        assert_eq!(meter.take(), enable, "{user} {node}");
+    }
+    let disable = json!({"user": BOB, "jid": "push.example.com", "node": "car"});
+    assert_eq!(pushlark.json("/disable", disable).await.status, 200);
+    assert_eq!(meter.take(), cost([("DeleteItem", 1)]));
+    let disable = json!({"user": BOB, "jid": "push.example.com"});
+    assert_eq!(pushlark.json("/disable", disable).await.status, 200);
+    assert_eq!(meter.take(), cost([("Query", 1), ("DeleteItem", 2)]));
+
+    let (pushlark, meter) = metered(&[("MAX_NODES", "2"), ("MAX_NODES_REACHED", "refuse-newest")]).await;
+    let refused = json!({"user": BOB, "jid": "push.example.com", "node": "watch"});
+    pushlark.json("/enable", refused).await.problem(409);
+    assert_eq!(meter.take(), cost([("Query", 1)]));
+}
+
+#[tokio::test]
+async fn a_push_node_costs_one_query_and_one_transaction() {
+    let (pushlark, meter) = metered(&[]).await;
+    let ask = async |payload: &str| {
+        let iq = format!("<iq type='set' id='1' from='{BOB}' to='push.example.com'>{payload}</iq>");
+        let reply = pushlark.post("/pubsub", "text/xml", iq).await;
+        assert!(reply.body.contains("type=\"result\""), "{}", reply.body);
+    };
+    let create = "<pubsub xmlns='http://jabber.org/protocol/pubsub'><create node='n'/></pubsub>";
+    let register = "<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'><x xmlns='jabber:x:data' type='submit'>\
+        <field var='FORM_TYPE'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>\
+        <field var='service'><value>fcm</value></field><field var='device_id'><value>planted</value></field></x></enable>";
+    for payload in [create, register, register] {
+        ask(payload).await;
+        assert_eq!(meter.take(), cost([("Query", 1), ("TransactWriteItems", 1)]), "{payload}");
+    }
+    ask("<disable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'/>").await;
+    assert_eq!(meter.take(), cost([("GetItem", 1), ("TransactWriteItems", 1)]));
 }

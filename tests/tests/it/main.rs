@@ -4,6 +4,7 @@
 
 mod access;
 mod calls;
+mod claims;
 mod clients;
 mod counts;
 mod custom_plugins;
@@ -16,6 +17,7 @@ mod extensions;
 mod formats;
 mod judged;
 mod mongooseim;
+mod nodes;
 mod outcomes;
 mod push_node;
 mod real_pubsub;
@@ -24,4 +26,5 @@ mod resilience;
 mod roles;
 mod secrecy;
 mod sessions;
+mod throughput;
 mod upgrade;

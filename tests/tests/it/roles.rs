@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use local::Options;
-use pushlark_settings::Environment;
 use serde_json::json;
-use tests::{Meter, Pushlark};
+use tests::Meter;
 
 const TEMPLATE: &str = include_str!("../../../infra/template.yaml");
 
@@ -19,13 +17,9 @@ fn allowed(function: &str) -> BTreeSet<&'static str> {
 
 #[tokio::test]
 async fn each_function_asks_what_its_role_lets_it_and_could_not_do_with_less() {
-    let meter = Meter::start().await;
     let settings = [("MAX_NODES", "2"), ("RATE_LIMIT", "1000000"), ("UNREAD_COUNTS", "on")];
-    let environment = Environment::from_iter(settings);
-    let options = Options { dynamodb_endpoint: Some(meter.url.clone()), environment, ..Options::default() };
-    let pushlark = Pushlark::with(options).await;
-    meter.connect(&pushlark.stack.dynamodb_url);
-    let asked = || meter.take().into_keys().collect::<BTreeSet<_>>();
+    let (pushlark, meter) = Meter::with_settings(settings).await;
+    let asked = || meter.take_actions();
     let assert_asked = |function: &str, asked: BTreeSet<String>| {
         assert_eq!(asked.iter().map(String::as_str).collect::<BTreeSet<_>>(), allowed(function), "{function}");
     };
@@ -36,11 +30,18 @@ async fn each_function_asks_what_its_role_lets_it_and_could_not_do_with_less() {
     }
     let list = format!("{}/enable?user=bob@example.com", pushlark.stack.url);
     assert_eq!(pushlark.http.get(list).send().await.unwrap().status(), 200);
-    assert_asked("Enable", asked());
-
-    let disable = json!({"user": "bob@example.com", "jid": "push.example.com"});
-    assert_eq!(pushlark.json("/disable", disable).await.status, 200);
+    let mut enabling = asked();
+    let mut disable = json!({"user": "bob@example.com", "jid": "push.example.com"});
+    assert_eq!(pushlark.json("/disable", disable.clone()).await.status, 200);
     assert_asked("Disable", asked());
+
+    // The node that was added last is not there, so the next transaction checks that.
+    pushlark.enable("bob@example.com/phone", "d").await;
+    enabling.extend(asked());
+    assert_asked("Enable", enabling);
+    disable["node"] = "d".into();
+    assert_eq!(pushlark.json("/disable", disable).await.status, 200);
+    asked();
 
     pushlark.event(json!({"type": "presence", "jid": "bob@example.com/phone", "status": "offline"})).await;
     pushlark.event(json!({"type": "read", "jid": "bob@example.com", "conversation": "alice@example.com"})).await;
@@ -54,6 +55,7 @@ async fn each_function_asks_what_its_role_lets_it_and_could_not_do_with_less() {
         ),
         format!("<pubsub {owner}><affiliations node='n'/></pubsub>"),
         format!("<pubsub {owner}><delete node='n'/></pubsub>"),
+        "<pubsub xmlns='http://jabber.org/protocol/pubsub'><create node='m'/></pubsub>".to_owned(),
     ] {
         let iq = format!("<iq type='set' id='1' from='bob@example.com' to='push.example.com'>{payload}</iq>");
         let iq = if payload.contains("<affiliations node='n'/>") { iq.replace("'set'", "'get'") } else { iq };
@@ -61,4 +63,12 @@ async fn each_function_asks_what_its_role_lets_it_and_could_not_do_with_less() {
         assert!(reply.body.contains("type=\"result\""), "{}", reply.body);
     }
     assert_asked("PushNode", asked());
+
+    pushlark.enable("bob@example.com/phone", "gone").await;
+    pushlark.device_answers("gone", json!({"status": 410})).await;
+    asked();
+    pushlark.message("bob@example.com", "planted Hi").await;
+    pushlark.event(json!({"type": "domain_removed", "domain": "example.com"})).await;
+    pushlark.settled().await;
+    assert_asked("Worker", asked());
 }

@@ -1,0 +1,194 @@
+//! Registrations: where a user wants notifications published.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::{Delete, Put, Update};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use pushlark_plugin::PublishService;
+use pushlark_xmpp::{BareJid, Jid};
+
+use crate::item::{self, Item, number, text};
+use crate::limits::WhenReached;
+use crate::transaction::{Latest, Outcome, Part, Retries};
+use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, suspicion, unless_stale};
+
+const STORE: &str = "store a registration";
+
+/// The result of storing a registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// It is stored.
+    Stored,
+    /// It is not: the user has [`Limits::nodes`](crate::Limits::nodes) others.
+    Refused,
+}
+
+/// The parts of a registration's item that only the store needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// When it was enabled last, in microseconds since 1970.
+    pub created_at: u64,
+    /// Sessions that were tied before this time, in microseconds since 1970, are not tied to it: they were tied to a
+    /// deleted registration of the same key.
+    pub tied_from: u64,
+    /// How often in a row a push service called its device gone.
+    pub suspicions: u32,
+}
+
+impl Version {
+    pub fn read(item: &Item) -> Self {
+        let number = |name| item::number_of(item, name).unwrap_or(0);
+        Self {
+            created_at: number("created_at"),
+            tied_from: number("tied_from"),
+            suspicions: number(suspicion::ATTRIBUTE).try_into().unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl Store {
+    /// Stores a registration, in place of one of the same user, service and node. A `user` with a resource ties it to
+    /// that session. A user never has more than [`Limits::nodes`](crate::Limits::nodes): the ones that were enabled
+    /// longest ago are deleted in the same transaction, or this one is refused.
+    ///
+    /// `created_at` is replaced by a later time if the user has newer registrations, so that the order of `created_at`
+    /// is the order of the transactions.
+    pub async fn register(&self, user: &Jid, service: &PublishService) -> Result<Registered, StoreError> {
+        let owner = user.to_bare();
+        let mut retries = Retries::new();
+        loop {
+            let snapshot = self.snapshot(&owner).await?;
+            let key = keys::registration(&service.jid, &service.node);
+            let replaced = snapshot.registrations.get(&key);
+            let mut others: Vec<_> = snapshot.registrations.iter().filter(|(other, _)| **other != key).collect();
+            let excess = (others.len() + 1).saturating_sub(self.limits.nodes);
+            let oldest = match self.limits.when_reached {
+                WhenReached::RefuseNewest if excess > 0 && replaced.is_none() => return Ok(Registered::Refused),
+                WhenReached::RefuseNewest => &[],
+                WhenReached::ReplaceOldest => {
+                    others.sort_unstable_by_key(|(key, version)| (version.created_at, *key));
+                    &others[..excess]
+                }
+            };
+            let service = &PublishService {
+                created_at: service.created_at.max(snapshot.newest().saturating_add(1)),
+                ..service.clone()
+            };
+            let mut parts = vec![self.put_registration(&owner, service, replaced)];
+            if replaced.is_none() {
+                let latest = Latest { key, added_at: service.created_at };
+                let is_known = |key: &str| snapshot.registrations.contains_key(key);
+                let seen = snapshot.latest.as_ref();
+                parts.extend(self.advance(&owner, keys::LATEST_REGISTRATION, seen, is_known, &latest));
+            }
+            parts.extend(self.tie(user, service));
+            if let Some(((key, version), surplus)) = oldest.split_last() {
+                // There are others only where MAX_NODES was lowered. They may be more than fit a transaction.
+                let deletions: Vec<_> =
+                    surplus.iter().map(|(key, version)| self.delete(&owner, key, Some(version.created_at))).collect();
+                stream::iter(deletions).buffer_unordered(WRITES).try_collect::<Vec<_>>().await?;
+                parts.push(self.delete_in_transaction(&owner, key, version));
+            }
+            match self.transact(STORE, parts).await? {
+                Outcome::Written => {
+                    for (key, _) in oldest {
+                        tracing::info!(user = %owner, jid = keys::pubsub_jid(key), "disabled for a newer one");
+                    }
+                    return Ok(Registered::Stored);
+                }
+                Outcome::Conflict(_) => retries.wait(STORE).await?,
+            }
+        }
+    }
+
+    /// Deletes a user's registrations at a PubSub service: the one of `node`, or all of them.
+    pub async fn unregister(&self, user: &BareJid, jid: &BareJid, node: Option<&str>) -> Result<(), StoreError> {
+        if let Some(node) = node {
+            return self.delete(user, &keys::registration(jid, node), None).await.map(drop);
+        }
+        let mut pages = self
+            .query()
+            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+            .expression_attribute_values(":pk", text(user))
+            .expression_attribute_values(":prefix", text(keys::registration(jid, "")))
+            .projection_expression("sk")
+            .into_paginator()
+            .send();
+        while let Some(page) = pages.next().await {
+            let items = page.map_err(StoreError::during("list registrations"))?.items.unwrap_or_default();
+            let found = items.iter().filter_map(|item| item::text_of(item, "sk"));
+            let deletions: Vec<_> = found.map(|key| self.delete(user, key, None)).collect();
+            stream::iter(deletions).buffer_unordered(WRITES).try_collect::<Vec<_>>().await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes one registration, unless it was enabled again since it was read. Returns whether it did.
+    pub async fn unregister_version(&self, user: &BareJid, service: &PublishService) -> Result<bool, StoreError> {
+        self.delete(user, &keys::registration(&service.jid, &service.node), Some(service.created_at)).await
+    }
+
+    /// The part that puts a registration, unless the one of the same key is not `replaced` any more.
+    fn put_registration(&self, owner: &BareJid, service: &PublishService, replaced: Option<&Version>) -> Part {
+        let tied_from = replaced.map_or(service.created_at, |version| version.tied_from);
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(item::registration(owner, service)))
+            .item("tied_from", number(tied_from));
+        Part::Put(match replaced {
+            None => put.condition_expression("attribute_not_exists(pk)").build(),
+            Some(version) => put
+                .condition_expression("created_at = :replaced")
+                .expression_attribute_values(":replaced", number(version.created_at))
+                .build(),
+        })
+    }
+
+    /// The part that ties a session to a registration, if `user` has a resource.
+    fn tie(&self, user: &Jid, service: &PublishService) -> Option<Part> {
+        let session = user.try_as_full().ok()?;
+        let update = Update::builder()
+            .table_name(&self.table)
+            .key("pk", text(user.to_bare()))
+            .key("sk", text(keys::session(session)))
+            .update_expression("SET registration = :registration, tied_at = :tied_at, expires_at = :expires_at")
+            .expression_attribute_values(":registration", text(keys::registration(&service.jid, &service.node)))
+            .expression_attribute_values(":tied_at", number(service.created_at))
+            .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)));
+        Some(Part::Update(update.build()))
+    }
+
+    fn delete_in_transaction(&self, owner: &BareJid, key: &str, version: &Version) -> Part {
+        let delete = Delete::builder()
+            .table_name(&self.table)
+            .key("pk", text(owner))
+            .key("sk", text(key))
+            .condition_expression("created_at = :version")
+            .expression_attribute_values(":version", number(version.created_at));
+        Part::Delete(delete.build())
+    }
+
+    /// Deletes a registration by its key, of any version or of this one alone. Returns whether it did.
+    async fn delete(&self, user: &BareJid, key: &str, version: Option<u64>) -> Result<bool, StoreError> {
+        let deleted = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .key("pk", text(user))
+            .key("sk", text(key))
+            .set_condition_expression(version.map(|_| "created_at = :version".into()))
+            .set_expression_attribute_values(version.map(|v| HashMap::from([(":version".into(), number(v))])))
+            .send()
+            .await;
+        unless_stale("delete a registration", deleted)
+    }
+}
+
+impl Snapshot {
+    /// The latest time that is known of a user's registrations, in microseconds since 1970.
+    fn newest(&self) -> u64 {
+        let versions = self.registrations.values().map(|version| version.created_at);
+        let ties = self.sessions.iter().filter_map(|session| Some(session.tie.as_ref()?.tied_at));
+        versions.chain(ties).chain(self.latest.as_ref().map(|latest| latest.added_at)).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,220 @@
+//! Sessions: whether a client is online, and the registration that it enabled last.
+
+use std::cmp::Reverse;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use pushlark_plugin::PublishService;
+use pushlark_xmpp::{BareJid, FullJid, Jid};
+use time::OffsetDateTime;
+
+use crate::item::{self, Item, number, text};
+use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, micros, seconds_now, unless_stale};
+
+/// The most sessions of a user that are kept.
+pub const MAX_SESSIONS: usize = 32;
+
+/// Whether a session takes messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Availability {
+    /// It is available, with a priority that is not negative.
+    Online,
+    /// It is not.
+    Offline,
+}
+
+/// A session's item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    key: String,
+    /// Whether it is online; `None` if no presence was reported.
+    pub is_online: Option<bool>,
+    /// The time of that presence, in microseconds since 1970.
+    since: Option<u64>,
+    /// When it went offline last, in microseconds since 1970; 0 for never.
+    offline_at: u64,
+    /// The registration that it enabled last.
+    pub tie: Option<Tie>,
+    /// Whether its lifetime is over. TTL deletes an item some time after that.
+    pub is_expired: bool,
+}
+
+/// A session's registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tie {
+    /// The registration's key.
+    registration: String,
+    /// When it was enabled, in microseconds since 1970.
+    pub tied_at: u64,
+}
+
+/// How much a session is worth keeping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    /// Nothing.
+    Expired,
+    /// It went offline at this time.
+    Offline(u64),
+    /// It is online, or no presence was reported of it; this is the time of the last report.
+    Heard(u64),
+}
+
+impl Session {
+    pub fn read(item: &Item) -> Option<Self> {
+        let number = |name| item::number_of(item, name);
+        let registration = item::text_of(item, "registration").map(str::to_owned);
+        Some(Self {
+            key: item::text_of(item, "sk")?.to_owned(),
+            is_online: item.get("is_online").and_then(|value| value.as_bool().ok()).copied(),
+            since: number("since"),
+            offline_at: number("offline_at").unwrap_or(0),
+            tie: registration.map(|registration| Tie { registration, tied_at: number("tied_at").unwrap_or(0) }),
+            is_expired: number("expires_at").is_some_and(|at| at <= seconds_now()),
+        })
+    }
+
+    fn worth(&self) -> Worth {
+        let since = self.since.unwrap_or(0);
+        match self.is_online {
+            _ if self.is_expired => Worth::Expired,
+            Some(false) => Worth::Offline(since.max(self.offline_at)),
+            Some(true) | None => Worth::Heard(since.max(self.tie.as_ref().map_or(0, |tie| tie.tied_at))),
+        }
+    }
+}
+
+impl Store {
+    /// Notes whether a session is online, unless something newer than `at` is known of it. A registration that was tied
+    /// to the session before it went offline is not tied to it any more. Where presence is told of bare JIDs, the user has
+    /// one session without a resource.
+    pub async fn set_presence(
+        &self,
+        session: &Jid,
+        availability: Availability,
+        at: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        let (user, key) = (session.to_bare(), keys::session(session));
+        let offline_at = match availability {
+            Availability::Online => "",
+            Availability::Offline => ", offline_at = :at",
+        };
+        let written = self
+            .update(&user, &key)
+            .update_expression(format!("SET is_online = :online, since = :at, expires_at = :expires_at{offline_at}"))
+            .condition_expression("attribute_not_exists(since) OR since < :at")
+            .expression_attribute_values(":online", AttributeValue::Bool(availability == Availability::Online))
+            .expression_attribute_values(":at", number(micros(at)))
+            .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)))
+            .send()
+            .await;
+        if unless_stale("note a presence", written)? || availability == Availability::Online {
+            return Ok(());
+        }
+        // The session has come back since, but not with the tie that it had.
+        let cut = self
+            .update(&user, &key)
+            .update_expression("SET offline_at = :at")
+            .condition_expression(
+                "attribute_exists(registration) AND (attribute_not_exists(offline_at) OR offline_at < :at)",
+            )
+            .expression_attribute_values(":at", number(micros(at)))
+            .send()
+            .await;
+        unless_stale("untie a session", cut).map(drop)
+    }
+
+    /// Deletes the sessions of a user beyond [`MAX_SESSIONS`]: first expired ones, then those that went offline longest
+    /// ago, then those that were heard of longest ago. Reads nothing if `snapshot` has all of the user's sessions, and
+    /// keeps those that changed since it was read.
+    pub async fn prune_sessions(&self, user: &BareJid, snapshot: &Snapshot) -> Result<(), StoreError> {
+        if !snapshot.is_cut_off {
+            return self.prune(user, &mut snapshot.sessions.clone()).await;
+        }
+        let mut pages = self
+            .query()
+            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+            .expression_attribute_values(":pk", text(user))
+            .expression_attribute_values(":prefix", text(keys::SESSION))
+            .into_paginator()
+            .send();
+        let mut sessions = Vec::new();
+        while let Some(page) = pages.next().await {
+            let items = page.map_err(StoreError::during("list sessions"))?.items.unwrap_or_default();
+            sessions.extend(items.iter().filter_map(Session::read));
+            self.prune(user, &mut sessions).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what is beyond [`MAX_SESSIONS`] of these.
+    async fn prune(&self, user: &BareJid, sessions: &mut Vec<Session>) -> Result<(), StoreError> {
+        sessions.sort_by_key(|session| Reverse(session.worth()));
+        let surplus = sessions.split_off(sessions.len().min(MAX_SESSIONS));
+        let deletions: Vec<_> = surplus.iter().map(|session| self.forget_session(user, session)).collect();
+        stream::iter(deletions).buffer_unordered(WRITES).try_collect().await
+    }
+
+    /// Deletes a session, unless something was heard of it since it was read.
+    async fn forget_session(&self, user: &BareJid, session: &Session) -> Result<(), StoreError> {
+        let mut delete =
+            self.client.delete_item().table_name(&self.table).key("pk", text(user)).key("sk", text(&session.key));
+        let as_read = [("since", session.since), ("tied_at", session.tie.as_ref().map(|tie| tie.tied_at))];
+        let conditions = as_read.map(|(name, value)| match value {
+            Some(_) => format!("{name} = :{name}"),
+            None => format!("attribute_not_exists({name})"),
+        });
+        for (name, value) in as_read {
+            if let Some(value) = value {
+                delete = delete.expression_attribute_values(format!(":{name}"), number(value));
+            }
+        }
+        let deleted = delete.condition_expression(conditions.join(" AND ")).send().await;
+        unless_stale("forget a session", deleted).map(drop)
+    }
+}
+
+impl Snapshot {
+    /// Whether the user has more sessions than are kept, as [`Store::prune_sessions`] ends.
+    pub fn has_surplus_sessions(&self) -> bool {
+        self.sessions.len() > MAX_SESSIONS
+    }
+
+    /// The service that `session` was tied to when something happened to it at `at`.
+    pub fn tied(&self, session: &FullJid, at: OffsetDateTime) -> Option<&PublishService> {
+        let key = keys::session(session);
+        let session = self.sessions.iter().find(|session| session.key == key && !session.is_expired)?;
+        let tie = session.tie.as_ref()?;
+        let went_offline = (tie.tied_at..=micros(at)).contains(&session.offline_at);
+        if went_offline || tie.tied_at < self.registrations.get(&tie.registration)?.tied_from {
+            return None;
+        }
+        self.services.iter().find(|service| keys::registration(&service.jid, &service.node) == tie.registration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(is_online: Option<bool>, since: Option<u64>, offline_at: u64, tied_at: Option<u64>) -> Session {
+        let tie = tied_at.map(|tied_at| Tie { registration: "reg/push.example.com/n".into(), tied_at });
+        Session { key: "ses/x".into(), is_online, since, offline_at, tie, is_expired: false }
+    }
+
+    #[test]
+    fn expired_sessions_go_first_then_offline_ones_then_the_ones_heard_of_longest_ago() {
+        let expired = Session { is_expired: true, ..session(Some(true), Some(90), 0, Some(95)) };
+        let in_order = [
+            expired,
+            session(Some(false), Some(10), 10, Some(5)),
+            session(Some(false), Some(20), 20, None),
+            session(Some(true), Some(1), 0, None),
+            session(None, None, 0, Some(2)),
+            session(Some(true), Some(1), 0, Some(3)),
+            // A late "offline" of an earlier session of this resource does not count.
+            session(Some(true), Some(4), 3, None),
+        ];
+        let worths: Vec<_> = in_order.iter().map(Session::worth).collect();
+        assert!(worths.is_sorted() && worths.windows(2).all(|pair| pair[0] != pair[1]), "{worths:?}");
+    }
+}
