@@ -348,7 +348,7 @@ pub async fn send(request: RequestBuilder) -> Reply {
 }
 
 /// Waits until `condition` gives something.
-pub async fn eventually<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = condition().await {

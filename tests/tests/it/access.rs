@@ -10,7 +10,7 @@ use doubles::planted;
 use pushlark_webhooks::Key;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
-use tests::{Pushlark, Reply, ago, eventually, send, within_a_minute};
+use tests::{Pushlark, Reply, ago, send, within_a_minute};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 
