@@ -18,7 +18,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use doubles::{Hold, name_of, planted};
+use doubles::{Hold, Running, name_of, planted};
 use futures_util::FutureExt;
 use local::sqs::Clock;
 use local::{Options, Stack};
@@ -413,6 +413,7 @@ async fn forward(mut near: TcpStream, mut target: watch::Receiver<Option<String>
 pub struct PushService {
     state: Arc<Mutex<PushServiceState>>,
     hold: Hold,
+    running: Running,
 }
 
 #[derive(Default)]
@@ -420,8 +421,6 @@ struct PushServiceState {
     /// What the next requests are answered; then 200.
     answers: VecDeque<(u16, Vec<(&'static str, String)>)>,
     requests: Vec<(Instant, String)>,
-    running: usize,
-    most_running: usize,
 }
 
 impl PushService {
@@ -458,7 +457,7 @@ impl PushService {
 
     /// How many requests were ever answered side by side.
     pub fn most_running(&self) -> usize {
-        self.state.lock().unwrap().most_running
+        self.running.most()
     }
 }
 
@@ -466,12 +465,11 @@ async fn answer(State(service): State<PushService>, Path(device_id): Path<String
     let answer = {
         let mut state = service.state.lock().unwrap();
         state.requests.push((Instant::now(), name_of(&device_id).to_owned()));
-        state.running += 1;
-        state.most_running = state.most_running.max(state.running);
         state.answers.pop_front()
     };
+    let running = service.running.begin();
     service.hold.wait().await;
-    service.state.lock().unwrap().running -= 1;
+    drop(running);
     let (status, headers) = answer.unwrap_or((200, Vec::new()));
     let headers = headers.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
     (StatusCode::from_u16(status).unwrap(), headers)

@@ -149,7 +149,7 @@ impl World {
             "--rest-token",
             "token",
             "--timeout-ms",
-            "2000",
+            "10000",
         ]);
         (listener, function, Bridge::start(settings.unwrap()).await.unwrap())
     }

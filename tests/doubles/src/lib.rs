@@ -46,6 +46,7 @@ pub struct Double {
     pub url: String,
     state: Arc<Mutex<State>>,
     hold: Hold,
+    running: Running,
 }
 
 /// How long a double waits before it answers a request, from the arrival of the request.
@@ -90,8 +91,6 @@ struct State {
     devices: HashMap<String, Answer>,
     forgetful: bool,
     arrived: u64,
-    running: usize,
-    most_running: usize,
     connections: Vec<AbortHandle>,
 }
 
@@ -159,7 +158,7 @@ impl Double {
     async fn start(streams: u32, check: impl Fn(&str, &Request) -> (String, Answer) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let double = Self { url, state: Arc::default(), hold: Hold::default() };
+        let double = Self { url, state: Arc::default(), hold: Hold::default(), running: Running::default() };
         let (accepting, check) = (double.clone(), Arc::new(check));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -203,21 +202,18 @@ impl Double {
                 answer = told.unwrap_or(answer);
             }
             state.arrived += u64::from(is_notification);
-            state.running += 1;
-            state.most_running = state.most_running.max(state.running);
         }
+        let running = self.running.begin();
         if is_notification {
             self.hold.wait().await;
         }
-        {
+        drop(running);
+        if is_notification {
             let mut state = self.state();
-            state.running -= 1;
-            if is_notification {
-                state.count += 1;
-                (request.device, request.status) = (device, answer.status);
-                if !state.forgetful {
-                    state.requests.push(request);
-                }
+            state.count += 1;
+            (request.device, request.status) = (device, answer.status);
+            if !state.forgetful {
+                state.requests.push(request);
             }
         }
         let mut response = Response::builder().status(answer.status);
@@ -281,7 +277,7 @@ impl Double {
 
     /// How many requests were ever answered side by side.
     pub fn most_running(&self) -> usize {
-        self.state().most_running
+        self.running.most()
     }
 
     /// Closes all connections at once.
@@ -291,6 +287,34 @@ impl Double {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+}
+
+/// How many requests are answered side by side.
+#[derive(Clone, Default)]
+pub struct Running(Arc<Mutex<(usize, usize)>>);
+
+impl Running {
+    /// Counts a request until what is returned is dropped, as it is when the client goes.
+    pub fn begin(&self) -> RunningRequest {
+        let mut counts = self.0.lock().unwrap();
+        counts.0 += 1;
+        counts.1 = counts.1.max(counts.0);
+        RunningRequest(self.clone())
+    }
+
+    /// How many there ever were.
+    pub fn most(&self) -> usize {
+        self.0.lock().unwrap().1
+    }
+}
+
+/// A request that is being answered.
+pub struct RunningRequest(Running);
+
+impl Drop for RunningRequest {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap().0 -= 1;
     }
 }
 

@@ -22,5 +22,6 @@ mod real_pubsub;
 mod removal;
 mod resilience;
 mod roles;
+mod scale;
 mod secrecy;
 mod sessions;
