@@ -28,7 +28,7 @@ PROGRAMS = Path(os.environ["PROGRAMS"])
 # What the modules and the bridge sign with, and what a server presents that can only set a URL.
 SECRET = "whsec_c3RvcmllcyBvZiByZWFsIHNlcnZlcnM="
 TOKEN = "token-of-the-stories"
-PATIENCE = 20
+PATIENCE = 60
 
 
 def free_port():

@@ -6,18 +6,21 @@
 mod secrecy;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use aws_lambda_events::sqs::SqsEvent;
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use aws_sdk_sqs::types::QueueAttributeName;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use doubles::{name_of, planted};
+use doubles::{Hold, Running, name_of, planted};
+use futures_util::FutureExt;
+use local::sqs::Clock;
 use local::{Options, Stack};
 use pushlark_plugin::Plugins;
 use pushlark_queue::Queue;
@@ -28,15 +31,15 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use worker::Worker;
 
 use secrecy::{watch_answer, watch_log};
 
-/// How long a test waits for what must happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for a condition: far longer than it takes on a machine that compiles beside the tests.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A stack in memory with open access, and a client.
 pub struct Pushlark {
@@ -241,6 +244,11 @@ impl Apart {
         self.receive().await.unwrap()
     }
 
+    /// Has the worker handle a batch, with more time than it needs.
+    pub async fn handle(&self, batch: SqsEvent) -> SqsBatchResponse {
+        self.worker.handle(batch, Instant::now() + PATIENCE).await
+    }
+
     /// Receives a message, if there is one, as a batch.
     pub async fn receive(&self) -> Option<SqsEvent> {
         let receive = self.pushlark.stack.sqs.receive_message().queue_url(&self.queue_url);
@@ -423,6 +431,25 @@ fn actions(operation: &str, body: &[u8]) -> Vec<String> {
     parts.map(|part| format!("{part}Item")).collect()
 }
 
+/// Options of a stack in which SQS's time passes so many times as fast. A received message stays hidden for as long as SQS
+/// allows, as it does for longer than any invocation on Lambda.
+pub fn in_fast_motion(factor: u32) -> Options {
+    Options { clock: Clock::scaled(factor), visibility_timeout: 43_200, ..Options::default() }
+}
+
+/// Runs a test that must begin and end in one of the minutes in which requests are counted; again if it did not.
+pub async fn within_a_minute(test: impl AsyncFn()) {
+    let minute = || OffsetDateTime::now_utc().unix_timestamp() / 60;
+    loop {
+        let begun = minute();
+        match AssertUnwindSafe(test()).catch_unwind().await {
+            Err(_) if minute() > begun => {}
+            Err(panic) => resume_unwind(panic),
+            Ok(()) => return,
+        }
+    }
+}
+
 /// When it was so many seconds ago, as an event's `at` has it.
 pub fn ago(seconds: i64) -> String {
     (OffsetDateTime::now_utc() - time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
@@ -438,7 +465,7 @@ pub async fn send(request: RequestBuilder) -> Reply {
 }
 
 /// Waits until `condition` gives something.
-pub async fn eventually<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = condition().await {
@@ -447,6 +474,14 @@ pub async fn eventually<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// An address at which connections are refused until the socket listens. No other program can take its port.
+pub fn refusing_address() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
+    (socket, url)
 }
 
 /// A line to a server that can be cut and mended.
@@ -494,16 +529,15 @@ async fn forward(mut near: TcpStream, mut target: watch::Receiver<Option<String>
 #[derive(Clone, Default)]
 pub struct PushService {
     state: Arc<Mutex<PushServiceState>>,
+    hold: Hold,
+    running: Running,
 }
 
 #[derive(Default)]
 struct PushServiceState {
     /// What the next requests are answered; then 200.
     answers: VecDeque<(u16, Vec<(&'static str, String)>)>,
-    hold: Duration,
     requests: Vec<(Instant, String)>,
-    running: usize,
-    most_running: usize,
 }
 
 impl PushService {
@@ -528,9 +562,9 @@ impl PushService {
         self.state.lock().unwrap().answers.push_back((status, headers));
     }
 
-    /// Takes so long for each request from now on.
+    /// Takes so long for each request, also for those that wait for their answer.
     pub fn hold(&self, hold: Duration) {
-        self.state.lock().unwrap().hold = hold;
+        self.hold.set(hold);
     }
 
     /// The devices that were posted to, and when, the oldest first.
@@ -540,20 +574,19 @@ impl PushService {
 
     /// How many requests were ever answered side by side.
     pub fn most_running(&self) -> usize {
-        self.state.lock().unwrap().most_running
+        self.running.most()
     }
 }
 
 async fn answer(State(service): State<PushService>, Path(device_id): Path<String>) -> (StatusCode, HeaderMap) {
-    let (answer, hold) = {
+    let answer = {
         let mut state = service.state.lock().unwrap();
         state.requests.push((Instant::now(), name_of(&device_id).to_owned()));
-        state.running += 1;
-        state.most_running = state.most_running.max(state.running);
-        (state.answers.pop_front(), state.hold)
+        state.answers.pop_front()
     };
-    sleep(hold).await;
-    service.state.lock().unwrap().running -= 1;
+    let running = service.running.begin();
+    service.hold.wait().await;
+    drop(running);
     let (status, headers) = answer.unwrap_or((200, Vec::new()));
     let headers = headers.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
     (StatusCode::from_u16(status).unwrap(), headers)

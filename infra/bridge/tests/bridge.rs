@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, pause, resume, sleep, timeout};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 const WEBHOOK_SECRET: &str = "the secret of the bridge";
 const REST_TOKEN: &str = "the token of the worker";
 
@@ -201,7 +201,7 @@ impl World {
             ["--webhook-secret", &format!("{WEBHOOK_SECRET},an older secret of the bridge")],
             ["--listen", "127.0.0.1:0"],
             ["--rest-token", REST_TOKEN],
-            ["--timeout-ms", "2000"],
+            ["--timeout-ms", "10000"],
         ];
         let defaults = defaults.iter().filter(|[name, _]| !more.contains(name)).flatten().copied();
         let settings = settings(&defaults.chain(more.iter().copied()).collect::<Vec<_>>());

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::{Options, Stack};
 
 /// How long a notification may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One chat message from alice to bob, in each format of a webhook: the content type, the text, and the body.
 const WEBHOOKS: [(&str, &str, &str); 4] = [

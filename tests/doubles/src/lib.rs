@@ -35,8 +35,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout_at};
 
 /// What all doubles have in common: what they were sent, and what they are told to answer.
 #[derive(Clone)]
@@ -44,6 +45,40 @@ pub struct Double {
     /// Where it listens.
     pub url: String,
     state: Arc<Mutex<State>>,
+    hold: Hold,
+    running: Running,
+}
+
+/// How long a double waits before it answers a request, from the arrival of the request.
+#[derive(Clone)]
+pub struct Hold(Arc<watch::Sender<Duration>>);
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(Duration::ZERO)))
+    }
+}
+
+impl Hold {
+    /// Longer than any test runs.
+    pub const FOREVER: Duration = Duration::from_hours(24);
+
+    /// Changes the time, also for the requests that wait.
+    pub fn set(&self, hold: Duration) {
+        self.0.send_replace(hold);
+    }
+
+    /// Waits until it is time to answer a request that arrives now.
+    pub async fn wait(&self) {
+        let (arrival, mut hold) = (Instant::now(), self.0.subscribe());
+        loop {
+            let end = arrival + *hold.borrow_and_update();
+            // An error is the end of the time; a success is a change of it.
+            if Instant::now() >= end || timeout_at(end, hold.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -54,10 +89,8 @@ struct State {
     answers: VecDeque<Answer>,
     /// … and what those for a device are.
     devices: HashMap<String, Answer>,
-    hold: Duration,
     forgetful: bool,
-    running: usize,
-    most_running: usize,
+    arrived: u64,
     connections: Vec<AbortHandle>,
 }
 
@@ -124,7 +157,8 @@ impl Double {
     /// Listens; `check` tells what the service itself makes of a request: for which device it is, and what it is answered.
     async fn start(streams: u32, check: impl Fn(&str, &Request) -> (String, Answer) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let double = Self { url: format!("http://{}", listener.local_addr().unwrap()), state: Arc::default() };
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let double = Self { url, state: Arc::default(), hold: Hold::default(), running: Running::default() };
         let (accepting, check) = (double.clone(), Arc::new(check));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -161,28 +195,25 @@ impl Double {
         let (device, mut answer) = check(&self.url, &request);
         // What is not a notification, such as a token's request, is for no device.
         let is_notification = !device.is_empty();
-        let hold = {
+        {
             let mut state = self.state();
             if is_notification && answer.status < 300 {
                 let told = state.answers.pop_front().or_else(|| state.devices.get(&device).cloned());
                 answer = told.unwrap_or(answer);
             }
-            state.running += 1;
-            state.most_running = state.most_running.max(state.running);
-            state.hold
-        };
-        if is_notification && hold > Duration::ZERO {
-            sleep(hold).await;
+            state.arrived += u64::from(is_notification);
         }
-        {
+        let running = self.running.begin();
+        if is_notification {
+            self.hold.wait().await;
+        }
+        drop(running);
+        if is_notification {
             let mut state = self.state();
-            state.running -= 1;
-            if is_notification {
-                state.count += 1;
-                (request.device, request.status) = (device, answer.status);
-                if !state.forgetful {
-                    state.requests.push(request);
-                }
+            state.count += 1;
+            (request.device, request.status) = (device, answer.status);
+            if !state.forgetful {
+                state.requests.push(request);
             }
         }
         let mut response = Response::builder().status(answer.status);
@@ -207,9 +238,9 @@ impl Double {
         self.state().answers.push_back(answer);
     }
 
-    /// Takes so long for each notification.
+    /// Takes so long for each notification, also for those that wait for their answer.
     pub fn hold(&self, hold: Duration) {
-        self.state().hold = hold;
+        self.hold.set(hold);
     }
 
     /// Only counts what comes, from then on.
@@ -217,7 +248,12 @@ impl Double {
         self.state().forgetful = true;
     }
 
-    /// How many notifications came.
+    /// How many notifications arrived, answered or not.
+    pub fn arrived(&self) -> u64 {
+        self.state().arrived
+    }
+
+    /// How many notifications were answered.
     pub fn count(&self) -> u64 {
         self.state().count
     }
@@ -241,7 +277,7 @@ impl Double {
 
     /// How many requests were ever answered side by side.
     pub fn most_running(&self) -> usize {
-        self.state().most_running
+        self.running.most()
     }
 
     /// Closes all connections at once.
@@ -251,6 +287,34 @@ impl Double {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+}
+
+/// How many requests are answered side by side.
+#[derive(Clone, Default)]
+pub struct Running(Arc<Mutex<(usize, usize)>>);
+
+impl Running {
+    /// Counts a request until what is returned is dropped, as it is when the client goes.
+    pub fn begin(&self) -> RunningRequest {
+        let mut counts = self.0.lock().unwrap();
+        counts.0 += 1;
+        counts.1 = counts.1.max(counts.0);
+        RunningRequest(self.clone())
+    }
+
+    /// How many there ever were.
+    pub fn most(&self) -> usize {
+        self.0.lock().unwrap().1
+    }
+}
+
+/// A request that is being answered.
+pub struct RunningRequest(Running);
+
+impl Drop for RunningRequest {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap().0 -= 1;
     }
 }
 

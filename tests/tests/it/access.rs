@@ -13,7 +13,7 @@ use doubles::planted;
 use pushlark_webhooks::Key;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
-use tests::{Pushlark, Reply, ago, eventually, send};
+use tests::{Pushlark, Reply, ago, eventually, send, within_a_minute};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
 
@@ -433,8 +433,10 @@ async fn only_who_speaks_for_all_may_have_events_explained() {
 
 #[tokio::test]
 async fn a_domain_that_sends_more_than_it_may_is_told_to_wait() {
-    // All of it within one of the minutes in which is counted.
-    eventually("enough of a minute", async || (now() % 60 < 45).then_some(())).await;
+    within_a_minute(flood_a_domain).await;
+}
+
+async fn flood_a_domain() {
     let settings = [("WEBHOOK_SECRET", "planted-all-secret"), ("RATE_LIMIT", "10")];
     let pushlark = Pushlark::with_settings(settings).await;
     let enable = |user: &str| json!({"user": user, "jid": "push.example.com", "node": "n"});
@@ -467,8 +469,10 @@ async fn a_domain_that_sends_more_than_it_may_is_told_to_wait() {
 
 #[tokio::test]
 async fn all_that_is_taken_is_charged_to_a_domain() {
-    // All of it within one of the minutes in which is counted.
-    eventually("enough of a minute", async || (now() % 60 < 45).then_some(())).await;
+    within_a_minute(charge_each_kind).await;
+}
+
+async fn charge_each_kind() {
     let message = |content: &str, of: &str| json!({"type": "message", "from": "a@b/c", "to": of, "stanza": format!("<message type='{content}</message>")});
     let bob = "bob@flood.example";
     for event in [
@@ -495,7 +499,10 @@ async fn all_that_is_taken_is_charged_to_a_domain() {
 
 #[tokio::test]
 async fn a_caller_charges_itself_and_never_a_domain_that_it_names() {
-    eventually("enough of a minute", async || (now() % 60 < 45).then_some(())).await;
+    within_a_minute(charge_as_others).await;
+}
+
+async fn charge_as_others() {
     let secrets = "evil.example=planted-evil-secret, victim.example=planted-victim-secret, planted-all-secret";
     let settings =
         [("WEBHOOK_SECRET", secrets), ("RATE_LIMIT", "3"), ("VIRTUAL_PUBSUB_HOSTS", "push.@HOST@,push.evil.example")];

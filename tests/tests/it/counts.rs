@@ -4,7 +4,6 @@ use futures_util::future::join_all;
 use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
 use tests::{Apart, Pushlark, ago};
-use tokio::time::Instant;
 
 const ALICE: &str = "alice@example.com/pc";
 const BOB: &str = "bob@example.com";
@@ -102,16 +101,15 @@ async fn a_record_that_comes_back_after_many_others_counts_nothing_twice() {
         json!({"id": id, "at": at, "subject": {"message": {"from": ALICE, "to": to, "recipient": {"online": online},
             "stanza": "<message type='chat'><body>planted Hi</body></message>"}}})
     };
-    let deadline = || Instant::now() + std::time::Duration::from_secs(10);
     // Bob is online and has nothing to be published; what fails is Carol's.
     let failing = [work("first", &[BOB], true), work("first", &["carol@example.com"], false)];
     let batch = apart.batch("failing", &failing).await;
-    assert_eq!(apart.worker.handle(batch.clone(), deadline()).await.batch_item_failures.len(), 1);
+    assert_eq!(apart.handle(batch.clone()).await.batch_item_failures.len(), 1);
     let others: Vec<Value> = (0..60).map(|number| work(&format!("m{number}"), &[BOB], true)).collect();
     let others = apart.batch("others", &others).await;
-    assert!(apart.worker.handle(others, deadline()).await.batch_item_failures.is_empty());
+    assert!(apart.handle(others).await.batch_item_failures.is_empty());
     apart.pushlark.device_answers("shaky", json!({"status": 200})).await;
-    assert!(apart.worker.handle(batch, deadline()).await.batch_item_failures.is_empty());
+    assert!(apart.handle(batch).await.batch_item_failures.is_empty());
     let (bob, alice) = (BareJid::new(BOB).unwrap(), BareJid::new("alice@example.com").unwrap());
     assert_eq!(apart.pushlark.store().unread(&bob, &alice).await.unwrap(), 61);
     let counts = apart.pushlark.notifications("shaky").await;
@@ -245,20 +243,21 @@ async fn counts_go_with_the_user() {
 #[tokio::test]
 async fn what_was_counted_before_the_user_was_removed_goes_whenever_it_was_counted() {
     let pushlark = with_bob().await;
-    let at = |seconds| {
+    let at = |time: &str| {
         let mut message = message(ALICE, "chat", "planted Hi");
-        message["at"] = ago(seconds).into();
+        message["at"] = time.into();
         message
     };
-    assert_eq!(badge(&pushlark, at(20)).await, 1);
-    assert_eq!(badge(&pushlark, at(20)).await, 2);
-    pushlark.event(json!({"type": "user_removed", "jid": BOB, "at": ago(10)})).await;
+    let [before, removal, late_removal, after] = [20, 10, 8, 5].map(ago);
+    assert_eq!(badge(&pushlark, at(&before)).await, 1);
+    assert_eq!(badge(&pushlark, at(&before)).await, 2);
+    pushlark.event(json!({"type": "user_removed", "jid": BOB, "at": removal})).await;
     pushlark.settled().await;
-    assert_eq!(badge(&pushlark, at(5)).await, 1);
+    assert_eq!(badge(&pushlark, at(&after)).await, 1);
     // What came after the removal is the new user's.
-    pushlark.event(json!({"type": "user_removed", "jid": BOB, "at": ago(8)})).await;
+    pushlark.event(json!({"type": "user_removed", "jid": BOB, "at": late_removal})).await;
     pushlark.settled().await;
-    assert_eq!(badge(&pushlark, at(0)).await, 2);
+    assert_eq!(badge(&pushlark, at(&after)).await, 2);
 }
 
 #[tokio::test]

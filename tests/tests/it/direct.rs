@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::http::Method;
 use doubles::{
-    APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Answer, Apns, Double, Fcm, GOOGLE_NEW_KEY, Receiver,
-    Subscriber, WebPush, apns_problem, fcm_error, planted,
+    APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Answer, Apns, Double, Fcm, GOOGLE_NEW_KEY, Hold,
+    Receiver, Subscriber, WebPush, apns_problem, fcm_error, planted,
 };
 use futures_util::future::join_all;
 use local::{Options, Stack};
@@ -15,7 +15,6 @@ use pushlark_webhooks::Key;
 use serde_json::{Value, json};
 use tests::{Apart, Pushlark, ago, eventually};
 use time::OffsetDateTime;
-use tokio::time::Instant;
 
 const BOB: &str = "bob@example.com";
 const ALICE: &str = "alice@example.com";
@@ -108,6 +107,8 @@ async fn an_iphone_shows_an_alert() {
     let options = json!({"click_action": "REPLY", "sound": "ping.aiff", "mutable_content": "true", "priority": "normal",
         "time_to_live": "600"});
     direct.enable_iphone(PHONE, options).await;
+    let now = || OffsetDateTime::now_utc().unix_timestamp();
+    let before = now();
     direct.message("planted Hi").await;
     let request = direct.apns.taken(PHONE).remove(0);
     let aps = json!({"alert": {"title": ALICE, "body": "planted Hi"}, "badge": 1, "category": "REPLY", "sound": "ping.aiff",
@@ -116,8 +117,8 @@ async fn an_iphone_shows_an_alert() {
     let header = |name| request.header(name).to_owned();
     assert_eq!((header("apns-push-type"), header("apns-priority")), ("alert".into(), "5".into()));
     assert_eq!(header("apns-topic"), APNS_TOPIC);
-    let expires = OffsetDateTime::now_utc().unix_timestamp() + 600;
-    assert!(header("apns-expiration").parse::<i64>().unwrap().abs_diff(expires) < 20);
+    let sent = header("apns-expiration").parse::<i64>().unwrap() - 600;
+    assert!((before..=now()).contains(&sent), "{sent}");
     assert_eq!(header("apns-collapse-id").len(), 43);
 }
 
@@ -226,9 +227,13 @@ async fn many_notifications_share_one_connection_and_one_token() {
         pushlark.enable_with(BOB, &token, json!({"service": "apns", "device_id": token})).await;
         pushlark.enable(BOB, &format!("android-{phone}")).await;
     }
-    apns.hold(Duration::from_millis(50));
-    fcm.hold(Duration::from_millis(50));
+    apns.hold(Hold::FOREVER);
+    fcm.hold(Hold::FOREVER);
     pushlark.message(BOB, "planted Hi").await;
+    eventually("requests side by side", async || (apns.arrived() >= 10 && fcm.arrived() > 10).then_some(())).await;
+    // Long enough that more than ten would meet.
+    apns.hold(Duration::from_millis(50));
+    fcm.hold(Duration::ZERO);
     came(&apns, 40).await;
     came(&fcm, 40).await;
     pushlark.settled().await;
@@ -308,7 +313,7 @@ async fn check_fates(service: &str, cases: Vec<(Answer, Fate)>) {
 #[tokio::test]
 async fn what_apple_answers_decides_on_the_device() {
     let gone = |reason, timestamp: u64| Answer::json(410, &json!({"reason": reason, "timestamp": timestamp}));
-    let in_a_while = (OffsetDateTime::now_utc().unix_timestamp() as u64 + 60) * 1_000;
+    let in_a_while = (OffsetDateTime::now_utc().unix_timestamp() as u64 + 3_600) * 1_000;
     let cases = vec![
         (gone("Unregistered", in_a_while), Fate::Gone),
         (gone("ExpiredToken", in_a_while), Fate::Gone),
@@ -660,17 +665,16 @@ async fn a_text_is_shortened_to_what_a_service_takes() {
 async fn a_provider_that_fails_for_many_does_not_hold_up_its_neighbour() {
     let settings = [("WORKER_CONCURRENCY", "2"), ("PUBLISH_TIMEOUT_MS", "500"), ("MAX_NODES", "30")];
     let direct = Direct::with_settings(&settings).await;
-    direct.apns.hold(Duration::from_secs(5));
+    direct.apns.hold(Hold::FOREVER);
     for phone in 0..30 {
         direct.enable_iphone(&phone_of_many(phone), json!({})).await;
     }
     direct.pushlark.enable("carol@example.com", "android").await;
-    let started = Instant::now();
     direct.pushlark.message(BOB, "one").await;
     direct.pushlark.message("carol@example.com", "two").await;
     came(&direct.fcm, 1).await;
-    // Thirty times half a second, two at once, would be over seven.
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // Not each of the thirty was tried before the neighbour.
+    assert!(direct.apns.arrived() < 30, "{}", direct.apns.arrived());
     direct.apns.hold(Duration::ZERO);
     direct.pushlark.settled().await;
     for phone in 0..30 {
@@ -742,7 +746,7 @@ async fn a_notification_that_outlived_its_time_is_not_sent() {
     assert_eq!((direct.apns.requests().len(), direct.fcm.taken("android").len()), (0, 1));
     let ttl = direct.fcm.taken("android")[0].json()["message"]["android"]["ttl"].as_str().unwrap().to_owned();
     let ttl: u32 = ttl.trim_end_matches('s').parse().unwrap();
-    assert!((86_400 - 200..=86_400 - 180).contains(&ttl), "{ttl}");
+    assert!((80_000..=86_400 - 180).contains(&ttl), "{ttl}");
 }
 
 #[tokio::test]

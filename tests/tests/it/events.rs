@@ -161,8 +161,9 @@ async fn an_older_presence_changes_nothing() {
     let pushlark = with_bob().await;
     let presence =
         |status: &str, at: String| json!({"type": "presence", "jid": "bob@example.com/a", "status": status, "at": at});
-    pushlark.event(presence("offline", ago(10))).await;
-    pushlark.event(presence("online", ago(20))).await;
+    let [older, newer] = [20, 10].map(ago);
+    pushlark.event(presence("offline", newer)).await;
+    pushlark.event(presence("online", older)).await;
     pushlark.message(BOB, "offline").await;
     pushlark.notified("phone", 1).await;
     pushlark.event(presence("online", ago(-3600))).await;

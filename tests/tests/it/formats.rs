@@ -309,13 +309,14 @@ async fn presence_of_a_bare_jid_is_that_of_one_session() {
         message["Timestamp"] = at.into();
         Sns::signed(message)
     };
-    accepted(&post_sns(&pushlark, &there(true, ago(20))).await);
+    let [older, newer] = [20, 10].map(ago);
+    accepted(&post_sns(&pushlark, &there(true, older.clone())).await);
     pushlark.message("alice@localhost", "online").await;
     pushlark.settled().await;
     assert!(pushlark.alerts("alices").await.is_empty());
-    accepted(&post_sns(&pushlark, &there(false, ago(10))).await);
+    accepted(&post_sns(&pushlark, &there(false, newer)).await);
     // It comes once more, late.
-    accepted(&post_sns(&pushlark, &there(true, ago(20))).await);
+    accepted(&post_sns(&pushlark, &there(true, older)).await);
     pushlark.message("alice@localhost", "offline").await;
     pushlark.notified("alices", 1).await;
 }

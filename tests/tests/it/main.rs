@@ -24,6 +24,7 @@ mod real_pubsub;
 mod removal;
 mod resilience;
 mod roles;
+mod scale;
 mod secrecy;
 mod sessions;
 mod throughput;

@@ -4,28 +4,20 @@ use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName;
 use local::Options;
-use local::sqs::Clock;
 use pushlark_plugin::{Defaults, Event, Payload, Plugin, Plugins, Rule};
 use pushlark_settings::Environment;
 use pushlark_store::Claimant;
 use serde_json::{Value, json};
-use tests::{Apart, Line, PushService, Pushlark, ago, eventually};
-use tokio::net::TcpListener;
+use tests::{Apart, Line, PushService, Pushlark, ago, eventually, refusing_address};
 use tokio::time::Instant;
 
 const BOB: &str = "bob@example.com";
 /// On the clock of a stack in fast motion.
 const AN_HOUR: Duration = Duration::from_secs(6);
 
-/// A stack in which SQS's hour passes in six seconds. A received message stays hidden for longer than any test, as it
-/// does for longer than any invocation on Lambda.
+/// A stack in which SQS's hour passes in six seconds.
 fn in_fast_motion(settings: &[(&str, &str)]) -> Options {
-    Options {
-        clock: Clock::scaled(600),
-        visibility_timeout: 60 * 600,
-        environment: settings.iter().copied().collect(),
-        ..Options::default()
-    }
+    Options { environment: settings.iter().copied().collect(), ..tests::in_fast_motion(600) }
 }
 
 async fn queue_text(pushlark: &Pushlark, text: &str) {
@@ -35,10 +27,7 @@ async fn queue_text(pushlark: &Pushlark, text: &str) {
 
 #[tokio::test]
 async fn a_push_service_that_is_down_for_an_hour_gets_everything_afterwards() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let url = format!("http://{address}");
+    let (socket, url) = refusing_address();
     let pushlark = Pushlark::with(in_fast_motion(&[("MONGOOSEPUSH_URL", url.as_str())])).await;
     for user in 0..20 {
         pushlark.enable(&format!("u{user}@example.com"), &format!("device-{user}")).await;
@@ -46,7 +35,7 @@ async fn a_push_service_that_is_down_for_an_hour_gets_everything_afterwards() {
     }
     tokio::time::sleep(AN_HOUR).await;
     let push_service = PushService::default();
-    push_service.clone().serve(TcpListener::bind(address).await.unwrap());
+    push_service.clone().serve(socket.listen(1024).unwrap());
     pushlark.settled().await;
     let mut devices: Vec<_> = push_service.requests().into_iter().map(|(_, device)| device).collect();
     devices.sort();
@@ -167,7 +156,7 @@ async fn near_the_deadline_a_batch_is_given_back_at_once() {
     assert_eq!(response.batch_item_failures[0].item_identifier, *batch.records[0].message_id.as_ref().unwrap());
     assert!(apart.pushlark.alerts("phone").await.is_empty());
     let again = apart.receive().await.expect("visible at once");
-    let response = apart.worker.handle(again, Instant::now() + Duration::from_secs(10)).await;
+    let response = apart.handle(again).await;
     assert!(response.batch_item_failures.is_empty());
     assert_eq!(apart.pushlark.alerts("phone").await, ["planted Hi"]);
 }
@@ -179,10 +168,9 @@ async fn a_record_that_failed_in_part_repeats_only_that_part() {
     apart.pushlark.enable("carol@example.com", "shaky").await;
     apart.pushlark.device_answers("shaky", json!({"status": 500})).await;
     let batch = apart.batch("uid", &[message_to(&[BOB, "carol@example.com"])]).await;
-    let deadline = || Instant::now() + Duration::from_secs(10);
-    assert_eq!(apart.worker.handle(batch.clone(), deadline()).await.batch_item_failures.len(), 1);
+    assert_eq!(apart.handle(batch.clone()).await.batch_item_failures.len(), 1);
     apart.pushlark.device_answers("shaky", json!({"status": 200})).await;
-    assert!(apart.worker.handle(batch.clone(), deadline()).await.batch_item_failures.is_empty());
+    assert!(apart.handle(batch.clone()).await.batch_item_failures.is_empty());
     assert_eq!(apart.pushlark.alerts("steady").await, ["planted Hi"]);
     assert_eq!(apart.pushlark.alerts("shaky").await, ["planted Hi", "planted Hi"]);
 }
@@ -195,13 +183,12 @@ async fn what_another_event_has_yet_to_publish_is_left_to_it() {
     for device in ["bobs", "carols"] {
         apart.pushlark.device_answers(device, json!({"status": 500})).await;
     }
-    let deadline = || Instant::now() + Duration::from_secs(10);
     let first = apart.batch("first", &[message_to(&[BOB])]).await;
-    assert_eq!(apart.worker.handle(first.clone(), deadline()).await.batch_item_failures.len(), 1);
+    assert_eq!(apart.handle(first.clone()).await.batch_item_failures.len(), 1);
     let twin = apart.batch("twin", &[message_to(&[BOB]), message_to(&["carol@example.com"])]).await;
-    assert_eq!(apart.worker.handle(twin, deadline()).await.batch_item_failures.len(), 1);
+    assert_eq!(apart.handle(twin).await.batch_item_failures.len(), 1);
     apart.pushlark.device_answers("bobs", json!({"status": 200})).await;
-    assert!(apart.worker.handle(first, deadline()).await.batch_item_failures.is_empty());
+    assert!(apart.handle(first).await.batch_item_failures.is_empty());
     let statuses: Vec<_> = apart.pushlark.notifications("bobs").await.iter().map(|n| n["status"].clone()).collect();
     assert_eq!(statuses, [500, 200]);
 }
@@ -217,7 +204,7 @@ async fn a_worker_that_died_after_its_claim_publishes_when_the_record_returns() 
     let claimant = |uid| Claimant { id: "m", user: &bob, uid, counted: None };
     // What the worker did before it died; its task is the first of the record.
     assert_eq!(store.claim(claimant("uid.0"), &[&snapshot.services[0]]).await.unwrap(), [true]);
-    let response = apart.worker.handle(batch, Instant::now() + Duration::from_secs(10)).await;
+    let response = apart.handle(batch).await;
     assert!(response.batch_item_failures.is_empty());
     assert_eq!(apart.pushlark.alerts("phone").await, ["planted Hi"]);
     // Another event of the same message finds the claim taken.
