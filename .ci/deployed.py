@@ -5,6 +5,7 @@ another one beside it, deletes it, and takes its table into a new one.
 import json
 import os
 import subprocess
+import sys
 import time
 import unittest
 from urllib.error import HTTPError
@@ -165,5 +166,16 @@ class Deployed(unittest.TestCase):
         eventually("the notification", lambda: alerts("phone")[-1] == "Hi again")
 
 
+def logged():
+    """What the functions have logged last."""
+    client = boto3.client("logs")
+    for group in client.describe_log_groups()["logGroups"]:
+        for event in client.filter_log_events(logGroupName=group["logGroupName"])["events"][-20:]:
+            print(group["logGroupName"], event["message"].strip(), file=sys.stderr)
+
+
 if __name__ == "__main__":
-    unittest.main(verbosity=2, failfast=True)
+    ran = unittest.main(verbosity=2, failfast=True, exit=False)
+    if not ran.result.wasSuccessful():
+        logged()
+        sys.exit(1)

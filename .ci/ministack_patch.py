@@ -6,6 +6,8 @@ usage: ministack_patch.py TEMPLATE
   function's name; the deployment gives no such value, so they do not hold.
 - It has no alarms over metric math. These alarms are left out.
 - It is reached without TLS, which the policies of the queues deny. They are left out.
+- It takes the batch calls of SQS for actions of their own, which IAM has not. The roles that may send one message, or
+  change the visibility of one, may do so in a batch.
 - It compares the numbers of an event source mapping without reading them as numbers. They are the parameters' defaults.
 """
 
@@ -33,6 +35,17 @@ def numbers(node):
     return node
 
 
+def batches(statement):
+    """Adds to a policy's statement, or to those of a condition, the batch calls of its actions."""
+    for possible in statement.get("Fn::If", [])[1:]:
+        batches(possible)
+    actions = statement.get("Action", [])
+    actions = [actions] if isinstance(actions, str) else actions
+    batch = [f"{action}Batch" for action in actions if action in ("sqs:SendMessage", "sqs:ChangeMessageVisibility")]
+    if batch:
+        statement["Action"] = actions + batch
+
+
 path = Path(sys.argv[1])
 template = yaml_parse(path.read_text())
 for name, condition in template["Conditions"].items():
@@ -44,6 +57,9 @@ for name, resource in list(template["Resources"].items()):
     if kind == "AWS::CloudWatch::Alarm" and "Metrics" in properties or kind == "AWS::SQS::QueuePolicy":
         print(f"{name}: left out")
         del template["Resources"][name]
+    for policy in properties.get("Policies", []):
+        for statement in policy["PolicyDocument"]["Statement"]:
+            batches(statement)
     for event in properties.get("Events", {}).values() if kind == "AWS::Serverless::Function" else []:
         event["Properties"] = numbers(event["Properties"])
 path.write_text(yaml_dump(template))
