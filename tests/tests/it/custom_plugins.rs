@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -202,33 +202,47 @@ async fn invoke(
     (StatusCode::from_u16(status).unwrap(), headers, body)
 }
 
-/// The example's handler, in a process that answers lines. It ends with its standard input.
+/// The example's handler, in a process that answers lines.
 #[derive(Clone, Debug)]
-struct Python(Arc<Mutex<(ChildStdin, BufReader<ChildStdout>)>>);
+struct Python(Arc<Mutex<Process>>);
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
 
 impl Python {
     /// Starts it, and waits until it has answered once, which takes longer than a call may on a busy machine.
     fn start() -> Self {
         let script = "import json, sys\nfrom plugin import handler\n\
                       for line in sys.stdin: print(json.dumps(handler(json.loads(line), None)), flush=True)";
-        let child = Command::new("python3")
+        let mut child = Command::new("python3")
             .args(["-B", "-c", script])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/plugin-lambda"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (stdin, stdout) = (child.stdin.unwrap(), BufReader::new(child.stdout.unwrap()));
-        let python = Self(Arc::new(Mutex::new((stdin, stdout))));
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let python = Self(Arc::new(Mutex::new(Process { child, stdout })));
         python.ask(r#"{"version": 1, "events": []}"#);
         python
     }
 
     fn ask(&self, request: &str) -> String {
-        let (stdin, stdout) = &mut *self.0.lock().unwrap();
-        writeln!(stdin, "{request}").unwrap();
+        let mut process = self.0.lock().unwrap();
+        writeln!(process.child.stdin.as_ref().unwrap(), "{request}").unwrap();
         let mut answer = String::new();
-        stdout.read_line(&mut answer).unwrap();
+        process.stdout.read_line(&mut answer).unwrap();
         answer
     }
 }
