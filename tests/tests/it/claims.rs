@@ -34,7 +34,7 @@ async fn a_claim_has_room_for_750_nodes_of_the_longest_names() {
     let bob = BareJid::new(BOB).unwrap();
     let claimant = Claimant { id: "m", user: &bob, uid: "0123456789abcdef0123456789abcdef.24", counted: Some(7) };
     assert_eq!(store.claim(claimant, &services).await.unwrap(), [true; 750]);
-    let tries = stream::iter(&services).map(|service| store.count_try("m", &bob, service)).buffer_unordered(16);
+    let tries = stream::iter(&services[..100]).map(|service| store.count_try("m", &bob, service)).buffer_unordered(16);
     assert!(tries.all(async |tries| tries.unwrap() == 1).await);
     store.finish(claimant, &services).await.unwrap();
     let claimed = store.claimed("m", &bob).await.unwrap();

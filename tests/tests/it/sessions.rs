@@ -319,7 +319,7 @@ async fn a_session_that_changes_while_sessions_are_pruned_stays() {
 #[tokio::test]
 async fn expired_sessions_go_first() {
     let pushlark = Pushlark::with_settings([("SESSION_LIFETIME", "2")]).await;
-    tell(&pushlark, (0..10).map(|number| (format!("expired{number}"), "online", 0))).await;
+    tell(&pushlark, (0..10).map(|number| (format!("old{number}"), "online", 0))).await;
     let (store, bob) = (pushlark.store(), BareJid::new(BOB).unwrap());
     eventually("sessions that expire", async || store.snapshot(&bob).await.unwrap().online.is_none().then_some(()))
         .await;
