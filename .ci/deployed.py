@@ -161,6 +161,8 @@ class Deployed(unittest.TestCase):
         self.assertEqual(status, 0, said)
         stack = Stack("pushlark", SECRET)
         self.assertEqual(stack.outputs["TableName"], table)
+        resources = boto3.client("cloudformation").describe_stack_resources(StackName="pushlark")["StackResources"]
+        self.assertNotIn("AWS::DynamoDB::Table", [resource["ResourceType"] for resource in resources])
         self.assertEqual(stack.enabled(), ["phone"])
         self.assertEqual(stack.message("Hi again")[0], 202)
         eventually("the notification", lambda: alerts("phone")[-1] == "Hi again")
