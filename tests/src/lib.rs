@@ -39,7 +39,7 @@ use worker::Worker;
 use secrecy::{watch_answer, watch_log};
 
 /// How long a test waits for a condition: far longer than it takes on a machine that compiles beside the tests.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A stack in memory with open access, and a client.
 pub struct Pushlark {

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long the stack may take for what it has to do in the end: far longer than it takes on a busy machine.
+/// How long the stack may take to empty its queue in the end: far longer than it takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The domain of all users.
 const DOMAIN: &str = "example.com";
@@ -43,15 +43,15 @@ const ALICE: &str = "alice";
 const COUNTING: &str = "counting";
 /// The room that users are notified of together.
 const ROOM: &str = "room";
-/// How many messages a conversation has at most. So many a counter remembers, so that none is counted twice, whatever was
-/// killed between its count and its claim.
+/// The most messages of a conversation. A counter remembers so many, and counts none of them twice if a worker dies between
+/// the count and the claim; an older message may be counted twice.
 const CONVERSATION: usize = 30;
 /// Users whose devices stay enabled and who stay offline: each of their messages must be notified.
 const STEADY: usize = 10;
 /// Users who come and go and who enable and disable their devices.
 const CHANGING: usize = 6;
 
-/// Whether something is so at a time. While a request that changes it is not answered, nobody knows.
+/// Whether something is true at a time. While a request that changes it has no answer, nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Is {
     Yes,
@@ -59,7 +59,7 @@ enum Is {
     No,
 }
 
-/// What something was from each of these times on.
+/// What was true, from each of these times on.
 #[derive(Debug, Clone)]
 struct Timeline(Vec<(Instant, Is)>);
 
@@ -245,7 +245,8 @@ impl Book {
                 let kills = self.kills.iter().copied().chain(self.given_up.iter().map(|at| (*at, *at)));
                 if !kills.into_iter().any(|(running, dead)| dead >= first && running <= second) {
                     let told = format!("{name} was notified of {text:?} twice, {:?} apart", second - first);
-                    repeats.entry(&self.devices[name].user).or_default().push(told);
+                    let user = self.devices.get(name).map_or("nobody", |device| &device.user);
+                    repeats.entry(user).or_default().push(told);
                 }
             }
         }
@@ -643,6 +644,9 @@ impl Poster {
         if self.rng.bool() {
             let becomes = if self.world.book().offline[&user].last() == Is::Yes { Is::No } else { Is::Yes };
             self.world.presence(&user, becomes).await;
+            // What was answered counts for what is posted next.
+            let message = self.message(ALICE, &[&user], Audience::WhileOffline);
+            self.told(&message).await;
         } else {
             let name = format!("{user}.{}", self.rng.usize(0..2));
             let is_enabled = self.world.book().devices[&name].enabled.last() == Is::Yes;
@@ -697,7 +701,8 @@ impl Process {
             .args(["--port", "0", "--data"])
             .arg(folder)
             .envs([("MONGOOSEPUSH_URL", push_service), ("PLUGIN", "enhanced"), ("UNREAD_COUNTS", "on")])
-            .env("PUBLISH_TIMEOUT_MS", "2000")
+            // Fewer at once than by default, so that few are received that there is no time for.
+            .envs([("PUBLISH_TIMEOUT_MS", "2000"), ("WORKERS", "16")])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

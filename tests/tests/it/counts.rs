@@ -1,5 +1,7 @@
 //! Unread counts, kept by Pushlark.
 
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
 use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
@@ -54,13 +56,15 @@ async fn each_sender_and_each_room_has_a_count() {
 #[tokio::test]
 async fn messages_at_the_same_time_have_different_numbers() {
     let pushlark = with_bob().await;
-    join_all((0..30).map(|number| pushlark.message(BOB, ["planted Hi", "Hello"][number % 2]))).await;
+    let bodies: Vec<_> = (0..30).map(|number| format!("planted {number}")).collect();
+    join_all(bodies.iter().map(|body| pushlark.message(BOB, body))).await;
     pushlark.notified("phone", 30).await;
     pushlark.settled().await;
-    let badges = pushlark.notifications("phone").await.into_iter();
-    let mut badges: Vec<_> = badges.map(|n| n["notification"]["alert"]["badge"].as_u64().unwrap()).collect();
-    badges.sort();
-    assert_eq!(badges, (1..=30).collect::<Vec<_>>());
+    // A message that is notified again on a busy machine has the number that it had.
+    let notified = pushlark.notifications("phone").await.into_iter();
+    let told = notified.map(|n| (n["notification"]["alert"]["badge"].as_u64().unwrap(), n["notification"].to_string()));
+    let told: BTreeSet<_> = told.collect();
+    assert_eq!(told.iter().map(|(badge, _)| *badge).collect::<Vec<_>>(), (1..=30).collect::<Vec<_>>());
 }
 
 #[tokio::test]
