@@ -701,7 +701,8 @@ impl Process {
             .args(["--port", "0", "--data"])
             .arg(folder)
             .envs([("MONGOOSEPUSH_URL", push_service), ("PLUGIN", "enhanced"), ("UNREAD_COUNTS", "on")])
-            .env("PUBLISH_TIMEOUT_MS", "2000")
+            // Fewer at once than by default, so that few are received that there is no time for.
+            .envs([("PUBLISH_TIMEOUT_MS", "2000"), ("WORKERS", "16")])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
