@@ -550,6 +550,7 @@ async fn the_stream_is_not_read_while_the_queue_is_full() {
     assert!(messages.begun.available_permits() <= 16, "{}", messages.begun.available_permits());
     drop(held);
     while messages.posted.lock().unwrap().len() < COUNT {
+        assert!(changed.elapsed() < 3 * PATIENCE, "{:?}", messages.bodies());
         tokio::task::yield_now().await;
     }
     assert_eq!(messages.bodies(), (numbers(COUNT), COUNT));

@@ -154,8 +154,16 @@ fn a_data_folder_belongs_to_one_process() {
     let first = Process::start(&folder, "http://127.0.0.1:9");
     let pid = first.child.id();
     let mut second = Command::new(env!("CARGO_BIN_EXE_local"));
-    let output = second.args(["--port", "0", "--data"]).arg(&folder).output().unwrap();
-    assert!(!output.status.success());
+    second.args(["--port", "0", "--data"]).arg(&folder).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut second = second.spawn().unwrap();
+    let begun = Instant::now();
+    while second.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Does nothing where it has ended, as it must.
+    second.kill().unwrap();
+    let output = second.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&format!("{} is in use by the process {pid}.", folder.display())), "{said}");
     first.kill();
