@@ -558,7 +558,7 @@ async fn the_stream_is_not_read_while_the_queue_is_full() {
 
 #[tokio::test]
 async fn while_a_function_takes_no_message_callers_and_iqs_are_answered_all_the_same() {
-    let (mut world, messages) = World::with_messages(&["--queue-bytes", "1048576"]).await;
+    let (mut world, messages) = World::with_messages(&["--queue-bytes", "1048576", "--timeout-ms", "2000"]).await;
     let _held = messages.held.lock().await;
     let padding = "x".repeat(200_000);
     for number in 0..8 {
