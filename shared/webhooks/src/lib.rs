@@ -246,7 +246,7 @@ mod tests {
             times.min().unwrap()
         };
         let one = format!("v1,{}", BASE64_STANDARD.encode([0; 32]));
-        let (single, several) = (shortest(&one), shortest(&vec![one.as_str(); MAX_SIGNATURES].join(" ")));
+        let (single, several) = (shortest(&one), shortest(&[one.as_str(); MAX_SIGNATURES].join(" ")));
         assert!(several < 3 * single, "{several:?} for {MAX_SIGNATURES} signatures, {single:?} for one");
     }
 }
