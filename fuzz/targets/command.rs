@@ -17,7 +17,8 @@ use time::OffsetDateTime;
 
 static OPEN: LazyLock<Access> = LazyLock::new(Access::open);
 /// Nothing that is tried has the secret.
-static CLOSED: LazyLock<Access> = LazyLock::new(|| Access::of_secrets("example.com=jYk3-pW0r_Tq81-zR7m").expect("a secret"));
+static CLOSED: LazyLock<Access> =
+    LazyLock::new(|| Access::of_secrets("example.com=jYk3-pW0r_Tq81-zR7m").expect("a secret"));
 
 fuzz_target!(|data: &[u8]| {
     let Some((what, rest)) = chosen(data) else { return };
