@@ -1,4 +1,4 @@
-"""Takes out of a built template what ministack 1.5.33 cannot do, and tells of it.
+"""Removes from a built template the parts that ministack 1.5.33 does not support, and prints each removal.
 
 usage: ministack_patch.py TEMPLATE
 

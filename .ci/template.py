@@ -88,7 +88,7 @@ class Commands(unittest.TestCase):
         self.assertFalse(deploy["confirm_changeset"])
         self.assertEqual(deploy["capabilities"], "CAPABILITY_IAM")
         self.assertEqual(SAMCONFIG["default"]["delete"]["parameters"]["stack_name"], deploy["stack_name"])
-        # With a template here, the source would be deployed instead of what was built.
+        # With a template here, `sam deploy` would deploy the source instead of the build.
         self.assertNotIn("template_file", deploy)
         for file in ["README.md", "docs/deploy.md"]:
             self.assertNotIn("--guided", (ROOT / file).read_text())

@@ -567,7 +567,7 @@ impl Poster {
         self.world.told("/events", event).await;
     }
 
-    /// What is told of a user who stays as he is.
+    /// Posts events about a user whose presence and devices do not change.
     async fn steady(&mut self) {
         let user = self.user.clone();
         let to = [user.as_str()];
@@ -623,7 +623,7 @@ impl Poster {
         }
     }
 
-    /// What is told of a user who comes and goes.
+    /// Posts events about a user whose presence and devices change.
     async fn changing(&mut self) {
         let user = self.user.clone();
         match self.rng.u32(0..100) {
@@ -639,7 +639,7 @@ impl Poster {
             }
             _ => {}
         }
-        // Else little would be known of what is to be notified.
+        // Without waiting, most messages would have no certain recipients.
         self.world.settle(&user, Duration::from_millis(self.rng.u64(0..4_000))).await;
         if self.rng.bool() {
             let becomes = if self.world.book().offline[&user].last() == Is::Yes { Is::No } else { Is::Yes };
@@ -658,7 +658,7 @@ impl Poster {
         }
     }
 
-    /// What is told of several users at once.
+    /// Posts events about several users in one request.
     async fn group(&mut self) {
         let users = users();
         let mut to: Vec<_> = users.iter().map(String::as_str).collect();

@@ -42,7 +42,7 @@ pub(crate) enum WhenReached {
 /// Whether a request is within `RATE_LIMIT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It is.
+    /// The request is within the limit, and is counted.
     Admitted,
     /// The limit of this domain or user is reached; more is taken after this time.
     Exceeded(String, Duration),
@@ -115,7 +115,8 @@ impl Store {
         refused.and_then(|admission| returned.map(|()| admission))
     }
 
-    /// Counts what is told of one in this window, unless its count has reached `limit`; returns whether it did.
+    /// Adds `count` to the count of a domain or user in this window, unless it has reached `limit`. Returns whether it was
+    /// added.
     async fn count_told(&self, one: &str, count: u64, limit: NonZeroU32, window: &str) -> Result<bool, StoreError> {
         let counted = self
             .update(keys::rate(one), window)
