@@ -7,13 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 use pushlark_settings::SettingError;
-use pushlark_webhooks::Key;
+use pushlark_webhooks::{Key, MIN_SECRET_BYTES};
 use pushlark_xmpp::DomainPart;
 use reqwest::Url;
 use sha2::{Digest, Sha256};
-
-/// The length of a token that nobody can guess.
-const MIN_TOKEN_BYTES: usize = 16;
 
 /// The settings as they are given, by options or by environment variables of the same names.
 #[derive(Args, Clone)]
@@ -175,8 +172,8 @@ fn url(name: &'static str, url: Option<&str>) -> Result<Option<Url>, SettingErro
 fn rest(given: &Given) -> Result<Option<Rest>, SettingError> {
     let token = given.rest_token.as_deref().map(str::trim).filter(|token| !token.is_empty());
     let Some(token) = token else { return Ok(None) };
-    if token.len() < MIN_TOKEN_BYTES {
-        let reason = format!("it has {} bytes, at least {MIN_TOKEN_BYTES} are required", token.len());
+    if token.len() < MIN_SECRET_BYTES {
+        let reason = format!("it has {} bytes, at least {MIN_SECRET_BYTES} are required", token.len());
         return Err(SettingError::invalid("REST_TOKEN", reason));
     }
     let address: SocketAddr =
