@@ -1,11 +1,14 @@
-"""The template, samconfig.toml and the commands of README.md and docs/deploy.md must fit together."""
+"""The template, samconfig.toml and the snippets of README.md and docs/ must fit together."""
 
+import configparser
 import re
 import shlex
 import tomllib
 import unittest
 from pathlib import Path
 
+import botocore.session
+from botocore import xform_name
 from samcli.yamlhelper import yaml_parse
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +23,29 @@ def deployments(file):
     blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
     for options in re.findall("sam deploy(.*)", "\n".join(blocks).replace("\\\n", "")):
         yield dict(word.split("=", 1) for word in shlex.split(options) if re.match(r"[A-Z]\w*=", word))
+
+
+def snippets(language, file="**/*.md"):
+    """The fenced blocks of a language in README.md and docs/: each with its file."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        if path.match(file):
+            for text in re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+                yield path.name, text
+
+
+def commands(shell):
+    """The words of each simple command of a block."""
+    shell = re.sub(r"(^|\s)#[^'\"]*$", r"\1", shell, flags=re.MULTILINE).replace("\\\n", " ")
+    lexer = shlex.shlex(shell, posix=True, punctuation_chars=";|&()\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
+    words = []
+    for word in [*lexer, "\n"]:
+        if set(word) <= set(";|&()\n"):
+            if words:
+                yield words
+            words = []
+        else:
+            words.append(word)
 
 
 def evaluate(expression, parameters):
@@ -92,6 +118,64 @@ class Commands(unittest.TestCase):
         self.assertNotIn("template_file", deploy)
         for file in ["README.md", "docs/deploy.md"]:
             self.assertNotIn("--guided", (ROOT / file).read_text())
+
+
+class Snippets(unittest.TestCase):
+    # Options of every command, a command that is the CLI's own, and an option that it gives another name.
+    GLOBAL = {"cli-binary-format", "output", "profile", "query", "region"}
+    OWN = {("logs", "tail"): {"follow", "format", "since"}}
+    RENAMED = {("sns", "subscribe"): {"notification-endpoint"}}
+
+    def test_aws_commands_name_operations_and_parameters_that_exist(self):
+        session, checked = botocore.session.get_session(), 0
+        for page, shell in snippets("sh"):
+            for words in commands(shell):
+                if words[0] != "aws":
+                    continue
+                service, operation = words[1], words[2]
+                if operation == "wait":
+                    waiters = session.create_client(service, region_name="eu-west-1").waiter_names
+                    self.assertIn(words[3], [name.replace("_", "-") for name in waiters], page)
+                    continue
+                given = {word.lstrip("-").split("=")[0] for word in words[3:] if word.startswith("--")}
+                known = self.OWN.get((service, operation))
+                if known is None:
+                    model = session.get_service_model(service)
+                    names = {xform_name(name, "-"): name for name in model.operation_names}
+                    self.assertIn(operation, names, f"{page}: {words}")
+                    members = model.operation_model(names[operation]).input_shape.members
+                    known = {xform_name(member, "-") for member in members}
+                    known |= self.RENAMED.get((service, operation), set())
+                    known |= {f"no-{xform_name(name, '-')}" for name, m in members.items() if m.type_name == "boolean"}
+                self.assertLessEqual(given, known | self.GLOBAL, f"{page}: {words}")
+                checked += 1
+        self.assertGreater(checked, 8)
+
+    def test_configuration_files_are_well_formed(self):
+        for page, text in snippets("toml"):
+            self.assertTrue(tomllib.loads(text), page)
+        for page, text in snippets("ini"):
+            parser = configparser.ConfigParser(interpolation=None)
+            parser.optionxform = str
+            parser.read_string(text)
+            self.assertTrue(parser.sections(), page)
+        for page, text in snippets("yaml"):
+            self.assertTrue(yaml_parse(text), page)
+
+    def test_a_worker_of_ones_own_fits_the_template(self):
+        [(_, text)] = snippets("yaml", "plugin-rust.md")
+        [(name, resource)] = yaml_parse(text).items()
+        worker = RESOURCES[name]
+        self.assertLessEqual(resource["Metadata"].keys(), worker["Metadata"].keys())
+        self.assertLessEqual(resource["Properties"].keys(), worker["Properties"].keys())
+        code = ROOT / "infra" / resource["Properties"]["CodeUri"]
+        package = tomllib.loads((code / "Cargo.toml").read_text())["package"]["name"]
+        self.assertEqual(package, resource["Metadata"]["BuildProperties"]["Binary"])
+
+    def test_outputs_that_the_pages_name_exist(self):
+        pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+        named = {name for page in pages for name in re.findall(r"prints[^.]*? as `(\w+)`", page.read_text())}
+        self.assertLessEqual(named, TEMPLATE["Outputs"].keys())
 
 
 class Queues(unittest.TestCase):

@@ -5,11 +5,12 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use pushlark_delivery::{TrustedOrigins, check_subscription};
+use pushlark_delivery::Destinations;
 use pushlark_events::{Sources, read};
 use pushlark_fuzz::{at_once, caller, check_answer, check_events, chosen, post};
 use pushlark_http::{Access, Invocation, Methods, Rejection, Response, answer, command};
 use pushlark_plugin::PublishOptions;
+use pushlark_settings::Environment;
 use pushlark_xmpp::{Disable, Element, Enable, InvalidRequest, Iq, Jid, MAX_NODE_BYTES, is_xml_text};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -19,6 +20,11 @@ static OPEN: LazyLock<Access> = LazyLock::new(Access::open);
 /// Nothing that is tried has the secret.
 static CLOSED: LazyLock<Access> =
     LazyLock::new(|| Access::of_secrets("example.com=jYk3-pW0r_Tq81-zR7m").expect("a secret"));
+
+static DESTINATIONS: LazyLock<Destinations> = LazyLock::new(|| {
+    let settings = [("PUSH_SERVICE", "direct"), ("VIRTUAL_PUBSUB_HOSTS", "push.@HOST@")];
+    Destinations::from_environment(&Environment::from_iter(settings)).expect("settings")
+});
 
 fuzz_target!(|data: &[u8]| {
     let Some((what, rest)) = chosen(data) else { return };
@@ -48,15 +54,14 @@ where
     }
 }
 
-fn enable(Enable { user, node, form, .. }: Enable) -> Result<Value, Rejection> {
+fn enable(Enable { user, jid, node, form }: Enable) -> Result<Value, Rejection> {
     check_parties(&user, Some(&node));
     assert!(form.iter().all(|(name, value)| is_xml_text(name) && is_xml_text(value)));
     let options = PublishOptions::new(form).map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
     assert!(options.masked().iter().zip(options.fields()).all(|((a, _), (b, _))| a == b));
-    options.check().map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
-    check_subscription(&options, &TrustedOrigins::default())
-        .map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
-    Ok(json!({"node": node}))
+    let notice = DESTINATIONS.check(&user.to_bare(), &jid, &options);
+    let notice = notice.map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
+    Ok(json!({"node": node, "notice": notice.map(|notice| notice.to_string())}))
 }
 
 fn disable(Disable { user, node, .. }: Disable) -> Result<Value, Rejection> {

@@ -16,7 +16,8 @@ pub struct Function {
 }
 
 impl Function {
-    /// Answers one invocation: `{"user", "jid", "node"?}` or the `<disable/>` IQ.
+    /// Answers one invocation: `{"user", "jid", "node"?}`, by the number of registrations that are `removed`, or the
+    /// `<disable/>` IQ.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         answer(&self.access, Methods::Post, invocation, async |request| {
             let caller = request.caller.clone();
@@ -39,9 +40,10 @@ impl Function {
         if let Admission::Exceeded(charged, wait) = admission {
             return Err(Rejection::TooMany(charged, wait));
         }
-        self.store.unregister(&user, &jid, node.as_deref()).await.map_err(unavailable)?;
-        tracing::info!(%user, %jid, "disabled");
-        let mut answer = json!({"status": "disabled", "user": user.as_str(), "jid": jid.as_str()});
+        let removed = self.store.unregister(&user, &jid, node.as_deref()).await.map_err(unavailable)?;
+        tracing::info!(%user, %jid, removed, "disabled");
+        let mut answer =
+            json!({"status": "disabled", "user": user.as_str(), "jid": jid.as_str(), "removed": removed});
         if let Some(node) = node {
             answer["node"] = node.into();
         }

@@ -1,11 +1,10 @@
 //! Enables notifications (XEP-0357, section 5): stores a registration.
 
-use pushlark_delivery::{TrustedOrigins, check_subscription};
+use pushlark_delivery::Destinations;
 use pushlark_http::{
     Access, Answer, Caller, Invocation, Method, Methods, Problem, Rejection, Request, Response, answer, command,
 };
 use pushlark_plugin::{PublishOptions, PublishService};
-use pushlark_settings::HostPatterns;
 use pushlark_store::{Admission, Registered, Store, StoreError, micros, of_micros};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, Enable, parse_jid};
@@ -20,16 +19,13 @@ pub struct Function {
     pub access: Access,
     /// Where registrations are kept.
     pub store: Store,
-    /// The hosts at which the options are Pushlark's own to check.
-    pub virtual_hosts: HostPatterns,
-    /// The real PubSub hosts that users may name; `None` for all.
-    pub pubsub_hosts: Option<HostPatterns>,
-    /// The endpoints of Web Push that are trusted although they are not public.
-    pub trusted_origins: TrustedOrigins,
+    /// The PubSub hosts, and the options that they need.
+    pub destinations: Destinations,
 }
 
 impl Function {
-    /// Answers one invocation: `{"user", "jid", "node", "form"?}` or the `<enable/>` IQ; and GET, with `?user=` by whoever
+    /// Answers one invocation: `{"user", "jid", "node", "form"?}`, with a `notice` if nothing is notified as things are, or
+    /// the `<enable/>` IQ; and GET, with `?user=` by whoever
     /// is not the user's own client, by what is enabled, without what is secret of it.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         answer(&self.access, Methods::GetAndPost, invocation, async |request| match request.method {
@@ -49,14 +45,8 @@ impl Function {
             return Err(Rejection::Forbidden(owner.to_string()));
         }
         let options = PublishOptions::new(form).map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
-        if self.virtual_hosts.has(&owner, &jid) {
-            options.check().map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
-            check_subscription(&options, &self.trusted_origins)
-                .map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
-        } else if self.pubsub_hosts.as_ref().is_some_and(|hosts| !hosts.has(&owner, &jid)) {
-            let hosts = "neither of the VIRTUAL_PUBSUB_HOSTS nor of the PUBSUB_HOSTS";
-            return Err(Rejection::BadRequest(format!("jid: {jid} is {hosts} of {}", owner.domain())));
-        }
+        let notice = self.destinations.check(&owner, &jid, &options);
+        let notice = notice.map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
         let service = PublishService { jid, node, options, created_at: micros(OffsetDateTime::now_utc()) };
         let unavailable = |error: StoreError| {
             tracing::error!(user = %owner, jid = %service.jid, error = %Causes(&error), "not enabled");
@@ -70,8 +60,16 @@ impl Function {
             let most = self.store.limits().nodes;
             return Err(Rejection::Full(format!("{owner} has {most} nodes already, disable one first")));
         }
-        tracing::info!(user = %owner, jid = %service.jid, "enabled");
-        Ok(json!({"status": "enabled", "user": owner.as_str(), "jid": service.jid.as_str(), "node": service.node}))
+        let mut answer =
+            json!({"status": "enabled", "user": owner.as_str(), "jid": service.jid.as_str(), "node": service.node});
+        match notice {
+            None => tracing::info!(user = %owner, jid = %service.jid, "enabled"),
+            Some(notice) => {
+                tracing::warn!(user = %owner, jid = %service.jid, reason = %notice, "enabled in vain");
+                answer["notice"] = notice.to_string().into();
+            }
+        }
+        Ok(answer)
     }
 
     async fn list(&self, request: &Request) -> Result<Response, Problem> {

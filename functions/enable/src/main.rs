@@ -1,6 +1,6 @@
 //! The function as Lambda starts it.
 
-use pushlark_delivery::TrustedOrigins;
+use pushlark_delivery::Destinations;
 use pushlark_http::{Access, Clients, run};
 use pushlark_settings::{Environment, aws_config};
 use pushlark_store::Store;
@@ -16,9 +16,7 @@ async fn main() -> anyhow::Result<()> {
             .await?
             .with_clients(Clients::from_environment(&environment, &aws).await?),
         store: Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
-        virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
-        pubsub_hosts: environment.get("PUBSUB_HOSTS")?,
-        trusted_origins: TrustedOrigins::from_environment(&environment)?,
+        destinations: Destinations::from_environment(&environment)?,
     };
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)
 }

@@ -4,17 +4,16 @@ mod publish;
 
 use std::collections::BTreeMap;
 
+use pushlark_delivery::Destinations;
 use pushlark_http::{
     Access, Answer, Caller, Invocation, Media, Methods, Problem, Response, answer, read_json, read_text,
 };
-use pushlark_plugin::PublishOptions;
 use pushlark_queue::Queue;
-use pushlark_settings::HostPatterns;
 use pushlark_store::{Admission, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError, micros};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
     AccessModel, Affiliation, BareJid, Condition, Disable, DomainPart, Element, Enable, InvalidPubSub, Iq, IqType, Jid,
-    NodeConfig, PubSubRequest, PublishModel, ns, parse_jid,
+    MAX_NODE_BYTES, NodeConfig, PubSubRequest, PublishModel, ns, parse_jid,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -30,7 +29,7 @@ pub struct Function {
     /// Where notifications go.
     pub queue: Queue,
     /// The hosts whose nodes stand for devices.
-    pub virtual_hosts: HostPatterns,
+    pub destinations: Destinations,
 }
 
 /// What the account of a sender at the push node begins with. Domains and bare JIDs have no slash.
@@ -108,6 +107,7 @@ impl Function {
         }
         match PubSubRequest::try_from(iq)? {
             PubSubRequest::DiscoInfo { node } => self.disco_info(&parties, node).await.map(Some),
+            PubSubRequest::DiscoItems { node } => self.disco_items(&parties, node).await.map(Some),
             PubSubRequest::Create { node, config } => self.create(&parties, node, config).await,
             PubSubRequest::Configuration { node } => {
                 let node = self.owned(&parties, node).await?;
@@ -153,7 +153,7 @@ impl Function {
             }
             PubSubRequest::Publish { node, item, options } => {
                 let node = self.node(&parties, node).await?;
-                self.publish(&parties.from, iq.id(), node, item, options).await.map(Some)
+                self.publish(&parties.from, iq, node, item, options).await.map(Some)
             }
         }
     }
@@ -166,9 +166,18 @@ impl Function {
             query = query.with_attribute("node", node.address.node);
         }
         let identity = info("identity").with_attribute("category", "pubsub").with_attribute("type", "push");
-        let features = [ns::DISCO_INFO, ns::PUBSUB, ns::PUSH];
+        let features = [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::PUBSUB, ns::PUSH];
         let features = features.into_iter().map(|feature| info("feature").with_attribute("var", feature));
         Ok(features.fold(query.with_child(identity), Element::with_child))
+    }
+
+    /// The names of nodes are their owners' alone, so the list is empty.
+    async fn disco_items(&self, parties: &Parties, node: Option<String>) -> Result<Element, Refusal> {
+        let query = Element::new("query", ns::DISCO_ITEMS);
+        match node {
+            Some(node) => Ok(query.with_attribute("node", self.node(parties, node).await?.address.node)),
+            None => Ok(query),
+        }
     }
 
     async fn create(
@@ -180,7 +189,7 @@ impl Function {
         let instant = name.is_none();
         // What Pushlark names cannot be guessed.
         let name = name.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-        let node = parties.new_node(&self.virtual_hosts, name, config)?;
+        let node = parties.new_node(&self.destinations, name, config)?;
         self.check_placed(&node, self.store.create_node(&node).await?)?;
         tracing::info!(owner = %node.owner, jid = %node.address.jid, "node created");
         let pubsub = |name| Element::new(name, ns::PUBSUB);
@@ -195,10 +204,8 @@ impl Function {
         if jid != parties.to {
             return Err(Refusal::bad_request(format!("jid must be the service that is asked, {}", parties.to)));
         }
-        let options = PublishOptions::new(form).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
-        options.check().map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
-        let device = publish::device(options)?;
-        let mut node = parties.new_node(&self.virtual_hosts, name, NodeConfig::default())?;
+        let device = self.device(form)?;
+        let mut node = parties.new_node(&self.destinations, name, NodeConfig::default())?;
         node.affiliations.insert(parties.from.domain().to_owned().into(), Affiliation::PublishOnly);
         node.device = Some(device);
         self.check_placed(&node, self.store.register_node(&node).await?)?;
@@ -238,9 +245,13 @@ impl Function {
     }
 
     async fn node(&self, parties: &Parties, node: String) -> Result<Node, Refusal> {
-        let address = NodeAddress { jid: parties.to.clone(), node };
-        let node = self.store.node(&address).await?;
-        node.ok_or_else(|| Refusal::new(Condition::ItemNotFound, "there is no node of this name"))
+        let not_found = || Refusal::new(Condition::ItemNotFound, "there is no node of this name");
+        // The table takes no longer names, so none was created.
+        if node.len() > MAX_NODE_BYTES {
+            return Err(not_found());
+        }
+        let node = self.store.node(&NodeAddress { jid: parties.to.clone(), node }).await?;
+        node.ok_or_else(not_found)
     }
 
     /// A node, for its owner.
@@ -287,9 +298,9 @@ impl Parties {
         }
     }
 
-    /// A node for the sender, unless nothing publishes what comes to it.
-    fn new_node(&self, virtual_hosts: &HostPatterns, node: String, config: NodeConfig) -> Result<Node, Refusal> {
-        if !virtual_hosts.has(&self.from, &self.to) {
+    /// A node for the sender, unless nothing publishes the notifications that come to it.
+    fn new_node(&self, destinations: &Destinations, node: String, config: NodeConfig) -> Result<Node, Refusal> {
+        if !destinations.is_virtual(&self.from, &self.to) {
             let text = format!("{} is none of the VIRTUAL_PUBSUB_HOSTS for {}", self.to, self.from);
             return Err(Refusal::new(Condition::NotAllowed, text));
         }
@@ -322,11 +333,7 @@ impl Refusal {
 
 impl From<InvalidPubSub> for Refusal {
     fn from(invalid: InvalidPubSub) -> Self {
-        let condition = match invalid {
-            InvalidPubSub::BadRequest(_) => Condition::BadRequest,
-            InvalidPubSub::Unsupported(_) => Condition::FeatureNotImplemented,
-        };
-        Self::new(condition, invalid.to_string())
+        Self { condition: invalid.condition, text: invalid.text }
     }
 }
 

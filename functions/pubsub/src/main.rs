@@ -1,5 +1,6 @@
 //! The function as Lambda starts it.
 
+use pushlark_delivery::Destinations;
 use pushlark_http::{Access, run};
 use pushlark_queue::Queue;
 use pushlark_settings::{Environment, aws_config};
@@ -16,7 +17,7 @@ async fn main() -> anyhow::Result<()> {
         access: Access::from_environment(&environment, &aws).await?,
         store: Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
         queue: Queue::new(aws_sdk_sqs::Client::new(&aws), queue),
-        virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
+        destinations: Destinations::from_environment(&environment)?,
     };
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)
 }

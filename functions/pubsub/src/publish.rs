@@ -6,7 +6,8 @@ use pushlark_plugin::{Payload, PublishOptions, PublishService};
 use pushlark_queue::{NodeNotification, Record, Subject, Work};
 use pushlark_store::{Device, Node};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::{Affiliation, BareJid, Condition, Element, GivenOptions, PublishModel, PublishedItem, ns};
+use pushlark_xmpp::{Affiliation, BareJid, Condition, Element, GivenOptions, Iq, PublishModel, PublishedItem, ns};
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -21,31 +22,30 @@ const ENDPOINT: &str = "endpoint";
 const APP: &str = "app";
 
 impl Function {
-    /// Queues what `publisher` publishes, and answers as XEP-0060, section 7.1.2 has it. The IQ's id and the publisher name
-    /// the message: a publish that is repeated notifies once.
+    /// Queues the notification that `publisher` publishes by `iq`, and answers as XEP-0060, section 7.1.2 has it. The
+    /// publisher, the IQ's id and its content name the message: a publish that is repeated notifies once, and a new one
+    /// notifies although its id was used before.
     pub(crate) async fn publish(
         &self,
         publisher: &BareJid,
-        iq_id: &str,
+        iq: &Iq,
         node: Node,
         item: PublishedItem,
         options: GivenOptions,
     ) -> Result<Element, Refusal> {
         check_publisher(&node, publisher)?;
         let options = match (options, &node.device) {
-            (GivenOptions::Submitted(options), _) if is_complete(&options) => {
-                let options =
-                    PublishOptions::new(options).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
-                device(options)?
-            }
+            (GivenOptions::Submitted(fields), _) if is_complete(&fields) => self.device(fields)?,
             (_, Some(known)) => known.clone(),
-            (GivenOptions::Malformed(why), None) => return Err(Refusal::new(Condition::PreconditionNotMet, why)),
+            (GivenOptions::NotSubmitted, None) => {
+                let text = format!("the publish options must be a form of type submit with the FORM_TYPE {}", ns::PUBLISH_OPTIONS);
+                return Err(Refusal::new(Condition::PreconditionNotMet, text));
+            }
             _ => {
                 let text = "the publish options must have device_id and service";
                 return Err(Refusal::new(Condition::PreconditionNotMet, text));
             }
         };
-        options.check().map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
         check_summary(&item, options.silent().unwrap_or(false))?;
         let service = node.service(options);
         if self.store.device(&service).await? == Device::Gone {
@@ -64,7 +64,7 @@ impl Function {
             options: options.fields().clone(),
             summary: item.summary,
         };
-        let id = format!("{publisher}/{iq_id}");
+        let id = format!("{publisher}/{}/{}", iq.id(), digest(iq));
         let subject = Subject::Notification(Box::new(notification));
         let work = Work { id: id.clone(), at: OffsetDateTime::now_utc(), subject };
         self.queue.send(&Record::pack([work])).await.map_err(|error| {
@@ -74,22 +74,29 @@ impl Function {
         count(Metric::EventsAccepted);
         Ok(pubsub("pubsub").with_child(published))
     }
-}
 
-/// Options as a device is told of by them: without a choice of the app, which is not the user's here.
-pub fn device(options: PublishOptions) -> Result<PublishOptions, Refusal> {
-    let mut fields = options.fields().clone();
-    fields.remove(APP);
-    if !is_complete(&fields) {
-        let text = "the form must have service, and device_id or endpoint";
-        return Err(Refusal::bad_request(text));
+    /// The options that name a device: without a choice of the app, which is not the user's here.
+    pub(crate) fn device(&self, mut fields: BTreeMap<String, String>) -> Result<PublishOptions, Refusal> {
+        fields.remove(APP);
+        if !is_complete(&fields) {
+            return Err(Refusal::bad_request("the form must have service, and device_id or endpoint"));
+        }
+        let options = PublishOptions::new(fields).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
+        options.check().map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
+        self.destinations.check_device(&options).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
+        Ok(options)
     }
-    PublishOptions::new(fields).map_err(|invalid| Refusal::bad_request(invalid.to_string()))
 }
 
 fn is_complete(options: &BTreeMap<String, String>) -> bool {
-    let has = |name: &str| options.get(name).is_some_and(|value| !value.is_empty());
+    let has = |name: &str| options.get(name).is_some_and(|value| !value.trim().is_empty());
     MANDATORY.into_iter().all(has) || has("service") && has(ENDPOINT)
+}
+
+/// A short digest of the content of an IQ.
+fn digest(iq: &Iq) -> String {
+    let content = iq.payload().map(Element::to_string).unwrap_or_default();
+    Sha256::digest(content).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn check_publisher(node: &Node, publisher: &BareJid) -> Result<(), Refusal> {
@@ -108,7 +115,8 @@ fn check_summary(item: &PublishedItem, is_silent: bool) -> Result<(), Refusal> {
     let names = |name| has(name) || item.without_value.iter().any(|field| field == name);
     for field in [Payload::LAST_MESSAGE_SENDER, Payload::LAST_MESSAGE_BODY] {
         if has(Payload::MESSAGE_COUNT) && !is_silent && !names(field) {
-            return Err(Refusal::bad_request(format!("the notification has no {field}")));
+            let text = format!("the notification has no {field}");
+            return Err(Refusal::new(Condition::InvalidPayload, text));
         }
     }
     Ok(())

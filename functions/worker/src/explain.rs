@@ -87,6 +87,9 @@ enum Outcome {
 /// A decision's steps, in their order.
 #[derive(Debug, Serialize)]
 struct Steps {
+    /// The reason, where no step can show it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notice: Option<&'static str>,
     unread_count: u32,
     registrations: Vec<Service>,
     exists: bool,
@@ -188,7 +191,9 @@ impl Worker {
                 let (others, ours): (Vec<_>, Vec<_>) =
                     publications.into_iter().partition(|planned| claimed.has(&planned.publication.service));
                 let others = others.into_iter().map(|planned| (planned.publication.service, Reason::Claimed));
+                let has_none = snapshot.services.is_empty();
                 Outcome::Decided(Steps {
+                    notice: has_none.then_some("nobody is notified: the recipient has no registration"),
                     unread_count: event.unread_count,
                     registrations: snapshot.services.iter().map(Service::new).collect(),
                     exists: recipient.exists,

@@ -24,7 +24,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use axum::Router;
 use dynoxide::Database;
-use pushlark_delivery::TrustedOrigins;
+use pushlark_delivery::Destinations;
 use pushlark_events::Sources;
 use pushlark_http::sns::Topics;
 use pushlark_http::{
@@ -213,12 +213,11 @@ impl Stack {
         let access = access(&environment, &aws).await?;
         let clients_access = access.clone().with_clients(Clients::from_environment(&environment, &aws).await?);
         let topics = Topics::from_environment(&environment)?;
+        let destinations = Destinations::from_environment(&environment)?;
         let enable = enable::Function {
             access: clients_access.clone(),
             store: store.clone(),
-            virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
-            pubsub_hosts: environment.get("PUBSUB_HOSTS")?,
-            trusted_origins: TrustedOrigins::from_environment(&environment)?,
+            destinations: destinations.clone(),
         };
         let disable = disable::Function { access: clients_access, store: store.clone() };
         let ingest = ingest::Function {
@@ -233,7 +232,7 @@ impl Stack {
             access: access.clone(),
             store: store.clone(),
             queue: queue.clone(),
-            virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
+            destinations,
         };
         let aws = with_endpoint(aws, &environment, "AWS_ENDPOINT_URL_LAMBDA");
         let worker = Worker::from_environment(&environment, &aws, &options.plugins, store, queue, dead_letters)?;

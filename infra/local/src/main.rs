@@ -98,10 +98,15 @@ fn introduce(stack: &Stack, data: Option<&Path>) -> anyhow::Result<()> {
         std::fs::write(&file, stack.lambda_env()).with_context(|| format!("cannot write {}", file.display()))?;
         println!("Data is kept in {}; for cargo lambda, --env-file {}.", folder.display(), file.display());
     }
+    // The shell that tries them has the secret; it is not printed.
+    let (hint, credential) = match stack.environment.text("WEBHOOK_SECRET") {
+        Some(_) => (" (with one of the secrets in $SECRET)", r#" -H "Authorization: Bearer $SECRET""#),
+        None => ("", ""),
+    };
     println!(
-        r#"Try:
-  curl {url}/enable -H 'Content-Type: application/json' -d '{{"user": "bob@example.com", "jid": "push.example.com", "node": "phone", "form": {{"service": "fcm", "device_id": "TOKEN"}}}}'
-  curl {url}/events -H 'Content-Type: application/json' -d '{{"type": "message", "from": "alice@example.com/pc", "to": "bob@example.com", "chat": "chat", "body": "Hi"}}'
+        r#"Try{hint}:
+  curl {url}/enable{credential} -H 'Content-Type: application/json' -d '{{"user": "bob@example.com", "jid": "push.example.com", "node": "phone", "form": {{"service": "fcm", "device_id": "TOKEN"}}}}'
+  curl {url}/events{credential} -H 'Content-Type: application/json' -d '{{"type": "message", "from": "alice@example.com/pc", "to": "bob@example.com", "chat": "chat", "body": "Hi"}}'
   curl {url}/sink/notifications"#
     );
     Ok(())

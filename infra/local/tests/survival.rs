@@ -32,11 +32,16 @@ struct Process {
 impl Process {
     /// Starts the stack with its data in `folder`, and waits until it says where it is.
     fn start(folder: &Path, push_service: &str) -> Self {
+        Self::start_with(folder, push_service, &[])
+    }
+
+    fn start_with(folder: &Path, push_service: &str, settings: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_local"))
             .args(["--port", "0", "--data"])
             .arg(folder)
             .env("MONGOOSEPUSH_URL", push_service)
             .env("NO_COLOR", "1")
+            .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -107,6 +112,30 @@ async fn an_accepted_event_outlives_a_kill_right_after_its_202() {
     let _stack = Process::start(&folder, &push_service_url);
     let device = tokio::time::timeout(PATIENCE, notified.recv()).await;
     assert_eq!(device.expect("notified in time").unwrap(), "phone");
+}
+
+/// They are for a shell that has the secret as `$SECRET`, if one is set.
+#[tokio::test]
+async fn the_commands_that_it_prints_work() {
+    const SECRET: &str = "a-secret-that-is-not-printed";
+    for (name, settings) in [("open", &[][..]), ("closed", &[("WEBHOOK_SECRET", SECRET)])] {
+        let stack = Process::start_with(&folder(name), "http://127.0.0.1:9", settings);
+        let begun = Instant::now();
+        let commands = loop {
+            let printed = stack.printed.lock().unwrap().clone();
+            assert!(!printed.join("\n").contains(SECRET));
+            let commands: Vec<_> = printed.into_iter().filter(|line| line.starts_with("  curl ")).collect();
+            if commands.len() == 3 {
+                break commands;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{commands:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let script = format!("set -e\ncurl() {{ command curl --silent --fail-with-body \"$@\"; }}\n{}", commands.join("\n"));
+        let mut bash = tokio::process::Command::new("bash");
+        let ran = bash.arg("-c").arg(script).env("SECRET", SECRET).output().await.unwrap();
+        assert!(ran.status.success(), "{name}: {commands:?}: {}", String::from_utf8_lossy(&ran.stdout));
+    }
 }
 
 #[tokio::test]

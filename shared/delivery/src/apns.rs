@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use p256::ecdsa::SigningKey;
 use p256::pkcs8::DecodePrivateKey;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pushlark_plugin::{Mode, Payload, Priority, PublishOptions};
 use reqwest::Response;
 use reqwest::header::AUTHORIZATION;
@@ -91,7 +90,7 @@ impl Apns {
             PushType::Voip => ("voip_device_id", MAX_VOIP_PAYLOAD),
             PushType::Alert | PushType::Background => ("device_id", MAX_PAYLOAD),
         };
-        let (token, topic) = match (notification.require(token), self.topic(notification, push_type)) {
+        let (token, topic) = match (notification.path_segment(token), self.topic(notification, push_type)) {
             (Ok(token), Ok(topic)) => (token, topic),
             (Err(unusable), _) | (_, Err(unusable)) => return Ok(Outcome::Refused(unusable.to_string())),
         };
@@ -103,7 +102,7 @@ impl Apns {
             Ok(body) => body,
             Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
         };
-        let url = format!("{}/3/device/{}", self.url(options), utf8_percent_encode(token, NON_ALPHANUMERIC));
+        let url = format!("{}/3/device/{token}", self.url(options));
         let expiration = match push_type {
             PushType::Voip => 0,
             _ if notification.time_to_live() == Duration::ZERO => 0,

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::apns::Apns;
 use crate::fcm::Fcm;
 use crate::http_client::{HttpClient, Kind};
-use crate::notification::{Notification, Unusable};
+use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
 use crate::web_push::{self, TrustedOrigins, WebPush};
 
@@ -78,16 +78,27 @@ struct Settings {
     web_push: Option<Value>,
 }
 
+/// A form that names no provider; the client's to correct. Its text does not quote the value, which may be a token in the
+/// wrong field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidService {
+    /// There is no service.
+    #[error("the form has no field \"service\"")]
+    Missing,
+    /// The service is another one.
+    #[error("the form's field \"service\" must be apns, fcm, web-push or unifiedpush")]
+    Unknown,
+}
+
 impl Provider {
-    /// What the option `service` names.
-    pub fn of(options: &PublishOptions) -> Result<Self, String> {
+    /// The provider that the option `service` names.
+    pub fn of(options: &PublishOptions) -> Result<Self, InvalidService> {
         match options.get("service").unwrap_or_default() {
-            "" => Err(Unusable::Missing("service").to_string()),
+            "" => Err(InvalidService::Missing),
             "apns" => Ok(Self::Apns),
             "fcm" => Ok(Self::Fcm),
             "web-push" | "webpush" | "unifiedpush" => Ok(Self::WebPush),
-            // Not which it is: that may be a token in the wrong field.
-            _ => Err("the form's service is none of apns, fcm, web-push and unifiedpush".into()),
+            _ => Err(InvalidService::Unknown),
         }
     }
 
@@ -128,7 +139,7 @@ impl Direct {
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
         let provider = match Provider::of(&notification.service.options) {
             Ok(provider) => provider,
-            Err(unusable) => return Outcome::Refused(unusable),
+            Err(invalid) => return Outcome::Refused(invalid.to_string()),
         };
         let apps = match self.apps.current().await {
             Ok(apps) => apps,
@@ -188,7 +199,7 @@ impl Clients {
 
 /// What a notification goes to, without the device.
 pub fn describe(options: &PublishOptions) -> String {
-    Provider::of(options).map_or_else(|unusable| unusable, |provider| provider.name().to_owned())
+    Provider::of(options).map_or_else(|invalid| invalid.to_string(), |provider| provider.name().to_owned())
 }
 
 fn log_unread(error: &SecretError) {

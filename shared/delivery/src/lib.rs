@@ -2,6 +2,7 @@
 
 mod apns;
 mod content;
+mod destinations;
 mod direct;
 mod fcm;
 mod fetched;
@@ -16,32 +17,32 @@ mod pubsub;
 mod web_push;
 mod webhook;
 
+pub use destinations::{Destinations, InvalidDevice, InvalidRegistration, Notice, Unroutable};
+pub use direct::InvalidService;
 pub use notification::Notification;
 pub use outcome::{Extent, Failure, Outcome};
-pub use web_push::{InvalidEndpoint, InvalidOrigin, InvalidSubscription, TrustedOrigins};
+pub use web_push::{InvalidEndpoint, InvalidSubscription};
 
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::join_all;
 use pushlark_plugin::xmpp::BareJid;
-use pushlark_plugin::{Mode, PublishOptions, PublishService};
-use pushlark_settings::{Environment, HostPatterns, SettingError};
+use pushlark_plugin::{Mode, PublishService};
+use pushlark_settings::{Environment, SettingError};
 use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
+use destinations::{Destination, PushService};
 use direct::{Direct, Provider};
 use health::Health;
 use mongoosepush::MongoosePush;
 use pubsub::PubSub;
-use web_push::Subscription;
 use webhook::Webhook;
 
 /// Publishes notifications.
 pub struct Delivery {
-    virtual_hosts: HostPatterns,
-    /// The real PubSub hosts that users may name; `None` for all.
-    pubsub_hosts: Option<HostPatterns>,
+    destinations: Destinations,
     push_service: Option<Publisher>,
     pubsub: Option<Publisher>,
 }
@@ -52,17 +53,6 @@ pub struct Publisher {
     health: Health,
     timeout: Duration,
     disable_after: Option<u32>,
-}
-
-/// Why nothing publishes to a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unroutable {
-    /// The settings name no way to it.
-    #[error("the host is not virtual, and PUBSUB_URL names no way to real ones")]
-    NoUrl,
-    /// Users may not name it.
-    #[error("the host is not virtual, and none of the PUBSUB_HOSTS")]
-    HostNotAllowed,
 }
 
 enum PublisherKind {
@@ -76,31 +66,26 @@ impl Delivery {
     /// From `VIRTUAL_PUBSUB_HOSTS`, `PUSH_SERVICE` and what the push service needs, and from `PUBSUB_URL`, `PUBSUB_HOSTS` and
     /// what goes with them. `aws` is for reading secrets.
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
-        let virtual_hosts: HostPatterns = environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default();
-        let push_service =
-            if virtual_hosts.is_empty() { None } else { Some(Publisher::of_push_service(environment, aws)?) };
-        let pubsub_hosts = environment.get("PUBSUB_HOSTS")?;
-        Ok(Self { virtual_hosts, pubsub_hosts, push_service, pubsub: Publisher::of_pubsub(environment, aws)? })
+        let destinations = Destinations::from_environment(environment)?;
+        let push_service = match destinations.push_service() {
+            Some(push_service) => Some(Publisher::of_push_service(push_service, environment, aws)?),
+            None => None,
+        };
+        Ok(Self { destinations, push_service, pubsub: Publisher::of_pubsub(environment, aws)? })
     }
 
-    /// The publisher to `jid` for `user`. A virtual host shadows a real one of its name.
+    /// The publisher to `jid` for `user`.
     pub fn route(&self, user: &BareJid, jid: &BareJid) -> Result<&Publisher, Unroutable> {
-        if self.virtual_hosts.has(user, jid) {
-            return self.push_service.as_ref().ok_or(Unroutable::NoUrl);
-        }
-        if self.pubsub_hosts.as_ref().is_some_and(|hosts| !hosts.has(user, jid)) {
-            return Err(Unroutable::HostNotAllowed);
-        }
-        let serves = |publisher: &&Publisher| match &publisher.kind {
-            PublisherKind::PubSub(pubsub) => pubsub.serves(user),
-            _ => false,
+        let publisher = match self.destinations.of(user, jid)? {
+            Destination::PushService => &self.push_service,
+            Destination::PubSub => &self.pubsub,
         };
-        self.pubsub.as_ref().filter(serves).ok_or(Unroutable::NoUrl)
+        publisher.as_ref().ok_or(Unroutable::NoUrl)
     }
 
     /// The push service of `user`, if `jid` is a virtual host.
     pub fn push_service(&self, user: &BareJid, jid: &BareJid) -> Option<&Publisher> {
-        self.push_service.as_ref().filter(|_| self.virtual_hosts.has(user, jid))
+        self.push_service.as_ref().filter(|_| self.destinations.is_virtual(user, jid))
     }
 
     /// The longest that a publish takes.
@@ -119,17 +104,21 @@ impl Delivery {
 }
 
 impl Publisher {
-    fn of_push_service(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
+    fn of_push_service(
+        push_service: &PushService,
+        environment: &Environment,
+        aws: &SdkConfig,
+    ) -> Result<Self, SettingError> {
         let timeout = publish_timeout(environment)?;
-        let kind = match environment.text("PUSH_SERVICE").unwrap_or("mongoosepush") {
-            "mongoosepush" => PublisherKind::MongoosePush(MongoosePush::from_environment(environment, timeout)?),
-            "direct" => PublisherKind::Direct(Box::new(Direct::from_environment(environment, timeout, aws)?)),
-            url if url.starts_with("https://") || url.starts_with("http://") => {
-                PublisherKind::Webhook(Box::new(Webhook::from_environment(url, environment, timeout, aws)?))
+        let kind = match push_service {
+            PushService::MongoosePush => {
+                PublisherKind::MongoosePush(MongoosePush::from_environment(environment, timeout)?)
             }
-            other => {
-                let reason = format!("{other:?} is no push service: mongoosepush, direct and the URL of your own are");
-                return Err(SettingError::invalid("PUSH_SERVICE", reason));
+            PushService::Direct => {
+                PublisherKind::Direct(Box::new(Direct::from_environment(environment, timeout, aws)?))
+            }
+            PushService::Webhook(url) => {
+                PublisherKind::Webhook(Box::new(Webhook::from_environment(url, environment, timeout, aws)?))
             }
         };
         let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
@@ -233,16 +222,4 @@ impl Publisher {
 fn publish_timeout(environment: &Environment) -> Result<Duration, SettingError> {
     let timeout = environment.number("PUBLISH_TIMEOUT_MS", 100..=5_000, 5_000)?;
     Ok(Duration::from_millis(timeout.into()))
-}
-
-/// Refuses a form at a virtual host that names a device of Web Push which could never be reached, while there is still
-/// somebody to be told.
-pub fn check_subscription(
-    options: &PublishOptions,
-    trusted_origins: &TrustedOrigins,
-) -> Result<(), InvalidSubscription> {
-    match Provider::of(options) {
-        Ok(Provider::WebPush) => Subscription::new(options, trusted_origins).map(drop),
-        _ => Ok(()),
-    }
 }

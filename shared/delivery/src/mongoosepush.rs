@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pushlark_settings::{Environment, SettingError};
 use reqwest::{Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
@@ -52,11 +51,11 @@ impl MongoosePush {
 
     /// Posts one notification to the device that its options name.
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
-        let (device_id, body) = match body(notification) {
-            Ok(body) => body,
-            Err(unusable) => return Outcome::Refused(unusable.to_string()),
+        let (body, device_id) = match (body(notification), notification.path_segment("device_id")) {
+            (Ok(body), Ok(device_id)) => (body, device_id),
+            (Err(unusable), _) | (_, Err(unusable)) => return Outcome::Refused(unusable.to_string()),
         };
-        let url = format!("{}{}", self.endpoint, utf8_percent_encode(device_id, NON_ALPHANUMERIC));
+        let url = format!("{}{device_id}", self.endpoint);
         match self.http.send(|client| client.post(&url).json(&body)).await {
             Ok(response) => self.outcome(response).await,
             Err(error) => unanswered(error).into(),
@@ -146,12 +145,11 @@ struct AlertBody<'n> {
     sound: Option<&'n str>,
 }
 
-/// The notification, and the id of the device that it is for.
-fn body<'n>(notification: &Notification<'n>) -> Result<(&'n str, Body<'n>), Unusable> {
+fn body<'n>(notification: &Notification<'n>) -> Result<Body<'n>, Unusable> {
     let options = &notification.service.options;
     options.check()?;
     let content = Content::new(options, notification.payload);
-    let body = Body {
+    Ok(Body {
         service: notification.require("service")?,
         mode: options.get("mode"),
         priority: options.get("priority"),
@@ -167,6 +165,5 @@ fn body<'n>(notification: &Notification<'n>) -> Result<(&'n str, Body<'n>), Unus
             click_action: options.get("click_action"),
             sound: options.get("sound"),
         }),
-    };
-    Ok((notification.require("device_id")?, body))
+    })
 }

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pushlark_plugin::xmpp::BareJid;
 use pushlark_plugin::{InvalidOptions, Payload, PublishService};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
+
+/// The characters that a path segment does not have as they are.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A notification, and for whom and how long it is.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +36,9 @@ pub enum Unusable {
     /// The form lacks what names the device.
     #[error("the registration's form has no {0:?}")]
     Missing(&'static str),
+    /// The name of the device has a meaning of its own in a URL (RFC 3986, section 3.3).
+    #[error("the registration's form has a {0:?} that is no name of a device")]
+    DotSegment(&'static str),
     /// The form has a value that makes no sense.
     #[error(transparent)]
     Option(#[from] InvalidOptions),
@@ -46,6 +53,15 @@ impl<'n> Notification<'n> {
     /// The option `name`, without which nothing can be sent.
     pub(crate) fn require(&self, name: &'static str) -> Result<&'n str, Unusable> {
         self.option(name).ok_or(Unusable::Missing(name))
+    }
+
+    /// The option `name`, without which nothing can be sent, as a segment of a URL's path. Unreserved characters stay as
+    /// they are (RFC 3986, section 2.3).
+    pub(crate) fn path_segment(&self, name: &'static str) -> Result<String, Unusable> {
+        match self.require(name)? {
+            "." | ".." => Err(Unusable::DotSegment(name)),
+            value => Ok(utf8_percent_encode(value, RESERVED).to_string()),
+        }
     }
 
     /// How long it is still worth delivering.
@@ -79,4 +95,38 @@ fn hash(parts: &[&str], length: usize) -> String {
     let mut name = BASE64_URL_SAFE_NO_PAD.encode(digest.finalize());
     name.truncate(length);
     name
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use pushlark_plugin::PublishOptions;
+
+    use super::*;
+
+    #[test]
+    fn a_path_segment_keeps_unreserved_characters_and_encodes_all_others() {
+        let user = BareJid::new("bob@example.com").unwrap();
+        let segment = |device: &str| {
+            let options = PublishOptions::new(BTreeMap::from([("device_id".into(), device.into())])).unwrap();
+            let service = PublishService { jid: user.clone(), node: "n".into(), options, created_at: 0 };
+            let notification = Notification {
+                message_id: "m",
+                user: &user,
+                conversation: &user,
+                service: &service,
+                payload: &Payload::default(),
+                expires_at: OffsetDateTime::UNIX_EPOCH,
+            };
+            notification.path_segment("device_id")
+        };
+        assert_eq!(segment("Az0-._~:APA91b_x-y").unwrap(), "Az0-._~%3AAPA91b_x-y");
+        assert_eq!(segment("a/b?c#d%e é").unwrap(), "a%2Fb%3Fc%23d%25e%20%C3%A9");
+        for device in [".", "..", " .. "] {
+            assert_eq!(segment(device), Err(Unusable::DotSegment("device_id")));
+        }
+        assert_eq!(segment(" "), Err(Unusable::Missing("device_id")));
+    }
 }

@@ -19,14 +19,19 @@ use crate::outcome::{Extent, Failure, Outcome};
 /// The way to PubSub services.
 pub struct PubSub {
     http: HttpClient,
-    servers: Vec<Server>,
+    servers: Servers,
     tokens: RotatingSecret<Tokens>,
     /// PubSub services that take no publish options.
     without_options: HostPatterns,
 }
 
-/// A chat server that sends stanzas.
-struct Server {
+/// The chat servers that send stanzas.
+#[derive(Debug, Clone, Default)]
+pub struct Servers(Vec<Server>);
+
+/// One chat server.
+#[derive(Debug, Clone)]
+pub struct Server {
     /// The domain whose stanzas it sends; `None` for those of all others.
     domain: Option<DomainPart>,
     url: Url,
@@ -42,14 +47,9 @@ impl PubSub {
         timeout: Duration,
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
-        let Some(urls) = environment.text("PUBSUB_URL") else { return Ok(None) };
-        let mut servers = Vec::new();
-        for (domain, url) in by_domain(urls) {
-            let url = Url::parse(url).map_err(|reason| SettingError::invalid("PUBSUB_URL", reason))?;
-            if !matches!(url.scheme(), "http" | "https") {
-                return Err(SettingError::invalid("PUBSUB_URL", "it must begin with https:// or http://"));
-            }
-            servers.push(Server { domain, url });
+        let servers = Servers::from_environment(environment)?;
+        if servers.0.is_empty() {
+            return Ok(None);
         }
         let without_options = environment.get("PUBSUB_WITHOUT_OPTIONS")?.unwrap_or_default();
         let tokens = Secret::new(environment.text("PUBSUB_TOKEN").unwrap_or_default(), aws);
@@ -57,20 +57,15 @@ impl PubSub {
         Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), servers, tokens, without_options }))
     }
 
-    /// Whether there is a way for a user's server.
-    pub fn serves(&self, user: &BareJid) -> bool {
-        self.server(user).is_some()
-    }
-
     /// The chat server that sends a user's notifications.
     pub fn describe(&self, user: &BareJid) -> String {
-        self.server(user).map(|server| server.name()).unwrap_or_default()
+        self.servers.of(user).map(|server| server.name()).unwrap_or_default()
     }
 
     /// Publishes one notification to the registration's node, and waits for what the PubSub service answers.
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
         let Notification { user, service, payload, .. } = *notification;
-        let Some(server) = self.server(user) else {
+        let Some(server) = self.servers.of(user) else {
             return Outcome::Refused(format!("there is no PUBSUB_URL for {}", user.domain()));
         };
         let none = Default::default();
@@ -101,7 +96,7 @@ impl PubSub {
     pub async fn warm_up(&self) -> Result<(), Failure> {
         self.http.prepare().await;
         self.tokens.current().await?;
-        for server in &self.servers {
+        for server in &self.servers.0 {
             self.http.send(|client| client.head(server.url.clone())).await.map_err(unanswered)?;
         }
         Ok(())
@@ -118,10 +113,26 @@ impl PubSub {
         };
         self.http.send(request).await
     }
+}
 
-    fn server(&self, user: &BareJid) -> Option<&Server> {
+impl Servers {
+    /// From `PUBSUB_URL`.
+    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
+        let mut servers = Vec::new();
+        for (domain, url) in by_domain(environment.text("PUBSUB_URL").unwrap_or_default()) {
+            let url = Url::parse(url).map_err(|reason| SettingError::invalid("PUBSUB_URL", reason))?;
+            if !matches!(url.scheme(), "http" | "https") {
+                return Err(SettingError::invalid("PUBSUB_URL", "it must begin with https:// or http://"));
+            }
+            servers.push(Server { domain, url });
+        }
+        Ok(Self(servers))
+    }
+
+    /// The chat server that sends the stanzas of a user's domain.
+    pub fn of(&self, user: &BareJid) -> Option<&Server> {
         let own = |server: &&Server| server.domain.as_ref().is_some_and(|domain| &**domain == user.domain());
-        self.servers.iter().find(own).or_else(|| self.servers.iter().find(|server| server.domain.is_none()))
+        self.0.iter().find(own).or_else(|| self.0.iter().find(|server| server.domain.is_none()))
     }
 }
 

@@ -74,12 +74,12 @@ impl PublishOptions {
         Ok(Self(fields))
     }
 
-    /// The value of any field.
+    /// The value of a field, without surrounding white space.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.0.get(name).map(|value| value.trim())
     }
 
-    /// All fields.
+    /// All fields, as the client gave them.
     pub fn fields(&self) -> &BTreeMap<String, String> {
         &self.0
     }
@@ -121,13 +121,12 @@ impl PublishOptions {
         })
     }
 
-    /// `silent`: whether the app handles the notification without showing it. `true` or `false`, which it is when
-    /// not given.
+    /// `silent`: whether the app handles the notification without showing it. A boolean, `false` when it is not given.
     pub fn silent(&self) -> Result<bool, InvalidOptions> {
         Ok(self.boolean("silent")?.unwrap_or(false))
     }
 
-    /// `mutable_content`: whether the app may change the notification before it is shown; `true` or `false`.
+    /// `mutable_content`: whether the app may change the notification before it is shown. A boolean.
     pub fn mutable_content(&self) -> Result<Option<bool>, InvalidOptions> {
         self.boolean("mutable_content")
     }
@@ -140,8 +139,13 @@ impl PublishOptions {
         })
     }
 
+    /// A field of type `boolean` (XEP-0004, section 3.3).
     fn boolean(&self, name: &'static str) -> Result<Option<bool>, InvalidOptions> {
-        self.choice(name, "true or false", |value| value.parse().ok())
+        self.choice(name, "true or false", |value| match value {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        })
     }
 
     fn choice<T>(
@@ -175,7 +179,7 @@ mod tests {
             ("priority", "10"),
             ("mode", "production"),
             ("silent", "TRUE"),
-            ("mutable_content", "1"),
+            ("mutable_content", "yes"),
             ("time_to_live", "soon"),
             ("time_to_live", "-1"),
             ("time_to_live", "+1"),
@@ -186,6 +190,18 @@ mod tests {
         }
         let fine = [("priority", "high"), ("mode", "dev"), ("silent", "false"), ("time_to_live", "0"), ("x", "any")];
         options(fine).check().unwrap();
+    }
+
+    #[test]
+    fn booleans_are_those_of_data_forms_and_white_space_around_a_value_is_ignored() {
+        for (value, expected) in [("true", true), ("1", true), (" true\n", true), ("false", false), ("0", false)] {
+            let options = options([("silent", value), ("mutable_content", value)]);
+            assert_eq!((options.silent(), options.mutable_content()), (Ok(expected), Ok(Some(expected))), "{value:?}");
+        }
+        let padded = options([("service", " fcm\t"), ("priority", "\nhigh "), ("time_to_live", " 60 ")]);
+        assert_eq!(padded.get("service"), Some("fcm"));
+        assert_eq!(padded.priority(), Ok(Some(Priority::High)));
+        assert_eq!(padded.time_to_live(), Ok(Some(Duration::from_secs(60))));
     }
 
     #[test]

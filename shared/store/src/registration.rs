@@ -101,11 +101,12 @@ impl Store {
         }
     }
 
-    /// Deletes a user's registrations at a PubSub service: the one of `node`, or all of them.
-    pub async fn unregister(&self, user: &BareJid, jid: &BareJid, node: Option<&str>) -> Result<(), StoreError> {
+    /// Deletes a user's registrations at a PubSub service: the one of `node`, or all of them. Returns how many there were.
+    pub async fn unregister(&self, user: &BareJid, jid: &BareJid, node: Option<&str>) -> Result<usize, StoreError> {
         if let Some(node) = node {
-            return self.delete(user, &keys::registration(jid, node), None).await.map(drop);
+            return self.delete(user, &keys::registration(jid, node), None).await.map(usize::from);
         }
+        let mut removed = 0;
         let mut pages = self
             .query()
             .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
@@ -118,9 +119,10 @@ impl Store {
             let items = page.map_err(StoreError::during("list registrations"))?.items.unwrap_or_default();
             let found = items.iter().filter_map(|item| item::text_of(item, "sk"));
             let deletions: Vec<_> = found.map(|key| self.delete(user, key, None)).collect();
-            stream::iter(deletions).buffer_unordered(WRITES).try_collect::<Vec<_>>().await?;
+            let deleted: Vec<_> = stream::iter(deletions).buffer_unordered(WRITES).try_collect().await?;
+            removed += deleted.into_iter().filter(|deleted| *deleted).count();
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Deletes one registration, unless it was enabled again since it was read. Returns whether it did.
@@ -176,7 +178,7 @@ impl Store {
             .table_name(&self.table)
             .key("pk", text(user))
             .key("sk", text(key))
-            .set_condition_expression(version.map(|_| "created_at = :version".into()))
+            .condition_expression(if version.is_some() { "created_at = :version" } else { "attribute_exists(pk)" })
             .set_expression_attribute_values(version.map(|v| HashMap::from([(":version".into(), number(v))])))
             .send()
             .await;

@@ -23,23 +23,20 @@ pub enum FormError {
     /// There is no FORM_TYPE.
     #[error("the form has no FORM_TYPE")]
     NoFormType,
-    /// A field has no name.
-    #[error("a field of the form has no \"var\"")]
-    Unnamed,
     /// A field stands twice, or has no value, or several.
     #[error("the form's field {0:?} must have exactly one value")]
     NotOneValue(String),
 }
 
 impl DataForm {
-    /// Reads an `<x xmlns='jabber:x:data'/>`.
+    /// Reads an `<x xmlns='jabber:x:data'/>`. A field without a name, such as one of type `fixed`, tells nothing.
     pub fn from_element(x: &Element) -> Result<Self, FormError> {
         if x.attribute("type") != Some("submit") {
             return Err(FormError::NotSubmitted);
         }
         let mut fields = BTreeMap::new();
-        for field in x.children().filter(|child| child.is("field", ns::DATA_FORMS)) {
-            let name = field.attribute("var").ok_or(FormError::Unnamed)?.to_owned();
+        for (name, field) in named_fields(x) {
+            let name = name.to_owned();
             let mut values = field.children().filter(|child| child.is("value", ns::DATA_FORMS));
             let (Some(value), None) = (values.next(), values.next()) else {
                 return Err(FormError::NotOneValue(name));
@@ -53,4 +50,10 @@ impl DataForm {
         let form_type = fields.remove("FORM_TYPE").ok_or(FormError::NoFormType)?.trim().to_owned();
         Ok(Self { form_type, fields })
     }
+}
+
+/// The fields of a form that have a name, with their names.
+pub(crate) fn named_fields(x: &Element) -> impl Iterator<Item = (&str, &Element)> {
+    let fields = x.children().filter(|child| child.is("field", ns::DATA_FORMS));
+    fields.filter_map(|field| Some((field.attribute("var").filter(|name| !name.is_empty())?, field)))
 }

@@ -29,6 +29,8 @@ pub mod ns {
     pub const NODE_CONFIG: &str = "http://jabber.org/protocol/pubsub#node_config";
     /// What an entity is and can do (XEP-0030).
     pub const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
+    /// The items of an entity (XEP-0030).
+    pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
     /// Stanza errors (RFC 6120, section 8.3).
     pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
     /// Unique and stable stanza ids (XEP-0359).

@@ -1,8 +1,9 @@
 //! Publish-subscribe as push notifications use it (XEP-0060, XEP-0357).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use crate::{BareJid, DomainRef, Element, Iq, IqType, Jid, MAX_NODE_BYTES, ns, parse_jid};
+use crate::form::named_fields;
+use crate::{BareJid, Condition, DomainRef, Element, Iq, IqType, Jid, MAX_NODE_BYTES, ns, parse_jid};
 
 /// The most affiliations that one request sets.
 const MAX_AFFILIATIONS: usize = 32;
@@ -52,6 +53,11 @@ pub enum PubSubRequest {
         /// The node, if it is asked of one.
         node: Option<String>,
     },
+    /// The items of the service, or of a node, of which nobody is told any.
+    DiscoItems {
+        /// The node, if it is asked of one.
+        node: Option<String>,
+    },
     /// To create a node; without a name, one of the service's choice.
     Create {
         /// Its name.
@@ -90,7 +96,7 @@ pub enum PubSubRequest {
     },
     /// To publish to a node.
     Publish {
-        /// The node; empty when there is none, as from a client that enabled without one.
+        /// The node.
         node: String,
         /// What is published.
         item: PublishedItem,
@@ -104,10 +110,10 @@ pub enum PubSubRequest {
 pub enum GivenOptions {
     /// There were none.
     None,
-    /// Without FORM_TYPE, and without fields that have no value.
+    /// The fields that have one value, without FORM_TYPE.
     Submitted(BTreeMap<String, String>),
-    /// No such form as they must be, and why.
-    Malformed(String),
+    /// Not submitted as publish options.
+    NotSubmitted,
 }
 
 /// A notification as servers publish it: with a summary of any shape, or empty.
@@ -115,7 +121,7 @@ pub enum GivenOptions {
 pub struct PublishedItem {
     /// The item's id, if it has one.
     pub id: Option<String>,
-    /// The summary's fields that have a value, without FORM_TYPE, in their order.
+    /// The summary's fields that have one value, without FORM_TYPE, in their order.
     pub summary: Vec<(String, String)>,
     /// The names of its fields without a value.
     pub without_value: Vec<String>,
@@ -188,15 +194,14 @@ names! {
     }
 }
 
-/// Why an IQ is no request that a push node can answer; the sender's to mend.
+/// Why an IQ is no request that a push node can answer; the sender's to correct.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidPubSub {
-    /// The request is wrong, and how: `bad-request`.
-    #[error("{0}")]
-    BadRequest(String),
-    /// A push service has no such feature: `feature-not-implemented`.
-    #[error("{0} is not what a push service does")]
-    Unsupported(String),
+#[error("{text}")]
+pub struct InvalidPubSub {
+    /// The condition of the error that answers it.
+    pub condition: Condition,
+    /// The reason, for a person.
+    pub text: String,
 }
 
 impl TryFrom<&Iq> for PubSubRequest {
@@ -204,30 +209,24 @@ impl TryFrom<&Iq> for PubSubRequest {
 
     fn try_from(iq: &Iq) -> Result<Self, InvalidPubSub> {
         let payload = iq.payload().ok_or_else(|| bad("the IQ must have exactly one child"))?;
-        if payload.is("query", ns::DISCO_INFO) && iq.kind() == IqType::Get {
-            return Ok(Self::DiscoInfo { node: payload.attribute("node").map(Into::into) });
-        }
         let (name, namespace) = (payload.name(), payload.namespace());
-        if name != "pubsub" || !matches!(namespace, ns::PUBSUB | ns::PUBSUB_OWNER) {
-            return Err(InvalidPubSub::Unsupported(format!("<{name} xmlns='{namespace}'/>")));
+        match (iq.kind(), name, namespace) {
+            (IqType::Get, "query", ns::DISCO_INFO) => return Ok(Self::DiscoInfo { node: name_of(payload) }),
+            (IqType::Get, "query", ns::DISCO_ITEMS) => return Ok(Self::DiscoItems { node: name_of(payload) }),
+            (_, "pubsub", ns::PUBSUB | ns::PUBSUB_OWNER) => {}
+            _ => {
+                let text = format!("<{name} xmlns='{namespace}'/> is not a request to a push service");
+                return Err(invalid(Condition::FeatureNotImplemented, text));
+            }
         }
         let action = payload.children().next().ok_or_else(|| bad("<pubsub/> is empty"))?;
-        let node = || match node_of(action)? {
+        let node = || match name_of(action) {
             Some(node) => Ok(node),
-            None => Err(bad("node is missing")),
+            None => Err(invalid(Condition::NodeIdRequired, "node is missing")),
         };
         match (iq.kind(), namespace, action.name()) {
-            (IqType::Set, ns::PUBSUB, "create") => {
-                if action.attribute("type").is_some_and(|kind| kind != "push" && kind != "leaf") {
-                    return Err(bad("the type of a node here is push"));
-                }
-                let config = match payload.child("configure", ns::PUBSUB) {
-                    Some(configure) => NodeConfig::of(configure)?,
-                    None => NodeConfig::default(),
-                };
-                Ok(Self::Create { node: node_of(action)?, config })
-            }
-            (IqType::Set, ns::PUBSUB, "publish") => publish(payload, action),
+            (IqType::Set, ns::PUBSUB, "create") => create(payload, action),
+            (IqType::Set, ns::PUBSUB, "publish") => publish(payload, action, node()?),
             (IqType::Get, ns::PUBSUB_OWNER, "configure") => Ok(Self::Configuration { node: node()? }),
             (IqType::Set, ns::PUBSUB_OWNER, "configure") => {
                 Ok(Self::Configure { node: node()?, config: NodeConfig::of(action)? })
@@ -242,9 +241,28 @@ impl TryFrom<&Iq> for PubSubRequest {
                 Ok(Self::Affiliate { node: node()?, changes })
             }
             (IqType::Set, ns::PUBSUB_OWNER, "delete") => Ok(Self::Delete { node: node()? }),
-            (_, _, other) => Err(InvalidPubSub::Unsupported(format!("<{other}/> in <pubsub xmlns='{namespace}'/>"))),
+            (_, _, action) => {
+                let text = format!("a push service has no <{action}/> in <pubsub xmlns='{namespace}'/>");
+                let condition = feature_of(namespace, action).map(Condition::Unsupported);
+                Err(invalid(condition.unwrap_or(Condition::FeatureNotImplemented), text))
+            }
         }
     }
+}
+
+/// The feature of XEP-0060, section 10, that an action belongs to which a push service does not have.
+fn feature_of(namespace: &str, action: &str) -> Option<&'static str> {
+    Some(match (namespace, action) {
+        (ns::PUBSUB, "subscribe" | "unsubscribe") => "subscribe",
+        (ns::PUBSUB, "options") => "subscription-options",
+        (ns::PUBSUB, "items") => "retrieve-items",
+        (ns::PUBSUB, "retract") | (ns::PUBSUB_OWNER, "purge") => "persistent-items",
+        (ns::PUBSUB, "subscriptions") => "retrieve-subscriptions",
+        (ns::PUBSUB, "affiliations") => "retrieve-affiliations",
+        (ns::PUBSUB | ns::PUBSUB_OWNER, "default") => "retrieve-default",
+        (ns::PUBSUB_OWNER, "subscriptions") => "manage-subscriptions",
+        _ => return None,
+    })
 }
 
 impl NodeConfig {
@@ -258,14 +276,18 @@ impl NodeConfig {
         form("form", ns::NODE_CONFIG, fields)
     }
 
-    /// What a form inside of `parent` gives. Fields that mean nothing for a push node are passed over.
+    /// What a form inside of `parent` gives, unless the form cancels. Fields that mean nothing for a push node are passed
+    /// over.
     fn of(parent: &Element) -> Result<Self, InvalidPubSub> {
-        let Some(x) = parent.child("x", ns::DATA_FORMS) else { return Ok(Self::default()) };
+        let x = parent.child("x", ns::DATA_FORMS).filter(|x| x.attribute("type") != Some("cancel"));
+        let Some(x) = x else { return Ok(Self::default()) };
         let value = |name| {
-            let is_named = |field: &&Element| field.is("field", ns::DATA_FORMS) && field.attribute("var") == Some(name);
-            Some(x.children().find(is_named)?.child("value", ns::DATA_FORMS)?.text())
+            let (_, field) = named_fields(x).find(|(var, _)| *var == name)?;
+            Some(field.child("value", ns::DATA_FORMS)?.text())
         };
-        let unknown = |name, value: &str| bad(format!("the form's field {name:?} cannot be {value:?}"));
+        let unknown = |name, value: &str| {
+            invalid(Condition::NotAcceptable, format!("the form's field {name:?} cannot be {value:?}"))
+        };
         let mut config = Self::default();
         if let Some(model) = value("pubsub#access_model") {
             config.access_model = Some(AccessModel::of(&model).ok_or_else(|| unknown("pubsub#access_model", &model))?);
@@ -278,64 +300,89 @@ impl NodeConfig {
     }
 }
 
-fn publish(pubsub: &Element, publish: &Element) -> Result<PubSubRequest, InvalidPubSub> {
-    let node = node_of(publish)?.unwrap_or_default();
-    let mut items = publish.children();
-    let (Some(item), None) = (items.next().filter(|item| item.is("item", ns::PUBSUB)), items.next()) else {
-        return Err(bad("<publish/> must have exactly one <item/>"));
+fn create(pubsub: &Element, create: &Element) -> Result<PubSubRequest, InvalidPubSub> {
+    if create.attribute("type").is_some_and(|kind| kind != "push" && kind != "leaf") {
+        return Err(invalid(Condition::Unsupported("create-nodes"), "the type of a node is push"));
+    }
+    let node = match create.attribute("node") {
+        Some("") => return Err(invalid(Condition::NodeNameRequired, "node is empty")),
+        Some(node) if node.len() > MAX_NODE_BYTES => {
+            return Err(bad(format!("node has {} bytes, {MAX_NODE_BYTES} are allowed", node.len())));
+        }
+        node => node.map(Into::into),
     };
-    let notification = item.children().next().filter(|child| child.is("notification", ns::PUSH));
-    let notification =
-        notification.ok_or_else(|| bad("<item/> must have a <notification xmlns='urn:xmpp:push:0'/>"))?;
+    let config = match pubsub.child("configure", ns::PUBSUB) {
+        Some(configure) => NodeConfig::of(configure)?,
+        None => NodeConfig::default(),
+    };
+    Ok(PubSubRequest::Create { node, config })
+}
+
+fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRequest, InvalidPubSub> {
+    let invalid_payload = |text| invalid(Condition::InvalidPayload, text);
+    let mut items = publish.children().filter(|child| child.is("item", ns::PUBSUB));
+    let item = items.next().ok_or_else(|| invalid(Condition::ItemRequired, "<publish/> has no <item/>"))?;
+    if items.next().is_some() {
+        return Err(invalid_payload("<publish/> has more than one <item/>"));
+    }
+    let mut payloads = item.children();
+    let notification = match (payloads.next(), payloads.next()) {
+        (Some(notification), None) if notification.is("notification", ns::PUSH) => notification,
+        (None, _) => return Err(invalid(Condition::PayloadRequired, "<item/> is empty")),
+        _ => return Err(invalid_payload("<item/> must have one child, <notification xmlns='urn:xmpp:push:0'/>")),
+    };
     let mut published = PublishedItem { id: item.attribute("id").map(Into::into), ..PublishedItem::default() };
     if let Some(x) = notification.child("x", ns::DATA_FORMS) {
-        let (form_type, fields) = fields(x)?;
-        if form_type.as_deref() != Some(ns::PUSH_SUMMARY) {
-            return Err(bad(format!("the notification's FORM_TYPE must be {}", ns::PUSH_SUMMARY)));
+        let Fields { form_type, with_value, without_value } = Fields::of(x);
+        if form_type.is_some_and(|form_type| form_type != ns::PUSH_SUMMARY) {
+            return Err(invalid_payload("the notification's FORM_TYPE must be urn:xmpp:push:summary"));
         }
-        for (name, value) in fields {
-            match value {
-                Some(value) => published.summary.push((name, value)),
-                None => published.without_value.push(name),
-            }
-        }
+        (published.summary, published.without_value) = (with_value, without_value);
     }
     let options = match pubsub.child("publish-options", ns::PUBSUB).and_then(|o| o.child("x", ns::DATA_FORMS)) {
         None => GivenOptions::None,
-        Some(x) => match fields(x) {
-            Ok((Some(form_type), fields))
+        Some(x) => match Fields::of(x) {
+            Fields { form_type: Some(form_type), with_value, .. }
                 if x.attribute("type") == Some("submit") && form_type == ns::PUBLISH_OPTIONS =>
             {
-                let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
-                GivenOptions::Submitted(fields.collect())
+                GivenOptions::Submitted(with_value.into_iter().collect())
             }
-            Ok(_) => {
-                GivenOptions::Malformed(format!("the publish options must be submitted as {}", ns::PUBLISH_OPTIONS))
-            }
-            Err(invalid) => GivenOptions::Malformed(invalid.to_string()),
+            _ => GivenOptions::NotSubmitted,
         },
     };
     Ok(PubSubRequest::Publish { node, item: published, options })
 }
 
-/// FORM_TYPE, and the other fields by their names, which are distinct; a field may have no value.
-type Fields = (Option<String>, Vec<(String, Option<String>)>);
+/// What a form says in fields of one value. A field that has several, or stands several times, tells nothing.
+struct Fields {
+    form_type: Option<String>,
+    /// The other fields, in their order.
+    with_value: Vec<(String, String)>,
+    without_value: Vec<String>,
+}
 
-fn fields(x: &Element) -> Result<Fields, InvalidPubSub> {
-    let (mut form_type, mut fields, mut names) = (None, Vec::new(), HashSet::new());
-    for field in x.children().filter(|child| child.is("field", ns::DATA_FORMS)) {
-        let name = field.attribute("var").ok_or_else(|| bad("a field of the form has no \"var\""))?;
-        let mut values = field.children().filter(|child| child.is("value", ns::DATA_FORMS));
-        let value = values.next().map(|value| value.text().into_owned());
-        if values.next().is_some() || !names.insert(name) {
-            return Err(bad(format!("the form's field {name:?} has several values")));
+impl Fields {
+    fn of(x: &Element) -> Self {
+        let mut values: HashMap<&str, Vec<&Element>> = HashMap::new();
+        let mut names = Vec::new();
+        for (name, field) in named_fields(x) {
+            let of_name = values.entry(name).or_insert_with(|| {
+                names.push(name);
+                Vec::new()
+            });
+            of_name.extend(field.children().filter(|child| child.is("value", ns::DATA_FORMS)));
         }
-        match name {
-            "FORM_TYPE" => form_type = value.map(|value| value.trim().to_owned()),
-            _ => fields.push((name.to_owned(), value)),
+        let mut fields = Self { form_type: None, with_value: Vec::new(), without_value: Vec::new() };
+        for name in names {
+            match values[name][..] {
+                [] => fields.without_value.push(name.to_owned()),
+                [value] if name == "FORM_TYPE" => fields.form_type = Some(value.text().trim().to_owned()),
+                [value] => fields.with_value.push((name.to_owned(), value.text().into_owned())),
+                _ => {}
+            }
         }
+        fields
     }
-    Ok((form_type, fields))
 }
 
 fn affiliation(element: &Element) -> Result<(BareJid, Option<Affiliation>), InvalidPubSub> {
@@ -348,17 +395,17 @@ fn affiliation(element: &Element) -> Result<(BareJid, Option<Affiliation>), Inva
     }
 }
 
-fn node_of(element: &Element) -> Result<Option<String>, InvalidPubSub> {
-    match element.attribute("node").filter(|node| !node.is_empty()) {
-        Some(node) if node.len() > MAX_NODE_BYTES => {
-            Err(bad(format!("node has {} bytes, {MAX_NODE_BYTES} are allowed", node.len())))
-        }
-        node => Ok(node.map(Into::into)),
-    }
+/// The node that a request names. One that is too long does not exist: it cannot be created.
+fn name_of(element: &Element) -> Option<String> {
+    element.attribute("node").filter(|node| !node.is_empty()).map(Into::into)
 }
 
-fn bad(reason: impl Into<String>) -> InvalidPubSub {
-    InvalidPubSub::BadRequest(reason.into())
+fn invalid(condition: Condition, text: impl Into<String>) -> InvalidPubSub {
+    InvalidPubSub { condition, text: text.into() }
+}
+
+fn bad(text: impl Into<String>) -> InvalidPubSub {
+    invalid(Condition::BadRequest, text)
 }
 
 /// A form (XEP-0004).

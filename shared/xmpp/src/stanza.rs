@@ -52,31 +52,74 @@ pub enum Condition {
     Forbidden,
     /// There is no such node; error type `cancel`.
     ItemNotFound,
+    /// The published item is not a notification (XEP-0060, section 7.1.3.6): `bad-request`.
+    InvalidPayload,
+    /// A publish has no item (XEP-0060, section 7.1.3.5): `bad-request`.
+    ItemRequired,
+    /// A request names no node (XEP-0060, section 8.2.3.3): `bad-request`.
+    NodeIdRequired,
+    /// The name of a new node is empty (XEP-0060, section 8.1.2): `not-acceptable`; error type `modify`.
+    NodeNameRequired,
+    /// A node cannot be configured like this (XEP-0060, section 8.2.4.3); error type `modify`.
+    NotAcceptable,
     /// No such request may be made; error type `cancel`.
     NotAllowed,
+    /// A published item is empty (XEP-0060, section 7.1.3.5): `bad-request`.
+    PayloadRequired,
     /// The publish options are not what the node demands (XEP-0060, section 7.1.5): `conflict`; error type `cancel`.
     PreconditionNotMet,
     /// Whoever would answer does not; error type `wait`.
     RemoteServerTimeout,
     /// The request may be repeated later; error type `wait`.
     ResourceConstraint,
+    /// The service lacks this feature of XEP-0060, section 10: `feature-not-implemented`.
+    Unsupported(&'static str),
 }
 
 impl Condition {
-    /// The condition's name, the error's type, and what PubSub calls it in more detail.
-    fn parts(self) -> (&'static str, &'static str, Option<&'static str>) {
+    /// The condition's name and the error's type.
+    fn parts(self) -> (&'static str, &'static str) {
         match self {
-            Self::BadRequest => ("bad-request", "modify", None),
-            Self::Conflict => ("conflict", "cancel", None),
-            Self::DeviceNotRegistered => ("not-acceptable", "cancel", Some("device-not-registered")),
-            Self::FeatureNotImplemented => ("feature-not-implemented", "cancel", None),
-            Self::Forbidden => ("forbidden", "auth", None),
-            Self::ItemNotFound => ("item-not-found", "cancel", None),
-            Self::NotAllowed => ("not-allowed", "cancel", None),
-            Self::PreconditionNotMet => ("conflict", "cancel", Some("precondition-not-met")),
-            Self::RemoteServerTimeout => ("remote-server-timeout", "wait", None),
-            Self::ResourceConstraint => ("resource-constraint", "wait", None),
+            Self::BadRequest
+            | Self::InvalidPayload
+            | Self::ItemRequired
+            | Self::NodeIdRequired
+            | Self::PayloadRequired => ("bad-request", "modify"),
+            Self::Conflict | Self::PreconditionNotMet => ("conflict", "cancel"),
+            Self::DeviceNotRegistered => ("not-acceptable", "cancel"),
+            Self::FeatureNotImplemented | Self::Unsupported(_) => ("feature-not-implemented", "cancel"),
+            Self::Forbidden => ("forbidden", "auth"),
+            Self::ItemNotFound => ("item-not-found", "cancel"),
+            Self::NodeNameRequired | Self::NotAcceptable => ("not-acceptable", "modify"),
+            Self::NotAllowed => ("not-allowed", "cancel"),
+            Self::RemoteServerTimeout => ("remote-server-timeout", "wait"),
+            Self::ResourceConstraint => ("resource-constraint", "wait"),
         }
+    }
+
+    /// The element that tells more, of the namespace `pubsub#errors`.
+    fn detail(self) -> Option<Element> {
+        let name = match self {
+            Self::DeviceNotRegistered => "device-not-registered",
+            Self::InvalidPayload => "invalid-payload",
+            Self::ItemRequired => "item-required",
+            Self::NodeIdRequired | Self::NodeNameRequired => "nodeid-required",
+            Self::PayloadRequired => "payload-required",
+            Self::PreconditionNotMet => "precondition-not-met",
+            Self::Unsupported(feature) => {
+                return Some(Element::new("unsupported", ns::PUBSUB_ERRORS).with_attribute("feature", feature));
+            }
+            Self::BadRequest
+            | Self::Conflict
+            | Self::FeatureNotImplemented
+            | Self::Forbidden
+            | Self::ItemNotFound
+            | Self::NotAcceptable
+            | Self::NotAllowed
+            | Self::RemoteServerTimeout
+            | Self::ResourceConstraint => return None,
+        };
+        Some(Element::new(name, ns::PUBSUB_ERRORS))
     }
 }
 
@@ -182,7 +225,7 @@ impl Iq {
 
     /// The error that answers this request, with the request's payload in it.
     pub fn error(&self, condition: Condition, text: &str) -> Element {
-        let (name, error_type, detail) = condition.parts();
+        let (name, error_type) = condition.parts();
         let mut reply = self.reply("error");
         for payload in self.element.children() {
             reply = reply.with_child(payload.clone());
@@ -191,10 +234,7 @@ impl Iq {
             .with_attribute("type", error_type)
             .with_child(Element::new(name, ns::STANZA_ERRORS))
             .with_child(Element::new("text", ns::STANZA_ERRORS).with_text(text));
-        reply.with_child(match detail {
-            Some(detail) => error.with_child(Element::new(detail, ns::PUBSUB_ERRORS)),
-            None => error,
-        })
+        reply.with_child(condition.detail().into_iter().fold(error, Element::with_child))
     }
 
     fn reply(&self, kind: &str) -> Element {

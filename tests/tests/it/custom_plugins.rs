@@ -69,6 +69,18 @@ async fn rooms_have_names_and_all_else_is_the_defaults() {
     assert_eq!(pushlark.alerts("phone").await.len(), 4);
 }
 
+/// As `docs/plugin-rust.md` has it.
+#[tokio::test]
+async fn the_local_stack_takes_plugins() {
+    let plugins = Plugins::built_in().with("rooms", Rooms::default());
+    let environment = Environment::from_iter([("PLUGIN", "rooms")]);
+    let pushlark = Pushlark::with(Options { plugins, environment, ..Options::default() }).await;
+    pushlark.enable("bob@example.com", "phone").await;
+    pushlark.message("bob@example.com", "Hi").await;
+    let notified = pushlark.notified("phone", 1).await;
+    assert_eq!(notified[0]["notification"]["alert"]["body"], "Hi");
+}
+
 #[tokio::test]
 async fn a_rooms_name_is_not_told_where_the_sender_is_not() {
     let pushlark = with_rooms(&[("INCLUDE_SENDER", "off")]).await;
@@ -345,6 +357,28 @@ async fn a_function_is_told_all_that_a_plugin_is() {
     assert_eq!(asked, expected);
     pushlark.settled().await;
     assert!(pushlark.alerts("tablet").await.is_empty());
+}
+
+/// The JSON of `docs/plugin-lambda.md`: the worker asks with the same fields, and understands each of the answers.
+#[tokio::test]
+async fn the_page_on_functions_shows_what_is_asked_and_answered() {
+    let page = include_str!("../../../docs/plugin-lambda.md");
+    let mut blocks = page.split("```json\n").skip(1).map(|rest| {
+        serde_json::from_str::<Value>(rest.split("```").next().unwrap()).unwrap()
+    });
+    let (request, answers) = (blocks.next().unwrap(), blocks.next().unwrap());
+    let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    for answer in answers["events"].as_array().unwrap() {
+        let (pushlark, lambda) = with_lambda(Behaviour::Each(answer.clone()), Clock::real(), &[]).await;
+        pushlark.enable(BOB, "phone").await;
+        let event = group_message(ROOM, json!(BOB), "planted Hi");
+        let explained = pushlark.json("/explain", json!({"explain": [event]})).await;
+        assert_eq!(explained.status, 200, "{answer}: {}", explained.body);
+        let asked = lambda.calls().concat().pop().unwrap();
+        assert_eq!(keys(&asked), keys(&request["events"][0]));
+        assert_eq!(keys(&asked["recipient"]), keys(&request["events"][0]["recipient"]));
+        assert_eq!(keys(&asked["services"][0]), keys(&request["events"][0]["services"][0]));
+    }
 }
 
 #[tokio::test]

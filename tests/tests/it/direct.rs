@@ -13,7 +13,7 @@ use local::{Options, Stack};
 use pushlark_settings::Environment;
 use pushlark_webhooks::Key;
 use serde_json::{Value, json};
-use tests::{Apart, Pushlark, ago, eventually};
+use tests::{Apart, Pushlark, ago, eventually, send};
 use time::OffsetDateTime;
 
 const BOB: &str = "bob@example.com";
@@ -714,7 +714,47 @@ async fn what_cannot_be_sent_is_refused_where_it_is_enabled() {
         assert!(detail.contains(field), "{field}: {detail}");
     }
     // Another service's fields are its own.
-    assert_eq!(enable(json!({"service": "fcm", "endpoint": "x", "auth": "x"})).await.status, 200);
+    let other = json!({"service": "fcm", "device_id": "planted", "endpoint": "x", "auth": "x"});
+    assert_eq!(enable(other).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_form_that_names_no_service_or_device_is_refused_with_the_field() {
+    let direct = Direct::start().await;
+    for (form, named) in [
+        (json!({}), "\"service\""),
+        (json!({"device_id": "planted"}), "\"service\""),
+        (json!({"service": " ", "device_id": "planted"}), "\"service\""),
+        (json!({"service": "planted-hms", "device_id": "planted"}), "apns, fcm, web-push or unifiedpush"),
+        (json!({"service": "fcm"}), "\"device_id\""),
+        (json!({"service": "fcm", "device_id": " "}), "\"device_id\""),
+        (json!({"service": "fcm", "voip_device_id": "planted"}), "\"device_id\""),
+        (json!({"service": "apns"}), "\"device_id\""),
+        (json!({"service": "web-push"}), "\"endpoint\""),
+    ] {
+        let request = json!({"user": BOB, "jid": "push.example.com", "node": "n", "form": form});
+        let detail = direct.pushlark.json("/enable", request).await.problem(400);
+        assert!(detail.contains(named), "{form}: {detail}");
+        // The push node refuses the same device.
+        let field = |(name, value): (&String, &Value)| {
+            format!("<field var='{name}'><value>{}</value></field>", value.as_str().unwrap())
+        };
+        let fields: String = form.as_object().unwrap().iter().map(field).collect();
+        let form_type = "<field var='FORM_TYPE'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>";
+        let enable = format!(
+            "<iq type='set' from='{BOB}/phone' to='push.example.com' id='e1'>\
+             <enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'>\
+             <x xmlns='jabber:x:data' type='submit'>{form_type}{fields}</x></enable></iq>"
+        );
+        let reply = direct.pushlark.post("/pubsub", "application/xmpp+xml", enable).await;
+        assert!(reply.body.contains("<error type=\"modify\"><bad-request"), "{form}: {}", reply.body);
+    }
+    let list = direct.pushlark.http.get(format!("{}/enable?user={BOB}", direct.pushlark.stack.url));
+    assert_eq!(send(list).await.json()["registrations"], json!([]));
+    // An iPhone may be there for calls alone.
+    let calls = json!({"service": "apns", "voip_device_id": PHONE});
+    let request = json!({"user": BOB, "jid": "push.example.com", "node": "n", "form": calls});
+    assert_eq!(direct.pushlark.json("/enable", request).await.status, 200);
 }
 
 #[tokio::test]

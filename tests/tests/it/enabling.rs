@@ -46,11 +46,81 @@ async fn json_is_answered_by_what_was_stored() {
     assert_eq!(registrations[0].options.get("priority"), Some("high"));
 
     let reply = pushlark.json("/disable", request("bob@example.com", "push.example.com", "device-1")).await;
-    let gone = json!({"status": "disabled", "user": "bob@example.com", "jid": "push.example.com", "node": "device-1"});
+    let mut gone = json!({"status": "disabled", "user": "bob@example.com", "jid": "push.example.com", "node": "device-1"});
+    gone["removed"] = 1.into();
     assert_eq!((reply.status, reply.json()), (200, gone));
-    let reply = pushlark.json("/disable", json!({"user": "bob@example.com", "jid": "push.example.com"})).await;
-    let gone = json!({"status": "disabled", "user": "bob@example.com", "jid": "push.example.com"});
-    assert_eq!((reply.status, reply.json()), (200, gone));
+}
+
+#[tokio::test]
+async fn disabling_tells_how_many_registrations_are_removed() {
+    let pushlark = Pushlark::start().await;
+    for node in ["a", "b", "c"] {
+        pushlark.enable("bob@example.com", node).await;
+    }
+    let all = json!({"user": "bob@example.com", "jid": "push.example.com"});
+    let one = request("bob@example.com", "push.example.com", "a");
+    for (body, removed) in [(one.clone(), 1), (one, 0), (all.clone(), 2), (all, 0)] {
+        let reply = pushlark.json("/disable", body.clone()).await;
+        assert_eq!((reply.status, &reply.json()["removed"]), (200, &removed.into()), "{body}");
+    }
+}
+
+/// MongooseIM stores such registrations, too; here somebody is told that they are in vain.
+#[tokio::test]
+async fn a_registration_in_vain_is_answered_with_a_notice() {
+    let settings = [("PUBSUB_URL", "served.example=http://127.0.0.1:9/rest")];
+    let pushlark = Pushlark::with_settings(settings).await;
+    for (user, jid, form, named) in [
+        ("bob@example.com", "pubsub.example.com", json!({}), Some(["VIRTUAL_PUBSUB_HOSTS", "PUBSUB_URL"])),
+        ("bob@served.example", "pubsub.example.com", json!({}), None),
+        ("bob@example.com", "push.example.com", json!({"service": "fcm"}), Some(["device_id", "MongoosePush"])),
+        ("bob@example.com", "push.example.com", json!({"device_id": "planted"}), Some(["service", "MongoosePush"])),
+        ("bob@example.com", "push.example.com", json!({"device_id": "planted", "service": "fcm"}), None),
+    ] {
+        let mut enable = request(user, jid, "n");
+        enable["form"] = form.clone();
+        let reply = pushlark.json("/enable", enable).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        let notice = reply.json()["notice"].as_str().map(ToOwned::to_owned);
+        match named {
+            None => assert_eq!(notice, None, "{user} {jid} {form}"),
+            Some(named) => {
+                let notice = notice.unwrap();
+                assert!(named.iter().all(|named| notice.contains(named)), "{notice}");
+            }
+        }
+        assert!(registrations(&pushlark, user).await.iter().any(|service| service.jid.as_str() == jid));
+        // The same as an IQ, whose answer has no place for it.
+        let iq = iq("set", &format!("<enable xmlns='urn:xmpp:push:0' jid='{jid}' node='n'/>"));
+        assert!(pushlark.post("/enable", XMPP, iq).await.body.contains("type=\"result\""));
+    }
+}
+
+#[tokio::test]
+async fn fields_without_a_name_and_white_space_are_passed_over() {
+    let pushlark = Pushlark::start().await;
+    let device = doubles::planted("phone");
+    let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
+    let fields = [
+        field("FORM_TYPE", "http://jabber.org/protocol/pubsub#publish-options"),
+        "<field type='fixed'><value>1</value><value>2</value></field><field var=''><value>3</value></field>".into(),
+        field("service", " fcm "),
+        field("device_id", &format!("\n {device}\t")),
+        field("priority", " high "),
+        field("mutable_content", "1"),
+        field("silent", "0"),
+    ]
+    .concat();
+    let x = format!("<x xmlns='jabber:x:data' type='submit'>{fields}</x>");
+    let enable = format!("<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'>{x}</enable>");
+    let reply = pushlark.post("/enable", XMPP, iq("set", &enable)).await;
+    assert!(reply.body.contains("type=\"result\""), "{}", reply.body);
+    pushlark.message("bob@example.com", "planted Hi").await;
+    let notification = &pushlark.notified("phone", 1).await[0]["notification"];
+    assert_eq!(notification["service"], "fcm");
+    assert_eq!(notification["priority"], "high");
+    assert_eq!(notification["mutable_content"], true);
+    assert_eq!(notification["alert"]["body"], "planted Hi");
 }
 
 #[tokio::test]

@@ -49,6 +49,16 @@ async fn each_step_of_a_notification_is_told() {
 }
 
 #[tokio::test]
+async fn a_recipient_without_a_registration_is_told_as_the_reason() {
+    let pushlark = Pushlark::start().await;
+    let explained = recipient(&pushlark, message(BOB, "planted Hi")).await;
+    assert_eq!(explained["notice"], "nobody is notified: the recipient has no registration");
+    pushlark.enable(BOB, "phone").await;
+    let explained = recipient(&pushlark, message(BOB, "planted Hi")).await;
+    assert_eq!((explained.get("notice"), explained["publications"].as_array().unwrap().len()), (None, 1));
+}
+
+#[tokio::test]
 async fn what_leaves_a_message_or_a_service_out_is_told() {
     let pushlark = Pushlark::with_settings([("PLUGIN", "hints")]).await;
     pushlark.enable("bob@example.com/phone", "phone").await;

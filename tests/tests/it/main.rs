@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod access;
+mod answers;
 mod calls;
 mod claims;
 mod clients;
@@ -19,6 +20,7 @@ mod judged;
 mod mongooseim;
 mod nodes;
 mod outcomes;
+mod pages;
 mod push_node;
 mod real_pubsub;
 mod removal;

@@ -231,7 +231,7 @@ async fn enable_should_accept_correct_from() {
 #[tokio::test]
 async fn enable_at_a_virtual_host_should_fail_with_impossible_options() {
     let pushlark = defaults().await;
-    for impossible in [("silent", "1"), ("silent", "TRUE"), ("priority", "10"), ("mode", "selected_mode")] {
+    for impossible in [("silent", "yes"), ("silent", "TRUE"), ("priority", "10"), ("mode", "selected_mode")] {
         let enable = enable_at_host("n", &options(&[impossible]));
         assert_bad_request(&iq(&pushlark, "/enable", RES1, &enable).await, &enable);
     }

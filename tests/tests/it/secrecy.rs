@@ -11,9 +11,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use doubles::{Answer, Apns, Double, Fcm, Hold, Receiver, Subscriber, WebPush, apns_problem, fcm_error, planted};
 use local::Options;
-use pushlark_plugin::{Event, Payload, Plugin, Plugins, Rule};
+use pushlark_plugin::{Event, Payload, Plugin, Plugins, PublishOptions, PublishService, Rule};
 use pushlark_settings::Environment;
 use pushlark_webhooks::Key;
+use pushlark_xmpp::{BareJid, Jid};
 use serde_json::{Value, json};
 use tests::{Apart, Pushlark, Reply, ago, eventually, send};
 use time::OffsetDateTime;
@@ -248,7 +249,7 @@ async fn bad_publishes_to_a_push_node() {
     for (node, summary, options) in [
         ("none", form("urn:xmpp:push:summary", &summary), form(options, &device)),
         ("n", form("planted", &summary), form(options, &device)),
-        ("n", form("urn:xmpp:push:summary", &summary.repeat(2)), form(options, &device)),
+        ("n", form("urn:xmpp:push:summary", &summary), form(options, &device)),
         ("n", String::new(), form("planted", &device)),
         ("n", String::new(), form(options, &device.repeat(2))),
         ("n", String::new(), form(options, &field("device_id", "planted-token"))),
@@ -361,13 +362,20 @@ async fn what_push_services_of_devices_answer() {
         pushlark.enable_with(BOB, &format!("nowhere-{device}"), form).await;
     }
     for (node, form) in [
-        ("nothing", json!({"service": "apns", "device_id": ""})),
         ("long", json!({"service": "apns", "device_id": "706c616e746564".repeat(100)})),
         ("topic", json!({"service": "apns", "device_id": PHONE, "topic": "planted\ntopic"})),
-        ("service", json!({"service": "planted-token"})),
         ("app", json!({"app": "planted-token"})),
     ] {
         pushlark.enable_with(BOB, node, form).await;
+    }
+    // Registrations of the time before `PUSH_SERVICE` was `direct`, which would refuse them.
+    for (node, field, value) in [("nothing", "device_id", ""), ("service", "service", "planted-token")] {
+        let form = [("service", "apns"), ("device_id", PHONE), (field, value)];
+        let options = form.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+        let options = PublishOptions::new(options).unwrap();
+        let jid = BareJid::new("push.example.com").unwrap();
+        let service = PublishService { jid, node: node.into(), options, created_at: 1 };
+        pushlark.store().register(&Jid::new(BOB).unwrap(), &service).await.unwrap();
     }
     notify_until(&apart, "a request for each device", async || {
         asked.iter().all(|(double, devices)| was_asked(double, devices))

@@ -2,7 +2,7 @@
 
 pub mod endpoint;
 
-pub use endpoint::{InvalidEndpoint, InvalidOrigin, TrustedOrigins};
+pub use endpoint::{InvalidEndpoint, TrustedOrigins};
 
 use std::collections::HashMap;
 use std::error::Error;
