@@ -37,12 +37,12 @@ fn check_iq(iq: &Iq) {
         assert!(disable.node.is_none_or(|node| (1..=MAX_NODE_BYTES).contains(&node.len())));
     }
     match PubSubRequest::try_from(iq) {
-        Ok(PubSubRequest::Publish { node, .. } | PubSubRequest::Affiliate { node, .. }) => {
-            assert!(node.len() <= MAX_NODE_BYTES);
-        }
-        Ok(PubSubRequest::Create { config, .. } | PubSubRequest::Configure { config, .. }) => {
+        Ok(PubSubRequest::Publish { node, .. } | PubSubRequest::Affiliate { node, .. }) => assert!(!node.is_empty()),
+        Ok(PubSubRequest::Create { node, config }) => {
+            assert!(node.is_none_or(|node| (1..=MAX_NODE_BYTES).contains(&node.len())));
             check_written(&iq.result_with(config.to_form()));
         }
+        Ok(PubSubRequest::Configure { config, .. }) => check_written(&iq.result_with(config.to_form())),
         _ => {}
     }
 }
