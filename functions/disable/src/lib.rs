@@ -42,8 +42,7 @@ impl Function {
         }
         let removed = self.store.unregister(&user, &jid, node.as_deref()).await.map_err(unavailable)?;
         tracing::info!(%user, %jid, removed, "disabled");
-        let mut answer =
-            json!({"status": "disabled", "user": user.as_str(), "jid": jid.as_str(), "removed": removed});
+        let mut answer = json!({"status": "disabled", "user": user.as_str(), "jid": jid.as_str(), "removed": removed});
         if let Some(node) = node {
             answer["node"] = node.into();
         }

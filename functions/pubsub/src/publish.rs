@@ -38,7 +38,10 @@ impl Function {
             (GivenOptions::Submitted(fields), _) if is_complete(&fields) => self.device(fields)?,
             (_, Some(known)) => known.clone(),
             (GivenOptions::NotSubmitted, None) => {
-                let text = format!("the publish options must be a form of type submit with the FORM_TYPE {}", ns::PUBLISH_OPTIONS);
+                let text = format!(
+                    "the publish options must be a form of type submit with the FORM_TYPE {}",
+                    ns::PUBLISH_OPTIONS
+                );
                 return Err(Refusal::new(Condition::PreconditionNotMet, text));
             }
             _ => {

@@ -228,12 +228,8 @@ impl Stack {
             queue: queue.clone(),
             unread_counts: environment.switch("UNREAD_COUNTS", false)?,
         };
-        let pubsub = pubsub::Function {
-            access: access.clone(),
-            store: store.clone(),
-            queue: queue.clone(),
-            destinations,
-        };
+        let pubsub =
+            pubsub::Function { access: access.clone(), store: store.clone(), queue: queue.clone(), destinations };
         let aws = with_endpoint(aws, &environment, "AWS_ENDPOINT_URL_LAMBDA");
         let worker = Worker::from_environment(&environment, &aws, &options.plugins, store, queue, dead_letters)?;
         let worker = Arc::new(worker);

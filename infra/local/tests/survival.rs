@@ -131,7 +131,8 @@ async fn the_commands_that_it_prints_work() {
             assert!(begun.elapsed() < PATIENCE, "{commands:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        let script = format!("set -e\ncurl() {{ command curl --silent --fail-with-body \"$@\"; }}\n{}", commands.join("\n"));
+        let script =
+            format!("set -e\ncurl() {{ command curl --silent --fail-with-body \"$@\"; }}\n{}", commands.join("\n"));
         let mut bash = tokio::process::Command::new("bash");
         let ran = bash.arg("-c").arg(script).env("SECRET", SECRET).output().await.unwrap();
         assert!(ran.status.success(), "{name}: {commands:?}: {}", String::from_utf8_lossy(&ran.stdout));

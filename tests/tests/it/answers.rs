@@ -64,7 +64,9 @@ fn compare(
 ) {
     match listed.remove(case) {
         None if theirs == ours && keeps_the_same => {}
-        None => wrong.push(format!("{case}: MongooseIM answers {theirs}, Pushlark {ours}, and the page does not say so")),
+        None => {
+            wrong.push(format!("{case}: MongooseIM answers {theirs}, Pushlark {ours}, and the page does not say so"))
+        }
         Some((theirs_listed, ours_listed)) => {
             if (theirs_listed.as_str(), ours_listed.as_str()) != (&*shown(theirs), &*shown(ours))
                 || theirs == ours && keeps_the_same

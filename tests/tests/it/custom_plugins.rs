@@ -363,9 +363,10 @@ async fn a_function_is_told_all_that_a_plugin_is() {
 #[tokio::test]
 async fn the_page_on_functions_shows_what_is_asked_and_answered() {
     let page = include_str!("../../../docs/plugin-lambda.md");
-    let mut blocks = page.split("```json\n").skip(1).map(|rest| {
-        serde_json::from_str::<Value>(rest.split("```").next().unwrap()).unwrap()
-    });
+    let mut blocks = page
+        .split("```json\n")
+        .skip(1)
+        .map(|rest| serde_json::from_str::<Value>(rest.split("```").next().unwrap()).unwrap());
     let (request, answers) = (blocks.next().unwrap(), blocks.next().unwrap());
     let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     for answer in answers["events"].as_array().unwrap() {

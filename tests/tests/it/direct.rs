@@ -740,7 +740,8 @@ async fn a_form_that_names_no_service_or_device_is_refused_with_the_field() {
             format!("<field var='{name}'><value>{}</value></field>", value.as_str().unwrap())
         };
         let fields: String = form.as_object().unwrap().iter().map(field).collect();
-        let form_type = "<field var='FORM_TYPE'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>";
+        let form_type =
+            "<field var='FORM_TYPE'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>";
         let enable = format!(
             "<iq type='set' from='{BOB}/phone' to='push.example.com' id='e1'>\
              <enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'>\

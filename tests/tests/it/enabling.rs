@@ -46,7 +46,8 @@ async fn json_is_answered_by_what_was_stored() {
     assert_eq!(registrations[0].options.get("priority"), Some("high"));
 
     let reply = pushlark.json("/disable", request("bob@example.com", "push.example.com", "device-1")).await;
-    let mut gone = json!({"status": "disabled", "user": "bob@example.com", "jid": "push.example.com", "node": "device-1"});
+    let mut gone =
+        json!({"status": "disabled", "user": "bob@example.com", "jid": "push.example.com", "node": "device-1"});
     gone["removed"] = 1.into();
     assert_eq!((reply.status, reply.json()), (200, gone));
 }

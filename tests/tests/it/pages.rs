@@ -120,7 +120,8 @@ fn stand_ins() -> PathBuf {
     fs::create_dir_all(&folder).unwrap();
     for name in STAND_INS {
         let path = folder.join(name);
-        fs::write(&path, "#!/bin/sh\necho \"$(basename \"$0\") $*\" >>\"$(dirname \"$0\")/called\"\necho made-up\n").unwrap();
+        fs::write(&path, "#!/bin/sh\necho \"$(basename \"$0\") $*\" >>\"$(dirname \"$0\")/called\"\necho made-up\n")
+            .unwrap();
         fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
     }
     folder
@@ -143,7 +144,8 @@ async fn commands_run_as_they_stand() {
         if !is_run {
             bash.arg("-n");
         }
-        let ran = bash.arg("-c").arg(script).current_dir(ROOT).envs(&environment).env("PATH", &path).output().await.unwrap();
+        let ran =
+            bash.arg("-c").arg(script).current_dir(ROOT).envs(&environment).env("PATH", &path).output().await.unwrap();
         let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
         assert!(ran.status.success(), "{page}:{line}: {said}\n{text}");
     }
@@ -285,7 +287,9 @@ async fn stanzas_of_the_pages_are_answered_as_the_pages_show() {
 #[test]
 fn code_of_the_page_on_plugins_is_that_of_the_example_and_of_its_test() {
     let sources = ["examples/rooms/src/main.rs", "tests/tests/it/custom_plugins.rs"];
-    let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect::<Vec<_>>();
+    let lines = |text: &str| {
+        text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect::<Vec<_>>()
+    };
     let sources: Vec<Vec<String>> =
         sources.iter().map(|path| lines(&fs::read_to_string(Path::new(ROOT).join(path)).unwrap())).collect();
     for Snippet { page, line, text, .. } in of_language("rust") {
