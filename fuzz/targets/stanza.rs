@@ -42,7 +42,9 @@ fn check_iq(iq: &Iq) {
             assert!(node.is_none_or(|node| (1..=MAX_NODE_BYTES).contains(&node.len())));
             check_written(&iq.result_with(config.to_form()));
         }
-        Ok(PubSubRequest::Configure { config, .. }) => check_written(&iq.result_with(config.to_form())),
+        Ok(PubSubRequest::Configure { config, .. }) => {
+            check_written(&iq.result_with(config.to_form()));
+        }
         _ => {}
     }
 }
