@@ -7,6 +7,7 @@ use pushlark_plugin::{Payload, Priority, PublishOptions};
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -33,6 +34,7 @@ const GRANT_TYPE: &str = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer"
 
 /// The file of a service account, as Google gives it.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     project_id: String,
     client_email: String,
@@ -41,6 +43,21 @@ pub struct Settings {
     /// Where messages are sent.
     #[serde(default = "google")]
     url: String,
+    /// What the file has besides.
+    #[serde(default, rename = "type")]
+    _type: IgnoredAny,
+    #[serde(default, rename = "private_key_id")]
+    _private_key_id: IgnoredAny,
+    #[serde(default, rename = "client_id")]
+    _client_id: IgnoredAny,
+    #[serde(default, rename = "auth_uri")]
+    _auth_uri: IgnoredAny,
+    #[serde(default, rename = "auth_provider_x509_cert_url")]
+    _auth_provider_x509_cert_url: IgnoredAny,
+    #[serde(default, rename = "client_x509_cert_url")]
+    _client_x509_cert_url: IgnoredAny,
+    #[serde(default, rename = "universe_domain")]
+    _universe_domain: IgnoredAny,
 }
 
 fn google() -> String {

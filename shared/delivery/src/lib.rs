@@ -20,13 +20,14 @@ pub use notification::Notification;
 pub use outcome::{Extent, Failure, Outcome};
 pub use web_push::{InvalidEndpoint, InvalidOrigin, InvalidSubscription, TrustedOrigins};
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::join_all;
 use pushlark_plugin::xmpp::BareJid;
 use pushlark_plugin::{Mode, PublishOptions, PublishService};
-use pushlark_settings::{Environment, HostPatterns, SettingError};
+use pushlark_settings::{Environment, HostPatterns, HttpUrl, SettingError};
 use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
@@ -72,13 +73,38 @@ enum PublisherKind {
     PubSub(Box<PubSub>),
 }
 
+/// What `PUSH_SERVICE` chooses.
+enum PushService {
+    MongoosePush,
+    Direct,
+    /// The operator's own.
+    Webhook(Url),
+}
+
+/// A setting that chooses no push service; it may be a URL with a password, and is not quoted.
+#[derive(Debug, thiserror::Error)]
+#[error("it is none of: mongoosepush, direct, a URL such as https://push.example.com")]
+struct InvalidPushService;
+
+impl FromStr for PushService {
+    type Err = InvalidPushService;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPushService> {
+        match text {
+            "mongoosepush" => Ok(Self::MongoosePush),
+            "direct" => Ok(Self::Direct),
+            url => url.parse().map(|HttpUrl(url)| Self::Webhook(url)).map_err(|_| InvalidPushService),
+        }
+    }
+}
+
 impl Delivery {
     /// From `VIRTUAL_PUBSUB_HOSTS`, `PUSH_SERVICE` and what the push service needs, and from `PUBSUB_URL`, `PUBSUB_HOSTS` and
     /// what goes with them. `aws` is for reading secrets.
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
-        let virtual_hosts: HostPatterns = environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default();
-        let push_service =
-            if virtual_hosts.is_empty() { None } else { Some(Publisher::of_push_service(environment, aws)?) };
+        let virtual_hosts: Option<HostPatterns> = environment.get("VIRTUAL_PUBSUB_HOSTS")?;
+        let push_service = Publisher::of_push_service(environment, aws, virtual_hosts.is_some())?;
+        let virtual_hosts = virtual_hosts.unwrap_or_default();
         let pubsub_hosts = environment.get("PUBSUB_HOSTS")?;
         Ok(Self { virtual_hosts, pubsub_hosts, push_service, pubsub: Publisher::of_pubsub(environment, aws)? })
     }
@@ -119,30 +145,48 @@ impl Delivery {
 }
 
 impl Publisher {
-    fn of_push_service(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
+    /// The push service, if virtual hosts need it. The settings of those that are not chosen are checked, too.
+    fn of_push_service(
+        environment: &Environment,
+        aws: &SdkConfig,
+        is_needed: bool,
+    ) -> Result<Option<Self>, SettingError> {
         let timeout = publish_timeout(environment)?;
-        let kind = match environment.text("PUSH_SERVICE").unwrap_or("mongoosepush") {
-            "mongoosepush" => PublisherKind::MongoosePush(MongoosePush::from_environment(environment, timeout)?),
-            "direct" => PublisherKind::Direct(Box::new(Direct::from_environment(environment, timeout, aws)?)),
-            url if url.starts_with("https://") || url.starts_with("http://") => {
-                PublisherKind::Webhook(Box::new(Webhook::from_environment(url, environment, timeout, aws)?))
+        let mongoosepush = MongoosePush::from_environment(environment, timeout)?;
+        let direct = Direct::from_environment(environment, timeout, aws)?;
+        let key = webhook::key_from_environment(environment, aws)?;
+        let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
+        let health = Health::from_environment(environment)?;
+        let chosen = environment.get("PUSH_SERVICE")?.unwrap_or(PushService::MongoosePush);
+        if !is_needed {
+            return Ok(None);
+        }
+        let missing = |name, purpose| SettingError::Missing { name, purpose };
+        let kind = match chosen {
+            PushService::MongoosePush => PublisherKind::MongoosePush(mongoosepush.ok_or(missing(
+                mongoosepush::URL,
+                "where notifications for virtual hosts are posted",
+            ))?),
+            PushService::Direct => {
+                let purpose = "the apps' credentials for push services";
+                PublisherKind::Direct(Box::new(direct.ok_or(missing(direct::CREDENTIALS, purpose))?))
             }
-            other => {
-                let reason = format!("{other:?} is no push service: mongoosepush, direct and the URL of your own are");
-                return Err(SettingError::invalid("PUSH_SERVICE", reason));
+            PushService::Webhook(url) => {
+                let purpose = "the secret that signs notifications to your own push service";
+                let key = key.ok_or(missing(webhook::SECRET, purpose))?;
+                PublisherKind::Webhook(Box::new(Webhook::new(url, key, timeout)))
             }
         };
-        let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
-        Ok(Self { kind, health: Health::from_environment(environment)?, timeout, disable_after })
+        Ok(Some(Self { kind, health, timeout, disable_after }))
     }
 
     fn of_pubsub(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
         let timeout = publish_timeout(environment)?;
-        let Some(pubsub) = PubSub::from_environment(environment, timeout, aws)? else { return Ok(None) };
         let disable_after = match environment.number("PUBSUB_MAX_ERRORS", 0..=1_000, 0)? {
             0 => None,
             errors => Some(errors),
         };
+        let Some(pubsub) = PubSub::from_environment(environment, timeout, aws)? else { return Ok(None) };
         let health = Health::default();
         Ok(Some(Self { kind: PublisherKind::PubSub(Box::new(pubsub)), health, timeout, disable_after }))
     }

@@ -61,6 +61,14 @@ impl Caller {
         }
     }
 
+    /// The user or the domain that the credential is bound to, for log lines; of several domains the first.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Client(user) => Some(user.as_str()),
+            Self::Server(_) | Self::Operator => self.own_domain().map(DomainRef::as_str),
+        }
+    }
+
     /// The domain that a chat server's secret is bound to, or the first of several.
     pub fn own_domain(&self) -> Option<&DomainRef> {
         match self {
@@ -114,7 +122,7 @@ enum Unknown {
     #[error("a bearer token, a Basic password, ?token= or a signature is required")]
     Missing,
     /// The credential is none of the secrets.
-    #[error("the credential is not valid")]
+    #[error("the credential is none of the secrets in WEBHOOK_SECRET")]
     Credential,
     /// The signature does not fit.
     #[error(transparent)]
@@ -130,23 +138,22 @@ impl Access {
     /// From `WEBHOOK_SECRET`: secrets, comma-separated, or the place that holds them (see [`Secret`]), which is read again
     /// when a credential is unknown and at least every 5 minutes.
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
-        let secret = Secret::new(environment.text(SETTING).unwrap_or_default(), aws);
-        let access = Self::of_secret(secret);
-        if let Servers::Secrets(secrets) = &access.servers {
-            secrets.current().await?;
-        }
-        Ok(access)
+        let Some(setting) = environment.value(SETTING)? else { return Self::of_secrets("") };
+        let secrets = RotatingSecret::new(SETTING, Secret::new(setting, aws), Secrets::parse);
+        secrets.current().await?;
+        Ok(Self::of(secrets))
     }
 
-    /// From secrets, comma-separated. One behind a domain, `example.com=secret`, speaks for that domain alone.
+    /// From secrets, comma-separated. One behind a domain, `example.com=secret`, speaks for that domain alone. Without any,
+    /// every request is refused.
     pub fn of_secrets(secrets: &str) -> Result<Self, SettingError> {
-        Secrets::parse(secrets).map_err(|reason| SettingError::invalid(SETTING, reason))?;
-        Ok(Self::of_secret(secrets.into()))
+        let parse = if secrets.is_empty() { |_: &str| Ok(Secrets::default()) } else { Secrets::parse };
+        Ok(Self::of(RotatingSecret::new(SETTING, secrets.into(), parse).checked()?))
     }
 
-    fn of_secret(secret: Secret) -> Self {
-        let secrets = RotatingSecret::new(SETTING, secret, Secrets::parse).with_max_age(SECRETS_MAX_AGE);
-        Self { servers: Servers::Secrets(Arc::new(secrets)), clients: None, topics: None }
+    fn of(secrets: RotatingSecret<Secrets>) -> Self {
+        let secrets = Arc::new(secrets.with_max_age(SECRETS_MAX_AGE));
+        Self { servers: Servers::Secrets(secrets), clients: None, topics: None }
     }
 
     /// The same, and tokens of clients, if there is anything to check them by.
@@ -199,9 +206,9 @@ impl Access {
                 Err(problem) => problem,
             },
             None if known.keys.is_empty() && self.clients.is_none() => {
-                Problem::unauthorized("no WEBHOOK_SECRET is configured, so every request is refused")
+                Problem::unauthorized("no secret is set", "no WEBHOOK_SECRET is configured, so every request is refused")
             }
-            None => Problem::unauthorized(unknown.to_string()),
+            None => Problem::unauthorized(unknown.reason(), unknown.to_string()),
         };
         if !unknown.may_be_of_a_newer_secret() {
             return Err(problem);
@@ -212,6 +219,17 @@ impl Access {
 }
 
 impl Unknown {
+    /// For the log.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "no credential",
+            Self::Credential => "unknown secret",
+            Self::Signature(Unverified::Incomplete) => "incomplete headers of a signature",
+            Self::Signature(Unverified::Untimely) => "timestamp of a signature too far from now",
+            Self::Signature(Unverified::Wrong) => "wrong signature",
+        }
+    }
+
     fn may_be_of_a_newer_secret(&self) -> bool {
         matches!(self, Self::Credential | Self::Signature(Unverified::Wrong))
     }
@@ -220,7 +238,8 @@ impl Unknown {
 impl Secrets {
     fn parse(text: &str) -> Result<Self, String> {
         let mut secrets = Self::default();
-        for (index, (domain, secret)) in by_domain(text).into_iter().enumerate() {
+        let listed = by_domain(text).map_err(|empty| empty.to_string())?;
+        for (index, (domain, secret)) in listed.into_iter().enumerate() {
             // The padding of base64 has no dot before it; a domain whose secret was forgotten must not become one.
             if secret.ends_with('=') && secret.contains('.') {
                 return Err("there is a domain without a secret behind it".into());
@@ -319,7 +338,8 @@ mod tests {
             "requestContext": {"http": {"method": "POST"}},
         });
         let request: HttpRequest = serde_json::from_value(request).unwrap();
-        Secrets::parse(secrets).unwrap().caller(&request, Credential::of(&request).as_ref(), body).ok()
+        let secrets = if secrets.is_empty() { Secrets::default() } else { Secrets::parse(secrets).unwrap() };
+        secrets.caller(&request, Credential::of(&request).as_ref(), body).ok()
     }
 
     fn authorized(secrets: &str, authorization: &str) -> Option<Caller> {
@@ -367,9 +387,7 @@ mod tests {
         }
         assert_eq!(called(ONE, &[], None, b""), None);
         assert_eq!(called(ONE, &[], Some(""), b""), None);
-        for nothing in ["", ","] {
-            assert_eq!(called(nothing, &[("authorization", "Bearer ")], Some(""), b""), None);
-        }
+        assert_eq!(called("", &[("authorization", "Bearer ")], Some(""), b""), None);
     }
 
     #[test]
@@ -387,6 +405,8 @@ mod tests {
                 "WEBHOOK_SECRET: number 2: a secret must have at least 16 bytes",
             ),
             ("whsec_", "WEBHOOK_SECRET: number 1: whsec_ must be followed by base64"),
+            (",", "WEBHOOK_SECRET: number 1 of the list is empty"),
+            ("a-secret-of-one-server,", "WEBHOOK_SECRET: number 2 of the list is empty"),
             ("whsec_not base64, not at all", "WEBHOOK_SECRET: number 1: whsec_ must be followed by base64"),
         ] {
             assert_eq!(Access::of_secrets(secrets).unwrap_err().to_string(), error);

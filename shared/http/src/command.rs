@@ -78,7 +78,11 @@ where
                     Err(invalid) => iq.error(Condition::BadRequest, &invalid.to_string()),
                     Ok(command) => match act(command).await {
                         Ok(_) => iq.result(),
-                        Err(rejection) => iq.error(rejection.condition(), &rejection.to_string()),
+                        Err(rejection) => {
+                            let reply = iq.error(rejection.condition(), &rejection.to_string());
+                            Problem::from(rejection).log_refusal(request.caller.name());
+                            reply
+                        }
                     },
                 },
             };

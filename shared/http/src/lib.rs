@@ -199,10 +199,13 @@ pub async fn answer(
         }
         Invocation::Http(request) if request.method() == "OPTIONS" => Answer::Http(methods.options()),
         Invocation::Http(request) => {
-            let outcome = match admit(access, methods, request).await {
-                Ok(request) => act(request).await,
-                Err(problem) => Err(problem),
+            let (caller, outcome) = match admit(access, methods, request).await {
+                Ok(request) => (Some(request.caller.clone()), act(request).await),
+                Err(problem) => (None, Err(problem)),
             };
+            if let Err(problem) = &outcome {
+                problem.log_refusal(caller.as_ref().and_then(Caller::name));
+            }
             Answer::Http(outcome.map_or_else(Problem::into_http, Response::into_http))
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_lambda_events::http::{HeaderValue, header};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
+use pushlark_telemetry::{Refusal, log_refusal};
 use serde::Serialize;
 
 use crate::{MAX_BODY_BYTES, Media, http_response};
@@ -19,6 +20,9 @@ pub struct Problem {
     errors: Vec<ItemError>,
     #[serde(skip)]
     header: Option<Header>,
+    /// Why the credential is refused, for the log, which may tell more than the answer.
+    #[serde(skip)]
+    refusal: Option<&'static str>,
 }
 
 /// A header that tells how to do better.
@@ -46,15 +50,28 @@ const MAX_DETAIL_CHARS: usize = 500;
 impl Problem {
     fn new(status: u16, title: &'static str, detail: impl Into<String>) -> Self {
         let detail = shortened(detail.into());
-        Self { r#type: "about:blank", title, status, detail, errors: Vec::new(), header: None }
+        Self { r#type: "about:blank", title, status, detail, errors: Vec::new(), header: None, refusal: None }
     }
 
     fn with_header(self, header: Header) -> Self {
         Self { header: Some(header), ..self }
     }
 
+    fn with_refusal(self, reason: &'static str) -> Self {
+        Self { refusal: Some(reason), ..self }
+    }
+
     pub(crate) fn is_unauthorized(&self) -> bool {
         self.status == 401
+    }
+
+    /// Logs the refusal of a credential; `caller` is the domain or the user that it is bound to.
+    pub(crate) fn log_refusal(&self, caller: Option<&str>) {
+        if let Some(reason) = self.refusal {
+            // What a 403 tells is whom the request is about.
+            let detail = (self.status == 403).then_some(self.detail.as_str());
+            log_refusal(Refusal { status: self.status, reason, caller, detail });
+        }
     }
 
     /// 400: the request's content is wrong; `detail` names the field.
@@ -81,15 +98,15 @@ impl Problem {
         Self { errors, detail: shortened(detail), ..self }
     }
 
-    /// 401: no credential that is known.
-    pub fn unauthorized(detail: impl Into<String>) -> Self {
+    /// 401: no credential that is known. `reason` is for the log, and one of a few.
+    pub fn unauthorized(reason: &'static str, detail: impl Into<String>) -> Self {
         let challenge = Header::Challenge("Bearer, Basic realm=\"pushlark\"");
-        Self::new(401, "Unauthorized", detail).with_header(challenge)
+        Self::new(401, "Unauthorized", detail).with_header(challenge).with_refusal(reason)
     }
 
     /// 403: the credential is known, and not good for this.
     pub fn forbidden(detail: impl Into<String>) -> Self {
-        Self::new(403, "Forbidden", detail)
+        Self::new(403, "Forbidden", detail).with_refusal("the credential is not good for this")
     }
 
     /// 405: not one of the methods `allowed`.
