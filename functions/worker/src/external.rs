@@ -161,7 +161,12 @@ impl External {
         // The queue tries again, and leaves room for it.
         let retries = aws_sdk_lambda::config::retry::RetryConfig::disabled();
         let config = aws_sdk_lambda::config::Builder::from(aws).timeout_config(timeouts).retry_config(retries);
-        Self { client: Client::from_conf(config.build()), function: function.into(), on_error, waiting: Mutex::default() }
+        Self {
+            client: Client::from_conf(config.build()),
+            function: function.into(),
+            on_error,
+            waiting: Mutex::default(),
+        }
     }
 
     /// Asks about one event, in one call with others that are asked about at the same time.

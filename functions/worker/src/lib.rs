@@ -114,7 +114,9 @@ impl Worker {
                 last_start += timeout;
                 ChosenPlugin::External(Arc::new(External::new(function, timeout, on_error, aws)))
             }
-            Some(_) => return Err(SettingError::invalid("PLUGIN", "lambda: is not followed by a function's name or ARN")),
+            Some(_) => {
+                return Err(SettingError::invalid("PLUGIN", "lambda: is not followed by a function's name or ARN"));
+            }
             None => {
                 let plugin = plugins.get(name).map_err(|unknown| SettingError::invalid("PLUGIN", unknown))?;
                 ChosenPlugin::Compiled(plugin)

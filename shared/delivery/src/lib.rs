@@ -163,10 +163,9 @@ impl Publisher {
         }
         let missing = |name, purpose| SettingError::Missing { name, purpose };
         let kind = match chosen {
-            PushService::MongoosePush => PublisherKind::MongoosePush(mongoosepush.ok_or(missing(
-                mongoosepush::URL,
-                "where notifications for virtual hosts are posted",
-            ))?),
+            PushService::MongoosePush => PublisherKind::MongoosePush(
+                mongoosepush.ok_or(missing(mongoosepush::URL, "where notifications for virtual hosts are posted"))?,
+            ),
             PushService::Direct => {
                 let purpose = "the apps' credentials for push services";
                 PublisherKind::Direct(Box::new(direct.ok_or(missing(direct::CREDENTIALS, purpose))?))

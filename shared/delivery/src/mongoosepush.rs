@@ -37,8 +37,7 @@ impl MongoosePush {
     /// From `MONGOOSEPUSH_URL` and `MONGOOSEPUSH_API_VERSION`; `None` without a URL.
     pub fn from_environment(environment: &Environment, timeout: Duration) -> Result<Option<Self>, SettingError> {
         let versions = [("v2", ("v2", Version::V2)), ("v3", ("v3", Version::V3))];
-        let (name, version) =
-            environment.choice("MONGOOSEPUSH_API_VERSION", &versions)?.unwrap_or(("v3", Version::V3));
+        let (name, version) = environment.choice("MONGOOSEPUSH_API_VERSION", &versions)?.unwrap_or(("v3", Version::V3));
         let Some(HttpUrl(url)) = environment.get(URL)? else { return Ok(None) };
         if url.query().is_some() || url.fragment().is_some() {
             return Err(SettingError::invalid(URL, "it ends in a query: the path of the API must follow"));

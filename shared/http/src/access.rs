@@ -205,9 +205,10 @@ impl Access {
                 Ok(user) => return Ok(Caller::Client(user)),
                 Err(problem) => problem,
             },
-            None if known.keys.is_empty() && self.clients.is_none() => {
-                Problem::unauthorized("no secret is set", "no WEBHOOK_SECRET is configured, so every request is refused")
-            }
+            None if known.keys.is_empty() && self.clients.is_none() => Problem::unauthorized(
+                "no secret is set",
+                "no WEBHOOK_SECRET is configured, so every request is refused",
+            ),
             None => Problem::unauthorized(unknown.reason(), unknown.to_string()),
         };
         if !unknown.may_be_of_a_newer_secret() {

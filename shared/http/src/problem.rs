@@ -16,8 +16,8 @@ pub struct Problem {
     title: &'static str,
     status: u16,
     detail: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<ItemError>,
+    #[serde(skip_serializing_if = "<[ItemError]>::is_empty")]
+    errors: Box<[ItemError]>,
     #[serde(skip)]
     header: Option<Header>,
     /// Why the credential is refused, for the log, which may tell more than the answer.
@@ -50,7 +50,7 @@ const MAX_DETAIL_CHARS: usize = 500;
 impl Problem {
     fn new(status: u16, title: &'static str, detail: impl Into<String>) -> Self {
         let detail = shortened(detail.into());
-        Self { r#type: "about:blank", title, status, detail, errors: Vec::new(), header: None, refusal: None }
+        Self { r#type: "about:blank", title, status, detail, errors: Box::default(), header: None, refusal: None }
     }
 
     fn with_header(self, header: Header) -> Self {

@@ -100,10 +100,10 @@ mod tests {
     fn a_pattern_without_host_is_a_domain_for_all() {
         assert!(has("a.example, virtual.domain", "bob@example.com", "virtual.domain"));
         assert!(!has("virtual.domain", "bob@example.com", "sub.virtual.domain"));
-        assert!(!HostPatterns::default().has(
-            &BareJid::new("bob@example.com").unwrap(),
-            &BareJid::new("virtual.domain").unwrap()
-        ));
+        assert!(
+            !HostPatterns::default()
+                .has(&BareJid::new("bob@example.com").unwrap(), &BareJid::new("virtual.domain").unwrap())
+        );
     }
 
     #[test]

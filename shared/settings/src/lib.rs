@@ -196,7 +196,9 @@ mod tests {
     #[test]
     fn a_word_is_one_of_the_choices() {
         let environment = Environment::from_iter([("UNREAD_COUNTS", " on "), ("INCLUDE_BODY", "On")]);
-        assert!(environment.switch("UNREAD_COUNTS", false).unwrap() && environment.switch("INCLUDE_SENDER", true).unwrap());
+        assert!(
+            environment.switch("UNREAD_COUNTS", false).unwrap() && environment.switch("INCLUDE_SENDER", true).unwrap()
+        );
         let refused = environment.switch("INCLUDE_BODY", true).unwrap_err().to_string();
         assert_eq!(refused, "INCLUDE_BODY: \"On\" is none of: on, off");
     }

@@ -31,7 +31,15 @@ mod tests {
         for fine in ["https://push.example.com", "http://127.0.0.1:8080/a?b=c", "HTTPS://user:password@example.com/"] {
             assert!(fine.parse::<HttpUrl>().is_ok(), "{fine}");
         }
-        for bad in ["", "push.example.com", "push.example.com:443", "ftp://example.com", "https://", "https://a b/", "https://a/b c"] {
+        for bad in [
+            "",
+            "push.example.com",
+            "push.example.com:443",
+            "ftp://example.com",
+            "https://",
+            "https://a b/",
+            "https://a/b c",
+        ] {
             assert_eq!(bad.parse::<HttpUrl>(), Err(InvalidUrl), "{bad}");
         }
     }

@@ -191,7 +191,9 @@ mod tests {
         assert_eq!(trusted.endpoint("https://ntfy.internal:8444/up"), Err(InvalidEndpoint::Port));
         assert_eq!(trusted.endpoint("http://127.0.0.1:8081/up"), Err(InvalidEndpoint::NotHttps));
         assert_eq!(trusted.endpoint("http://x@127.0.0.1:8080/up"), Err(InvalidEndpoint::Credentials));
-        for bad in ["ntfy.internal", "https://ntfy.internal/path", "ftp://ntfy.internal", "https://a@ntfy.internal", "", ","] {
+        for bad in
+            ["ntfy.internal", "https://ntfy.internal/path", "ftp://ntfy.internal", "https://a@ntfy.internal", "", ","]
+        {
             assert!(bad.parse::<TrustedOrigins>().is_err(), "{bad}");
         }
     }
