@@ -7,7 +7,7 @@ use aws_config::SdkConfig;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, by_domain};
-use pushlark_telemetry::{Causes, Metric, count};
+use pushlark_telemetry::{Causes, Metric, Refusal, count, log_refusal};
 use pushlark_webhooks::{HUB_SIGNATURE, Headers, ID, Key, SIGNATURE, TIMESTAMP, Unverified, verify_body};
 use pushlark_xmpp::{BareJid, DomainPart, DomainRef};
 use sha2::{Digest, Sha256};
@@ -19,6 +19,8 @@ use crate::sns::{MESSAGE_TYPE, SnsMessage, Topics};
 use crate::{HttpRequest, Problem};
 
 const SETTING: &str = "WEBHOOK_SECRET";
+/// Why a credential that is known is refused, for the log.
+const NOT_GOOD: &str = "the credential is not good for this";
 /// How long a removed secret is taken at most by a function that is called.
 const SECRETS_MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
@@ -61,8 +63,13 @@ impl Caller {
         }
     }
 
-    /// The user or the domain that the credential is bound to, for log lines; of several domains the first.
-    pub(crate) fn name(&self) -> Option<&str> {
+    /// Logs that the caller asks for what the credential is not good for, which `detail` says.
+    pub fn log_refusal(&self, detail: &str) {
+        log_refusal(Refusal { status: 403, reason: NOT_GOOD, caller: self.name(), detail: Some(detail) });
+    }
+
+    /// The user or the domain that the credential is bound to; of several domains the first.
+    fn name(&self) -> Option<&str> {
         match self {
             Self::Client(user) => Some(user.as_str()),
             Self::Server(_) | Self::Operator => self.own_domain().map(DomainRef::as_str),
@@ -174,8 +181,11 @@ impl Access {
             }
             _ => self.caller(request, body).await.map(|caller| Authenticated { caller, sns: None }),
         };
-        if checked.as_ref().is_err_and(Problem::is_unauthorized) {
+        if let Err(problem) = &checked
+            && let Some(reason) = problem.refusal
+        {
             count(Metric::Unauthorized);
+            log_refusal(Refusal { status: 401, reason, caller: None, detail: None });
         }
         checked
     }

@@ -79,9 +79,11 @@ where
                     Ok(command) => match act(command).await {
                         Ok(_) => iq.result(),
                         Err(rejection) => {
-                            let reply = iq.error(rejection.condition(), &rejection.to_string());
-                            Problem::from(rejection).log_refusal(request.caller.name());
-                            reply
+                            let detail = rejection.to_string();
+                            if let Rejection::Forbidden(_) = rejection {
+                                request.caller.log_refusal(&detail);
+                            }
+                            iq.error(rejection.condition(), &detail)
                         }
                     },
                 },

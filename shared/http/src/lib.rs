@@ -199,13 +199,17 @@ pub async fn answer(
         }
         Invocation::Http(request) if request.method() == "OPTIONS" => Answer::Http(methods.options()),
         Invocation::Http(request) => {
-            let (caller, outcome) = match admit(access, methods, request).await {
-                Ok(request) => (Some(request.caller.clone()), act(request).await),
-                Err(problem) => (None, Err(problem)),
+            let outcome = match admit(access, methods, request).await {
+                Ok(request) => {
+                    let caller = request.caller.clone();
+                    let acted = act(request).await;
+                    if let Some(detail) = acted.as_ref().err().and_then(Problem::forbidden_detail) {
+                        caller.log_refusal(detail);
+                    }
+                    acted
+                }
+                Err(problem) => Err(problem),
             };
-            if let Err(problem) = &outcome {
-                problem.log_refusal(caller.as_ref().and_then(Caller::name));
-            }
             Answer::Http(outcome.map_or_else(Problem::into_http, Response::into_http))
         }
     }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use aws_lambda_events::http::{HeaderValue, header};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
-use pushlark_telemetry::{Refusal, log_refusal};
 use serde::Serialize;
 
 use crate::{MAX_BODY_BYTES, Media, http_response};
@@ -20,9 +19,9 @@ pub struct Problem {
     errors: Box<[ItemError]>,
     #[serde(skip)]
     header: Option<Header>,
-    /// Why the credential is refused, for the log, which may tell more than the answer.
+    /// Why the credential is not known, for the log, which may tell more than the answer.
     #[serde(skip)]
-    refusal: Option<&'static str>,
+    pub(crate) refusal: Option<&'static str>,
 }
 
 /// A header that tells how to do better.
@@ -57,21 +56,9 @@ impl Problem {
         Self { header: Some(header), ..self }
     }
 
-    fn with_refusal(self, reason: &'static str) -> Self {
-        Self { refusal: Some(reason), ..self }
-    }
-
-    pub(crate) fn is_unauthorized(&self) -> bool {
-        self.status == 401
-    }
-
-    /// Logs the refusal of a credential; `caller` is the domain or the user that it is bound to.
-    pub(crate) fn log_refusal(&self, caller: Option<&str>) {
-        if let Some(reason) = self.refusal {
-            // What a 403 tells is whom the request is about.
-            let detail = (self.status == 403).then_some(self.detail.as_str());
-            log_refusal(Refusal { status: self.status, reason, caller, detail });
-        }
+    /// What a credential that is known is not good for, if it is not.
+    pub(crate) fn forbidden_detail(&self) -> Option<&str> {
+        (self.status == 403).then_some(self.detail.as_str())
     }
 
     /// 400: the request's content is wrong; `detail` names the field.
@@ -101,12 +88,13 @@ impl Problem {
     /// 401: no credential that is known. `reason` is for the log, and one of a few.
     pub fn unauthorized(reason: &'static str, detail: impl Into<String>) -> Self {
         let challenge = Header::Challenge("Bearer, Basic realm=\"pushlark\"");
-        Self::new(401, "Unauthorized", detail).with_header(challenge).with_refusal(reason)
+        let problem = Self::new(401, "Unauthorized", detail).with_header(challenge);
+        Self { refusal: Some(reason), ..problem }
     }
 
     /// 403: the credential is known, and not good for this.
     pub fn forbidden(detail: impl Into<String>) -> Self {
-        Self::new(403, "Forbidden", detail).with_refusal("the credential is not good for this")
+        Self::new(403, "Forbidden", detail)
     }
 
     /// 405: not one of the methods `allowed`.

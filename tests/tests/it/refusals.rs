@@ -61,7 +61,7 @@ async fn each_reason_is_logged_without_the_credential() {
             event(),
             event().bearer_auth("planted-unknown-secret"),
             event().query(&[("token", "planted-unknown-secret")]),
-            event().header("webhook-id", "planted"),
+            event().header("webhook-signature", "v1,planted"),
             signed(event(), "planted-all-secret", 1_000),
             signed(event(), "planted-unknown-secret", 0),
             sns(json!({"planted": "planted"})),
@@ -111,7 +111,8 @@ fn assert_not_good(lines: &[Value], caller: &str, whom: &str) {
 async fn an_event_of_another_domain_is_logged_with_both_domains() {
     let Some(lines) = logged("refusals::an_event_of_another_domain_is_logged_with_both_domains") else {
         let event = json!({"type": "user_removed", "jid": "bob@example.org"}).to_string();
-        send(start().await.request("/events", JSON, event).bearer_auth("planted-com-secret")).await.problem(403);
+        let pushlark = start().await;
+        send(pushlark.request("/events", JSON, event).bearer_auth("planted-com-secret")).await.problem(403);
         return;
     };
     assert_not_good(&lines, "example.com", "example.org");
@@ -122,7 +123,8 @@ async fn an_iq_of_another_domain_is_logged_with_both_domains() {
     let Some(lines) = logged("refusals::an_iq_of_another_domain_is_logged_with_both_domains") else {
         let iq = "<iq type='set' id='1' from='bob@example.org'>\
                   <enable xmlns='urn:xmpp:push:0' jid='push.example.org' node='n'/></iq>";
-        let request = start().await.request("/enable", "text/xml", iq).bearer_auth("planted-com-secret");
+        let pushlark = start().await;
+        let request = pushlark.request("/enable", "text/xml", iq).bearer_auth("planted-com-secret");
         assert!(send(request).await.body.contains("<forbidden "));
         return;
     };
@@ -134,7 +136,8 @@ async fn a_client_that_asks_for_another_user_is_logged_with_both_users() {
     let Some(lines) = logged("refusals::a_client_that_asks_for_another_user_is_logged_with_both_users") else {
         let disable = json!({"user": "bob@example.com", "jid": "push.example.com"}).to_string();
         let eves = token("eve@example.com", 60);
-        send(start().await.request("/disable", JSON, disable).bearer_auth(eves)).await.problem(403);
+        let pushlark = start().await;
+        send(pushlark.request("/disable", JSON, disable).bearer_auth(eves)).await.problem(403);
         return;
     };
     assert_not_good(&lines, "eve@example.com", "bob@example.com");
