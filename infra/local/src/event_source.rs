@@ -197,6 +197,6 @@ mod tests {
         assert_eq!(values, BATCHING_WINDOWS);
         let window = |seconds: &str| Mapping::from_environment(&Environment::from_iter([("BATCHING_WINDOW", seconds)]));
         assert_eq!(window("20").unwrap().batching_window, Duration::from_secs(20));
-        assert!(window("7").unwrap_err().to_string().starts_with("BATCHING_WINDOW: 7 is none of [0, 1,"));
+        assert!(window("7").unwrap_err().to_string().starts_with("BATCHING_WINDOW: 7 is none of: 0, 1,"));
     }
 }
