@@ -15,13 +15,14 @@ ROOT = Path(__file__).parent.parent
 TEMPLATE = yaml_parse((ROOT / "infra/template.yaml").read_text())
 PARAMETERS, RESOURCES = TEMPLATE["Parameters"], TEMPLATE["Resources"]
 SAMCONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 FUNCTIONS = [name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::Serverless::Function"]
 
 
 def deployments(file):
-    """The parameters of each `sam deploy` in the shell blocks of a file."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
-    for options in re.findall("sam deploy(.*)", "\n".join(blocks).replace("\\\n", "")):
+    """The parameters of each `sam deploy` in the code of a file."""
+    text = (ROOT / file).read_text().replace("\\\n", "")
+    for options in re.findall(r"sam deploy([^`\n]*)", text):
         yield dict(word.split("=", 1) for word in shlex.split(options) if re.match(r"[A-Z]\w*=", word))
 
 
@@ -92,21 +93,37 @@ def refused(given):
     return None
 
 
+def deployed():
+    """The parameters of the first deployment, as the README has it."""
+    return next(given for given in deployments("README.md") if "WebhookSecret" in given)
+
+
 class Commands(unittest.TestCase):
     def test_the_readme_deploys_with_a_few_valid_parameters(self):
-        [given] = deployments("README.md")
+        given = deployed()
         self.assertIsNone(refused(given))
         self.assertIn(len(given), range(3, 6))
         self.assertIn("WebhookSecret", given)
         # What a first deployment cannot leave out.
         self.assertIsNotNone(refused({name: value for name, value in given.items() if name != "MongoosepushUrl"}))
 
-    def test_the_other_commands_name_parameters_that_exist(self):
-        commands = list(deployments("docs/deploy.md"))
-        self.assertGreaterEqual(len(commands), 3)
-        for given in commands:
-            self.assertLessEqual(given.keys(), PARAMETERS.keys())
-        self.assertIn(None, [refused(given) for given in commands if "WebhookSecret" in given])
+    def test_each_command_of_the_pages_is_accepted(self):
+        commands = [(page, given) for page in PAGES for given in deployments(page)]
+        self.assertGreaterEqual(len([page for page, _ in commands if page == "docs/deploy.md"]), 3)
+        for page, given in commands:
+            # An update keeps the parameters that it does not name.
+            before = {} if "WebhookSecret" in given else deployed()
+            self.assertIsNone(refused(before | given), (page, given))
+
+    def test_a_deployment_that_could_notify_nobody_is_refused(self):
+        secret = {"WebhookSecret": "secret"}
+        reason = refused(secret)
+        for parameter in ["VirtualPubsubHosts", "PubsubUrl"]:
+            self.assertIn(parameter, reason)
+        mongoosepush = {"MongoosepushUrl": "https://mongoosepush.example.com"}
+        self.assertEqual(refused(secret | mongoosepush), reason)
+        self.assertIsNone(refused(secret | {"PubsubUrl": "https://chat.example.com/rest"}))
+        self.assertIsNone(refused(secret | mongoosepush | {"VirtualPubsubHosts": "push.@HOST@"}))
 
     def test_a_deployment_asks_nothing(self):
         deploy = SAMCONFIG["default"]["deploy"]["parameters"]
@@ -116,8 +133,8 @@ class Commands(unittest.TestCase):
         self.assertEqual(SAMCONFIG["default"]["delete"]["parameters"]["stack_name"], deploy["stack_name"])
         # With a template here, `sam deploy` would deploy the source instead of the build.
         self.assertNotIn("template_file", deploy)
-        for file in ["README.md", "docs/deploy.md"]:
-            self.assertNotIn("--guided", (ROOT / file).read_text())
+        for page in PAGES:
+            self.assertNotIn("--guided", (ROOT / page).read_text())
 
 
 class Snippets(unittest.TestCase):
@@ -191,10 +208,10 @@ class Queues(unittest.TestCase):
         self.assertNotIn("Timeout", RESOURCES["Worker"]["Properties"])
 
     def test_large_batches_need_a_window(self):
-        self.assertIsNone(refused({"BatchSize": "10"}))
-        self.assertEqual(refused({"BatchSize": "11"}), "A BatchSize over 10 needs a BatchingWindow")
-        self.assertIsNone(refused({"BatchSize": "1000", "BatchingWindow": "20"}))
-        self.assertIsNotNone(refused({"BatchingWindow": "7"}))
+        self.assertIsNone(refused(deployed() | {"BatchSize": "10"}))
+        self.assertEqual(refused(deployed() | {"BatchSize": "11"}), "A BatchSize over 10 needs a BatchingWindow")
+        self.assertIsNone(refused(deployed() | {"BatchSize": "1000", "BatchingWindow": "20"}))
+        self.assertIsNotNone(refused(deployed() | {"BatchingWindow": "7"}))
 
     def test_each_queue_has_a_policy_of_its_own(self):
         policies = [r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::SQS::QueuePolicy"]

@@ -7,8 +7,10 @@ mod secrecy;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
+use std::{env, io};
 
 use aws_config::SdkConfig;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
@@ -18,7 +20,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use doubles::{Hold, Running, name_of, planted};
+use doubles::{Hold, Running, is_planted, name_of, planted};
 use futures_util::FutureExt;
 use local::sqs::Clock;
 use local::{Options, Stack};
@@ -26,6 +28,7 @@ use pushlark_plugin::Plugins;
 use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use pushlark_store::Store;
+use pushlark_telemetry::{Format, start_to};
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -453,6 +456,23 @@ pub async fn within_a_minute(test: impl AsyncFn()) {
 /// When it was so many seconds ago, as an event's `at` has it.
 pub fn ago(seconds: i64) -> String {
     (OffsetDateTime::now_utc() - time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
+}
+
+/// The lines that a test logs, from a run of the test alone, in a process of its own. In that process this starts the log
+/// and gives nothing: the test is to do there what it wants to be logged.
+pub fn logged(test: &str) -> Option<Vec<Value>> {
+    const INSIDE: &str = "PUSHLARK_TEST_LOG";
+    if env::var_os(INSIDE).is_some() {
+        start_to(io::stdout, Format::Json, &Environment::default()).unwrap();
+        return None;
+    }
+    let alone =
+        Command::new(env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]).env(INSIDE, "").output();
+    let alone = alone.unwrap();
+    let (lines, errors) = (String::from_utf8(alone.stdout).unwrap(), String::from_utf8(alone.stderr).unwrap());
+    assert!(alone.status.success(), "{lines}\n{errors}");
+    assert!(!is_planted(&lines) && !is_planted(&errors), "a secret is in the log: {lines}\n{errors}");
+    Some(lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// Sends a request, and gives the answer.

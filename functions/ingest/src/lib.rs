@@ -130,11 +130,11 @@ impl Function {
         }
         // State goes first, so that a message does not overtake the "offline" before it.
         self.note(state).await.map_err(|error| {
-            tracing::error!(?ids, error = %Causes(&error), "state not noted");
+            tracing::error!(ids = ids.join(" "), error = %Causes(&error), "state not noted");
             Problem::unavailable()
         })?;
         self.queue.send(&Record::pack(work)).await.map_err(|error| {
-            tracing::error!(?ids, error = %Causes(&error), "not queued");
+            tracing::error!(ids = ids.join(" "), error = %Causes(&error), "not queued");
             Problem::unavailable()
         })?;
         ids.iter().for_each(|_| count(Metric::EventsAccepted));

@@ -91,6 +91,7 @@ impl Function {
         let parties = Parties::of(iq)?;
         if !parties.are_vouched_for_by(caller) {
             let text = format!("the credential speaks neither for {} nor for {}", parties.from, parties.to);
+            caller.log_refusal(&text);
             return Err(Refusal::new(Condition::Forbidden, text));
         }
         if let Admission::Exceeded(charged, _) = self.store.admit(&[&parties.charged(caller)]).await? {

@@ -163,7 +163,12 @@ impl Worker {
         let id = work.id.clone();
         let delay = match removed {
             Ok(Progress::Complete) => {
-                tracing::info!(id, subject = ?work.subject, "removed");
+                let (user, domain) = match &work.subject {
+                    Subject::UserRemoved { jid } => (Some(jid.as_str()), None),
+                    Subject::DomainRemoved { domain } => (None, Some(domain.as_str())),
+                    _ => (None, None),
+                };
+                tracing::info!(id, user, domain, "removed");
                 return Ended::Done(None);
             }
             Ok(Progress::Swept) => SECOND_LOOK,
@@ -179,7 +184,7 @@ impl Worker {
                 return Ended::Failed(Retry::BackingOff, None);
             }
         }
-        tracing::info!(id, ?removed, "to be removed further");
+        tracing::info!(id, seconds = delay.as_secs(), "to be removed further");
         Ended::Done(None)
     }
 

@@ -40,7 +40,7 @@ pub struct External {
 
 /// What to do when the function gives no decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OnError {
+pub enum OnError {
     /// Ask again later.
     Retry,
     /// Decide as the defaults do.
@@ -145,33 +145,28 @@ pub struct Answered {
     answer: Answer,
 }
 
+impl OnError {
+    /// From `PLUGIN_ON_ERROR`.
+    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
+        let choices = [("retry", Self::Retry), ("defaults", Self::Defaults)];
+        Ok(environment.choice("PLUGIN_ON_ERROR", &choices)?.unwrap_or(Self::Retry))
+    }
+}
+
 impl External {
-    /// The function called `function`, from `PLUGIN_TIMEOUT_MS` and `PLUGIN_ON_ERROR`.
-    pub fn from_environment(
-        function: &str,
-        timeout: Duration,
-        environment: &Environment,
-        aws: &SdkConfig,
-    ) -> Result<Self, SettingError> {
-        let on_error = match environment.text("PLUGIN_ON_ERROR").unwrap_or("retry") {
-            "retry" => OnError::Retry,
-            "defaults" => OnError::Defaults,
-            other => {
-                let reason = format!("{other:?} is neither retry nor defaults");
-                return Err(SettingError::invalid("PLUGIN_ON_ERROR", reason));
-            }
-        };
+    /// The function called `function`.
+    pub fn new(function: &str, timeout: Duration, on_error: OnError, aws: &SdkConfig) -> Self {
         // Both: what is left out here is as `aws` has it, and may be shorter.
         let timeouts = TimeoutConfig::builder().operation_timeout(timeout).operation_attempt_timeout(timeout).build();
         // The queue tries again, and leaves room for it.
         let retries = aws_sdk_lambda::config::retry::RetryConfig::disabled();
         let config = aws_sdk_lambda::config::Builder::from(aws).timeout_config(timeouts).retry_config(retries);
-        Ok(Self {
+        Self {
             client: Client::from_conf(config.build()),
             function: function.into(),
             on_error,
             waiting: Mutex::default(),
-        })
+        }
     }
 
     /// Asks about one event, in one call with others that are asked about at the same time.

@@ -24,7 +24,7 @@ use pushlark_delivery::Delivery;
 use pushlark_events::Sources;
 use pushlark_plugin::Disclosure;
 use pushlark_queue::Queue;
-use pushlark_settings::{Environment, SettingError, aws_config};
+use pushlark_settings::{Environment, SettingError, aws_config, items};
 use pushlark_store::Store;
 use pushlark_telemetry::{Causes, Format, flush, start};
 use serde::{Deserialize, Serialize};
@@ -32,10 +32,13 @@ use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use external::External;
+use external::{External, OnError};
 
 /// How long an invocation may take, as the template has it.
 pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest name or ARN of a function, in characters ("Lambda API reference", Invoke).
+const MAX_FUNCTION_NAME: usize = 170;
 
 /// No task begins later than this before the deadline: the longest publish (5 s) and what goes before and after it.
 const LAST_START: Duration = Duration::from_millis(6_500);
@@ -102,14 +105,17 @@ impl Worker {
         dead_letters: Queue,
     ) -> Result<Self, SettingError> {
         let mut last_start = LAST_START;
-        let name = environment.text("PLUGIN").unwrap_or("defaults");
+        let timeout = environment.number("PLUGIN_TIMEOUT_MS", 100..=2_500, 2_000)?;
+        let on_error = OnError::from_environment(environment)?;
+        let name = environment.value("PLUGIN")?.unwrap_or("defaults");
         let plugin = match name.strip_prefix("lambda:") {
-            Some("") => return Err(SettingError::invalid("PLUGIN", "lambda: is followed by no function's name")),
-            Some(function) => {
-                let timeout = environment.number("PLUGIN_TIMEOUT_MS", 100..=2_500, 2_000)?;
+            Some(function) if is_function(function) => {
                 let timeout = Duration::from_millis(timeout.into());
                 last_start += timeout;
-                ChosenPlugin::External(Arc::new(External::from_environment(function, timeout, environment, aws)?))
+                ChosenPlugin::External(Arc::new(External::new(function, timeout, on_error, aws)))
+            }
+            Some(_) => {
+                return Err(SettingError::invalid("PLUGIN", "lambda: is not followed by a function's name or ARN"));
             }
             None => {
                 let plugin = plugins.get(name).map_err(|unknown| SettingError::invalid("PLUGIN", unknown))?;
@@ -202,19 +208,23 @@ fn disclosure(environment: &Environment) -> Result<Disclosure, SettingError> {
         sender: environment.switch("INCLUDE_SENDER", true)?,
         ..Disclosure::default()
     };
-    if let Some(placeholder) = environment.text("BODY_PLACEHOLDER") {
+    if let Some(placeholder) = environment.value("BODY_PLACEHOLDER")? {
         disclosure.placeholder = placeholder.into();
     }
-    for field in environment.text("GROUP_DATA").unwrap_or_default().split(',').map(str::trim) {
+    let Some(fields) = environment.value("GROUP_DATA")? else { return Ok(disclosure) };
+    let invalid = |reason: String| SettingError::invalid("GROUP_DATA", reason);
+    for field in items(fields).map_err(|empty| invalid(empty.to_string()))? {
         match field {
-            "" => {}
             "urgent" => disclosure.urgent = true,
             "mention" => disclosure.mention = true,
-            other => {
-                let reason = format!("{other:?} is neither urgent nor mention");
-                return Err(SettingError::invalid("GROUP_DATA", reason));
-            }
+            other => return Err(invalid(format!("{other:?} is none of: urgent, mention"))),
         }
     }
     Ok(disclosure)
+}
+
+/// Whether Lambda takes a text for a function's name or ARN, with a version or an alias behind it or without.
+fn is_function(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ':' | '$');
+    !text.is_empty() && text.len() <= MAX_FUNCTION_NAME && text.chars().all(is_part)
 }

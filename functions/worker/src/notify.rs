@@ -223,7 +223,7 @@ fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) 
         exists = recipient.exists,
         online = recipient.online,
         presence = presence.as_str(),
-        ?left_out,
+        left_out = left_out.join("; "),
         delivered,
         failed,
         "{}",

@@ -121,7 +121,8 @@ impl Worker {
             }
             Outcome::Transient(Failure { reason, retry_after, .. }) => {
                 count(Metric::Transient);
-                tracing::warn!(%jid, reason, ?retry_after, "not notified yet");
+                let seconds = retry_after.as_ref().map(Duration::as_secs);
+                tracing::warn!(%jid, reason, retry_after = seconds, "not notified yet");
                 Err(retry_after.map_or(Retry::BackingOff, Retry::After))
             }
         }

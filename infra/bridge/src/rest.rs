@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum_server::tls_rustls::RustlsConfig;
 use axum_server::{Handle, Server};
+use pushlark_telemetry::log_refusal;
 use pushlark_xmpp::{Condition, DomainPart, Element, Iq, IqType, MAX_STANZA_BYTES, ns, parse_jid};
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
@@ -180,7 +181,11 @@ impl Rest {
 }
 
 async fn answer(State(rest): State<Arc<Rest>>, request: Request) -> Response {
-    rest.send(request).await.unwrap_or_else(Refusal::into_response)
+    let answered = rest.send(request).await;
+    if let Err(refusal) = &answered {
+        refusal.log();
+    }
+    answered.unwrap_or_else(Refusal::into_response)
 }
 
 /// HTTP/1.1 alone, of which hyper bounds the time for a header.
@@ -195,6 +200,18 @@ fn bad_request(reason: impl ToString) -> Refusal {
 
 fn unprocessable(reason: impl ToString) -> Refusal {
     Refusal::Stanza(StatusCode::UNPROCESSABLE_ENTITY, reason.to_string())
+}
+
+impl Refusal {
+    /// Logs the refusal of a credential.
+    fn log(&self) {
+        let (status, reason) = match self {
+            Self::NoCredential => (401, "no bearer token at /rest"),
+            Self::WrongCredential => (403, "another token than REST_TOKEN at /rest"),
+            _ => return,
+        };
+        log_refusal(pushlark_telemetry::Refusal { status, reason, caller: None, detail: None });
+    }
 }
 
 impl IntoResponse for Refusal {

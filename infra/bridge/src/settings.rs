@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use pushlark_settings::SettingError;
+use pushlark_settings::{HttpUrl, InvalidUrl, SettingError, by_domain, whole_number};
 use pushlark_webhooks::{Key, MIN_SECRET_BYTES};
 use pushlark_xmpp::DomainPart;
 use reqwest::Url;
@@ -45,14 +46,14 @@ pub struct Given {
     pub tls_key: Option<PathBuf>,
     /// How long an answer is waited for, from the functions and from the chat server, in milliseconds. Less than the worker
     /// waits for /rest, which is then told that none came.
-    #[arg(long, env, default_value_t = 4_000)]
+    #[arg(long, env, default_value_t = 4_000, value_parser = number)]
     pub timeout_ms: u32,
     /// How many bytes of messages, and again of IQs, wait for the functions, for each component. A stanza counts 1 KiB more
     /// than its length. Beyond that the chat server has to wait.
-    #[arg(long, env, default_value_t = 16 << 20)]
+    #[arg(long, env, default_value_t = 16 << 20, value_parser = number)]
     pub queue_bytes: u32,
     /// How long a message is tried again while the function cannot take it, in seconds; 0 for one try.
-    #[arg(long, env, default_value_t = 600)]
+    #[arg(long, env, default_value_t = 600, value_parser = number)]
     pub retry_seconds: u32,
 }
 
@@ -94,33 +95,48 @@ impl TryFrom<Given> for Settings {
     type Error = SettingError;
 
     fn try_from(given: Given) -> Result<Self, SettingError> {
-        let first_secret = given.webhook_secret.as_deref().and_then(|secrets| secrets.split(',').next());
-        let key = first_secret.map(str::trim).filter(|secret| !secret.is_empty()).map(Key::new).transpose();
-        let key = key.map_err(|invalid| SettingError::invalid("WEBHOOK_SECRET", invalid))?;
-        if !(100..=60_000).contains(&given.timeout_ms) {
-            return Err(SettingError::invalid("TIMEOUT_MS", "it is not between 100 and 60000"));
-        }
-        if !(1 << 20..=1 << 30).contains(&given.queue_bytes) {
-            return Err(SettingError::invalid(
-                "QUEUE_BYTES",
-                "it is not between 1048576 (1 MiB) and 1073741824 (1 GiB)",
-            ));
-        }
-        if given.retry_seconds > 86_400 {
-            return Err(SettingError::invalid("RETRY_SECONDS", "it is not between 0 and 86400"));
-        }
+        in_range("TIMEOUT_MS", given.timeout_ms, 100..=60_000)?;
+        in_range("QUEUE_BYTES", given.queue_bytes, 1 << 20..=1 << 30)?;
+        in_range("RETRY_SECONDS", given.retry_seconds, 0..=86_400)?;
         Ok(Self {
             server: server(&given.server)?,
             components: components(given.components.as_deref().unwrap_or_default())?,
             iq_url: url("IQ_URL", given.iq_url.as_deref())?,
             messages_url: url("MESSAGES_URL", given.messages_url.as_deref())?,
-            key,
+            key: key(given.webhook_secret.as_deref().unwrap_or_default())?,
             rest: rest(&given)?,
             timeout: Duration::from_millis(given.timeout_ms.into()),
             queue_bytes: given.queue_bytes,
             retry: Duration::from_secs(given.retry_seconds.into()),
         })
     }
+}
+
+/// A number whose range is checked with the other settings.
+fn number(text: &str) -> Result<u32, String> {
+    whole_number(text.trim(), 0..=u32::MAX)
+}
+
+fn in_range(name: &'static str, number: u32, range: RangeInclusive<u32>) -> Result<(), SettingError> {
+    if range.contains(&number) {
+        return Ok(());
+    }
+    let reason = format!("{number} is not between {} and {}", range.start(), range.end());
+    Err(SettingError::invalid(name, reason))
+}
+
+/// The key of the first secret, as the functions read the same setting.
+fn key(secrets: &str) -> Result<Option<Key>, SettingError> {
+    if secrets.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |reason: String| SettingError::invalid("WEBHOOK_SECRET", reason);
+    if secrets.trim().starts_with("arn:") || secrets.trim().starts_with("file:") {
+        return Err(invalid("the bridge needs the secret itself, not its ARN or its file".into()));
+    }
+    let secrets = by_domain(secrets).map_err(|empty| invalid(empty.to_string()))?;
+    let first = secrets.first().map(|(_, secret)| Key::new(secret)).transpose();
+    first.map_err(|reason| invalid(format!("number 1: {reason}")))
 }
 
 fn server(server: &str) -> Result<Server, SettingError> {
@@ -152,8 +168,11 @@ fn components(components: &str) -> Result<Vec<(DomainPart, String)>, SettingErro
         let name = DomainPart::new(name.trim())
             .map_err(|error| invalid(format!("the name of number {number}: {error}")))?
             .into_owned();
-        if secret.is_empty() || all.iter().any(|(other, _)| *other == name) {
-            return Err(invalid(format!("{name} has no secret, or stands twice")));
+        if secret.is_empty() {
+            return Err(invalid(format!("{name} has no secret")));
+        }
+        if all.iter().any(|(other, _)| *other == name) {
+            return Err(invalid(format!("{name} stands twice")));
         }
         all.push((name, secret.into()));
     }
@@ -162,27 +181,27 @@ fn components(components: &str) -> Result<Vec<(DomainPart, String)>, SettingErro
 
 fn url(name: &'static str, url: Option<&str>) -> Result<Option<Url>, SettingError> {
     let Some(url) = url.filter(|url| !url.is_empty()) else { return Ok(None) };
-    let url = Url::parse(url).map_err(|reason| SettingError::invalid(name, reason))?;
-    match url.scheme() {
-        "http" | "https" => Ok(Some(url)),
-        _ => Err(SettingError::invalid(name, "it must begin with https:// or http://")),
-    }
+    let HttpUrl(url) = url.trim().parse().map_err(|invalid: InvalidUrl| SettingError::invalid(name, invalid))?;
+    Ok(Some(url))
 }
 
 fn rest(given: &Given) -> Result<Option<Rest>, SettingError> {
-    let token = given.rest_token.as_deref().map(str::trim).filter(|token| !token.is_empty());
-    let Some(token) = token else { return Ok(None) };
+    let listen = given.listen.trim();
+    let address: SocketAddr = listen.parse().map_err(|_| {
+        SettingError::invalid("LISTEN", format!("{listen:?} is no address and port such as 127.0.0.1:5281"))
+    })?;
+    let tls = match (&given.tls_certificate, &given.tls_key) {
+        (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+        (None, None) => None,
+        (Some(_), None) => return Err(SettingError::invalid("TLS_CERTIFICATE", "it needs TLS_KEY, too")),
+        (None, Some(_)) => return Err(SettingError::invalid("TLS_KEY", "it needs TLS_CERTIFICATE, too")),
+    };
+    let Some(token) = given.rest_token.as_deref().filter(|token| !token.is_empty()) else { return Ok(None) };
+    let token = token.trim();
     if token.len() < MIN_SECRET_BYTES {
         let reason = format!("it has {} bytes, at least {MIN_SECRET_BYTES} are required", token.len());
         return Err(SettingError::invalid("REST_TOKEN", reason));
     }
-    let address: SocketAddr =
-        given.listen.parse().map_err(|_| SettingError::invalid("LISTEN", "it is not an address and port"))?;
-    let tls = match (&given.tls_certificate, &given.tls_key) {
-        (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
-        (None, None) => None,
-        _ => return Err(SettingError::invalid("TLS_CERTIFICATE", "it and TLS_KEY belong together")),
-    };
     if tls.is_none() && !address.ip().is_loopback() {
         return Err(SettingError::invalid("LISTEN", "beyond loopback it needs TLS_CERTIFICATE and TLS_KEY"));
     }

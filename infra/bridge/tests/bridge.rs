@@ -466,34 +466,73 @@ async fn a_component_that_is_refused_tries_again() {
 fn a_bad_setting_is_refused_by_its_name() {
     let fine = ["--components", "push.example.com=s"];
     assert!(settings(&fine).is_ok());
-    for (name, arguments) in [
-        ("SERVER", ["--server", "192.0.2.1:5347"]),
-        ("SERVER", ["--server", "tls://chat"]),
-        ("IQ_URL", ["--iq-url", "ftp://x"]),
-        ("MESSAGES_URL", ["--messages-url", "x"]),
-        ("TIMEOUT_MS", ["--timeout-ms", "1"]),
-        ("QUEUE_BYTES", ["--queue-bytes", "1048575"]),
-        ("QUEUE_BYTES", ["--queue-bytes", "1073741825"]),
-        ("RETRY_SECONDS", ["--retry-seconds", "86401"]),
-        ("REST_TOKEN", ["--rest-token", "fifteen bytes.."]),
-        ("REST_TOKEN", ["--rest-token", " fifteen bytes.. "]),
+    let no_url = "it is no URL such as https://push.example.com";
+    let no_server =
+        "it must be an address and port of loopback, since a component's stream is clear text, or tls://HOST:PORT";
+    for (option, value, refusal) in [
+        ("--server", "192.0.2.1:5347", format!("SERVER: {no_server}")),
+        ("--server", "localhost", format!("SERVER: {no_server}")),
+        ("--server", "tls://chat", "SERVER: tls:// is followed by HOST:PORT".into()),
+        ("--iq-url", "ftp://s3cret", format!("IQ_URL: {no_url}")),
+        ("--iq-url", " ", format!("IQ_URL: {no_url}")),
+        ("--messages-url", "s3cret.example.com", format!("MESSAGES_URL: {no_url}")),
+        ("--webhook-secret", ",", "WEBHOOK_SECRET: number 1 of the list is empty".into()),
+        ("--webhook-secret", "s3cret", "WEBHOOK_SECRET: number 1: a secret must have at least 16 bytes".into()),
+        ("--webhook-secret", "whsec_!!", "WEBHOOK_SECRET: number 1: whsec_ must be followed by base64".into()),
+        (
+            "--webhook-secret",
+            "arn:aws:secretsmanager:eu-west-1:000000000000:secret:webhook",
+            "WEBHOOK_SECRET: the bridge needs the secret itself, not its ARN or its file".into(),
+        ),
+        ("--timeout-ms", "1", "TIMEOUT_MS: 1 is not between 100 and 60000".into()),
+        ("--queue-bytes", "1048575", "QUEUE_BYTES: 1048575 is not between 1048576 and 1073741824".into()),
+        ("--queue-bytes", "1073741825", "QUEUE_BYTES: 1073741825 is not between 1048576 and 1073741824".into()),
+        ("--retry-seconds", "86401", "RETRY_SECONDS: 86401 is not between 0 and 86400".into()),
+        ("--rest-token", "fifteen bytes..", "REST_TOKEN: it has 15 bytes, at least 16 are required".into()),
+        ("--rest-token", " fifteen bytes.. ", "REST_TOKEN: it has 15 bytes, at least 16 are required".into()),
+        ("--rest-token", " ", "REST_TOKEN: it has 0 bytes, at least 16 are required".into()),
+        ("--listen", "5281", "LISTEN: \"5281\" is no address and port such as 127.0.0.1:5281".into()),
+        ("--tls-key", "k", "TLS_KEY: it needs TLS_CERTIFICATE, too".into()),
+        ("--tls-certificate", "c", "TLS_CERTIFICATE: it needs TLS_KEY, too".into()),
     ] {
-        let refused = settings(&[&fine[..], &arguments].concat()).err().unwrap();
-        assert!(refused.starts_with(name) && !refused.contains("fifteen"), "{refused}");
+        assert_eq!(settings(&[&fine[..], &[option, value]].concat()).err(), Some(refusal), "{option} {value}");
     }
-    assert!(settings(&[&fine[..], &["--rest-token", "sixteen bytes..."]].concat()).is_ok());
-    for components in ["push.example.com", "push.example.com=", "=s3cret", "a=s3cret,a=s3cret"] {
-        let refused = settings(&["--components", components]).err().unwrap();
-        assert!(refused.starts_with("COMPONENTS") && !refused.contains("s3cret"), "{refused}");
+    for (components, refusal) in [
+        ("", "COMPONENTS must be set: the components to be, NAME=SECRET each"),
+        ("push.example.com", "COMPONENTS: number 1 is not NAME=SECRET"),
+        ("a=s3cret,", "COMPONENTS: number 2 is not NAME=SECRET"),
+        ("push.example.com=", "COMPONENTS: push.example.com has no secret"),
+        ("a=s3cret,a=s3cret", "COMPONENTS: a stands twice"),
+    ] {
+        assert_eq!(settings(&["--components", components]).err().unwrap(), refusal);
     }
-    let served = ["--components", "a=b", "--rest-token", REST_TOKEN];
-    for arguments in [&["--listen", "0.0.0.0:0"][..], &["--tls-key", "k"], &["--listen", "x"]] {
-        assert!(settings(&[&served[..], arguments].concat()).is_err());
+    let unnamed = settings(&["--components", "=s3cret"]).err().unwrap();
+    assert!(unnamed.starts_with("COMPONENTS: the name of number 1: ") && !unnamed.contains("s3cret"), "{unnamed}");
+    let served = [&fine[..], &["--rest-token", "sixteen bytes..."]].concat();
+    assert!(settings(&served).is_ok());
+    let everywhere = [&served[..], &["--listen", "0.0.0.0:0"]].concat();
+    let refused = settings(&everywhere).err().unwrap();
+    assert_eq!(refused, "LISTEN: beyond loopback it needs TLS_CERTIFICATE and TLS_KEY");
+    assert!(settings(&[&everywhere[..], &["--tls-key", "k", "--tls-certificate", "c"]].concat()).is_ok());
+}
+
+#[test]
+fn an_option_that_is_no_number_says_so() {
+    for option in ["--timeout-ms", "--queue-bytes", "--retry-seconds"] {
+        for (value, refusal) in [("abc", "\"abc\" is no whole number"), ("-1", "-1 is not between 0 and 4294967295")] {
+            let arguments = ["bridge", &format!("{option}={value}")].map(str::to_owned);
+            let refused = Arguments::try_parse_from(arguments).err().unwrap().to_string();
+            assert!(refused.contains(option) && refused.contains(refusal), "{refused}");
+        }
     }
-    assert!(
-        settings(&[&served[..], &["--listen", "0.0.0.0:0", "--tls-key", "k", "--tls-certificate", "c"]].concat())
-            .is_ok()
-    );
+}
+
+#[test]
+fn a_secret_of_a_domain_is_read_as_the_functions_read_it() {
+    let of = |secrets: &str| settings(&["--components", "a=b", "--webhook-secret", secrets]);
+    // Fifteen bytes without the domain.
+    assert!(of("example.com=fifteen bytes..").is_err());
+    assert!(of("example.com=sixteen bytes..., short").is_ok());
 }
 
 fn message(body: impl std::fmt::Display) -> String {

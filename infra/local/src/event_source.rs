@@ -47,8 +47,8 @@ impl Mapping {
         let batch_size = environment.number("BATCH_SIZE", 1..=10_000, MAX_RECEIVED)?;
         let batching_window = environment.number("BATCHING_WINDOW", 0..=300, 0)?;
         if !BATCHING_WINDOWS.contains(&batching_window) {
-            let reason = format!("{batching_window} is none of {BATCHING_WINDOWS:?}");
-            return Err(SettingError::invalid("BATCHING_WINDOW", reason));
+            let windows = BATCHING_WINDOWS.map(|window| window.to_string()).join(", ");
+            return Err(SettingError::invalid("BATCHING_WINDOW", format!("{batching_window} is none of: {windows}")));
         }
         if batch_size > MAX_RECEIVED && batching_window == 0 {
             let reason = format!("a batch of more than {MAX_RECEIVED} messages needs a BATCHING_WINDOW");
@@ -197,6 +197,6 @@ mod tests {
         assert_eq!(values, BATCHING_WINDOWS);
         let window = |seconds: &str| Mapping::from_environment(&Environment::from_iter([("BATCHING_WINDOW", seconds)]));
         assert_eq!(window("20").unwrap().batching_window, Duration::from_secs(20));
-        assert!(window("7").unwrap_err().to_string().starts_with("BATCHING_WINDOW: 7 is none of [0, 1,"));
+        assert!(window("7").unwrap_err().to_string().starts_with("BATCHING_WINDOW: 7 is none of: 0, 1,"));
     }
 }

@@ -404,7 +404,7 @@ fn with_endpoint(aws: SdkConfig, environment: &Environment, variable: &str) -> S
 }
 
 async fn access(environment: &Environment, aws: &SdkConfig) -> anyhow::Result<Access> {
-    if environment.text("WEBHOOK_SECRET").is_none() {
+    if environment.value("WEBHOOK_SECRET")?.is_none() {
         tracing::warn!("WEBHOOK_SECRET is not set: anybody on this machine may call");
         return Ok(Access::open());
     }

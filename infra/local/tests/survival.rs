@@ -171,7 +171,7 @@ async fn each_event_is_one_line_that_says_why_and_nothing_of_what_was_said() {
     for (id, said) in [
         ("m-1", "notified kind=\"message\" unread_count=1 registrations=1 exists=true online=false presence=\"event\""),
         ("m-2", "not notified skipped=defaults: the message has no body"),
-        ("m-3", "left_out=[\"push.example.com: defaults: the recipient is online\"] delivered=0"),
+        ("m-3", "left_out=\"push.example.com: defaults: the recipient is online\" delivered=0"),
     ] {
         let lines: Vec<_> = lines.iter().filter(|line| line.contains(id)).collect();
         assert!(lines.len() == 1 && lines[0].contains(" INFO ") && lines[0].contains(said), "{lines:?}");

@@ -4,10 +4,11 @@ use std::str::FromStr;
 
 use pushlark_plugin::xmpp::{BareJid, DomainPart};
 use pushlark_plugin::{InvalidOptions, PublishOptions};
-use pushlark_settings::{Environment, HostPatterns, SettingError};
+use pushlark_settings::{Environment, HostPatterns, HttpUrl, SettingError};
+use reqwest::Url;
 
 use crate::direct::{InvalidService, Provider};
-use crate::pubsub::Servers;
+use crate::pubsub::{self, Servers};
 use crate::web_push::{InvalidSubscription, Subscription, TrustedOrigins};
 
 /// The PubSub hosts that users can enable notifications at.
@@ -31,8 +32,13 @@ pub enum PushService {
     /// APNs, FCM and Web Push themselves.
     Direct,
     /// The operator's own, at a URL.
-    Webhook(String),
+    Webhook(Url),
 }
+
+/// A setting that chooses no push service; it may be a URL with a password, and is not quoted.
+#[derive(Debug, thiserror::Error)]
+#[error("it is none of: mongoosepush, direct, a URL such as https://push.example.com")]
+pub struct InvalidPushService;
 
 /// The way of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +117,7 @@ impl Destinations {
         Ok(Self {
             virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
             pubsub_hosts: environment.get("PUBSUB_HOSTS")?,
-            pubsub_servers: Servers::from_environment(environment)?,
+            pubsub_servers: environment.get(pubsub::URL)?.unwrap_or_default(),
             push_service: environment.get("PUSH_SERVICE")?.unwrap_or_default(),
             trusted_origins: TrustedOrigins::from_environment(environment)?,
         })
@@ -181,14 +187,13 @@ impl Destinations {
 }
 
 impl FromStr for PushService {
-    type Err = String;
+    type Err = InvalidPushService;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidPushService> {
         match text {
             "mongoosepush" => Ok(Self::MongoosePush),
             "direct" => Ok(Self::Direct),
-            url if url.starts_with("https://") || url.starts_with("http://") => Ok(Self::Webhook(url.into())),
-            other => Err(format!("{other:?} is no push service: mongoosepush, direct and the URL of your own are")),
+            url => url.parse().map(|HttpUrl(url)| Self::Webhook(url)).map_err(|_| InvalidPushService),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
 use crate::web_push::{self, TrustedOrigins, WebPush};
 
-const CREDENTIALS: &str = "PUSH_CREDENTIALS";
+pub const CREDENTIALS: &str = "PUSH_CREDENTIALS";
 /// The app of registrations that neither name one nor are at a host of one.
 const DEFAULT_APP: &str = "default";
 
@@ -113,14 +113,14 @@ impl Provider {
 }
 
 impl Direct {
-    /// From `PUSH_CREDENTIALS` and `WEB_PUSH_TRUSTED_ORIGINS`.
+    /// From `PUSH_CREDENTIALS` and `WEB_PUSH_TRUSTED_ORIGINS`; `None` without credentials.
     pub fn from_environment(
         environment: &Environment,
         timeout: Duration,
         aws: &SdkConfig,
-    ) -> Result<Self, SettingError> {
-        let credentials: String = environment.require(CREDENTIALS, "the apps' credentials for push services")?;
+    ) -> Result<Option<Self>, SettingError> {
         let trusted_origins = TrustedOrigins::from_environment(environment)?;
+        let Some(setting) = environment.value(CREDENTIALS)? else { return Ok(None) };
         let clients = Clients {
             google: HttpClient::new(Kind::Http2, timeout),
             apple: Mutex::default(),
@@ -131,8 +131,9 @@ impl Direct {
             },
             trusted_origins,
         };
-        let credentials = Secret::new(&credentials, aws);
-        Ok(Self { apps: RotatingSecret::new(CREDENTIALS, credentials, move |text| Apps::read(text, &clients)) })
+        let secret = Secret::new(setting, aws);
+        let apps = RotatingSecret::new(CREDENTIALS, secret, move |text| Apps::read(text, &clients)).checked()?;
+        Ok(Some(Self { apps }))
     }
 
     /// Sends one notification to the device that its options name.
@@ -213,16 +214,29 @@ fn told(app: &str, provider: Provider, warmed: Result<(), Failure>) {
 }
 
 impl Apps {
-    /// Reads credentials: `{"<app>": {"hosts"?, "apns"?, "fcm"?, "web_push"?}, …}`.
+    /// Reads credentials: `{"<app>": {"hosts"?, "apns"?, "fcm"?, "web_push"?}, …}`. A field that nobody reads is most likely
+    /// one that is misspelt, and an error of the whole.
     fn read(text: &str, clients: &Clients) -> Result<Self, String> {
-        // The error's own text may quote a key.
-        let apps: BTreeMap<String, Settings> = serde_json::from_str(text).map_err(|error| {
-            format!("the credentials are not the JSON of apps: line {}, column {}", error.line(), error.column())
+        let apps: BTreeMap<String, Value> = serde_json::from_str(text).map_err(|error| {
+            // The error's own text may quote a key.
+            let (line, column) = (error.line(), error.column());
+            format!("it is no JSON of apps such as {{\"default\": {{\"fcm\": {{…}}}}}}: line {line}, column {column}")
         })?;
-        let by_name = apps
-            .into_iter()
-            .map(|(name, settings)| Ok((name, App::new(settings, clients)?)))
-            .collect::<Result<BTreeMap<_, _>, String>>()?;
+        if apps.is_empty() {
+            return Err(format!("it has no app; the one that registrations are of by default is {DEFAULT_APP:?}"));
+        }
+        let app = |(name, app): (String, Value)| {
+            let app = fields(app).and_then(|settings| App::new(settings, clients));
+            let app = app.map_err(|reason| format!("the app {name:?}: {reason}"))?;
+            Ok((name, app))
+        };
+        let by_name = apps.into_iter().map(app).collect::<Result<BTreeMap<_, _>, String>>()?;
+        let has_no_host = |(name, app): &(&String, &App)| *name != DEFAULT_APP && app.hosts == HostPatterns::default();
+        if !by_name.contains_key(DEFAULT_APP)
+            && let Some((name, _)) = by_name.iter().find(has_no_host)
+        {
+            return Err(format!("the app {name:?} has no hosts, and there is no app {DEFAULT_APP:?}"));
+        }
         for (name, app) in &by_name {
             for (provider, wrong) in [
                 (Provider::Apns, app.apns.as_ref().and_then(|client| client.as_ref().err())),
@@ -278,32 +292,57 @@ impl Apps {
 impl App {
     fn new(settings: Settings, clients: &Clients) -> Result<Self, String> {
         let Settings { hosts, apns, fcm, web_push } = settings;
+        let hosts = match hosts.is_empty() {
+            true => HostPatterns::default(),
+            false => hosts.join(",").parse().map_err(|invalid: InvalidHost| format!("hosts: {invalid}"))?,
+        };
+        if apns.is_none() && fcm.is_none() && web_push.is_none() {
+            return Err("it has none of apns, fcm and web_push".into());
+        }
         Ok(Self {
-            hosts: hosts.join(",").parse().map_err(|invalid: InvalidHost| invalid.to_string())?,
-            apns: apns.map(|apns| client(apns, |settings| Apns::new(settings, |key_id| clients.of_apple_key(key_id)))),
-            fcm: fcm.map(|fcm| client(fcm, |settings| Fcm::new(settings, clients.google.clone()))),
-            web_push: web_push.map(|web_push| {
-                client(web_push, |settings| {
-                    WebPush::new(settings, clients.web_push.clone(), clients.trusted_origins.clone())
-                })
-            }),
+            hosts,
+            apns: client("apns", apns, |settings| Apns::new(settings, |key_id| clients.of_apple_key(key_id)))?,
+            fcm: client("fcm", fcm, |settings| Fcm::new(settings, clients.google.clone()))?,
+            web_push: client("web_push", web_push, |settings| {
+                WebPush::new(settings, clients.web_push.clone(), clients.trusted_origins.clone())
+            })?,
         })
     }
 }
 
-fn client<S, C, E>(settings: Value, new: impl FnOnce(S) -> Result<C, E>) -> Result<C, String>
+/// The client of one provider, if there are settings for it, or what is wrong with them.
+fn client<S, C, E>(
+    provider: &str,
+    settings: Option<Value>,
+    new: impl FnOnce(S) -> Result<C, E>,
+) -> Result<Option<Result<C, String>>, String>
 where
     S: for<'de> Deserialize<'de>,
     E: std::error::Error,
 {
-    let settings = serde_json::from_value(settings).map_err(|error| {
+    let Some(settings) = settings else { return Ok(None) };
+    Ok(Some(match fields(settings) {
+        Ok(settings) => new(settings).map_err(|error| Causes(&error).to_string()),
+        Err(unknown) if unknown.starts_with(UNKNOWN_FIELD) => return Err(format!("{provider}: {unknown}")),
+        Err(reason) => Err(reason),
+    }))
+}
+
+/// What serde says of a field that a type does not have.
+const UNKNOWN_FIELD: &str = "unknown field ";
+
+/// Reads an object's fields.
+fn fields<S: for<'de> Deserialize<'de>>(object: Value) -> Result<S, String> {
+    if !object.is_object() {
+        return Err("it is no object".into());
+    }
+    serde_json::from_value(object).map_err(|error| {
         // What the error quotes of a value of the wrong type could be a key.
         let text = error.to_string();
         match text.strip_prefix("missing field ") {
             Some(field) => format!("{field} is missing"),
-            None if text.starts_with("unknown field ") => text,
-            None => "a field is not a text".into(),
+            None if text.starts_with(UNKNOWN_FIELD) => text,
+            None => "a field has a value of the wrong type".into(),
         }
-    })?;
-    new(settings).map_err(|error| Causes(&error).to_string())
+    })
 }

@@ -31,7 +31,7 @@ const TOKEN_MARGIN: Duration = Duration::from_secs(60);
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const GRANT_TYPE: &str = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
 
-/// The file of a service account, as Google gives it.
+/// The file of a service account, as Google gives it. Its other fields are passed over, since Google may add some.
 #[derive(Deserialize)]
 pub struct Settings {
     project_id: String,

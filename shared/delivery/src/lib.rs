@@ -67,10 +67,7 @@ impl Delivery {
     /// what goes with them. `aws` is for reading secrets.
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let destinations = Destinations::from_environment(environment)?;
-        let push_service = match destinations.push_service() {
-            Some(push_service) => Some(Publisher::of_push_service(push_service, environment, aws)?),
-            None => None,
-        };
+        let push_service = Publisher::of_push_service(environment, aws, &destinations)?;
         Ok(Self { destinations, push_service, pubsub: Publisher::of_pubsub(environment, aws)? })
     }
 
@@ -104,34 +101,44 @@ impl Delivery {
 }
 
 impl Publisher {
+    /// The push service, if virtual hosts need it. The settings of those that are not chosen are checked, too.
     fn of_push_service(
-        push_service: &PushService,
         environment: &Environment,
         aws: &SdkConfig,
-    ) -> Result<Self, SettingError> {
+        destinations: &Destinations,
+    ) -> Result<Option<Self>, SettingError> {
         let timeout = publish_timeout(environment)?;
-        let kind = match push_service {
-            PushService::MongoosePush => {
-                PublisherKind::MongoosePush(MongoosePush::from_environment(environment, timeout)?)
-            }
+        let mongoosepush = MongoosePush::from_environment(environment, timeout)?;
+        let direct = Direct::from_environment(environment, timeout, aws)?;
+        let key = webhook::key_from_environment(environment, aws)?;
+        let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
+        let health = Health::from_environment(environment)?;
+        let Some(chosen) = destinations.push_service() else { return Ok(None) };
+        let missing = |name, purpose| SettingError::Missing { name, purpose };
+        let kind = match chosen {
+            PushService::MongoosePush => PublisherKind::MongoosePush(
+                mongoosepush.ok_or(missing(mongoosepush::URL, "where notifications for virtual hosts are posted"))?,
+            ),
             PushService::Direct => {
-                PublisherKind::Direct(Box::new(Direct::from_environment(environment, timeout, aws)?))
+                let purpose = "the apps' credentials for push services";
+                PublisherKind::Direct(Box::new(direct.ok_or(missing(direct::CREDENTIALS, purpose))?))
             }
             PushService::Webhook(url) => {
-                PublisherKind::Webhook(Box::new(Webhook::from_environment(url, environment, timeout, aws)?))
+                let purpose = "the secret that signs notifications to your own push service";
+                let key = key.ok_or(missing(webhook::SECRET, purpose))?;
+                PublisherKind::Webhook(Box::new(Webhook::new(url.clone(), key, timeout)))
             }
         };
-        let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
-        Ok(Self { kind, health: Health::from_environment(environment)?, timeout, disable_after })
+        Ok(Some(Self { kind, health, timeout, disable_after }))
     }
 
     fn of_pubsub(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
         let timeout = publish_timeout(environment)?;
-        let Some(pubsub) = PubSub::from_environment(environment, timeout, aws)? else { return Ok(None) };
         let disable_after = match environment.number("PUBSUB_MAX_ERRORS", 0..=1_000, 0)? {
             0 => None,
             errors => Some(errors),
         };
+        let Some(pubsub) = PubSub::from_environment(environment, timeout, aws)? else { return Ok(None) };
         let health = Health::default();
         Ok(Some(Self { kind: PublisherKind::PubSub(Box::new(pubsub)), health, timeout, disable_after }))
     }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use pushlark_settings::{Environment, SettingError};
-use reqwest::{Response, StatusCode, Url};
+use pushlark_settings::{Environment, HttpUrl, SettingError};
+use reqwest::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -12,6 +12,8 @@ use crate::content::Content;
 use crate::http_client::{HttpClient, Kind, failure, named, outcome, unanswered};
 use crate::notification::{Notification, Unusable};
 use crate::outcome::{Extent, Failure, Outcome};
+
+pub const URL: &str = "MONGOOSEPUSH_URL";
 
 /// The client of one MongoosePush.
 pub struct MongoosePush {
@@ -31,22 +33,16 @@ enum Version {
 }
 
 impl MongoosePush {
-    /// From `MONGOOSEPUSH_URL` and `MONGOOSEPUSH_API_VERSION`.
-    pub fn from_environment(environment: &Environment, timeout: Duration) -> Result<Self, SettingError> {
-        let url: Url = environment.require("MONGOOSEPUSH_URL", "where notifications for virtual hosts are posted")?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(SettingError::invalid("MONGOOSEPUSH_URL", "it must begin with https:// or http://"));
+    /// From `MONGOOSEPUSH_URL` and `MONGOOSEPUSH_API_VERSION`; `None` without a URL.
+    pub fn from_environment(environment: &Environment, timeout: Duration) -> Result<Option<Self>, SettingError> {
+        let versions = [("v2", ("v2", Version::V2)), ("v3", ("v3", Version::V3))];
+        let (name, version) = environment.choice("MONGOOSEPUSH_API_VERSION", &versions)?.unwrap_or(("v3", Version::V3));
+        let Some(HttpUrl(url)) = environment.get(URL)? else { return Ok(None) };
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(SettingError::invalid(URL, "it ends in a query: the path of the API must follow"));
         }
-        let (name, version) = match environment.text("MONGOOSEPUSH_API_VERSION").unwrap_or("v3") {
-            name @ "v2" => (name, Version::V2),
-            name @ "v3" => (name, Version::V3),
-            other => {
-                let reason = format!("{other:?} is neither v2 nor v3");
-                return Err(SettingError::invalid("MONGOOSEPUSH_API_VERSION", reason));
-            }
-        };
         let endpoint = format!("{}/{name}/notification/", url.as_str().trim_end_matches('/'));
-        Ok(Self { http: HttpClient::new(Kind::Any, timeout), version, endpoint })
+        Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), version, endpoint }))
     }
 
     /// Posts one notification to the device that its options name.

@@ -1,13 +1,16 @@
 //! Real PubSub services, by the chat server's HTTP: a publish IQ is posted as Prosody's `mod_rest` takes it, and the answer
 //! is the IQ that answers it.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use pushlark_plugin::xmpp::{
     BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification, StanzaError,
 };
-use pushlark_settings::{Environment, HostPatterns, RotatingSecret, Secret, SettingError, by_domain};
+use pushlark_settings::{
+    Environment, HostPatterns, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError, by_domain,
+};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode, Url};
 use uuid::Uuid;
@@ -15,6 +18,10 @@ use uuid::Uuid;
 use crate::http_client::{HttpClient, Kind, failure, named, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
+
+/// The chat servers that send stanzas, each for a domain or for all others.
+pub const URL: &str = "PUBSUB_URL";
+const TOKEN: &str = "PUBSUB_TOKEN";
 
 /// The way to PubSub services.
 pub struct PubSub {
@@ -47,14 +54,14 @@ impl PubSub {
         timeout: Duration,
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
-        let servers = Servers::from_environment(environment)?;
-        if servers.0.is_empty() {
-            return Ok(None);
-        }
+        let servers: Option<Servers> = environment.get(URL)?;
         let without_options = environment.get("PUBSUB_WITHOUT_OPTIONS")?.unwrap_or_default();
-        let tokens = Secret::new(environment.text("PUBSUB_TOKEN").unwrap_or_default(), aws);
-        let tokens = RotatingSecret::new("PUBSUB_TOKEN", tokens, |text| Ok(Tokens::read(text)));
-        Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), servers, tokens, without_options }))
+        let tokens = match environment.value(TOKEN)? {
+            Some(setting) => RotatingSecret::new(TOKEN, Secret::new(setting, aws), Tokens::read).checked()?,
+            None => RotatingSecret::new(TOKEN, "".into(), |_| Ok(Tokens(Vec::new()))),
+        };
+        let http = HttpClient::new(Kind::Any, timeout);
+        Ok(servers.map(|servers| Self { http, servers, tokens, without_options }))
     }
 
     /// The chat server that sends a user's notifications.
@@ -116,19 +123,6 @@ impl PubSub {
 }
 
 impl Servers {
-    /// From `PUBSUB_URL`.
-    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        let mut servers = Vec::new();
-        for (domain, url) in by_domain(environment.text("PUBSUB_URL").unwrap_or_default()) {
-            let url = Url::parse(url).map_err(|reason| SettingError::invalid("PUBSUB_URL", reason))?;
-            if !matches!(url.scheme(), "http" | "https") {
-                return Err(SettingError::invalid("PUBSUB_URL", "it must begin with https:// or http://"));
-            }
-            servers.push(Server { domain, url });
-        }
-        Ok(Self(servers))
-    }
-
     /// The chat server that sends the stanzas of a user's domain.
     pub fn of(&self, user: &BareJid) -> Option<&Server> {
         let own = |server: &&Server| server.domain.as_ref().is_some_and(|domain| &**domain == user.domain());
@@ -143,9 +137,42 @@ impl Server {
     }
 }
 
+/// Reads URLs by domain. None is quoted, since it may hold a password.
+impl FromStr for Servers {
+    type Err = String;
+
+    fn from_str(urls: &str) -> Result<Self, String> {
+        let mut servers = Vec::new();
+        for (index, (domain, url)) in by_domain(urls).map_err(|empty| empty.to_string())?.into_iter().enumerate() {
+            let number = index + 1;
+            let HttpUrl(url) = url.parse().map_err(|invalid: InvalidUrl| format!("number {number}: {invalid}"))?;
+            if servers.iter().any(|server: &Server| server.domain == domain) {
+                return Err(format!("number {number} is for the same domain as another one"));
+            }
+            servers.push(Server { domain, url });
+        }
+        Ok(Self(servers))
+    }
+}
+
 impl Tokens {
-    fn read(text: &str) -> Self {
-        Self(by_domain(text).into_iter().map(|(domain, token)| (domain, token.to_owned())).collect())
+    fn read(text: &str) -> Result<Self, String> {
+        let mut tokens: Vec<(Option<DomainPart>, String)> = Vec::new();
+        for (index, (domain, token)) in by_domain(text).map_err(|empty| empty.to_string())?.into_iter().enumerate() {
+            let number = index + 1;
+            // The padding of base64 has no dot before it.
+            if token.ends_with('=') && token.contains('.') {
+                return Err(format!("number {number} is a domain without a token behind it"));
+            }
+            if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(format!("number {number} has characters that a bearer token cannot have"));
+            }
+            if tokens.iter().any(|(other, _)| *other == domain) {
+                return Err(format!("number {number} is for the same domain as another one"));
+            }
+            tokens.push((domain, token.to_owned()));
+        }
+        Ok(Self(tokens))
     }
 
     /// The token for a server; one that no domain stands before is for all others.

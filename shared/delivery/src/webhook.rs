@@ -22,7 +22,7 @@ pub struct Webhook {
     key: RotatingSecret<Key>,
 }
 
-const SECRET: &str = "PUSH_SERVICE_SECRET";
+pub const SECRET: &str = "PUSH_SERVICE_SECRET";
 
 /// What is posted.
 #[derive(Serialize)]
@@ -43,24 +43,19 @@ struct Body<'n> {
     expires_at: OffsetDateTime,
 }
 
+/// From `PUSH_SERVICE_SECRET`, if it is set.
+pub fn key_from_environment(
+    environment: &Environment,
+    aws: &SdkConfig,
+) -> Result<Option<RotatingSecret<Key>>, SettingError> {
+    let Some(setting) = environment.value(SECRET)? else { return Ok(None) };
+    let key = |text: &str| Key::new(text).map_err(|invalid| invalid.to_string());
+    RotatingSecret::new(SECRET, Secret::new(setting, aws), key).checked().map(Some)
+}
+
 impl Webhook {
-    /// From `PUSH_SERVICE`, which is `url`, and `PUSH_SERVICE_SECRET`.
-    pub fn from_environment(
-        url: &str,
-        environment: &Environment,
-        timeout: Duration,
-        aws: &SdkConfig,
-    ) -> Result<Self, SettingError> {
-        let url = Url::parse(url).map_err(|reason| SettingError::invalid("PUSH_SERVICE", reason))?;
-        let setting: String =
-            environment.require(SECRET, "the secret that signs notifications to your own push service")?;
-        let secret = Secret::new(&setting, aws);
-        let key = |text: &str| Key::new(text).map_err(|invalid| invalid.to_string());
-        if let Some(text) = secret.given() {
-            key(text).map_err(|reason| SettingError::invalid(SECRET, reason))?;
-        }
-        let (http, key) = (HttpClient::new(Kind::Any, timeout), RotatingSecret::new(SECRET, secret, key));
-        Ok(Self { http, url, key })
+    pub fn new(url: Url, key: RotatingSecret<Key>, timeout: Duration) -> Self {
+        Self { http: HttpClient::new(Kind::Any, timeout), url, key }
     }
 
     /// Posts one notification.

@@ -7,7 +7,7 @@ use aws_config::SdkConfig;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, by_domain};
-use pushlark_telemetry::{Causes, Metric, count};
+use pushlark_telemetry::{Causes, Metric, Refusal, count, log_refusal};
 use pushlark_webhooks::{HUB_SIGNATURE, Headers, ID, Key, SIGNATURE, TIMESTAMP, Unverified, verify_body};
 use pushlark_xmpp::{BareJid, DomainPart, DomainRef};
 use sha2::{Digest, Sha256};
@@ -19,6 +19,8 @@ use crate::sns::{MESSAGE_TYPE, SnsMessage, Topics};
 use crate::{HttpRequest, Problem};
 
 const SETTING: &str = "WEBHOOK_SECRET";
+/// Why a credential that is known is refused, for the log.
+const NOT_GOOD: &str = "the credential is not good for this";
 /// How long a removed secret is taken at most by a function that is called.
 const SECRETS_MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
@@ -58,6 +60,19 @@ impl Caller {
             Self::Operator => true,
             Self::Server(domains) => domains.iter().any(|own| own.as_str() == domain.as_str()),
             Self::Client(_) => false,
+        }
+    }
+
+    /// Logs that the caller asks for what the credential is not good for, which `detail` says.
+    pub fn log_refusal(&self, detail: &str) {
+        log_refusal(Refusal { status: 403, reason: NOT_GOOD, caller: self.name(), detail: Some(detail) });
+    }
+
+    /// The user or the domain that the credential is bound to; of several domains the first.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Client(user) => Some(user.as_str()),
+            Self::Server(_) | Self::Operator => self.own_domain().map(DomainRef::as_str),
         }
     }
 
@@ -114,7 +129,7 @@ enum Unknown {
     #[error("a bearer token, a Basic password, ?token= or a signature is required")]
     Missing,
     /// The credential is none of the secrets.
-    #[error("the credential is not valid")]
+    #[error("the credential is none of the secrets in WEBHOOK_SECRET")]
     Credential,
     /// The signature does not fit.
     #[error(transparent)]
@@ -130,23 +145,22 @@ impl Access {
     /// From `WEBHOOK_SECRET`: secrets, comma-separated, or the place that holds them (see [`Secret`]), which is read again
     /// when a credential is unknown and at least every 5 minutes.
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
-        let secret = Secret::new(environment.text(SETTING).unwrap_or_default(), aws);
-        let access = Self::of_secret(secret);
-        if let Servers::Secrets(secrets) = &access.servers {
-            secrets.current().await?;
-        }
-        Ok(access)
+        let Some(setting) = environment.value(SETTING)? else { return Self::of_secrets("") };
+        let secrets = RotatingSecret::new(SETTING, Secret::new(setting, aws), Secrets::parse);
+        secrets.current().await?;
+        Ok(Self::of(secrets))
     }
 
-    /// From secrets, comma-separated. One behind a domain, `example.com=secret`, speaks for that domain alone.
+    /// From secrets, comma-separated. One behind a domain, `example.com=secret`, speaks for that domain alone. Without any,
+    /// every request is refused.
     pub fn of_secrets(secrets: &str) -> Result<Self, SettingError> {
-        Secrets::parse(secrets).map_err(|reason| SettingError::invalid(SETTING, reason))?;
-        Ok(Self::of_secret(secrets.into()))
+        let parse = if secrets.is_empty() { |_: &str| Ok(Secrets::default()) } else { Secrets::parse };
+        Ok(Self::of(RotatingSecret::new(SETTING, secrets.into(), parse).checked()?))
     }
 
-    fn of_secret(secret: Secret) -> Self {
-        let secrets = RotatingSecret::new(SETTING, secret, Secrets::parse).with_max_age(SECRETS_MAX_AGE);
-        Self { servers: Servers::Secrets(Arc::new(secrets)), clients: None, topics: None }
+    fn of(secrets: RotatingSecret<Secrets>) -> Self {
+        let secrets = Arc::new(secrets.with_max_age(SECRETS_MAX_AGE));
+        Self { servers: Servers::Secrets(secrets), clients: None, topics: None }
     }
 
     /// The same, and tokens of clients, if there is anything to check them by.
@@ -167,8 +181,11 @@ impl Access {
             }
             _ => self.caller(request, body).await.map(|caller| Authenticated { caller, sns: None }),
         };
-        if checked.as_ref().is_err_and(Problem::is_unauthorized) {
+        if let Err(problem) = &checked
+            && let Some(reason) = problem.refusal
+        {
             count(Metric::Unauthorized);
+            log_refusal(Refusal { status: 401, reason, caller: None, detail: None });
         }
         checked
     }
@@ -198,10 +215,11 @@ impl Access {
                 Ok(user) => return Ok(Caller::Client(user)),
                 Err(problem) => problem,
             },
-            None if known.keys.is_empty() && self.clients.is_none() => {
-                Problem::unauthorized("no WEBHOOK_SECRET is configured, so every request is refused")
-            }
-            None => Problem::unauthorized(unknown.to_string()),
+            None if known.keys.is_empty() && self.clients.is_none() => Problem::unauthorized(
+                "no secret is set",
+                "no WEBHOOK_SECRET is configured, so every request is refused",
+            ),
+            None => Problem::unauthorized(unknown.reason(), unknown.to_string()),
         };
         if !unknown.may_be_of_a_newer_secret() {
             return Err(problem);
@@ -212,6 +230,17 @@ impl Access {
 }
 
 impl Unknown {
+    /// For the log.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "no credential",
+            Self::Credential => "unknown secret",
+            Self::Signature(Unverified::Incomplete) => "incomplete headers of a signature",
+            Self::Signature(Unverified::Untimely) => "timestamp of a signature too far from now",
+            Self::Signature(Unverified::Wrong) => "wrong signature",
+        }
+    }
+
     fn may_be_of_a_newer_secret(&self) -> bool {
         matches!(self, Self::Credential | Self::Signature(Unverified::Wrong))
     }
@@ -220,7 +249,8 @@ impl Unknown {
 impl Secrets {
     fn parse(text: &str) -> Result<Self, String> {
         let mut secrets = Self::default();
-        for (index, (domain, secret)) in by_domain(text).into_iter().enumerate() {
+        let listed = by_domain(text).map_err(|empty| empty.to_string())?;
+        for (index, (domain, secret)) in listed.into_iter().enumerate() {
             // The padding of base64 has no dot before it; a domain whose secret was forgotten must not become one.
             if secret.ends_with('=') && secret.contains('.') {
                 return Err("there is a domain without a secret behind it".into());
@@ -319,7 +349,8 @@ mod tests {
             "requestContext": {"http": {"method": "POST"}},
         });
         let request: HttpRequest = serde_json::from_value(request).unwrap();
-        Secrets::parse(secrets).unwrap().caller(&request, Credential::of(&request).as_ref(), body).ok()
+        let secrets = if secrets.is_empty() { Secrets::default() } else { Secrets::parse(secrets).unwrap() };
+        secrets.caller(&request, Credential::of(&request).as_ref(), body).ok()
     }
 
     fn authorized(secrets: &str, authorization: &str) -> Option<Caller> {
@@ -367,9 +398,7 @@ mod tests {
         }
         assert_eq!(called(ONE, &[], None, b""), None);
         assert_eq!(called(ONE, &[], Some(""), b""), None);
-        for nothing in ["", ","] {
-            assert_eq!(called(nothing, &[("authorization", "Bearer ")], Some(""), b""), None);
-        }
+        assert_eq!(called("", &[("authorization", "Bearer ")], Some(""), b""), None);
     }
 
     #[test]
@@ -387,6 +416,8 @@ mod tests {
                 "WEBHOOK_SECRET: number 2: a secret must have at least 16 bytes",
             ),
             ("whsec_", "WEBHOOK_SECRET: number 1: whsec_ must be followed by base64"),
+            (",", "WEBHOOK_SECRET: number 1 of the list is empty"),
+            ("a-secret-of-one-server,", "WEBHOOK_SECRET: number 2 of the list is empty"),
             ("whsec_not base64, not at all", "WEBHOOK_SECRET: number 1: whsec_ must be followed by base64"),
         ] {
             assert_eq!(Access::of_secrets(secrets).unwrap_err().to_string(), error);

@@ -7,7 +7,7 @@ use aws_config::SdkConfig;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError};
+use pushlark_settings::{Environment, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, parse_jid};
 use reqwest::Url;
@@ -22,7 +22,11 @@ use crate::json::read_json;
 
 const ALGORITHM: &str = "JWT_ALGORITHM";
 const KEYS: &str = "JWT_KEYS";
+const ISSUER: &str = "JWT_ISSUER";
+const AUDIENCE: &str = "JWT_AUDIENCE";
 
+/// Why a credential is refused that is none.
+const NO_TOKEN: &str = "the credential is neither one of the secrets in WEBHOOK_SECRET nor a client's token";
 /// Why a token is refused that none of the keys has signed.
 const NO_KEY: &str = "the token is signed by none of the keys";
 /// How far the clocks may be apart, in seconds.
@@ -79,16 +83,16 @@ impl Clients {
     /// From `JWT_KEYS`: a JWK Set (RFC 7517, or one JWK), where it is published by HTTPS, or where it is held (see
     /// [`Secret`]); and `JWT_ALGORITHM`, `JWT_ISSUER` and `JWT_AUDIENCE`, which the tokens must have. `None` without keys.
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
-        let Some(keys) = environment.text(KEYS) else { return Ok(None) };
-        let algorithm: String = environment.require(ALGORITHM, "the algorithm of the clients' tokens")?;
-        let algorithm = match algorithm.as_str() {
-            "HS256" => Algorithm::HS256,
-            "RS256" => Algorithm::RS256,
-            "ES256" => Algorithm::ES256,
-            other => return Err(SettingError::invalid(ALGORITHM, format!("{other:?} is not HS256, RS256 or ES256"))),
-        };
-        let issuer: String = environment.require("JWT_ISSUER", "who issues the clients' tokens")?;
-        let audience: String = environment.require("JWT_AUDIENCE", "whom the clients' tokens are for")?;
+        let algorithm = environment.choice(
+            ALGORITHM,
+            &[("HS256", Algorithm::HS256), ("RS256", Algorithm::RS256), ("ES256", Algorithm::ES256)],
+        )?;
+        let (issuer, audience) = (environment.value(ISSUER)?, environment.value(AUDIENCE)?);
+        let Some(keys) = environment.value(KEYS)? else { return Ok(None) };
+        let missing = |name, purpose| SettingError::Missing { name, purpose };
+        let algorithm = algorithm.ok_or(missing(ALGORITHM, "the algorithm of the clients' tokens"))?;
+        let issuer = issuer.ok_or(missing(ISSUER, "who issues the clients' tokens"))?;
+        let audience = audience.ok_or(missing(AUDIENCE, "whom the clients' tokens are for"))?;
         let mut validation = Validation::new(algorithm);
         validation.set_issuer(&[issuer]);
         validation.set_audience(&[audience]);
@@ -108,12 +112,12 @@ impl Clients {
 
     /// Whose client presents `token`.
     pub(crate) async fn verify(&self, token: &[u8]) -> Result<BareJid, Problem> {
-        let refused = Problem::unauthorized;
-        let token = std::str::from_utf8(token).map_err(|_| refused("the credential is not valid"))?;
+        let refused = |reason: &'static str| Problem::unauthorized(reason, reason);
+        let token = std::str::from_utf8(token).map_err(|_| refused(NO_TOKEN))?;
         if token.len() > MAX_TOKEN_BYTES {
             return Err(refused("the token is too long"));
         }
-        let header = decode_header(token).map_err(|_| refused("the credential is not valid"))?;
+        let header = decode_header(token).map_err(|_| refused(NO_TOKEN))?;
         if header.crit.is_some() {
             return Err(refused("the token has critical header parameters, none is understood"));
         }
@@ -185,7 +189,7 @@ impl Clients {
 
 /// Where keys are published; a secret key is not to be, nor is any to come by a way where it can be exchanged.
 fn published(url: &str, algorithm: Algorithm) -> Result<Url, SettingError> {
-    let url = Url::parse(url).map_err(|reason| SettingError::invalid(KEYS, reason))?;
+    let HttpUrl(url) = url.parse().map_err(|invalid: InvalidUrl| SettingError::invalid(KEYS, invalid))?;
     let is_loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     if url.scheme() != "https" && !is_loopback {
         return Err(SettingError::invalid(KEYS, "the URL must begin with https://"));
@@ -198,7 +202,8 @@ fn published(url: &str, algorithm: Algorithm) -> Result<Url, SettingError> {
 
 /// The keys of a JWK Set, or of one JWK, that may be used; those of other algorithms and purposes are passed over.
 fn read_keys(json: &[u8], algorithm: Algorithm) -> Result<Vec<Key>, String> {
-    let mut document: Value = read_json(json)?;
+    let mut document: Value = read_json(json)
+        .map_err(|error| format!("it is no JWK Set such as {{\"keys\": [{{\"kty\": \"RSA\", …}}]}}: {error}"))?;
     let keys = match document.get_mut("keys").map(Value::take) {
         Some(Value::Array(keys)) => keys,
         Some(_) => return Err("keys is not an array".into()),
@@ -234,7 +239,10 @@ fn usable(key: Value, algorithm: Algorithm) -> Option<Key> {
 fn subject(sub: &str) -> Result<BareJid, Problem> {
     match parse_jid(sub) {
         Ok(jid) if jid.is_bare() && jid.node().is_some() => Ok(jid.into_bare()),
-        _ => Err(Problem::unauthorized("the token's sub is not the bare JID of a user")),
+        _ => {
+            let reason = "the token's sub is not the bare JID of a user";
+            Err(Problem::unauthorized(reason, reason))
+        }
     }
 }
 
@@ -247,6 +255,6 @@ fn describe(kind: &ErrorKind) -> &'static str {
         ErrorKind::InvalidIssuer => "the token's iss is not JWT_ISSUER",
         ErrorKind::InvalidAudience => "the token's aud is not JWT_AUDIENCE",
         ErrorKind::MissingRequiredClaim(_) => "the token lacks one of exp, iss, aud and sub",
-        _ => "the credential is not valid",
+        _ => "the token is not valid",
     }
 }

@@ -78,7 +78,13 @@ where
                     Err(invalid) => iq.error(Condition::BadRequest, &invalid.to_string()),
                     Ok(command) => match act(command).await {
                         Ok(_) => iq.result(),
-                        Err(rejection) => iq.error(rejection.condition(), &rejection.to_string()),
+                        Err(rejection) => {
+                            let detail = rejection.to_string();
+                            if let Rejection::Forbidden(_) = rejection {
+                                request.caller.log_refusal(&detail);
+                            }
+                            iq.error(rejection.condition(), &detail)
+                        }
                     },
                 },
             };

@@ -200,7 +200,14 @@ pub async fn answer(
         Invocation::Http(request) if request.method() == "OPTIONS" => Answer::Http(methods.options()),
         Invocation::Http(request) => {
             let outcome = match admit(access, methods, request).await {
-                Ok(request) => act(request).await,
+                Ok(request) => {
+                    let caller = request.caller.clone();
+                    let acted = act(request).await;
+                    if let Some(detail) = acted.as_ref().err().and_then(Problem::forbidden_detail) {
+                        caller.log_refusal(detail);
+                    }
+                    acted
+                }
                 Err(problem) => Err(problem),
             };
             Answer::Http(outcome.map_or_else(Problem::into_http, Response::into_http))

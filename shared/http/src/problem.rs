@@ -15,10 +15,13 @@ pub struct Problem {
     title: &'static str,
     status: u16,
     detail: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    errors: Vec<ItemError>,
+    #[serde(skip_serializing_if = "<[ItemError]>::is_empty")]
+    errors: Box<[ItemError]>,
     #[serde(skip)]
     header: Option<Header>,
+    /// Why the credential is not known, for the log, which may tell more than the answer.
+    #[serde(skip)]
+    pub(crate) refusal: Option<&'static str>,
 }
 
 /// A header that tells how to do better.
@@ -46,15 +49,16 @@ const MAX_DETAIL_CHARS: usize = 500;
 impl Problem {
     fn new(status: u16, title: &'static str, detail: impl Into<String>) -> Self {
         let detail = shortened(detail.into());
-        Self { r#type: "about:blank", title, status, detail, errors: Vec::new(), header: None }
+        Self { r#type: "about:blank", title, status, detail, errors: Box::default(), header: None, refusal: None }
     }
 
     fn with_header(self, header: Header) -> Self {
         Self { header: Some(header), ..self }
     }
 
-    pub(crate) fn is_unauthorized(&self) -> bool {
-        self.status == 401
+    /// What a credential that is known is not good for, if it is not.
+    pub(crate) fn forbidden_detail(&self) -> Option<&str> {
+        (self.status == 403).then_some(self.detail.as_str())
     }
 
     /// 400: the request's content is wrong; `detail` names the field.
@@ -81,10 +85,11 @@ impl Problem {
         Self { errors, detail: shortened(detail), ..self }
     }
 
-    /// 401: no credential that is known.
-    pub fn unauthorized(detail: impl Into<String>) -> Self {
+    /// 401: no credential that is known. `reason` is for the log, and one of a few.
+    pub fn unauthorized(reason: &'static str, detail: impl Into<String>) -> Self {
         let challenge = Header::Challenge("Bearer, Basic realm=\"pushlark\"");
-        Self::new(401, "Unauthorized", detail).with_header(challenge)
+        let problem = Self::new(401, "Unauthorized", detail).with_header(challenge);
+        Self { refusal: Some(reason), ..problem }
     }
 
     /// 403: the credential is known, and not good for this.

@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, HttpUrl, SettingError};
 use pushlark_telemetry::Causes;
 use reqwest::Url;
 use rustls_pki_types::CertificateDer;
@@ -153,27 +153,29 @@ impl Topics {
             ("SNS_PM_TOPIC", TopicKind::PrivateMessages),
             ("SNS_MUC_TOPIC", TopicKind::GroupMessages),
         ] {
-            let Some(arn) = environment.text(setting).map(str::trim) else { continue };
+            let Some(arn) = environment.value(setting)? else { continue };
             if host(arn).is_none() {
-                return Err(SettingError::invalid(setting, format!("{arn:?} is not the ARN of an SNS topic")));
+                let expected = "the ARN of an SNS topic, such as arn:aws:sns:eu-west-1:123456789012:messages";
+                return Err(SettingError::invalid(setting, format!("{arn:?} is not {expected}")));
             }
             if topics.iter().any(|(other, _)| other == arn) {
                 return Err(SettingError::invalid(setting, "it is the topic of another setting, too"));
             }
             topics.push((arn.to_owned(), kind));
         }
-        let endpoint = environment.get("AWS_ENDPOINT_URL_SNS")?;
+        let endpoint = environment.get("AWS_ENDPOINT_URL_SNS")?.map(|HttpUrl(url)| url);
         Ok(Self(Arc::new(Inner { topics, endpoint, fetch: Fetch::default(), keys: Mutex::default() })))
     }
 
     /// Reads a request of SNS. The answer to any other request says neither which topics there are nor which check failed.
     pub(crate) async fn verify(&self, body: &[u8]) -> Result<SnsMessage, Problem> {
-        let envelope =
-            read_json(body).map_err(|error| Problem::unauthorized(format!("expected a message of SNS: {error}")))?;
+        let envelope = read_json(body).map_err(|error| {
+            Problem::unauthorized("no message of SNS", format!("expected a message of SNS: {error}"))
+        })?;
         self.verified(envelope).await.map_err(|unverified| match unverified {
             Unverified::Refused(reason) => {
-                tracing::info!(reason, "a message of SNS is refused");
-                Problem::unauthorized("the message has no valid signature of SNS for a topic of this function")
+                let detail = "the message has no valid signature of SNS for a topic of this function";
+                Problem::unauthorized(reason, detail)
             }
             Unverified::Unavailable(_) => {
                 tracing::error!(error = %Causes(&unverified), "a message of SNS cannot be verified");

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use pushlark_xmpp::{BareJid, DomainPart};
 
+use crate::list::{EmptyItem, items};
+
 /// Patterns, comma-separated, as MongooseIM's `virtual_pubsub_hosts` has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostPatterns(Vec<Pattern>);
@@ -16,10 +18,16 @@ enum Pattern {
     SubdomainOfUsers(String),
 }
 
-/// A pattern that could never match; the operator's to mend.
+/// A list that is none of hosts; the operator's to mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither a domain nor a subdomain of @HOST@, such as \"push.@HOST@\"")]
-pub struct InvalidHost(String);
+pub enum InvalidHost {
+    /// An item is empty.
+    #[error(transparent)]
+    Empty(#[from] EmptyItem),
+    /// A pattern could never match.
+    #[error("{0:?} is neither a domain nor a subdomain of @HOST@, such as \"push.@HOST@\"")]
+    Pattern(String),
+}
 
 impl HostPatterns {
     /// `name.@HOST@`: the subdomain `name` of each user's own domain.
@@ -46,13 +54,7 @@ impl FromStr for HostPatterns {
     type Err = InvalidHost;
 
     fn from_str(patterns: &str) -> Result<Self, InvalidHost> {
-        patterns
-            .split(',')
-            .map(str::trim)
-            .filter(|pattern| !pattern.is_empty())
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        items(patterns)?.into_iter().map(str::parse).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -60,8 +62,11 @@ impl FromStr for Pattern {
     type Err = InvalidHost;
 
     fn from_str(pattern: &str) -> Result<Self, InvalidHost> {
-        let invalid = || InvalidHost(pattern.into());
-        let domain = |domain| DomainPart::new(domain).map(|domain| domain.into_owned()).map_err(|_| invalid());
+        let invalid = || InvalidHost::Pattern(pattern.into());
+        let domain = |domain: &str| {
+            let domain = DomainPart::new(domain).ok().filter(|_| !domain.contains(['@', '/', '=']));
+            domain.map(|domain| domain.into_owned()).ok_or_else(invalid)
+        };
         match pattern.split_once("@HOST@") {
             None => domain(pattern).map(Self::Fixed),
             Some((prefix, "")) if prefix.ends_with('.') => {
@@ -95,12 +100,16 @@ mod tests {
     fn a_pattern_without_host_is_a_domain_for_all() {
         assert!(has("a.example, virtual.domain", "bob@example.com", "virtual.domain"));
         assert!(!has("virtual.domain", "bob@example.com", "sub.virtual.domain"));
-        assert!(!has("", "bob@example.com", "virtual.domain"));
+        assert!(
+            !HostPatterns::default()
+                .has(&BareJid::new("bob@example.com").unwrap(), &BareJid::new("virtual.domain").unwrap())
+        );
     }
 
     #[test]
     fn a_pattern_that_cannot_match_is_refused() {
-        for pattern in ["@HOST@", "push@HOST@", "@HOST@.push", "push.@HOST@.x", ".@HOST@", "push.@HOSTS@", "a b"] {
+        let patterns = ["@HOST@", "push@HOST@", "@HOST@.push", "push.@HOST@.x", ".@HOST@", "push.@HOSTS@", "a b"];
+        for pattern in patterns.into_iter().chain(["https://push.example.com", "bob@example.com", "", "a,,b", "a,"]) {
             assert!(pattern.parse::<HostPatterns>().is_err(), "{pattern}");
         }
     }

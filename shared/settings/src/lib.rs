@@ -2,16 +2,19 @@
 //!
 //! A variable that is set but empty counts as not set, since a CloudFormation parameter cannot be absent.
 
-mod by_domain;
 mod host_patterns;
+mod list;
 mod secret;
+mod url;
 
-pub use by_domain::by_domain;
 pub use host_patterns::{HostPatterns, InvalidHost};
+pub use list::{EmptyItem, by_domain, items};
 pub use secret::{RotatingSecret, Secret, SecretError, UnreadSecret};
+pub use url::{HttpUrl, InvalidUrl};
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -82,16 +85,23 @@ impl Environment {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The text of `name`, if it is set and not empty.
+    /// The text of `name` as it was given, if it is set and not empty.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// The text of `name` without the white space around it, if it is set.
+    pub fn value(&self, name: &'static str) -> Result<Option<&str>, SettingError> {
+        match self.text(name).map(str::trim) {
+            Some("") => Err(SettingError::invalid(name, "it is nothing but white space")),
+            value => Ok(value),
+        }
+    }
+
     /// The value of `name`, if it is set.
     pub fn get<T: FromStr<Err: Display>>(&self, name: &'static str) -> Result<Option<T>, SettingError> {
-        self.text(name)
-            .map(|value| value.trim().parse().map_err(|reason: T::Err| SettingError::invalid(name, reason)))
-            .transpose()
+        let parse = |value: &str| value.parse().map_err(|reason: T::Err| SettingError::invalid(name, reason));
+        self.value(name)?.map(parse).transpose()
     }
 
     /// The value of `name`, without which the function cannot work.
@@ -103,30 +113,38 @@ impl Environment {
         self.get(name)?.ok_or(SettingError::Missing { name, purpose })
     }
 
-    /// The switch `name`, which is `on` or `off`, or `default` when it is not set.
-    pub fn switch(&self, name: &'static str, default: bool) -> Result<bool, SettingError> {
-        match self.text(name).map(str::trim) {
-            None => Ok(default),
-            Some("on") => Ok(true),
-            Some("off") => Ok(false),
-            Some(other) => Err(SettingError::invalid(name, format!("{other:?} is neither on nor off"))),
+    /// What the word `name` stands for among `choices`, if it is set.
+    pub fn choice<T: Copy>(&self, name: &'static str, choices: &[(&str, T)]) -> Result<Option<T>, SettingError> {
+        let Some(value) = self.value(name)? else { return Ok(None) };
+        match choices.iter().find(|(word, _)| *word == value) {
+            Some((_, choice)) => Ok(Some(*choice)),
+            None => {
+                let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+                Err(SettingError::invalid(name, format!("{value:?} is none of: {}", words.join(", "))))
+            }
         }
     }
 
-    /// The whole number `name`, which must lie in `range`, or `default` when it is not set.
-    pub fn number(
-        &self,
-        name: &'static str,
-        range: std::ops::RangeInclusive<u32>,
-        default: u32,
-    ) -> Result<u32, SettingError> {
-        let number = self.get(name)?.unwrap_or(default);
-        if !range.contains(&number) {
-            let reason = format!("{number} is not between {} and {}", range.start(), range.end());
-            return Err(SettingError::invalid(name, reason));
-        }
-        Ok(number)
+    /// The switch `name`, which is `on` or `off`, or `default` when it is not set.
+    pub fn switch(&self, name: &'static str, default: bool) -> Result<bool, SettingError> {
+        Ok(self.choice(name, &[("on", true), ("off", false)])?.unwrap_or(default))
     }
+
+    /// The whole number `name`, which must lie in `range`, or `default` when it is not set.
+    pub fn number(&self, name: &'static str, range: RangeInclusive<u32>, default: u32) -> Result<u32, SettingError> {
+        let Some(value) = self.value(name)? else { return Ok(default) };
+        whole_number(value, range).map_err(|reason| SettingError::invalid(name, reason))
+    }
+}
+
+/// Reads a whole number in `range`.
+pub fn whole_number(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("{text:?} is no whole number"));
+    }
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("{text} is not between {} and {}", range.start(), range.end()))
 }
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
@@ -155,11 +173,33 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_refused_by_its_name() {
-        let environment = Environment::from_iter([("WORKER_CONCURRENCY", "many"), ("PUBLISH_TIMEOUT_MS", "0")]);
-        let not_a_number = environment.number("WORKER_CONCURRENCY", 1..=1000, 32).unwrap_err().to_string();
-        assert!(not_a_number.starts_with("WORKER_CONCURRENCY: "), "{not_a_number}");
-        let out_of_range = environment.number("PUBLISH_TIMEOUT_MS", 100..=7000, 5000).unwrap_err().to_string();
-        assert_eq!(out_of_range, "PUBLISH_TIMEOUT_MS: 0 is not between 100 and 7000");
+    fn a_number_is_whole_and_in_its_range() {
+        let read = |value: &str| {
+            let environment = Environment::from_iter([("WORKERS", value)]);
+            environment.number("WORKERS", 2..=1_000, 100).map_err(|error| error.to_string())
+        };
+        assert_eq!((read(""), read(" 2 "), read("1000")), (Ok(100), Ok(2), Ok(1_000)));
+        for (value, reason) in [
+            ("many", "\"many\" is no whole number"),
+            ("2.5", "\"2.5\" is no whole number"),
+            ("+5", "\"+5\" is no whole number"),
+            ("-", "\"-\" is no whole number"),
+            ("1", "1 is not between 2 and 1000"),
+            ("-5", "-5 is not between 2 and 1000"),
+            ("99999999999999999999", "99999999999999999999 is not between 2 and 1000"),
+            ("  ", "it is nothing but white space"),
+        ] {
+            assert_eq!(read(value), Err(format!("WORKERS: {reason}")));
+        }
+    }
+
+    #[test]
+    fn a_word_is_one_of_the_choices() {
+        let environment = Environment::from_iter([("UNREAD_COUNTS", " on "), ("INCLUDE_BODY", "On")]);
+        assert!(
+            environment.switch("UNREAD_COUNTS", false).unwrap() && environment.switch("INCLUDE_SENDER", true).unwrap()
+        );
+        let refused = environment.switch("INCLUDE_BODY", true).unwrap_err().to_string();
+        assert_eq!(refused, "INCLUDE_BODY: \"On\" is none of: on, off");
     }
 }

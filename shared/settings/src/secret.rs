@@ -31,6 +31,12 @@ enum Place {
         arn: String,
         aws: Box<SdkConfig>,
     },
+    Local(Local),
+}
+
+/// Where it is read without AWS.
+#[derive(Debug, Clone)]
+enum Local {
     File(PathBuf),
     Given(Given),
 }
@@ -46,7 +52,7 @@ impl fmt::Debug for Given {
 
 /// A secret that cannot be read now: the operator's to mend, or an outage that passes.
 #[derive(Debug, thiserror::Error)]
-#[error("the secret {place} cannot be read")]
+#[error("the {place} cannot be read")]
 pub struct UnreadSecret {
     place: String,
     source: BoxError,
@@ -55,7 +61,7 @@ pub struct UnreadSecret {
 impl From<&str> for Secret {
     /// The secret that is `text` itself.
     fn from(text: &str) -> Self {
-        Self(Place::Given(Given(text.into())))
+        Self(Place::Local(Local::Given(Given(text.into()))))
     }
 }
 
@@ -64,7 +70,7 @@ impl Secret {
     pub fn new(setting: &str, aws: &SdkConfig) -> Self {
         let setting = setting.trim();
         Self(match setting.strip_prefix("file:") {
-            Some(path) => Place::File(path.into()),
+            Some(path) => Place::Local(Local::File(path.into())),
             None if setting.starts_with("arn:") => {
                 Place::SecretsManager { arn: setting.into(), aws: Box::new(aws.clone()) }
             }
@@ -72,30 +78,30 @@ impl Secret {
         })
     }
 
-    /// The text that the setting itself holds.
-    pub fn given(&self) -> Option<&str> {
-        match &self.0 {
-            Place::Given(Given(text)) => Some(text),
-            Place::File(_) | Place::SecretsManager { .. } => None,
-        }
-    }
-
     fn can_change(&self) -> bool {
-        self.given().is_none()
+        !matches!(self.0, Place::Local(Local::Given(_)))
     }
 
     /// Reads it as it is now.
     pub async fn read(&self) -> Result<String, UnreadSecret> {
         match &self.0 {
-            Place::Given(Given(text)) => Ok(text.clone()),
-            Place::File(path) => std::fs::read_to_string(path)
-                .map_err(|error| UnreadSecret { place: path.display().to_string(), source: error.into() }),
+            Place::Local(local) => local.read(),
             Place::SecretsManager { arn, aws } => {
-                let unread = |source: BoxError| UnreadSecret { place: arn.clone(), source };
+                let unread = |source: BoxError| UnreadSecret { place: format!("secret {arn}"), source };
                 let secret = Client::new(aws).get_secret_value().secret_id(arn).send().await;
                 let secret = secret.map_err(|error| unread(error.into()))?;
                 secret.secret_string.ok_or_else(|| unread("it is not a text".into()))
             }
+        }
+    }
+}
+
+impl Local {
+    fn read(&self) -> Result<String, UnreadSecret> {
+        match self {
+            Self::Given(Given(text)) => Ok(text.clone()),
+            Self::File(path) => std::fs::read_to_string(path)
+                .map_err(|error| UnreadSecret { place: format!("file {}", path.display()), source: error.into() }),
         }
     }
 }
@@ -168,6 +174,14 @@ impl<T> RotatingSecret<T> {
         Self { max_age: Some(max_age), ..self }
     }
 
+    /// The same, if the secret is valid, or in Secrets Manager: that one is judged when it is read.
+    pub fn checked(mut self) -> Result<Self, SettingError> {
+        if let Place::Local(local) = &self.secret.0 {
+            accept(self.setting, &*self.parse, self.state.get_mut(), local.read())?;
+        }
+        Ok(self)
+    }
+
     /// The value. Of several callers one reads the secret, and the others wait for it.
     pub async fn current(&self) -> Result<Arc<T>, SecretError> {
         let mut state = self.state.lock().await;
@@ -207,29 +221,34 @@ impl<T> RotatingSecret<T> {
         if state.value.is_some() {
             state.reread_at = Some(Instant::now());
         }
-        let setting = self.setting;
-        let read = self.secret.read().await.map_err(|unread| SecretError::Unread { setting, source: Arc::new(unread) });
-        let parsed = read.and_then(|text| {
-            if let Some(same) = state.value.as_mut().filter(|own| own.text == text) {
-                same.read_at = Instant::now();
-                return Ok(None);
-            }
-            let value = (self.parse)(&text).map_err(|reason| SecretError::Invalid { setting, reason })?;
-            Ok(Some(Parsed { value: Arc::new(value), text, read_at: Instant::now() }))
-        });
-        match parsed {
-            Ok(None) => {}
-            Ok(Some(parsed)) => {
-                if state.value.replace(parsed).is_some() {
-                    tracing::info!(setting, "the secret has changed");
-                }
-            }
+        match accept(self.setting, &*self.parse, state, self.secret.read().await) {
+            Ok(()) => {}
             Err(error) if state.value.is_some() => {
                 tracing::error!(error = causes(&error), "the secret is not read again: the value of before is used");
             }
             Err(error) => state.error = Some((error, Instant::now())),
         }
     }
+}
+
+/// Takes what was read for the value, if it is another text than before.
+fn accept<T>(
+    setting: &'static str,
+    parse: &Parse<T>,
+    state: &mut State<T>,
+    read: Result<String, UnreadSecret>,
+) -> Result<(), SecretError> {
+    let text = read.map_err(|unread| SecretError::Unread { setting, source: Arc::new(unread) })?;
+    if let Some(same) = state.value.as_mut().filter(|own| own.text == text) {
+        same.read_at = Instant::now();
+        return Ok(());
+    }
+    let value = parse(&text).map_err(|reason| SecretError::Invalid { setting, reason })?;
+    let parsed = Parsed { value: Arc::new(value), text, read_at: Instant::now() };
+    if state.value.replace(parsed).is_some() {
+        tracing::info!(setting, "the secret has changed");
+    }
+    Ok(())
 }
 
 impl<T> fmt::Debug for RotatingSecret<T> {
@@ -271,7 +290,7 @@ mod tests {
     fn number_in(name: &str, text: &str) -> (PathBuf, RotatingSecret<u32>) {
         let path = std::env::temp_dir().join(format!("pushlark-{}-{name}", std::process::id()));
         write(&path, text);
-        let secret = Secret(Place::File(path.clone()));
+        let secret = Secret(Place::Local(Local::File(path.clone())));
         (path, RotatingSecret::new("NUMBER", secret, |text| text.parse().map_err(|_| "it is not a number".into())))
     }
 
@@ -337,6 +356,21 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         assert_eq!(*secret.current().await.unwrap(), 1);
         fs::remove_file(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_on_this_machine_is_checked_before_it_is_used() {
+        let (path, secret) = number_in("checked", "one");
+        assert_eq!(secret.checked().unwrap_err().to_string(), "NUMBER: it is not a number");
+        let (_, secret) = number_in("checked", "1");
+        assert_eq!(*secret.checked().unwrap().current().await.unwrap(), 1);
+        fs::remove_file(&path).unwrap();
+        let secret = RotatingSecret::new("NUMBER", Secret(Place::Local(Local::File(path.clone()))), |_| Ok(1));
+        let refused = secret.checked().unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("NUMBER: the file {} cannot be read: ", path.display())), "{refused}");
+        let arn = "arn:aws:secretsmanager:eu-west-1:000000000000:secret:number";
+        let secret = Secret::new(arn, &SdkConfig::builder().build());
+        assert!(RotatingSecret::new("NUMBER", secret, |_| Err::<u32, _>(String::new())).checked().is_ok());
     }
 
     #[tokio::test]

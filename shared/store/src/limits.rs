@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -53,23 +52,15 @@ pub enum Admission {
 impl Limits {
     /// From `MAX_NODES`, `MAX_NODES_REACHED` and `RATE_LIMIT`.
     pub(crate) fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        let when_reached = environment.get("MAX_NODES_REACHED")?.unwrap_or(WhenReached::ReplaceOldest);
+        let when_reached = environment.choice(
+            "MAX_NODES_REACHED",
+            &[("replace-oldest", WhenReached::ReplaceOldest), ("refuse-newest", WhenReached::RefuseNewest)],
+        )?;
+        let when_reached = when_reached.unwrap_or(WhenReached::ReplaceOldest);
         let nodes = environment.number("MAX_NODES", 1..=1_000, MAX_NODES)?;
         let rate = environment.number("RATE_LIMIT", 0..=1_000_000, 0)?;
         // It is at most 1,000.
         Ok(Self { nodes: nodes as usize, when_reached, rate: NonZeroU32::new(rate) })
-    }
-}
-
-impl FromStr for WhenReached {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "replace-oldest" => Ok(Self::ReplaceOldest),
-            "refuse-newest" => Ok(Self::RefuseNewest),
-            _ => Err("it is neither replace-oldest nor refuse-newest"),
-        }
     }
 }
 

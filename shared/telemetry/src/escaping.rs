@@ -67,11 +67,12 @@ mod tests {
 
     use super::*;
     use crate::dispatch;
+    use crate::levels::Levels;
 
     /// The lines of two events, the first of which has `text` in a field of each kind, in a span and in the message.
     fn written(format: Format, text: &str) -> String {
         let (mut lines, writer) = pipe().unwrap();
-        with_default(&dispatch(format, "info".parse().unwrap(), Arc::new(writer)), || {
+        with_default(&dispatch(format, Levels::default(), Arc::new(writer)), || {
             tracing::info_span!("message", sender = %text).in_scope(|| {
                 tracing::info!(shown = %text, debugged = ?text, given = text, "it says {text}");
             });

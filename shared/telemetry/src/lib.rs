@@ -1,9 +1,12 @@
 //! Logs, and metrics in CloudWatch's embedded format.
 
 mod escaping;
+mod levels;
 mod metrics;
+mod refusals;
 
 pub use metrics::{Metric, count, flush, total};
+pub use refusals::{Refusal, log_refusal};
 
 use std::error::Error;
 use std::fmt;
@@ -13,11 +16,11 @@ use std::panic::set_hook;
 use pushlark_settings::{Environment, SettingError};
 use tracing::Dispatch;
 use tracing::dispatcher::set_global_default;
-use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
 use escaping::Escaping;
+use levels::Levels;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +31,8 @@ pub enum Format {
     Human,
 }
 
-/// Starts logging at the level of `LOG_LEVEL` (`error`, `warn`, `info`, `debug`, `trace`, or directives for single
-/// targets such as `info,worker=debug`; default `info`).
+/// Starts logging at the level of `LOG_LEVEL`: `error`, `warn`, `info`, `debug` or `trace`, and levels for single targets,
+/// such as `info,worker=debug`; where it has none, `info`.
 ///
 /// With `STACK_NAME`, metrics have the dimension `Stack`.
 ///
@@ -39,7 +42,7 @@ pub fn start(format: Format, environment: &Environment) -> Result<(), SettingErr
         tracing::error!(at = panic.location().map(ToString::to_string), "a panic");
         tracing::debug!(%panic, "what a panic says");
     }));
-    if let Some(name) = environment.text("STACK_NAME") {
+    if let Some(name) = environment.value("STACK_NAME")? {
         metrics::set_stack(name);
     }
     start_to(io::stdout, format, environment)
@@ -50,17 +53,17 @@ pub fn start_to<W>(writer: W, format: Format, environment: &Environment) -> Resu
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let level = environment.get("LOG_LEVEL")?.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO));
+    let levels = environment.get("LOG_LEVEL")?.unwrap_or_default();
     // Only a second start in one process fails, and leaves the first one's logging in place.
-    let _ = set_global_default(dispatch(format, level, writer));
+    let _ = set_global_default(dispatch(format, levels, writer));
     Ok(())
 }
 
-fn dispatch<W>(format: Format, level: Targets, writer: W) -> Dispatch
+fn dispatch<W>(format: Format, Levels(levels): Levels, writer: W) -> Dispatch
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let registry = tracing_subscriber::registry().with(level);
+    let registry = tracing_subscriber::registry().with(levels);
     // Without colours, whose escapes would be taken for somebody else's.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Escaping { format, writer });
     match format {

@@ -98,6 +98,27 @@ async fn a_registration_in_vain_is_answered_with_a_notice() {
 }
 
 #[tokio::test]
+async fn a_registration_in_vain_is_logged_with_the_setting() {
+    let Some(lines) = tests::logged("enabling::a_registration_in_vain_is_logged_with_the_setting") else {
+        let pushlark = Pushlark::start().await;
+        for jid in ["pubsub.example.com", "push.example.com"] {
+            let mut enable = request("bob@example.com", jid, "n");
+            enable["form"] = json!({"service": "fcm", "device_id": "planted-token"});
+            assert_eq!(pushlark.json("/enable", enable).await.status, 200);
+        }
+        let disable = request("bob@example.com", "push.example.com", "n");
+        assert_eq!(pushlark.json("/disable", disable).await.status, 200);
+        return;
+    };
+    let line = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap();
+    let warning = line("enabled in vain");
+    assert_eq!((&warning["level"], &warning["jid"]), (&json!("WARN"), &json!("pubsub.example.com")));
+    assert!(warning["reason"].as_str().unwrap().contains("PUBSUB_URL"), "{warning}");
+    assert_eq!(line("enabled")["jid"], "push.example.com");
+    assert_eq!(line("disabled")["removed"], 1);
+}
+
+#[tokio::test]
 async fn fields_without_a_name_and_white_space_are_passed_over() {
     let pushlark = Pushlark::start().await;
     let device = doubles::planted("phone");

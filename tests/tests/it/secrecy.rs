@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use doubles::{Answer, Apns, Double, Fcm, Hold, Receiver, Subscriber, WebPush, apns_problem, fcm_error, planted};
-use local::Options;
+use doubles::{
+    Answer, Apns, Double, Fcm, Hold, Receiver, Subscriber, WebPush, apns_problem, fcm_error, is_planted, planted,
+};
+use local::{Options, Stack};
 use pushlark_plugin::{Event, Payload, Plugin, Plugins, PublishOptions, PublishService, Rule};
 use pushlark_settings::Environment;
 use pushlark_webhooks::Key;
@@ -442,9 +444,6 @@ async fn credentials_for_push_services_that_are_none() {
     let mut account = fcm.service_account();
     account["private_key"] = "planted".into();
     for credentials in [
-        "planted".to_owned(),
-        json!({"default": "planted"}).to_string(),
-        json!({"default": {"hosts": "planted"}}).to_string(),
         of("apns", json!("planted")),
         of("apns", json!({"team_id": "T", "key_id": "K", "key": ["planted"]})),
         of("apns", json!({"team_id": "T", "key_id": "K", "key": "planted"})),
@@ -459,6 +458,17 @@ async fn credentials_for_push_services_that_are_none() {
             apart.pushlark.enable_with(BOB, service, json!({"service": service})).await;
         }
         notify(&apart).await;
+    }
+    for credentials in [
+        "planted".to_owned(),
+        json!({"default": "planted"}).to_string(),
+        json!({"default": {"hosts": "planted", "fcm": {}}}).to_string(),
+        of("fcm", json!({"unknown": "planted"})),
+    ] {
+        let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str())];
+        let options = Options { environment: Environment::from_iter(settings), ..Options::default() };
+        let refusal = Stack::start(options).await.unwrap_err().to_string();
+        assert!(refusal.starts_with("PUSH_CREDENTIALS: ") && !is_planted(&refusal), "{refusal}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{EmptyItem, Environment, HttpUrl, SettingError, items};
 use reqwest::Url;
 
 /// The origins that are trusted although they are not public, use another port or no TLS: the setting
@@ -11,10 +11,16 @@ use reqwest::Url;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedOrigins(Vec<Url>);
 
-/// A setting that names no origins; the operator's to mend.
+/// A setting that names no origins; the operator's to mend. It may hold a password, and is not quoted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an origin, such as \"https://push.example.com:8443\"")]
-pub struct InvalidOrigin(String);
+pub enum InvalidOrigin {
+    /// An item is empty.
+    #[error(transparent)]
+    Empty(#[from] EmptyItem),
+    /// It is something else, or more.
+    #[error("number {0} is no origin such as https://push.example.com:8443")]
+    NotOrigin(usize),
+}
 
 /// An endpoint that is not called; the client's to mend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -81,13 +87,13 @@ impl FromStr for TrustedOrigins {
     type Err = InvalidOrigin;
 
     fn from_str(origins: &str) -> Result<Self, InvalidOrigin> {
-        let origin = |origin: &str| {
-            let url = Url::parse(origin).ok();
-            url.filter(|url| matches!(url.scheme(), "https" | "http") && url.path() == "/" && url.query().is_none())
-                .ok_or_else(|| InvalidOrigin(origin.into()))
+        let origin = |(index, origin): (usize, &str)| {
+            let HttpUrl(url) = origin.parse().map_err(|_| InvalidOrigin::NotOrigin(index + 1))?;
+            let is_more = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
+            let has_user = !url.username().is_empty() || url.password().is_some();
+            if is_more || has_user { Err(InvalidOrigin::NotOrigin(index + 1)) } else { Ok(url) }
         };
-        let origins = origins.split(',').map(str::trim).filter(|origin| !origin.is_empty());
-        origins.map(origin).collect::<Result<_, _>>().map(Self)
+        items(origins)?.into_iter().enumerate().map(origin).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -185,7 +191,9 @@ mod tests {
         assert_eq!(trusted.endpoint("https://ntfy.internal:8444/up"), Err(InvalidEndpoint::Port));
         assert_eq!(trusted.endpoint("http://127.0.0.1:8081/up"), Err(InvalidEndpoint::NotHttps));
         assert_eq!(trusted.endpoint("http://x@127.0.0.1:8080/up"), Err(InvalidEndpoint::Credentials));
-        for bad in ["ntfy.internal", "https://ntfy.internal/path", "ftp://ntfy.internal"] {
+        for bad in
+            ["ntfy.internal", "https://ntfy.internal/path", "ftp://ntfy.internal", "https://a@ntfy.internal", "", ","]
+        {
             assert!(bad.parse::<TrustedOrigins>().is_err(), "{bad}");
         }
     }

@@ -1,0 +1,46 @@
+//! Settings that are URLs.
+
+use std::str::FromStr;
+
+use url::Url;
+
+/// A URL that is called by HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpUrl(pub Url);
+
+/// A text that is none; it may hold a password or a token, and is not quoted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is no URL such as https://push.example.com")]
+pub struct InvalidUrl;
+
+impl FromStr for HttpUrl {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+        let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        url.filter(|_| !text.contains(char::is_whitespace)).map(Self).ok_or(InvalidUrl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_the_scheme_of_http() {
+        for fine in ["https://push.example.com", "http://127.0.0.1:8080/a?b=c", "HTTPS://user:password@example.com/"] {
+            assert!(fine.parse::<HttpUrl>().is_ok(), "{fine}");
+        }
+        for bad in [
+            "",
+            "push.example.com",
+            "push.example.com:443",
+            "ftp://example.com",
+            "https://",
+            "https://a b/",
+            "https://a/b c",
+        ] {
+            assert_eq!(bad.parse::<HttpUrl>(), Err(InvalidUrl), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Which lines are logged.
+
+use std::str::FromStr;
+
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+
+const LEVELS: [(&str, Level); 5] = [
+    ("error", Level::ERROR),
+    ("warn", Level::WARN),
+    ("info", Level::INFO),
+    ("debug", Level::DEBUG),
+    ("trace", Level::TRACE),
+];
+
+/// The level of all targets, and of single ones.
+#[derive(Debug)]
+pub struct Levels(pub Targets);
+
+/// A part of the setting that says no level; the operator's to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a level (error, warn, info, debug, trace) nor a target with one, such as worker=debug")]
+pub struct InvalidLevel(String);
+
+impl Default for Levels {
+    fn default() -> Self {
+        Self(Targets::new().with_default(Level::INFO))
+    }
+}
+
+/// `Targets` itself takes a word that is no level for a target, and then logs nothing of any other.
+impl FromStr for Levels {
+    type Err = InvalidLevel;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLevel> {
+        text.split(',').map(str::trim).try_fold(Self::default(), |Self(targets), directive| {
+            let (target, level) = match directive.split_once('=') {
+                Some((target, level)) => (Some(target.trim()), level.trim()),
+                None => (None, directive),
+            };
+            let is_target = |target: &str| {
+                let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | ':');
+                !target.is_empty() && target.chars().all(is_part)
+            };
+            let level = LEVELS.iter().find(|(name, _)| name.eq_ignore_ascii_case(level)).map(|(_, level)| *level);
+            let level = level.filter(|_| target.is_none_or(is_target)).ok_or_else(|| InvalidLevel(directive.into()))?;
+            Ok(Self(match target {
+                Some(target) => targets.with_target(target, level),
+                None => targets.with_default(level),
+            }))
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_level_and_levels_of_targets_are_taken() {
+        let logs = |text: &str, target: &str, level| text.parse::<Levels>().unwrap().0.would_enable(target, &level);
+        for (name, level) in LEVELS {
+            assert!(logs(name, "worker", level), "{name}");
+        }
+        assert!(!logs("warn", "worker", Level::INFO) && logs("INFO", "worker", Level::INFO));
+        assert!(logs("info, worker=debug", "worker::notify", Level::DEBUG));
+        assert!(!logs("info,worker=debug", "ingest", Level::DEBUG));
+        assert!(logs("worker=debug", "ingest", Level::INFO), "a level of one target is no level of others");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for (text, part) in [
+            ("verbose", "verbose"),
+            ("infoo", "infoo"),
+            ("off", "off"),
+            ("3", "3"),
+            ("info,worker=", "worker="),
+            ("info,worker=off", "worker=off"),
+            ("info,worker=debug=x", "worker=debug=x"),
+            ("info,=debug", "=debug"),
+            ("info,wor ker=debug", "wor ker=debug"),
+            ("info worker=debug", "info worker=debug"),
+            ("info,", ""),
+            ("info,worker", "worker"),
+            ("", ""),
+        ] {
+            assert_eq!(text.parse::<Levels>().unwrap_err(), InvalidLevel(part.into()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Refused requests in the log: anybody can cause them, so that their lines are bounded.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long after a line the next one with the same reason may come.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+static LINES: Mutex<Lines> = Mutex::new(Lines(BTreeMap::new()));
+
+/// A request that is refused for its credential. Nothing of the credential is in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Refusal<'r> {
+    /// As HTTP has it: 401 or 403.
+    pub status: u16,
+    /// One of a few.
+    pub reason: &'static str,
+    /// The domain, or the user, that the credential is bound to, if the credential is known.
+    pub caller: Option<&'r str>,
+    /// What was asked for.
+    pub detail: Option<&'r str>,
+}
+
+/// The last line of each status and reason.
+struct Lines(BTreeMap<(u16, &'static str), Line>);
+
+struct Line {
+    at: Instant,
+    /// How many refusals have had no line since.
+    left_out: u64,
+}
+
+/// Logs a refused request, if none was logged for the same reason in the last ten seconds; the next line tells how many
+/// were left out.
+pub fn log_refusal(Refusal { status, reason, caller, detail }: Refusal<'_>) {
+    // Each change is complete in itself.
+    let admitted = LINES.lock().unwrap_or_else(PoisonError::into_inner).admit(status, reason, Instant::now());
+    if let Some(left_out) = admitted {
+        tracing::warn!(status, reason, caller, detail, left_out, "a request is refused");
+    }
+}
+
+impl Lines {
+    /// How many refusals were left out before this one, if it is to be logged.
+    fn admit(&mut self, status: u16, reason: &'static str, now: Instant) -> Option<u64> {
+        let Some(line) = self.0.get_mut(&(status, reason)) else {
+            self.0.insert((status, reason), Line { at: now, left_out: 0 });
+            return Some(0);
+        };
+        if now.saturating_duration_since(line.at) < INTERVAL {
+            line.left_out += 1;
+            return None;
+        }
+        line.at = now;
+        Some(std::mem::take(&mut line.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_has_one_line_in_ten_seconds_and_the_next_tells_how_many_had_none() {
+        let (mut lines, start) = (Lines(BTreeMap::new()), Instant::now());
+        let mut admit = |status, reason, seconds| lines.admit(status, reason, start + Duration::from_secs(seconds));
+        assert_eq!((admit(401, "a", 0), admit(401, "b", 0), admit(403, "a", 0)), (Some(0), Some(0), Some(0)));
+        assert_eq!((0..1_000).filter_map(|_| admit(401, "a", 9)).count(), 0);
+        assert_eq!((admit(401, "a", 10), admit(401, "a", 19), admit(401, "b", 10)), (Some(1_000), None, Some(0)));
+        assert_eq!(admit(401, "a", 20), Some(1));
+    }
+}

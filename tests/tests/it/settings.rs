@@ -1,0 +1,293 @@
+//! A setting that is wrong stops the start, with its name and the expected form, and without what may be a secret.
+
+use std::io;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use axum::routing::post;
+use axum::{Json, Router};
+use doubles::{APNS_KEY, APNS_KEY_ID, APNS_TEAM, APNS_TOPIC, Apns, Fcm};
+use local::{Options, Stack};
+use pushlark_plugin::Plugins;
+use pushlark_queue::Queue;
+use pushlark_settings::Environment;
+use pushlark_telemetry::{Format, start_to};
+use serde_json::{Value, json};
+use tests::{Pushlark, logged};
+use tokio::net::TcpListener;
+use worker::Worker;
+
+/// A setting, a value, and the message without the name.
+type Case = (&'static str, &'static str, &'static str);
+
+const EMPTY: &str = "it is nothing but white space";
+const NO_URL: &str = "it is no URL such as https://push.example.com";
+const NO_HOST: &str = r#""a b" is neither a domain nor a subdomain of @HOST@, such as "push.@HOST@""#;
+const NO_SNS: &str =
+    r#""messages" is not the ARN of an SNS topic, such as arn:aws:sns:eu-west-1:123456789012:messages"#;
+
+/// What must hold whether the setting is used or not.
+const BAD: &[Case] = &[
+    ("WEBHOOK_SECRET", " ", EMPTY),
+    ("WEBHOOK_SECRET", ",", "number 1 of the list is empty"),
+    ("WEBHOOK_SECRET", "planted-secret-key,", "number 2 of the list is empty"),
+    ("WEBHOOK_SECRET", "planted-secret-key,,planted-secret-two", "number 2 of the list is empty"),
+    ("WEBHOOK_SECRET", "planted", "number 1: a secret must have at least 16 bytes"),
+    ("WEBHOOK_SECRET", "planted-secret-key,whsec_!!", "number 2: whsec_ must be followed by base64"),
+    ("WEBHOOK_SECRET", "example.com=", "there is a domain without a secret behind it"),
+    ("WEBHOOK_SECRET", "file:/none/s", "the file /none/s cannot be read: No such file or directory (os error 2)"),
+    ("JWT_ALGORITHM", "none", r#""none" is none of: HS256, RS256, ES256"#),
+    ("JWT_ISSUER", " ", EMPTY),
+    ("JWT_AUDIENCE", " ", EMPTY),
+    ("JWT_KEYS", " ", EMPTY),
+    ("MAX_NODES", "abc", r#""abc" is no whole number"#),
+    ("MAX_NODES", "0", "0 is not between 1 and 1000"),
+    ("MAX_NODES", "1001", "1001 is not between 1 and 1000"),
+    ("MAX_NODES_REACHED", "panic", r#""panic" is none of: replace-oldest, refuse-newest"#),
+    ("RATE_LIMIT", "-1", "-1 is not between 0 and 1000000"),
+    ("RATE_LIMIT", "1,000", r#""1,000" is no whole number"#),
+    ("SNS_PRESENCE_TOPIC", "messages", NO_SNS),
+    ("SNS_PM_TOPIC", "messages", NO_SNS),
+    ("SNS_MUC_TOPIC", "messages", NO_SNS),
+    ("AWS_ENDPOINT_URL_SNS", "vpce.example", NO_URL),
+    ("MUC_HOSTS", "a b", NO_HOST),
+    ("MUC_HOSTS", ",", "number 1 of the list is empty"),
+    ("MUC_LIGHT_HOSTS", "a b", NO_HOST),
+    ("MUC_LIGHT_HOSTS", " ", EMPTY),
+    ("VIRTUAL_PUBSUB_HOSTS", "a b", NO_HOST),
+    ("VIRTUAL_PUBSUB_HOSTS", "push.@HOST@,,a", "number 2 of the list is empty"),
+    (
+        "VIRTUAL_PUBSUB_HOSTS",
+        "https://a",
+        r#""https://a" is neither a domain nor a subdomain of @HOST@, such as "push.@HOST@""#,
+    ),
+    ("PUBSUB_HOSTS", "a b", NO_HOST),
+    ("PUBSUB_HOSTS", "a,", "number 2 of the list is empty"),
+    ("PUBSUB_WITHOUT_OPTIONS", "a b", NO_HOST),
+    ("PLUGIN", "rules", r#""rules" is not a plugin of this worker, which has: defaults, enhanced, hints"#),
+    ("PLUGIN", "lambda:", "lambda: is not followed by a function's name or ARN"),
+    ("PLUGIN", "lambda:a b", "lambda: is not followed by a function's name or ARN"),
+    ("PLUGIN", " ", EMPTY),
+    ("PLUGIN_TIMEOUT_MS", "abc", r#""abc" is no whole number"#),
+    ("PLUGIN_TIMEOUT_MS", "2501", "2501 is not between 100 and 2500"),
+    ("PLUGIN_ON_ERROR", "stop", r#""stop" is none of: retry, defaults"#),
+    ("SESSION_LIFETIME", "0", "0 is not between 1 and 31536000"),
+    ("UNREAD_COUNTS", "yes", r#""yes" is none of: on, off"#),
+    ("INCLUDE_BODY", "true", r#""true" is none of: on, off"#),
+    ("INCLUDE_SENDER", "ON", r#""ON" is none of: on, off"#),
+    ("BODY_PLACEHOLDER", " ", EMPTY),
+    ("GROUP_DATA", "urgent,mentions", r#""mentions" is none of: urgent, mention"#),
+    ("GROUP_DATA", "urgent,", "number 2 of the list is empty"),
+    ("PUBSUB_URL", "chat.example.com", "number 1: it is no URL such as https://push.example.com"),
+    ("PUBSUB_URL", "https://a/rest?token=planted,ftp://b/", "number 2: it is no URL such as https://push.example.com"),
+    ("PUBSUB_URL", "example.com=", "number 1: it is no URL such as https://push.example.com"),
+    ("PUBSUB_URL", "https://a/rest,", "number 2 of the list is empty"),
+    ("PUBSUB_URL", "https://a/rest,https://b/rest", "number 2 is for the same domain as another one"),
+    ("PUBSUB_URL", "a.b=https://a/,A.B=https://b/", "number 2 is for the same domain as another one"),
+    ("PUBSUB_TOKEN", ",", "number 1 of the list is empty"),
+    ("PUBSUB_TOKEN", "planted one", "number 1 has characters that a bearer token cannot have"),
+    ("PUBSUB_TOKEN", "planted-1,planted-2", "number 2 is for the same domain as another one"),
+    ("PUBSUB_TOKEN", "example.com=", "number 1 is a domain without a token behind it"),
+    ("PUBSUB_MAX_ERRORS", "1001", "1001 is not between 0 and 1000"),
+    ("PUSH_SERVICE", "pigeons:planted", "it is none of: mongoosepush, direct, a URL such as https://push.example.com"),
+    ("PUSH_SERVICE", "https://", "it is none of: mongoosepush, direct, a URL such as https://push.example.com"),
+    ("PUSH_SERVICE", "Direct", "it is none of: mongoosepush, direct, a URL such as https://push.example.com"),
+    ("PUSH_SERVICE_SECRET", "whsec_!!", "whsec_ must be followed by base64"),
+    ("PUSH_SERVICE_SECRET", "planted", "a secret must have at least 16 bytes"),
+    ("PUSH_SERVICE_SECRET", "file:/none/s", "the file /none/s cannot be read: No such file or directory (os error 2)"),
+    ("PUSH_CREDENTIALS", "file:/none/c", "the file /none/c cannot be read: No such file or directory (os error 2)"),
+    ("PUSH_CREDENTIALS", "planted", r#"it is no JSON of apps such as {"default": {"fcm": {…}}}: line 1, column 1"#),
+    (
+        "PUSH_CREDENTIALS",
+        r#"{"default": {"fcm": "planted"}"#,
+        r#"it is no JSON of apps such as {"default": {"fcm": {…}}}: line 1, column 30"#,
+    ),
+    ("PUSH_CREDENTIALS", "{}", r#"it has no app; the one that registrations are of by default is "default""#),
+    ("PUSH_CREDENTIALS", r#"{"default": "planted"}"#, r#"the app "default": it is no object"#),
+    (
+        "PUSH_CREDENTIALS",
+        r#"{"defualt": {"fcm": {}}}"#,
+        r#"the app "defualt" has no hosts, and there is no app "default""#,
+    ),
+    ("PUSH_CREDENTIALS", r#"{"default": {}}"#, r#"the app "default": it has none of apns, fcm and web_push"#),
+    (
+        "PUSH_CREDENTIALS",
+        r#"{"default": {"fcm": {}}, "other": {"hosts": ["a.b"]}}"#,
+        r#"the app "other": it has none of apns, fcm and web_push"#,
+    ),
+    (
+        "PUSH_CREDENTIALS",
+        r#"{"default": {"fmc": {}}}"#,
+        r#"the app "default": unknown field `fmc`, expected one of `hosts`, `apns`, `fcm`, `web_push`"#,
+    ),
+    (
+        "PUSH_CREDENTIALS",
+        r#"{"default": {"apns": {"topics": "planted"}}}"#,
+        r#"the app "default": apns: unknown field `topics`, expected one of `team_id`, `key_id`, `key`, `topic`, `url`, `dev_url`"#,
+    ),
+    (
+        "PUSH_CREDENTIALS",
+        r#"{"default": {"web_push": {"keys": "planted"}}}"#,
+        r#"the app "default": web_push: unknown field `keys`, expected `key` or `subject`"#,
+    ),
+    (
+        "PUSH_CREDENTIALS",
+        r#"{"default": {"hosts": ["a b"], "fcm": {}}}"#,
+        r#"the app "default": hosts: "a b" is neither a domain nor a subdomain of @HOST@, such as "push.@HOST@""#,
+    ),
+    ("WEB_PUSH_TRUSTED_ORIGINS", "ntfy", "number 1 is no origin such as https://push.example.com:8443"),
+    (
+        "WEB_PUSH_TRUSTED_ORIGINS",
+        "https://a,https://b/planted",
+        "number 2 is no origin such as https://push.example.com:8443",
+    ),
+    ("WEB_PUSH_TRUSTED_ORIGINS", "https://a,", "number 2 of the list is empty"),
+    ("DISABLE_AFTER_SUSPECTS", "0", "0 is not between 1 and 1000"),
+    ("DISABLE_MAX_PERCENT", "101", "101 is not between 1 and 100"),
+    ("MONGOOSEPUSH_URL", "push.example.com:8443", NO_URL),
+    ("MONGOOSEPUSH_URL", "https://a/?token=planted", "it ends in a query: the path of the API must follow"),
+    ("MONGOOSEPUSH_API_VERSION", "v4", r#""v4" is none of: v2, v3"#),
+    ("WORKERS", "1", "1 is not between 2 and 1000"),
+    ("BATCH_SIZE", "0", "0 is not between 1 and 10000"),
+    ("BATCH_SIZE", "11", "a batch of more than 10 messages needs a BATCHING_WINDOW"),
+    ("BATCHING_WINDOW", "301", "301 is not between 0 and 300"),
+    ("BATCHING_WINDOW", "7", "7 is none of: 0, 1, 2, 3, 4, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300"),
+    ("WORKER_CONCURRENCY", "many", r#""many" is no whole number"#),
+    ("PUBLISH_TIMEOUT_MS", "5001", "5001 is not between 100 and 5000"),
+    ("TIME_TO_LIVE", "99999999999", "99999999999 is not between 60 and 1209600"),
+    ("TABLE_NAME", " ", EMPTY),
+];
+
+/// Why a stack does not start.
+async fn refused<'s>(settings: impl IntoIterator<Item = (&'s str, &'s str)>) -> String {
+    let options = Options { environment: Environment::from_iter(settings), ..Options::default() };
+    format!("{:#}", Stack::start(options).await.unwrap_err())
+}
+
+#[tokio::test]
+async fn a_bad_value_stops_the_start_whether_it_is_used_or_not() {
+    // Clients' tokens, PubSub nodes and a plugin's function are off in all; without virtual hosts the push service is, too.
+    for others in [&[][..], &[("VIRTUAL_PUBSUB_HOSTS", "")]] {
+        for (name, value, message) in BAD {
+            let refusal = refused(others.iter().copied().chain([(*name, *value)])).await;
+            assert_eq!(refusal, format!("{name}: {message}"), "{value:?}");
+            assert!(!refusal.contains("planted"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_choice_needs_is_named() {
+    let keys = r#"{"keys": []}"#;
+    let jwt = |algorithm, issuer, audience| {
+        vec![("JWT_KEYS", keys), ("JWT_ALGORITHM", algorithm), ("JWT_ISSUER", issuer), ("JWT_AUDIENCE", audience)]
+    };
+    for (settings, message) in [
+        (jwt("", "i", "a"), "JWT_ALGORITHM must be set: the algorithm of the clients' tokens"),
+        (jwt("RS256", "", "a"), "JWT_ISSUER must be set: who issues the clients' tokens"),
+        (jwt("RS256", "i", ""), "JWT_AUDIENCE must be set: whom the clients' tokens are for"),
+        (jwt("RS256", "i", "a"), "JWT_KEYS: there is no key for RS256"),
+        (
+            [jwt("RS256", "i", "a"), vec![("JWT_KEYS", "planted")]].concat(),
+            r#"JWT_KEYS: it is no JWK Set such as {"keys": [{"kty": "RSA", …}]}: expected a JSON object"#,
+        ),
+        (
+            [jwt("RS256", "i", "a"), vec![("JWT_KEYS", "https://")]].concat(),
+            "JWT_KEYS: it is no URL such as https://push.example.com",
+        ),
+        (vec![("PUSH_SERVICE", "direct")], "PUSH_CREDENTIALS must be set: the apps' credentials for push services"),
+        (
+            vec![("PUSH_SERVICE", "https://push.example.com/?token=planted")],
+            "PUSH_SERVICE_SECRET must be set: the secret that signs notifications to your own push service",
+        ),
+        (
+            vec![("MONGOOSEPUSH_URL", "")],
+            "MONGOOSEPUSH_URL must be set: where notifications for virtual hosts are posted",
+        ),
+        (
+            vec![
+                ("SNS_PM_TOPIC", "arn:aws:sns:eu-west-1:123456789012:messages"),
+                ("SNS_MUC_TOPIC", "arn:aws:sns:eu-west-1:123456789012:messages"),
+            ],
+            "SNS_MUC_TOPIC: it is the topic of another setting, too",
+        ),
+    ] {
+        assert_eq!(refused(settings).await, message);
+    }
+}
+
+#[test]
+fn a_level_that_is_none_stops_the_start() {
+    for (level, part) in [("verbose", "verbose"), ("infoo", "infoo"), ("info,worker=", "worker="), ("info,", "")] {
+        let environment = Environment::from_iter([("LOG_LEVEL", level)]);
+        let refused = start_to(io::sink, Format::Json, &environment).unwrap_err().to_string();
+        let expected = "neither a level (error, warn, info, debug, trace) nor a target with one, such as worker=debug";
+        assert_eq!(refused, format!("LOG_LEVEL: {part:?} is {expected}"));
+    }
+}
+
+fn apple(apns: &Apns) -> Value {
+    json!({"team_id": APNS_TEAM, "key_id": APNS_KEY_ID, "key": APNS_KEY, "topic": APNS_TOPIC, "url": apns.url})
+}
+
+#[tokio::test]
+async fn a_bad_key_is_logged_at_the_start_and_stops_its_provider_alone() {
+    const BOB: &str = "bob@example.com";
+    const PHONE: &str = "706c616e74656400fc13adff785122";
+    let Some(lines) = logged("settings::a_bad_key_is_logged_at_the_start_and_stops_its_provider_alone") else {
+        let (apns, fcm) = (Apns::start().await, Fcm::start().await);
+        let mut account = fcm.service_account();
+        account["private_key"] = "planted".into();
+        let credentials = json!({"default": {"apns": apple(&apns), "fcm": account}}).to_string();
+        let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str())];
+        let pushlark = Pushlark::with_settings(settings).await;
+        println!("{}", json!({"message": "started"}));
+        pushlark.enable_with(BOB, PHONE, json!({"service": "apns"})).await;
+        pushlark.message(BOB, "planted Hi").await;
+        pushlark.settled().await;
+        assert_eq!(apns.taken(PHONE).len(), 1);
+        return;
+    };
+    let mut at_start = lines.iter().take_while(|line| line["message"] != "started");
+    let error = at_start.find(|line| line["level"] == "ERROR").unwrap();
+    assert_eq!(
+        (&error["message"], &error["app"], &error["provider"], &error["reason"]),
+        (
+            &json!("the credentials cannot be used"),
+            &json!("default"),
+            &json!("FCM"),
+            &json!("the private key is not an RSA key in PKCS #8 as PEM")
+        )
+    );
+}
+
+#[tokio::test]
+async fn credentials_in_secrets_manager_are_judged_when_they_are_read() {
+    let Some(lines) = logged("settings::credentials_in_secrets_manager_are_judged_when_they_are_read") else {
+        let arn = "arn:aws:secretsmanager:us-east-1:000000000000:secret:push";
+        let answer =
+            json!({"ARN": arn, "SecretString": json!({"defualt": {"fcm": {"private_key": "planted"}}}).to_string()});
+        let secrets = Router::new().route("/", post(async move || Json(answer.clone())));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, secrets).await });
+        let credentials = Credentials::new("local", "local", None, None, "local");
+        let aws = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .endpoint_url(endpoint)
+            .build();
+        let mut pushlark = Pushlark::start().await;
+        pushlark.stack.environment.extend([("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", arn)]);
+        let queue = || Queue::new(pushlark.stack.sqs.clone(), "none");
+        let (environment, store) = (&pushlark.stack.environment, pushlark.store());
+        let worker =
+            Worker::from_environment(environment, &aws, &Plugins::built_in(), store, queue(), queue()).unwrap();
+        worker.warm_up().await;
+        return;
+    };
+    let error = lines.iter().find(|line| line["level"] == "ERROR").unwrap();
+    assert_eq!(error["message"], "the credentials for push services cannot be used");
+    assert_eq!(error["error"], r#"PUSH_CREDENTIALS: the app "defualt" has no hosts, and there is no app "default""#);
+}
