@@ -100,15 +100,16 @@ setting(Host, Name) -> maps:get(Name, settings(Host)).
 
 %% The settings, or all that is wrong with them; a secret is never part of that.
 read_settings(Opts) ->
-    Bounds = [{queue_size, 1 bsl 31 - 1}, {queue_bytes, 1 bsl 53}],
-    {Numbers, BadNumbers} = lists:unzip([number(Name, Opts, Most) || {Name, Most} <- Bounds]),
+    {Numbers, BadNumbers} = lists:unzip([number(Name, Opts) || Name <- [queue_size, queue_bytes]]),
     {Timeout, BadTimeout} = timeout(gen_mod:get_opt(timeout, Opts)),
     {Key, BadKey} = key(gen_mod:get_opt(secret, Opts)),
     {[Base | Own], BadUrls} = lists:unzip([url(Name, Opts) || Name <- [url, enable_url, disable_url, events_url]]),
     Names = [<<"enable">>, <<"disable">>, <<"events">>],
-    Missing = [io_lib:format("~ts_url is not set, and url is not, either", [Name])
-               || {Name, none} <- lists:zip(Names, Own), Base =:= none],
-    case lists:append([BadTimeout, BadKey, Missing | BadNumbers ++ BadUrls]) of
+    BadMissing = case [[Name, "_url"] || {Name, none} <- lists:zip(Names, Own), Base =:= none] of
+        [] -> [];
+        Missing -> [["neither url nor ", lists:join(", ", Missing), " is set"]]
+    end,
+    case lists:append([BadTimeout, BadKey, BadMissing | BadNumbers ++ BadUrls]) of
         [] ->
             Urls = [{Name, case Url of none -> <<Base/binary, "/", Name/binary>>; _ -> Url end}
                     || {Name, Url} <- lists:zip(Names, Own)],
@@ -116,10 +117,10 @@ read_settings(Opts) ->
         Problems -> {error, Problems}
     end.
 
-number(Name, Opts, Most) ->
-    case econf:validate(econf:int(1, Most), gen_mod:get_opt(Name, Opts)) of
+number(Name, Opts) ->
+    case econf:validate(econf:pos_int(), gen_mod:get_opt(Name, Opts)) of
         {ok, Number} -> {{Name, Number}, []};
-        _ -> {none, [io_lib:format("~ts must be a number from 1 to ~B", [Name, Most])]}
+        _ -> {none, [io_lib:format("~ts must be a whole number from 1", [Name])]}
     end.
 
 timeout(Value) ->
@@ -438,16 +439,14 @@ send_batch(#state{host = Host, batch = {Id, Events}} = State) ->
 answered(Result, #state{host = Host, batch = {_, Events}} = State) ->
     Url = shown(setting(Host, <<"events">>)),
     case {Result, problem(Result)} of
-        {{{_, Code, _}, _, _}, _} when Code >= 200, Code < 300 ->
+        {{{_, 202, _}, _, _}, _} ->
             State#state.taken orelse logger:info("~ts: ~ts takes events", [Host, Url]),
             next_batch(State#state{batch = undefined, taken = true});
         %% What the events are at fault for stays so; everything else passes, a wrong secret once somebody mends it.
         {{{_, Code, _}, _, _}, #{} = Problem} when Code =:= 400; Code =:= 413; Code =:= 415 ->
-            Bad = bad_events(Problem, length(Events)),
+            Good = good_events(Problem, Events),
             logger:error("~ts: ~B events are lost, ~ts does not take them: ~ts",
-                         [Host, length(Bad), Url, described(Result)]),
-            Indexed = lists:zip(lists:seq(0, length(Events) - 1), Events),
-            Good = [Event || {Index, Event} <- Indexed, not lists:member(Index, Bad)],
+                         [Host, length(Events) - length(Good), Url, described(Result)]),
             case Good of
                 [] -> next_batch(State#state{batch = undefined});
                 _ -> send_batch(State#state{batch = {new_id(), Good}})
@@ -461,9 +460,16 @@ answered(Result, #state{host = Host, batch = {_, Events}} = State) ->
             State#state{retry = Retry, wait = min(State#state.wait * 2, ?LAST_WAIT), taken = false}
     end.
 
-%% Which events of a batch Pushlark calls bad; all, where it does not say.
-bad_events(#{<<"errors">> := [_ | _] = Errors}, _Count) -> [Index || #{<<"index">> := Index} <- Errors];
-bad_events(_Problem, Count) -> lists:seq(0, Count - 1).
+%% The events of a batch that Pushlark does not call bad; none, where it does not say.
+good_events(Problem, Events) ->
+    Bad = case Problem of
+        #{<<"errors">> := Errors} when is_list(Errors) -> [Index || #{<<"index">> := Index} <- Errors];
+        _ -> []
+    end,
+    case [Event || {Index, Event} <- lists:zip(lists:seq(0, length(Events) - 1), Events), not lists:member(Index, Bad)] of
+        Events -> [];
+        Good -> Good
+    end.
 
 %% How long Pushlark asks to wait, in milliseconds.
 asked({_, Headers, _}, Default) ->

@@ -31,19 +31,18 @@ local settings;
 local function read_settings()
 	local read, problems = { urls = {} }, array();
 
-	local function number(name, default, most)
+	local function number(name, default, is_right, expected)
 		local value = module:get_option("pushlark_" .. name, default);
-		local number = tonumber(value);
-		local is_right = number and number >= 1 and number <= most and (name == "timeout" or number % 1 == 0);
-		if not is_right then
+		read[name] = tonumber(value);
+		if not read[name] or not is_right(read[name]) then
 			local written = type(value) == "table" and "a list" or tostring(value);
-			problems:push(("pushlark_%s must be a number from 1 to %d, it is %s"):format(name, most, written));
+			problems:push(("pushlark_%s must be %s, it is %s"):format(name, expected, written));
 		end
-		read[name] = number;
 	end
-	number("timeout", 10, 600);
-	number("queue_size", 10000, 2^31 - 1);
-	number("queue_bytes", 16 * 1024 * 1024, 2^53);
+	local function is_count(value) return value >= 1 and value < math.huge and value % 1 == 0; end
+	number("queue_size", 10000, is_count, "a whole number from 1");
+	number("queue_bytes", 16 * 1024 * 1024, is_count, "a whole number from 1");
+	number("timeout", 10, function (value) return value >= 1 and value <= 600; end, "from 1 to 600 seconds");
 
 	local function url(name)
 		local value = module:get_option("pushlark_" .. name);
@@ -51,14 +50,14 @@ local function read_settings()
 		problems:push(("pushlark_%s must be a URL that begins with https:// or http://"):format(name));
 		return false;
 	end
-	local base = url("url");
+	local base, missing = url("url"), array();
 	for _, name in ipairs { "enable", "disable", "events" } do
 		local own = url(name .. "_url");
-		if own == nil and base == nil then
-			problems:push(("pushlark_%s_url is not set, and pushlark_url is not, either"):format(name));
-		end
+		if own == nil and base == nil then missing:push("pushlark_" .. name .. "_url"); end
 		read.urls[name] = own or base and base:gsub("/+$", "") .. "/" .. name;
 	end
+
+	if #missing > 0 then problems:push("neither pushlark_url nor " .. missing:concat(", ") .. " is set"); end
 
 	local secret = module:get_option("pushlark_secret");
 	if type(secret) == "string" then
@@ -134,6 +133,12 @@ local function explained(code)
 	return "The push service is not where this server asks for it, its administrator must check the URL";
 end
 
+-- A request that has no connection yet is sent when it has one, with nothing in it then.
+local function cancel(request)
+	request.headers, request.body = {}, nil;
+	http.destroy_request(request);
+end
+
 -- Posts a body; id names it in every try (Standard Webhooks). Returns the request, or nil if it is answered already.
 local function post(name, content_type, id, body, callback)
 	local headers = { ["Content-Type"] = content_type };
@@ -156,7 +161,7 @@ local function post(name, content_type, id, body, callback)
 	-- Prosody 0.12 has no limit of time for a request.
 	timeout = callback and timer.add_task(seconds, function ()
 		answered(("no answer within %g seconds"):format(seconds), 0);
-		http.destroy_request(request);
+		cancel(request);
 	end);
 	return callback and request;
 end
@@ -187,15 +192,16 @@ local function batch_is_done()
 	next_batch();
 end
 
--- Which events of the batch Pushlark calls bad, by their index from 0; all, where it does not say.
-local function bad_events(problem)
-	local bad, count = {}, 0;
+-- The events of the batch that Pushlark does not call bad, by their index from 0; none, where it does not say.
+local function good_events(problem)
+	local bad, good = {}, array();
 	for _, problem_event in ipairs(type(problem.errors) == "table" and problem.errors or {}) do
-		if type(problem_event) == "table" and problem_event.index then
-			bad[problem_event.index], count = true, count + 1;
-		end
+		if type(problem_event) == "table" and problem_event.index then bad[problem_event.index] = true; end
 	end
-	return bad, count > 0 and count or #batch.events;
+	for index, event in ipairs(batch.events) do
+		if not bad[index - 1] then good:push(event); end
+	end
+	return #good < #batch.events and good or array();
 end
 
 local function send_batch()
@@ -206,7 +212,7 @@ local function send_batch()
 		-- Another instance has what is no longer this one's.
 		if batch ~= sent then return; end
 		request = nil;
-		if code >= 200 and code < 300 then
+		if code == 202 then
 			if not is_taken then module:log("info", "%s takes events", shown(url)); end
 			is_taken = true;
 			return batch_is_done();
@@ -214,13 +220,10 @@ local function send_batch()
 		-- What the events are at fault for stays so; everything else passes, a wrong secret once somebody mends it.
 		local problem = (code == 400 or code == 413 or code == 415) and problem_of(body, response);
 		if problem then
-			local bad, count = bad_events(problem);
-			module:log("error", "%d events are lost, %s does not take them: %s", count, shown(url), described(body, code, response));
-			if count == #batch.events then return batch_is_done(); end
-			local good = array();
-			for index, event in ipairs(batch.events) do
-				if not bad[index - 1] then good:push(event); end
-			end
+			local good = good_events(problem);
+			module:log("error", "%d events are lost, %s does not take them: %s",
+				#batch.events - #good, shown(url), described(body, code, response));
+			if #good == 0 then return batch_is_done(); end
 			batch = { id = uuid.generate(), events = good };
 			return send_batch();
 		end
@@ -254,7 +257,7 @@ local function report_dropped()
 end
 
 local function stop_sending()
-	if request then http.destroy_request(request); end
+	if request then cancel(request); end
 	if retry then retry:stop(); end
 	request, retry = nil, nil;
 end
