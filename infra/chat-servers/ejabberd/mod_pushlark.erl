@@ -190,8 +190,11 @@ process_iq(Iq) ->
 forward(Host, Name, Iq) ->
     gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), client_asked),
     Body = fxml:element_to_binary(xmpp:encode(Iq)),
-    Result = case post(Host, Name, "application/xmpp+xml", new_id(), Body, [{sync, true}]) of
-        {ok, Answer} -> Answer;
+    Result = case post(Host, Name, "application/xmpp+xml", new_id(), Body) of
+        {ok, Request} ->
+            receive {http, {Request, Answer}} -> Answer
+            after overdue(Host) -> busy()
+            end;
         Failed -> Failed
     end,
     case reply(Iq, Result) of
@@ -367,6 +370,7 @@ tell(Host, Event) ->
 %% Events that wait, and the one batch that is on its way.
 init([Host | _]) ->
     process_flag(trap_exit, true),
+    start_client(Host),
     {ok, #state{host = Host}}.
 
 handle_call(_Request, _From, State) -> {reply, ok, State}.
@@ -382,12 +386,16 @@ handle_cast(client_asked, #state{host = Host, reported = Reported} = State) ->
 
 handle_info({http, {Request, Result}}, #state{request = Request} = State) ->
     {noreply, answered(Result, State#state{request = undefined})};
+handle_info({timeout, _, {overdue, Request}}, #state{host = Host, request = Request} = State) ->
+    start_client(Host),
+    {noreply, answered(busy(), State#state{request = undefined})};
 handle_info({timeout, Retry, try_again}, #state{retry = Retry} = State) -> {noreply, send_batch(State)};
 handle_info(report_dropped, State) -> {noreply, report_dropped(State)};
 handle_info(_Info, State) -> {noreply, State}.
 
 terminate(_Reason, #state{host = Host, length = Length, batch = Batch, request = Request} = State) ->
-    Request =:= undefined orelse httpc:cancel_request(Request),
+    Request =:= undefined orelse httpc:cancel_request(Request, client(Host)),
+    inets:stop(httpc, client(Host)),
     report_dropped(State),
     case Length + batch_size(Batch) of
         0 -> ok;
@@ -431,8 +439,10 @@ take(Waiting, Events, Bytes) ->
 
 send_batch(#state{host = Host, batch = {Id, Events}} = State) ->
     Body = iolist_to_binary([$[, lists:join($,, Events), $]]),
-    case post(Host, <<"events">>, "application/json", Id, Body, [{sync, false}]) of
-        {ok, Request} -> State#state{request = Request, retry = undefined};
+    case post(Host, <<"events">>, "application/json", Id, Body) of
+        {ok, Request} ->
+            erlang:start_timer(overdue(Host), self(), {overdue, Request}),
+            State#state{request = Request, retry = undefined};
         Failed -> answered(Failed, State#state{retry = undefined})
     end.
 
@@ -487,12 +497,12 @@ problem(_Error) -> none.
 
 %% Why an answer is none that was hoped for.
 described({{_, Code, _}, Headers, _} = Answer) ->
-    Reason = case {problem(Answer), proplists:get_value("location", Headers)} of
-        {#{<<"detail">> := Detail}, _} when is_binary(Detail) -> cleaned(Detail);
-        {#{}, _} -> "no detail";
-        {none, undefined} ->
-            ["not as Pushlark does: ", cleaned(proplists:get_value("content-type", Headers, "no content type"))];
-        {none, Location} -> ["a redirect to ", shown(cleaned(Location))]
+    Location = proplists:get_value("location", Headers),
+    Reason = case problem(Answer) of
+        #{<<"detail">> := Detail} when is_binary(Detail) -> cleaned(Detail);
+        #{} -> "no detail";
+        none when Location =/= undefined, Code div 100 =:= 3 -> ["a redirect to ", shown(cleaned(Location))];
+        none -> ["not as Pushlark does: ", cleaned(proplists:get_value("content-type", Headers, "no content type"))]
     end,
     io_lib:format("it answers ~B (~ts)", [Code, Reason]);
 described({error, Reason}) -> io_lib:format("it does not answer (~ts)", [reason(Reason)]).
@@ -523,8 +533,21 @@ cleaned(Text) ->
         false -> Line
     end.
 
+%% An HTTP client of the host's own, since requests end for sure with their client only: to 503 with Retry-After httpc
+%% says nothing, and sends the request again for as long as that is the answer.
+client(Host) -> gen_mod:get_module_proc(Host, ?MODULE).
+
+start_client(Host) ->
+    inets:stop(httpc, client(Host)),
+    {ok, _} = inets:start(httpc, [{profile, client(Host)}]).
+
+%% When httpc has neither given an answer nor said that there is none.
+overdue(Host) -> setting(Host, timeout) + 1000.
+
+busy() -> {{"HTTP/1.1", 503, ""}, [{"content-type", "application/problem+json"}], <<"{\"detail\": \"to each try\"}">>}.
+
 %% Posts a body; the id names it in every try (Standard Webhooks).
-post(Host, Name, ContentType, Id, Body, Options) ->
+post(Host, Name, ContentType, Id, Body) ->
     #{Name := Address, timeout := Timeout, key := Key} = settings(Host),
     Timestamp = integer_to_binary(os:system_time(second)),
     Signature = case Key of
@@ -537,7 +560,8 @@ post(Host, Name, ContentType, Id, Body, Options) ->
     Url = binary_to_list(Address),
     Tls = case Url of "https:" ++ _ -> [{ssl, httpc:ssl_verify_host_options(true)}]; _ -> [] end,
     Limits = [{timeout, Timeout}, {connect_timeout, Timeout}, {autoredirect, false}],
-    httpc:request(post, {Url, Signature, ContentType, Body}, Limits ++ Tls, [{body_format, binary} | Options]).
+    Options = [{body_format, binary}, {sync, false}],
+    httpc:request(post, {Url, Signature, ContentType, Body}, Limits ++ Tls, Options, client(Host)).
 
 new_id() -> string:lowercase(binary:encode_hex(crypto:strong_rand_bytes(16))).
 

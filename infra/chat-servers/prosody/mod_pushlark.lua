@@ -115,7 +115,7 @@ local function described(body, code, response)
 	local reason;
 	if problem then
 		reason = cleaned(tostring(problem.detail or problem.title or "no detail"));
-	elseif response.headers.location then
+	elseif response.headers.location and code >= 300 and code < 400 then
 		reason = "a redirect to " .. shown(cleaned(response.headers.location));
 	else
 		reason = "not as Pushlark does: " .. cleaned(response.headers["content-type"] or "no content type");
