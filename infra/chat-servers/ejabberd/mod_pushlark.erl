@@ -377,7 +377,7 @@ handle_call(_Request, _From, State) -> {reply, ok, State}.
 
 handle_cast({tell, Event}, State) -> {noreply, next_batch(enqueue(Event, State))};
 %% The next try need not wait, since it may be the first one with the right settings.
-handle_cast(try_now, #state{retry = undefined} = State) -> {noreply, next_batch(State)};
+handle_cast(try_now, #state{retry = undefined} = State) -> {noreply, next_batch(State#state{wait = ?FIRST_WAIT})};
 handle_cast(try_now, #state{retry = Retry} = State) ->
     erlang:cancel_timer(Retry),
     {noreply, send_batch(State#state{wait = ?FIRST_WAIT})};

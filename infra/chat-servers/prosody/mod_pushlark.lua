@@ -492,9 +492,9 @@ local function configure()
 	settings = read;
 	if was_off then start(); end
 	-- The next try need not wait, since it may be the first one with the right settings.
+	wait = nil;
 	if retry then
 		retry:stop();
-		retry, wait = nil, nil;
 		send_batch();
 	end
 	next_batch();
