@@ -29,6 +29,7 @@ PROGRAMS = Path(os.environ["PROGRAMS"])
 # What the modules and the bridge sign with, and what a server presents that can only set a URL.
 SECRET = "whsec_c3RvcmllcyBvZiByZWFsIHNlcnZlcnM="
 TOKEN = "token-of-the-stories"
+OTHER_SECRET = "whsec_YW5vdGhlciBzZWNyZXQgdGhhbiB0aGVpcnM="
 PATIENCE = 60
 
 # Settings of which each turns push off on a host of its own, with what the log says of it. The names are as ejabberd's; a
@@ -50,7 +51,8 @@ BAD_SETTINGS = {
 
 def section(page, heading):
     """What stands below a heading of a page, up to the next heading."""
-    [text] = re.findall(rf"^#+ {heading}\n(.*?)(?=^#+ |\Z)", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+    below = rf"^#+ {heading}\n(.*?)(?=^#+ |\Z)"
+    [text] = re.findall(below, (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
     return text
 
 
@@ -379,10 +381,13 @@ class Prosody(Server):
         self.write_module_settings()
         self.control("shell", f'module:unload("pushlark", "{host}")')
 
+    def set_other(self, is_loaded):
+        self.control("shell", f'module:{"load" if is_loaded else "unload"}("cloud_notify", "both.localhost")')
+
     async def start(self):
         command = ["prosody", "--config", str(self.configuration), "-F"]
         self.program = Program(self.name, command, self.folder)
-        await eventually("Prosody", lambda: is_open(self.port))
+        await eventually("Prosody", lambda: is_open(self.port) and (self.data / "prosody.sock").exists())
         if self.page_of_nodes():
             [token] = re.findall(r"MT[\w+/=]{20,}", shell(self.commands(self.page_of_nodes()[1])))
             self.pushlark.take(filled(self.page_of_nodes()[0], {
@@ -419,7 +424,7 @@ class Ejabberd(Server):
         super().__init__(folder, pushlark)
         self.api_port, self.component_port, self.rest_port = free_port(), free_port(), free_port()
         self.log_file, self.bridge = self.data / "ejabberd.log", None
-        self.bridges = 0
+        self.bridges, self.others = 0, {"mod_push": {}, "mod_push_keepalive": {}}
         self.configuration, self.includes = self.data / "ejabberd.yml", self.data / "modules.d"
         self.includes.mkdir()
         self.default = self.data / "default"
@@ -477,8 +482,8 @@ class Ejabberd(Server):
         hosts = {}
         for host, settings in self.module_settings.items():
             set = {name: value for name, value in settings.items() if value is not None}
-            both = {"mod_push": {}, "mod_push_keepalive": {}} if host == "both.localhost" else {}
-            hosts[host] = {"modules": {"mod_pushlark": set, **both}}
+            others = self.others if host == "both.localhost" else {}
+            hosts[host] = {"modules": {"mod_pushlark": set, **others}}
         self.include("stories.yml", json.dumps({"append_host_config": hosts}))
 
     def register(self, user, host):
@@ -511,6 +516,11 @@ END
 
     def unload(self, host):
         self.module_settings.pop(host)
+        self.write_module_settings()
+        self.reload()
+
+    def set_other(self, is_loaded):
+        self.others = {"mod_push": {}, "mod_push_keepalive": {}} if is_loaded else {}
         self.write_module_settings()
         self.reload()
 
@@ -670,7 +680,8 @@ class Stories:
         for name, (_, problem) in BAD_SETTINGS.items():
             lines = [line for line in log.splitlines() if f"{name}.localhost" in line and "ush is off: " in line]
             assert len(lines) == 1 and problem in lines[0], (name, lines)
-        assert not re.search(r"traceback|stacktrace|mod_pushlark:start|secret-secret", log, re.IGNORECASE), "a trace or a secret"
+        unwanted = r"traceback|stacktrace|mod_pushlark:start|secret-secret"
+        assert not re.search(unwanted, log, re.IGNORECASE), "a trace or a secret"
         host = "none.localhost"
         sender = await self.client(alice, "pc", host)
         phone = await self.client(bob, "phone", host)
@@ -878,23 +889,24 @@ class Stories:
         await phone.offline()
         async with Answers(server.folder) as answers, Answers(server.folder, tls=True) as secured:
             silent = f"http://127.0.0.1:{free_port()}"
-            plain, problem, detail = answers.url, "application/problem+json", "first line\r\n\u0007" + "x" * 1000
+            plain, problem = answers.url, "application/problem+json"
+            detail = json.dumps({"detail": "first line\r\n\u0007" + "x" * 1000})
             html, refuses = "text/html; charset=utf-8", "refuses this server, whose administrator must check the secret"
             busy, elsewhere = "cannot take the request now, try again later", "is not where this server asks for it"
             absent = "does not answer, try again later"
             faults = [
                 # The URL, the secret and the answer that is given; what the log says, and the client's text.
-                (self.pushlark.url, "whsec_YW5vdGhlciBzZWNyZXQgdGhhbiB0aGVpcnM=", None, r"answers 401 \([^()]+\)", refuses),
+                (self.pushlark.url, OTHER_SECRET, None, r"answers 401 \([^()]+\)", refuses),
                 (silent, SECRET, None, r"does not answer \(connection refused\)", absent),
                 ("http://pushlark.invalid", SECRET, None, r"does not answer \(the host name cannot be resolved\)", absent),
-                (secured.url, SECRET, None, r"does not answer \((its certificate is not trusted|TLS fails: [a-z ]+)\)", absent),
+                (secured.url, SECRET, None, r"does not answer \((its certificate is not trusted|TLS fails: .+)\)", absent),
                 (secured.url.replace("https", "http"), SECRET, None, r"does not answer \([a-z ]+\)", absent),
                 (plain.replace("http", "https"), SECRET, (400, html, "<html>"), r"does not answer \([^(){}<>]+\)", absent),
                 (plain, SECRET, (502, html, "<html>Bad Gateway"), rf"answers 502 \(not as Pushlark does: {html}\)", busy),
                 (plain, SECRET, (413, html, "<html>"), r"answers 413 \(not as Pushlark does: text/html.*\)", elsewhere),
                 (plain, SECRET, (200, html, "<html>"), r"answers 200 \(not as Pushlark does: text/html.*\)", elsewhere),
                 (plain, SECRET, (301, None, ""), r"answers 301 \(a redirect to https://example.org/\)", elsewhere),
-                (plain, SECRET, (500, problem, json.dumps({"detail": detail})), r"answers 500 \(first line +x{250,300}…\)", busy),
+                (plain, SECRET, (500, problem, detail), r"answers 500 \(first line +x{250,300}…\)", busy),
                 (plain, SECRET, (500, problem, "[]"), r"answers 500 \([a-zA-Z: +/]+\)", busy),
                 # Which an HTTP client may try again by itself.
                 (plain, SECRET, (503, None, ""), r"answers 503 \([a-zA-Z: ]+\)", busy),
@@ -905,11 +917,12 @@ class Stories:
                 await server.set(host, url=url + "/", secret=secret, timeout=1)
                 if url == faults[0][0]:
                     sender.say(bob, "while the settings are wrong")
-                said = rf"{host}.*\s{re.escape(url)}/events takes no events: it {told}; \d+ wait, next try in \d+ seconds?\n"
-                await server.logged(said, since)
+                address = rf"{host}.*\s{re.escape(url)}"
+                next_try = r"\d+ wait, next try in \d+ seconds\n"
+                await server.logged(rf"{address}/events takes no events: it {told}; {next_try}", since)
                 error = await self.refused(sender.enable("node", alice))
                 assert error["type"] == "wait" and text in error["text"], f"{told}: {error}"
-                await server.logged(rf"{host}.*\s{re.escape(url)}/enable answers no request to enable push: it {told};", since)
+                await server.logged(rf"{address}/enable answers no request to enable push: it {told};", since)
         since = len(server.log())
         await server.set(host, url=self.pushlark.url + "//")
         await server.logged(rf"{host}.*\s{re.escape(self.pushlark.url)}/events takes events\n", since)
@@ -919,15 +932,23 @@ class Stories:
         assert bodies == ["after", "while the settings are wrong"], bodies
 
     async def another_push_module_is_told_of(self, alice, bob):
-        """In the log, at the start and when a client enables; Pushlark answers. A host without another is silent."""
-        other = rf"both\.localhost.*this host has {self.others}, too, so users may be notified twice: unload one push module\n"
+        """In the log, at the start, when it is loaded later, and when a client enables; Pushlark answers, whether it is
+        loaded or not. A host without another is silent."""
+        other = rf"both\.localhost.*this host has {self.others}, too, so users may be notified twice: unload one push"
         assert re.search(other, self.server.log())
-        assert not re.search(rf"\blocalhost:.*this host has {self.others}", self.server.log().replace("both.localhost", ""))
+        assert not re.search(r"(?<!both\.)localhost:.*this host has ", self.server.log())
         since = len(self.server.log())
         phone = await self.client(bob, "phone", "both.localhost")
         await phone.enable("node", bob)
         await self.server.logged(other, since)
-        assert self.pushlark.registrations(f"{bob}@both.localhost")
+        for is_loaded in [False, True]:
+            since = len(self.server.log())
+            await asyncio.to_thread(self.server.set_other, is_loaded)
+            if is_loaded:
+                await self.server.logged(other, since)
+            await phone.enable(f"node-{is_loaded}", bob)
+        nodes = [registration["node"] for registration in self.pushlark.registrations(f"{bob}@both.localhost")]
+        assert sorted(nodes) == ["node", "node-False", "node-True"], nodes
 
     async def what_is_unloaded_stops(self, alice, bob):
         """What it has lost is told, and no more requests are made, neither by a timer nor by the one that is on its way."""
@@ -947,7 +968,8 @@ class Stories:
             await eventually("more tries", lambda: "".join(answers.requests[requests:]).count("/idle.localhost/") >= 3)
             assert "/hasty.localhost/" not in answers.requests[requests:], answers.requests
             answers.answer = None
-            await eventually("a request that hangs", lambda: answers.hanging == {"/idle.localhost/events", "/both.localhost/events"})
+            hanging = {"/idle.localhost/events", "/both.localhost/events"}
+            await eventually("requests that hang", lambda: answers.hanging == hanging)
             await asyncio.to_thread(server.unload, "idle.localhost")
             await eventually("its end", lambda: "/idle.localhost/events" not in answers.hanging)
 
@@ -1001,7 +1023,7 @@ class Stories:
 
 
     async def every_line_of_the_page_is_one_of_the_log(self, alice, bob):
-        """The table of log lines; the stories before this one have led to each."""
+        """The table of log lines; the stories before this one have led to each. No line has a secret."""
         sender = await self.client(alice, "pc")
         self.server.register_once(bob, "localhost")
         padding = "x" * 210_000
@@ -1010,6 +1032,7 @@ class Stories:
         for line in re.findall(r"^\| `(.*?)` \|", section(self.server.page, "Log lines"), re.MULTILINE):
             pattern = re.sub(r"\b(URL|DETAIL|REASON|PROBLEMS|TYPE|JID)\b", ".+", re.escape(line))
             await self.server.logged(re.sub(r"\bN\b", r"\\d+", pattern))
+        assert SECRET not in self.server.log() and OTHER_SECRET not in self.server.log(), "a secret is in the log"
 
 
 class ProsodyStories(Stories):
@@ -1031,7 +1054,7 @@ class ProsodyStories(Stories):
         for number in range(3):
             sender.say(bob, str(number))
         await eventually("an event to be on its way", lambda: self.server.complaints() > complaints)
-        script = re.search(r"prosodyctl shell '.*?'", (ROOT / "docs" / "prosody.md").read_text().split("### Upgrade")[1]).group()
+        script = re.search(r"`(prosodyctl shell .*?)`", section("prosody.md", "Upgrade and removal")).group(1)
         await asyncio.to_thread(shell, self.server.commands(filled(script, {"example.com": "localhost"})))
         await self.pushlark.start()
         bodies = sorted(alert["body"] for alert in await self.pushlark.notified(bob, 3))
@@ -1061,14 +1084,20 @@ class EjabberdStories(Stories):
         await plain.start()
         return plain
 
-    async def the_unit_of_the_bridge_is_right(self, alice, bob):
-        """As systemd reads it."""
+    async def the_page_of_the_bridge_leads_to_a_bridge(self, alice, bob):
+        """Its unit, as systemd reads it, and its command that runs a bridge within `local`."""
         unit, settings = self.server.folder / "pushlark-bridge.service", self.server.folder / "pushlark-bridge.env"
         settings.write_text(snippet("bridge.md", "The bridge", 1))
         names = {"/usr/local/bin/bridge": PROGRAMS / "bridge", "/etc/pushlark-bridge.env": settings}
         unit.write_text(filled(snippet("bridge.md", "The bridge", 2), names))
         said = shell(f"systemd-analyze verify {unit} 2>&1")
         assert unit.name not in said, said
+        [options] = re.findall(r"`cargo run -p local -- (.*?)`", section("bridge.md", "The bridge"))
+        server = f"--server 127.0.0.1:{self.server.component_port} --port {free_port()} --memory"
+        command = [PROGRAMS / "local", *f"{filled(options, {'SECRET': 'secret'})} {server}".split()]
+        local = Program("local-with-a-bridge", command, self.server.folder)
+        self.servers.append(local)
+        await eventually("the component", lambda: "connected component=push.localhost" in local.output.read_text())
 
     async def webhooks_of_mod_post_log_become_notifications(self, alice, bob):
         """Without presence: every recipient counts as offline."""

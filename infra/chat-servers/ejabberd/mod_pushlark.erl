@@ -82,7 +82,8 @@ configure(Host, Opts) ->
     case read_settings(Opts) of
         {ok, Settings} ->
             maps:get(key, Settings) =:= none andalso
-                logger:warning("~ts: secret is not set: only a Pushlark without WEBHOOK_SECRET takes what is not signed", [Host]),
+                logger:warning("~ts: secret is not set: only a Pushlark without WEBHOOK_SECRET takes what is not signed",
+                               [Host]),
             persistent_term:put({?MODULE, Host}, Settings),
             Former =:= off andalso
                 [ejabberd_hooks:add(Hook, Host, ?MODULE, Function, Order) || {Hook, Function, Order} <- ?HOOKS],
