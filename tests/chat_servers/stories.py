@@ -912,9 +912,12 @@ class Stories:
                 (plain, SECRET, (503, None, ""), r"answers 503 \([a-zA-Z: ]+\)", busy),
                 (plain, SECRET, None, r"does not answer \(no answer within [a-z0-9 ]+\)", absent),
             ]
-            for url, secret, answer, told, text in faults:
+            for number, (url, secret, answer, told, text) in enumerate(faults, 100):
                 answers.answer, since = answer, len(server.log())
-                await server.set(host, url=url + "/", secret=secret, timeout=1)
+                # A setting changes each time, or ejabberd has nothing to reload.
+                # Some answers are waited for in vain.
+                timeout = 1 if url.endswith(plain.removeprefix("http")) else 10
+                await server.set(host, url=url + "/", secret=secret, timeout=timeout, queue_size=number)
                 if url == faults[0][0]:
                     sender.say(bob, "while the settings are wrong")
                 address = rf"{host}.*\s{re.escape(url)}"
