@@ -63,10 +63,10 @@ def snippet(page, heading, number=0):
 
 def filled(text, names):
     """A text with other names, ports and URLs; each of the names must occur."""
-    for name in sorted(names, key=len, reverse=True):
+    for name in names:
         assert name in text, f"there is no {name} in {text}"
-        text = text.replace(name, str(names[name]))
-    return text
+    longest_first = sorted(map(re.escape, names), key=len, reverse=True)
+    return re.sub("|".join(longest_first), lambda found: str(names[found.group()]), text) if names else text
 
 
 def shell(script, **environment):
@@ -409,8 +409,14 @@ class FirstProsody(Prosody):
 
     def paste(self):
         names = {"example.com": "localhost", "http://localhost:8080": self.pushlark.url, "SECRET": TOKEN}
-        self.snippet = snippet(self.page, "Try it first", 2)
-        (self.data / "conf.d" / "pushlark.cfg.lua").write_text(filled(self.snippet, names))
+        self.include(filled(snippet(self.page, "Try it first", 2), names))
+
+    def paste_functions(self):
+        names = {"example.com": "localhost", "SECRET": TOKEN, **self.urls}
+        self.include(filled(snippet(self.page, "With Pushlark on AWS"), names))
+
+    def include(self, text):
+        (self.data / "conf.d" / "pushlark.cfg.lua").write_text(text)
 
     def page_of_nodes(self):
         return None
@@ -576,8 +582,11 @@ class FirstEjabberd(Ejabberd):
     def paste(self):
         self.remove_the_push_modules()
         names = {"http://localhost:8080": self.pushlark.url, "SECRET": TOKEN}
-        self.snippet = snippet(self.page, "Try it first", 2)
-        self.include("mod_pushlark.yml", filled(self.snippet, names))
+        self.include("mod_pushlark.yml", filled(snippet(self.page, "Try it first", 2), names))
+
+    def paste_functions(self):
+        names = {"SECRET": TOKEN, **self.urls}
+        self.include("mod_pushlark.yml", filled(snippet(self.page, "With Pushlark on AWS"), names))
 
 
 class PlainEjabberd(Ejabberd):
@@ -707,11 +716,15 @@ class Stories:
         server = self.first(self.server.folder, self.pushlark)
         self.servers.append(server)
         script = snippet(server.page, "Check that it works")
-        names = {"localhost:8080": self.pushlark.url.removeprefix("http://"), "example.com": "localhost", "bob": bob}
+        names = {"localhost:8080": self.pushlark.url.removeprefix("http://"), "example.com": "localhost"}
         await server.start()
-        await asyncio.to_thread(shell, server.commands(filled(script, names)), SECRET=TOKEN)
-        await server.logged("takes events")
-        await self.pushlark.notified("check", 1)
+        for notifications, user in [(1, bob), (2, f"{bob}-of-functions")]:
+            await asyncio.to_thread(shell, server.commands(filled(script, {**names, "bob": user})), SECRET=TOKEN)
+            await server.logged("takes events")
+            await self.pushlark.notified("check", notifications)
+            server.paste_functions()
+            await asyncio.to_thread(server.reload)
+        assert "he former settings stay" not in server.log()
 
     async def push_is_announced(self, alice, bob):
         """The server and the account announce urn:xmpp:push:0."""
