@@ -8,8 +8,8 @@
 
 -export([start/2, stop/1, reload/3, depends/2, mod_opt_type/1, mod_options/1, mod_doc/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
--export([decode_iq_subel/1, process_iq/1, account_features/5, server_features/5, message/1, self_presence/1,
-         session_closed/3, session_pending/1, stanza_sent/3, session_terminated/2, user_removed/2]).
+-export([claim_requests/0, decode_iq_subel/1, process_iq/1, account_features/5, server_features/5, message/1,
+         self_presence/1, session_closed/3, session_pending/1, stanza_sent/3, session_terminated/2, user_removed/2]).
 
 -define(NS_PUSH, <<"urn:xmpp:push:0">>).
 -define(NS_SID, <<"urn:xmpp:sid:0">>).
@@ -25,6 +25,9 @@
                 {c2s_terminated, session_terminated, 40},
                 {remove_user, user_removed, 90}]).
 
+%% Run when all modules are started, and when the configuration was read again.
+-define(GLOBAL_HOOKS, [ejabberd_started, config_reloaded]).
+
 -define(BATCH_EVENTS, 100).
 -define(BATCH_BYTES, 512 * 1024).
 -define(MAX_STANZA_BYTES, 200 * 1024).
@@ -32,41 +35,143 @@
 -define(FIRST_WAIT, 1000).
 -define(LAST_WAIT, 60000).
 -define(REPORT_WAIT, 10000).
+-define(MIN_SECRET_BYTES, 16).
+-define(MAX_DETAIL_CHARS, 300).
 
 %% The events that wait, how many they are and how many bytes they have; how many were dropped since the last report.
 -record(state, {host, waiting = queue:new(), length = 0, bytes = 0, dropped = 0,
                 %% The events that are on their way, {Id, Events}, and the request that they are on their way by.
-                batch, request, wait = ?FIRST_WAIT}).
+                batch, request, retry, wait = ?FIRST_WAIT,
+                %% Whether the last events were taken, and whether another push module was reported when a client enabled.
+                taken = false, reported = false}).
 
 start(Host, Opts) ->
-    [error({mod_pushlark, Option, or_url, <<"must be set">>})
-     || Option <- [enable_url, disable_url, events_url], gen_mod:get_opt(Option, Opts) =:= <<>>, gen_mod:get_opt(url, Opts) =:= <<>>],
     {ok, _} = application:ensure_all_started(inets),
     {ok, _} = application:ensure_all_started(ssl),
-    [ejabberd_hooks:add(Hook, Host, ?MODULE, Function, Order) || {Hook, Function, Order} <- ?HOOKS],
-    [gen_iq_handler:add_iq_handler(Where, Host, ?NS_PUSH, ?MODULE, process_iq) || Where <- [ejabberd_sm, ejabberd_local]],
-    gen_mod:start_child(?MODULE, Host, Opts).
+    %% Without the options: what crashes shows what it was started with.
+    Started = gen_mod:start_child(?MODULE, Host, #{}),
+    [ejabberd_hooks:add(Hook, ?MODULE, claim_requests, 90) || Hook <- ?GLOBAL_HOOKS],
+    configure(Host, Opts),
+    Started.
 
 stop(Host) ->
+    gen_mod:is_loaded_elsewhere(Host, ?MODULE)
+        orelse [ejabberd_hooks:delete(Hook, ?MODULE, claim_requests, 90) || Hook <- ?GLOBAL_HOOKS],
     [ejabberd_hooks:delete(Hook, Host, ?MODULE, Function, Order) || {Hook, Function, Order} <- ?HOOKS],
     [gen_iq_handler:remove_iq_handler(Where, Host, ?NS_PUSH) || Where <- [ejabberd_sm, ejabberd_local]],
-    gen_mod:stop_child(?MODULE, Host).
+    Stopped = gen_mod:stop_child(?MODULE, Host),
+    persistent_term:erase({?MODULE, Host}),
+    Stopped.
 
-reload(_Host, _New, _Old) -> ok.
+reload(Host, Opts, _Old) -> configure(Host, Opts).
 
 depends(_Host, _Opts) -> [].
 
-mod_opt_type(queue_size) -> econf:pos_int();
-mod_opt_type(queue_bytes) -> econf:pos_int();
-mod_opt_type(timeout) -> econf:timeout(second);
-mod_opt_type(secret) -> econf:binary();
-mod_opt_type(_Url) -> econf:url().
+%% Checked by read_settings/1: a bad value turns push off, where one that ejabberd refuses would keep it from starting.
+mod_opt_type(_Option) -> econf:any().
 
 mod_options(_Host) ->
     [{url, <<>>}, {enable_url, <<>>}, {disable_url, <<>>}, {events_url, <<>>}, {secret, <<>>},
-     {timeout, timer:seconds(10)}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}].
+     {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}].
 
 mod_doc() -> #{desc => <<"Push notifications (XEP-0357) by Pushlark.">>}.
+
+%% Without right settings push is off, and chat goes on.
+configure(Host, Opts) ->
+    Former = settings(Host),
+    case read_settings(Opts) of
+        {ok, Settings} ->
+            maps:get(key, Settings) =:= none andalso
+                logger:warning("~ts: secret is not set: only a Pushlark without WEBHOOK_SECRET takes what is not signed",
+                               [Host]),
+            persistent_term:put({?MODULE, Host}, Settings),
+            Former =:= off andalso
+                [ejabberd_hooks:add(Hook, Host, ?MODULE, Function, Order) || {Hook, Function, Order} <- ?HOOKS],
+            claim_requests(Host),
+            gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), try_now);
+        {error, Problems} ->
+            Then = case Former of off -> "push is off"; _ -> "the former settings stay" end,
+            logger:error("~ts: ~ts: ~ts", [Host, Then, lists:join("; ", Problems)])
+    end,
+    ok.
+
+settings(Host) -> persistent_term:get({?MODULE, Host}, off).
+
+setting(Host, Name) -> maps:get(Name, settings(Host)).
+
+%% The settings, or all that is wrong with them; a secret is never part of that.
+read_settings(Opts) ->
+    {Numbers, BadNumbers} = lists:unzip([number(Name, Opts) || Name <- [queue_size, queue_bytes]]),
+    {Timeout, BadTimeout} = timeout(gen_mod:get_opt(timeout, Opts)),
+    {Key, BadKey} = key(gen_mod:get_opt(secret, Opts)),
+    {[Base | Own], BadUrls} = lists:unzip([url(Name, Opts) || Name <- [url, enable_url, disable_url, events_url]]),
+    Names = [<<"enable">>, <<"disable">>, <<"events">>],
+    BadMissing = case [[Name, "_url"] || {Name, none} <- lists:zip(Names, Own), Base =:= none] of
+        [] -> [];
+        Missing -> [["neither url nor ", lists:join(", ", Missing), " is set"]]
+    end,
+    case lists:append([BadTimeout, BadKey, BadMissing | BadNumbers ++ BadUrls]) of
+        [] ->
+            Urls = [{Name, case Url of none -> <<Base/binary, "/", Name/binary>>; _ -> Url end}
+                    || {Name, Url} <- lists:zip(Names, Own)],
+            {ok, maps:from_list([{timeout, Timeout}, {key, Key} | Numbers ++ Urls])};
+        Problems -> {error, Problems}
+    end.
+
+number(Name, Opts) ->
+    case econf:validate(econf:pos_int(), gen_mod:get_opt(Name, Opts)) of
+        {ok, Number} -> {{Name, Number}, []};
+        _ -> {none, [io_lib:format("~ts must be a whole number from 1", [Name])]}
+    end.
+
+timeout(Value) ->
+    case econf:validate(econf:timeout(second), Value) of
+        {ok, Timeout} when Timeout >= 1000, Timeout =< 600000 -> {Timeout, []};
+        _ -> {none, ["timeout must be from 1 to 600 seconds"]}
+    end.
+
+url(Name, Opts) ->
+    Value = gen_mod:get_opt(Name, Opts),
+    case econf:validate(econf:binary("^(https?://[^\\s/?#]+[^\\s#]*)?$"), Value) of
+        {ok, <<>>} -> {none, []};
+        {ok, Url} when Name =:= url -> {string:trim(Url, trailing, "/"), []};
+        {ok, Url} -> {Url, []};
+        _ -> {bad, [io_lib:format("~ts must be a URL that begins with https:// or http://", [Name])]}
+    end.
+
+key(Value) ->
+    case econf:validate(econf:binary(), Value) of
+        {ok, <<>>} -> {none, []};
+        {ok, Secret} ->
+            try key_of(string:trim(Secret)) of
+                Key when byte_size(Key) >= ?MIN_SECRET_BYTES -> {Key, []};
+                _ -> {none, [io_lib:format("secret must have ~B bytes or more", [?MIN_SECRET_BYTES])]}
+            catch _:_ -> {none, ["secret must be base64 behind whsec_"]}
+            end;
+        _ -> {none, ["secret must be a string"]}
+    end.
+
+key_of(<<"whsec_", Encoded/binary>>) ->
+    Key = base64:decode(Encoded),
+    Encoded = base64:encode(Key),
+    Key;
+key_of(Secret) -> Secret.
+
+%% ejabberd's own push modules take the same requests, and notify on their own; of two modules the later one gets them.
+claim_requests() -> [claim_requests(Host) || Host <- ejabberd_option:hosts(), settings(Host) =/= off].
+
+claim_requests(Host) ->
+    [gen_iq_handler:add_iq_handler(Where, Host, ?NS_PUSH, ?MODULE, process_iq) || Where <- [ejabberd_sm, ejabberd_local]],
+    report_others(Host).
+
+report_others(Host) ->
+    case [Module || Module <- [mod_push, mod_push_keepalive], gen_mod:is_loaded(Host, Module)] of
+        [] -> false;
+        Others ->
+            logger:error("~ts: this host has ~ts, too, so users may be notified twice: unload one push module",
+                         [Host, lists:join(" and ", [atom_to_list(Module) || Module <- Others])]),
+            true
+    end.
 
 %% Requests to enable and to disable are Pushlark's to answer, as they came.
 decode_iq_subel(Element) -> Element.
@@ -84,27 +189,41 @@ process_iq(Iq) ->
     end.
 
 forward(Host, Name, Iq) ->
+    gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), client_asked),
     Body = fxml:element_to_binary(xmpp:encode(Iq)),
-    Reply = case post(Host, Name, "application/xmpp+xml", new_id(), Body, [{sync, true}]) of
-        {ok, {{_, 200, _}, _, Answer}} -> answer(Iq, Answer);
-        Other -> {none, describe(Other)}
+    Result = case post(Host, Name, "application/xmpp+xml", new_id(), Body) of
+        {ok, Request} ->
+            receive {http, {Request, Answer}} -> Answer
+            after overdue(Host) -> busy()
+            end;
+        Failed -> Failed
     end,
-    case Reply of
-        {none, Why} ->
-            logger:warning("~ts: Pushlark answers ~ts", [Name, Why]),
-            Text = <<"The push service does not answer, try again">>,
-            ejabberd_router:route_error(Iq, xmpp:err_resource_constraint(Text, <<"en">>));
-        _ ->
-            ejabberd_router:route(Reply)
+    case reply(Iq, Result) of
+        none ->
+            logger:warning("~ts: ~ts answers no request to ~ts push: ~ts; the client may try again",
+                           [Host, shown(setting(Host, Name)), Name, described(Result)]),
+            ejabberd_router:route_error(Iq, xmpp:err_resource_constraint(explained(Result), <<"en">>));
+        Reply -> ejabberd_router:route(Reply)
     end.
 
-answer(Iq, Body) ->
+reply(Iq, {{_, 200, _}, _, Body}) ->
     try
         Reply = xmpp:decode(fxml_stream:parse_element(Body), <<"jabber:client">>, [ignore_els]),
         true = element(1, Reply) =:= iq andalso xmpp:get_id(Reply) =:= xmpp:get_id(Iq),
         xmpp:set_from_to(Reply, xmpp:get_to(Iq), xmpp:get_from(Iq))
-    catch _:_ -> {none, <<"with no IQ">>}
-    end.
+    catch _:_ -> none
+    end;
+reply(_Iq, _Result) -> none.
+
+%% What a client is told.
+explained({{_, Code, _}, _, _}) when Code =:= 401; Code =:= 403 ->
+    <<"The push service refuses this server, whose administrator must check the secret">>;
+explained({{_, Code, _}, _, _}) when Code =:= 429; Code >= 500 ->
+    <<"The push service cannot take the request now, try again later">>;
+explained({{_, _, _}, _, _}) ->
+    <<"The push service is not where this server asks for it, its administrator must check the URL">>;
+explained(_Error) ->
+    <<"The push service does not answer, try again later">>.
 
 account_features(Features, From, To, <<>>, _Lang) ->
     case {jid:remove_resource(jid:tolower(From)), jid:remove_resource(jid:tolower(To))} of
@@ -252,28 +371,42 @@ tell(Host, Event) ->
 %% Events that wait, and the one batch that is on its way.
 init([Host | _]) ->
     process_flag(trap_exit, true),
+    start_client(Host),
     {ok, #state{host = Host}}.
 
 handle_call(_Request, _From, State) -> {reply, ok, State}.
 
-handle_cast({tell, Event}, State) -> {noreply, next_batch(enqueue(Event, State))}.
+handle_cast({tell, Event}, State) -> {noreply, next_batch(enqueue(Event, State))};
+%% The next try need not wait, since it may be the first one with the right settings.
+handle_cast(try_now, #state{retry = undefined} = State) -> {noreply, next_batch(State#state{wait = ?FIRST_WAIT})};
+handle_cast(try_now, #state{retry = Retry} = State) ->
+    erlang:cancel_timer(Retry),
+    {noreply, send_batch(State#state{wait = ?FIRST_WAIT})};
+handle_cast(client_asked, #state{host = Host, reported = Reported} = State) ->
+    {noreply, State#state{reported = Reported orelse report_others(Host)}}.
 
-handle_info({http, {Request, Result}}, #state{request = Request} = State) -> {noreply, answered(Result, State)};
-handle_info(try_again, State) -> {noreply, send_batch(State)};
+handle_info({http, {Request, Result}}, #state{request = Request} = State) ->
+    {noreply, answered(Result, State#state{request = undefined})};
+handle_info({timeout, _, {overdue, Request}}, #state{host = Host, request = Request} = State) ->
+    start_client(Host),
+    {noreply, answered(busy(), State#state{request = undefined})};
+handle_info({timeout, Retry, try_again}, #state{retry = Retry} = State) -> {noreply, send_batch(State)};
 handle_info(report_dropped, State) -> {noreply, report_dropped(State)};
 handle_info(_Info, State) -> {noreply, State}.
 
-terminate(_Reason, #state{length = Length, batch = Batch} = State) ->
+terminate(_Reason, #state{host = Host, length = Length, batch = Batch, request = Request} = State) ->
+    Request =:= undefined orelse httpc:cancel_request(Request, client(Host)),
+    inets:stop(httpc, client(Host)),
     report_dropped(State),
     case Length + batch_size(Batch) of
         0 -> ok;
-        Lost -> logger:error("~B events are lost: they waited for Pushlark", [Lost])
+        Lost -> logger:error("~ts: ~B events are lost: they waited for Pushlark", [Host, Lost])
     end.
 
 report_dropped(#state{dropped = 0} = State) -> State;
 report_dropped(#state{host = Host, dropped = Dropped} = State) ->
-    logger:error("~B events are lost: the queue is full (queue_size is ~B, queue_bytes is ~B)",
-                 [Dropped, option(Host, queue_size), option(Host, queue_bytes)]),
+    logger:error("~ts: ~B events are lost: the queue is full (queue_size is ~B, queue_bytes is ~B)",
+                 [Host, Dropped, setting(Host, queue_size), setting(Host, queue_bytes)]),
     State#state{dropped = 0}.
 
 batch_size(undefined) -> 0;
@@ -281,7 +414,7 @@ batch_size({_, Events}) -> length(Events).
 
 %% Adds an event, and drops the oldest ones for which there is no room any more. One event always fits.
 enqueue(Event, #state{waiting = Waiting, length = Length, bytes = Bytes, dropped = Dropped, host = Host} = State) ->
-    case Length < option(Host, queue_size) andalso Bytes + byte_size(Event) =< option(Host, queue_bytes) of
+    case Length < setting(Host, queue_size) andalso Bytes + byte_size(Event) =< setting(Host, queue_bytes) of
         Fits when Fits; Length =:= 0 ->
             State#state{waiting = queue:in(Event, Waiting), length = Length + 1, bytes = Bytes + byte_size(Event)};
         _ ->
@@ -307,36 +440,46 @@ take(Waiting, Events, Bytes) ->
 
 send_batch(#state{host = Host, batch = {Id, Events}} = State) ->
     Body = iolist_to_binary([$[, lists:join($,, Events), $]]),
-    case post(Host, <<"events">>, "application/json", Id, Body, [{sync, false}]) of
-        {ok, Request} -> State#state{request = Request};
-        Failed -> answered(Failed, State)
+    case post(Host, <<"events">>, "application/json", Id, Body) of
+        {ok, Request} ->
+            erlang:start_timer(overdue(Host), self(), {overdue, Request}),
+            State#state{request = Request, retry = undefined};
+        Failed -> answered(Failed, State#state{retry = undefined})
     end.
 
-answered(Result, #state{batch = {_, Events}} = State) ->
-    case Result of
-        {{_, Code, _}, _, _} when Code >= 200, Code < 300 -> next_batch(State#state{batch = undefined});
+answered(Result, #state{host = Host, batch = {_, Events}} = State) ->
+    Url = shown(setting(Host, <<"events">>)),
+    case {Result, problem(Result)} of
+        {{{_, 202, _}, _, _}, _} ->
+            State#state.taken orelse logger:info("~ts: ~ts takes events", [Host, Url]),
+            next_batch(State#state{batch = undefined, taken = true});
         %% What the events are at fault for stays so; everything else passes, a wrong secret once somebody mends it.
-        {{_, Code, _}, _, Body} when Code =:= 400; Code =:= 413; Code =:= 415 ->
-            Bad = bad_events(Body, length(Events)),
-            logger:error("~B events are lost: Pushlark answers ~ts: ~ts", [length(Bad), describe(Result), Body]),
-            Good = [Event || {Index, Event} <- lists:zip(lists:seq(0, length(Events) - 1), Events), not lists:member(Index, Bad)],
+        {{{_, Code, _}, _, _}, #{} = Problem} when Code =:= 400; Code =:= 413; Code =:= 415 ->
+            Good = good_events(Problem, Events),
+            logger:error("~ts: ~B events are lost, ~ts does not take them: ~ts",
+                         [Host, length(Events) - length(Good), Url, described(Result)]),
             case Good of
                 [] -> next_batch(State#state{batch = undefined});
                 _ -> send_batch(State#state{batch = {new_id(), Good}})
             end;
         _ ->
-            Wait = min(asked(Result, State#state.wait), ?LAST_WAIT),
-            logger:warning("Pushlark does not take events (~ts): ~B wait", [describe(Result), length(Events) + State#state.length]),
-            erlang:send_after(Wait * 3 div 4 + rand:uniform(Wait div 2), self(), try_again),
-            State#state{request = undefined, wait = min(State#state.wait * 2, ?LAST_WAIT)}
+            Most = min(asked(Result, State#state.wait), ?LAST_WAIT),
+            Wait = Most * 3 div 4 + rand:uniform(Most div 2),
+            logger:warning("~ts: ~ts takes no events: ~ts; ~B wait, next try in ~B seconds",
+                           [Host, Url, described(Result), length(Events) + State#state.length, max(1, round(Wait / 1000))]),
+            Retry = erlang:start_timer(Wait, self(), try_again),
+            State#state{retry = Retry, wait = min(State#state.wait * 2, ?LAST_WAIT), taken = false}
     end.
 
-%% Which events of a batch Pushlark calls bad; all, where it does not say.
-bad_events(Body, Count) ->
-    try
-        #{<<"errors">> := [_ | _] = Errors} = from_json(Body),
-        [Index || #{<<"index">> := Index} <- Errors]
-    catch _:_ -> lists:seq(0, Count - 1)
+%% The events of a batch that Pushlark does not call bad; none, where it does not say.
+good_events(Problem, Events) ->
+    Bad = case Problem of
+        #{<<"errors">> := Errors} when is_list(Errors) -> [Index || #{<<"index">> := Index} <- Errors];
+        _ -> []
+    end,
+    case [Event || {Index, Event} <- lists:zip(lists:seq(0, length(Events) - 1), Events), not lists:member(Index, Bad)] of
+        Events -> [];
+        Good -> Good
     end.
 
 %% How long Pushlark asks to wait, in milliseconds.
@@ -344,36 +487,82 @@ asked({_, Headers, _}, Default) ->
     try max(1000, 1000 * list_to_integer(proplists:get_value("retry-after", Headers))) catch _:_ -> Default end;
 asked(_, Default) -> Default.
 
-describe({ok, Answer}) -> describe(Answer);
-describe({{_, Code, _}, _, _}) -> integer_to_binary(Code);
-describe(Error) -> iolist_to_binary(io_lib:format("~0p", [Error])).
+%% The problem details (RFC 9457) of an answer of Pushlark's.
+problem({{_, _, _}, Headers, Body}) ->
+    try
+        "application/problem+json" ++ _ = proplists:get_value("content-type", Headers),
+        #{} = from_json(Body)
+    catch _:_ -> none
+    end;
+problem(_Error) -> none.
+
+%% Why an answer is none that was hoped for.
+described({{_, Code, _}, Headers, _} = Answer) ->
+    Location = proplists:get_value("location", Headers),
+    Reason = case problem(Answer) of
+        #{<<"detail">> := Detail} when is_binary(Detail) -> cleaned(Detail);
+        #{} -> "no detail";
+        none when Location =/= undefined, Code div 100 =:= 3 -> ["a redirect to ", shown(cleaned(Location))];
+        none -> ["not as Pushlark does: ", cleaned(proplists:get_value("content-type", Headers, "no content type"))]
+    end,
+    io_lib:format("it answers ~B (~ts)", [Code, Reason]);
+described({error, Reason}) -> io_lib:format("it does not answer (~ts)", [reason(Reason)]).
+
+%% Why a request had no answer, which no term of Erlang's tells an administrator.
+reason({failed_connect, Tried}) -> reason(element(3, lists:last([Try || {_, _, _} = Try <- Tried])));
+reason({tls_alert, {Alert, _}}) -> ["TLS fails: ", string:replace(atom_to_list(Alert), "_", " ", all)];
+reason(timeout) -> "no answer within the time for it";
+reason(nxdomain) -> "the host name cannot be resolved";
+reason(closed) -> "the connection was closed";
+reason(socket_closed_remotely) -> "the connection was closed";
+reason(Reason) when is_atom(Reason) ->
+    case inet:format_error(Reason) of "unknown POSIX error" ++ _ -> atom_to_list(Reason); Known -> Known end;
+reason(_Reason) -> "the connection fails".
+
+%% A URL as a log may show it.
+shown(Url) -> re:replace(re:replace(Url, "//[^/@]*@", "//"), "\\?.*", "", [dotall, unicode, {return, binary}]).
+
+%% Text of somebody else's on one line of a log.
+cleaned(Text) ->
+    Chars = case unicode:characters_to_list(Text) of
+        List when is_list(List) -> List;
+        {_, List, _} -> List
+    end,
+    Line = [case Char < 32 orelse Char >= 127 andalso Char < 160 of true -> $\s; false -> Char end || Char <- Chars],
+    case string:length(Line) > ?MAX_DETAIL_CHARS of
+        true -> [string:slice(Line, 0, ?MAX_DETAIL_CHARS), "…"];
+        false -> Line
+    end.
+
+%% An HTTP client of the host's own, since requests end for sure with their client only: to 503 with Retry-After httpc
+%% says nothing, and sends the request again for as long as that is the answer.
+client(Host) -> gen_mod:get_module_proc(Host, ?MODULE).
+
+start_client(Host) ->
+    inets:stop(httpc, client(Host)),
+    {ok, _} = inets:start(httpc, [{profile, client(Host)}]).
+
+%% When httpc has neither given an answer nor said that there is none.
+overdue(Host) -> setting(Host, timeout) + 1000.
+
+busy() -> {{"HTTP/1.1", 503, ""}, [{"content-type", "application/problem+json"}], <<"{\"detail\": \"to each try\"}">>}.
 
 %% Posts a body; the id names it in every try (Standard Webhooks).
-post(Host, Name, ContentType, Id, Body, Options) ->
+post(Host, Name, ContentType, Id, Body) ->
+    #{Name := Address, timeout := Timeout, key := Key} = settings(Host),
     Timestamp = integer_to_binary(os:system_time(second)),
-    Signature = case option(Host, secret) of
-        <<>> -> [];
-        Secret ->
-            Mac = crypto:mac(hmac, sha256, key(Secret), [Id, $., Timestamp, $., Body]),
+    Signature = case Key of
+        none -> [];
+        _ ->
+            Mac = crypto:mac(hmac, sha256, Key, [Id, $., Timestamp, $., Body]),
             [{"webhook-id", binary_to_list(Id)}, {"webhook-timestamp", binary_to_list(Timestamp)},
              {"webhook-signature", binary_to_list(<<"v1,", (base64:encode(Mac))/binary>>)}]
     end,
-    Url = binary_to_list(url(Host, Name)),
+    Url = binary_to_list(Address),
     Tls = case Url of "https:" ++ _ -> [{ssl, httpc:ssl_verify_host_options(true)}]; _ -> [] end,
-    Timeout = [{timeout, option(Host, timeout)}, {connect_timeout, option(Host, timeout)}, {autoredirect, false}],
-    httpc:request(post, {Url, Signature, ContentType, Body}, Timeout ++ Tls, [{body_format, binary} | Options]).
-
-key(<<"whsec_", Encoded/binary>> = Secret) ->
-    try base64:decode(Encoded) catch _:_ -> Secret end;
-key(Secret) -> Secret.
-
-url(Host, Name) ->
-    case option(Host, binary_to_existing_atom(<<Name/binary, "_url">>)) of
-        <<>> -> <<(option(Host, url))/binary, "/", Name/binary>>;
-        Url -> Url
-    end.
-
-option(Host, Name) -> gen_mod:get_module_opt(Host, ?MODULE, Name).
+    Limits = [{timeout, Timeout}, {connect_timeout, Timeout}, {autoredirect, false}],
+    Options = [{body_format, binary}, {sync, false}],
+    httpc:request(post, {Url, Signature, ContentType, Body}, Limits ++ Tls, Options, client(Host)).
 
 new_id() -> string:lowercase(binary:encode_hex(crypto:strong_rand_bytes(16))).
 
