@@ -463,7 +463,7 @@ async fn credentials_for_push_services_that_are_none() {
         "planted".to_owned(),
         json!({"default": "planted"}).to_string(),
         json!({"default": {"hosts": "planted", "fcm": {}}}).to_string(),
-        of("fcm", json!({"unknown": "planted"})),
+        of("apns", json!({"unknown": "planted"})),
     ] {
         let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str())];
         let options = Options { environment: Environment::from_iter(settings), ..Options::default() };
