@@ -938,6 +938,10 @@ class Stories:
                 await server.logged(rf"{address}/events takes no events: it {told}; {next_try}", since)
                 error = await self.refused(sender.enable("node", alice))
                 assert error["type"] == "wait" and text in error["text"], f"{told}: {error}"
+                if secret == OTHER_SECRET:
+                    refusal = 'a request is refused status=401 reason="wrong signature"'
+                    log = self.pushlark.program.output
+                    await eventually("Pushlark's log to say so", lambda: refusal in log.read_text())
                 await server.logged(rf"{address}/enable answers no request to enable push: it {told};", since)
         since = len(server.log())
         await server.set(host, url=self.pushlark.url + "//")
