@@ -24,7 +24,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// Answers one invocation: `{"user", "jid", "node", "form"?}`, with a `notice` if nothing is notified as things are, or
+    /// Answers one invocation: `{"user", "jid", "node", "form"?}`, with a `notice` if no notification is sent with these settings, or
     /// the `<enable/>` IQ; and GET, with `?user=` by whoever
     /// is not the user's own client, by what is enabled, without what is secret of it.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
@@ -65,8 +65,8 @@ impl Function {
         match notice {
             None => tracing::info!(user = %owner, jid = %service.jid, "enabled"),
             Some(notice) => {
-                tracing::warn!(user = %owner, jid = %service.jid, reason = %notice, "enabled in vain");
-                answer["notice"] = notice.to_string().into();
+                tracing::warn!(user = %owner, jid = %service.jid, reason = %notice, "enabled, but no notification is sent");
+                answer["notice"] = format!("no notification is sent: {notice}").into();
             }
         }
         Ok(answer)

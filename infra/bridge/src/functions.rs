@@ -9,6 +9,7 @@ use pushlark_xmpp::{Condition, Element, Iq, IqType, MAX_STANZA_BYTES};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
+use serde::Deserialize;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -20,6 +21,9 @@ use crate::StartError;
 const IN_FLIGHT: usize = 256;
 /// How long an IQ waits until it can be posted. Chat servers give up an IQ after about 30 s.
 const IQ_WAIT: Duration = Duration::from_secs(10);
+
+/// The most that is read of a problem.
+const MAX_PROBLEM_BYTES: usize = 8 * 1024;
 
 /// The functions' client.
 #[derive(Clone)]
@@ -42,8 +46,8 @@ enum Unanswered {
     Busy,
     #[error("no answer")]
     Http(#[source] reqwest::Error),
-    #[error("status {0}")]
-    Status(u16),
+    #[error(transparent)]
+    Refused(Refused),
     #[error("the answer is no IQ of type result or error")]
     NoAnswer,
 }
@@ -54,26 +58,87 @@ pub enum NotTaken {
     /// No connection, or no answer within the timeout.
     #[error("no answer")]
     Http(#[source] reqwest::Error),
-    /// A status other than 2xx, and the seconds in `Retry-After`.
-    #[error("status {0}")]
-    Status(StatusCode, Option<u64>),
+    /// A status other than 2xx.
+    #[error(transparent)]
+    Refused(Refused),
+}
+
+/// A status that refuses a request.
+#[derive(Debug, thiserror::Error)]
+#[error("status {}{}", status.as_u16(), detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default())]
+pub struct Refused {
+    status: StatusCode,
+    /// The seconds in `Retry-After`.
+    retry_after: Option<u64>,
+    /// The detail of the problem (RFC 9457) with a credential. Of other problems it can be about the content of a stanza.
+    detail: Option<String>,
 }
 
 impl NotTaken {
     /// Whether another try can succeed. The message itself is wrong only with 400, 413 and 415; the operator can correct
     /// a wrong secret or URL.
     pub fn is_transient(&self) -> bool {
-        let is_permanent = |status: &StatusCode| matches!(status.as_u16(), 400 | 413 | 415);
-        !matches!(self, Self::Status(status, _) if is_permanent(status))
+        !matches!(self, Self::Refused(Refused { status, .. }) if matches!(status.as_u16(), 400 | 413 | 415))
     }
 
     /// How long the function wants the next try to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Status(_, seconds) => seconds.map(Duration::from_secs),
+            Self::Refused(refused) => refused.retry_after.map(Duration::from_secs),
             Self::Http(_) => None,
         }
     }
+}
+
+impl Refused {
+    async fn by(response: Response) -> Self {
+        #[derive(Deserialize)]
+        struct Problem {
+            detail: String,
+        }
+
+        let (status, headers) = (response.status(), response.headers());
+        let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let is_problem = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
+        let mut detail = None;
+        if is_problem && is_unauthorized(status) {
+            let body = read(response, MAX_PROBLEM_BYTES).await.unwrap_or_default();
+            detail = serde_json::from_slice(&body).ok().map(|Problem { detail }| detail);
+        }
+        Self { status, retry_after, detail }
+    }
+}
+
+impl Unanswered {
+    /// The text for the sender of the IQ.
+    fn text(&self) -> &'static str {
+        match self {
+            Self::Refused(refused) if is_unauthorized(refused.status) => {
+                "the push service refuses this server, whose administrator must check the secret"
+            }
+            _ => "the push service does not answer, try again",
+        }
+    }
+}
+
+fn is_unauthorized(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+/// A URL without a user, a password or a query.
+fn shown(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}
+
+/// The body, or somewhat more than `limit` bytes of it.
+async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while body.len() <= limit
+        && let Some(chunk) = response.chunk().await?
+    {
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 impl Functions {
@@ -89,9 +154,9 @@ impl Functions {
         Ok(Self { http, iq_url, messages_url, key, iqs: permits(), messages: permits() })
     }
 
-    /// Whether there is a function for messages.
-    pub fn take_messages(&self) -> bool {
-        self.messages_url.is_some()
+    /// The URL of the function for messages, as a log may show it, if there is one.
+    pub fn messages_url(&self) -> Option<String> {
+        self.messages_url.as_ref().map(shown)
     }
 
     /// The answer to the IQ `text` of type `get` or `set`, whose start tag is `iq`. Where the function gives none it is one of
@@ -100,8 +165,9 @@ impl Functions {
         match self.ask(iq, text).await {
             Ok(answer) => answer,
             Err(unanswered) => {
-                tracing::warn!(id = iq.id(), error = %Causes(&unanswered), "an IQ is not answered by the function");
-                iq.error(Condition::RemoteServerTimeout, "the push service does not answer, try again")
+                let url = self.iq_url.as_ref().map(shown);
+                tracing::warn!(id = iq.id(), url, error = %Causes(&unanswered), "an IQ is not answered by the function");
+                iq.error(Condition::RemoteServerTimeout, unanswered.text())
             }
         }
     }
@@ -114,12 +180,10 @@ impl Functions {
         // Allocated only now: thousands of messages may wait for a permit.
         let posted = Box::pin(self.post(url, id, message)).await;
         let response = posted.map_err(|error| NotTaken::Http(error.without_url()))?;
-        let status = response.status();
-        if status.is_success() {
+        if response.status().is_success() {
             return Ok(());
         }
-        let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        Err(NotTaken::Status(status, seconds))
+        Err(NotTaken::Refused(Refused::by(response).await))
     }
 
     async fn ask(&self, iq: &Iq, text: &str) -> Result<Element, Unanswered> {
@@ -127,16 +191,12 @@ impl Functions {
         let _permit = timeout(IQ_WAIT, self.iqs.acquire()).await.map_err(|_| Unanswered::Busy)?;
         let id = Uuid::new_v4().to_string();
         let posted = Box::pin(self.post(url, &id, text)).await;
-        let mut response = posted.map_err(|error| Unanswered::Http(error.without_url()))?;
-        if response.status().as_u16() != 200 {
-            return Err(Unanswered::Status(response.status().as_u16()));
+        let response = posted.map_err(|error| Unanswered::Http(error.without_url()))?;
+        if response.status() != StatusCode::OK {
+            return Err(Unanswered::Refused(Refused::by(response).await));
         }
-        let mut body = Vec::new();
-        while body.len() <= MAX_STANZA_BYTES
-            && let Some(chunk) = response.chunk().await.map_err(|error| Unanswered::Http(error.without_url()))?
-        {
-            body.extend_from_slice(&chunk);
-        }
+        let body = read(response, MAX_STANZA_BYTES).await;
+        let body = body.map_err(|error| Unanswered::Http(error.without_url()))?;
         let answer = Element::parse(&String::from_utf8_lossy(&body)).ok();
         let answer = answer.and_then(|answer| Iq::from_element(answer).ok());
         let is_answer = |answer: &Iq| matches!(answer.kind(), IqType::Result | IqType::Error);

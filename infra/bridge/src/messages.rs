@@ -97,7 +97,7 @@ impl Messages {
     /// Takes a message from the stream and posts it in a task of its own. Returns when there is room for the message, and
     /// meanwhile the stream is not read. Without room in time the message is lost, since IQs wait behind it.
     pub async fn take(self: &Arc<Self>, message: Element, tasks: &mut JoinSet<()>) {
-        if !self.functions.take_messages() {
+        if self.functions.messages_url().is_none() {
             tracing::debug!("a message is dropped, since MESSAGES_URL is not set");
             return;
         }
@@ -131,9 +131,10 @@ impl Messages {
 
     fn report_now(&self) {
         let (component, waiting) = (&self.component, self.waiting.load(Ordering::Relaxed));
+        let url = self.functions.messages_url();
         let Tally { failed, lost } = take(&mut *lock(&self.tally));
         for (reason, tries) in failed {
-            tracing::warn!(%component, tries, waiting, reason, "the function does not take messages; the bridge tries again");
+            tracing::warn!(%component, url, tries, waiting, reason, "the function does not take messages; the bridge tries again");
         }
         for (reason, messages) in lost {
             tracing::error!(%component, messages, reason, "messages are lost");

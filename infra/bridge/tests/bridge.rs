@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -78,7 +78,10 @@ impl Function {
         function.posted.lock().unwrap().push((headers, body));
         let (status, body) = function.answer.lock().unwrap().clone();
         let retry_after = function.retry_after.lock().unwrap().map(|value| ("retry-after".parse().unwrap(), value));
-        let headers = retry_after.into_iter().map(|(name, value)| (name, value.parse().unwrap())).collect();
+        let is_problem = body.starts_with('{');
+        let problem = is_problem.then(|| ("content-type".parse().unwrap(), "application/problem+json"));
+        let headers =
+            retry_after.into_iter().chain(problem).map(|(name, value)| (name, value.parse().unwrap())).collect();
         (StatusCode::from_u16(status).unwrap(), headers, body)
     }
 
@@ -692,22 +695,20 @@ async fn an_iq_is_answered_by_the_stream_that_follows() {
     assert!(stream.read_to("/>").await.contains("id=\"p1\""));
 }
 
-#[tokio::test]
-async fn messages_that_are_lost_are_counted_in_the_log() {
-    let messages = Function::start().await;
-    messages.answers(503, "");
+/// The program, whose log is read, and the chat server's end of its stream.
+async fn program(urls: [&str; 4]) -> (Child, Stream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut bridge = Command::new(env!("CARGO_BIN_EXE_bridge"))
+    let bridge = Command::new(env!("CARGO_BIN_EXE_bridge"))
         .args(["--server", &listener.local_addr().unwrap().to_string(), "--components", "push.example.com=test"])
-        .args(["--messages-url", &messages.url])
+        .args(urls)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut stream = Stream::accept(&listener, "push.example.com", DIGEST).await;
-    for number in 0..3 {
-        stream.write(&message(format!("body {number}"))).await;
-    }
-    messages.posted(3).await;
+    (bridge, Stream::accept(&listener, "push.example.com", DIGEST).await)
+}
+
+/// Stops the program, and gives its log.
+async fn log_of(mut bridge: Child) -> String {
     Command::new("kill").args(["-TERM", &bridge.id().to_string()]).status().unwrap();
     let logged = tokio::task::spawn_blocking(move || {
         let mut logged = String::new();
@@ -715,7 +716,42 @@ async fn messages_that_are_lost_are_counted_in_the_log() {
         assert!(bridge.wait().unwrap().success());
         logged
     });
-    let logged = timeout(PATIENCE, logged).await.unwrap().unwrap();
+    timeout(PATIENCE, logged).await.unwrap().unwrap()
+}
+
+/// In the log, with the URL and the function's own words; the sender of an IQ is told the truth.
+#[tokio::test]
+async fn a_wrong_secret_says_so() {
+    let function = Function::start().await;
+    function.answers(401, r#"{"status": 401, "detail": "the credential is none of ours"}"#);
+    let with_token = format!("{}?token=a-secret-in-a-url", function.url);
+    let (bridge, mut stream) = program(["--iq-url", &with_token, "--messages-url", &with_token]).await;
+    stream.write(PUBLISH).await;
+    let answer = stream.read_to("</iq>").await;
+    assert!(
+        answer.contains("<error type=\"wait\">") && answer.contains("administrator must check the secret"),
+        "{answer}"
+    );
+    stream.write(&message("body")).await;
+    function.posted(2).await;
+    let logged = log_of(bridge).await;
+    for line in ["an IQ is not answered by the function", "messages are lost"] {
+        let line = logged.lines().find(|logged| logged.contains(line)).unwrap();
+        assert!(line.contains("status 401: the credential is none of ours"), "{line}");
+    }
+    assert!(logged.contains(&format!("url=\"{}\"", function.url)) && !logged.contains("a-secret-in-a-url"), "{logged}");
+}
+
+#[tokio::test]
+async fn messages_that_are_lost_are_counted_in_the_log() {
+    let messages = Function::start().await;
+    messages.answers(503, "");
+    let (bridge, mut stream) = program(["--messages-url", &messages.url, "--iq-url", &messages.url]).await;
+    for number in 0..3 {
+        stream.write(&message(format!("body {number}"))).await;
+    }
+    messages.posted(3).await;
+    let logged = log_of(bridge).await;
     // Each is tried once more when the bridge stops.
     assert!(messages.posted.lock().unwrap().len() >= 6);
     let lost: Vec<_> = logged.lines().filter(|line| line.contains("messages are lost")).collect();

@@ -93,13 +93,11 @@ pub enum InvalidDevice {
     Subscription(#[from] InvalidSubscription),
 }
 
-/// The reason for which a stored registration is not notified, as long as the settings or the form stay as they are.
+/// The reason why no notification of a stored registration is sent, as long as the settings and the form stay the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Notice {
     /// Nothing publishes to the host.
-    #[error(
-        "no notification is sent: {jid} is not one of the VIRTUAL_PUBSUB_HOSTS, and PUBSUB_URL names no server of {domain}"
-    )]
+    #[error("{jid} is not one of the VIRTUAL_PUBSUB_HOSTS, and PUBSUB_URL names no server of {domain}")]
     NoPubSubUrl {
         /// The PubSub service.
         jid: BareJid,
@@ -107,7 +105,7 @@ pub enum Notice {
         domain: DomainPart,
     },
     /// MongooseIM stores such a registration, and so does Pushlark.
-    #[error("no notification is sent: the form has no field {0:?}, which MongoosePush needs")]
+    #[error("the form has no field {0:?}, which MongoosePush needs")]
     NoDevice(&'static str),
 }
 

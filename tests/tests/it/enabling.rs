@@ -66,9 +66,9 @@ async fn disabling_tells_how_many_registrations_are_removed() {
     }
 }
 
-/// MongooseIM stores such registrations, too; here somebody is told that they are in vain.
+/// MongooseIM stores such registrations, too.
 #[tokio::test]
-async fn a_registration_in_vain_is_answered_with_a_notice() {
+async fn a_registration_without_effect_is_answered_with_a_notice() {
     let settings = [("PUBSUB_URL", "served.example=http://127.0.0.1:9/rest")];
     let pushlark = Pushlark::with_settings(settings).await;
     for (user, jid, form, named) in [
@@ -98,8 +98,8 @@ async fn a_registration_in_vain_is_answered_with_a_notice() {
 }
 
 #[tokio::test]
-async fn a_registration_in_vain_is_logged_with_the_setting() {
-    let Some(lines) = tests::logged("enabling::a_registration_in_vain_is_logged_with_the_setting") else {
+async fn a_registration_without_effect_is_logged_with_the_setting() {
+    let Some(lines) = tests::logged("enabling::a_registration_without_effect_is_logged_with_the_setting") else {
         let pushlark = Pushlark::start().await;
         for jid in ["pubsub.example.com", "push.example.com"] {
             let mut enable = request("bob@example.com", jid, "n");
@@ -111,7 +111,7 @@ async fn a_registration_in_vain_is_logged_with_the_setting() {
         return;
     };
     let line = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap();
-    let warning = line("enabled in vain");
+    let warning = line("enabled, but no notification is sent");
     assert_eq!((&warning["level"], &warning["jid"]), (&json!("WARN"), &json!("pubsub.example.com")));
     assert!(warning["reason"].as_str().unwrap().contains("PUBSUB_URL"), "{warning}");
     assert_eq!(line("enabled")["jid"], "push.example.com");

@@ -1,6 +1,7 @@
 //! The snippets of README.md and docs/, run as they stand. What runs elsewhere: the commands at the top of the README are the
 //! gate's; Lua and YAML of chat servers are pasted into the stock configuration files by `tests/chat_servers`; parameters of
-//! `sam` and `aws` are compared with the template and AWS's own models by `.ci/template.py`.
+//! `sam` and `aws` are compared with the template and AWS's own models, and TOML, INI and YAML are parsed, by
+//! `.ci/template.py`. No test has a MongooseIM: the commands of its page are only parsed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
