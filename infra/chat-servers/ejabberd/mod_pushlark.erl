@@ -215,7 +215,7 @@ reply(Iq, {{_, 200, _}, _, Body}) ->
     end;
 reply(_Iq, _Result) -> none.
 
-%% What a client is told.
+%% The text of the error for a client.
 explained({{_, Code, _}, _, _}) when Code =:= 401; Code =:= 403 ->
     <<"The push service refuses this server, whose administrator must check the secret">>;
 explained({{_, Code, _}, _, _}) when Code =:= 429; Code >= 500 ->

@@ -123,7 +123,7 @@ local function described(body, code, response)
 	return ("it answers %d (%s)"):format(code, reason);
 end
 
--- What a client is told.
+-- The text of the error for a client.
 local function explained(code)
 	if code == 0 then return "The push service does not answer, try again later"; end
 	if code == 401 or code == 403 then
