@@ -24,9 +24,9 @@ pub struct Function {
 }
 
 impl Function {
-    /// Answers one invocation: `{"user", "jid", "node", "form"?}`, with a `notice` if no notification is sent with these settings, or
-    /// the `<enable/>` IQ; and GET, with `?user=` by whoever
-    /// is not the user's own client, by what is enabled, without what is secret of it.
+    /// Answers one invocation: `{"user", "jid", "node", "form"?}`, with a `notice` if no notification is sent with these
+    /// settings, or the `<enable/>` IQ; and GET, with `?user=` by whoever is not the user's own client, by what is enabled,
+    /// without what is secret of it.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         answer(&self.access, Methods::GetAndPost, invocation, async |request| match request.method {
             Method::Get => self.list(&request).await,

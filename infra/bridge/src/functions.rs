@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pushlark_settings::without_credentials;
 use pushlark_telemetry::Causes;
 use pushlark_webhooks::{ID, Key, SIGNATURE, TIMESTAMP};
 use pushlark_xmpp::{Condition, Element, Iq, IqType, MAX_STANZA_BYTES};
@@ -125,11 +126,6 @@ fn is_unauthorized(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
-/// A URL without a user, a password or a query.
-fn shown(url: &Url) -> String {
-    format!("{}{}", url.origin().ascii_serialization(), url.path())
-}
-
 /// The body, or somewhat more than `limit` bytes of it.
 async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
@@ -154,9 +150,14 @@ impl Functions {
         Ok(Self { http, iq_url, messages_url, key, iqs: permits(), messages: permits() })
     }
 
+    /// Whether there is a function for messages.
+    pub fn take_messages(&self) -> bool {
+        self.messages_url.is_some()
+    }
+
     /// The URL of the function for messages, as a log may show it, if there is one.
     pub fn messages_url(&self) -> Option<String> {
-        self.messages_url.as_ref().map(shown)
+        self.messages_url.as_ref().map(without_credentials)
     }
 
     /// The answer to the IQ `text` of type `get` or `set`, whose start tag is `iq`. Where the function gives none it is one of
@@ -165,7 +166,7 @@ impl Functions {
         match self.ask(iq, text).await {
             Ok(answer) => answer,
             Err(unanswered) => {
-                let url = self.iq_url.as_ref().map(shown);
+                let url = self.iq_url.as_ref().map(without_credentials);
                 tracing::warn!(id = iq.id(), url, error = %Causes(&unanswered), "an IQ is not answered by the function");
                 iq.error(Condition::RemoteServerTimeout, unanswered.text())
             }

@@ -97,7 +97,7 @@ impl Messages {
     /// Takes a message from the stream and posts it in a task of its own. Returns when there is room for the message, and
     /// meanwhile the stream is not read. Without room in time the message is lost, since IQs wait behind it.
     pub async fn take(self: &Arc<Self>, message: Element, tasks: &mut JoinSet<()>) {
-        if self.functions.messages_url().is_none() {
+        if !self.functions.take_messages() {
             tracing::debug!("a message is dropped, since MESSAGES_URL is not set");
             return;
         }

@@ -719,7 +719,7 @@ async fn log_of(mut bridge: Child) -> String {
     timeout(PATIENCE, logged).await.unwrap().unwrap()
 }
 
-/// In the log, with the URL and the function's own words; the sender of an IQ is told the truth.
+/// The log has the URL and the detail of the function's answer; the error for the sender of an IQ has the reason.
 #[tokio::test]
 async fn a_wrong_secret_says_so() {
     let function = Function::start().await;

@@ -60,6 +60,20 @@ impl Process {
         request.send().await.unwrap().status().as_u16()
     }
 
+    /// Waits for so many printed lines of a kind, and gives all of that kind.
+    async fn printed(&self, count: usize, is_of_kind: impl Fn(&str) -> bool) -> Vec<String> {
+        let begun = Instant::now();
+        loop {
+            let printed = self.printed.lock().unwrap().clone();
+            let lines: Vec<_> = printed.into_iter().filter(|line| is_of_kind(line)).collect();
+            if lines.len() >= count {
+                return lines;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{lines:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -120,17 +134,9 @@ async fn the_commands_that_it_prints_work() {
     const SECRET: &str = "a-secret-that-is-not-printed";
     for (name, settings) in [("open", &[][..]), ("closed", &[("WEBHOOK_SECRET", SECRET)])] {
         let stack = Process::start_with(&folder(name), "http://127.0.0.1:9", settings);
-        let begun = Instant::now();
-        let commands = loop {
-            let printed = stack.printed.lock().unwrap().clone();
-            assert!(!printed.join("\n").contains(SECRET));
-            let commands: Vec<_> = printed.into_iter().filter(|line| line.starts_with("  curl ")).collect();
-            if commands.len() == 3 {
-                break commands;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{commands:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        };
+        let commands = stack.printed(3, |line| line.starts_with("  curl ")).await;
+        assert_eq!(commands.len(), 3);
+        assert!(!stack.printed.lock().unwrap().join("\n").contains(SECRET));
         let script =
             format!("set -e\ncurl() {{ command curl --silent --fail-with-body \"$@\"; }}\n{}", commands.join("\n"));
         let mut bash = tokio::process::Command::new("bash");
@@ -159,15 +165,7 @@ async fn each_event_is_one_line_that_says_why_and_nothing_of_what_was_said() {
     ]);
     assert_eq!(stack.post("/events", events).await, 202);
     assert_eq!(notified.recv().await.unwrap(), "device-token");
-    let begun = Instant::now();
-    let lines = loop {
-        let lines: Vec<_> = stack.printed.lock().unwrap().iter().filter(|line| line.contains("m-")).cloned().collect();
-        if lines.len() >= 3 {
-            break lines;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{lines:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
+    let lines = stack.printed(3, |line| line.contains("m-")).await;
     for (id, said) in [
         ("m-1", "notified kind=\"message\" unread_count=1 registrations=1 exists=true online=false presence=\"event\""),
         ("m-2", "not notified skipped=defaults: the message has no body"),

@@ -18,9 +18,9 @@ pub struct Destinations {
     /// The real PubSub hosts that users may name; `None` for all.
     pubsub_hosts: Option<HostPatterns>,
     /// The chat servers that publish to real hosts.
-    pubsub_servers: Servers,
+    pub(crate) pubsub_servers: Servers,
     push_service: PushService,
-    trusted_origins: TrustedOrigins,
+    pub(crate) trusted_origins: TrustedOrigins,
 }
 
 /// The push service of virtual hosts (`PUSH_SERVICE`).
@@ -128,7 +128,7 @@ impl Destinations {
 
     /// The way of the notifications of `user` to `jid`. A virtual host shadows a real one of its name.
     pub fn of(&self, user: &BareJid, jid: &BareJid) -> Result<Destination, Unroutable> {
-        if self.virtual_hosts.has(user, jid) {
+        if self.is_virtual(user, jid) {
             return Ok(Destination::PushService);
         }
         if self.pubsub_hosts.as_ref().is_some_and(|hosts| !hosts.has(user, jid)) {
@@ -139,7 +139,7 @@ impl Destinations {
 
     /// Whether `jid` is a virtual host for `user`.
     pub fn is_virtual(&self, user: &BareJid, jid: &BareJid) -> bool {
-        self.of(user, jid) == Ok(Destination::PushService)
+        self.virtual_hosts.has(user, jid)
     }
 
     /// Refuses a registration by which no notification could ever reach the device, while a client still waits for the
@@ -155,8 +155,7 @@ impl Destinations {
             Ok(Destination::PushService) => {
                 options.check()?;
                 self.check_device(options)?;
-                let is_missing = |name: &&str| options.get(name).unwrap_or_default().is_empty();
-                let missing = ["service", "device_id"].into_iter().find(is_missing);
+                let missing = ["service", "device_id"].into_iter().find(|name| options.given(name).is_none());
                 Ok(missing.filter(|_| self.push_service == PushService::MongoosePush).map(Notice::NoDevice))
             }
             Ok(Destination::PubSub) => Ok(None),
@@ -170,7 +169,7 @@ impl Destinations {
     /// Refuses options that name no device of the push service. MongoosePush and the operator's own judge by themselves,
     /// except that Web Push has a meaning for all.
     pub fn check_device(&self, options: &PublishOptions) -> Result<(), InvalidDevice> {
-        let has = |name| options.get(name).is_some_and(|value| !value.is_empty());
+        let has = |name| options.given(name).is_some();
         let provider = match Provider::of(options) {
             Ok(Provider::WebPush) => return Ok(Subscription::new(options, &self.trusted_origins).map(drop)?),
             _ if self.push_service != PushService::Direct => return Ok(()),

@@ -93,12 +93,12 @@ pub enum InvalidService {
 impl Provider {
     /// The provider that the option `service` names.
     pub fn of(options: &PublishOptions) -> Result<Self, InvalidService> {
-        match options.get("service").unwrap_or_default() {
-            "" => Err(InvalidService::Missing),
-            "apns" => Ok(Self::Apns),
-            "fcm" => Ok(Self::Fcm),
-            "web-push" | "webpush" | "unifiedpush" => Ok(Self::WebPush),
-            _ => Err(InvalidService::Unknown),
+        match options.given("service") {
+            None => Err(InvalidService::Missing),
+            Some("apns") => Ok(Self::Apns),
+            Some("fcm") => Ok(Self::Fcm),
+            Some("web-push" | "webpush" | "unifiedpush") => Ok(Self::WebPush),
+            Some(_) => Err(InvalidService::Unknown),
         }
     }
 
@@ -113,13 +113,13 @@ impl Provider {
 }
 
 impl Direct {
-    /// From `PUSH_CREDENTIALS` and `WEB_PUSH_TRUSTED_ORIGINS`; `None` without credentials.
+    /// From `PUSH_CREDENTIALS`; `None` without credentials.
     pub fn from_environment(
+        trusted_origins: &TrustedOrigins,
         environment: &Environment,
         timeout: Duration,
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
-        let trusted_origins = TrustedOrigins::from_environment(environment)?;
         let Some(setting) = environment.value(CREDENTIALS)? else { return Ok(None) };
         let clients = Clients {
             google: HttpClient::new(Kind::Http2, timeout),
@@ -129,7 +129,7 @@ impl Direct {
                 trusted: HttpClient::new(Kind::Any, timeout),
                 public: HttpClient::new(Kind::Public, timeout),
             },
-            trusted_origins,
+            trusted_origins: trusted_origins.clone(),
         };
         let secret = Secret::new(setting, aws);
         let apps = RotatingSecret::new(CREDENTIALS, secret, move |text| Apps::read(text, &clients)).checked()?;

@@ -68,7 +68,8 @@ impl Delivery {
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let destinations = Destinations::from_environment(environment)?;
         let push_service = Publisher::of_push_service(environment, aws, &destinations)?;
-        Ok(Self { destinations, push_service, pubsub: Publisher::of_pubsub(environment, aws)? })
+        let pubsub = Publisher::of_pubsub(environment, aws, &destinations)?;
+        Ok(Self { destinations, push_service, pubsub })
     }
 
     /// The publisher to `jid` for `user`.
@@ -109,7 +110,7 @@ impl Publisher {
     ) -> Result<Option<Self>, SettingError> {
         let timeout = publish_timeout(environment)?;
         let mongoosepush = MongoosePush::from_environment(environment, timeout)?;
-        let direct = Direct::from_environment(environment, timeout, aws)?;
+        let direct = Direct::from_environment(&destinations.trusted_origins, environment, timeout, aws)?;
         let key = webhook::key_from_environment(environment, aws)?;
         let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
         let health = Health::from_environment(environment)?;
@@ -132,13 +133,18 @@ impl Publisher {
         Ok(Some(Self { kind, health, timeout, disable_after }))
     }
 
-    fn of_pubsub(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
+    fn of_pubsub(
+        environment: &Environment,
+        aws: &SdkConfig,
+        destinations: &Destinations,
+    ) -> Result<Option<Self>, SettingError> {
         let timeout = publish_timeout(environment)?;
         let disable_after = match environment.number("PUBSUB_MAX_ERRORS", 0..=1_000, 0)? {
             0 => None,
             errors => Some(errors),
         };
-        let Some(pubsub) = PubSub::from_environment(environment, timeout, aws)? else { return Ok(None) };
+        let servers = &destinations.pubsub_servers;
+        let Some(pubsub) = PubSub::from_environment(servers, environment, timeout, aws)? else { return Ok(None) };
         let health = Health::default();
         Ok(Some(Self { kind: PublisherKind::PubSub(Box::new(pubsub)), health, timeout, disable_after }))
     }

@@ -47,7 +47,7 @@ pub enum Unusable {
 impl<'n> Notification<'n> {
     /// The option `name`, if it is given and not empty.
     pub(crate) fn option(&self, name: &str) -> Option<&'n str> {
-        self.service.options.get(name).filter(|value| !value.is_empty())
+        self.service.options.given(name)
     }
 
     /// The option `name`, without which nothing can be sent.

@@ -10,6 +10,7 @@ use pushlark_plugin::xmpp::{
 };
 use pushlark_settings::{
     Environment, HostPatterns, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError, by_domain,
+    without_credentials,
 };
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode, Url};
@@ -48,25 +49,25 @@ pub struct Server {
 struct Tokens(Vec<(Option<DomainPart>, String)>);
 
 impl PubSub {
-    /// From `PUBSUB_URL`, `PUBSUB_TOKEN` and `PUBSUB_WITHOUT_OPTIONS`; `None` without a URL.
+    /// By these servers, with `PUBSUB_TOKEN` and `PUBSUB_WITHOUT_OPTIONS`; `None` without a server.
     pub fn from_environment(
+        servers: &Servers,
         environment: &Environment,
         timeout: Duration,
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
-        let servers: Option<Servers> = environment.get(URL)?;
         let without_options = environment.get("PUBSUB_WITHOUT_OPTIONS")?.unwrap_or_default();
         let tokens = match environment.value(TOKEN)? {
             Some(setting) => RotatingSecret::new(TOKEN, Secret::new(setting, aws), Tokens::read).checked()?,
             None => RotatingSecret::new(TOKEN, "".into(), |_| Ok(Tokens(Vec::new()))),
         };
-        let http = HttpClient::new(Kind::Any, timeout);
-        Ok(servers.map(|servers| Self { http, servers, tokens, without_options }))
+        let (http, servers) = (HttpClient::new(Kind::Any, timeout), servers.clone());
+        Ok((!servers.0.is_empty()).then_some(Self { http, servers, tokens, without_options }))
     }
 
     /// The chat server that sends a user's notifications.
     pub fn describe(&self, user: &BareJid) -> String {
-        self.servers.of(user).map(|server| server.name()).unwrap_or_default()
+        self.servers.of(user).map(|server| without_credentials(&server.url)).unwrap_or_default()
     }
 
     /// Publishes one notification to the registration's node, and waits for what the PubSub service answers.
@@ -127,13 +128,6 @@ impl Servers {
     pub fn of(&self, user: &BareJid) -> Option<&Server> {
         let own = |server: &&Server| server.domain.as_ref().is_some_and(|domain| &**domain == user.domain());
         self.0.iter().find(own).or_else(|| self.0.iter().find(|server| server.domain.is_none()))
-    }
-}
-
-impl Server {
-    /// Where it is, without a user, a password or a query.
-    fn name(&self) -> String {
-        format!("{}{}", self.url.origin().ascii_serialization(), self.url.path())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError};
+use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, without_credentials};
 use pushlark_webhooks::{ID, Key, SIGNATURE, TIMESTAMP};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode, Url};
@@ -118,6 +118,6 @@ impl Webhook {
 
     /// Where it is, without a user, a password or a query.
     pub fn describe(&self) -> String {
-        format!("{}{}", self.url.origin().ascii_serialization(), self.url.path())
+        without_credentials(&self.url)
     }
 }

@@ -79,6 +79,11 @@ impl PublishOptions {
         self.0.get(name).map(|value| value.trim())
     }
 
+    /// The value of a field, as [`get`](Self::get) has it, unless it is empty.
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|value| !value.is_empty())
+    }
+
     /// All fields, as the client gave them.
     pub fn fields(&self) -> &BTreeMap<String, String> {
         &self.0

@@ -10,7 +10,7 @@ mod url;
 pub use host_patterns::{HostPatterns, InvalidHost};
 pub use list::{EmptyItem, by_domain, items};
 pub use secret::{RotatingSecret, Secret, SecretError, UnreadSecret};
-pub use url::{HttpUrl, InvalidUrl};
+pub use url::{HttpUrl, InvalidUrl, without_credentials};
 
 use std::collections::HashMap;
 use std::fmt::Display;

@@ -13,6 +13,11 @@ pub struct HttpUrl(pub Url);
 #[error("it is no URL such as https://push.example.com")]
 pub struct InvalidUrl;
 
+/// A URL as a log may show it: without a user, a password or a query.
+pub fn without_credentials(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}
+
 impl FromStr for HttpUrl {
     type Err = InvalidUrl;
 
@@ -23,8 +28,15 @@ impl FromStr for HttpUrl {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_shows_no_credentials_of_a_url() {
+        let url = Url::parse("https://user:password@example.com:8443/events?token=t#f").unwrap();
+        assert_eq!(without_credentials(&url), "https://example.com:8443/events");
+    }
 
     #[test]
     fn a_url_has_the_scheme_of_http() {

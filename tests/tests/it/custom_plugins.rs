@@ -24,6 +24,8 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use worker::{Invocation, Worker};
 
+use crate::pages::of_page;
+
 const BOB: &str = "bob@example.com";
 const ROOM: &str = "team@muc.example.com/alice";
 
@@ -362,11 +364,8 @@ async fn a_function_is_told_all_that_a_plugin_is() {
 /// The JSON of `docs/plugin-lambda.md`: the worker asks with the same fields, and understands each of the answers.
 #[tokio::test]
 async fn the_page_on_functions_shows_what_is_asked_and_answered() {
-    let page = include_str!("../../../docs/plugin-lambda.md");
-    let mut blocks = page
-        .split("```json\n")
-        .skip(1)
-        .map(|rest| serde_json::from_str::<Value>(rest.split("```").next().unwrap()).unwrap());
+    let blocks = of_page("docs/plugin-lambda.md", "json");
+    let mut blocks = blocks.iter().map(|snippet| serde_json::from_str::<Value>(&snippet.text).unwrap());
     let (request, answers) = (blocks.next().unwrap(), blocks.next().unwrap());
     let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     for answer in answers["events"].as_array().unwrap() {

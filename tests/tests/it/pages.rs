@@ -26,13 +26,13 @@ const STAND_INS: [&str; 8] = ["aws", "cargo", "cp", "erlc", "git", "openssl", "p
 
 /// A fenced block of a page.
 #[derive(Debug)]
-struct Snippet {
+pub(crate) struct Snippet {
     /// From the project's root.
     page: String,
     /// Where it begins.
     line: usize,
     language: String,
-    text: String,
+    pub(crate) text: String,
 }
 
 fn pages() -> Vec<PathBuf> {
@@ -69,6 +69,11 @@ fn of_language(language: &str) -> Vec<Snippet> {
     let chosen: Vec<_> = snippets().into_iter().filter(|snippet| snippet.language == language).collect();
     assert!(!chosen.is_empty(), "{language}");
     chosen
+}
+
+/// The snippets of a language on one page, in their order.
+pub(crate) fn of_page(page: &str, language: &str) -> Vec<Snippet> {
+    of_language(language).into_iter().filter(|snippet| snippet.page == page).collect()
 }
 
 #[test]
@@ -198,9 +203,8 @@ async fn events_of_the_pages_are_taken() {
 
 #[tokio::test]
 async fn json_of_the_push_services_is_what_pushlark_reads_and_writes() {
-    let [credentials, notification]: [Value; 2] = of_language("json")
+    let [credentials, notification]: [Value; 2] = of_page("docs/push-services.md", "json")
         .into_iter()
-        .filter(|snippet| snippet.page == "docs/push-services.md")
         .map(|snippet| serde_json::from_str(&snippet.text).unwrap())
         .collect::<Vec<_>>()
         .try_into()

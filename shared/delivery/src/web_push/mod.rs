@@ -100,7 +100,7 @@ pub enum InvalidSubscription {
 impl Subscription {
     /// From the options `endpoint`, `p256dh` and `auth`, as a browser's `PushSubscription` has them (W3C Push API).
     pub fn new(options: &PublishOptions, trusted_origins: &TrustedOrigins) -> Result<Self, InvalidSubscription> {
-        let require = |name| options.get(name).filter(|v| !v.is_empty()).ok_or(InvalidSubscription::Missing(name));
+        let require = |name| options.given(name).ok_or(InvalidSubscription::Missing(name));
         let endpoint = trusted_origins.endpoint(require("endpoint")?)?;
         let key = InvalidSubscription::Key("p256dh", "a point of P-256");
         let p256dh = BASE64_URL.decode(require("p256dh")?).map_err(|_| key)?;
