@@ -75,7 +75,7 @@ impl Health {
             Outcome::Refused(_) => return outcome,
             Outcome::Transient(failure) => {
                 match failure.extent {
-                    Extent::Service => self.with(service, |health| health.fail(service)),
+                    Extent::Service | Extent::Unreachable => self.with(service, |health| health.fail(service)),
                     Extent::Device | Extent::Node => self.with(service, Service::recover),
                     Extent::Unknown => {}
                 }

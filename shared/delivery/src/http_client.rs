@@ -93,7 +93,8 @@ impl HttpClient {
 
 /// Why there is no answer; not where it was asked for, since a URL may hold a device token.
 pub fn unanswered(error: reqwest::Error) -> Failure {
-    Failure::of_service(Causes(&error.without_url()).to_string())
+    let extent = if error.is_connect() { Extent::Unreachable } else { Extent::Service };
+    Failure { reason: Causes(&error.without_url()).to_string(), retry_after: None, extent }
 }
 
 /// `Retry-After`: seconds or a date (RFC 9110, section 10.2.3).

@@ -34,8 +34,10 @@ pub struct Failure {
 /// How far a failure goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// To all that the push service is asked for.
+    /// To all that the push service is asked for: the origin (Web Push), the app at a provider, or the gateway.
     Service,
+    /// As `Service`, because no connection could be made: the name does not resolve, or nothing listens there.
+    Unreachable,
     /// To this device alone.
     Device,
     /// To this node alone, as its PubSub service says, perhaps for ever: worth a few tries, and then an error of the node's.
