@@ -76,7 +76,7 @@ pub fn record(number: u64, recipients: u64) -> anyhow::Result<String> {
     let refused = |problem: Problem| anyhow::anyhow!("ingest refuses its input: {}", problem.to_json());
     let events = request.and_then(read).map_err(refused)?;
     let work = events.into_iter().filter_map(|event| match event.effect {
-        Effect::Queue(subject) => Some(Work { id: event.id, at: event.at, subject }),
+        Effect::Queue(subject) => Some(Work::new(event.id, event.at, subject)),
         _ => None,
     });
     let records = Record::pack(work);

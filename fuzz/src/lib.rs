@@ -147,7 +147,7 @@ pub fn check_events(events: &[Event]) {
         match effect {
             Effect::Queue(subject) => {
                 recipients += recipients_of(subject);
-                work.push(Work { id: id.clone(), at: *at, subject: subject.clone() });
+                work.push(Work::new(id.clone(), *at, subject.clone()));
             }
             Effect::Presence(session, _) => assert!(session.node().is_some(), "{session} is present"),
             Effect::Read(Reading { user, .. }) => assert!(user.node().is_some(), "{user} reads"),
@@ -158,7 +158,7 @@ pub fn check_events(events: &[Event]) {
         let body = serde_json::to_string(&record).expect("a record is JSON");
         assert!(body.len() <= MAX_MESSAGE_BYTES, "a record has {} bytes", body.len());
         assert!(is_xml_text(&body), "{body:?}");
-        assert_eq!(serde_json::from_str::<Record>(&body).expect("a record"), record);
+        assert_eq!(Record::read(&body).expect("a record"), record);
         assert!(record.work.iter().map(|work| recipients_of(&work.subject)).sum::<usize>() <= MAX_RECIPIENTS);
         for Work { subject, .. } in &record.work {
             recipients -= recipients_of(subject);

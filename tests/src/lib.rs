@@ -13,8 +13,8 @@ use std::time::Duration;
 use std::{env, io};
 
 use aws_config::SdkConfig;
-use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
-use aws_sdk_sqs::types::QueueAttributeName;
+use aws_lambda_events::sqs::SqsEvent;
+use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -229,48 +229,94 @@ impl Apart {
         // Nothing comes back while a test has it.
         let queue = sqs.create_queue().queue_name("apart").attributes(QueueAttributeName::VisibilityTimeout, "43200");
         let queue_url = queue.send().await.unwrap().queue_url.unwrap();
-        let worker = Worker::from_environment(
-            &pushlark.stack.environment,
-            &SdkConfig::builder().build(),
-            &Plugins::built_in(),
-            pushlark.store(),
-            Queue::new(sqs.clone(), &queue_url),
-            Queue::new(sqs.clone(), &queue_url),
-        );
-        Self { worker: Arc::new(worker.unwrap()), queue_url, pushlark }
+        Self { worker: worker_of(&pushlark, &queue_url), queue_url, pushlark }
     }
 
-    /// Queues a message and receives it as a batch of one.
-    pub async fn batch(&self, uid: &str, work: &[Value]) -> SqsEvent {
-        let record = json!({"uid": uid, "work": work}).to_string();
-        self.pushlark.stack.sqs.send_message().queue_url(&self.queue_url).message_body(record).send().await.unwrap();
+    /// Another worker with the same settings and queue, which knows nothing of what this one has seen.
+    pub fn fresh_worker(&self) -> Arc<Worker> {
+        worker_of(&self.pushlark, &self.queue_url)
+    }
+
+    /// Queues a record and receives it as a batch of one.
+    pub async fn batch(&self, work: &[Value]) -> SqsEvent {
+        self.send(&json!({"version": 2, "work": work})).await;
         self.receive().await.unwrap()
     }
 
-    /// Has the worker handle a batch, with more time than it needs.
-    pub async fn handle(&self, batch: SqsEvent) -> SqsBatchResponse {
-        self.worker.handle(batch, Instant::now() + PATIENCE).await
+    /// Queues a record.
+    pub async fn send(&self, record: &Value) {
+        let send = self.pushlark.stack.sqs.send_message().queue_url(&self.queue_url);
+        send.message_body(record.to_string()).send().await.unwrap();
+    }
+
+    /// Has the worker handle a batch, with more time than it needs; no message may stay in the queue.
+    pub async fn handle(&self, batch: SqsEvent) {
+        let response = self.worker.handle(batch, Instant::now() + PATIENCE).await;
+        assert!(response.batch_item_failures.is_empty(), "{response:?}");
+    }
+
+    /// Has the worker handle a batch, and all that it puts back.
+    pub async fn handle_all(&self, batch: SqsEvent) {
+        self.handle_all_but(0, batch).await;
+    }
+
+    /// The same, until so many messages are left that are not to be received yet.
+    pub async fn handle_all_but(&self, left: u32, mut batch: SqsEvent) {
+        loop {
+            self.handle(batch.clone()).await;
+            self.delete(batch).await;
+            let next = eventually("a message or a queue of delayed messages", async || match self.receive().await {
+                None => (self.depth().await <= left).then_some(None),
+                next => Some(next),
+            });
+            let Some(next) = next.await else { return };
+            batch = next;
+        }
     }
 
     /// Receives a message, if there is one, as a batch.
     pub async fn receive(&self) -> Option<SqsEvent> {
         let receive = self.pushlark.stack.sqs.receive_message().queue_url(&self.queue_url);
+        let receive = receive.message_system_attribute_names(MessageSystemAttributeName::All);
         let message = receive.send().await.unwrap().messages?.remove(0);
-        let record =
-            json!({"messageId": message.message_id, "receiptHandle": message.receipt_handle, "body": message.body});
+        let attributes: Value = message
+            .attributes
+            .iter()
+            .flatten()
+            .map(|(name, value)| (name.to_string(), Value::from(value.as_str())))
+            .collect();
+        let record = json!({"messageId": message.message_id, "receiptHandle": message.receipt_handle,
+            "body": message.body, "attributes": attributes});
         Some(serde_json::from_value(json!({"Records": [record]})).unwrap())
+    }
+
+    /// Deletes what was handled.
+    pub async fn delete(&self, handled: SqsEvent) {
+        let delete = self.pushlark.stack.sqs.delete_message().queue_url(&self.queue_url);
+        delete.set_receipt_handle(handled.records[0].receipt_handle.clone()).send().await.unwrap();
     }
 
     /// Deletes what was handled, and receives the next batch, if any is to come.
     pub async fn next(&self, handled: SqsEvent) -> Option<SqsEvent> {
-        let delete = self.pushlark.stack.sqs.delete_message().queue_url(&self.queue_url);
-        delete.set_receipt_handle(handled.records[0].receipt_handle.clone()).send().await.unwrap();
+        self.delete(handled).await;
         eventually("a message or an empty queue", async || match self.receive().await {
             None => (self.pushlark.depth(&self.queue_url).await == 0).then_some(None),
             batch => Some(batch),
         })
         .await
     }
+
+    /// How many messages are in its queue.
+    pub async fn depth(&self) -> u32 {
+        self.pushlark.depth(&self.queue_url).await
+    }
+}
+
+fn worker_of(pushlark: &Pushlark, queue_url: &str) -> Arc<Worker> {
+    let queue = || Queue::new(pushlark.stack.sqs.clone(), queue_url);
+    let (environment, aws) = (&pushlark.stack.environment, SdkConfig::builder().build());
+    let plugins = Plugins::built_in();
+    Arc::new(Worker::from_environment(environment, &aws, &plugins, pushlark.store(), queue(), queue()).unwrap())
 }
 
 /// DynamoDB or SQS as the functions see it, with each call counted.

@@ -68,7 +68,7 @@ fn services() -> anyhow::Result<Vec<PublishService>> {
 
 /// What the worker does between its queue, its table and its push service.
 fn notifications(record: &str, services: &[PublishService]) -> anyhow::Result<Vec<Vec<u8>>> {
-    let record: Record = serde_json::from_str(record)?;
+    let record = Record::read(record)?;
     let mut notifications = Vec::new();
     let disclosure = Arc::new(Disclosure::default());
     for work in record.work {

@@ -122,7 +122,7 @@ impl Function {
                 state.push((State::Reading(reading), at));
             }
             match effect {
-                Effect::Queue(subject) => work.push(Work { id, at, subject }),
+                Effect::Queue(subject) => work.push(Work::new(id, at, subject)),
                 Effect::Presence(session, availability) => state.push((State::Presence(session, availability), at)),
                 Effect::Read(reading) if self.unread_counts => state.push((State::Reading(reading), at)),
                 Effect::Read(_) | Effect::None(_) => {}

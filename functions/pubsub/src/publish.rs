@@ -69,7 +69,7 @@ impl Function {
         };
         let id = format!("{publisher}/{}/{}", iq.id(), digest(iq));
         let subject = Subject::Notification(Box::new(notification));
-        let work = Work { id: id.clone(), at: OffsetDateTime::now_utc(), subject };
+        let work = Work::new(id.clone(), OffsetDateTime::now_utc(), subject);
         self.queue.send(&Record::pack([work])).await.map_err(|error| {
             tracing::error!(id, error = %Causes(&error), "not queued");
             Refusal::unavailable()

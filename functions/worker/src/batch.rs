@@ -1,231 +1,314 @@
-//! One batch of queue messages: its tasks side by side, then what becomes of each message.
+//! One batch of queue messages: its tasks side by side, then what is left of them back into the queue.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
-use futures_util::{StreamExt, stream};
-use pushlark_plugin::PublishService;
-use pushlark_queue::{Record, Subject, Work};
-use pushlark_store::{Claimant, Progress, StoreError};
+use pushlark_queue::{InvalidRecord, QueueError, Record, Subject, Work};
+use pushlark_store::{Progress, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout_at};
+use time::OffsetDateTime;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info_span};
 
 use crate::Worker;
+use crate::decision::LEAST_TIME_TO_LIVE;
+use crate::finished::{self, Finished, Note, Notes};
 use crate::notify::Notified;
-use crate::publish::Retry;
-use crate::task::Task;
+use crate::retry::{Left, Why, backoff, is_early};
+use crate::task::{Action, Attempt, Task, Unreadable};
 
-/// Tasks that still run so long before the deadline are given up, to leave time to say so.
+/// Tasks that still run so long before the deadline are given up, to leave time to put them back.
 const LAST_END: Duration = Duration::from_millis(700);
 /// When to look again for what a removal may have missed: DynamoDB's indexes follow "within a fraction of a second".
 const SECOND_LOOK: Duration = Duration::from_secs(10);
-/// The longest wait between two tries that no push service asked for.
-const MAX_BACKOFF: Duration = Duration::from_secs(15 * 60);
+/// How often a removal is tried, for a day, before it goes to the dead-letter queue.
+const REMOVAL_TRIES: u32 = 100;
 
-/// How many notes are written side by side.
-const WRITES: usize = 16;
-/// How often a message is given back at once when the time did not suffice; it may be received a hundred times.
-const PATIENT_RECEIVES: u32 = 10;
-
-/// How a task ended.
-enum Ended {
-    /// There is nothing more to do.
-    Done(Option<Published>),
-    /// It failed and is to be tried again.
-    Failed(Retry, Option<Published>),
-    /// The time did not suffice.
-    NotTried,
+/// What the tasks of a batch share.
+pub struct Batch {
+    /// Publications that need nothing more.
+    pub finished: Finished,
+    /// No task begins later, …
+    last_start: Instant,
+    /// … and no publish.
+    pub last_publish: Instant,
 }
 
-/// What a repeat of a message must know of one recipient: the services that need nothing more, and the message's number.
-struct Published {
-    id: String,
-    user: BareJid,
-    uid: String,
-    counted: Option<u32>,
-    services: Vec<PublishService>,
-}
-
-/// A queue message while its tasks run.
-#[derive(Default)]
+/// A message of the queue.
 struct Received {
     message_id: String,
     receipt_handle: String,
     /// How often SQS has delivered it, this time included.
     receive_count: u32,
-    published: Vec<Published>,
-    retry: Option<Retry>,
-    not_tried: bool,
 }
 
-impl Ended {
-    fn of(notified: Notified, id: String, user: BareJid, uid: String) -> Self {
-        let Notified { finished: services, counted, retry } = notified;
-        let is_worth_noting = !services.is_empty() || counted.is_some();
-        let published = is_worth_noting.then_some(Published { id, user, uid, counted, services });
-        match retry {
-            None => Self::Done(published),
-            Some(retry) => Self::Failed(retry, published),
-        }
-    }
+/// A task that was begun.
+struct Begun {
+    /// The place of its message in the batch.
+    message: usize,
+    user: Option<BareJid>,
+    attempt: Attempt,
+}
+
+/// What is left of a task.
+struct Rest {
+    begun: Begun,
+    counted: Option<u32>,
+    left: Left,
 }
 
 impl Worker {
-    /// Handles a batch before `deadline`. The messages that the response names stay in the queue, and come back when
-    /// their own turn is.
+    /// Handles a batch before `deadline`. What fails is put back into the queue by itself, with its own delay; the messages
+    /// that the response names stay in the queue, since they could not be put back.
     pub async fn handle(self: &Arc<Self>, batch: SqsEvent, deadline: Instant) -> SqsBatchResponse {
         let before_deadline = |time| deadline.checked_sub(time).unwrap_or(deadline);
-        let (last_start, last_end) = (before_deadline(self.last_start), before_deadline(LAST_END));
+        let last_end = before_deadline(LAST_END);
         let last_publish = before_deadline(LAST_END + self.delivery.timeout());
+        let last_start = before_deadline(self.last_start);
+        let context = Arc::new(Batch { finished: Finished::default(), last_start, last_publish });
         let mut received: Vec<Received> = Vec::with_capacity(batch.records.len());
-        let mut running = JoinSet::new();
-        let mut unfinished = HashMap::new();
+        let (mut stay, mut rests) = (BTreeSet::new(), Vec::new());
+        let (mut running, mut begun) = (JoinSet::new(), HashMap::new());
         for message in batch.records {
             let index = received.len();
             let body = message.body.clone().unwrap_or_default();
-            received.push(Received::from(message));
-            match Task::read(&body, &self.disclosure) {
+            let message = Received::from(message);
+            match Task::read(&body, &message.message_id, message.receive_count > 1, &self.disclosure) {
                 Ok(tasks) => {
                     for task in tasks {
-                        let id = task.id().to_owned();
-                        let task = running.spawn(Arc::clone(self).work(task, last_start, last_publish));
-                        unfinished.insert(task.id(), (index, id));
+                        let this = Begun { message: index, user: task.user(), attempt: task.attempt.clone() };
+                        if is_early(&task.attempt.retry) {
+                            rests.push(Rest { begun: this, counted: None, left: Left::all(Why::Early) });
+                        } else {
+                            let handle = running.spawn(Arc::clone(self).work(task, Arc::clone(&context)));
+                            begun.insert(handle.id(), this);
+                        }
                     }
                 }
-                Err(unreadable) => {
-                    count(Metric::DeadLettered);
-                    let message_id = &received[index].message_id;
-                    tracing::error!(message_id, error = %Causes(&unreadable), "moved to the dead-letter queue");
-                    if let Err(error) = self.dead_letters.send_text(&body).await {
-                        tracing::error!(message_id, error = %Causes(&error), "not moved to the dead-letter queue");
-                        received[index].retry = Some(Retry::BackingOff);
-                    }
+                Err(unreadable) if !self.dead_letter_unreadable(&message.message_id, &body, &unreadable).await => {
+                    stay.insert(index);
                 }
+                Err(_) => {}
             }
+            received.push(message);
         }
-        while let Ok(Some(ended)) = timeout_at(last_end, running.join_next_with_id()).await {
+        rests.extend(self.run(&mut running, begun, &context, last_end).await);
+        let mut notes = context.finished.take();
+        stay.extend(self.put_back(rests, &mut notes).await);
+        self.response(received, &stay).await
+    }
+
+    /// Waits for the tasks, until `last_end`. Returns what is left of them.
+    async fn run(
+        &self,
+        running: &mut JoinSet<Notified>,
+        mut begun: HashMap<Id, Begun>,
+        batch: &Batch,
+        last_end: Instant,
+    ) -> Vec<Rest> {
+        let mut rests = Vec::new();
+        let mut noting = JoinSet::new();
+        let held_up = batch.finished.held_up();
+        tokio::pin!(held_up);
+        loop {
+            let ended = tokio::select! {
+                biased;
+                ended = running.join_next_with_id() => ended,
+                () = sleep_until(last_end) => None,
+                () = &mut held_up => {
+                    held_up.set(batch.finished.held_up());
+                    let (store, notes) = (self.store.clone(), batch.finished.take());
+                    noting.spawn(async move { finished::write(&store, notes.into_values()).await });
+                    continue;
+                }
+            };
+            let Some(ended) = ended else { break };
             let task = ended.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
-            let Some((index, id)) = unfinished.remove(&task) else { continue };
-            received[index].note(ended.map_or_else(
+            let Some(begun) = begun.remove(&task) else { continue };
+            let Notified { counted, left } = ended.map_or_else(
                 // What the panic says may be a message's text.
                 |_| {
-                    tracing::error!(id, "a task failed: it panicked");
-                    Ended::Failed(Retry::BackingOff, None)
+                    tracing::error!(id = begun.attempt.id(), "a task failed: it panicked");
+                    Notified::left(Left::all(Why::FAILED))
                 },
-                |(_, ended)| ended,
-            ));
+                |(_, notified)| notified,
+            );
+            for left in left {
+                let begun = Begun { user: begun.user.clone(), attempt: begun.attempt.clone(), ..begun };
+                rests.push(Rest { begun, counted, left });
+            }
         }
-        for (index, id) in unfinished.into_values() {
-            tracing::error!(id, "a task was given up at the deadline");
-            received[index].note(Ended::Failed(Retry::BackingOff, None));
+        // None of them publishes any more when it is put back.
+        running.shutdown().await;
+        for begun in begun.into_values() {
+            tracing::error!(id = begun.attempt.id(), "a task was given up at the deadline");
+            rests.push(Rest { begun, counted: None, left: Left::all(Why::FAILED) });
         }
-        self.settle(received).await
+        while noting.join_next().await.is_some() {}
+        rests
     }
 
-    async fn work(self: Arc<Self>, task: Task, last_start: Instant, last_publish: Instant) -> Ended {
-        // The semaphore is never closed.
-        let _permit = self.recipients.acquire().await.ok();
-        if Instant::now() >= last_start {
-            return Ended::NotTried;
+    async fn work(self: Arc<Self>, task: Task, batch: Arc<Batch>) -> Notified {
+        let user = task.user();
+        let names = user.as_ref().map(|user| user.as_str());
+        let turn = self.recipients.acquire(names.as_slice()).await;
+        if Instant::now() >= batch.last_start {
+            return Notified::left(Left::all(Why::Untried));
         }
-        let id = task.id().to_owned();
-        match task {
-            Task::Notify { mut event, facts, uid } => {
-                let user = event.recipient();
-                let span = info_span!("message", id, recipient = %user);
-                let notified = self.notify(&mut event, facts, &uid, last_publish).instrument(span).await;
-                Ended::of(notified, id, user, uid)
+        let Task { action, attempt } = task;
+        let id = attempt.id();
+        match action {
+            Action::Notify { mut event, facts } => {
+                let span = info_span!("message", id, recipient = %event.recipient());
+                self.notify(&mut event, facts, &attempt, turn, &batch).instrument(span).await
             }
-            Task::NotifyDevice { published, at, uid, .. } => {
+            Action::NotifyDevice(published) => {
                 let span = info_span!("message", id, recipient = %published.owner);
-                let notified = self.notify_device(&id, &published, at, &uid, last_publish).instrument(span).await;
-                Ended::of(notified, id, published.owner, uid)
+                self.notify_device(&published, &attempt, turn, &batch).instrument(span).await
             }
-            Task::RemoveUser { user, at, .. } => {
-                let removed = self.store.remove_user(&user, at, || Instant::now() < last_start).await;
-                self.go_on(removed, Work { id, at, subject: Subject::UserRemoved { jid: user } }).await
+            Action::RemoveUser(user) => {
+                let removed = self.store.remove_user(&user, attempt.at(), || Instant::now() < batch.last_start).await;
+                self.go_on(removed, &attempt, Subject::UserRemoved { jid: user }).await
             }
-            Task::RemoveDomain { domain, at, .. } => {
-                let removed = self.store.remove_domain(&domain, at, || Instant::now() < last_start).await;
-                self.go_on(removed, Work { id, at, subject: Subject::DomainRemoved { domain } }).await
+            Action::RemoveDomain(domain) => {
+                let removed =
+                    self.store.remove_domain(&domain, attempt.at(), || Instant::now() < batch.last_start).await;
+                self.go_on(removed, &attempt, Subject::DomainRemoved { domain }).await
             }
         }
     }
 
-    /// Ends a step of a removal. What is left is a new message, since this one may be received a hundred times only; when
-    /// both are received, nothing is removed twice.
-    async fn go_on(&self, removed: Result<Progress, StoreError>, work: Work) -> Ended {
-        let id = work.id.clone();
+    /// Ends a step of a removal. What is left is a new message; when both are received, nothing is removed twice.
+    async fn go_on(&self, removed: Result<Progress, StoreError>, attempt: &Attempt, subject: Subject) -> Notified {
+        let id = attempt.id();
         let delay = match removed {
             Ok(Progress::Complete) => {
-                let (user, domain) = match &work.subject {
+                let (user, domain) = match &subject {
                     Subject::UserRemoved { jid } => (Some(jid.as_str()), None),
                     Subject::DomainRemoved { domain } => (None, Some(domain.as_str())),
                     _ => (None, None),
                 };
                 tracing::info!(id, user, domain, "removed");
-                return Ended::Done(None);
+                return Notified::default();
             }
             Ok(Progress::Swept) => SECOND_LOOK,
             Ok(Progress::Partial) => Duration::ZERO,
             Err(error) => {
                 tracing::error!(id, error = %Causes(&error), "not removed yet");
-                return Ended::Failed(Retry::BackingOff, None);
+                return Notified::left(Left::all(Why::FAILED));
             }
         };
-        for record in Record::pack([work]) {
-            if let Err(error) = self.queue.send_later(&record, delay).await {
-                tracing::error!(id, error = %Causes(&error), "not removed yet");
-                return Ended::Failed(Retry::BackingOff, None);
-            }
+        let records = Record::pack([Work::new(id.to_owned(), attempt.at(), subject)]);
+        let records: Vec<_> = records.iter().map(|record| (record, delay)).collect();
+        if let Err(error) = self.queue.send_later(&records).await {
+            tracing::error!(id, error = %Causes(&error), "not removed yet");
+            return Notified::left(Left::all(Why::FAILED));
         }
         tracing::info!(id, seconds = delay.as_secs(), "to be removed further");
-        Ended::Done(None)
+        Notified::default()
     }
 
-    /// Answers which messages stay in the queue, after telling the queue when each is to come back.
-    async fn settle(&self, received: Vec<Received>) -> SqsBatchResponse {
+    /// Moves what cannot be read to the dead-letter queue. Returns whether its message is done with: a record of a later
+    /// version is left to a worker of that version.
+    async fn dead_letter_unreadable(&self, message_id: &str, body: &str, unreadable: &Unreadable) -> bool {
+        if let Unreadable::Record(InvalidRecord::Newer(version)) = unreadable {
+            tracing::warn!(message_id, version, "left to a newer worker");
+            return false;
+        }
+        count(Metric::DeadLettered);
+        tracing::error!(message_id, error = %Causes(unreadable), "moved to the dead-letter queue");
+        let sent = self.dead_letters.send_text(body).await;
+        if let Err(error) = &sent {
+            tracing::error!(message_id, error = %Causes(error), "not moved to the dead-letter queue");
+        }
+        sent.is_ok()
+    }
+
+    /// Puts what is left back into the queue, each with its own delay, and then notes so in the claims: the message that it
+    /// came from is deleted, but SQS may deliver it once more. Returns the messages that have to stay in the queue.
+    async fn put_back(&self, rests: Vec<Rest>, notes: &mut Notes) -> BTreeSet<usize> {
+        if rests.is_empty() {
+            return BTreeSet::new();
+        }
+        let mut by_delay: BTreeMap<Duration, Vec<Work>> = BTreeMap::new();
+        let (mut dead, mut messages, mut handed_over) = (Vec::new(), BTreeSet::new(), Notes::new());
+        for Rest { begun: Begun { message, user, attempt }, counted, left } in rests {
+            messages.insert(message);
+            let (retry, delay) = left.next(&attempt.retry, counted);
+            let work = attempt.again(retry);
+            if self.is_hopeless(&work, &left) {
+                dead.push(work);
+                continue;
+            }
+            by_delay.entry(delay).or_default().push(work);
+            let Some(user) = user.filter(|_| left.why != Why::Early) else { continue };
+            let name = attempt.retry.claimant.clone();
+            let note = notes.remove(&name).or_else(|| handed_over.remove(&name));
+            let mut note = note.unwrap_or_else(|| Note::new(attempt, user, counted));
+            note.put_back.extend(left.service);
+            handed_over.insert(name, note);
+        }
+        let records = |(delay, work)| Record::pack(work).into_iter().map(move |record| (record, delay));
+        let later: Vec<(Record, Duration)> = by_delay.into_iter().flat_map(records).collect();
+        let later: Vec<(&Record, Duration)> = later.iter().map(|(record, delay)| (record, *delay)).collect();
+        let mut sent = self.queue.send_later(&later).await;
+        if sent.is_ok() {
+            sent = self.dead_letter(dead).await;
+        }
+        if let Err(error) = sent {
+            tracing::error!(error = %Causes(&error), "not put back: the messages return after their visibility timeout");
+            // They return as a whole.
+            for note in handed_over.values_mut() {
+                note.put_back.clear();
+            }
+            finished::write(&self.store, handed_over.into_values().chain(std::mem::take(notes).into_values())).await;
+            return messages;
+        }
+        finished::write(&self.store, handed_over.into_values().filter(Note::is_worth_writing)).await;
+        BTreeSet::new()
+    }
+
+    /// Whether to try again is in vain: for a push service, a notification's own time to live says so; else something is
+    /// wrong that an operator has to see.
+    fn is_hopeless(&self, work: &Work, left: &Left) -> bool {
+        let tries = work.retry.as_ref().map_or(0, |retry| retry.tries);
+        match (&work.subject, &left.why) {
+            (_, Why::Untried | Why::Early) => false,
+            (Subject::UserRemoved { .. } | Subject::DomainRemoved { .. }, _) => tries >= REMOVAL_TRIES,
+            _ if left.service.is_some() => false,
+            _ => OffsetDateTime::now_utc() - work.at > self.time_to_live.max(LEAST_TIME_TO_LIVE),
+        }
+    }
+
+    async fn dead_letter(&self, dead: Vec<Work>) -> Result<(), QueueError> {
+        for work in &dead {
+            count(Metric::DeadLettered);
+            tracing::error!(id = work.id, "moved to the dead-letter queue: it failed too often");
+        }
+        self.dead_letters.send(&Record::pack(dead)).await
+    }
+
+    /// Names the messages that stay in the queue, after telling the queue when each is to come back.
+    async fn response(&self, received: Vec<Received>, stay: &BTreeSet<usize>) -> SqsBatchResponse {
         let mut response = SqsBatchResponse::default();
-        let (mut delays, mut published) = (Vec::new(), Vec::new());
-        for message in received {
-            let delay = match message.retry {
-                Some(Retry::After(asked)) => asked,
-                Some(Retry::BackingOff) => backoff(message.receive_count),
-                // At once, but not so often that its receives are used up while the plugin is slow.
-                None if message.not_tried && message.receive_count < PATIENT_RECEIVES => Duration::ZERO,
-                None if message.not_tried => backoff(message.receive_count),
-                None => continue,
-            };
-            published.extend(message.published);
-            delays.push((message.receipt_handle, delay));
+        let mut delays = Vec::new();
+        for (index, message) in received.into_iter().enumerate() {
+            if !stay.contains(&index) {
+                continue;
+            }
+            delays.push((message.receipt_handle, backoff(message.receive_count)));
             let mut failure = BatchItemFailure::default();
             failure.item_identifier = message.message_id;
             response.batch_item_failures.push(failure);
         }
-        let delayed = async {
-            if let Err(error) = self.queue.delay(&delays).await {
-                tracing::warn!(error = %Causes(&error), "messages come back after the queue's own visibility timeout");
-            }
-        };
-        // The messages come back as a whole; without this, what they have published would be published again.
-        let notes = published.into_iter().map(|published| self.note(published));
-        let noted = stream::iter(notes).buffer_unordered(WRITES).collect::<()>();
-        tokio::join!(delayed, noted);
-        response
-    }
-
-    async fn note(&self, published: Published) {
-        let Published { id, user, uid, counted, services } = published;
-        let services: Vec<&PublishService> = services.iter().collect();
-        let claimant = Claimant { id: &id, user: &user, uid: &uid, counted };
-        if let Err(error) = self.store.finish(claimant, &services).await {
-            tracing::error!(id, error = %Causes(&error), "a notification may be repeated");
+        if let Err(error) = self.queue.delay(&delays).await {
+            tracing::warn!(error = %Causes(&error), "messages come back after the queue's own visibility timeout");
         }
+        response
     }
 }
 
@@ -236,44 +319,6 @@ impl From<SqsMessage> for Received {
             message_id: message.message_id.unwrap_or_default(),
             receipt_handle: message.receipt_handle.unwrap_or_default(),
             receive_count: receive_count.unwrap_or(1),
-            ..Self::default()
-        }
-    }
-}
-
-impl Received {
-    fn note(&mut self, ended: Ended) {
-        let published = match ended {
-            Ended::Done(published) => published,
-            Ended::Failed(retry, published) => {
-                self.retry = self.retry.max(Some(retry));
-                published
-            }
-            Ended::NotTried => {
-                self.not_tried = true;
-                None
-            }
-        };
-        self.published.extend(published);
-    }
-}
-
-/// One second, doubling to a quarter of an hour, less up to a quarter so that many failures do not return at once.
-fn backoff(receive_count: u32) -> Duration {
-    let seconds = 2_u64.saturating_pow(receive_count.saturating_sub(1)).min(MAX_BACKOFF.as_secs());
-    Duration::from_secs(seconds - fastrand::u64(0..=seconds / 4))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tries_are_a_second_apart_and_then_longer_to_a_quarter_of_an_hour() {
-        assert_eq!(backoff(1), Duration::from_secs(1));
-        for (receive_count, longest) in [(2, 2), (4, 8), (10, 512), (11, 900), (100, 900), (u32::MAX, 900)] {
-            let delay = backoff(receive_count).as_secs();
-            assert!(delay <= longest && delay >= longest - longest / 4, "{receive_count}: {delay}");
         }
     }
 }

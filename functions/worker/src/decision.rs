@@ -9,6 +9,8 @@ use pushlark_queue::Facts;
 use pushlark_store::Snapshot;
 use time::OffsetDateTime;
 
+use crate::task::Attempt;
+
 /// A notification is tried for at least so long, since it spends some time in the queue: a `time_to_live` of 0 means
 /// now or never, not never.
 pub const LEAST_TIME_TO_LIVE: Duration = Duration::from_secs(30);
@@ -48,6 +50,8 @@ pub enum Reason {
     Unroutable(Unroutable),
     /// Another event of this message published to it, or is about to.
     Claimed,
+    /// It is a device that was enabled while the message was tried again.
+    EnabledLater,
 }
 
 impl fmt::Display for Reason {
@@ -58,6 +62,7 @@ impl fmt::Display for Reason {
             Self::TooLate => f.write_str("the message is older than its time to live"),
             Self::Unroutable(unroutable) => unroutable.fmt(f),
             Self::Claimed => f.write_str("another event of this message publishes to it"),
+            Self::EnabledLater => f.write_str("it was enabled after the message"),
         }
     }
 }
@@ -105,6 +110,24 @@ impl Known {
             EventKind::Message(_) => None,
         };
         Self { recipient: Recipient { exists: facts.exists.unwrap_or(true), online, tied }, presence }
+    }
+}
+
+impl Decision<'_> {
+    /// Leaves to an attempt what it is for: a try of one device concerns that one alone, and no try after the first one
+    /// concerns a device that was enabled after the message.
+    pub fn restrict_to(&mut self, attempt: &Attempt) {
+        self.left_out.retain(|(service, _)| attempt.concerns(service));
+        self.publications.retain(|planned| attempt.concerns(&planned.publication.service));
+        if !attempt.is_repeat {
+            return;
+        }
+        let (later, publications) =
+            std::mem::take(&mut self.publications).into_iter().partition::<Vec<_>, _>(|planned| {
+                self.snapshot.is_enabled_after(&planned.publication.service, attempt.at())
+            });
+        self.publications = publications;
+        self.left_out.extend(later.into_iter().map(|planned| (planned.publication.service, Reason::EnabledLater)));
     }
 }
 

@@ -1,10 +1,13 @@
 //! What would become of events, and why, without publishing, claiming or counting anything.
 
+use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use pushlark_delivery::Notification;
 use pushlark_events::{Arrival, Effect, Event as WebhookEvent, Reading, read_event};
-use pushlark_plugin::{Event, Payload, PublishService};
-use pushlark_queue::{Facts, Record, Subject, Work};
+use pushlark_plugin::{Event, Payload, Publication, PublishService};
+use pushlark_queue::{Facts, Subject, Work};
 use pushlark_store::{Availability, StoreError};
+use pushlark_xmpp::BareJid;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -13,7 +16,7 @@ use crate::Worker;
 use crate::decision::{Decision, Known, Planned, Reason};
 use crate::external::PluginError;
 use crate::notify::Undecided;
-use crate::task::{Task, Unreadable};
+use crate::task::{Action, Task, Unreadable};
 
 /// How many recipients are explained at once, …
 const CONCURRENCY: usize = 32;
@@ -123,6 +126,9 @@ struct Target {
     #[serde(serialize_with = "in_order")]
     payload: Payload,
     target: String,
+    /// That nothing is sent there at the moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notice: Option<&'static str>,
 }
 
 impl Worker {
@@ -160,10 +166,11 @@ impl Worker {
             Effect::Queue(Subject::UserRemoved { jid }) => format!("removes what is kept of {jid}"),
             Effect::Queue(Subject::DomainRemoved { domain }) => format!("removes the registrations of {domain}"),
             Effect::Queue(subject) => {
-                let record = Record { uid: String::new(), work: vec![Work { id: id.clone(), at, subject }] };
-                let explained = Task::of(record, &self.disclosure)?.into_iter().filter_map(|task| match task {
-                    Task::Notify { event, facts, .. } => Some(self.explain_recipient(event, facts)),
-                    Task::NotifyDevice { .. } | Task::RemoveUser { .. } | Task::RemoveDomain { .. } => None,
+                let work = Work::new(id.clone(), at, subject);
+                let tasks = Task::of(vec![work], "", false, &self.disclosure)?;
+                let explained = tasks.into_iter().filter_map(|task| match task.action {
+                    Action::Notify { event, facts } => Some(self.explain_recipient(event, facts)),
+                    Action::NotifyDevice(_) | Action::RemoveUser(_) | Action::RemoveDomain(_) => None,
                 });
                 recipients = stream::iter(explained).buffered(CONCURRENCY).try_collect().await?;
                 "notifies".into()
@@ -205,14 +212,7 @@ impl Worker {
                         .chain(others)
                         .map(|(service, why)| LeftOut { service: Service::new(&service), why: why.to_string() })
                         .collect(),
-                    publications: ours
-                        .into_iter()
-                        .map(|Planned { publication, publisher, .. }| Target {
-                            service: Service::new(&publication.service),
-                            target: publisher.describe(&user, &publication.service),
-                            payload: publication.payload,
-                        })
-                        .collect(),
+                    publications: join_all(ours.into_iter().map(|planned| target(&event, &user, planned))).await,
                 })
             }
             Err(Undecided::Skipped(rule)) => Outcome::Skipped { skipped: rule.to_string() },
@@ -220,6 +220,21 @@ impl Worker {
             Err(Undecided::Plugin(error)) => return Err(error.into()),
         };
         Ok(Explanation { recipient: user.to_string(), outcome })
+    }
+}
+
+async fn target(event: &Event, user: &BareJid, planned: Planned<'_>) -> Target {
+    let Planned { publication: Publication { service, payload }, expires_at, publisher } = planned;
+    let (message_id, conversation) = (&event.id, &event.from.to_bare());
+    let notification =
+        Notification { message_id, user, conversation, service: &service, payload: &payload, expires_at };
+    let is_paused = publisher.is_paused(&notification).await;
+    let notice = "the push service failed too often, and is left alone for a while: it is tried again later";
+    Target {
+        target: publisher.describe(user, &service),
+        notice: is_paused.then_some(notice),
+        service: Service::new(&service),
+        payload,
     }
 }
 

@@ -6,9 +6,13 @@ mod batch;
 mod decision;
 mod explain;
 mod external;
+mod finished;
+mod guard;
 mod node;
 mod notify;
 mod publish;
+mod retry;
+mod shares;
 mod task;
 
 pub use explain::{Explained, Unexplained};
@@ -29,10 +33,11 @@ use pushlark_store::Store;
 use pushlark_telemetry::{Causes, Format, flush, start};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use external::{External, OnError};
+use guard::Guard;
+use shares::Shares;
 
 /// How long an invocation may take, as the template has it.
 pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,10 +64,11 @@ pub struct Worker {
     time_to_live: Duration,
     /// How long before the deadline the last task begins.
     last_start: Duration,
-    /// `WORKER_CONCURRENCY` for the recipients that are worked on, …
-    recipients: Semaphore,
+    guard: Guard,
+    /// `WORKER_CONCURRENCY` for the recipients that are decided on, …
+    recipients: Shares,
     /// … and for the publishes of all of them.
-    publishes: Semaphore,
+    publishes: Shares,
 }
 
 /// Who decides.
@@ -135,8 +141,9 @@ impl Worker {
             unread_counts: environment.switch("UNREAD_COUNTS", false)?,
             time_to_live: Duration::from_secs(time_to_live.into()),
             last_start,
-            recipients: Semaphore::new(concurrency),
-            publishes: Semaphore::new(concurrency),
+            guard: Guard::default(),
+            recipients: Shares::new(concurrency),
+            publishes: Shares::new(concurrency),
         })
     }
 

@@ -3,16 +3,19 @@
 use pushlark_delivery::Notification;
 use pushlark_plugin::{Disclosure, InvalidOptions, Payload, PublishOptions, PublishService};
 use pushlark_queue::NodeNotification;
-use pushlark_store::{Claimant, Device};
+use pushlark_store::Device;
 use pushlark_telemetry::{Metric, count};
 use pushlark_xmpp::{BareJid, parse_jid};
 use time::OffsetDateTime;
-use tokio::time::Instant;
 
 use crate::Worker;
+use crate::batch::Batch;
 use crate::decision::LEAST_TIME_TO_LIVE;
 use crate::notify::Notified;
 use crate::publish::{Ended, Source};
+use crate::retry::Left;
+use crate::shares::Share;
+use crate::task::Attempt;
 
 /// What a node's notification is for its device.
 #[derive(Debug)]
@@ -41,14 +44,13 @@ impl Published {
 }
 
 impl Worker {
-    /// Claims and publishes.
+    /// Claims and publishes. `turn` ends before the publish.
     pub(crate) async fn notify_device(
         &self,
-        id: &str,
         published: &Published,
-        at: OffsetDateTime,
-        uid: &str,
-        last_publish: Instant,
+        attempt: &Attempt,
+        turn: Share,
+        batch: &Batch,
     ) -> Notified {
         let Published { owner: user, service, payload } = published;
         let Some(publisher) = self.delivery.push_service(user, &service.jid) else {
@@ -57,7 +59,7 @@ impl Worker {
             return Notified::default();
         };
         let time_to_live = service.options.time_to_live().ok().flatten().unwrap_or(self.time_to_live);
-        if OffsetDateTime::now_utc() - at > time_to_live.max(LEAST_TIME_TO_LIVE) {
+        if OffsetDateTime::now_utc() - attempt.at() > time_to_live.max(LEAST_TIME_TO_LIVE) {
             count(Metric::Expired);
             tracing::info!("not notified: it is older than its time to live");
             return Notified::default();
@@ -70,7 +72,7 @@ impl Worker {
             Ok(device) => device == Device::Suspected,
             Err(error) => return Notified::default().postponed(&error),
         };
-        match self.store.claim(Claimant { id, user, uid, counted: None }, &[service]).await {
+        match self.store.claim(attempt.claimant(user, None), &[service]).await {
             Ok(held) if held == [true] => {}
             Ok(_) => {
                 tracing::info!("not notified: it was published before");
@@ -78,17 +80,19 @@ impl Worker {
             }
             Err(error) => return Notified::default().postponed(&error),
         }
+        drop(turn);
         let conversation = published.conversation();
-        let (message_id, conversation, expires_at) = (id, &conversation, at + time_to_live);
+        let (message_id, conversation, expires_at) = (attempt.id(), &conversation, attempt.at() + time_to_live);
         let notification = Notification { message_id, user, conversation, service, payload, expires_at };
-        match self.publish(&notification, Source::Node { is_suspected }, publisher, last_publish).await {
+        match self.publish(&notification, Source::Node { is_suspected }, publisher, &attempt.retry, batch).await {
             Ok(ended) => {
                 if let Ended::Delivered = ended {
                     tracing::info!(jid = %service.jid, "notified");
                 }
-                Notified { finished: vec![service.clone()], ..Notified::default() }
+                batch.finished.add(attempt, user, None, [service.clone()]);
+                Notified::default()
             }
-            Err(retry) => Notified { retry: Some(retry), ..Notified::default() },
+            Err(why) => Notified::left(Left { service: Some(service.clone()), why }),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One recipient of one message: from the decision to the device.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::join_all;
 use pushlark_delivery::Notification;
 use pushlark_plugin::{Event, Plugin, Publication, PublishService, Rule};
@@ -9,20 +11,22 @@ use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::{BareJid, Hint};
 use tokio::time::{Instant, timeout_at};
 
+use crate::batch::Batch;
 use crate::decision::{Decision, Known, Planned, Reason, decide};
 use crate::external::PluginError;
-use crate::publish::{Ended, Retry, Source};
+use crate::publish::{Ended, Source};
+use crate::retry::{Left, Why};
+use crate::shares::Share;
+use crate::task::Attempt;
 use crate::{ChosenPlugin, Worker};
 
 /// How a recipient's turn ended.
 #[derive(Debug, Default)]
 pub struct Notified {
-    /// The services that need nothing more.
-    pub finished: Vec<PublishService>,
     /// The message's number, if it was counted.
     pub counted: Option<u32>,
-    /// Whether something has to be tried again.
-    pub retry: Option<Retry>,
+    /// What has to be tried again.
+    pub left: Vec<Left>,
 }
 
 /// Why there is no decision.
@@ -40,10 +44,17 @@ pub enum Undecided {
 }
 
 impl Worker {
-    /// Counts, decides, claims and publishes.
-    pub(crate) async fn notify(&self, event: &mut Event, facts: Facts, uid: &str, last_publish: Instant) -> Notified {
+    /// Counts, decides, claims and publishes. `turn` ends before the publishes, whose time others decide.
+    pub(crate) async fn notify(
+        &self,
+        event: &mut Event,
+        facts: Facts,
+        attempt: &Attempt,
+        turn: Share,
+        batch: &Batch,
+    ) -> Notified {
         let mut notified = Notified::default();
-        match self.count(event, facts).await {
+        match self.count(event, facts, attempt.retry.unread_count).await {
             Ok(counted) => notified.counted = counted,
             Err(error) => return notified.postponed(&error),
         }
@@ -51,12 +62,13 @@ impl Worker {
             Ok(decision) => decision,
             Err(Undecided::Skipped(rule)) => {
                 tracing::info!(skipped = %rule, "not notified");
-                return self.remember_count(event, uid, notified).await;
+                return self.remember_count(event, attempt, notified).await;
             }
             Err(error) => return notified.postponed(&error),
         };
-        let notified = self.carry_out(event, &mut decision, uid, notified, last_publish).await;
-        self.prune_sessions(&event.recipient(), &decision.snapshot, last_publish).await;
+        decision.restrict_to(attempt);
+        let notified = self.carry_out(event, &mut decision, attempt, notified, turn, batch).await;
+        self.prune_sessions(&event.recipient(), &decision.snapshot, batch.last_publish).await;
         notified
     }
 
@@ -65,53 +77,64 @@ impl Worker {
         &self,
         event: &Event,
         decision: &mut Decision<'_>,
-        uid: &str,
+        attempt: &Attempt,
         mut notified: Notified,
-        last_publish: Instant,
+        turn: Share,
+        batch: &Batch,
     ) -> Notified {
         for (_, reason) in &decision.left_out {
             match reason {
                 Reason::TooLate => count(Metric::Expired),
                 Reason::Unroutable(_) => count(Metric::Unroutable),
-                Reason::Rule(_) | Reason::Unexplained | Reason::Claimed => {}
+                Reason::Rule(_) | Reason::Unexplained | Reason::Claimed | Reason::EnabledLater => {}
             }
         }
         let user = event.recipient();
-        let claimant = Claimant { id: &event.id, user: &user, uid, counted: notified.counted };
+        let counted = notified.counted;
+        let claimant = attempt.claimant(&user, counted);
         let publications = std::mem::take(&mut decision.publications);
         let ours = match self.claim(claimant, publications, &mut decision.left_out).await {
             Ok(ours) => ours,
             Err(error) => return notified.postponed(&error),
         };
+        drop(turn);
         let conversation = event.from.to_bare();
         if ours.is_empty() {
             log(event, decision, 0, 0);
-            return self.remember_count(event, uid, notified).await;
+            return self.remember_count(event, attempt, notified).await;
         }
+        // A plugin may publish several notifications to one service, which is finished with the last of them.
+        let mut open: BTreeMap<_, usize> = BTreeMap::new();
+        for Planned { publication: Publication { service, .. }, .. } in &ours {
+            *open.entry((service.jid.clone(), service.node.clone())).or_default() += 1;
+        }
+        let has_one = |service: &PublishService| open.get(&(service.jid.clone(), service.node.clone())) == Some(&1);
+        let snapshot = &decision.snapshot;
         let published = ours.into_iter().map(async |Planned { publication, expires_at, publisher }| {
             let Publication { service, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
             let notification = Notification { message_id, user: &user, conversation, service, payload, expires_at };
-            let ended =
-                self.publish(&notification, Source::Registration(&decision.snapshot), publisher, last_publish).await;
+            let source = Source::Registration(snapshot);
+            let ended = self.publish(&notification, source, publisher, &attempt.retry, batch).await;
+            if ended.is_ok() && has_one(service) {
+                batch.finished.add(attempt, &user, counted, [service.clone()]);
+            }
             (publication.service, ended)
         });
-        let (mut delivered, mut failed) = (0, Vec::new());
+        let (mut delivered, mut finished, mut failed) = (0, Vec::new(), BTreeMap::new());
         for (service, ended) in join_all(published).await {
             match ended {
-                Ok(Ended::Delivered) => {
-                    delivered += 1;
-                    notified.finished.push(service);
+                Ok(ended) => {
+                    delivered += usize::from(ended == Ended::Delivered);
+                    finished.extend(Some(service).filter(|service| !has_one(service)));
                 }
-                Ok(Ended::Undeliverable) => notified.finished.push(service),
-                Err(retry) => {
-                    notified.retry = notified.retry.max(Some(retry));
-                    failed.push(service);
-                }
+                Err(why) => _ = failed.insert((service.jid.clone(), service.node.clone()), (service, why)),
             }
         }
-        notified.finished.retain(|service| !failed.contains(service));
+        finished.retain(|service| !failed.contains_key(&(service.jid.clone(), service.node.clone())));
+        batch.finished.add(attempt, &user, counted, finished);
         log(event, decision, delivered, failed.len());
+        notified.left.extend(failed.into_values().map(|(service, why)| Left { service: Some(service), why }));
         notified
     }
 
@@ -129,23 +152,27 @@ impl Worker {
     }
 
     /// Counts a message for its recipient, where the counts are Pushlark's to keep: as MongooseIM's inbox does, every
-    /// message that somebody else wrote, whether it notifies or not. Answers the message's number.
-    async fn count(&self, event: &mut Event, facts: Facts) -> Result<Option<u32>, StoreError> {
+    /// message that somebody else wrote, whether it notifies or not. Returns the message's number, which an earlier try may
+    /// have `counted`.
+    async fn count(&self, event: &mut Event, facts: Facts, counted: Option<u32>) -> Result<Option<u32>, StoreError> {
         if !self.counts(event, facts) {
             return Ok(None);
         }
         let (user, conversation) = (event.recipient(), event.from.to_bare());
-        event.unread_count = self.store.count(&user, &conversation, &event.id, event.at).await?;
+        event.unread_count = match counted {
+            Some(counted) => counted,
+            None => self.store.count(&user, &conversation, &event.id, event.at).await?,
+        };
         Ok(Some(event.unread_count))
     }
 
     /// Notes the message's number where nothing is claimed: a counter itself only remembers its last messages.
-    async fn remember_count(&self, event: &Event, uid: &str, notified: Notified) -> Notified {
+    async fn remember_count(&self, event: &Event, attempt: &Attempt, notified: Notified) -> Notified {
         if notified.counted.is_none() {
             return notified;
         }
-        let claimant = Claimant { id: &event.id, user: &event.recipient(), uid, counted: notified.counted };
-        match self.store.finish(claimant, &[]).await {
+        let user = event.recipient();
+        match self.store.finish(attempt.claimant(&user, notified.counted), &[], &[]).await {
             Ok(()) => notified,
             Err(error) => notified.postponed(&error),
         }
@@ -205,10 +232,15 @@ impl Worker {
 }
 
 impl Notified {
+    /// Nothing but this is left to do.
+    pub(crate) fn left(left: Left) -> Self {
+        Self { counted: None, left: vec![left] }
+    }
+
     pub(crate) fn postponed(self, error: &dyn std::error::Error) -> Self {
         count(Metric::Transient);
         tracing::error!(error = %Causes(error), "not notified yet");
-        Self { retry: Some(Retry::BackingOff), ..self }
+        Self { left: vec![Left::all(Why::FAILED)], ..self }
     }
 }
 

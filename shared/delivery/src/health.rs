@@ -1,105 +1,90 @@
 //! How the push services have been doing of late, as this worker sees them.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use pushlark_settings::{Environment, SettingError};
-use pushlark_telemetry::{Metric, count};
 use tokio::time::Instant;
 
+use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
 
 /// After so many failures in a row …
-const FAILURES: u32 = 5;
-/// … a push service is left alone so long; then one notification tries it.
-const PAUSE: Duration = Duration::from_secs(2);
-/// How many of the last answers are looked at, one a bit.
-const WINDOW: u32 = u128::BITS;
-/// How many answers there must be before a share of them means something.
-const LEAST_ANSWERS: u32 = 20;
+const FAILURES: usize = 5;
+/// … of so many devices a push service is paused: fewer devices may be the trouble themselves.
+const DEVICES: usize = 3;
+/// How long after one notification that tries a paused push service the next one does.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// After so many times this interval a device that has failed may try, and later the one that failed last: there may be no
+/// other.
+const OF_FAILED: u32 = 2;
+const OF_LAST: u32 = 5;
+/// How many devices are remembered that failed in a row.
+const REMEMBERED: usize = 100;
 /// How many push services are remembered: users name those of Web Push.
 const CAPACITY: usize = 1_000;
 
-/// Of each push service.
+/// Of each push service: whether it is paused.
+#[derive(Default)]
 pub struct Health {
-    /// The most of the last answers, in percent, that may call devices gone.
-    most_gone: u32,
     services: Mutex<HashMap<String, Service>>,
 }
 
+/// A device, without its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device(u64);
+
 #[derive(Default)]
 struct Service {
-    failures: u32,
-    paused_until: Option<Instant>,
-    /// The last answers about devices, the newest in the lowest bit: whether they said that it is gone.
-    gone: u128,
-    answers: u32,
+    /// How many failures there were in a row …
+    failures: usize,
+    /// … and the devices that they were of, the last one at the end.
+    failed: Vec<Device>,
+    /// The last try, while it is paused.
+    probed_at: Option<Instant>,
 }
 
-/// Of services whose word is always taken.
-impl Default for Health {
-    fn default() -> Self {
-        Self { most_gone: 100, services: Mutex::default() }
+impl Device {
+    /// The device of a notification.
+    pub fn of(notification: &Notification<'_>) -> Self {
+        let service = notification.service;
+        let mut hasher = DefaultHasher::new();
+        match service.options.given("endpoint").or_else(|| service.options.given("device_id")) {
+            Some(device) => device.hash(&mut hasher),
+            None => (&service.jid, &service.node).hash(&mut hasher),
+        }
+        Self(hasher.finish())
     }
 }
 
 impl Health {
-    /// From `DISABLE_MAX_PERCENT`.
-    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        let most_gone = environment.number("DISABLE_MAX_PERCENT", 1..=100, 50)?;
-        Ok(Self { most_gone, services: Mutex::default() })
+    /// Whether `service` is left alone now. The first notification of a device that has not failed tries it, and then one
+    /// in an interval.
+    pub fn is_paused(&self, service: &str) -> bool {
+        self.with(service, |health| health.is_paused())
     }
 
-    /// The failure that asking `service` now would end in, if it is to be left alone.
-    pub fn is_paused(&self, service: &str) -> Option<Failure> {
+    /// The failure that asking `service` for `device` now would end in, if it is to be left alone.
+    pub fn admit(&self, service: &str, device: Device) -> Result<(), Failure> {
         self.with(service, |health| {
-            let until = health.paused_until?;
-            let now = Instant::now();
-            if now < until {
-                let reason = "the push service failed too often, and is left alone for a while";
-                return Some(Failure::of_service(reason));
+            if health.admits(device, Instant::now()) {
+                return Ok(());
             }
-            // This one tries it; the others wait for what comes of it.
-            health.paused_until = Some(now + PAUSE);
-            None
+            Err(Failure::of_service("the push service failed too often, and is left alone for a while"))
         })
     }
 
-    /// Notes what came of a publish, and answers it. When too many devices in a row are called gone it is more likely that
-    /// the question is wrong, such as its topic, and none is disabled.
-    pub fn note(&self, service: &str, outcome: Outcome) -> Outcome {
-        let is_gone = match &outcome {
-            Outcome::Gone(_) | Outcome::Suspect(_) => true,
-            Outcome::Delivered => false,
-            Outcome::Refused(_) => return outcome,
-            Outcome::Transient(failure) => {
-                match failure.extent {
-                    Extent::Service | Extent::Unreachable => self.with(service, |health| health.fail(service)),
-                    Extent::Device | Extent::Node => self.with(service, Service::recover),
-                    Extent::Unknown => {}
-                }
-                return outcome;
-            }
-        };
-        let share = self.with(service, |health| {
-            health.recover();
-            health.gone = health.gone << 1 | u128::from(is_gone);
-            health.answers = (health.answers + 1).min(WINDOW);
-            health.gone.count_ones() * 100 / health.answers.max(LEAST_ANSWERS)
-        });
+    /// Notes the outcome of a publish for `device`.
+    pub fn note(&self, service: &str, device: Device, outcome: &Outcome) {
         match outcome {
-            Outcome::Gone(reason) | Outcome::Suspect(reason) if share > self.most_gone => {
-                count(Metric::DisablingStopped);
-                tracing::error!(
-                    service,
-                    percent = share,
-                    reason,
-                    "too many devices are called gone: none is disabled until fewer are. Check topics and credentials"
-                );
-                Outcome::Refused(format!("{reason}; not disabled, since {share} % of the last devices are called gone"))
-            }
-            outcome => outcome,
+            Outcome::Refused(_) => {}
+            Outcome::Delivered | Outcome::Gone(_) | Outcome::Suspect(_) => self.with(service, Service::recover),
+            Outcome::Transient(failure) => match failure.extent {
+                Extent::Service | Extent::Unreachable => self.with(service, |health| health.fail(service, device)),
+                Extent::Device | Extent::Node => self.with(service, Service::recover),
+                Extent::Unknown => {}
+            },
         }
     }
 
@@ -117,78 +102,121 @@ impl Health {
 }
 
 impl Service {
-    fn recover(&mut self) {
-        (self.failures, self.paused_until) = (0, None);
+    fn is_paused(&self) -> bool {
+        self.failures >= FAILURES && self.failed.len() >= DEVICES
     }
 
-    fn fail(&mut self, service: &str) {
+    fn recover(&mut self) {
+        *self = Self::default();
+    }
+
+    fn fail(&mut self, service: &str, device: Device) {
+        let was_paused = self.is_paused();
         self.failures += 1;
-        if self.failures >= FAILURES {
-            if self.failures == FAILURES {
-                tracing::warn!(
-                    service,
-                    "a push service failed {FAILURES} times in a row: it is left alone for a while"
-                );
-            }
-            self.paused_until = Some(Instant::now() + PAUSE);
+        self.failed.retain(|failed| *failed != device);
+        self.failed.push(device);
+        if self.failed.len() > REMEMBERED {
+            self.failed.remove(0);
         }
+        if self.is_paused() && !was_paused {
+            tracing::warn!(service, "a push service failed {FAILURES} times in a row: it is left alone for a while");
+        }
+    }
+
+    /// Whether a notification of `device` may be sent at `now`. While the push service is paused, one tries it at once if its
+    /// device has not failed: the devices that have may be the trouble.
+    fn admits(&mut self, device: Device, now: Instant) -> bool {
+        if !self.is_paused() {
+            return true;
+        }
+        let intervals = match self.failed.iter().rev().position(|failed| *failed == device) {
+            None => 1,
+            Some(0) => OF_LAST,
+            Some(_) => OF_FAILED,
+        };
+        let is_due = match self.probed_at {
+            Some(probed_at) => now >= probed_at + intervals * PROBE_INTERVAL,
+            None if intervals == 1 => true,
+            None => {
+                self.probed_at = Some(now);
+                false
+            }
+        };
+        if is_due {
+            self.probed_at = Some(now);
+        }
+        is_due
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn health() -> Health {
-        Health::from_environment(&Environment::default()).unwrap()
-    }
 
     fn failure(extent: Extent) -> Outcome {
         Outcome::Transient(Failure { reason: "status 503".into(), retry_after: None, extent })
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_service_that_fails_for_many_is_left_alone_and_then_tried_by_one() {
-        let health = health();
-        for _ in 0..FAILURES {
-            assert_eq!(health.is_paused("a"), None);
-            health.note("a", failure(Extent::Service));
+    /// Fails for each of these devices.
+    fn fail(health: &Health, devices: impl IntoIterator<Item = u64>) {
+        for device in devices {
+            health.note("a", Device(device), &failure(Extent::Service));
         }
-        assert!(health.is_paused("a").is_some());
-        assert_eq!(health.is_paused("b"), None, "its neighbour");
-        tokio::time::advance(PAUSE).await;
-        assert_eq!(health.is_paused("a"), None);
-        assert!(health.is_paused("a").is_some(), "only one tries");
-        health.note("a", Outcome::Delivered);
-        assert_eq!(health.is_paused("a"), None);
-        health.note("a", failure(Extent::Service));
-        assert_eq!(health.is_paused("a"), None, "one failure is none");
+    }
+
+    fn admits(health: &Health, device: u64) -> bool {
+        health.admit("a", Device(device)).is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_fails_for_many_is_left_alone_until_another_device_succeeds() {
+        let health = Health::default();
+        fail(&health, [1, 2, 3, 1]);
+        assert!(admits(&health, 4));
+        fail(&health, [2]);
+        assert!(health.is_paused("a") && !health.is_paused("b"));
+        assert!(health.admit("b", Device(1)).is_ok(), "its neighbour");
+        assert!(admits(&health, 4), "a device that has not failed tries it at once");
+        assert!(!admits(&health, 5), "only one tries");
+        fail(&health, [4]);
+        assert!(!admits(&health, 5));
+        tokio::time::advance(PROBE_INTERVAL).await;
+        assert!(!admits(&health, 4), "the device that failed last");
+        assert!(!admits(&health, 1), "a device that failed");
+        assert!(admits(&health, 5));
+        health.note("a", Device(5), &Outcome::Delivered);
+        assert!(admits(&health, 4) && admits(&health, 1));
+        fail(&health, [1, 2, 3, 4]);
+        assert!(!health.is_paused("a"), "it is counted anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn devices_that_failed_try_where_there_are_no_others() {
+        let health = Health::default();
+        fail(&health, [1, 2, 3, 1, 2]);
+        assert!(!admits(&health, 1));
+        tokio::time::advance(OF_FAILED * PROBE_INTERVAL).await;
+        assert!(!admits(&health, 2), "it failed last");
+        assert!(admits(&health, 1));
+        assert!(!admits(&health, 3), "only one tries");
+        fail(&health, [1]);
+        tokio::time::advance(OF_LAST * PROBE_INTERVAL).await;
+        assert!(admits(&health, 1));
     }
 
     #[tokio::test]
-    async fn a_device_that_fails_does_not_stop_others() {
-        let health = health();
+    async fn few_devices_do_not_stop_others() {
+        let health = Health::default();
         for _ in 0..100 {
-            health.note("a", failure(Extent::Device));
-            health.note("a", failure(Extent::Unknown));
+            fail(&health, [1, 2]);
+            health.note("b", Device(1), &failure(Extent::Device));
+            health.note("b", Device(2), &failure(Extent::Unknown));
         }
-        assert_eq!(health.is_paused("a"), None);
-    }
-
-    #[test]
-    fn when_most_devices_are_called_gone_none_is_disabled() {
-        let health = health();
-        let gone = |health: &Health, service| health.note(service, Outcome::Gone("status 410".into()));
-        for _ in 0..10 {
-            assert!(matches!(gone(&health, "a"), Outcome::Gone(_)));
-        }
-        assert!(matches!(gone(&health, "a"), Outcome::Refused(_)));
-        assert!(matches!(health.note("a", Outcome::Suspect("x".into())), Outcome::Refused(_)));
-        assert!(matches!(gone(&health, "b"), Outcome::Gone(_)));
-        for _ in 0..WINDOW {
-            assert_eq!(health.note("a", Outcome::Delivered), Outcome::Delivered);
-        }
-        assert!(matches!(gone(&health, "a"), Outcome::Gone(_)));
+        assert!(admits(&health, 3));
+        assert!(health.admit("b", Device(3)).is_ok());
+        fail(&health, [3]);
+        assert!(health.is_paused("a"));
+        health.note("a", Device(9), &failure(Extent::Device));
+        assert!(!health.is_paused("a"), "an answer about a device is one of the push service");
     }
 }

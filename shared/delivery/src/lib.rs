@@ -35,7 +35,7 @@ use tokio::time::{Instant, timeout_at};
 
 use destinations::{Destination, PushService};
 use direct::{Direct, Provider};
-use health::Health;
+use health::{Device, Health};
 use mongoosepush::MongoosePush;
 use pubsub::PubSub;
 use webhook::Webhook;
@@ -53,6 +53,16 @@ pub struct Publisher {
     health: Health,
     timeout: Duration,
     disable_after: Option<u32>,
+    most_gone: Option<u32>,
+}
+
+/// The answer to a publish.
+#[derive(Debug)]
+pub struct Answer {
+    /// Names the push service that was asked: what fails and recovers as one. It is for the log, too.
+    pub push_service: String,
+    /// What came of it.
+    pub outcome: Outcome,
 }
 
 enum PublisherKind {
@@ -113,7 +123,7 @@ impl Publisher {
         let direct = Direct::from_environment(&destinations.trusted_origins, environment, timeout, aws)?;
         let key = webhook::key_from_environment(environment, aws)?;
         let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
-        let health = Health::from_environment(environment)?;
+        let most_gone = Some(environment.number("DISABLE_MAX_PERCENT", 1..=100, 50)?);
         let Some(chosen) = destinations.push_service() else { return Ok(None) };
         let missing = |name, purpose| SettingError::Missing { name, purpose };
         let kind = match chosen {
@@ -130,7 +140,7 @@ impl Publisher {
                 PublisherKind::Webhook(Box::new(Webhook::new(url.clone(), key, timeout)))
             }
         };
-        Ok(Some(Self { kind, health, timeout, disable_after }))
+        Ok(Some(Self { kind, health: Health::default(), timeout, disable_after, most_gone }))
     }
 
     fn of_pubsub(
@@ -145,12 +155,12 @@ impl Publisher {
         };
         let servers = &destinations.pubsub_servers;
         let Some(pubsub) = PubSub::from_environment(servers, environment, timeout, aws)? else { return Ok(None) };
-        let health = Health::default();
-        Ok(Some(Self { kind: PublisherKind::PubSub(Box::new(pubsub)), health, timeout, disable_after }))
+        let kind = PublisherKind::PubSub(Box::new(pubsub));
+        Ok(Some(Self { kind, health: Health::default(), timeout, disable_after, most_gone: None }))
     }
 
     /// Publishes one notification, within `PUBLISH_TIMEOUT_MS`.
-    pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
+    pub async fn publish(&self, notification: &Notification<'_>) -> Answer {
         let deadline = Instant::now() + self.timeout;
         let late = || {
             let reason = format!("no answer within {} ms", self.timeout.as_millis());
@@ -160,9 +170,12 @@ impl Publisher {
             };
             Failure { reason, retry_after: None, extent }
         };
-        let Ok(service) = timeout_at(deadline, self.health_of(notification)).await else { return late().into() };
-        if let Some(failure) = self.health.is_paused(&service) {
-            return failure.into();
+        let Ok(push_service) = timeout_at(deadline, self.push_service_of(notification)).await else {
+            return Answer { push_service: String::new(), outcome: late().into() };
+        };
+        let device = Device::of(notification);
+        if let Err(failure) = self.health.admit(&push_service, device) {
+            return Answer { push_service, outcome: failure.into() };
         }
         let published = async {
             match &self.kind {
@@ -173,7 +186,31 @@ impl Publisher {
             }
         };
         let outcome = timeout_at(deadline, published).await.unwrap_or_else(|_| late().into());
-        self.health.note(&service, outcome)
+        self.health.note(&push_service, device, &outcome);
+        Answer { push_service, outcome }
+    }
+
+    /// The server that a user chose for a notification: the origin of an endpoint of Web Push, or a PubSub service.
+    pub fn server(&self, notification: &Notification<'_>) -> Option<String> {
+        match &self.kind {
+            PublisherKind::Direct(_) => match Provider::of(&notification.service.options) {
+                Ok(Provider::WebPush) => Some(origin(notification)),
+                _ => None,
+            },
+            PublisherKind::PubSub(_) => Some(notification.service.jid.to_string()),
+            PublisherKind::MongoosePush(_) | PublisherKind::Webhook(_) => None,
+        }
+    }
+
+    /// Whether this worker leaves the push service of a notification alone at the moment, since it failed too often.
+    pub async fn is_paused(&self, notification: &Notification<'_>) -> bool {
+        self.health.is_paused(&self.push_service_of(notification).await)
+    }
+
+    /// The most of the last answers, in percent, that may call devices gone before none is disabled; `None` for a push
+    /// service whose word is always taken.
+    pub fn most_gone(&self) -> Option<u32> {
+        self.most_gone
     }
 
     /// After how many suspicions in a row a registration is disabled; `None` for never.
@@ -191,22 +228,18 @@ impl Publisher {
         }
     }
 
-    /// Whose health a notification tells of: what fails and recovers as one. It is for the log, too, so nothing of the form
-    /// is in it as it was given.
-    async fn health_of(&self, notification: &Notification<'_>) -> String {
+    /// Names the push service of a notification: what fails and recovers as one. Nothing of the form is in it as it was
+    /// given, since it is for the log, too.
+    async fn push_service_of(&self, notification: &Notification<'_>) -> String {
         let options = &notification.service.options;
         let provider = Provider::of(options);
         match &self.kind {
-            // A gateway has one health; but what it says of devices is Apple's or Google's word.
+            // What a gateway says of devices is Apple's or Google's word.
             PublisherKind::MongoosePush(_) => format!("MongoosePush/{}", provider.map_or("other", Provider::name)),
             PublisherKind::Webhook(_) => "webhook".into(),
             PublisherKind::PubSub(pubsub) => pubsub.describe(notification.user),
             PublisherKind::Direct(direct) => match provider {
-                Ok(Provider::WebPush) => {
-                    let endpoint = Url::parse(options.get("endpoint").unwrap_or_default()).ok();
-                    let origin = endpoint.map(|endpoint| endpoint.origin().ascii_serialization());
-                    format!("{}/{}", Provider::WebPush.name(), origin.unwrap_or_default())
-                }
+                Ok(Provider::WebPush) => format!("{}/{}", Provider::WebPush.name(), origin(notification)),
                 provider => {
                     let mode = if options.mode() == Ok(Some(Mode::Development)) { "dev" } else { "prod" };
                     let app = direct.app_of(notification).await;
@@ -230,6 +263,12 @@ impl Publisher {
             tracing::warn!(reason, "what publishes cannot be reached");
         }
     }
+}
+
+/// The origin of an endpoint of Web Push; empty if it is no URL.
+fn origin(notification: &Notification<'_>) -> String {
+    let endpoint = notification.service.options.get("endpoint").unwrap_or_default();
+    Url::parse(endpoint).map(|endpoint| endpoint.origin().ascii_serialization()).unwrap_or_default()
 }
 
 fn publish_timeout(environment: &Environment) -> Result<Duration, SettingError> {

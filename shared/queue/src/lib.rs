@@ -2,7 +2,9 @@
 
 mod record;
 
-pub use record::{Facts, MAX_RECIPIENTS, NodeNotification, Record, Subject, Work};
+pub use record::{
+    Facts, InvalidRecord, MAX_RECIPIENTS, NodeNotification, Record, Registration, Retry, Subject, VERSION, Work,
+};
 
 use std::iter;
 use std::time::Duration;
@@ -25,8 +27,8 @@ const SEND_TRIES: usize = 3;
 /// time that the worker may have had it by then.
 const MAX_DELAY: Duration = Duration::from_secs(12 * 60 * 60 - 60);
 
-/// The longest time for which SQS keeps a new message back.
-const MAX_TIMER: Duration = Duration::from_secs(15 * 60);
+/// The longest time for which SQS keeps a new message back ("Amazon SQS message timers").
+pub const MAX_TIMER: Duration = Duration::from_secs(15 * 60);
 
 /// The queue did not do what it was asked; the caller tries again later.
 #[derive(Debug, thiserror::Error)]
@@ -57,14 +59,25 @@ impl Queue {
 
     /// Sends records in batches, up to [`SENDS`] of them side by side. When it fails, some records may have been sent.
     pub async fn send(&self, records: &[Record]) -> Result<(), QueueError> {
+        let at_once: Vec<_> = records.iter().zip(iter::repeat(Duration::ZERO)).collect();
+        self.send_later(&at_once).await
+    }
+
+    /// The same, for records that are not to be received before a delay, each its own: at most [`MAX_TIMER`], in whole
+    /// seconds.
+    pub async fn send_later(&self, records: &[(&Record, Duration)]) -> Result<(), QueueError> {
         // A batch is written when it is sent: all of them together may be many times what the webhook had.
         let sends = batches(records).map(async |batch| self.send_batch(batch?).await);
         stream::iter(sends).buffer_unordered(SENDS).try_collect().await
     }
 
-    async fn send_batch(&self, bodies: Vec<String>) -> Result<(), QueueError> {
-        let entry =
-            |(index, body)| SendMessageBatchRequestEntry::builder().id(format!("{index}")).message_body(body).build();
+    async fn send_batch(&self, bodies: Vec<(String, Duration)>) -> Result<(), QueueError> {
+        let entry = |(index, (body, delay)): (usize, (String, Duration))| {
+            let entry = SendMessageBatchRequestEntry::builder().id(format!("{index}")).message_body(body);
+            // A queue that is told nothing uses its own delay, which is 0.
+            let seconds = Some(delay.min(MAX_TIMER).as_secs() as i32).filter(|seconds| *seconds > 0);
+            entry.set_delay_seconds(seconds).build()
+        };
         let entries: Result<Vec<_>, BuildError> = bodies.into_iter().enumerate().map(entry).collect();
         let mut entries = entries.map_err(QueueError::during("take a record"))?;
         let mut reason = String::new();
@@ -82,15 +95,6 @@ impl Queue {
             entries.retain(|entry| sent.failed.iter().any(|failed| failed.id == entry.id));
         }
         Err(QueueError { action: "take records", source: reason.into() })
-    }
-
-    /// Sends one record that is not to be received before so long, at most 15 minutes ("Amazon SQS message timers").
-    pub async fn send_later(&self, record: &Record, delay: Duration) -> Result<(), QueueError> {
-        let body = serde_json::to_string(record).map_err(QueueError::during("take a record"))?;
-        let seconds = delay.min(MAX_TIMER).as_secs() as i32;
-        let message = self.client.send_message().queue_url(&self.url).message_body(body).delay_seconds(seconds);
-        message.send().await.map_err(QueueError::during("take a record"))?;
-        Ok(())
     }
 
     /// Sends a text as it stands, as a record that nobody could understand goes to the dead-letter queue.
@@ -130,19 +134,23 @@ impl Queue {
     }
 }
 
-/// The bodies of records, in batches that one call of SQS takes.
-fn batches(records: &[Record]) -> impl Iterator<Item = Result<Vec<String>, QueueError>> {
-    let mut bodies = records.iter().map(serde_json::to_string).peekable();
+/// The bodies of records and their delays, in batches that one call of SQS takes.
+fn batches(records: &[(&Record, Duration)]) -> impl Iterator<Item = Result<Vec<(String, Duration)>, QueueError>> {
+    fn body((record, delay): &(&Record, Duration)) -> serde_json::Result<(String, Duration)> {
+        Ok((serde_json::to_string(record)?, *delay))
+    }
+
+    let mut bodies = records.iter().map(body).peekable();
     iter::from_fn(move || {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(body) = bodies.next_if(|body| {
-            let more = body.as_ref().map_or(0, String::len);
+            let more = body.as_ref().map_or(0, |(body, _)| body.len());
             batch.is_empty() || (batch.len() < MAX_BATCH_ENTRIES && bytes + more <= BATCH_BYTES)
         }) {
             match body {
-                Ok(body) => {
+                Ok((body, delay)) => {
                     bytes += body.len();
-                    batch.push(body);
+                    batch.push((body, delay));
                 }
                 Err(error) => return Some(Err(QueueError::during("take a record")(error))),
             }
@@ -154,12 +162,22 @@ fn batches(records: &[Record]) -> impl Iterator<Item = Result<Vec<String>, Queue
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use pushlark_xmpp::BareJid;
+    use time::OffsetDateTime;
+
     use super::*;
 
     #[test]
     fn a_batch_has_ten_records_or_a_quarter_of_a_megabyte() {
-        let record = |bytes: usize| Record { uid: "u".repeat(bytes), work: Vec::new() };
-        let sizes = |records: &[Record]| batches(records).map(|batch| batch.unwrap().len()).collect::<Vec<_>>();
+        let user = BareJid::new("bob@example.com").unwrap();
+        let record = |bytes: usize| {
+            let subject = Subject::UserRemoved { jid: user.clone() };
+            Record::pack([Work::new("i".repeat(bytes), OffsetDateTime::UNIX_EPOCH, subject)]).remove(0)
+        };
+        let sizes = |records: &[Record]| {
+            let records: Vec<_> = records.iter().map(|record| (record, Duration::ZERO)).collect();
+            batches(&records).map(|batch| batch.unwrap().len()).collect::<Vec<_>>()
+        };
         assert_eq!(sizes(&[]), [0; 0]);
         assert_eq!(sizes(&vec![record(32); 25]), [10, 10, 5]);
         assert_eq!(sizes(&vec![record(100_000); 5]), [2, 2, 1]);

@@ -1,6 +1,6 @@
 //! What was published of a message, so that each service gets it once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::ReturnValue;
@@ -18,66 +18,93 @@ const CLAIM_LIFETIME: Duration = Duration::from_hours(16 * 24);
 const MAX_SERVICES: usize = 100;
 
 const CLAIM: &str = "claim";
+/// The end of the holder of a service that needs nothing more.
+const DONE: &str = "done";
 
-/// What an event says in a claim.
+/// Who claims: one try of one recipient of a message.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'c> {
     /// The message.
     pub id: &'c str,
     /// The recipient.
     pub user: &'c BareJid,
-    /// The event.
-    pub uid: &'c str,
+    /// The name of the first try. Two queue messages with the same record have different ones.
+    pub name: &'c str,
+    /// How often the recipient was put back into the queue before this try. A later try holds the claims of the earlier
+    /// ones; an earlier one that SQS delivers again holds none of those that were put back.
+    pub generation: u32,
     /// What [`Store::count`] gave for the message, if it was asked.
     pub counted: Option<u32>,
 }
 
+/// What is written of a service.
+#[derive(Debug, Clone, Copy)]
+enum Mark {
+    /// The claimant holds it, unless it is held.
+    Claimed,
+    /// It needs nothing more.
+    Done,
+    /// The claimant's next try holds it.
+    PutBack,
+}
+
+impl Claimant<'_> {
+    /// The holder of a service from this try on, or from the next one on.
+    fn holder(&self, generation: u32) -> String {
+        if generation == 0 { self.name.to_owned() } else { format!("{} {generation}", self.name) }
+    }
+
+    /// The holder of a service that needs nothing more.
+    fn done(&self) -> String {
+        format!("{} {DONE}", self.name)
+    }
+
+    /// Whether a service with this holder is left to this try.
+    fn is_held_by(&self, holder: &str) -> bool {
+        let generation = match holder.strip_prefix(self.name) {
+            Some("") => Some(0),
+            Some(rest) => rest.strip_prefix(' ').and_then(|generation| generation.parse().ok()),
+            None => None,
+        };
+        generation.is_some_and(|generation: u32| generation <= self.generation)
+    }
+}
+
 impl Store {
-    /// Claims for an event the right to publish its message to `services`, in one write a hundred. Answers which of them
-    /// this event holds: it has claimed them now, or had before and did not finish.
+    /// Claims the right to publish a message to `services`, in one write a hundred. Returns which of them this try holds:
+    /// it has claimed them now, or an earlier try had and did not finish.
     pub async fn claim(&self, claimant: Claimant<'_>, services: &[&PublishService]) -> Result<Vec<bool>, StoreError> {
-        let uid = claimant.uid;
         let mut held = Vec::with_capacity(services.len());
         for services in services.chunks(MAX_SERVICES) {
-            let claim =
-                self.update_claim("claim a message", claimant, services, "if_not_exists({}, :uid)", uid).await?;
+            let marks = services.iter().map(|service| (*service, Mark::Claimed));
+            let claim = self.update_claim("claim a message", claimant, marks).await?;
             held.extend(services.iter().map(|service| {
                 let holder = item::text_of(&claim, &keys::service(service));
                 // A claim by an earlier version came before this one, but is finished under the short name.
                 match item::text_of(&claim, &keys::long_service(service)) {
-                    Some(earlier) => earlier == uid && holder != Some(&done(uid)),
-                    None => holder == Some(uid),
+                    Some(earlier) => claimant.is_held_by(earlier) && holder != Some(&claimant.done()),
+                    None => holder.is_some_and(|holder| claimant.is_held_by(holder)),
                 }
             }));
         }
         Ok(held)
     }
 
-    /// Notes that `services` need nothing more for the message, so that a repeat of the event leaves them out, and the
-    /// message's number, even without any service.
-    pub async fn finish(&self, claimant: Claimant<'_>, services: &[&PublishService]) -> Result<(), StoreError> {
-        let done = done(claimant.uid);
-        let (first, others) = services.split_at(services.len().min(MAX_SERVICES));
-        for services in [first].into_iter().chain(others.chunks(MAX_SERVICES)) {
-            self.update_claim("note what was published", claimant, services, ":uid", &done).await?;
+    /// Notes that `finished` need nothing more for the message and that `put_back` are left to the next try, so that this
+    /// try leaves out both if SQS delivers it again; and the message's number, even without any service.
+    pub async fn finish(
+        &self,
+        claimant: Claimant<'_>,
+        finished: &[&PublishService],
+        put_back: &[&PublishService],
+    ) -> Result<(), StoreError> {
+        let finished = finished.iter().map(|service| (*service, Mark::Done));
+        let marks: Vec<_> = finished.chain(put_back.iter().map(|service| (*service, Mark::PutBack))).collect();
+        let (first, others) = marks.split_at(marks.len().min(MAX_SERVICES));
+        for marks in [first].into_iter().chain(others.chunks(MAX_SERVICES)) {
+            self.update_claim("note what was published", claimant, marks.iter().copied()).await?;
         }
         Ok(())
-    }
-
-    /// Counts a try to publish a message to a service that failed; answers how many did.
-    pub async fn count_try(&self, id: &str, user: &BareJid, service: &PublishService) -> Result<u32, StoreError> {
-        let counted = self
-            .update(keys::claim(id, user), CLAIM)
-            .update_expression("ADD #tries :one")
-            .expression_attribute_names("#tries", keys::tries(service))
-            .expression_attribute_values(":one", number(1))
-            .return_values(ReturnValue::AllNew)
-            .send()
-            .await
-            .map_err(StoreError::during("count a try"))?;
-        let claim = counted.attributes.unwrap_or_default();
-        let tries = [keys::tries(service), keys::long_tries(service)].map(|name| item::number_of(&claim, &name));
-        Ok(tries.into_iter().flatten().sum::<u64>().try_into().unwrap_or(u32::MAX))
     }
 
     /// What is claimed of a message.
@@ -89,27 +116,28 @@ impl Store {
         &self,
         action: &'static str,
         claimant: Claimant<'_>,
-        services: &[&PublishService],
-        value: &str,
-        uid: &str,
+        marks: impl Iterator<Item = (&PublishService, Mark)>,
     ) -> Result<Item, StoreError> {
-        let Claimant { id, user, counted, .. } = claimant;
+        let Claimant { id, user, counted, generation, .. } = claimant;
         // A plugin may publish several notifications to one service.
-        let services: BTreeSet<String> = services.iter().map(|service| keys::service(service)).collect();
-        let names: BTreeMap<String, String> =
-            services.into_iter().enumerate().map(|(i, service)| (format!("#s{i}"), service)).collect();
-        let mut sets: Vec<String> =
-            names.keys().map(|name| format!("{name} = {}", value.replace("{}", name))).collect();
-        sets.push("expires_at = :expires_at".into());
+        let marks: BTreeMap<String, Mark> = marks.map(|(service, mark)| (keys::service(service), mark)).collect();
+        let mut sets = vec!["expires_at = :expires_at".to_owned()];
         let mut update = self.update(keys::claim(id, user), CLAIM);
         if let Some(counted) = counted {
             sets.push("unread = if_not_exists(unread, :unread)".into());
             update = update.expression_attribute_values(":unread", number(counted.into()));
         }
-        if !names.is_empty() {
-            update = update
-                .set_expression_attribute_names(Some(names.into_iter().collect()))
-                .expression_attribute_values(":uid", text(uid));
+        for (index, (service, mark)) in marks.into_iter().enumerate() {
+            let name = format!("#s{index}");
+            let (set, value, holder) = match mark {
+                Mark::Claimed => {
+                    (format!("{name} = if_not_exists({name}, :held)"), ":held", claimant.holder(generation))
+                }
+                Mark::Done => (format!("{name} = :done"), ":done", claimant.done()),
+                Mark::PutBack => (format!("{name} = :next"), ":next", claimant.holder(generation + 1)),
+            };
+            sets.push(set);
+            update = update.expression_attribute_names(name, service).expression_attribute_values(value, text(holder));
         }
         let updated = update
             .update_expression(format!("SET {}", sets.join(", ")))
@@ -120,11 +148,6 @@ impl Store {
             .map_err(StoreError::during(action))?;
         Ok(updated.attributes.unwrap_or_default())
     }
-}
-
-/// The holder of a service that needs nothing more from the event `uid`.
-fn done(uid: &str) -> String {
-    format!("{uid} done")
 }
 
 /// What is claimed of a message for one recipient.
@@ -140,5 +163,35 @@ impl Claimed {
     /// The number that the message had when it was counted, if it was.
     pub fn counted(&self) -> Option<u32> {
         item::number_of(&self.0, "unread")?.try_into().ok()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_try_holds_its_own_claims_and_those_of_earlier_tries() {
+        let user = BareJid::new("bob@example.com").unwrap();
+        let claimant = |generation| Claimant { id: "m", user: &user, name: "q.1", generation, counted: None };
+        for (holder, generation, is_held) in [
+            ("q.1", 0, true),
+            ("q.1", 2, true),
+            ("q.1 2", 1, false),
+            ("q.1 2", 2, true),
+            ("q.1 2", 3, true),
+            ("q.1 done", 9, false),
+            ("q.10", 0, false),
+            ("q.10 1", 9, false),
+            ("other", 9, false),
+            ("", 9, false),
+        ] {
+            assert_eq!(claimant(generation).is_held_by(holder), is_held, "{holder:?} by {generation}");
+        }
+        for generation in [0, 1, 7] {
+            assert!(claimant(generation).is_held_by(&claimant(0).holder(generation)));
+        }
+        assert!(!claimant(9).is_held_by(&claimant(0).done()));
     }
 }

@@ -83,25 +83,20 @@ pub fn rate(told_of: &str) -> String {
     format!("rate/{told_of}")
 }
 
+/// The partition key of the answers of a push service.
+pub fn answers(push_service: &str) -> String {
+    format!("answers/{}", bounded(push_service, 1_000))
+}
+
 /// The name of a claim's attribute for a service: short, since a claim has an attribute for each of a user's services.
 /// The colon keeps it apart from the claim's other attributes.
 pub fn service(service: &PublishService) -> String {
     format!("s:{}", service_hash(service))
 }
 
-/// The name of a claim's attribute for how often a service was tried.
-pub fn tries(service: &PublishService) -> String {
-    format!("t:{}", service_hash(service))
-}
-
 /// The name that earlier versions give a claim's attribute for a service. No other attribute has a slash in its name.
 pub fn long_service(service: &PublishService) -> String {
     format!("{}/{}", service.jid, service.node)
-}
-
-/// The name that earlier versions give a claim's attribute for how often a service was tried.
-pub fn long_tries(service: &PublishService) -> String {
-    format!("tries {}", long_service(service))
 }
 
 /// 64 bits: of a thousand services two have the same hash once in 10^13 claims.

@@ -9,7 +9,7 @@ use pushlark_xmpp::{AccessModel, Affiliation, BareJid, NodeConfig, PublishModel}
 
 use crate::item::{self, Item, number, text};
 use crate::transaction::{Latest, Outcome, Part, Retries, is_unmet};
-use crate::{Store, StoreError, expiry, keys, unless_stale};
+use crate::{Store, StoreError, expiry, keys, suspicion, unless_stale};
 
 const STORE: &str = "store a node";
 
@@ -64,7 +64,7 @@ pub enum NodePlaced {
 pub enum Device {
     /// Nothing bad.
     Fine,
-    /// It may be gone.
+    /// It may be gone, or its push service cannot be reached.
     Suspected,
     /// It is.
     Gone,
@@ -116,7 +116,8 @@ impl Store {
     /// What push services said of a node's device.
     pub async fn device(&self, service: &PublishService) -> Result<Device, StoreError> {
         let item = self.get("look up a device", keys::node(&address(service)), &keys::device(service)).await?;
-        Ok(match (item.contains_key("gone_at"), item.contains_key("suspicions")) {
+        let has = |name: &str| item.contains_key(name);
+        Ok(match (has("gone_at"), has(suspicion::SUSPICIONS) || has(suspicion::UNREACHABLE)) {
             (true, _) => Device::Gone,
             (false, true) => Device::Suspected,
             (false, false) => Device::Fine,
@@ -327,6 +328,24 @@ impl Store {
             .map_err(StoreError::during("suspect a device"))?;
         let suspicions = counted.attributes.and_then(|item| item::number_of(&item, "suspicions"));
         Ok(suspicions.and_then(|suspicions| suspicions.try_into().ok()).unwrap_or(0))
+    }
+
+    /// Notes that the push service of a node's device cannot be reached. Returns for how many seconds it has been so.
+    pub async fn note_unreachable_device(&self, service: &PublishService) -> Result<u64, StoreError> {
+        let now = crate::seconds_now();
+        let noted = self
+            .update(keys::node(&address(service)), &keys::device(service))
+            .update_expression(
+                "SET unreachable_since = if_not_exists(unreachable_since, :now), expires_at = :expires_at",
+            )
+            .expression_attribute_values(":now", number(now))
+            .expression_attribute_values(":expires_at", number(expiry(DEVICE_LIFETIME)))
+            .return_values(ReturnValue::AllNew)
+            .send()
+            .await
+            .map_err(StoreError::during("note an unreachable push service"))?;
+        let since = noted.attributes.and_then(|item| item::number_of(&item, suspicion::UNREACHABLE));
+        Ok(since.map_or(0, |since| now.saturating_sub(since)))
     }
 
     /// Notes that a node's device is gone.

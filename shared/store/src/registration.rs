@@ -6,11 +6,12 @@ use aws_sdk_dynamodb::types::{Delete, Put, Update};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_plugin::PublishService;
 use pushlark_xmpp::{BareJid, Jid};
+use time::OffsetDateTime;
 
 use crate::item::{self, Item, number, text};
 use crate::limits::WhenReached;
 use crate::transaction::{Latest, Outcome, Part, Retries};
-use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, suspicion, unless_stale};
+use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, micros, suspicion, unless_stale};
 
 const STORE: &str = "store a registration";
 
@@ -28,20 +29,24 @@ pub enum Registered {
 pub struct Version {
     /// When it was enabled last, in microseconds since 1970.
     pub created_at: u64,
-    /// Sessions that were tied before this time, in microseconds since 1970, are not tied to it: they were tied to a
-    /// deleted registration of the same key.
-    pub tied_from: u64,
+    /// When it was enabled first, in microseconds since 1970: enabling it again keeps this time, disabling it ends it.
+    /// Sessions that were tied before were tied to a deleted registration of the same key.
+    pub first_enabled_at: u64,
     /// How often in a row a push service called its device gone.
     pub suspicions: u32,
+    /// Since when its push service is unreachable, in seconds since 1970.
+    pub unreachable_since: Option<u64>,
 }
 
 impl Version {
+    /// An earlier version of this crate writes `first_enabled_at` as `tied_from`, or not at all.
     pub fn read(item: &Item) -> Self {
         let number = |name| item::number_of(item, name).unwrap_or(0);
         Self {
             created_at: number("created_at"),
-            tied_from: number("tied_from"),
-            suspicions: number(suspicion::ATTRIBUTE).try_into().unwrap_or(u32::MAX),
+            first_enabled_at: item::number_of(item, "first_enabled_at").unwrap_or_else(|| number("tied_from")),
+            suspicions: number(suspicion::SUSPICIONS).try_into().unwrap_or(u32::MAX),
+            unreachable_since: item::number_of(item, suspicion::UNREACHABLE),
         }
     }
 }
@@ -132,11 +137,11 @@ impl Store {
 
     /// The part that puts a registration, unless the one of the same key is not `replaced` any more.
     fn put_registration(&self, owner: &BareJid, service: &PublishService, replaced: Option<&Version>) -> Part {
-        let tied_from = replaced.map_or(service.created_at, |version| version.tied_from);
+        let first_enabled_at = replaced.map_or(service.created_at, |version| version.first_enabled_at);
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(item::registration(owner, service)))
-            .item("tied_from", number(tied_from));
+            .item("first_enabled_at", number(first_enabled_at));
         Part::Put(match replaced {
             None => put.condition_expression("attribute_not_exists(pk)").build(),
             Some(version) => put
@@ -187,6 +192,12 @@ impl Store {
 }
 
 impl Snapshot {
+    /// Whether the service was enabled for the first time, or again after it was disabled, later than `at`.
+    pub fn is_enabled_after(&self, service: &PublishService, at: OffsetDateTime) -> bool {
+        let registration = self.registrations.get(&keys::registration(&service.jid, &service.node));
+        registration.is_some_and(|version| version.first_enabled_at > micros(at))
+    }
+
     /// The latest time that is known of a user's registrations, in microseconds since 1970.
     fn newest(&self) -> u64 {
         let versions = self.registrations.values().map(|version| version.created_at);

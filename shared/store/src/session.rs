@@ -185,7 +185,7 @@ impl Snapshot {
         let session = self.sessions.iter().find(|session| session.key == key && !session.is_expired)?;
         let tie = session.tie.as_ref()?;
         let went_offline = (tie.tied_at..=micros(at)).contains(&session.offline_at);
-        if went_offline || tie.tied_at < self.registrations.get(&tie.registration)?.tied_from {
+        if went_offline || tie.tied_at < self.registrations.get(&tie.registration)?.first_enabled_at {
             return None;
         }
         self.services.iter().find(|service| keys::registration(&service.jid, &service.node) == tie.registration)

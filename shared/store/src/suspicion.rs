@@ -1,17 +1,18 @@
-//! Registrations whose device may be gone, as far as a push service knows.
+//! Registrations whose device may be gone, as far as a push service knows, and the answers that this is known from.
 
 use aws_sdk_dynamodb::types::ReturnValue;
 use pushlark_plugin::PublishService;
 use pushlark_xmpp::BareJid;
 
 use crate::item::{self, number};
-use crate::{Snapshot, Store, StoreError, keys, unless_stale};
+use crate::{Snapshot, Store, StoreError, keys, seconds_now, unless_stale};
 
-/// The attribute of a registration that counts; enabling it anew replaces all of them.
-pub const ATTRIBUTE: &str = "suspicions";
+/// The attributes of a registration that tell of its device; enabling it anew replaces all of them.
+pub const SUSPICIONS: &str = "suspicions";
+pub const UNREACHABLE: &str = "unreachable_since";
 
 impl Store {
-    /// Counts one more answer that calls the registration's device gone. Answers how many there were in a row; 0 if the
+    /// Counts one more answer that calls the registration's device gone. Returns how many there were in a row; 0 if the
     /// registration is another one by now.
     pub async fn suspect(&self, user: &BareJid, service: &PublishService) -> Result<u32, StoreError> {
         let counted = self
@@ -24,16 +25,43 @@ impl Store {
             .send()
             .await;
         let suspicions = counted.as_ref().ok().and_then(|counted| counted.attributes());
-        let suspicions = suspicions.and_then(|item| item::number_of(item, ATTRIBUTE)?.try_into().ok());
+        let suspicions = suspicions.and_then(|item| item::number_of(item, SUSPICIONS)?.try_into().ok());
         unless_stale("suspect a registration", counted)?;
         Ok(suspicions.unwrap_or(0))
     }
 
-    /// Forgets that the registration's device was called gone.
+    /// Notes that the registration's push service cannot be reached. Returns for how many seconds it has been so; 0 if the
+    /// registration is another one by now.
+    pub async fn note_unreachable(&self, user: &BareJid, service: &PublishService) -> Result<u64, StoreError> {
+        let now = seconds_now();
+        let noted = self
+            .update(user, &keys::registration(&service.jid, &service.node))
+            .update_expression("SET unreachable_since = if_not_exists(unreachable_since, :now)")
+            .condition_expression("created_at = :version")
+            .expression_attribute_values(":now", number(now))
+            .expression_attribute_values(":version", number(service.created_at))
+            .return_values(ReturnValue::UpdatedNew)
+            .send()
+            .await;
+        let since = noted.as_ref().ok().and_then(|noted| item::number_of(noted.attributes()?, UNREACHABLE));
+        unless_stale("note an unreachable push service", noted)?;
+        Ok(since.map_or(0, |since| now.saturating_sub(since)))
+    }
+
+    /// Forgets that the registration's push service could not be reached.
+    pub async fn clear_unreachable(&self, user: &BareJid, service: &PublishService) -> Result<(), StoreError> {
+        self.clear(user, service, "REMOVE unreachable_since").await
+    }
+
+    /// Forgets that the registration's device was called gone, or its push service could not be reached.
     pub async fn clear_suspicions(&self, user: &BareJid, service: &PublishService) -> Result<(), StoreError> {
+        self.clear(user, service, "REMOVE suspicions, unreachable_since").await
+    }
+
+    async fn clear(&self, user: &BareJid, service: &PublishService, update: &str) -> Result<(), StoreError> {
         let cleared = self
             .update(user, &keys::registration(&service.jid, &service.node))
-            .update_expression("REMOVE suspicions")
+            .update_expression(update)
             .condition_expression("created_at = :version")
             .expression_attribute_values(":version", number(service.created_at))
             .send()
@@ -43,9 +71,15 @@ impl Store {
 }
 
 impl Snapshot {
-    /// How often in a row the registration's device was called gone.
-    pub fn suspicions(&self, service: &PublishService) -> u32 {
+    /// Whether the registration's device was called gone, or its push service could not be reached, when it was last tried.
+    pub fn is_suspected(&self, service: &PublishService) -> bool {
         let registration = self.registrations.get(&keys::registration(&service.jid, &service.node));
-        registration.map_or(0, |version| version.suspicions)
+        registration.is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
+    }
+
+    /// Whether the registration's push service could not be reached when it was last tried.
+    pub fn is_unreachable(&self, service: &PublishService) -> bool {
+        let registration = self.registrations.get(&keys::registration(&service.jid, &service.node));
+        registration.is_some_and(|version| version.unreachable_since.is_some())
     }
 }

@@ -107,13 +107,18 @@ async fn a_record_that_comes_back_after_many_others_counts_nothing_twice() {
     };
     // Bob is online and has nothing to be published; what fails is Carol's.
     let failing = [work("first", &[BOB], true), work("first", &["carol@example.com"], false)];
-    let batch = apart.batch("failing", &failing).await;
-    assert_eq!(apart.handle(batch.clone()).await.batch_item_failures.len(), 1);
+    let batch = apart.batch(&failing).await;
+    apart.handle(batch.clone()).await;
     let others: Vec<Value> = (0..60).map(|number| work(&format!("m{number}"), &[BOB], true)).collect();
-    let others = apart.batch("others", &others).await;
-    assert!(apart.handle(others).await.batch_item_failures.is_empty());
+    apart.send(&json!({"version": 2, "work": others})).await;
+    let others = apart.receive().await.unwrap();
+    apart.handle(others.clone()).await;
     apart.pushlark.device_answers("shaky", json!({"status": 200})).await;
-    assert!(apart.handle(batch).await.batch_item_failures.is_empty());
+    // SQS delivers the first record once more, and then what was put back of it.
+    apart.handle(batch.clone()).await;
+    apart.delete(batch).await;
+    let left = apart.next(others).await.expect("what was put back");
+    apart.handle_all(left).await;
     let (bob, alice) = (BareJid::new(BOB).unwrap(), BareJid::new("alice@example.com").unwrap());
     assert_eq!(apart.pushlark.store().unread(&bob, &alice).await.unwrap(), 61);
     let counts = apart.pushlark.notifications("shaky").await;

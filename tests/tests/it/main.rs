@@ -26,6 +26,7 @@ mod real_pubsub;
 mod refusals;
 mod removal;
 mod resilience;
+mod retries;
 mod roles;
 mod scale;
 mod secrecy;

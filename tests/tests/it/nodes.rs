@@ -238,7 +238,7 @@ async fn registrations_of_an_earlier_version_count() {
     for node in ["a", "b", "c"] {
         let update =
             dynamodb.update_item().table_name("pushlark").set_key(Some(key(&format!("reg/push.example.com/{node}"))));
-        update.update_expression("REMOVE tied_from").send().await.unwrap();
+        update.update_expression("REMOVE first_enabled_at").send().await.unwrap();
     }
     let lost = json!({"type": "unacknowledged", "from": "alice@example.com/pc", "to": "bob@example.com/phone",
         "chat": "chat", "body": "lost"});

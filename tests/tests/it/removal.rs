@@ -67,7 +67,7 @@ async fn a_large_domain_is_removed_in_steps_whatever_crashes_between() {
     assert_eq!(known(pushlark).await.len(), registrations + 1);
 
     let removal = json!({"id": "r", "at": at, "subject": {"domain_removed": {"domain": "gone.example"}}});
-    let mut batch = apart.batch("uid", &[removal]).await;
+    let mut batch = apart.batch(&[removal]).await;
     let begun = Instant::now();
     let mut steps = 0;
     loop {

@@ -32,7 +32,7 @@ async fn notify(apart: &Apart) {
     let message = json!({"from": "alice@example.com/pc", "to": [BOB],
         "stanza": format!("<message type='chat'><body>{TEXT}</body></message>")});
     let id = OffsetDateTime::now_utc().unix_timestamp_nanos().to_string();
-    let batch = apart.batch(&id, &[json!({"id": id, "at": ago(0), "subject": {"message": message}})]).await;
+    let batch = apart.batch(&[json!({"id": id, "at": ago(0), "subject": {"message": message}})]).await;
     apart.handle(batch).await;
 }
 
@@ -476,7 +476,7 @@ async fn credentials_for_push_services_that_are_none() {
 async fn records_that_cannot_be_understood() {
     let pushlark = Pushlark::start().await;
     let work =
-        |subject: Value| json!({"uid": "u", "work": [{"id": "m", "at": ago(0), "subject": subject}]}).to_string();
+        |subject: Value| json!({"version": 2, "work": [{"id": "m", "at": ago(0), "subject": subject}]}).to_string();
     let message = |field: &str, value: Value| {
         let mut message =
             json!({"from": "a@b/c", "to": [BOB], "stanza": format!("<message><body>{TEXT}</body></message>")});

@@ -37,7 +37,7 @@ fn check(media: Media, body: &[u8]) -> Result<Option<usize>, TestCaseError> {
         prop_assert!(!event.id.is_empty() && event.id.len() <= 256);
         if let Effect::Queue(subject) = event.effect {
             recipients += recipients_of(&subject);
-            work.push(Work { id: event.id, at: event.at, subject });
+            work.push(Work::new(event.id, event.at, subject));
         }
     }
     let mut packed = 0;
@@ -46,7 +46,7 @@ fn check(media: Media, body: &[u8]) -> Result<Option<usize>, TestCaseError> {
         prop_assert!(body.len() <= MAX_MESSAGE_BYTES, "{} bytes", body.len());
         // SQS takes the characters that XML has.
         prop_assert!(is_xml_text(&body));
-        prop_assert_eq!(&serde_json::from_str::<Record>(&body).unwrap(), &record);
+        prop_assert_eq!(&Record::read(&body).unwrap(), &record);
         prop_assert!(record.work.iter().map(|work| recipients_of(&work.subject)).sum::<usize>() <= MAX_RECIPIENTS);
         for work in record.work {
             packed += recipients_of(&work.subject);
