@@ -1,7 +1,7 @@
 //! Why something is pushed, and why not.
 
 use serde_json::{Value, json};
-use tests::Pushlark;
+use tests::{Pushlark, eventually};
 
 const BOB: &str = "bob@example.com";
 
@@ -46,6 +46,29 @@ async fn each_step_of_a_notification_is_told() {
                 "payload": {"message-count": "1", "last-message-sender": "alice@example.com", "last-message-body": "planted Hi"}}],
         })
     );
+}
+
+#[tokio::test]
+async fn a_push_service_that_is_left_alone_is_told() {
+    let pushlark = Pushlark::start().await;
+    pushlark.enable(BOB, "phone").await;
+    for number in 0..5 {
+        let (user, device) = (format!("u{number}@example.com"), format!("broken-{number}"));
+        pushlark.enable(&user, &device).await;
+        pushlark.device_answers(&device, json!({"status": 503})).await;
+        pushlark.message(&user, "planted Hi").await;
+    }
+    let notice = async || recipient(&pushlark, message(BOB, "planted Hi")).await["publications"][0].get("notice").cloned();
+    let told = eventually("five failures", async || notice().await).await;
+    assert!(told.as_str().unwrap().starts_with("the push service failed too often"), "{told}");
+    // A device that has not failed tries it.
+    pushlark.message(BOB, "planted now").await;
+    pushlark.notified("phone", 1).await;
+    for number in 0..5 {
+        pushlark.device_answers(&format!("broken-{number}"), json!({"status": 200})).await;
+    }
+    pushlark.settled().await;
+    assert_eq!(notice().await, None);
 }
 
 #[tokio::test]

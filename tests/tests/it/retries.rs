@@ -183,6 +183,11 @@ async fn tries_go_on_as_long_as_the_notification_is_worth_delivering() {
     let options = local::Options { environment: settings.into_iter().collect(), ..in_fast_motion(60) };
     let apart = Apart::beside(Pushlark::with(options).await).await;
     apart.pushlark.enable(BOB, "broken").await;
+    // The device is older than the message.
+    let update = apart.pushlark.stack.dynamodb.update_item().table_name("pushlark");
+    let update = update.key("pk", AttributeValue::S(BOB.into()));
+    let update = update.key("sk", AttributeValue::S("reg/push.example.com/broken".into()));
+    update.update_expression("REMOVE first_enabled_at").send().await.unwrap();
     let at = ago(40);
     for _ in 0..1_000 {
         push_service.answer_next(503, &[("retry-after", "0")]);
