@@ -2,6 +2,7 @@
 
 mod build;
 mod function;
+mod isolation;
 mod lambda_event;
 mod load;
 mod pure;
@@ -23,12 +24,20 @@ struct Arguments {
     /// What to measure.
     #[arg(default_value = "all")]
     what: What,
+    /// How often `isolation` runs each load with the trouble and without it.
+    #[arg(long, default_value_t = isolation::ROUNDS)]
+    rounds: u32,
+    /// A part of the names of the loads that `isolation` runs.
+    #[arg(long, default_value = "")]
+    trouble: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     /// All that follows.
     All,
+    /// What the trouble of a device costs others.
+    Isolation,
     /// Processor time, instructions and memory under load.
     Load,
     /// The parts that do no I/O.
@@ -43,8 +52,12 @@ enum What {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let wanted = Arguments::parse().what;
+    let Arguments { what: wanted, rounds, trouble } = Arguments::parse();
     let wants = |what| wanted == What::All || wanted == what;
+    // It runs the local stack, and needs none of the binaries.
+    if wanted == What::Isolation {
+        return isolation::measure(&trouble, rounds).await;
+    }
     let binaries = Binaries::build()?;
     if wants(What::Size) {
         size::measure(&binaries)?;
@@ -60,6 +73,10 @@ async fn main() -> anyhow::Result<()> {
     }
     if wants(What::Load) {
         load::measure(&binaries).await?;
+    }
+    // Last, since it fails when a target is missed.
+    if wants(What::Isolation) {
+        isolation::measure(&trouble, rounds).await?;
     }
     Ok(())
 }

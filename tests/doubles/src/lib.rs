@@ -5,6 +5,7 @@
 
 mod apns;
 mod fcm;
+mod mongoosepush;
 mod planted;
 mod published;
 mod receiver;
@@ -14,6 +15,7 @@ mod web_push;
 
 pub use apns::{APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, problem as apns_problem};
 pub use fcm::{Fcm, GOOGLE_CLIENT, GOOGLE_KEY, GOOGLE_NEW_KEY, GOOGLE_PROJECT, fcm_error};
+pub use mongoosepush::MongoosePush;
 pub use planted::{MARK, is_planted, name_of, planted};
 pub use published::Published;
 pub use receiver::Receiver;
