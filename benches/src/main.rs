@@ -14,6 +14,8 @@ mod table;
 mod valgrind;
 mod world;
 
+use std::process::ExitCode;
+
 use clap::{Parser, ValueEnum};
 
 use build::Binaries;
@@ -51,12 +53,16 @@ enum What {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let Arguments { what: wanted, rounds, trouble } = Arguments::parse();
     let wants = |what| wanted == What::All || wanted == what;
+    let isolation = async || {
+        let is_met = isolation::measure(&trouble, rounds).await?;
+        Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    };
     // It runs the local stack, and needs none of the binaries.
     if wanted == What::Isolation {
-        return isolation::measure(&trouble, rounds).await;
+        return isolation().await;
     }
     let binaries = Binaries::build()?;
     if wants(What::Size) {
@@ -74,9 +80,5 @@ async fn main() -> anyhow::Result<()> {
     if wants(What::Load) {
         load::measure(&binaries).await?;
     }
-    // Last, since it fails when a target is missed.
-    if wants(What::Isolation) {
-        isolation::measure(&trouble, rounds).await?;
-    }
-    Ok(())
+    if wants(What::Isolation) { isolation().await } else { Ok(ExitCode::SUCCESS) }
 }
