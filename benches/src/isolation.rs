@@ -1,4 +1,4 @@
-//! How much the trouble of a device touches the notifications of others: the same load, with the trouble and without it.
+//! How much the trouble of a device touches the notifications of others: the same load with the trouble and without.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -58,11 +58,11 @@ enum Trouble {
 /// How the messages come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Traffic {
-    /// Chats with one user whose device is in trouble: each second a request of so many messages for it, then one with one
-    /// more and some for others; then others have a request each.
+    /// Chats with one user whose device is in trouble: each second a request of so many messages for it, then one with
+    /// one more and some for others; then others have a request each.
     BusyChat(u32),
-    /// Chats with several such users: each second one request has a message for each of them, among some for others; then
-    /// others have a request each.
+    /// Chats with several such users: each second one request has a message for each of them, among some for others;
+    /// then others have a request each.
     Chats,
     /// A room: each message is one to all.
     Room,
