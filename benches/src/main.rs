@@ -2,6 +2,7 @@
 
 mod build;
 mod function;
+mod isolation;
 mod lambda_event;
 mod load;
 mod pure;
@@ -13,6 +14,8 @@ mod table;
 mod valgrind;
 mod world;
 
+use std::process::ExitCode;
+
 use clap::{Parser, ValueEnum};
 
 use build::Binaries;
@@ -23,12 +26,20 @@ struct Arguments {
     /// What to measure.
     #[arg(default_value = "all")]
     what: What,
+    /// How often `isolation` runs each load with the trouble and without it.
+    #[arg(long, default_value_t = isolation::ROUNDS)]
+    rounds: u32,
+    /// A part of the names of the loads that `isolation` runs.
+    #[arg(long, default_value = "")]
+    trouble: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     /// All that follows.
     All,
+    /// What the trouble of a device costs others.
+    Isolation,
     /// Processor time, instructions and memory under load.
     Load,
     /// The parts that do no I/O.
@@ -42,9 +53,17 @@ enum What {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let wanted = Arguments::parse().what;
+async fn main() -> anyhow::Result<ExitCode> {
+    let Arguments { what: wanted, rounds, trouble } = Arguments::parse();
     let wants = |what| wanted == What::All || wanted == what;
+    let isolation = async || {
+        let is_met = isolation::measure(&trouble, rounds).await?;
+        Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    };
+    // It runs the local stack, and needs none of the binaries.
+    if wanted == What::Isolation {
+        return isolation().await;
+    }
     let binaries = Binaries::build()?;
     if wants(What::Size) {
         size::measure(&binaries)?;
@@ -61,5 +80,5 @@ async fn main() -> anyhow::Result<()> {
     if wants(What::Load) {
         load::measure(&binaries).await?;
     }
-    Ok(())
+    if wants(What::Isolation) { isolation().await } else { Ok(ExitCode::SUCCESS) }
 }

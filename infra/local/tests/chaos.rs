@@ -855,10 +855,13 @@ async fn nothing_is_lost_or_wrong_whenever_the_stack_is_killed() {
         wrong.push(format!("{dead:?} records are in the dead-letter queue"));
     }
     let deliveries = book.attempts.iter().filter(|attempt| attempt.delivered).count();
-    let (attempts, repeats) = (book.attempts.len(), deliveries - book.delivered.len());
+    let (attempts, notifications) = (book.attempts.len(), book.delivered.len());
+    let repeats = deliveries - notifications;
     println!(
-        "{posted} messages, {kills} kills: {attempts} requests, {deliveries} of them taken, {repeats} of these repeats \
-         after a kill, {} invocations given up; the rest was done within {:?}",
+        "{posted} messages, {kills} kills: {attempts} requests, {notifications} notifications, {repeats} repeats after a \
+         kill ({:.1} for each kill, {:.3} for each notification), {} invocations given up; the rest was done within {:?}",
+        repeats as f64 / kills as f64,
+        repeats as f64 / notifications as f64,
         book.given_up.len(),
         begun.elapsed()
     );

@@ -5,6 +5,7 @@
 
 mod apns;
 mod fcm;
+mod mongoosepush;
 mod planted;
 mod published;
 mod receiver;
@@ -14,6 +15,7 @@ mod web_push;
 
 pub use apns::{APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, problem as apns_problem};
 pub use fcm::{Fcm, GOOGLE_CLIENT, GOOGLE_KEY, GOOGLE_NEW_KEY, GOOGLE_PROJECT, fcm_error};
+pub use mongoosepush::MongoosePush;
 pub use planted::{MARK, is_planted, name_of, planted};
 pub use published::Published;
 pub use receiver::Receiver;
@@ -87,7 +89,9 @@ struct State {
     count: u64,
     /// What the next requests are answered, …
     answers: VecDeque<Answer>,
-    /// … and what those for a device are.
+    /// … what the next ones for a device are, …
+    next_of_devices: HashMap<String, VecDeque<Answer>>,
+    /// … and what all others for it are.
     devices: HashMap<String, Answer>,
     forgetful: bool,
     arrived: u64,
@@ -198,7 +202,11 @@ impl Double {
         {
             let mut state = self.state();
             if is_notification && answer.status < 300 {
-                let told = state.answers.pop_front().or_else(|| state.devices.get(&device).cloned());
+                let mut told = state.answers.pop_front();
+                if told.is_none() {
+                    told = state.next_of_devices.get_mut(&device).and_then(VecDeque::pop_front);
+                }
+                let told = told.or_else(|| state.devices.get(&device).cloned());
                 answer = told.unwrap_or(answer);
             }
             state.arrived += u64::from(is_notification);
@@ -231,6 +239,11 @@ impl Double {
     /// Takes notifications for a device again.
     pub fn device_recovers(&self, device: &str) {
         self.state().devices.remove(device);
+    }
+
+    /// Answers so the next time for a device.
+    pub fn device_answers_next(&self, device: &str, answer: Answer) {
+        self.state().next_of_devices.entry(device.into()).or_default().push_back(answer);
     }
 
     /// Answers so the next time, whatever the device.

@@ -2,11 +2,14 @@
 
 use std::ops::Deref;
 
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
-use p256::SecretKey;
+use p256::ecdh::diffie_hellman;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
+use p256::{PublicKey, SecretKey};
 use serde_json::{Value, json};
 
 use crate::{Answer, Double, MARK, Request, name_of, planted, seconds_now};
@@ -72,6 +75,32 @@ impl Subscriber {
     pub fn private_key(&self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(self.key.to_bytes())
     }
+
+    /// What was pushed, as the browser decrypts it (RFC 8291, section 3.4), without its padding; `None` if it is not for
+    /// these keys.
+    pub fn decrypt(&self, body: &[u8]) -> Option<Vec<u8>> {
+        // RFC 8188, section 2.1: a salt, the size of records, the length of the key, the key; then the only record.
+        let (salt, sender, mut record) = (body.get(..16)?, body.get(21..86)?, body.get(86..)?.to_vec());
+        let shared = diffie_hellman(self.key.to_nonzero_scalar(), PublicKey::from_sec1_bytes(sender).ok()?.as_affine());
+        let receiver = self.key.public_key().to_encoded_point(false);
+        let info = [b"WebPush: info\0", receiver.as_bytes(), sender].concat();
+        let secret = derive(&self.auth, shared.raw_secret_bytes(), &info);
+        let key = derive(salt, &secret, b"Content-Encoding: aes128gcm\0");
+        let nonce = derive(salt, &secret, b"Content-Encoding: nonce\0");
+        let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &key[..16]).ok()?);
+        let nonce = Nonce::try_assume_unique_for_key(&nonce[..12]).ok()?;
+        let padded = key.open_in_place(nonce, Aad::empty(), &mut record).ok()?;
+        // Section 2 of RFC 8188: the delimiter of the last record, then zeros.
+        let end = padded.iter().rposition(|byte| *byte != 0)?;
+        (padded[end] == 2).then(|| padded[..end].to_vec())
+    }
+}
+
+/// The first block of HKDF with SHA-256 (RFC 5869).
+fn derive(salt: &[u8], secret: &[u8], info: &[u8]) -> [u8; 32] {
+    let sign = |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
+    let block = sign(sign(salt, secret).as_ref(), &[info, &[1]].concat());
+    block.as_ref().try_into().unwrap()
 }
 
 fn check(url: &str, request: &Request) -> Result<(), (u16, &'static str)> {
