@@ -4,7 +4,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use p256::ecdsa::SigningKey;
-use p256::pkcs8::DecodePrivateKey;
 use pushlark_plugin::{Mode, Payload, Priority, PublishOptions};
 use reqwest::Response;
 use reqwest::header::AUTHORIZATION;
@@ -16,7 +15,7 @@ use crate::content::{Content, is_call};
 use crate::direct::{Published, Unauthorized};
 use crate::fit::fit;
 use crate::http_client::{HttpClient, failure, named, unanswered};
-use crate::jws::{BadKey, es256};
+use crate::jws::{BadKey, ec_key, es256};
 use crate::notification::{Notification, Unusable};
 use crate::outcome::{Extent, Failure, Outcome};
 
@@ -77,8 +76,7 @@ enum PushType {
 impl Apns {
     /// `http` gives the client for the key of this id.
     pub fn new(settings: Settings, http: impl FnOnce(&str) -> HttpClient) -> Result<Self, BadKey> {
-        let key = SigningKey::from_pkcs8_pem(settings.key.trim())
-            .map_err(|_| BadKey("that of a .p8 file: ES256 in PKCS #8 as PEM"))?;
+        let key = ec_key(&settings.key).ok_or(BadKey("that of a .p8 file: ES256 in PKCS #8 as PEM"))?;
         Ok(Self { http: http(&settings.key_id), settings, key, token: Mutex::default() })
     }
 
