@@ -10,12 +10,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// How many notifications are kept.
 const CAPACITY: usize = 1_000;
+/// The most that APNs and FCM take, in bytes.
+const MAX_FORWARDED: usize = 4_096;
 
 /// The notifications that were posted, and what each device answers.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +77,8 @@ async fn notify(
     if !matches!(api.as_str(), "v2" | "v3") {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let behaviour = sink.state().devices.get(&device_id).cloned();
+    let refusal = refusal(&api, &notification);
+    let behaviour = refusal.or_else(|| sink.state().devices.get(&device_id).cloned());
     let Behaviour { status, body, delay_ms } =
         behaviour.unwrap_or_else(|| Behaviour { status: 200, body: json!("OK"), delay_ms: 0 });
     tokio::time::sleep(Duration::from_millis(delay_ms)).await;
@@ -85,6 +88,54 @@ async fn notify(
     state.notifications.push_front(Notification { device_id, api, received_at, status, notification });
     state.notifications.truncate(CAPACITY);
     (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(body)).into_response()
+}
+
+/// What MongoosePush answers when Apple or Google does not take what it makes of a notification.
+fn refusal(api: &str, notification: &Value) -> Option<Behaviour> {
+    let is_for_apple = notification["service"] == "apns";
+    let mut names = notification["data"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+    let is_reserved = |name: &str| {
+        let is_word = matches!(name, "from" | "message_type" | "collapse_key");
+        is_word || name.starts_with("google") || name.starts_with("gcm")
+    };
+    let is_too_large = forwarded(notification).to_string().len() > MAX_FORWARDED;
+    let (status, reason) = match (is_for_apple, is_too_large) {
+        (true, true) if api == "v3" => (413, "payload_too_large"),
+        (true, true) => (500, "PayloadTooLarge"),
+        (true, false) => return None,
+        (false, false) if !names.any(is_reserved) => return None,
+        (false, _) if api == "v3" => (400, "invalid_request"),
+        (false, _) => (500, "INVALID_ARGUMENT"),
+    };
+    let field = if api == "v3" { "reason" } else { "details" };
+    Some(Behaviour { status, body: json!({field: reason}), delay_ms: 0 })
+}
+
+/// What MongoosePush sends to APNs, or to FCM as a message's `android` (its `service/apns.ex` and `service/fcm.ex`).
+fn forwarded(notification: &Value) -> Value {
+    let alert = &notification["alert"];
+    let given = |of: &Value, names: &[(&str, &str)]| -> Map<String, Value> {
+        let field = |(from, to): &(&str, &str)| Some(((*to).to_owned(), of.get(from)?.clone()));
+        names.iter().filter_map(field).collect()
+    };
+    if notification["service"] != "apns" {
+        let shown = ["title", "body", "click_action", "tag", "sound"].map(|name| (name, name));
+        let mut android = given(notification, &[("priority", "priority"), ("data", "data")]);
+        android.insert("notification".into(), given(alert, &shown).into());
+        android.extend(notification["time_to_live"].as_u64().map(|ttl| ("ttl".into(), format!("{ttl}s").into())));
+        return android.into();
+    }
+    let mut aps = given(alert, &[("badge", "badge"), ("click_action", "category"), ("sound", "sound")]);
+    match alert {
+        Value::Null => aps.insert("content-available".into(), 1.into()),
+        alert => aps.insert("alert".into(), given(alert, &[("title", "title"), ("body", "body")]).into()),
+    };
+    if notification["mutable_content"] == true {
+        aps.insert("mutable-content".into(), 1.into());
+    }
+    let mut payload = notification["data"].as_object().cloned().unwrap_or_default();
+    payload.insert("aps".into(), aps.into());
+    payload.into()
 }
 
 /// A notification as a person reads it.

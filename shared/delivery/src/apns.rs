@@ -4,9 +4,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use p256::ecdsa::SigningKey;
-use p256::pkcs8::DecodePrivateKey;
 use pushlark_plugin::{Mode, Payload, Priority, PublishOptions};
-use reqwest::Response;
+use reqwest::StatusCode;
 use reqwest::header::AUTHORIZATION;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -14,9 +13,9 @@ use time::OffsetDateTime;
 
 use crate::content::{Content, is_call};
 use crate::direct::{Published, Unauthorized};
-use crate::fit::fit;
-use crate::http_client::{HttpClient, failure, named, unanswered};
-use crate::jws::{BadKey, es256};
+use crate::fit::{fit, shorter};
+use crate::http_client::{Answer, Connection, HttpClient, failure, named, unanswered};
+use crate::jws::{BadKey, ec_key, es256};
 use crate::notification::{Notification, Unusable};
 use crate::outcome::{Extent, Failure, Outcome};
 
@@ -77,8 +76,7 @@ enum PushType {
 impl Apns {
     /// `http` gives the client for the key of this id.
     pub fn new(settings: Settings, http: impl FnOnce(&str) -> HttpClient) -> Result<Self, BadKey> {
-        let key = SigningKey::from_pkcs8_pem(settings.key.trim())
-            .map_err(|_| BadKey("that of a .p8 file: ES256 in PKCS #8 as PEM"))?;
+        let key = ec_key(&settings.key).ok_or(BadKey("that of a .p8 file: ES256 in PKCS #8 as PEM"))?;
         Ok(Self { http: http(&settings.key_id), settings, key, token: Mutex::default() })
     }
 
@@ -98,7 +96,8 @@ impl Apns {
             return Ok(Outcome::Refused(format!("the device's token and the topic may have {MAX_NAME} bytes")));
         }
         let thread = notification.thread();
-        let body = match fit(limit, notification.payload, |payload| body(options, payload, push_type, &thread)) {
+        let build = |payload: &Payload| body(options, payload, push_type, &thread);
+        let body = match fit(limit, notification.payload, build) {
             Ok(body) => body,
             Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
         };
@@ -109,7 +108,7 @@ impl Apns {
             PushType::Alert | PushType::Background => notification.expires_at.unix_timestamp(),
         };
         let authorization = format!("bearer {}", self.token(OffsetDateTime::now_utc()));
-        let request = |client: &reqwest::Client| {
+        let request = |client: &reqwest::Client, body: &[u8]| {
             let request = client
                 .post(&url)
                 .header(AUTHORIZATION, &authorization)
@@ -119,13 +118,19 @@ impl Apns {
                 .header("apns-expiration", expiration);
             let request = match push_type {
                 // A repeat takes the place of what it repeats.
-                PushType::Alert => request.header("apns-collapse-id", notification.name(43)),
-                PushType::Background | PushType::Voip => request,
+                PushType::Alert | PushType::Background => request.header("apns-collapse-id", notification.name(43)),
+                PushType::Voip => request,
             };
-            request.body(body.clone())
+            request.body(body.to_vec())
         };
-        match self.http.send(request).await {
-            Ok(response) => outcome(response, notification.service.created_at).await,
+        let mut answer = self.http.ask(|client| request(client, &body), connection).await;
+        if let Ok(Answer { status: StatusCode::PAYLOAD_TOO_LARGE, .. }) = answer
+            && let Some(body) = shorter(body.len(), notification.payload, build)
+        {
+            answer = self.http.ask(|client| request(client, &body), connection).await;
+        }
+        match answer {
+            Ok(answer) => outcome(&answer, notification.service.created_at),
             // A form's topic may be no header.
             Err(error) if error.is_builder() => Ok(Outcome::Refused("the topic cannot be sent".into())),
             Err(error) => Ok(unanswered(error).into()),
@@ -225,22 +230,32 @@ fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread
     Value::from(body).to_string().into_bytes()
 }
 
-/// "Handling notification responses from APNs".
-async fn outcome(response: Response, enabled_at: u64) -> Published {
-    #[derive(Debug, Default, Deserialize)]
-    struct Problem {
-        #[serde(default)]
-        reason: String,
-        /// When the device was found to be gone, in milliseconds since 1970.
-        timestamp: Option<u64>,
-    }
+/// What Apple says of a notification that it does not take.
+#[derive(Debug, Default, Deserialize)]
+struct Problem {
+    #[serde(default)]
+    reason: String,
+    /// When the device was found to be gone, in milliseconds since 1970.
+    timestamp: Option<u64>,
+}
 
-    let status = response.status().as_u16();
+/// What an answer tells of the connection. The limit of provider tokens is one of the connection's.
+fn connection(answer: &Answer) -> Connection {
+    let Problem { reason, .. } = answer.json();
+    match (answer.status.as_u16(), reason.as_str()) {
+        (400, "IdleTimeout") => Connection::IsGivenUp,
+        (429, "TooManyProviderTokenUpdates") => Connection::Fails,
+        _ => Connection::by_status(answer),
+    }
+}
+
+/// "Handling notification responses from APNs".
+fn outcome(answer: &Answer, enabled_at: u64) -> Published {
+    let status = answer.status.as_u16();
     if status == 200 {
         return Ok(Outcome::Delivered);
     }
-    let headers = response.headers().clone();
-    let Problem { reason, timestamp } = response.json().await.unwrap_or_default();
+    let Problem { reason, timestamp } = answer.json();
     let described = format!("status {status}, {}", named(&reason));
     Ok(match (status, reason.as_str()) {
         (410, _) => match timestamp {
@@ -251,11 +266,12 @@ async fn outcome(response: Response, enabled_at: u64) -> Published {
         },
         (400, "BadDeviceToken" | "DeviceTokenNotForTopic") => Outcome::Suspect(described),
         (403, "InvalidProviderToken" | "ExpiredProviderToken" | "MissingProviderToken") => {
-            return Err(Unauthorized(described));
+            return Err(Unauthorized::refused(described));
         }
         // How often a device may be notified; the other limit is that of provider tokens.
-        (429, "TooManyRequests") => failure(described, &headers, Extent::Device).into(),
-        (429 | 500.., _) => failure(described, &headers, Extent::Service).into(),
+        (429, "TooManyRequests") => failure(described, &answer.headers, Extent::Device).into(),
+        // The connection was idle, and so it would be for any device.
+        (400, "IdleTimeout") | (429 | 500.., _) => failure(described, &answer.headers, Extent::Service).into(),
         _ => Outcome::Refused(described),
     })
 }

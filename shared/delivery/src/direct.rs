@@ -27,9 +27,10 @@ const DEFAULT_APP: &str = "default";
 /// What came of a publish, unless the push service does not know our credentials.
 pub type Published = Result<Outcome, Unauthorized>;
 
-/// The credentials are wrong, or missing: to be read again, since they may have changed.
+/// The credentials are wrong, or missing: to be read again, since they may have changed. If they have not, this is what
+/// comes of the publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unauthorized(pub String);
+pub struct Unauthorized(pub Outcome);
 
 /// The push services that devices have of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,13 @@ pub enum InvalidService {
     Unknown,
 }
 
+impl Unauthorized {
+    /// Nothing but other credentials will change it.
+    pub fn refused(reason: String) -> Self {
+        Self(Outcome::Refused(reason))
+    }
+}
+
 impl Provider {
     /// The provider that the option `service` names.
     pub fn of(options: &PublishOptions) -> Result<Self, InvalidService> {
@@ -146,16 +154,13 @@ impl Direct {
             Ok(apps) => apps,
             Err(error) => return Failure::from(error).into(),
         };
-        let refused = match apps.publish(provider, notification).await {
+        let outcome = match apps.publish(provider, notification).await {
             Ok(outcome) => return outcome,
-            Err(Unauthorized(reason)) => reason,
+            Err(Unauthorized(outcome)) => outcome,
         };
         match self.apps.newer(&apps).await {
-            None => Outcome::Refused(refused),
-            Some(apps) => match apps.publish(provider, notification).await {
-                Ok(outcome) => outcome,
-                Err(Unauthorized(reason)) => Outcome::Refused(reason),
-            },
+            None => outcome,
+            Some(apps) => apps.publish(provider, notification).await.unwrap_or_else(|Unauthorized(outcome)| outcome),
         }
     }
 
@@ -253,8 +258,9 @@ impl Apps {
 
     async fn publish(&self, provider: Provider, notification: &Notification<'_>) -> Published {
         let (name, app) = self.app(notification)?;
-        let missing = || Unauthorized(format!("the app {name:?} has no credentials for {}", provider.name()));
-        let unusable = |reason: &String| Unauthorized(format!("the app {name:?}, {}: {reason}", provider.name()));
+        let missing = || Unauthorized::refused(format!("the app {name:?} has no credentials for {}", provider.name()));
+        let unusable =
+            |reason: &String| Unauthorized::refused(format!("the app {name:?}, {}: {reason}", provider.name()));
         match provider {
             Provider::Apns => {
                 app.apns.as_ref().ok_or_else(missing)?.as_ref().map_err(unusable)?.publish(notification).await
@@ -276,7 +282,7 @@ impl Apps {
             None => self.of_host(notification.user, &notification.service.jid).or_else(|| by_name(DEFAULT_APP)),
         };
         let (name, app) = found.ok_or_else(|| {
-            Unauthorized(match notification.option("app") {
+            Unauthorized::refused(match notification.option("app") {
                 Some(_) => "the credentials have no app of the name in the form".into(),
                 None => format!("the credentials have no app {DEFAULT_APP:?}"),
             })

@@ -1,11 +1,13 @@
 //! Google's push service, by the HTTP v1 API of Firebase Cloud Messaging.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::signature::RsaKeyPair;
 use pushlark_plugin::{Payload, Priority, PublishOptions};
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
-use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -14,8 +16,8 @@ use tokio::time::Instant;
 use crate::content::{Content, is_call};
 use crate::direct::{Published, Unauthorized};
 use crate::fetched::Fetched;
-use crate::fit::fit;
-use crate::http_client::{HttpClient, failure, named, retry_after, unanswered};
+use crate::fit::{fit, shorter};
+use crate::http_client::{Answer, Connection, HttpClient, failure, named, retry_after, unanswered};
 use crate::jws::{BadKey, rs256, rsa_key};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
@@ -26,8 +28,13 @@ const MAX_PAYLOAD: usize = 4_096;
 const MAX_TIME_TO_LIVE: Duration = Duration::from_hours(28 * 24);
 /// How long to leave Google alone when a quota is used up and it does not say ("Scale your FCM implementation").
 const QUOTA_PAUSE: Duration = Duration::from_secs(60);
+/// How long Google may refuse a key that is good, or that is about to be replaced by one: a change of keys takes some
+/// minutes to reach all of Google ("Access change propagation" of IAM: 7 minutes or longer).
+const KEY_CHANGE: Duration = Duration::from_secs(10 * 60);
 /// A token is no longer used when less than this is left of its life.
 const TOKEN_MARGIN: Duration = Duration::from_secs(60);
+/// So much of a field's name is logged.
+const MAX_FIELD: usize = 64;
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const GRANT_TYPE: &str = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
 
@@ -52,8 +59,13 @@ pub struct Fcm {
     http: HttpClient,
     settings: Settings,
     key: RsaKeyPair,
-    token: Fetched<Token, NoToken>,
+    token: Fetched<Token, Unsent>,
+    refusals: KeyRefusals,
 }
+
+/// Since when Google gives no access token for the key, if it does not.
+#[derive(Default)]
+struct KeyRefusals(Mutex<Option<Instant>>);
 
 /// An access token ("Using OAuth 2.0 for server to server applications").
 #[derive(Clone)]
@@ -62,9 +74,9 @@ struct Token {
     good_until: Instant,
 }
 
-/// Why there is no access token.
+/// Why there is no answer to a message: there is no access token to send it with, or it was not sent.
 #[derive(Debug, Clone)]
-enum NoToken {
+enum Unsent {
     Unauthorized(Unauthorized),
     Failed(Failure),
 }
@@ -72,7 +84,7 @@ enum NoToken {
 impl Fcm {
     pub fn new(settings: Settings, http: HttpClient) -> Result<Self, BadKey> {
         let key = rsa_key(&settings.private_key)?;
-        Ok(Self { http, settings, key, token: Fetched::default() })
+        Ok(Self { http, settings, key, token: Fetched::default(), refusals: KeyRefusals::default() })
     }
 
     /// Sends one notification to the device that its options name.
@@ -83,29 +95,21 @@ impl Fcm {
         };
         let options = &notification.service.options;
         let ttl = notification.time_to_live().min(MAX_TIME_TO_LIVE).as_secs();
-        let android = match fit(MAX_PAYLOAD, notification.payload, |payload| android(options, payload, ttl)) {
+        let build = |payload: &Payload| android(options, payload, ttl);
+        let android = match fit(MAX_PAYLOAD, notification.payload, build) {
             Ok(android) => android,
             Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
         };
-        let mut body = format!("{{\"message\":{{\"token\":{},\"android\":", Value::from(device_id)).into_bytes();
-        body.extend(android);
-        body.extend(b"}}");
-        let mut refused = None;
-        loop {
-            let token = match self.token(refused.as_ref()).await {
-                Ok(token) => token,
-                Err(NoToken::Unauthorized(unauthorized)) => return Err(unauthorized),
-                Err(NoToken::Failed(failure)) => return Ok(failure.into()),
-            };
-            let response = match self.send(&token, &body).await {
-                Ok(response) => response,
-                Err(failure) => return Ok(failure.into()),
-            };
-            match outcome(response).await {
-                // Google may take a token back before its time.
-                Err(Unauthorized(_)) if refused.is_none() => refused = Some(token),
-                published => return published,
-            }
+        let mut answer = self.deliver(device_id, &android).await;
+        if answer.as_ref().is_ok_and(is_too_large)
+            && let Some(android) = shorter(android.len(), notification.payload, build)
+        {
+            answer = self.deliver(device_id, &android).await;
+        }
+        match answer {
+            Ok(answer) => outcome(&answer),
+            Err(Unsent::Unauthorized(unauthorized)) => Err(unauthorized),
+            Err(Unsent::Failed(failure)) => Ok(failure.into()),
         }
     }
 
@@ -114,36 +118,57 @@ impl Fcm {
         self.http.prepare().await;
         match self.token(None).await {
             Ok(_) => {}
-            Err(NoToken::Unauthorized(Unauthorized(reason))) => return Err(Failure::of_service(reason)),
-            Err(NoToken::Failed(failure)) => return Err(failure),
+            Err(Unsent::Unauthorized(Unauthorized(outcome))) => return Err(Failure::of_service(reason(outcome))),
+            Err(Unsent::Failed(failure)) => return Err(failure),
         }
         self.http.send(|client| client.get(&self.settings.url)).await.map(drop).map_err(unanswered)
     }
 
-    async fn send(&self, token: &Token, body: &[u8]) -> Result<Response, Failure> {
+    /// Sends an AndroidConfig to a device.
+    async fn deliver(&self, device_id: &str, android: &[u8]) -> Result<Answer, Unsent> {
         let Settings { url, project_id, .. } = &self.settings;
         let url = format!("{}/v1/projects/{project_id}/messages:send", url.trim_end_matches('/'));
-        let request = |client: &reqwest::Client| {
-            let request = client.post(&url).bearer_auth(&token.bearer);
-            request.header(CONTENT_TYPE, "application/json").body(body.to_vec())
-        };
-        self.http.send(request).await.map_err(unanswered)
+        let mut body = format!("{{\"message\":{{\"token\":{},\"android\":", Value::from(device_id)).into_bytes();
+        body.extend(android);
+        body.extend(b"}}");
+        let mut refused = None;
+        loop {
+            let token = self.token(refused.as_ref()).await?;
+            let request = |client: &reqwest::Client| {
+                let request = client.post(&url).bearer_auth(&token.bearer);
+                request.header(CONTENT_TYPE, "application/json").body(body.clone())
+            };
+            let answer = self.http.ask(request, Connection::by_status).await;
+            let answer = answer.map_err(|error| Unsent::Failed(unanswered(error)))?;
+            // Google may take a token back before its time.
+            if refused.is_none() && outcome(&answer).is_err() {
+                refused = Some(token);
+                continue;
+            }
+            return Ok(answer);
+        }
     }
 
     /// The access token, another one than `refused`.
-    async fn token(&self, refused: Option<&Token>) -> Result<Token, NoToken> {
+    async fn token(&self, refused: Option<&Token>) -> Result<Token, Unsent> {
         let is_good = |token: &Token| {
             Instant::now() < token.good_until && refused.is_none_or(|refused| refused.bearer != token.bearer)
         };
         self.token.get(is_good, async || self.fetch_token().await).await
     }
 
-    async fn fetch_token(&self) -> Result<Token, NoToken> {
+    async fn fetch_token(&self) -> Result<Token, Unsent> {
         #[derive(Deserialize)]
         struct Grant {
             access_token: String,
             /// Seconds.
             expires_in: u64,
+        }
+
+        /// RFC 6749, section 5.2.
+        #[derive(Default, Deserialize)]
+        struct Refusal {
+            error: String,
         }
 
         let Settings { client_email, token_uri, .. } = &self.settings;
@@ -154,25 +179,52 @@ impl Fcm {
         let request = |client: &reqwest::Client| {
             client.post(token_uri).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone())
         };
-        let failed = |error| NoToken::Failed(unanswered(error));
-        let response = self.http.send(request).await.map_err(failed)?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let reason = format!("no access token: status {}", status.as_u16());
-        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-            return Err(NoToken::Failed(failure(reason, &headers, Extent::Service)));
+        let answer = self.http.ask(request, Connection::by_status).await;
+        let answer = answer.map_err(|error| Unsent::Failed(unanswered(error)))?;
+        if answer.status.is_success() {
+            let Some(Grant { access_token: bearer, expires_in }) = answer.json() else {
+                return Err(Unsent::Failed(Failure::of_service("no access token: the answer has none")));
+            };
+            let life = Duration::from_secs(expires_in.min(86_400)).saturating_sub(TOKEN_MARGIN);
+            self.refusals.end();
+            return Ok(Token { bearer, good_until: Instant::now() + life });
         }
-        if !status.is_success() {
-            return Err(NoToken::Unauthorized(Unauthorized(reason)));
+        let Refusal { error } = answer.json();
+        let reason = match (answer.status.as_u16(), named(&error)) {
+            (status, "") => format!("no access token: status {status}"),
+            (status, error) => format!("no access token: status {status}, {error}"),
+        };
+        if answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error() {
+            return Err(Unsent::Failed(failure(reason, &answer.headers, Extent::Service)));
         }
-        let Grant { access_token: bearer, expires_in } = response.json().await.map_err(failed)?;
-        let life = Duration::from_secs(expires_in.min(86_400)).saturating_sub(TOKEN_MARGIN);
-        Ok(Token { bearer, good_until: Instant::now() + life })
+        Err(Unsent::Unauthorized(match error.as_str() {
+            // The key may have changed, or be about to.
+            "invalid_grant" if self.refusals.may_pass() => Unauthorized(Failure::of_service(reason).into()),
+            _ => Unauthorized::refused(reason),
+        }))
+    }
+}
+
+impl KeyRefusals {
+    /// Whether a refusal may be due to a change of keys.
+    fn may_pass(&self) -> bool {
+        self.since().get_or_insert_with(Instant::now).elapsed() < KEY_CHANGE
+    }
+
+    fn end(&self) {
+        *self.since() = None;
+    }
+
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Each change is complete in itself.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The message's `android` (AndroidConfig), as MongoosePush makes it.
 fn android(options: &PublishOptions, payload: &Payload, ttl: u64) -> Vec<u8> {
     let content = Content::new(options, payload);
+    let data: Map<_, _> = allowed(content.data).map(|(name, value)| (name.into(), value.into())).collect();
     let mut android = Map::new();
     let priority = match options.priority() {
         _ if is_call(payload) => Some("high"),
@@ -190,13 +242,33 @@ fn android(options: &PublishOptions, payload: &Payload, ttl: u64) -> Vec<u8> {
         for (name, text) in texts {
             notification.extend(text.map(|text| (name.into(), Value::from(text))));
         }
+        // Google's type has 32 bits.
+        let count = alert.badge.map(|badge| badge.min(i32::MAX.unsigned_abs().into()));
+        notification.extend(count.map(|count| ("notification_count".into(), count.into())));
         android.insert("notification".into(), notification.into());
     }
-    if !content.data.is_empty() {
-        let data: Map<_, _> = content.data.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    if !data.is_empty() {
         android.insert("data".into(), data.into());
     }
     Value::from(android).to_string().into_bytes()
+}
+
+/// The data without the fields for which FCM refuses a message as a whole: `from`, `message_type`, `collapse_key`, and what
+/// starts with `google` or `gcm` (Message.data; "Build app server send requests").
+pub fn allowed<'n>(data: Vec<(&'n str, &'n str)>) -> impl Iterator<Item = (&'n str, &'n str)> {
+    static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    let is_reserved = |name: &str| {
+        let is_word = matches!(name, "from" | "message_type" | "collapse_key");
+        is_word || name.starts_with("google") || name.starts_with("gcm")
+    };
+    data.into_iter().filter(move |(name, _)| {
+        let is_left_out = is_reserved(name);
+        if is_left_out && !IS_TOLD.swap(true, Ordering::Relaxed) {
+            let field: String = name.chars().take(MAX_FIELD).collect();
+            tracing::warn!(field, "a field is left out of notifications by FCM, since Google reserves its name");
+        }
+        !is_left_out
+    })
 }
 
 /// What Google answers other than success (google.rpc.Status, with FcmError and BadRequest among its details).
@@ -222,12 +294,23 @@ struct Detail {
     error_code: Option<String>,
     #[serde(default)]
     field_violations: Vec<Violation>,
+    /// Of a QuotaFailure.
+    #[serde(default)]
+    violations: Vec<QuotaViolation>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Violation {
     #[serde(default)]
     field: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct QuotaViolation {
+    #[serde(default)]
+    subject: String,
+    #[serde(default)]
+    description: String,
 }
 
 impl Status {
@@ -244,16 +327,30 @@ impl Status {
         }
         violations.iter().any(|violation| violation.field == "message.token")
     }
+
+    /// Whether the quota is the device's: Google tells so in a QuotaFailure or in the message ("Device message rate exceeded").
+    /// The project's has an ErrorInfo, and a message about requests per minute.
+    fn is_quota_of_device(&self) -> bool {
+        let violations = self.details.iter().flat_map(|detail| &detail.violations);
+        let mut texts = violations.flat_map(|violation| [&violation.subject, &violation.description]);
+        let is_of_device = |text: &String| text.to_ascii_lowercase().contains("device");
+        is_of_device(&self.message) || texts.any(is_of_device)
+    }
+}
+
+/// Google has no code of its own for it: "Android message is too big".
+fn is_too_large(answer: &Answer) -> bool {
+    let Problem { error } = answer.json();
+    answer.status == StatusCode::BAD_REQUEST && error.message.contains("too big")
 }
 
 /// "FCM error codes" (ErrorCode).
-async fn outcome(response: Response) -> Published {
-    let status = response.status().as_u16();
+fn outcome(answer: &Answer) -> Published {
+    let (status, headers) = (answer.status.as_u16(), &answer.headers);
     if status == 200 {
         return Ok(Outcome::Delivered);
     }
-    let headers = response.headers().clone();
-    let Problem { error } = response.json().await.unwrap_or_default();
+    let Problem { error } = answer.json();
     let described = format!("status {status}, {}", named(error.code()));
     Ok(match (status, error.code()) {
         (_, "UNREGISTERED") => Outcome::Gone(described),
@@ -261,14 +358,65 @@ async fn outcome(response: Response) -> Published {
         (400, "INVALID_ARGUMENT") if error.is_of_token() => Outcome::Suspect(described),
         // Apple's credentials, which FCM holds for its own users.
         (_, "THIRD_PARTY_AUTH_ERROR") => Outcome::Refused(described),
-        (401, _) => return Err(Unauthorized(described)),
-        (429, _) => quota_exceeded(described, &headers).into(),
-        (500.., _) => failure(described, &headers, Extent::Service).into(),
+        (401, _) => return Err(Unauthorized::refused(described)),
+        (429, _) if error.is_quota_of_device() => failure(described, headers, Extent::Device).into(),
+        (429, _) => quota_exceeded(described, headers).into(),
+        (500.., _) => failure(described, headers, Extent::Service).into(),
         _ => Outcome::Refused(described),
     })
 }
 
-/// A quota is used up: the project's, or the device's.
+/// The project's quota is used up, or one that Google does not name.
 fn quota_exceeded(reason: String, headers: &HeaderMap) -> Failure {
     Failure { reason, retry_after: retry_after(headers).or(Some(QUOTA_PAUSE)), extent: Extent::Service }
+}
+
+/// Why a publish was not delivered.
+fn reason(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Delivered => String::new(),
+        Outcome::Gone(reason) | Outcome::Suspect(reason) | Outcome::Refused(reason) => reason,
+        Outcome::Transient(failure) => failure.reason,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_is_refused_for_long_is_wrong() {
+        let refusals = KeyRefusals::default();
+        assert!(refusals.may_pass());
+        tokio::time::advance(KEY_CHANGE - Duration::from_secs(1)).await;
+        assert!(refusals.may_pass());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!refusals.may_pass());
+        refusals.end();
+        assert!(refusals.may_pass());
+    }
+
+    #[test]
+    fn a_quota_is_the_devices_or_the_projects() {
+        let failure = |message: &str, details: Value| {
+            let error = json!({"code": 429, "status": "RESOURCE_EXHAUSTED", "message": message, "details": details});
+            let body = json!({"error": error}).to_string().into_bytes();
+            let answer = Answer { status: StatusCode::TOO_MANY_REQUESTS, headers: HeaderMap::new(), body };
+            let Ok(Outcome::Transient(failure)) = outcome(&answer) else { return None };
+            Some((failure.extent, failure.retry_after))
+        };
+        let code = json!({"errorCode": "QUOTA_EXCEEDED"});
+        let quota =
+            |subject, description| json!([code, {"violations": [{"subject": subject, "description": description}]}]);
+        let of_device = Some((Extent::Device, None));
+        assert_eq!(failure("Device message rate exceeded", json!([code])), of_device);
+        assert_eq!(failure("", quota("device", "")), of_device);
+        assert_eq!(failure("", quota("", "Device message rate exceeded")), of_device);
+        let of_all = Some((Extent::Service, Some(QUOTA_PAUSE)));
+        assert_eq!(failure("", json!([code])), of_all);
+        assert_eq!(failure("", quota("project", "Message rate exceeded")), of_all);
+        let per_minute = "Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute'";
+        assert_eq!(failure(per_minute, json!([{"reason": "RATE_LIMIT_EXCEEDED", "domain": "googleapis.com"}])), of_all);
+    }
 }

@@ -4,6 +4,11 @@ use pushlark_plugin::Payload;
 use unicode_segmentation::UnicodeSegmentation;
 
 const ELLIPSIS: &str = "…";
+/// The most that is sent to a push service which takes less than it was expected to, in bytes: APNs, FCM and the servers of
+/// Web Push take so much.
+const LEAST_LIMIT: usize = 4_096;
+/// A text of so many bytes is not what makes a notification too large.
+const LEAST_TEXT: usize = 64;
 
 /// A payload that is over the push service's limit even without its text; ours to mend.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +37,15 @@ pub fn fit(limit: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>)
     }
     shortened.push_str(ELLIPSIS);
     Ok(build(&payload.clone().with(Payload::LAST_MESSAGE_BODY, shortened)))
+}
+
+/// What is sent once more when the push service finds `sent` bytes too large: as [`fit`] makes it for half of them, and for
+/// 4,096 at most. `None` when the text is not what makes them so many.
+pub fn shorter(sent: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -> Option<Vec<u8>> {
+    payload.get(Payload::LAST_MESSAGE_BODY)?;
+    let rest = build(&payload.clone().with(Payload::LAST_MESSAGE_BODY, "")).len();
+    let limit = (sent / 2).min(LEAST_LIMIT).max(rest + LEAST_TEXT);
+    fit(limit, payload, build).ok().filter(|built| built.len() < sent)
 }
 
 /// How many bytes a text takes within a JSON string.
@@ -87,6 +101,21 @@ mod tests {
             assert!((70..=80).contains(&bytes), "{bytes}");
             assert!(text.starts_with(shortened.strip_suffix('…').unwrap()));
         }
+    }
+
+    #[test]
+    fn what_is_too_large_nevertheless_is_halved_as_far_as_the_text_goes() {
+        let shorter = |sent, other: usize, text: usize| {
+            let payload = Payload::default().with("other", "x".repeat(other));
+            let payload = payload.with(Payload::LAST_MESSAGE_BODY, "x".repeat(text));
+            shorter(sent, &payload, build).map(|bytes| bytes.len())
+        };
+        let rest = build(&Payload::default().with("other", "").with(Payload::LAST_MESSAGE_BODY, "")).len();
+        assert_eq!(shorter(4_096, 0, 100_000), Some(2_048));
+        assert_eq!(shorter(100_000 + rest, 0, 100_000), Some(LEAST_LIMIT));
+        assert_eq!(shorter(2_000 + rest, 1_500, 500), Some(rest + 1_500 + LEAST_TEXT));
+        assert_eq!(shorter(2_000 + rest, 2_000 - LEAST_TEXT, LEAST_TEXT), None, "the text is short");
+        assert_eq!(super::shorter(4_096, &Payload::default().with("other", "x".repeat(4_000)), build), None, "no text");
     }
 
     #[test]

@@ -1,22 +1,32 @@
 //! The HTTP clients for push services.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pushlark_telemetry::Causes;
 use reqwest::dns::{Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
+use tokio::time::Instant;
 
 use crate::outcome::{Extent, Failure, Outcome};
 use crate::web_push::endpoint::{NotPublic, is_public};
 
 /// The longest name that a reason has, in bytes.
 const MAX_NAME: usize = 64;
+/// After so many failures in a row a connection is replaced: a connection is to one machine of a provider's, and the next
+/// may be to another.
+const FAILURES: u32 = 5;
+/// How often that is done at most: Apple takes frequent new connections for an attack ("Communicating with APNs"), and when
+/// the provider itself is down no other connection is better.
+const REPLACE_INTERVAL: Duration = Duration::from_secs(10);
+/// The longest time that `Retry-After` can ask for: longer than anybody waits, and short enough to reckon with.
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(24 * 366);
 
 /// A client for push services: no redirect is followed.
 ///
@@ -26,7 +36,38 @@ const MAX_NAME: usize = 64;
 pub struct HttpClient {
     kind: Kind,
     timeout: Duration,
-    built: Arc<OnceLock<Client>>,
+    connections: Arc<Mutex<Connections>>,
+}
+
+/// The connections to all servers, and how they have been doing.
+#[derive(Debug, Default)]
+struct Connections {
+    /// What holds them, once it is needed: another one has others.
+    client: Option<Client>,
+    /// How often they were replaced.
+    generation: u32,
+    replaced_at: Option<Instant>,
+    /// Of each server, by host and port: how many answers in a row told of a connection that fails.
+    failures: HashMap<String, u32>,
+}
+
+/// An answer that is read.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+/// What an answer tells of the connection that it came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// It does its part.
+    Works,
+    /// It may be the cause of the failure: replaced when that is said several times in a row.
+    Fails,
+    /// The server gives it up, and has not looked at the request.
+    IsGivenUp,
 }
 
 /// What a client is for.
@@ -43,25 +84,79 @@ pub enum Kind {
 impl HttpClient {
     /// A client that waits for an answer so long.
     pub fn new(kind: Kind, timeout: Duration) -> Self {
-        Self { kind, timeout, built: Arc::default() }
+        Self { kind, timeout, connections: Arc::default() }
     }
 
     /// Sends a request. A pooled connection that turns out to be dead, as they are after a long freeze of the sandbox, is
     /// made anew once.
     pub async fn send(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Response, reqwest::Error> {
-        let client = self.get()?;
-        match request(client).send().await {
-            Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
-                request(client).send().await
+        let (client, _) = self.get()?;
+        send(&client, request).await
+    }
+
+    /// Sends a request to a provider, and reads the answer. By what the answer tells of its connection, the connection is
+    /// replaced; a request that was not looked at is then sent once more.
+    pub async fn ask(
+        &self,
+        request: impl Fn(&Client) -> RequestBuilder,
+        tells: impl Fn(&Answer) -> Connection,
+    ) -> Result<Answer, reqwest::Error> {
+        let (client, generation) = self.get()?;
+        let response = send(&client, &request).await?;
+        let server = server(response.url());
+        let answer = Answer::read(response).await?;
+        let connection = tells(&answer);
+        self.note(server, generation, connection);
+        if connection == Connection::IsGivenUp {
+            let (client, newer) = self.get()?;
+            if newer != generation {
+                return Answer::read(send(&client, &request).await?).await;
             }
-            sent => sent,
+        }
+        Ok(answer)
+    }
+
+    /// Notes what an answer tells of a connection of this generation. When it is to be replaced, new requests go by new
+    /// connections; what is under way stays with the old ones.
+    fn note(&self, server: String, generation: u32, connection: Connection) {
+        let mut connections = self.connections();
+        // Of an older connection, others have told enough.
+        if connections.generation != generation {
+            return;
+        }
+        let failures = connections.failures.entry(server).or_default();
+        match connection {
+            Connection::Works => *failures = 0,
+            Connection::Fails => *failures += 1,
+            Connection::IsGivenUp => *failures = FAILURES,
+        }
+        let is_bad = *failures >= FAILURES;
+        if is_bad && connections.replaced_at.is_none_or(|at| at.elapsed() >= REPLACE_INTERVAL) {
+            *connections = Connections {
+                client: None,
+                generation: generation + 1,
+                replaced_at: Some(Instant::now()),
+                failures: HashMap::new(),
+            };
         }
     }
 
-    fn get(&self) -> Result<&Client, reqwest::Error> {
-        if let Some(client) = self.built.get() {
-            return Ok(client);
-        }
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        // Each change is complete in itself.
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client, and the generation of its connections.
+    fn get(&self) -> Result<(Client, u32), reqwest::Error> {
+        let mut connections = self.connections();
+        let client = match &connections.client {
+            Some(client) => client.clone(),
+            None => connections.client.insert(self.build()?).clone(),
+        };
+        Ok((client, connections.generation))
+    }
+
+    fn build(&self) -> Result<Client, reqwest::Error> {
         let client = Client::builder()
             .timeout(self.timeout)
             // So that who cannot be reached is told from who does not answer.
@@ -79,8 +174,7 @@ impl HttpClient {
             // A proxy would resolve names itself.
             Kind::Public => client.no_proxy().dns_resolver(Arc::new(PublicNames)),
         };
-        let client = client.build()?;
-        Ok(self.built.get_or_init(|| client))
+        client.build()
     }
 
     /// Builds the client beside what the current thread does.
@@ -91,24 +185,95 @@ impl HttpClient {
     }
 }
 
+impl Answer {
+    /// Reads an answer to its end.
+    pub async fn read(response: Response) -> Result<Self, reqwest::Error> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        Ok(Self { status, headers, body: response.bytes().await?.into() })
+    }
+
+    /// What it holds, or nothing if that is something else.
+    pub fn json<T: DeserializeOwned + Default>(&self) -> T {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+impl Connection {
+    /// By the status: a server that fails may be one of many.
+    pub fn by_status(answer: &Answer) -> Self {
+        if answer.status.is_server_error() { Self::Fails } else { Self::Works }
+    }
+}
+
+async fn send(client: &Client, request: impl Fn(&Client) -> RequestBuilder) -> Result<Response, reqwest::Error> {
+    match request(client).send().await {
+        Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => request(client).send().await,
+        sent => sent,
+    }
+}
+
+/// Where the connection of a URL ends.
+fn server(url: &Url) -> String {
+    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
+}
+
 /// Why there is no answer; not where it was asked for, since a URL may hold a device token.
 pub fn unanswered(error: reqwest::Error) -> Failure {
     let extent = if error.is_connect() { Extent::Unreachable } else { Extent::Service };
     Failure { reason: Causes(&error.without_url()).to_string(), retry_after: None, extent }
 }
 
-/// `Retry-After`: seconds or a date (RFC 9110, section 10.2.3).
+/// `Retry-After`: seconds or a date (RFC 9110, section 10.2.3). What asks for no delay, such as a date that is past, is
+/// none.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     retry_after_at(headers, OffsetDateTime::now_utc())
 }
 
 fn retry_after_at(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    let delay = seconds(value).or_else(|| (http_date(value, now)? - now).try_into().ok())?;
+    Some(delay.min(MAX_RETRY_AFTER)).filter(|delay| !delay.is_zero())
+}
+
+/// Seconds without a sign; some servers write fractions.
+fn seconds(value: &str) -> Option<Duration> {
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, "0"));
+    if !is_number(whole) || !is_number(fraction) {
+        return None;
     }
-    let date = OffsetDateTime::parse(value, &Rfc2822).ok()?;
-    Some((date - now).try_into().unwrap_or(Duration::ZERO))
+    // More seconds than the type holds are more than anybody waits.
+    let whole = whole.parse().unwrap_or(MAX_RETRY_AFTER.as_secs());
+    let fraction = u64::from(fraction.bytes().any(|digit| digit != b'0'));
+    Some(Duration::from_secs(whole).saturating_add(Duration::from_secs(fraction)))
+}
+
+/// A date of HTTP in each of its three forms (RFC 9110, section 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94
+/// 08:49:37 GMT` and `Sun Nov  6 08:49:37 1994`.
+fn http_date(value: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    let parts: Vec<_> = value.split([' ', ',', '-']).filter(|part| !part.is_empty()).collect();
+    let (day, month, year, time) = match parts[..] {
+        [_, day, month, year, time, "GMT" | "UTC"] => (day, month, year, time),
+        [_, month, day, time, year] => (day, month, year, time),
+        _ => return None,
+    };
+    let names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = names.iter().position(|name| month.eq_ignore_ascii_case(name))? + 1;
+    let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
+    let [hour, minute, second] = time.split(':').map(|part| part.parse().ok()).collect::<Option<Vec<u8>>>()?[..] else {
+        return None;
+    };
+    // A leap second.
+    let time = Time::from_hms(hour, minute, second.min(59)).ok()?;
+    let digits = year.len();
+    let year = match (digits, year.parse::<i32>().ok()?) {
+        // Two digits are the last such year that is at most 50 years ahead.
+        (2, year) => now.year() + 50 - (now.year() + 50 - year).rem_euclid(100),
+        (4, year) => year,
+        _ => return None,
+    };
+    let date = Date::from_calendar_date(year, month, day.parse().ok()?).ok()?;
+    Some(PrimitiveDateTime::new(date, time).assume_utc())
 }
 
 /// A reason as push services name them. Any other text may quote the device or the message, which are not for the log.
@@ -172,11 +337,56 @@ mod tests {
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
-        let now = OffsetDateTime::parse("Sun, 06 Nov 1994 08:49:00 GMT", &Rfc2822).unwrap();
+        let now = http_date("Sun, 06 Nov 1994 08:49:00 GMT", OffsetDateTime::UNIX_EPOCH).unwrap();
+        assert_eq!(now.unix_timestamp(), 784_111_740);
         let of = |value: &str| retry_after_at(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]), now);
-        assert_eq!(of("120"), Some(Duration::from_secs(120)));
-        assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(37)));
-        assert_eq!(of("Sun, 06 Nov 1994 08:48:37 GMT"), Some(Duration::ZERO));
-        assert_eq!(of("soon"), None);
+        for (value, expected) in [
+            ("120", 120),
+            (" 120 ", 120),
+            ("0.2", 1),
+            ("3.00", 3),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 37),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", 37),
+            ("Sun Nov  6 08:49:37 1994", 37),
+            ("Tue, 06 Dec 1994 08:49:00 GMT", 30 * 86_400),
+            ("99999999999999999999999999", MAX_RETRY_AFTER.as_secs()),
+            ("18446744073709551615.9", MAX_RETRY_AFTER.as_secs()),
+            ("Fri, 31 Dec 9999 23:59:60 GMT", MAX_RETRY_AFTER.as_secs()),
+        ] {
+            assert_eq!(of(value), Some(Duration::from_secs(expected)), "{value}");
+        }
+        for none in [
+            "0",
+            "0.0",
+            "-5",
+            "Sun, 06 Nov 1994 08:49:00 GMT",
+            "Sun, 06 Nov 1994 08:48:37 GMT",
+            "Friday, 06-Nov-70 08:49:37 GMT",
+            "Sat Nov  6 08:49:37 1993",
+            "soon",
+            "",
+            ".",
+            "5.",
+            "1e3",
+            "120, 60",
+            "Sun, 31 Feb 1995 08:49:37 GMT",
+            "Sun, 06 Nov 1994 25:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49 GMT",
+            "Sun, 06 Nov 1994 08:49:37 PST",
+            "Sun, 06 Nov 994 08:49:37 GMT",
+            "Sun, 06 Now 1994 08:49:37 GMT",
+        ] {
+            assert_eq!(of(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn two_digits_are_a_year_at_most_fifty_years_ahead() {
+        let year = |digits, now| {
+            let now = Date::from_calendar_date(now, Month::June, 1).unwrap().midnight().assume_utc();
+            http_date(&format!("Sunday, 06-Nov-{digits} 08:49:37 GMT"), now).unwrap().year()
+        };
+        assert_eq!([year("94", 1994), year("94", 2026), year("76", 2026), year("77", 2026)], [1994, 1994, 2076, 1977]);
+        assert_eq!([year("26", 2026), year("01", 2099), year("00", 1999)], [2026, 2101, 2000]);
     }
 }

@@ -7,9 +7,11 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use p256::SecretKey;
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{Signature, SigningKey};
 use p256::elliptic_curve::pkcs8::SecretDocument;
+use p256::pkcs8::DecodePrivateKey;
 use serde::Serialize;
 
 /// A key that nothing can be signed with; the operator's to mend.
@@ -32,11 +34,31 @@ pub fn rs256(key: &RsaKeyPair, header: &impl Serialize, claims: &impl Serialize)
     })
 }
 
-/// A PKCS #8 key of RSA, as PEM.
-pub fn rsa_key(pem: &str) -> Result<RsaKeyPair, BadKey> {
+/// PEM with its line breaks. Where they are the two characters `\n`, an environment file has made them so: PEM has no other
+/// use for a backslash (RFC 7468, section 3).
+pub fn pem(text: &str) -> String {
+    text.trim().replace("\\r", "").replace("\\n", "\n")
+}
+
+/// A P-256 key as PEM: in PKCS #8, or as OpenSSL's `ecparam` writes it (SEC 1, RFC 5915), perhaps behind its parameters.
+pub fn ec_key(text: &str) -> Option<SigningKey> {
+    let pem = pem(text);
+    match pem.find("-----BEGIN EC PRIVATE KEY-----") {
+        Some(start) => SecretKey::from_sec1_pem(&pem[start..]).ok().map(SigningKey::from),
+        None => SigningKey::from_pkcs8_pem(&pem).ok(),
+    }
+}
+
+/// An RSA key as PEM: in PKCS #8 or PKCS #1.
+pub fn rsa_key(text: &str) -> Result<RsaKeyPair, BadKey> {
     let bad = || BadKey("an RSA key in PKCS #8 as PEM");
-    let (_, key) = SecretDocument::from_pem(pem.trim()).map_err(|_| bad())?;
-    RsaKeyPair::from_pkcs8(key.as_bytes()).map_err(|_| bad())
+    let pem = pem(text);
+    let (label, key) = SecretDocument::from_pem(&pem).map_err(|_| bad())?;
+    let key = match label {
+        "RSA PRIVATE KEY" => RsaKeyPair::from_der(key.as_bytes()),
+        _ => RsaKeyPair::from_pkcs8(key.as_bytes()),
+    };
+    key.map_err(|_| bad())
 }
 
 fn signed(header: &impl Serialize, claims: &impl Serialize, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
@@ -47,4 +69,17 @@ fn signed(header: &impl Serialize, claims: &impl Serialize, sign: impl FnOnce(&[
     token.push('.');
     BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut token);
     token
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_breaks_of_an_environment_file_are_line_breaks() {
+        for written in ["-----BEGIN X-----\nAA==\n-----END X-----", "-----BEGIN X-----\\nAA==\\n-----END X-----\\n"] {
+            assert_eq!(pem(written).trim(), "-----BEGIN X-----\nAA==\n-----END X-----");
+        }
+        assert_eq!(pem("a\\r\\nb\\r\\n"), "a\nb\n");
+    }
 }

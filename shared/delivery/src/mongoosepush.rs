@@ -3,17 +3,25 @@
 use std::fmt;
 use std::time::Duration;
 
+use pushlark_plugin::{Payload, PublishOptions};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
-use reqwest::{Response, StatusCode};
+use reqwest::StatusCode;
+use reqwest::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::content::Content;
-use crate::http_client::{HttpClient, Kind, failure, named, outcome, unanswered};
-use crate::notification::{Notification, Unusable};
+use crate::fcm;
+use crate::fit::{fit, shorter};
+use crate::http_client::{Answer, HttpClient, Kind, failure, named, outcome, unanswered};
+use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
 
 pub const URL: &str = "MONGOOSEPUSH_URL";
+/// The most that a request may hold, in bytes. What MongoosePush makes of it for APNs or FCM may have 4,096 bytes, and has a
+/// few more than the request: in a silent one for APNs, `{"aps":{"content-available":1}}` takes the place of
+/// `{"service":"apns","data":{}}` (Sparrow's `apns.ex` and `android.ex`).
+const MAX_REQUEST: usize = 4_096 - 32;
 
 /// The client of one MongoosePush.
 pub struct MongoosePush {
@@ -47,15 +55,36 @@ impl MongoosePush {
 
     /// Posts one notification to the device that its options name.
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
-        let (body, device_id) = match (body(notification), notification.path_segment("device_id")) {
-            (Ok(body), Ok(device_id)) => (body, device_id),
+        let options = &notification.service.options;
+        let (service, device_id) = match (notification.require("service"), notification.path_segment("device_id")) {
+            (Ok(service), Ok(device_id)) => (service, device_id),
             (Err(unusable), _) | (_, Err(unusable)) => return Outcome::Refused(unusable.to_string()),
         };
+        if let Err(invalid) = options.check() {
+            return Outcome::Refused(invalid.to_string());
+        }
+        let build = |payload: &Payload| body(service, options, payload);
+        let body = match fit(MAX_REQUEST, notification.payload, build) {
+            Ok(body) => body,
+            Err(too_large) => return Outcome::Refused(too_large.to_string()),
+        };
         let url = format!("{}{device_id}", self.endpoint);
-        match self.http.send(|client| client.post(&url).json(&body)).await {
-            Ok(response) => self.outcome(response).await,
+        let mut answer = self.post(&url, &body).await;
+        if answer.as_ref().is_ok_and(|answer| self.is_too_large(answer))
+            && let Some(body) = shorter(body.len(), notification.payload, build)
+        {
+            answer = self.post(&url, &body).await;
+        }
+        match answer {
+            Ok(answer) => self.outcome(&answer),
             Err(error) => unanswered(error).into(),
         }
+    }
+
+    async fn post(&self, url: &str, body: &[u8]) -> Result<Answer, reqwest::Error> {
+        let request =
+            |client: &reqwest::Client| client.post(url).header(CONTENT_TYPE, "application/json").body(body.to_vec());
+        Answer::read(self.http.send(request).await?).await
     }
 
     /// Opens a connection, whatever is answered.
@@ -69,20 +98,37 @@ impl MongoosePush {
         self.version == Version::V2 && status == StatusCode::INTERNAL_SERVER_ERROR
     }
 
-    async fn outcome(&self, response: Response) -> Outcome {
-        let (status, headers) = (response.status(), response.headers().clone());
+    /// In v2 Apple's reason is all that tells.
+    fn is_too_large(&self, answer: &Answer) -> bool {
+        let is_named = || reason(answer).is_some_and(|reason| reason == TOO_LARGE);
+        answer.status == StatusCode::PAYLOAD_TOO_LARGE || self.hides_errors(answer.status) && is_named()
+    }
+
+    fn outcome(&self, answer: &Answer) -> Outcome {
+        let status = answer.status;
         if status.is_success() {
             return Outcome::Delivered;
         }
-        let reason = reason(response).await;
+        let reason = reason(answer);
         let described = match &reason {
             Some(reason) => format!("status {}, {}", status.as_u16(), named(reason)),
             None => format!("status {}", status.as_u16()),
         };
+        if !self.hides_errors(status) {
+            return outcome(status, &answer.headers, described);
+        }
         match reason.as_deref() {
-            Some("probably_unregistered") if self.hides_errors(status) => Outcome::Suspect(described),
-            _ if self.hides_errors(status) => failure(described, &headers, Extent::Unknown).into(),
-            _ => outcome(status, &headers, described),
+            // What Apple or Google says of the device, or what older MongoosePushes make of it.
+            Some(
+                "Unregistered"
+                | "BadDeviceToken"
+                | "DeviceTokenNotForTopic"
+                | "UNREGISTERED"
+                | "SENDER_ID_MISMATCH"
+                | "probably_unregistered",
+            ) => Outcome::Suspect(described),
+            Some(TOO_LARGE) => Outcome::Refused(described),
+            _ => failure(described, &answer.headers, Extent::Unknown).into(),
         }
     }
 }
@@ -95,15 +141,18 @@ impl fmt::Display for MongoosePush {
     }
 }
 
-/// The reason that MongoosePush gives; v2 calls it details.
-async fn reason(response: Response) -> Option<String> {
+/// Apple's reason, as v2 gives it.
+const TOO_LARGE: &str = "PayloadTooLarge";
+
+/// The reason that MongoosePush gives; v2 calls it details, and gives there what Apple or Google says.
+fn reason(answer: &Answer) -> Option<String> {
     #[derive(Deserialize)]
     struct Problem {
         #[serde(alias = "details")]
         reason: String,
     }
 
-    response.json().await.ok().map(|Problem { reason }| reason)
+    answer.json::<Option<Problem>>().map(|Problem { reason }| reason)
 }
 
 /// A notification as the API takes it; only what is given is written.
@@ -141,17 +190,19 @@ struct AlertBody<'n> {
     sound: Option<&'n str>,
 }
 
-fn body<'n>(notification: &Notification<'n>) -> Result<Body<'n>, Unusable> {
-    let options = &notification.service.options;
-    options.check()?;
-    let content = Content::new(options, notification.payload);
-    Ok(Body {
-        service: notification.require("service")?,
+/// The notification, whose options are checked.
+fn body(service: &str, options: &PublishOptions, payload: &Payload) -> Vec<u8> {
+    let mut content = Content::new(options, payload);
+    if service == "fcm" {
+        content.data = fcm::allowed(content.data).collect();
+    }
+    let body = Body {
+        service,
         mode: options.get("mode"),
         priority: options.get("priority"),
         topic: options.get("topic"),
-        mutable_content: options.mutable_content()?,
-        time_to_live: options.time_to_live()?.map(|ttl| ttl.as_secs()),
+        mutable_content: options.mutable_content().unwrap_or_default(),
+        time_to_live: options.time_to_live().unwrap_or_default().map(|ttl| ttl.as_secs()),
         data: content.data_with_count(),
         alert: content.alert.map(|alert| AlertBody {
             body: alert.body,
@@ -161,5 +212,52 @@ fn body<'n>(notification: &Notification<'n>) -> Result<Body<'n>, Unusable> {
             click_action: options.get("click_action"),
             sound: options.get("sound"),
         }),
-    })
+    };
+    // It has only texts, numbers and booleans.
+    serde_json::to_vec(&body).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderMap;
+    use serde_json::json;
+
+    use super::*;
+
+    fn outcome(version: Version, status: u16, body: &Value) -> Outcome {
+        let http = HttpClient::new(Kind::Any, Duration::from_secs(1));
+        let mongoosepush = MongoosePush { http, version, endpoint: String::new() };
+        let status = StatusCode::from_u16(status).unwrap_or_default();
+        let answer = Answer { status, headers: HeaderMap::new(), body: body.to_string().into_bytes() };
+        mongoosepush.outcome(&answer)
+    }
+
+    #[test]
+    fn the_details_of_v2_are_the_providers_reasons() {
+        let outcome = |details: Value| outcome(Version::V2, 500, &json!({"details": details}));
+        for suspect in [
+            "Unregistered",
+            "BadDeviceToken",
+            "DeviceTokenNotForTopic",
+            "UNREGISTERED",
+            "SENDER_ID_MISMATCH",
+            "probably_unregistered",
+        ] {
+            assert_eq!(outcome(suspect.into()), Outcome::Suspect(format!("status 500, {suspect}")));
+        }
+        assert_eq!(outcome(TOO_LARGE.into()), Outcome::Refused("status 500, PayloadTooLarge".into()));
+        for other in [json!("INVALID_ARGUMENT"), json!("InternalServerError"), json!(null), json!({"Unregistered": 1})]
+        {
+            let Outcome::Transient(failure) = outcome(other.clone()) else { panic!("{other}") };
+            assert_eq!(failure.extent, Extent::Unknown);
+        }
+    }
+
+    #[test]
+    fn v3_has_a_status_for_each() {
+        let outcome = |status, reason: &str| outcome(Version::V3, status, &json!({"reason": reason}));
+        assert_eq!(outcome(410, "unregistered"), Outcome::Gone("status 410, unregistered".into()));
+        assert_eq!(outcome(400, "BadDeviceToken"), Outcome::Refused("status 400, BadDeviceToken".into()));
+        assert!(matches!(outcome(500, "Unregistered"), Outcome::Transient(_)));
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use pushlark_plugin::Payload;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, without_credentials};
 use pushlark_webhooks::{ID, Key, SIGNATURE, TIMESTAMP};
 use reqwest::header::CONTENT_TYPE;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
+use crate::fit::shorter;
 use crate::http_client::{HttpClient, Kind, outcome, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
@@ -60,20 +62,8 @@ impl Webhook {
 
     /// Posts one notification.
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
-        let Notification { message_id, user, service, payload, expires_at, .. } = *notification;
-        let object = |(name, value): (&str, &str)| (name.to_owned(), value.into());
-        let body = json!(Body {
-            r#type: "notification",
-            message_id,
-            recipient: user.as_str(),
-            jid: service.jid.as_str(),
-            node: &service.node,
-            publish_options: service.options.fields().iter().map(|(n, v)| object((n, v))).collect(),
-            payload: payload.fields().map(object).collect(),
-            expires_at,
-        })
-        .to_string();
-        let key = match self.key.current().await {
+        let body = build(notification, notification.payload);
+        let mut key = match self.key.current().await {
             Ok(key) => key,
             Err(error) => return Failure::from(error).into(),
         };
@@ -83,7 +73,15 @@ impl Webhook {
             && matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
             && let Some(newer) = self.key.newer(&key).await
         {
-            answer = self.post(&newer, &id, &body).await;
+            key = newer;
+            answer = self.post(&key, &id, &body).await;
+        }
+        // What it takes is for it to say: a text is not shortened before.
+        if let Ok(response) = &answer
+            && response.status() == StatusCode::PAYLOAD_TOO_LARGE
+            && let Some(shorter) = shorter(body.len(), notification.payload, |payload| build(notification, payload))
+        {
+            answer = self.post(&key, &id, &shorter).await;
         }
         match answer {
             Ok(response) => {
@@ -101,9 +99,9 @@ impl Webhook {
         self.http.send(|client| client.head(self.url.clone())).await.map(drop).map_err(unanswered)
     }
 
-    async fn post(&self, key: &Key, id: &str, body: &str) -> Result<Response, reqwest::Error> {
+    async fn post(&self, key: &Key, id: &str, body: &[u8]) -> Result<Response, reqwest::Error> {
         let timestamp = OffsetDateTime::now_utc().unix_timestamp();
-        let signature = key.sign(id, timestamp, body.as_bytes());
+        let signature = key.sign(id, timestamp, body);
         let request = |client: &reqwest::Client| {
             client
                 .post(self.url.clone())
@@ -111,7 +109,7 @@ impl Webhook {
                 .header(TIMESTAMP, timestamp)
                 .header(SIGNATURE, &signature)
                 .header(CONTENT_TYPE, "application/json")
-                .body(body.to_owned())
+                .body(body.to_vec())
         };
         self.http.send(request).await
     }
@@ -120,4 +118,21 @@ impl Webhook {
     pub fn describe(&self) -> String {
         without_credentials(&self.url)
     }
+}
+
+/// The webhook of a notification with this payload.
+fn build(notification: &Notification<'_>, payload: &Payload) -> Vec<u8> {
+    let Notification { message_id, user, service, expires_at, .. } = *notification;
+    let object = |(name, value): (&str, &str)| (name.to_owned(), value.into());
+    let body = json!(Body {
+        r#type: "notification",
+        message_id,
+        recipient: user.as_str(),
+        jid: service.jid.as_str(),
+        node: &service.node,
+        publish_options: service.options.fields().iter().map(|(n, v)| object((n, v))).collect(),
+        payload: payload.fields().map(object).collect(),
+        expires_at,
+    });
+    body.to_string().into_bytes()
 }

@@ -11,6 +11,8 @@ use crate::{Answer, Double, Request, seconds_now};
 
 /// A `.p8` file.
 pub const APNS_KEY: &str = include_str!("../fixtures/apns.p8");
+/// The same as OpenSSL's `ecparam` writes it (SEC 1).
+pub const APNS_KEY_SEC1: &str = include_str!("../fixtures/apns.sec1.pem");
 /// Another one.
 pub const APNS_NEW_KEY: &str = include_str!("../fixtures/apns-new.p8");
 /// The team that the keys are of.

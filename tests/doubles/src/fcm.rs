@@ -11,6 +11,8 @@ use crate::{Answer, Double, Request, name_of, planted, seconds_now};
 
 /// The private key of a service account.
 pub const GOOGLE_KEY: &str = include_str!("../fixtures/google.pem");
+/// The same in the older form that OpenSSL writes (PKCS #1).
+pub const GOOGLE_KEY_PKCS1: &str = include_str!("../fixtures/google.pkcs1.pem");
 /// Another one.
 pub const GOOGLE_NEW_KEY: &str = include_str!("../fixtures/google-new.pem");
 /// The project.
@@ -30,6 +32,7 @@ struct Grants {
     has_new_key: bool,
     good: HashSet<String>,
     number: usize,
+    refused: usize,
     fail_next: Option<Answer>,
 }
 
@@ -72,6 +75,11 @@ impl Fcm {
     /// How many tokens were given out.
     pub fn granted(&self) -> usize {
         self.grants().number
+    }
+
+    /// How many requests for a token were refused for their assertion.
+    pub fn refused(&self) -> usize {
+        self.grants().refused
     }
 
     /// Takes back all tokens.
@@ -119,7 +127,10 @@ impl Grants {
         validation.set_audience(&[format!("{url}/token")]);
         validation.set_issuer(&[GOOGLE_CLIENT]);
         let key = DecodingKey::from_rsa_pem(public).unwrap();
-        let Ok(assertion) = decode::<Value>(field("assertion"), &key, &validation) else { return invalid };
+        let Ok(assertion) = decode::<Value>(field("assertion"), &key, &validation) else {
+            self.refused += 1;
+            return invalid;
+        };
         let claims = assertion.claims;
         let (issued_at, expires) = (claims["iat"].as_u64().unwrap_or(0), claims["exp"].as_u64().unwrap_or(0));
         let is_fine = claims["scope"] == "https://www.googleapis.com/auth/firebase.messaging"
@@ -145,6 +156,33 @@ pub fn fcm_error(status: u16, name: &str, error_code: Option<&str>, message: &st
     Answer::json(status, &json!({"error": error}))
 }
 
+/// The error for a message that is too large, which has no code of its own.
+pub fn fcm_too_big() -> Answer {
+    fcm_error(400, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT"), "Android message is too big")
+}
+
+/// The error for a device that is sent too much, which has a QuotaFailure among its details.
+pub fn fcm_device_quota() -> Answer {
+    let description = "Device message rate exceeded";
+    let details = json!([{"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": "QUOTA_EXCEEDED"},
+        {"@type": "type.googleapis.com/google.rpc.QuotaFailure",
+            "violations": [{"subject": "target", "description": description}]}]);
+    let message = "Sending limit exceeded for the message target.";
+    let error = json!({"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": details});
+    Answer::json(429, &json!({"error": error}))
+}
+
+/// The error for a project that sends too much.
+pub fn fcm_project_quota() -> Answer {
+    let details = json!([{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RATE_LIMIT_EXCEEDED",
+        "domain": "googleapis.com", "metadata": {"service": "fcm.googleapis.com", "quota_unit": "1/min/{project}",
+            "quota_limit": "SendsPerMinutePerProject", "consumer": "projects/123456789012"}}]);
+    let message = "Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute' of service \
+                   'fcm.googleapis.com' for consumer 'project_number:123456789012'.";
+    let error = json!({"code": 429, "message": message, "status": "RESOURCE_EXHAUSTED", "details": details});
+    Answer::json(429, &json!({"error": error}))
+}
+
 fn invalid(field: &str) -> Answer {
     let details = json!([{"@type": "type.googleapis.com/google.rpc.BadRequest",
         "fieldViolations": [{"field": field, "description": "Invalid value"}]}]);
@@ -163,11 +201,24 @@ fn check(request: &Request, message: &Value, good_tokens: &HashSet<String>) -> A
     }
     match unknown(message) {
         Some(field) => invalid(&field),
-        None if message["message"]["android"].to_string().len() > 4_096 => {
-            fcm_error(400, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT"), "Android message is too big")
-        }
+        None if message["message"]["android"].to_string().len() > 4_096 => fcm_too_big(),
         None => Answer::json(200, &json!({"name": format!("projects/{GOOGLE_PROJECT}/messages/1")})),
     }
+}
+
+/// A field of AndroidNotification.
+fn is_of_notification((name, value): (&String, &Value)) -> bool {
+    match name.as_str() {
+        "title" | "body" | "tag" | "click_action" | "sound" => value.is_string(),
+        "notification_count" => value.as_u64().is_some_and(|count| i32::try_from(count).is_ok()),
+        _ => false,
+    }
+}
+
+/// A field of the data, whose name is not reserved.
+fn is_of_data((name, value): (&String, &Value)) -> bool {
+    let is_word = matches!(name.as_str(), "from" | "message_type" | "collapse_key");
+    !(is_word || name.starts_with("google") || name.starts_with("gcm")) && value.is_string()
 }
 
 /// The first field that is not as the reference of the API has it.
@@ -191,12 +242,8 @@ fn unknown(request: &Value) -> Option<String> {
         let is_fine = match name.as_str() {
             "priority" => *value == "high" || *value == "normal",
             "ttl" => value.as_str().is_some_and(is_ttl),
-            "notification" | "data" => {
-                let known = ["title", "body", "tag", "click_action", "sound"];
-                let fields = object(value);
-                fields.values().all(Value::is_string)
-                    && (name == "data" || fields.keys().all(|name| known.contains(&name.as_str())))
-            }
+            "notification" => value.as_object().is_some_and(|fields| fields.iter().all(is_of_notification)),
+            "data" => value.as_object().is_some_and(|fields| fields.iter().all(is_of_data)),
             _ => false,
         };
         if !is_fine {

@@ -13,8 +13,13 @@ mod rest;
 mod sns;
 mod web_push;
 
-pub use apns::{APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, problem as apns_problem};
-pub use fcm::{Fcm, GOOGLE_CLIENT, GOOGLE_KEY, GOOGLE_NEW_KEY, GOOGLE_PROJECT, fcm_error};
+pub use apns::{
+    APNS_KEY, APNS_KEY_ID, APNS_KEY_SEC1, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, problem as apns_problem,
+};
+pub use fcm::{
+    Fcm, GOOGLE_CLIENT, GOOGLE_KEY, GOOGLE_KEY_PKCS1, GOOGLE_NEW_KEY, GOOGLE_PROJECT, fcm_device_quota, fcm_error,
+    fcm_project_quota, fcm_too_big,
+};
 pub use mongoosepush::MongoosePush;
 pub use planted::{MARK, is_planted, name_of, planted};
 pub use published::Published;

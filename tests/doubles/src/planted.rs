@@ -28,7 +28,7 @@ mod tests {
     use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 
     use super::*;
-    use crate::{APNS_KEY, APNS_NEW_KEY, GOOGLE_KEY, GOOGLE_NEW_KEY, Subscriber};
+    use crate::{APNS_KEY, APNS_KEY_SEC1, APNS_NEW_KEY, GOOGLE_KEY, GOOGLE_KEY_PKCS1, GOOGLE_NEW_KEY, Subscriber};
 
     #[test]
     fn a_secret_is_found_however_it_is_written() {
@@ -46,7 +46,15 @@ mod tests {
                 }
             }
         }
-        for secret in [APNS_KEY, APNS_NEW_KEY, GOOGLE_KEY, GOOGLE_NEW_KEY, &Subscriber::new(1).auth()] {
+        for secret in [
+            APNS_KEY,
+            APNS_KEY_SEC1,
+            APNS_NEW_KEY,
+            GOOGLE_KEY,
+            GOOGLE_KEY_PKCS1,
+            GOOGLE_NEW_KEY,
+            &Subscriber::new(1).auth(),
+        ] {
             assert!(is_planted(secret), "{secret}");
         }
         for other in ["", "plan", "cGxhbg", &Subscriber::new(1).p256dh()] {

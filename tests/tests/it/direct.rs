@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::Method;
 use doubles::{
     APNS_KEY, APNS_KEY_ID, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Answer, Apns, Double, Fcm, GOOGLE_NEW_KEY, Hold,
-    Receiver, Subscriber, WebPush, apns_problem, fcm_error, planted,
+    Receiver, Subscriber, WebPush, apns_problem, fcm_device_quota, fcm_error, planted,
 };
 use futures_util::future::join_all;
 use local::{Options, Stack};
@@ -19,27 +19,27 @@ use time::OffsetDateTime;
 const BOB: &str = "bob@example.com";
 const ALICE: &str = "alice@example.com";
 /// The device token of an iPhone.
-const PHONE: &str = "00fc13adff785122706c616e7465649a2341241421348097878e577c991de8f0";
+pub const PHONE: &str = "00fc13adff785122706c616e7465649a2341241421348097878e577c991de8f0";
 
 /// The device token of one of many, secret as they all are.
-fn phone_of_many(number: u32) -> String {
+pub fn phone_of_many(number: u32) -> String {
     format!("706c616e746564{number:08x}")
 }
 
 /// A stack that reaches the doubles.
-struct Direct {
-    pushlark: Pushlark,
-    apns: Apns,
-    fcm: Fcm,
-    web_push: WebPush,
+pub struct Direct {
+    pub pushlark: Pushlark,
+    pub apns: Apns,
+    pub fcm: Fcm,
+    pub web_push: WebPush,
 }
 
 impl Direct {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::with_settings(&[]).await
     }
 
-    async fn with_settings(settings: &[(&str, &str)]) -> Self {
+    pub async fn with_settings(settings: &[(&str, &str)]) -> Self {
         let (apns, fcm, web_push) = (Apns::start().await, Fcm::start().await, WebPush::start().await);
         let credentials = credentials(&apns, &fcm).to_string();
         let own = [
@@ -51,7 +51,7 @@ impl Direct {
         Self { pushlark, apns, fcm, web_push }
     }
 
-    async fn enable_iphone(&self, token: &str, options: Value) {
+    pub async fn enable_iphone(&self, token: &str, options: Value) {
         let mut form = json!({"service": "apns", "device_id": token});
         form.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
         self.pushlark.enable_with(BOB, token, form).await;
@@ -83,13 +83,13 @@ impl Direct {
     }
 
     /// Sends a message, and waits until all that comes of it is done.
-    async fn message(&self, body: &str) {
+    pub async fn message(&self, body: &str) {
         self.pushlark.message(BOB, body).await;
         self.pushlark.settled().await;
     }
 }
 
-fn credentials(apns: &Apns, fcm: &Fcm) -> Value {
+pub fn credentials(apns: &Apns, fcm: &Fcm) -> Value {
     let apns = json!({"team_id": APNS_TEAM, "key_id": APNS_KEY_ID, "key": APNS_KEY, "topic": APNS_TOPIC,
         "url": apns.url, "dev_url": "http://127.0.0.1:1"});
     let web_push =
@@ -97,7 +97,7 @@ fn credentials(apns: &Apns, fcm: &Fcm) -> Value {
     json!({"default": {"apns": apns, "fcm": fcm.service_account(), "web_push": web_push}})
 }
 
-async fn came(double: &Double, requests: usize) {
+pub async fn came(double: &Double, requests: usize) {
     eventually("requests", async || (double.requests().len() >= requests).then_some(())).await;
 }
 
@@ -133,7 +133,7 @@ async fn a_silent_iphone_is_told_in_the_background() {
     assert_eq!(request.json(), expected);
     let header = |name| request.header(name).to_owned();
     assert_eq!((header("apns-push-type"), header("apns-priority")), ("background".into(), "5".into()));
-    assert_eq!((header("apns-expiration"), header("apns-collapse-id")), ("0".into(), String::new()));
+    assert_eq!((header("apns-expiration"), header("apns-collapse-id").len()), ("0".into(), 43));
 }
 
 #[tokio::test]
@@ -173,8 +173,8 @@ async fn an_android_device_is_told_as_mongoosepush_tells_it() {
     let mut message = direct.fcm.taken("android")[0].json()["message"].take();
     let ttl = message["android"]["ttl"].take();
     assert!(["3600s", "3599s", "3598s"].contains(&ttl.as_str().unwrap()), "{ttl}");
-    let notification =
-        json!({"title": ALICE, "body": "planted Hi", "tag": ALICE, "click_action": "open", "sound": "ping"});
+    let notification = json!({"title": ALICE, "body": "planted Hi", "tag": ALICE, "click_action": "open", "sound": "ping",
+        "notification_count": 1});
     let android = json!({"priority": "high", "ttl": null, "notification": notification});
     assert_eq!(message, json!({"token": "planted-android", "android": android}));
     let silent = direct.fcm.taken("silent")[0].json();
@@ -197,13 +197,24 @@ async fn a_conversation_is_not_told_when_the_sender_is_not() {
 #[tokio::test]
 async fn a_repeat_takes_the_place_of_what_it_repeats() {
     let direct = Direct::start().await;
+    let silent = phone_of_many(1);
     direct.enable_iphone(PHONE, json!({})).await;
+    direct.enable_iphone(&silent, json!({"silent": "true"})).await;
     direct.enable_browser("browser", &Subscriber::new(1), json!({"priority": "high"})).await;
-    direct.apns.answer_next(apns_problem(500, "InternalServerError"));
+    for device in [PHONE, &silent] {
+        direct.apns.device_answers(device, apns_problem(500, "InternalServerError"));
+    }
     direct.web_push.answer_next(Answer::json(503, &json!({})));
-    direct.message("one").await;
+    direct.pushlark.message(BOB, "planted one").await;
+    came(&direct.apns, 2).await;
+    for device in [PHONE, &silent] {
+        direct.apns.device_recovers(device);
+    }
+    direct.pushlark.settled().await;
     direct.message("two").await;
-    for (requests, name) in [(direct.apns.requests(), "apns-collapse-id"), (direct.web_push.requests(), "topic")] {
+    let of = |device: &str| direct.apns.requests().into_iter().filter(|request| request.device == device).collect();
+    let (loud, silent, browser): (Vec<_>, Vec<_>, _) = (of(PHONE), of(&silent), direct.web_push.requests());
+    for (requests, name) in [(loud, "apns-collapse-id"), (silent, "apns-collapse-id"), (browser, "topic")] {
         let names: Vec<_> = requests.iter().map(|request| request.header(name)).collect();
         assert!(names.len() == 3 && names[0] == names[1] && names[1] != names[2], "{names:?}");
     }
@@ -324,6 +335,7 @@ async fn what_apple_answers_decides_on_the_device() {
         (apns_problem(400, "DeviceTokenNotForTopic"), Fate::Suspect),
         (apns_problem(400, "BadTopic"), Fate::Refused),
         (apns_problem(400, "TopicDisallowed"), Fate::Refused),
+        (apns_problem(400, "IdleTimeout"), Fate::Transient),
         (apns_problem(403, "Forbidden"), Fate::Refused),
         (apns_problem(403, "InvalidProviderToken"), Fate::Refused),
         (apns_problem(403, "ExpiredProviderToken"), Fate::Refused),
@@ -359,6 +371,7 @@ async fn what_google_answers_decides_on_the_device() {
         // Another project's.
         (fcm_error(404, "NOT_FOUND", None, ""), Fate::Refused),
         (fcm_error(429, "RESOURCE_EXHAUSTED", Some("QUOTA_EXCEEDED"), "").with("retry-after", "1"), Fate::Transient),
+        (fcm_device_quota(), Fate::Transient),
         (fcm_error(500, "INTERNAL", Some("INTERNAL"), ""), Fate::Transient),
         (fcm_error(503, "UNAVAILABLE", Some("UNAVAILABLE"), "").with("retry-after", "1"), Fate::Transient),
     ];
@@ -479,7 +492,7 @@ async fn without_an_access_token_a_notification_waits_or_is_refused() {
     direct.message("two").await;
     assert_eq!(direct.fcm.taken("android").len(), 2, "it waited");
     direct.fcm.revoke_tokens();
-    direct.fcm.fail_next_grant(Answer::json(400, &json!({"error": "invalid_grant"})));
+    direct.fcm.fail_next_grant(Answer::json(400, &json!({"error": "invalid_client"})));
     direct.message("three").await;
     assert_eq!(direct.fcm.taken("android").len(), 2, "it was refused");
     // The refusal stands for a second.

@@ -21,6 +21,7 @@ mod mongooseim;
 mod nodes;
 mod outcomes;
 mod pages;
+mod providers;
 mod push_node;
 mod real_pubsub;
 mod refusals;
