@@ -189,7 +189,7 @@ fn unknown(request: &Value) -> Option<String> {
     }
     for (name, value) in &android {
         let is_fine = match name.as_str() {
-            "priority" => *value == "high" || *value == "normal",
+            "priority" => *value == "HIGH" || *value == "NORMAL",
             "ttl" => value.as_str().is_some_and(is_ttl),
             "notification" | "data" => {
                 let known = ["title", "body", "tag", "click_action", "sound"];
