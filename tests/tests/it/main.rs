@@ -33,3 +33,4 @@ mod sessions;
 mod settings;
 mod throughput;
 mod upgrade;
+mod web_push;
