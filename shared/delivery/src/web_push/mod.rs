@@ -265,15 +265,28 @@ fn is_not_public(error: &reqwest::Error) -> bool {
 mod tests {
     use std::collections::BTreeMap;
     use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::sync::Arc;
 
-    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
     use pushlark_plugin::PublishService;
     use pushlark_plugin::xmpp::BareJid;
+    use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+    use rustls::{ServerConfig, ServerConnection};
     use serde_json::json;
     use tokio::net::TcpSocket;
 
     use super::*;
     use crate::http_client::Kind;
+
+    /// For 127.0.0.1, signed by itself: `openssl req -x509`.
+    const CERTIFICATE: &str = "MIIBkTCCATagAwIBAgIUZ7PfbBVMnhuMmLBA6xtRt+gm674wCgYIKoZIzj0EAwIwFDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2\
+        MTEyODA1MDg1MloYDzIxMjYxMTA0MDUwODUyWjAUMRIwEAYDVQQDDAkxMjcuMC4wLjEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC\
+        AAQOnvKrAu+ET4QZvOMgFDfgpic6XTpBVS6A0Nav2NxVQti8LKT9RvqvkkdZU+jqDBpIlea4WDOuDH3D/12FQKx0o2QwYjAdBgNV\
+        HQ4EFgQUPxJkyLq+uiYnmYnHzkMatz2LBmowHwYDVR0jBBgwFoAUPxJkyLq+uiYnmYnHzkMatz2LBmowDwYDVR0TAQH/BAUwAwEB\
+        /zAPBgNVHREECDAGhwR/AAABMAoGCCqGSM49BAMCA0kAMEYCIQCOHHXF+g2oYgBbg/oKWyxp73zw6q8ZaE7KShDzxqDARAIhAMxt\
+        LMeSqxa/JHhZawyRAWlOuMTif7QpC3mpan5Tr6lk";
+    const CERTIFICATE_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgASP1nY08KlRZrC7K6hI+P4uheq3Z1q5K1fTQDI+rjBWhRANCAAQO\
+        nvKrAu+ET4QZvOMgFDfgpic6XTpBVS6A0Nav2NxVQti8LKT9RvqvkkdZU+jqDBpIlea4WDOuDH3D/12FQKx0";
 
     /// What comes of a notification to an endpoint, which may be one of this machine.
     async fn outcome_at(endpoint: &str, is_trusted: bool) -> Outcome {
@@ -340,14 +353,22 @@ mod tests {
     /// A certificate that is not good is no sign of the host that was meant.
     #[tokio::test]
     async fn a_host_that_shows_no_good_certificate_is_unreachable() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let certificate = CertificateDer::from(BASE64_STANDARD.decode(CERTIFICATE).unwrap());
+        let key = PrivatePkcs8KeyDer::from(BASE64_STANDARD.decode(CERTIFICATE_KEY).unwrap());
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let config = Arc::new(config.with_single_cert(vec![certificate], key.into()).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("https://{}/x", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+                while connection.is_handshaking() && connection.complete_io(&mut stream).is_ok() {}
             }
         });
-        assert_eq!(extent(outcome_at(&endpoint, true).await), Extent::Unreachable);
+        let Outcome::Transient(failure) = outcome_at(&endpoint, true).await else { panic!() };
+        assert_eq!(failure.extent, Extent::Unreachable);
+        assert!(failure.reason.contains("certificate"), "{}", failure.reason);
     }
 
     #[tokio::test]
