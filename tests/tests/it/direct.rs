@@ -381,10 +381,11 @@ async fn what_a_server_of_web_push_answers_decides_on_the_device() {
         (answer(401), Fate::Refused),
         // As a service says that is not known to say more.
         (answer(403), Fate::Suspect),
-        // The signature is wrong, and so for all: by Apple, Google and Mozilla.
+        // The signature is wrong, and so for all: by Apple, Google, Mozilla and Microsoft.
         (Answer::json(403, &json!({"reason": "BadJwtToken"})), Fate::Refused),
         (Answer::text(403, "permission denied: invalid JWT provided\n"), Fate::Refused),
         (Answer::json(401, &json!({"errno": 109, "message": "Invalid VAPID token"})), Fate::Refused),
+        (answer(403).with("x-wns-error-description", "JWT Authentication Failed"), Fate::Refused),
         // The subscription is for another key: by Apple, Google and Mozilla.
         (Answer::json(400, &json!({"reason": "VapidPkHashMismatch"})), Fate::Suspect),
         (Answer::text(403, GOOGLE_KEY_MISMATCH), Fate::Suspect),

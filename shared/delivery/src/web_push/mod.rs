@@ -238,9 +238,11 @@ async fn outcome_of(mut response: Response, subscription: &Subscription) -> Outc
     }
 }
 
-/// How an answer's text begins. It is a server's that a user named, and is neither read on nor told to anybody.
+/// How an answer's text begins, after what Microsoft's has in a header instead. It is a server's that a user named, and is
+/// neither read on nor told to anybody.
 async fn beginning(response: &mut Response) -> String {
-    let mut text = Vec::new();
+    let mut text =
+        response.headers().get("x-wns-error-description").map_or(Vec::new(), |text| text.as_bytes().to_vec());
     while text.len() < MAX_SAID
         && let Ok(Some(chunk)) = response.chunk().await
     {
