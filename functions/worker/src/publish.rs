@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushlark_delivery::{Answer, Extent, Failure, Notification, Outcome, Publisher};
+use pushlark_delivery::{Extent, Failure, Notification, Outcome, Publisher, Verdict};
 use pushlark_queue::Retry;
 use pushlark_store::{Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -54,7 +54,7 @@ impl Worker {
     ) -> Result<Ended, Why> {
         let Notification { user, service, .. } = *notification;
         let server = publisher.server(notification);
-        let answer = {
+        let Verdict { push_service, outcome } = {
             let names: Vec<_> = [Some(user.as_str()), server.as_deref()].into_iter().flatten().collect();
             let _share = self.publishes.acquire(&names).await;
             if Instant::now() >= batch.last_publish {
@@ -62,7 +62,6 @@ impl Worker {
             }
             publisher.publish(notification).await
         };
-        let Answer { push_service, outcome } = answer;
         let is_unreachable = matches!(&outcome, Outcome::Transient(Failure { extent: Extent::Unreachable, .. }));
         let outcome = self.after_all_tries(notification, source, retry, outcome).await;
         let jid = &service.jid;

@@ -227,9 +227,9 @@ fn android(options: &PublishOptions, payload: &Payload, ttl: u64) -> Vec<u8> {
     let data: Map<_, _> = allowed(content.data).map(|(name, value)| (name.into(), value.into())).collect();
     let mut android = Map::new();
     let priority = match options.priority() {
-        _ if is_call(payload) => Some("high"),
-        Ok(Some(Priority::High)) => Some("high"),
-        Ok(Some(Priority::Normal)) => Some("normal"),
+        _ if is_call(payload) => Some("HIGH"),
+        Ok(Some(Priority::High)) => Some("HIGH"),
+        Ok(Some(Priority::Normal)) => Some("NORMAL"),
         _ => None,
     };
     android.extend(priority.map(|priority| ("priority".into(), priority.into())));

@@ -219,8 +219,7 @@ fn server(url: &Url) -> String {
 
 /// Why there is no answer; not where it was asked for, since a URL may hold a device token.
 pub fn unanswered(error: reqwest::Error) -> Failure {
-    let extent = if error.is_connect() { Extent::Unreachable } else { Extent::Service };
-    Failure { reason: Causes(&error.without_url()).to_string(), retry_after: None, extent }
+    Failure::of_service(Causes(&error.without_url()).to_string())
 }
 
 /// `Retry-After`: seconds or a date (RFC 9110, section 10.2.3). What asks for no delay, such as a date that is past, is

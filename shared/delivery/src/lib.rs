@@ -56,9 +56,9 @@ pub struct Publisher {
     most_gone: Option<u32>,
 }
 
-/// The answer to a publish.
+/// The word of a push service on a notification.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Verdict {
     /// Names the push service that was asked: what fails and recovers as one. It is for the log, too.
     pub push_service: String,
     /// What came of it.
@@ -160,7 +160,7 @@ impl Publisher {
     }
 
     /// Publishes one notification, within `PUBLISH_TIMEOUT_MS`.
-    pub async fn publish(&self, notification: &Notification<'_>) -> Answer {
+    pub async fn publish(&self, notification: &Notification<'_>) -> Verdict {
         let deadline = Instant::now() + self.timeout;
         let late = || {
             let reason = format!("no answer within {} ms", self.timeout.as_millis());
@@ -171,11 +171,11 @@ impl Publisher {
             Failure { reason, retry_after: None, extent }
         };
         let Ok(push_service) = timeout_at(deadline, self.push_service_of(notification)).await else {
-            return Answer { push_service: String::new(), outcome: late().into() };
+            return Verdict { push_service: String::new(), outcome: late().into() };
         };
         let device = Device::of(notification);
         if let Err(failure) = self.health.admit(&push_service, device) {
-            return Answer { push_service, outcome: failure.into() };
+            return Verdict { push_service, outcome: failure.into() };
         }
         let published = async {
             match &self.kind {
@@ -187,7 +187,7 @@ impl Publisher {
         };
         let outcome = timeout_at(deadline, published).await.unwrap_or_else(|_| late().into());
         self.health.note(&push_service, device, &outcome);
-        Answer { push_service, outcome }
+        Verdict { push_service, outcome }
     }
 
     /// The server that a user chose for a notification: the origin of an endpoint of Web Push, or a PubSub service.

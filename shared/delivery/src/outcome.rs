@@ -36,7 +36,7 @@ pub struct Failure {
 pub enum Extent {
     /// To all that the push service is asked for: the origin (Web Push), the app at a provider, or the gateway.
     Service,
-    /// As `Service`, because no connection could be made: the name does not resolve, or nothing listens there.
+    /// To all of an origin that a user chose, to which no connection could be made: perhaps it is no more.
     Unreachable,
     /// To this device alone.
     Device,

@@ -240,7 +240,7 @@ fn unknown(request: &Value) -> Option<String> {
     }
     for (name, value) in &android {
         let is_fine = match name.as_str() {
-            "priority" => *value == "high" || *value == "normal",
+            "priority" => *value == "HIGH" || *value == "NORMAL",
             "ttl" => value.as_str().is_some_and(is_ttl),
             "notification" => value.as_object().is_some_and(|fields| fields.iter().all(is_of_notification)),
             "data" => value.as_object().is_some_and(|fields| fields.iter().all(is_of_data)),

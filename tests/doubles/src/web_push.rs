@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::{Answer, Double, MARK, Request, name_of, planted, seconds_now};
 
-/// The double of a push service.
+/// The double of a push service. To a client that has it for an HTTP proxy it is the push service of each vendor, by the
+/// host that is asked for.
 #[derive(Clone)]
 pub struct WebPush(Double);
 
@@ -35,9 +36,9 @@ pub struct Subscriber {
 impl WebPush {
     /// Listens.
     pub async fn start() -> Self {
-        let double = Double::start(1_000, |url, request| {
+        let double = Double::start(1_000, |_, request| {
             let device = name_of(request.path.strip_prefix("/push/").unwrap_or("none")).to_owned();
-            let answer = match check(url, request) {
+            let answer = match check(request).and_then(|()| check_as_vendor(request)) {
                 Ok(()) => Answer::json(201, &json!({})).with("location", "/message/1"),
                 Err((status, reason)) => Answer::json(status, &json!({"reason": reason})),
             };
@@ -103,9 +104,14 @@ fn derive(salt: &[u8], secret: &[u8], info: &[u8]) -> [u8; 32] {
     block.as_ref().try_into().unwrap()
 }
 
-fn check(url: &str, request: &Request) -> Result<(), (u16, &'static str)> {
-    let refused = |is_wrong: bool, status, reason| if is_wrong { Err((status, reason)) } else { Ok(()) };
+fn refused(is_wrong: bool, status: u16, reason: &'static str) -> Result<(), (u16, &'static str)> {
+    if is_wrong { Err((status, reason)) } else { Ok(()) }
+}
+
+fn check(request: &Request) -> Result<(), (u16, &'static str)> {
     refused(request.method != "POST", 405, "method")?;
+    // Four weeks are the most that Google and Microsoft take.
+    refused(request.header("ttl").parse::<u32>().is_ok_and(|seconds| seconds > 2_419_200), 400, "TTL")?;
     refused(request.header("ttl").parse::<u32>().is_err(), 400, "TTL")?;
     refused(request.header("content-encoding") != "aes128gcm", 400, "Content-Encoding")?;
     let urgency = request.header("urgency");
@@ -114,8 +120,11 @@ fn check(url: &str, request: &Request) -> Result<(), (u16, &'static str)> {
     let is_base64url = topic.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
     refused(topic.len() > 32 || !is_base64url, 400, "Topic")?;
     refused(request.body.len() > 4_096, 413, "size")?;
-    // RFC 8188, section 2.1: a salt, the size of records, the length of the key, the key.
+    // RFC 8188, section 2.1: a salt, the size of records, the length of the key, the key. RFC 8291, section 4: one record,
+    // smaller than that size.
     refused(request.body.len() < 86 + 17 || request.body[20] != 65, 400, "header")?;
+    let record_size = u32::from_be_bytes(request.body[16..20].try_into().unwrap());
+    refused(record_size as usize <= request.body.len() - 86, 400, "rs")?;
     let authorization = request.header("authorization");
     let parts = authorization.strip_prefix("vapid t=").and_then(|parts| parts.split_once(", k="));
     let (token, key) = parts.ok_or((401, "Authorization"))?;
@@ -124,8 +133,25 @@ fn check(url: &str, request: &Request) -> Result<(), (u16, &'static str)> {
     let part = |range| BASE64_URL_SAFE_NO_PAD.encode(&point[range]);
     let key = DecodingKey::from_ec_components(&part(1..33), &part(33..65)).map_err(|_| (403, "k"))?;
     let mut validation = Validation::new(Algorithm::ES256);
-    validation.set_audience(&[url]);
-    let claims = decode::<Value>(token, &key, &validation).map_err(|_| (403, "t"))?.claims;
-    refused(claims["exp"].as_u64().unwrap_or(0) > seconds_now() + 86_400, 403, "exp")?;
-    refused(!claims["sub"].as_str().unwrap_or("mailto:").starts_with("mailto:"), 403, "sub")
+    validation.set_audience(&[format!("http://{}", request.header("host"))]);
+    let claims = decode::<Value>(token, &key, &validation).map_err(|_| (403, "BadJwtToken"))?.claims;
+    refused(claims["exp"].as_u64().unwrap_or(0) > seconds_now() + 86_400, 403, "BadJwtToken")?;
+    let subject = claims["sub"].as_str().unwrap_or_default();
+    let is_contact = subject.starts_with("mailto:") || subject.starts_with("https://");
+    refused(!is_contact || subject.contains([' ', '<', '>']) || subject.contains("localhost"), 403, "BadJwtToken")
+}
+
+/// What one vendor alone refuses.
+fn check_as_vendor(request: &Request) -> Result<(), (u16, &'static str)> {
+    let host = request.header("host");
+    let is_at = |domain| host == domain || host.ends_with(&format!(".{domain}"));
+    if is_at("push.services.mozilla.com") {
+        // As for Firefox on Android.
+        refused(request.body.len() > 2_744, 413, "Data payload is too large")?;
+    }
+    if is_at("notify.windows.com") {
+        let policy = if request.header("ttl") == "0" { "no-cache" } else { "cache" };
+        refused(request.header("x-wns-cache-policy") != policy, 400, "Ttl value conflicts with X-WNS-Cache-Policy.")?;
+    }
+    Ok(())
 }

@@ -21,6 +21,10 @@ const ALICE: &str = "alice@example.com";
 /// The device token of an iPhone.
 pub const PHONE: &str = "00fc13adff785122706c616e7465649a2341241421348097878e577c991de8f0";
 
+/// What Google answers for a subscription that was made for another key.
+const GOOGLE_KEY_MISMATCH: &str = "the VAPID credentials in the authorization header do not correspond to the credentials \
+    used to create the subscriptions.\n";
+
 /// The device token of one of many, secret as they all are.
 pub fn phone_of_many(number: u32) -> String {
     format!("706c616e746564{number:08x}")
@@ -157,7 +161,7 @@ async fn a_call_rings_at_once() {
     let header = |name| request.header(name).to_owned();
     assert_eq!((header("apns-push-type"), header("apns-priority")), ("voip".into(), "10".into()));
     assert_eq!((header("apns-topic"), header("apns-expiration")), (format!("{APNS_TOPIC}.voip"), "0".into()));
-    assert_eq!(direct.fcm.taken("android")[0].json()["message"]["android"]["priority"], "high");
+    assert_eq!(direct.fcm.taken("android")[0].json()["message"]["android"]["priority"], "HIGH");
     call("retract").await;
     assert_eq!(direct.apns.taken(pushkit).len(), 1);
     assert_eq!(direct.apns.taken(PHONE)[0].header("apns-push-type"), "background");
@@ -175,7 +179,7 @@ async fn an_android_device_is_told_as_mongoosepush_tells_it() {
     assert!(["3600s", "3599s", "3598s"].contains(&ttl.as_str().unwrap()), "{ttl}");
     let notification = json!({"title": ALICE, "body": "planted Hi", "tag": ALICE, "click_action": "open", "sound": "ping",
         "notification_count": 1});
-    let android = json!({"priority": "high", "ttl": null, "notification": notification});
+    let android = json!({"priority": "HIGH", "ttl": null, "notification": notification});
     assert_eq!(message, json!({"token": "planted-android", "android": android}));
     let silent = direct.fcm.taken("silent")[0].json();
     let data = json!({"message-count": "1", "last-message-sender": ALICE, "last-message-body": "planted Hi"});
@@ -388,8 +392,19 @@ async fn what_a_server_of_web_push_answers_decides_on_the_device() {
         (answer(307).with("location", "http://127.0.0.1:1/"), Fate::Refused),
         (answer(400), Fate::Refused),
         (answer(401), Fate::Refused),
-        (answer(403), Fate::Refused),
-        (answer(413), Fate::Refused),
+        // As a service says that is not known to say more.
+        (answer(403), Fate::Suspect),
+        // The signature is wrong, and so for all: by Apple, Google, Mozilla and Microsoft.
+        (Answer::json(403, &json!({"reason": "BadJwtToken"})), Fate::Refused),
+        (Answer::text(403, "permission denied: invalid JWT provided\n"), Fate::Refused),
+        (Answer::json(401, &json!({"errno": 109, "message": "Invalid VAPID token"})), Fate::Refused),
+        (answer(403).with("x-wns-error-description", "JWT Authentication Failed"), Fate::Refused),
+        // The subscription is for another key: by Apple, Google and Mozilla.
+        (Answer::json(400, &json!({"reason": "VapidPkHashMismatch"})), Fate::Suspect),
+        (Answer::text(403, GOOGLE_KEY_MISMATCH), Fate::Suspect),
+        (Answer::json(401, &json!({"errno": 109, "message": "VAPID public key mismatch"})), Fate::Suspect),
+        (answer(406), Fate::Refused),
+        (answer(406).with("retry-after", "1"), Fate::Transient),
         (answer(429).with("retry-after", "1"), Fate::Transient),
         (answer(500), Fate::Transient),
         (answer(503), Fate::Transient),

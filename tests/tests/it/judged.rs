@@ -1,33 +1,67 @@
 //! What is encrypted or signed, judged by other people's libraries in another language.
 
+use std::fs::{File, exists};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use doubles::{Receiver, Subscriber, WebPush};
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use doubles::{APNS_KEY, Fcm, Receiver, Subscriber, WebPush, planted};
 use serde_json::{Value, json};
-use tests::Pushlark;
+use tests::{Pushlark, eventually, send};
+use tokio::net::TcpListener;
 
 const BOB: &str = "bob@example.com";
 
-/// The path of a Python that has the libraries; they are installed into the target folder.
+/// A folder within the target folder, into which others' libraries are installed: by one test at a time.
+fn installed(name: &str, install: impl FnOnce(&Path)) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let lock = File::create(target.join(format!("{name}.lock"))).unwrap();
+    lock.lock().unwrap();
+    let folder = target.join(name);
+    install(&folder);
+    folder
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The path of a Python that has the libraries.
 fn python() -> &'static str {
     static PYTHON: OnceLock<String> = OnceLock::new();
     PYTHON.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judge");
-        let python = folder.join("bin/python").to_str().unwrap().to_owned();
         let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/judge.txt");
-        let run = |program: &str, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).output().unwrap();
-            assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        };
-        run("python3", &["-m", "venv", folder.to_str().unwrap()]);
-        run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements]);
-        python
+        let python = |folder: &Path| folder.join("bin/python").to_str().unwrap().to_owned();
+        let folder = installed("judge", |folder| {
+            run("python3", &["-m", "venv", folder.to_str().unwrap()]);
+            run(
+                &python(folder),
+                &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements],
+            );
+        });
+        python(&folder)
     })
+}
+
+/// The path of Node.js, which one of the libraries brings, and of the npm package `web-push-testing`.
+fn node() -> (String, PathBuf) {
+    let root = judge(&json!({"judge": "node"})).unwrap().as_str().unwrap().to_owned();
+    let node = format!("{root}/bin/node");
+    let folder = installed("judge-node", |folder| {
+        let package = folder.join("node_modules/web-push-testing/package.json");
+        if !exists(package).unwrap() {
+            let npm = format!("{root}/lib/node_modules/npm/bin/npm-cli.js");
+            // What it depends on is as it was at one time.
+            let exact = ["--before=2026-11-01", "--ignore-scripts", "--no-audit", "--no-fund"];
+            let install = [&npm, "install", "--prefix", folder.to_str().unwrap(), "web-push-testing@1.2.2"];
+            run(&node, &[&install[..], &exact].concat());
+        }
+    });
+    (node, folder.join("node_modules/web-push-testing"))
 }
 
 /// The verdict, or why there is none.
@@ -83,6 +117,139 @@ async fn a_browser_decrypts_what_is_pushed() {
     let body = BASE64_STANDARD.encode(&web_push.taken("browser")[0].body);
     let request = json!({"judge": "web-push", "body": body, "private_key": other.private_key(), "auth": other.auth()});
     judge(&request).unwrap_err();
+}
+
+/// `web-push-testing` checks headers and signature, and decrypts.
+#[tokio::test]
+async fn another_push_service_takes_what_is_pushed() {
+    let (node, package) = node();
+    // It cannot tell which port it took.
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let server = package.join("src/bin/server.js");
+    let _server = tokio::process::Command::new(node)
+        .args([server.to_str().unwrap(), &port.to_string()])
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let origin = format!("http://localhost:{port}");
+    let http = reqwest::Client::new();
+    eventually("the push service", async || http.post(format!("{origin}/status")).send().await.ok()).await;
+    let ask = async |path: &str, request: Value| send(http.post(format!("{origin}{path}")).json(&request)).await.json();
+
+    let credentials = json!({"default": {"web_push": {"key": APNS_KEY, "subject": "mailto:planted@example.com"}}});
+    let settings = [
+        ("PUSH_SERVICE", "direct"),
+        ("PUSH_CREDENTIALS", &credentials.to_string()),
+        ("WEB_PUSH_TRUSTED_ORIGINS", &origin),
+    ];
+    let pushlark = Pushlark::with_settings(settings).await;
+    let subscribe = async |node: &str, application_server_key: &str| {
+        let options = json!({"userVisibleOnly": "true", "applicationServerKey": application_server_key});
+        let subscription = ask("/subscribe", options).await["data"].take();
+        let form = json!({"service": "web-push", "endpoint": subscription["endpoint"],
+            "p256dh": subscription["keys"]["p256dh"], "auth": subscription["keys"]["auth"]});
+        pushlark.enable_with(BOB, node, form).await;
+        subscription["clientHash"].as_str().unwrap().to_owned()
+    };
+    let browser = subscribe("browser", &public_key(APNS_KEY)).await;
+    let of_another = subscribe("of-another", &Subscriber::new(8).p256dh()).await;
+    for body in ["planted: Grüße 👋", &"x".repeat(10_000)] {
+        pushlark.message(BOB, body).await;
+        pushlark.settled().await;
+    }
+    let texts = async |client_hash: &str| -> Vec<Value> {
+        let notifications = ask("/get-notifications", json!({"clientHash": client_hash})).await;
+        let texts = notifications["data"]["messages"].as_array().unwrap().clone();
+        texts.iter().map(|text| serde_json::from_str(text.as_str().unwrap()).unwrap()).collect()
+    };
+    let browsers = texts(&browser).await;
+    assert_eq!(browsers.len(), 2);
+    assert_eq!(browsers[0]["last-message-body"], "planted: Grüße 👋");
+    assert_eq!(browsers[1].to_string().len(), 3_993);
+    assert_eq!(texts(&of_another).await, [] as [Value; 0]);
+}
+
+/// The public key of a private one in PEM, as an app gives it to its users' browsers.
+fn public_key(pem: &str) -> String {
+    let key = aws_lc_rs::signature::EcdsaKeyPair::from_pkcs8(
+        &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING,
+        &BASE64_STANDARD.decode(pem.lines().filter(|line| !line.starts_with('-')).collect::<String>()).unwrap(),
+    );
+    BASE64_URL_SAFE_NO_PAD.encode(aws_lc_rs::signature::KeyPair::public_key(&key.unwrap()))
+}
+
+/// Google's own description of the API, revision by revision, is in its library for Python.
+#[tokio::test]
+async fn google_describes_what_it_is_sent() {
+    let fcm = Fcm::start().await;
+    let credentials = json!({"default": {"fcm": fcm.service_account()}}).to_string();
+    let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str()), ("PLUGIN", "hints")];
+    let pushlark = Pushlark::with_settings(settings).await;
+    let all = json!({"priority": "high", "click_action": "open", "sound": "ping", "time_to_live": "600", "mode": "prod",
+        "topic": "planted", "mutable_content": "true"});
+    let with = |name: &str, value: &str| {
+        let mut options = all.clone();
+        options[name] = value.into();
+        options
+    };
+    for (node, options) in [
+        ("plain", json!({})),
+        ("all", all.clone()),
+        ("normal", with("priority", "normal")),
+        ("silent", with("silent", "true")),
+        ("brief", with("time_to_live", "0")),
+    ] {
+        pushlark.enable_with(BOB, node, options).await;
+    }
+    let call = |step: &str| {
+        format!(
+            "<message type='chat'><{step} xmlns='urn:xmpp:jingle-message:0' id='c1'/><store xmlns='urn:xmpp:hints'/></message>"
+        )
+    };
+    let body = |text: &str| format!("<message type='chat'><body>{text}</body></message>");
+    for stanza in [body("planted Hi"), body(&"x".repeat(10_000)), call("propose"), call("retract")] {
+        pushlark.event(json!({"type": "message", "from": "alice@example.com/pc", "to": BOB, "stanza": stanza})).await;
+    }
+    pushlark.settled().await;
+    let requests = fcm.requests();
+    let is_told = |node: &str| requests.iter().filter(|request| request.device == node).count() == 4;
+    assert!(["plain", "all", "normal", "silent", "brief"].into_iter().all(is_told), "{}", requests.len());
+    let faults = |body: Value| judge(&json!({"judge": "fcm", "body": body})).unwrap();
+    let mut seen = Vec::new();
+    for request in &requests {
+        // One of each kind, since each takes a process.
+        let mut shape = request.json();
+        blank(&mut shape);
+        if !seen.contains(&shape) {
+            assert_eq!(faults(request.json()), json!([]), "{}", request.json());
+            seen.push(shape);
+        }
+    }
+    assert!(seen.len() >= 5, "{seen:?}");
+    // It finds what is wrong.
+    for (pointer, value, fault) in [
+        ("/message", json!({"tokn": planted("x")}), "request.message.tokn is unknown"),
+        ("/message/android/ttl", json!(600), "request.message.android.ttl is no string"),
+        ("/message/android/ttl", json!("10 min"), "request.message.android.ttl is no google-duration"),
+        ("/message/android/priority", json!("high"), "request.message.android.priority is none of ['NORMAL', 'HIGH']"),
+    ] {
+        let mut body = requests.iter().find(|request| request.device == "all").unwrap().json();
+        *body.pointer_mut(pointer).unwrap() = value;
+        assert_eq!(faults(body), json!([fault]));
+    }
+}
+
+/// Leaves the names of fields, and the type and the alternatives of their values.
+fn blank(json: &mut Value) {
+    match json {
+        Value::Object(fields) => fields.values_mut().for_each(blank),
+        Value::Array(items) => items.iter_mut().for_each(blank),
+        Value::String(text) if text.chars().all(|c| c.is_ascii_uppercase() || c == '_') => {}
+        Value::String(text) => text.clear(),
+        Value::Number(number) => *number = 0.into(),
+        Value::Bool(_) | Value::Null => {}
+    }
 }
 
 #[tokio::test]

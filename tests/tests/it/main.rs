@@ -35,3 +35,4 @@ mod sessions;
 mod settings;
 mod throughput;
 mod upgrade;
+mod web_push;

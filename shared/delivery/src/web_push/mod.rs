@@ -1,58 +1,56 @@
 //! Web Push (RFC 8030), encrypted for the device (RFC 8291) and signed (RFC 8292): browsers, and UnifiedPush.
 
+mod encryption;
 pub mod endpoint;
+mod vapid;
 
 pub use endpoint::{InvalidEndpoint, TrustedOrigins};
+pub use vapid::{InvalidSettings, Settings};
 
-use std::collections::HashMap;
 use std::error::Error;
-use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use p256::ecdsa::SigningKey;
-use p256::pkcs8::DecodePrivateKey;
+use p256::EncodedPoint;
+use p256::elliptic_curve::sec1::ToEncodedPoint;
 use pushlark_plugin::{Payload, Priority, PublishOptions};
-use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
-use web_push_native::{Auth, encrypt};
 
 use crate::content::is_call;
 use crate::direct::Published;
 use crate::fit::fit;
 use crate::http_client::{HttpClient, failure, outcome, unanswered};
-use crate::jws::{BadKey, es256};
 use crate::notification::Notification;
-use crate::outcome::{Extent, Outcome};
+use crate::outcome::{Extent, Failure, Outcome};
+use encryption::{Recipient, encrypt};
 use endpoint::NotPublic;
+use vapid::Vapid;
 
 /// The most that a push service must take is 4,096 bytes of ciphertext (RFC 8030, section 7.2), which leaves so many
 /// bytes of plaintext (RFC 8291, section 4).
-const MAX_PAYLOAD: usize = 3_993;
-/// How many signatures are kept.
-const MAX_SIGNATURES: usize = 1_000;
-/// How long a signature is good for, in seconds; at most 24 hours (RFC 8292, section 2).
-const TOKEN_LIFETIME: i64 = 12 * 3_600;
+const MAX_PLAINTEXT: usize = 3_993;
+/// Mozilla's push service hands what is for Firefox on Android on to FCM, in base64 and JSON, and takes 2,744 bytes of
+/// ciphertext for it (autopush, "HTTP endpoints"). Which of its subscriptions are Android's is not told.
+const MAX_PLAINTEXT_AT_MOZILLA: usize = 2_600;
+/// Plaintexts are padded to a multiple of this, or to the most that there may be: who carries them sees no length of a text.
+const PADDING_STEP: usize = 1_024;
+/// The longest time to live: four weeks, above which Google and Microsoft answer 400.
+const MAX_TIME_TO_LIVE: Duration = Duration::from_secs(2_419_200);
+/// How much of an answer's text is read, in bytes.
+const MAX_SAID: usize = 1_024;
+/// What Apple (400), Mozilla (401) and Google (403) say of a subscription that was made for another key than ours.
+const OTHER_KEY: [&str; 3] =
+    ["VapidPkHashMismatch", "VAPID public key mismatch", "do not correspond to the credentials used to create"];
 /// As users' browsers write it, with padding or without.
 const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// An app's credentials for Web Push.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// The private key of VAPID: P-256, as PKCS #8 PEM or as 32 bytes in base64url.
-    key: String,
-    /// Whom a push service may write to: `mailto:` or `https:`.
-    subject: String,
-}
 
 /// The HTTP clients of all apps.
 #[derive(Clone)]
@@ -67,20 +65,15 @@ pub struct Clients {
 pub struct WebPush {
     clients: Clients,
     trusted_origins: TrustedOrigins,
-    key: SigningKey,
-    /// The public key: an uncompressed point, in base64url.
-    public_key: String,
-    subject: String,
-    /// The signature for each push service, and until when it is good.
-    signatures: Mutex<HashMap<String, (i64, String)>>,
+    vapid: Vapid,
 }
 
 /// Where a device is reached, and the keys that only it can decrypt with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subscription {
     endpoint: Url,
-    p256dh: p256::PublicKey,
-    auth: Auth,
+    p256dh: EncodedPoint,
+    auth: [u8; 16],
 }
 
 /// A form that names no device of Web Push; the client's to mend.
@@ -107,89 +100,106 @@ impl Subscription {
         let p256dh = p256::PublicKey::from_sec1_bytes(&p256dh).map_err(|_| key)?;
         let key = InvalidSubscription::Key("auth", "16 bytes");
         let auth = BASE64_URL.decode(require("auth")?).map_err(|_| key)?;
-        let auth = Auth::from_exact_iter(auth).ok_or(key)?;
-        Ok(Self { endpoint, p256dh, auth })
+        let auth = auth.try_into().map_err(|_| key)?;
+        Ok(Self { endpoint, p256dh: p256dh.to_encoded_point(false), auth })
+    }
+
+    /// Whether the push service is at `domain` or below it.
+    fn is_at(&self, domain: &str) -> bool {
+        let host = self.endpoint.host_str().unwrap_or_default().trim_end_matches('.');
+        host.strip_suffix(domain).is_some_and(|below| below.is_empty() || below.ends_with('.'))
+    }
+
+    /// Whether it is Microsoft's push service, for Edge on Windows.
+    fn is_at_microsoft(&self) -> bool {
+        self.is_at("notify.windows.com")
+    }
+
+    /// How many bytes of plaintext the push service takes.
+    fn max_plaintext(&self) -> usize {
+        if self.is_at("push.services.mozilla.com") { MAX_PLAINTEXT_AT_MOZILLA } else { MAX_PLAINTEXT }
     }
 }
 
 impl WebPush {
-    pub fn new(settings: Settings, clients: Clients, trusted_origins: TrustedOrigins) -> Result<Self, BadKey> {
-        let Settings { key, subject } = settings;
-        let key = signing_key(key.trim()).ok_or(BadKey("one of P-256: PKCS #8 as PEM, or 32 bytes in base64url"))?;
-        let public_key = BASE64_URL_SAFE_NO_PAD.encode(key.verifying_key().to_encoded_point(false));
-        Ok(Self { clients, trusted_origins, key, public_key, subject, signatures: Mutex::default() })
+    pub fn new(settings: Settings, clients: Clients, trusted_origins: TrustedOrigins) -> Result<Self, InvalidSettings> {
+        Ok(Self { clients, trusted_origins, vapid: Vapid::new(settings)? })
     }
 
     /// Sends one notification to the device that its options name.
     pub async fn publish(&self, notification: &Notification<'_>) -> Published {
-        let options = &notification.service.options;
-        let subscription = match Subscription::new(options, &self.trusted_origins) {
+        let subscription = match Subscription::new(&notification.service.options, &self.trusted_origins) {
             Ok(subscription) => subscription,
             Err(invalid) => return Ok(Outcome::Refused(invalid.to_string())),
         };
-        let text = match fit(MAX_PAYLOAD, notification.payload, text) {
+        let limit = subscription.max_plaintext();
+        let text = match fit(limit, notification.payload, text) {
             Ok(text) => text,
             Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
         };
+        let length = padded(text.len(), limit);
+        let mut answer = self.post(notification, &subscription, &text, length).await;
+        // Some services take less than they must, and do not say how much.
+        if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::PAYLOAD_TOO_LARGE)
+            && let Ok(text) = fit(length / 2, notification.payload, self::text)
+        {
+            answer = self.post(notification, &subscription, &text, padded(text.len(), length / 2)).await;
+        }
+        Ok(match answer {
+            Ok(response) => outcome_of(response, &subscription).await,
+            Err(outcome) => outcome,
+        })
+    }
+
+    /// Posts a text, padded to a length. There may be no answer, which is an outcome, too.
+    async fn post(
+        &self,
+        notification: &Notification<'_>,
+        subscription: &Subscription,
+        text: &[u8],
+        length: usize,
+    ) -> Result<Response, Outcome> {
         let Subscription { endpoint, p256dh, auth } = subscription;
-        let body = match encrypt(text, &p256dh, &auth) {
-            Ok(body) => body,
-            Err(error) => return Ok(Outcome::Refused(format!("not encrypted: {error}"))),
-        };
-        let urgency = match options.priority() {
+        let recipient = Recipient { p256dh: p256dh.as_bytes(), auth };
+        let body = encrypt(text, length, recipient).map_err(|_| Outcome::Refused("not encrypted".into()))?;
+        let urgency = match notification.service.options.priority() {
             _ if is_call(notification.payload) => "high",
             Ok(Some(Priority::High)) => "high",
             _ => "normal",
         };
-        let authorization = self.authorization(&endpoint, OffsetDateTime::now_utc());
+        let time_to_live = notification.time_to_live().min(MAX_TIME_TO_LIVE).as_secs();
+        let authorization = self.vapid.authorization(endpoint, OffsetDateTime::now_utc());
         let request = |client: &reqwest::Client| {
-            client
+            let request = client
                 .post(endpoint.clone())
                 .header(AUTHORIZATION, &authorization)
-                .header("TTL", notification.time_to_live().as_secs())
+                .header("TTL", time_to_live)
                 .header("Urgency", urgency)
                 // A repeat takes the place of what it repeats, where that still waits for the device.
                 .header("Topic", notification.name(32))
                 .header(CONTENT_ENCODING, "aes128gcm")
                 .header(CONTENT_TYPE, "application/octet-stream")
-                .body(body.clone())
+                .body(body.clone());
+            // What is to be kept, and what is not, must be said twice, and in accord ("Push notification service request
+            // and response headers").
+            match (subscription.is_at_microsoft(), time_to_live) {
+                (false, _) => request,
+                (true, 0) => request.header("X-WNS-Cache-Policy", "no-cache"),
+                (true, _) => request.header("X-WNS-Cache-Policy", "cache"),
+            }
         };
-        let client = if self.trusted_origins.has(&endpoint) { &self.clients.trusted } else { &self.clients.public };
-        Ok(match client.send(request).await {
-            Ok(response) => outcome_of(&response),
-            Err(error) if is_not_public(&error) => Outcome::Refused(InvalidEndpoint::from(NotPublic).to_string()),
-            Err(error) => unanswered(error).into(),
+        let client = if self.trusted_origins.has(endpoint) { &self.clients.trusted } else { &self.clients.public };
+        client.send(request).await.map_err(|error| match is_not_public(&error) {
+            true => Outcome::Refused(InvalidEndpoint::from(NotPublic).to_string()),
+            false if error.is_connect() => Failure { extent: Extent::Unreachable, ..unanswered(error) }.into(),
+            false => unanswered(error).into(),
         })
-    }
-
-    /// The signature for one push service (RFC 8292, section 3).
-    fn authorization(&self, endpoint: &Url, now: OffsetDateTime) -> String {
-        let (audience, now) = (endpoint.origin().ascii_serialization(), now.unix_timestamp());
-        // Each change is complete in itself.
-        let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((expires, signature)) = signatures.get(&audience)
-            && expires - now > TOKEN_LIFETIME / 2
-        {
-            return signature.clone();
-        }
-        let expires = now + TOKEN_LIFETIME;
-        let claims = json!({"aud": audience, "exp": expires, "sub": self.subject});
-        let token = es256(&self.key, &json!({"typ": "JWT", "alg": "ES256"}), &claims);
-        let signature = format!("vapid t={token}, k={}", self.public_key);
-        // Users name the push services.
-        if signatures.len() >= MAX_SIGNATURES {
-            signatures.clear();
-        }
-        signatures.insert(audience, (expires, signature.clone()));
-        signature
     }
 }
 
-fn signing_key(key: &str) -> Option<SigningKey> {
-    if key.starts_with("-----BEGIN") {
-        return SigningKey::from_pkcs8_pem(key).ok();
-    }
-    SigningKey::from_slice(&BASE64_URL.decode(key).ok()?).ok()
+/// How long a plaintext of `length` bytes is with its padding, at most `limit`.
+fn padded(length: usize, limit: usize) -> usize {
+    length.next_multiple_of(PADDING_STEP).min(limit)
 }
 
 /// What the app decrypts: the payload's fields.
@@ -198,16 +208,48 @@ fn text(payload: &Payload) -> Vec<u8> {
     Value::from(fields).to_string().into_bytes()
 }
 
-/// By the status alone: what else a server that a user names may say is not read.
-fn outcome_of(response: &Response) -> Outcome {
+async fn outcome_of(mut response: Response, subscription: &Subscription) -> Outcome {
     let (status, headers) = (response.status(), response.headers());
     let reason = format!("status {}", status.as_u16());
+    let is_at_microsoft = subscription.is_at_microsoft();
+    // Microsoft says so with any status, and drops the notification.
+    if is_at_microsoft && headers.get("x-wns-status").is_some_and(|status| status == "channelthrottled") {
+        return failure(format!("{reason}, channelthrottled"), headers, Extent::Device).into();
+    }
     match status {
         StatusCode::NOT_FOUND => Outcome::Gone(reason),
-        // A limit is a subscription's, not the push service's.
+        // A limit is a subscription's, not the push service's, …
         StatusCode::TOO_MANY_REQUESTS => failure(reason, headers, Extent::Device).into(),
+        // … but for Microsoft's, which is on all that we send ("the cloud service exceeded its throttle limit").
+        StatusCode::NOT_ACCEPTABLE if is_at_microsoft => failure(reason, headers, Extent::Service).into(),
+        StatusCode::NOT_ACCEPTABLE if headers.contains_key(RETRY_AFTER) => {
+            failure(reason, headers, Extent::Device).into()
+        }
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            let said = beginning(&mut response).await;
+            let is_of_other_key = OTHER_KEY.iter().any(|text| said.contains(text));
+            // Apple's `BadJwtToken` and Google's `invalid JWT provided` are of our signature: of the clock, say.
+            let is_of_token = said.to_ascii_lowercase().contains("jwt");
+            if is_of_other_key || status == StatusCode::FORBIDDEN && !is_of_token {
+                return Outcome::Suspect(format!("{reason}: the subscription may be for another key"));
+            }
+            Outcome::Refused(reason)
+        }
         _ => outcome(status, headers, reason),
     }
+}
+
+/// How an answer's text begins, after what Microsoft's has in a header instead. It is a server's that a user named, and is
+/// neither read on nor told to anybody.
+async fn beginning(response: &mut Response) -> String {
+    let mut text =
+        response.headers().get("x-wns-error-description").map_or(Vec::new(), |text| text.as_bytes().to_vec());
+    while text.len() < MAX_SAID
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        text.extend(chunk.iter().take(MAX_SAID - text.len()));
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn is_not_public(error: &reqwest::Error) -> bool {
@@ -219,4 +261,139 @@ fn is_not_public(error: &reqwest::Error) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::sync::Arc;
+
+    use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+    use pushlark_plugin::PublishService;
+    use pushlark_plugin::xmpp::BareJid;
+    use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+    use rustls::{ServerConfig, ServerConnection};
+    use serde_json::json;
+    use tokio::net::TcpSocket;
+
+    use super::*;
+    use crate::http_client::Kind;
+
+    /// For 127.0.0.1, signed by itself: `openssl req -x509`.
+    const CERTIFICATE: &str = "MIIBkTCCATagAwIBAgIUZ7PfbBVMnhuMmLBA6xtRt+gm674wCgYIKoZIzj0EAwIwFDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2\
+        MTEyODA1MDg1MloYDzIxMjYxMTA0MDUwODUyWjAUMRIwEAYDVQQDDAkxMjcuMC4wLjEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC\
+        AAQOnvKrAu+ET4QZvOMgFDfgpic6XTpBVS6A0Nav2NxVQti8LKT9RvqvkkdZU+jqDBpIlea4WDOuDH3D/12FQKx0o2QwYjAdBgNV\
+        HQ4EFgQUPxJkyLq+uiYnmYnHzkMatz2LBmowHwYDVR0jBBgwFoAUPxJkyLq+uiYnmYnHzkMatz2LBmowDwYDVR0TAQH/BAUwAwEB\
+        /zAPBgNVHREECDAGhwR/AAABMAoGCCqGSM49BAMCA0kAMEYCIQCOHHXF+g2oYgBbg/oKWyxp73zw6q8ZaE7KShDzxqDARAIhAMxt\
+        LMeSqxa/JHhZawyRAWlOuMTif7QpC3mpan5Tr6lk";
+    const CERTIFICATE_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgASP1nY08KlRZrC7K6hI+P4uheq3Z1q5K1fTQDI+rjBWhRANCAAQO\
+        nvKrAu+ET4QZvOMgFDfgpic6XTpBVS6A0Nav2NxVQti8LKT9RvqvkkdZU+jqDBpIlea4WDOuDH3D/12FQKx0";
+
+    /// What comes of a notification to an endpoint, which may be one of this machine.
+    async fn outcome_at(endpoint: &str, is_trusted: bool) -> Outcome {
+        let url = Url::parse(endpoint).unwrap();
+        let trusted_origins =
+            if is_trusted { url.origin().ascii_serialization().parse().unwrap() } else { TrustedOrigins::default() };
+        let timeout = Duration::from_secs(2);
+        let clients =
+            Clients { trusted: HttpClient::new(Kind::Any, timeout), public: HttpClient::new(Kind::Public, timeout) };
+        let key = BASE64_URL_SAFE_NO_PAD.encode([1; 32]);
+        let settings = serde_json::from_value(json!({"key": key, "subject": "mailto:push@example.com"})).unwrap();
+        let web_push = WebPush::new(settings, clients, trusted_origins).unwrap();
+        let p256dh = p256::SecretKey::from_slice(&[2; 32]).unwrap().public_key().to_encoded_point(false);
+        let options = BTreeMap::from([
+            ("endpoint".to_owned(), endpoint.to_owned()),
+            ("p256dh".to_owned(), BASE64_URL_SAFE_NO_PAD.encode(p256dh)),
+            ("auth".to_owned(), BASE64_URL_SAFE_NO_PAD.encode([3; 16])),
+        ]);
+        let user = BareJid::new("bob@example.com").unwrap();
+        let options = PublishOptions::new(options).unwrap();
+        let service = PublishService { jid: user.clone(), node: "n".into(), options, created_at: 0 };
+        let notification = Notification {
+            message_id: "m",
+            user: &user,
+            conversation: &user,
+            service: &service,
+            payload: &Payload::default(),
+            expires_at: OffsetDateTime::now_utc() + time::Duration::MINUTE,
+        };
+        web_push.publish(&notification).await.unwrap()
+    }
+
+    fn extent(outcome: Outcome) -> Extent {
+        let Outcome::Transient(failure) = outcome else { panic!("{outcome:?}") };
+        failure.extent
+    }
+
+    #[tokio::test]
+    async fn a_host_that_has_no_address_or_refuses_is_unreachable() {
+        for is_trusted in [true, false] {
+            assert_eq!(extent(outcome_at("https://push.invalid/x", is_trusted).await), Extent::Unreachable);
+        }
+        // It is bound, and does not listen.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let endpoint = format!("http://{}/x", socket.local_addr().unwrap());
+        assert_eq!(extent(outcome_at(&endpoint, true).await), Extent::Unreachable);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_answers_no_connection_is_unreachable() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        // What nobody accepts fills the queue; further connections are not answered.
+        let mut waiting = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            waiting.push(stream);
+        }
+        assert_eq!(extent(outcome_at(&format!("http://{address}/x"), true).await), Extent::Unreachable);
+    }
+
+    /// A certificate that is not good is no sign of the host that was meant.
+    #[tokio::test]
+    async fn a_host_that_shows_no_good_certificate_is_unreachable() {
+        let certificate = CertificateDer::from(BASE64_STANDARD.decode(CERTIFICATE).unwrap());
+        let key = PrivatePkcs8KeyDer::from(BASE64_STANDARD.decode(CERTIFICATE_KEY).unwrap());
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let config = Arc::new(config.with_single_cert(vec![certificate], key.into()).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("https://{}/x", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+                while connection.is_handshaking() && connection.complete_io(&mut stream).is_ok() {}
+            }
+        });
+        let Outcome::Transient(failure) = outcome_at(&endpoint, true).await else { panic!() };
+        assert_eq!(failure.extent, Extent::Unreachable);
+        assert!(failure.reason.contains("certificate"), "{}", failure.reason);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_takes_the_connection_and_says_nothing_is_reached() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}/x", listener.local_addr().unwrap());
+        assert_eq!(extent(outcome_at(&endpoint, true).await), Extent::Service);
+    }
+
+    #[tokio::test]
+    async fn a_host_without_a_public_address_is_refused() {
+        assert!(matches!(outcome_at("https://localhost/x", false).await, Outcome::Refused(_)));
+    }
+
+    #[test]
+    fn plaintexts_have_few_lengths() {
+        let of = |length| padded(length, MAX_PLAINTEXT);
+        assert_eq!(
+            [of(1), of(1_024), of(1_025), of(3_072), of(3_073), of(3_993)],
+            [1_024, 1_024, 2_048, 3_072, 3_993, 3_993]
+        );
+        let at_mozilla = |length| padded(length, MAX_PLAINTEXT_AT_MOZILLA);
+        assert_eq!([at_mozilla(2_048), at_mozilla(2_049), at_mozilla(2_600)], [2_048, 2_600, 2_600]);
+    }
 }

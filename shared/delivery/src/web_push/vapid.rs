@@ -1,0 +1,240 @@
+//! Who sends: the signatures by which push services know an app (RFC 8292).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use p256::SecretKey;
+use p256::ecdsa::SigningKey;
+use p256::pkcs8::DecodePrivateKey;
+use reqwest::Url;
+use serde::Deserialize;
+use serde_json::json;
+use time::OffsetDateTime;
+
+use super::BASE64_URL;
+use crate::jws::{BadKey, es256};
+
+/// How many signatures are kept.
+const MAX_SIGNATURES: usize = 1_000;
+/// How long a signature is good for, in seconds; at most 24 hours (RFC 8292, section 2).
+const TOKEN_LIFETIME: i64 = 12 * 3_600;
+/// The top-level names at which nobody can be written to (RFC 2606, RFC 6762).
+const NOWHERE: [&str; 3] = ["localhost", "local", "invalid"];
+
+/// An app's credentials for Web Push.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The private key of VAPID: P-256, as PEM (PKCS #8 or SEC1) or as 32 bytes in base64.
+    key: String,
+    /// Whom a push service may write to: `mailto:` or `https:`.
+    subject: String,
+}
+
+/// Credentials that cannot be used; the operator's to mend.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSettings {
+    /// Of the key.
+    #[error(transparent)]
+    Key(#[from] BadKey),
+    /// Of the subject.
+    #[error(transparent)]
+    Subject(#[from] InvalidSubject),
+}
+
+/// A subject that push services refuse, above all Apple's, which then says `BadJwtToken` of each notification ("Sending web
+/// push notifications in web apps and browsers").
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSubject {
+    /// It is another URI, or none.
+    #[error("the subject must begin with mailto: or https://")]
+    Scheme,
+    /// It is written as in the header of a mail, or has white space at its ends.
+    #[error("the subject must have no white space, angle brackets or quotation marks")]
+    Character,
+    /// No address follows `mailto:`, or more than one.
+    #[error("the subject must have one address behind mailto:, such as mailto:push@example.com")]
+    Address,
+    /// No name of a host is in it.
+    #[error("the subject must have a host that has a name with a dot")]
+    Host,
+    /// The host is nowhere but on a machine or a local network.
+    #[error("the subject must not be at localhost, .local or .invalid, which push services refuse")]
+    Nowhere,
+}
+
+/// The key of one app, and what it has signed.
+pub struct Vapid {
+    key: SigningKey,
+    /// The public key: an uncompressed point, in base64url.
+    public_key: String,
+    subject: String,
+    /// The signature for each push service, and until when it is good.
+    signatures: Mutex<HashMap<String, (i64, String)>>,
+}
+
+impl Vapid {
+    pub fn new(Settings { key, subject }: Settings) -> Result<Self, InvalidSettings> {
+        let bad = BadKey("one of P-256: PKCS #8 or SEC1 as PEM, or 32 bytes in base64");
+        let key = signing_key(key.trim()).ok_or(bad)?;
+        check_subject(&subject)?;
+        let public_key = BASE64_URL_SAFE_NO_PAD.encode(key.verifying_key().to_encoded_point(false));
+        Ok(Self { key, public_key, subject, signatures: Mutex::default() })
+    }
+
+    /// The signature for one push service, as the header `Authorization` (RFC 8292, section 3).
+    pub fn authorization(&self, endpoint: &Url, now: OffsetDateTime) -> String {
+        let (audience, now) = (endpoint.origin().ascii_serialization(), now.unix_timestamp());
+        // Each change is complete in itself.
+        let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((expires, signature)) = signatures.get(&audience)
+            && expires - now > TOKEN_LIFETIME / 2
+        {
+            return signature.clone();
+        }
+        let expires = now + TOKEN_LIFETIME;
+        let claims = json!({"aud": audience, "exp": expires, "sub": self.subject});
+        let token = es256(&self.key, &json!({"typ": "JWT", "alg": "ES256"}), &claims);
+        let signature = format!("vapid t={token}, k={}", self.public_key);
+        // Users name the push services.
+        if signatures.len() >= MAX_SIGNATURES {
+            signatures.clear();
+        }
+        signatures.insert(audience, (expires, signature.clone()));
+        signature
+    }
+}
+
+fn signing_key(key: &str) -> Option<SigningKey> {
+    if !key.starts_with("-----BEGIN") {
+        let url_safe = key.replace('+', "-").replace('/', "_");
+        return SigningKey::from_slice(&BASE64_URL.decode(url_safe).ok()?).ok();
+    }
+    // Files of environment variables have the line breaks so.
+    let pem = key.replace("\\n", "\n");
+    // `openssl ecparam -genkey` writes the name of the curve before the key.
+    let Some(sec1) = pem.find("-----BEGIN EC PRIVATE KEY") else { return SigningKey::from_pkcs8_pem(&pem).ok() };
+    SecretKey::from_sec1_pem(&pem[sec1..]).ok().map(SigningKey::from)
+}
+
+fn check_subject(subject: &str) -> Result<(), InvalidSubject> {
+    let is_foreign = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '"');
+    if subject.contains(is_foreign) {
+        return Err(InvalidSubject::Character);
+    }
+    let url = match subject.strip_prefix("mailto:") {
+        Some(address) => {
+            let (name, domain) = address.split_once('@').ok_or(InvalidSubject::Address)?;
+            if name.is_empty() || name.contains(',') || domain.contains(['@', ',', '?', '#', '/', '\\', ':']) {
+                return Err(InvalidSubject::Address);
+            }
+            format!("https://{domain}")
+        }
+        None if subject.starts_with("https://") => subject.to_owned(),
+        None => return Err(InvalidSubject::Scheme),
+    };
+    let url = Url::parse(&url).map_err(|_| InvalidSubject::Host)?;
+    // An address of IP is no name.
+    let host = url.domain().ok_or(InvalidSubject::Host)?.trim_end_matches('.');
+    match host.rsplit_once('.') {
+        _ if host == "localhost" => Err(InvalidSubject::Nowhere),
+        Some((_, top)) if NOWHERE.contains(&top) => Err(InvalidSubject::Nowhere),
+        Some(_) => Ok(()),
+        None => Err(InvalidSubject::Host),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use base64::prelude::BASE64_STANDARD;
+
+    use super::*;
+
+    /// By `openssl ecparam -name prime256v1 -genkey`.
+    const SEC1: &str = "-----BEGIN EC PARAMETERS-----\n\
+        BggqhkjOPQMBBw==\n\
+        -----END EC PARAMETERS-----\n\
+        -----BEGIN EC PRIVATE KEY-----\n\
+        MHcCAQEEIKITSvmGklcZJ/yfU+z0rL5ueBk8xgPdO7jgXtqPIgF/oAoGCCqGSM49\n\
+        AwEHoUQDQgAEQpT808ZFJqcprbhLCE8Ou9506Rq440JmHh33mzOT1QRhLPhDiQ14\n\
+        MM7+8D43x+X6Zl2sFTLALKb0vVEyVWpb6A==\n\
+        -----END EC PRIVATE KEY-----";
+    /// The same key, by `openssl pkcs8 -topk8 -nocrypt`.
+    const PKCS8: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgohNK+YaSVxkn/J9T\n\
+        7PSsvm54GTzGA907uOBe2o8iAX+hRANCAARClPzTxkUmpymtuEsITw673nTpGrjj\n\
+        QmYeHfebM5PVBGEs+EOJDXgwzv7wPjfH5fpmXawVMsAspvS9UTJValvo\n\
+        -----END PRIVATE KEY-----";
+
+    #[test]
+    fn a_subject_is_an_address_or_a_url_that_can_be_written_to() {
+        for fine in [
+            "mailto:push@example.com",
+            "mailto:push+chat@mail.example.co.uk",
+            "mailto:push@bücher.example",
+            "https://example.com",
+            "https://chat.example.com/contact?x=1",
+        ] {
+            check_subject(fine).unwrap();
+        }
+        for (bad, why) in [
+            ("", InvalidSubject::Scheme),
+            ("push@example.com", InvalidSubject::Scheme),
+            ("http://example.com", InvalidSubject::Scheme),
+            ("https:example.com", InvalidSubject::Scheme),
+            ("MAILTO:push@example.com", InvalidSubject::Scheme),
+            ("mailto: push@example.com", InvalidSubject::Character),
+            ("mailto:push@example.com\n", InvalidSubject::Character),
+            ("mailto:<push@example.com>", InvalidSubject::Character),
+            ("https://example.com/a b", InvalidSubject::Character),
+            ("mailto:", InvalidSubject::Address),
+            ("mailto:push", InvalidSubject::Address),
+            ("mailto:@example.com", InvalidSubject::Address),
+            ("mailto:a@b@example.com", InvalidSubject::Address),
+            ("mailto:a@example.com,b@example.com", InvalidSubject::Address),
+            ("mailto:a@example.com?subject=x", InvalidSubject::Address),
+            ("mailto:push@", InvalidSubject::Host),
+            ("mailto:push@server", InvalidSubject::Host),
+            ("mailto:push@127.0.0.1", InvalidSubject::Host),
+            ("https://[::1]/", InvalidSubject::Host),
+            ("https://", InvalidSubject::Host),
+            ("mailto:push@localhost", InvalidSubject::Nowhere),
+            ("mailto:push@LOCALHOST.", InvalidSubject::Nowhere),
+            ("https://localhost/contact", InvalidSubject::Nowhere),
+            ("https://chat.localhost:8443", InvalidSubject::Nowhere),
+            ("mailto:push@chat.local", InvalidSubject::Nowhere),
+            ("mailto:push@example.invalid", InvalidSubject::Nowhere),
+        ] {
+            assert_eq!(check_subject(bad), Err(why), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_taken_however_tools_write_it() {
+        let key = SigningKey::from_pkcs8_pem(PKCS8).unwrap();
+        let raw = key.to_bytes();
+        let (url_safe, standard) = (BASE64_URL_SAFE_NO_PAD.encode(raw), BASE64_STANDARD.encode(raw));
+        assert!(url_safe.contains(['-', '_']) && standard.contains(['+', '/']), "one that tells them apart");
+        let on_one_line = |pem: &str| pem.replace('\n', "\\n");
+        let without_curve = &SEC1[SEC1.find("-----BEGIN EC PRIVATE").unwrap()..];
+        for written in [
+            SEC1,
+            without_curve,
+            PKCS8,
+            &on_one_line(SEC1),
+            &on_one_line(PKCS8),
+            &url_safe,
+            &format!("{url_safe}="),
+            &standard,
+            standard.trim_end_matches('='),
+        ] {
+            assert!(signing_key(written.trim()) == Some(key.clone()), "{written}");
+        }
+        for bad in ["", "?", "AAAA", "-----BEGIN EC PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----\\n"] {
+            assert!(signing_key(bad).is_none(), "{bad}");
+        }
+    }
+}
