@@ -351,7 +351,7 @@ impl Scenario {
         let users = [self.in_trouble(), self.without_trouble()].concat();
         // The first of a connection, of a signature and of an access token takes longer.
         tell(http.clone(), format!("{}/events", stack.url), room_message(&users, "warm-up")).await?;
-        let warm = self.without_trouble().into_iter().map(|user| (user, "warm-up".into())).collect();
+        let warm: Vec<_> = self.without_trouble().into_iter().map(|user| (user, "warm-up".into())).collect();
         let mut taken = Taken::default();
         let is_warm = taken.wait(&services, &warm, Instant::now() + LATEST).await;
         ensure!(is_warm, "not all were notified before the trouble began");
@@ -392,7 +392,7 @@ impl Scenario {
             told?;
         }
         let latest = sent.values().max().context("nothing was sent")?;
-        let expected = sent.keys().cloned().collect();
+        let expected: Vec<_> = sent.keys().cloned().collect();
         taken.wait(&services, &expected, *latest + LATEST).await;
         sleep(WATCHED).await;
         taken.read(&services);
@@ -432,7 +432,7 @@ struct Taken {
 
 impl Taken {
     /// Waits until all of these were taken, and answers whether they were by then.
-    async fn wait(&mut self, services: &Services, expected: &Vec<(String, String)>, latest: Instant) -> bool {
+    async fn wait(&mut self, services: &Services, expected: &[(String, String)], latest: Instant) -> bool {
         loop {
             self.read(services);
             if expected.iter().all(|told| self.times.contains_key(told)) {

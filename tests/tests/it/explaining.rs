@@ -58,7 +58,8 @@ async fn a_push_service_that_is_left_alone_is_told() {
         pushlark.device_answers(&device, json!({"status": 503})).await;
         pushlark.message(&user, "planted Hi").await;
     }
-    let notice = async || recipient(&pushlark, message(BOB, "planted Hi")).await["publications"][0].get("notice").cloned();
+    let notice =
+        async || recipient(&pushlark, message(BOB, "planted Hi")).await["publications"][0].get("notice").cloned();
     let told = eventually("five failures", async || notice().await).await;
     assert!(told.as_str().unwrap().starts_with("the push service failed too often"), "{told}");
     // A device that has not failed tries it.

@@ -5,16 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use p256::SecretKey;
 use p256::ecdsa::SigningKey;
-use p256::pkcs8::DecodePrivateKey;
 use reqwest::Url;
 use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
 use super::BASE64_URL;
-use crate::jws::{BadKey, es256};
+use crate::jws::{BadKey, ec_key, es256};
 
 /// How many signatures are kept.
 const MAX_SIGNATURES: usize = 1_000;
@@ -108,15 +106,11 @@ impl Vapid {
 }
 
 fn signing_key(key: &str) -> Option<SigningKey> {
-    if !key.starts_with("-----BEGIN") {
-        let url_safe = key.replace('+', "-").replace('/', "_");
-        return SigningKey::from_slice(&BASE64_URL.decode(url_safe).ok()?).ok();
+    if key.starts_with("-----BEGIN") {
+        return ec_key(key);
     }
-    // Files of environment variables have the line breaks so.
-    let pem = key.replace("\\n", "\n");
-    // `openssl ecparam -genkey` writes the name of the curve before the key.
-    let Some(sec1) = pem.find("-----BEGIN EC PRIVATE KEY") else { return SigningKey::from_pkcs8_pem(&pem).ok() };
-    SecretKey::from_sec1_pem(&pem[sec1..]).ok().map(SigningKey::from)
+    let url_safe = key.replace('+', "-").replace('/', "_");
+    SigningKey::from_slice(&BASE64_URL.decode(url_safe).ok()?).ok()
 }
 
 fn check_subject(subject: &str) -> Result<(), InvalidSubject> {
@@ -150,6 +144,7 @@ fn check_subject(subject: &str) -> Result<(), InvalidSubject> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use base64::prelude::BASE64_STANDARD;
+    use p256::pkcs8::DecodePrivateKey;
 
     use super::*;
 
