@@ -35,6 +35,9 @@ const KEY_CHANGE: Duration = Duration::from_secs(10 * 60);
 const TOKEN_MARGIN: Duration = Duration::from_secs(60);
 /// So much of a field's name is logged.
 const MAX_FIELD: usize = 64;
+/// What Google's token server says of a key that it does not take: it may have changed, or be about to (RFC 6749, section
+/// 5.2).
+const INVALID_GRANT: &str = "invalid_grant";
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const GRANT_TYPE: &str = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
 
@@ -165,7 +168,6 @@ impl Fcm {
             expires_in: u64,
         }
 
-        /// RFC 6749, section 5.2.
         #[derive(Default, Deserialize)]
         struct Refusal {
             error: String,
@@ -189,18 +191,15 @@ impl Fcm {
             self.refusals.end();
             return Ok(Token { bearer, good_until: Instant::now() + life });
         }
-        let Refusal { error } = answer.json();
-        let reason = match (answer.status.as_u16(), named(&error)) {
-            (status, "") => format!("no access token: status {status}"),
-            (status, error) => format!("no access token: status {status}, {error}"),
-        };
+        let reason = format!("no access token: status {}", answer.status.as_u16());
         if answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error() {
             return Err(Unsent::Failed(failure(reason, &answer.headers, Extent::Service)));
         }
-        Err(Unsent::Unauthorized(match error.as_str() {
-            // The key may have changed, or be about to.
-            "invalid_grant" if self.refusals.may_pass() => Unauthorized(Failure::of_service(reason).into()),
-            _ => Unauthorized::refused(reason),
+        let Refusal { error } = answer.json();
+        Err(Unsent::Unauthorized(if error == INVALID_GRANT && self.refusals.may_pass() {
+            Unauthorized(Failure::of_service(format!("{reason}, {INVALID_GRANT}")).into())
+        } else {
+            Unauthorized::refused(reason)
         }))
     }
 }
