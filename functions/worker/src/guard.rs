@@ -8,7 +8,7 @@ use pushlark_store::{Answers, Store, StoreError};
 use pushlark_telemetry::{Metric, count};
 
 /// How many answers there are at least before a share of them means something: with fewer, the missing ones count as
-/// deliveries. So a push service of which no worker knows a delivery disables five devices by default.
+/// deliveries. So of a push service of which no worker knows a delivery, five devices a day are disabled by default.
 const LEAST_ANSWERS: u64 = 10;
 /// How many push services are remembered: users name those of Web Push.
 const CAPACITY: usize = 1_000;
@@ -35,7 +35,7 @@ impl Guard {
     }
 
     /// Whether the word of `push_service` that a device is gone is taken: not while more than `most_gone` percent of its
-    /// last answers to all workers say so.
+    /// last answers to all workers, of the day, say so.
     pub async fn admits(&self, store: &Store, push_service: &str, most_gone: u32) -> Result<bool, StoreError> {
         let delivered = {
             let mut delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);

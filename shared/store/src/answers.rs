@@ -5,17 +5,17 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::ReturnValue;
 
 use crate::item::{self, number};
-use crate::{Store, StoreError, expiry, keys, unless_stale};
+use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
-const ANSWERS: &str = "answers";
-/// How long answers are remembered after the last of them that calls a device gone.
-const ANSWERS_LIFETIME: Duration = Duration::from_hours(30 * 24);
+/// Answers are counted by the day: deliveries that no worker tells of must not stop the disabling of the few devices that are
+/// gone on each of many days.
+const DAY: u64 = 86_400;
 /// Above so many answers both counts are halved, so that newer answers count more.
 const MOST_ANSWERS: u64 = 256;
 /// The most deliveries that one caller counts at once, so that the deliveries of a busy hour do not outweigh what follows.
 const MOST_DELIVERED: u64 = MOST_ANSWERS / 2;
 
-/// The answers of a push service about devices.
+/// The answers of a push service about devices, since midnight in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Answers {
     /// How many deliveries, as far as workers have told of them.
@@ -26,14 +26,15 @@ pub struct Answers {
 
 impl Store {
     /// Counts one more answer of `push_service` that calls a device gone, and `delivered` deliveries since the caller told
-    /// of them last. Returns all that is remembered.
+    /// of them last. Returns the answers of the day.
     pub async fn count_gone(&self, push_service: &str, delivered: u64) -> Result<Answers, StoreError> {
+        let day = (seconds_now() / DAY).to_string();
         let counted = self
-            .update(keys::answers(push_service), ANSWERS)
+            .update(keys::answers(push_service), &day)
             .update_expression("ADD gone :one, delivered :delivered SET expires_at = :expires_at")
             .expression_attribute_values(":one", number(1))
             .expression_attribute_values(":delivered", number(delivered.min(MOST_DELIVERED)))
-            .expression_attribute_values(":expires_at", number(expiry(ANSWERS_LIFETIME)))
+            .expression_attribute_values(":expires_at", number(expiry(Duration::from_secs(2 * DAY))))
             .return_values(ReturnValue::AllNew)
             .send()
             .await
@@ -42,14 +43,14 @@ impl Store {
         let count = |name| item::number_of(&counted, name).unwrap_or(0);
         let answers = Answers { delivered: count("delivered"), gone: count("gone") };
         if answers.delivered.saturating_add(answers.gone) > MOST_ANSWERS {
-            self.halve(push_service, answers).await?;
+            self.halve(push_service, &day, answers).await?;
         }
         Ok(answers)
     }
 
-    async fn halve(&self, push_service: &str, answers: Answers) -> Result<(), StoreError> {
+    async fn halve(&self, push_service: &str, day: &str, answers: Answers) -> Result<(), StoreError> {
         let halved = self
-            .update(keys::answers(push_service), ANSWERS)
+            .update(keys::answers(push_service), day)
             .update_expression("SET gone = :half_gone, delivered = :half_delivered")
             .condition_expression("gone = :gone AND delivered = :delivered")
             .expression_attribute_values(":gone", number(answers.gone))

@@ -10,7 +10,7 @@
 //! | `bob@example.com` | `node/<service>/<node>` | that the user owns this node |
 //! | `node/<service>/<node>` | `node` | a push node: its configuration, affiliations and device |
 //! | `node/<service>/<node>` | `device/<created_at>/<digest>` | what a push service said of a device of this node |
-//! | `answers/FCM/default/prod` | `answers` | how many answers of a push service call a device gone, and how many deliveries it made |
+//! | `answers/FCM/default/prod` | a day | how many answers of a push service call a device gone, and how many deliveries it made |
 //! | `rate/example.com` | a minute | how much was told of a domain's users, or by a user's own clients |
 //! | `msg/<id>/bob@example.com` | `claim` | which services a message was published to, by which event, and its unread count |
 

@@ -344,6 +344,21 @@ async fn workers_without_a_history_disable_a_handful_of_devices_together() {
         notify(&apart, &apart.fresh_worker(), user, &format!("u{user}@example.com")).await;
     }
     assert_eq!(enabled(&apart.pushlark, 20).await, 15);
+    // The next day there is no history again.
+    let table = &apart.pushlark.stack.dynamodb;
+    let items = table.scan().table_name("pushlark").send().await.unwrap().items.unwrap();
+    let answers: Vec<_> = items.iter().filter(|item| item["pk"].as_s().unwrap().starts_with("answers/")).collect();
+    assert_eq!(answers.len(), 1);
+    let delete = table.delete_item().table_name("pushlark").key("pk", answers[0]["pk"].clone());
+    delete.key("sk", answers[0]["sk"].clone()).send().await.unwrap();
+    let mut yesterday = answers[0].clone();
+    let day: u64 = yesterday["sk"].as_s().unwrap().parse().unwrap();
+    yesterday.insert("sk".into(), AttributeValue::S((day - 1).to_string()));
+    table.put_item().table_name("pushlark").set_item(Some(yesterday)).send().await.unwrap();
+    for user in 0..20 {
+        notify(&apart, &apart.fresh_worker(), 100 + user, &format!("u{user}@example.com")).await;
+    }
+    assert_eq!(enabled(&apart.pushlark, 20).await, 10);
 }
 
 #[tokio::test]
