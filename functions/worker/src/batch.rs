@@ -231,9 +231,6 @@ impl Worker {
     /// Puts what is left back into the queue, each with its own delay, and then notes so in the claims: the message that it
     /// came from is deleted, but SQS may deliver it once more. Returns the messages that have to stay in the queue.
     async fn put_back(&self, rests: Vec<Rest>, notes: &mut Notes) -> BTreeSet<usize> {
-        if rests.is_empty() {
-            return BTreeSet::new();
-        }
         let mut by_delay: BTreeMap<Duration, Vec<Work>> = BTreeMap::new();
         let (mut dead, mut messages, mut handed_over) = (Vec::new(), BTreeSet::new(), Notes::new());
         for Rest { begun: Begun { message, user, attempt }, counted, left } in rests {
@@ -268,7 +265,10 @@ impl Worker {
             finished::write(&self.store, handed_over.into_values().chain(std::mem::take(notes).into_values())).await;
             return messages;
         }
-        finished::write(&self.store, handed_over.into_values().filter(Note::is_worth_writing)).await;
+        // A later try that has finished must be known to the message that it came from, should SQS deliver that again.
+        let of_later_tries = std::mem::take(notes).into_values().filter(Note::is_of_later_try);
+        let handed_over = handed_over.into_values().filter(Note::is_worth_writing);
+        finished::write(&self.store, handed_over.chain(of_later_tries)).await;
         BTreeSet::new()
     }
 

@@ -46,6 +46,11 @@ impl Note {
         Self { user, attempt, counted, finished: Vec::new(), put_back: Vec::new() }
     }
 
+    /// Whether it is of a try after the first one.
+    pub fn is_of_later_try(&self) -> bool {
+        self.attempt.retry.generation > 0
+    }
+
     /// Whether it says anything of a service.
     pub fn is_worth_writing(&self) -> bool {
         !self.finished.is_empty() || !self.put_back.is_empty()
