@@ -114,8 +114,8 @@ impl Known {
 }
 
 impl Decision<'_> {
-    /// Leaves to an attempt what it is for: a try of one device concerns that one alone, and no try after the first one
-    /// concerns a device that was enabled after the message.
+    /// Keeps the services that an attempt is for: the retry of one device publishes to that device alone, and no retry
+    /// publishes to a device that was enabled after the message.
     pub fn restrict_to(&mut self, attempt: &Attempt) {
         self.left_out.retain(|(service, _)| attempt.concerns(service));
         self.publications.retain(|planned| attempt.concerns(&planned.publication.service));

@@ -103,12 +103,13 @@ impl Worker {
             log(event, decision, 0, 0);
             return self.remember_count(event, attempt, notified).await;
         }
+        let key = |service: &PublishService| (service.jid.clone(), service.node.clone());
         // A plugin may publish several notifications to one service, which is finished with the last of them.
         let mut open: BTreeMap<_, usize> = BTreeMap::new();
         for Planned { publication: Publication { service, .. }, .. } in &ours {
-            *open.entry((service.jid.clone(), service.node.clone())).or_default() += 1;
+            *open.entry(key(service)).or_default() += 1;
         }
-        let has_one = |service: &PublishService| open.get(&(service.jid.clone(), service.node.clone())) == Some(&1);
+        let has_one = |service: &PublishService| open.get(&key(service)) == Some(&1);
         let snapshot = &decision.snapshot;
         let published = ours.into_iter().map(async |Planned { publication, expires_at, publisher }| {
             let Publication { service, payload } = &publication;
@@ -128,10 +129,10 @@ impl Worker {
                     delivered += usize::from(ended == Ended::Delivered);
                     finished.extend(Some(service).filter(|service| !has_one(service)));
                 }
-                Err(why) => _ = failed.insert((service.jid.clone(), service.node.clone()), (service, why)),
+                Err(why) => _ = failed.insert(key(&service), (service, why)),
             }
         }
-        finished.retain(|service| !failed.contains_key(&(service.jid.clone(), service.node.clone())));
+        finished.retain(|service| !failed.contains_key(&key(service)));
         batch.finished.add(attempt, &user, counted, finished);
         log(event, decision, delivered, failed.len());
         notified.left.extend(failed.into_values().map(|(service, why)| Left { service: Some(service), why }));

@@ -194,8 +194,12 @@ impl Store {
 impl Snapshot {
     /// Whether the service was enabled for the first time, or again after it was disabled, later than `at`.
     pub fn is_enabled_after(&self, service: &PublishService, at: OffsetDateTime) -> bool {
-        let registration = self.registrations.get(&keys::registration(&service.jid, &service.node));
-        registration.is_some_and(|version| version.first_enabled_at > micros(at))
+        self.version_of(service).is_some_and(|version| version.first_enabled_at > micros(at))
+    }
+
+    /// The parts of a service's registration that only the store needs.
+    pub(crate) fn version_of(&self, service: &PublishService) -> Option<&Version> {
+        self.registrations.get(&keys::registration(&service.jid, &service.node))
     }
 
     /// The latest time that is known of a user's registrations, in microseconds since 1970.

@@ -73,13 +73,11 @@ impl Store {
 impl Snapshot {
     /// Whether the registration's device was called gone, or its push service could not be reached, when it was last tried.
     pub fn is_suspected(&self, service: &PublishService) -> bool {
-        let registration = self.registrations.get(&keys::registration(&service.jid, &service.node));
-        registration.is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
+        self.version_of(service).is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
     }
 
     /// Whether the registration's push service could not be reached when it was last tried.
     pub fn is_unreachable(&self, service: &PublishService) -> bool {
-        let registration = self.registrations.get(&keys::registration(&service.jid, &service.node));
-        registration.is_some_and(|version| version.unreachable_since.is_some())
+        self.version_of(service).is_some_and(|version| version.unreachable_since.is_some())
     }
 }
