@@ -9,7 +9,7 @@ use pushlark_delivery::Destinations;
 use pushlark_events::{Sources, read};
 use pushlark_fuzz::{at_once, caller, check_answer, check_events, chosen, post};
 use pushlark_http::{Access, Invocation, Methods, Rejection, Response, answer, command};
-use pushlark_plugin::PublishOptions;
+use pushlark_model::PublishOptions;
 use pushlark_settings::Environment;
 use pushlark_xmpp::{Disable, Element, Enable, InvalidRequest, Iq, Jid, MAX_NODE_BYTES, is_xml_text};
 use serde::de::DeserializeOwned;

@@ -8,10 +8,9 @@ use anyhow::{Context, anyhow};
 use pushlark_benches::input;
 use pushlark_events::Sources;
 use pushlark_http::{Caller, Media, Problem, Request};
+use pushlark_model::{Payload, PublishOptions, Registration};
 use pushlark_plugin::xmpp::{BareJid, Element, Message};
-use pushlark_plugin::{
-    Defaults, Disclosure, Event, EventKind, Payload, Plugin, Publication, PublishOptions, PublishService, Recipient,
-};
+use pushlark_plugin::{Defaults, Disclosure, Event, EventKind, Plugin, Publication, Recipient};
 use pushlark_queue::{Record, Subject};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -56,9 +55,9 @@ fn run<T>(times: u32, mut part: impl FnMut() -> anyhow::Result<T>) -> anyhow::Re
 }
 
 /// What the table would hold of a recipient.
-fn services() -> anyhow::Result<Vec<PublishService>> {
+fn services() -> anyhow::Result<Vec<Registration>> {
     let mut enable = input::enable(1);
-    Ok(vec![PublishService {
+    Ok(vec![Registration {
         jid: BareJid::new("push.example.com")?,
         node: "node-1".into(),
         options: PublishOptions::new(serde_json::from_value(enable["form"].take())?)?,
@@ -67,7 +66,7 @@ fn services() -> anyhow::Result<Vec<PublishService>> {
 }
 
 /// What the worker does between its queue, its table and its push service.
-fn notifications(record: &str, services: &[PublishService]) -> anyhow::Result<Vec<Vec<u8>>> {
+fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<Vec<u8>>> {
     let record = Record::read(record)?;
     let mut notifications = Vec::new();
     let disclosure = Arc::new(Disclosure::default());

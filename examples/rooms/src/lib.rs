@@ -5,7 +5,7 @@ mod quiet_hours;
 use std::collections::HashMap;
 
 use pushlark_plugin::xmpp::{BareJid, MessageType};
-use pushlark_plugin::{Choice, Defaults, Event, Payload, Plugin, PublishService, Recipient, Rule};
+use pushlark_plugin::{Choice, Defaults, Event, Payload, Plugin, Recipient, Registration, Rule};
 use pushlark_settings::{Environment, SettingError};
 
 use quiet_hours::QuietHours;
@@ -49,7 +49,7 @@ impl Plugin for Rooms {
         Ok(payload.with(Payload::LAST_MESSAGE_SENDER, self.title(event)))
     }
 
-    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<PublishService>) -> Choice {
+    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
         let Choice { publish, mut left_out } = Defaults.should_publish(event, recipient, services);
         let mut choice = Choice::by(publish, |service| {
             let is_quiet = !event.message.is_urgent()

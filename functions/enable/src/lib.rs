@@ -4,8 +4,9 @@ use pushlark_delivery::Destinations;
 use pushlark_http::{
     Access, Answer, Caller, Invocation, Method, Methods, Problem, Rejection, Request, Response, answer, command,
 };
-use pushlark_plugin::{PublishOptions, PublishService};
-use pushlark_store::{Admission, Registered, Store, StoreError, micros, of_micros};
+use pushlark_model::time::{from_micros, to_micros};
+use pushlark_model::{PublishOptions, Registration};
+use pushlark_store::{Admission, Registered, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, Enable, parse_jid};
 use serde_json::{Value, json};
@@ -47,7 +48,7 @@ impl Function {
         let options = PublishOptions::new(form).map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
         let notice = self.destinations.check(&owner, &jid, &options);
         let notice = notice.map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
-        let service = PublishService { jid, node, options, created_at: micros(OffsetDateTime::now_utc()) };
+        let service = Registration { jid, node, options, created_at: to_micros(OffsetDateTime::now_utc()) };
         let unavailable = |error: StoreError| {
             tracing::error!(user = %owner, jid = %service.jid, error = %Causes(&error), "not enabled");
             Rejection::Unavailable
@@ -94,7 +95,7 @@ impl Function {
         }
         let snapshot = self.store.snapshot(&user).await.map_err(unavailable)?;
         let registrations = snapshot.services.iter().map(|service| {
-            let enabled_at = of_micros(service.created_at).format(&Rfc3339).unwrap_or_default();
+            let enabled_at = from_micros(service.created_at).format(&Rfc3339).unwrap_or_default();
             json!({"jid": service.jid.as_str(), "node": service.node, "enabled_at": enabled_at,
                 "form": service.options.masked()})
         });

@@ -8,8 +8,9 @@ use pushlark_delivery::Destinations;
 use pushlark_http::{
     Access, Answer, Caller, Invocation, Media, Methods, Problem, Response, answer, read_json, read_text,
 };
+use pushlark_model::time::to_micros;
 use pushlark_queue::Queue;
-use pushlark_store::{Admission, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError, micros};
+use pushlark_store::{Admission, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
     AccessModel, Affiliation, BareJid, Condition, Disable, DomainPart, Element, Enable, InvalidPubSub, Iq, IqType, Jid,
@@ -312,7 +313,7 @@ impl Parties {
             publish_model: config.publish_model.unwrap_or(PublishModel::Publishers),
             affiliations: BTreeMap::new(),
             device: None,
-            created_at: micros(OffsetDateTime::now_utc()),
+            created_at: to_micros(OffsetDateTime::now_utc()),
         })
     }
 }

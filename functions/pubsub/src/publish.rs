@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pushlark_plugin::{Payload, PublishOptions, PublishService};
+use pushlark_model::{Payload, PublishOptions, Registration};
 use pushlark_queue::{NodeNotification, Record, Subject, Work};
 use pushlark_store::{Device, Node};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -55,7 +55,7 @@ impl Function {
             return Err(Refusal::new(Condition::DeviceNotRegistered, "the device is not registered any more"));
         }
         let item_id = item.id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-        let PublishService { jid, node: name, options, created_at } = service;
+        let Registration { jid, node: name, options, created_at } = service;
         let pubsub = |name| Element::new(name, ns::PUBSUB);
         let published = pubsub("publish").with_attribute("node", &name);
         let published = published.with_child(pubsub("item").with_attribute("id", item_id));

@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use pushlark_delivery::{Delivery, Publisher, Unroutable};
-use pushlark_plugin::{Choice, Event, EventKind, Payload, Plugin, Publication, PublishService, Recipient, Rule};
+use pushlark_model::{Payload, Registration};
+use pushlark_plugin::{Choice, Event, EventKind, Plugin, Publication, Recipient, Rule};
 use pushlark_queue::Facts;
 use pushlark_store::Snapshot;
 use time::OffsetDateTime;
@@ -22,7 +23,7 @@ pub struct Decision<'w> {
     /// What is known of the recipient.
     pub known: Known,
     /// The services that are not notified, and why.
-    pub left_out: Vec<(PublishService, Reason)>,
+    pub left_out: Vec<(Registration, Reason)>,
     /// What to publish, and what publishes it.
     pub publications: Vec<Planned<'w>>,
 }

@@ -4,9 +4,11 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_delivery::Notification;
 use pushlark_events::{Arrival, Effect, Event as WebhookEvent, Reading, read_event};
-use pushlark_plugin::{Event, Payload, Publication, PublishService};
+use pushlark_model::Availability;
+use pushlark_model::{Payload, Registration};
+use pushlark_plugin::{Event, Publication};
 use pushlark_queue::{Facts, Subject, Work};
-use pushlark_store::{Availability, StoreError};
+use pushlark_store::StoreError;
 use pushlark_xmpp::BareJid;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -247,7 +249,7 @@ fn recipients(event: &WebhookEvent) -> usize {
 }
 
 impl Service {
-    fn new(service: &PublishService) -> Self {
+    fn new(service: &Registration) -> Self {
         Self { jid: service.jid.to_string(), node: service.node.clone() }
     }
 }

@@ -11,9 +11,8 @@ use aws_config::timeout::TimeoutConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use futures_util::future::join_all;
-use pushlark_plugin::{
-    Choice, Defaults, Event, EventKind, Payload, Plugin, Publication, PublishService, Recipient, Rule,
-};
+use pushlark_model::{Payload, Registration};
+use pushlark_plugin::{Choice, Defaults, Event, EventKind, Plugin, Publication, Recipient, Rule};
 use pushlark_settings::{Environment, SettingError};
 use pushlark_telemetry::{Causes, Metric, count};
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
@@ -141,7 +140,7 @@ struct AnsweredPublication {
 pub struct Answered {
     /// As the setting has it.
     name: String,
-    services: Vec<PublishService>,
+    services: Vec<Registration>,
     answer: Answer,
 }
 
@@ -174,7 +173,7 @@ impl External {
         self: &Arc<Self>,
         event: &Event,
         recipient: &Recipient,
-        services: &[PublishService],
+        services: &[Registration],
     ) -> Result<Answered, PluginError> {
         let answered =
             |answer| Answered { name: format!("lambda:{}", self.function), services: services.to_vec(), answer };
@@ -274,7 +273,7 @@ impl PluginError {
 }
 
 impl<'q> Question<'q> {
-    fn new(event: &'q Event, recipient: &Recipient, services: &'q [PublishService]) -> Self {
+    fn new(event: &'q Event, recipient: &Recipient, services: &'q [Registration]) -> Self {
         let Recipient { exists, online, tied } = recipient;
         Self {
             id: &event.id,
@@ -301,7 +300,7 @@ impl<'q> Question<'q> {
 }
 
 impl<'q> AskedService<'q> {
-    fn new(service: &'q PublishService) -> Self {
+    fn new(service: &'q Registration) -> Self {
         Self {
             jid: service.jid.as_str(),
             node: &service.node,
@@ -328,22 +327,17 @@ impl Plugin for Answered {
         }
     }
 
-    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<PublishService>) -> Choice {
+    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
         let Some(chosen) = &self.answer.should_publish else {
             return Defaults.should_publish(event, recipient, services);
         };
-        let chosen: Vec<&PublishService> = chosen.iter().filter_map(|index| self.services.get(*index)).collect();
+        let chosen: Vec<&Registration> = chosen.iter().filter_map(|index| self.services.get(*index)).collect();
         Choice::by(services, |service| {
             (!chosen.contains(&service)).then(|| Rule::new(self.name.clone(), "the function leaves it out"))
         })
     }
 
-    fn publish_notification(
-        &self,
-        event: &Event,
-        prepared: Payload,
-        services: Vec<PublishService>,
-    ) -> Vec<Publication> {
+    fn publish_notification(&self, event: &Event, prepared: Payload, services: Vec<Registration>) -> Vec<Publication> {
         let Some(publications) = &self.answer.publish_notification else {
             return Defaults.publish_notification(event, prepared, services);
         };

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use pushlark_plugin::PublishService;
+use pushlark_model::Registration;
 use pushlark_store::{Claimant, Store};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
@@ -35,9 +35,9 @@ pub struct Note {
     user: BareJid,
     attempt: Attempt,
     counted: Option<u32>,
-    finished: Vec<PublishService>,
+    finished: Vec<Registration>,
     /// Those that the next try holds.
-    pub put_back: Vec<PublishService>,
+    pub put_back: Vec<Registration>,
 }
 
 impl Note {
@@ -64,7 +64,7 @@ impl Finished {
         attempt: &Attempt,
         user: &BareJid,
         counted: Option<u32>,
-        services: impl IntoIterator<Item = PublishService>,
+        services: impl IntoIterator<Item = Registration>,
     ) {
         // Each change is complete in itself.
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,8 @@
 //! A notification that another server published to a push node: a ready payload, of which no plugin is asked.
 
 use pushlark_delivery::Notification;
-use pushlark_plugin::{Disclosure, InvalidOptions, Payload, PublishOptions, PublishService};
+use pushlark_model::{Payload, PublishOptions, PublishOptionsError, Registration};
+use pushlark_plugin::Disclosure;
 use pushlark_queue::NodeNotification;
 use pushlark_store::Device;
 use pushlark_telemetry::{Metric, count};
@@ -23,15 +24,15 @@ pub struct Published {
     /// The node's owner.
     pub owner: BareJid,
     /// The device, as if the owner had enabled it.
-    service: PublishService,
+    service: Registration,
     payload: Payload,
 }
 
 impl Published {
     /// What `notification` tells, as far as the disclosure goes.
-    pub fn new(notification: NodeNotification, disclosure: &Disclosure) -> Result<Self, InvalidOptions> {
+    pub fn new(notification: NodeNotification, disclosure: &Disclosure) -> Result<Self, PublishOptionsError> {
         let NodeNotification { jid, node, owner, created_at, options, summary } = notification;
-        let service = PublishService { jid, node, options: PublishOptions::new(options)?, created_at };
+        let service = Registration { jid, node, options: PublishOptions::new(options)?, created_at };
         let payload = payload(summary, disclosure);
         Ok(Self { owner, service, payload })
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use pushlark_delivery::Notification;
-use pushlark_plugin::{Event, Plugin, Publication, PublishService, Rule};
+use pushlark_model::Registration;
+use pushlark_plugin::{Event, Plugin, Publication, Rule};
 use pushlark_queue::Facts;
 use pushlark_store::{Claimant, MAX_SESSIONS, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -103,13 +104,13 @@ impl Worker {
             log(event, decision, 0, 0);
             return self.remember_count(event, attempt, notified).await;
         }
-        let key = |service: &PublishService| (service.jid.clone(), service.node.clone());
+        let key = |service: &Registration| (service.jid.clone(), service.node.clone());
         // A plugin may publish several notifications to one service, which is finished with the last of them.
         let mut open: BTreeMap<_, usize> = BTreeMap::new();
         for Planned { publication: Publication { service, .. }, .. } in &ours {
             *open.entry(key(service)).or_default() += 1;
         }
-        let has_one = |service: &PublishService| open.get(&key(service)) == Some(&1);
+        let has_one = |service: &Registration| open.get(&key(service)) == Some(&1);
         let snapshot = &decision.snapshot;
         let published = ours.into_iter().map(async |Planned { publication, expires_at, publisher }| {
             let Publication { service, payload } = &publication;
@@ -219,12 +220,12 @@ impl Worker {
         &self,
         claimant: Claimant<'_>,
         publications: Vec<Planned<'w>>,
-        left_out: &mut Vec<(PublishService, Reason)>,
+        left_out: &mut Vec<(Registration, Reason)>,
     ) -> Result<Vec<Planned<'w>>, StoreError> {
         if publications.is_empty() {
             return Ok(publications);
         }
-        let services: Vec<&PublishService> = publications.iter().map(|planned| &planned.publication.service).collect();
+        let services: Vec<&Registration> = publications.iter().map(|planned| &planned.publication.service).collect();
         let held = self.store.claim(claimant, &services).await?;
         let (ours, others): (Vec<_>, Vec<_>) = publications.into_iter().zip(held).partition(|(_, held)| *held);
         left_out.extend(others.into_iter().map(|(planned, _)| (planned.publication.service, Reason::Claimed)));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pushlark_plugin::PublishService;
-use pushlark_queue::{MAX_TIMER, Registration, Retry};
+use pushlark_model::Registration;
+use pushlark_queue::{MAX_TIMER, RegistrationKey, Retry};
 use time::OffsetDateTime;
 
 /// The longest wait between two tries that no push service asks for.
@@ -15,7 +15,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_hours(12);
 #[derive(Debug)]
 pub struct Left {
     /// The service that it concerns; `None` for all of the recipient's.
-    pub service: Option<PublishService>,
+    pub service: Option<Registration>,
     /// Why it is left.
     pub why: Why,
 }
@@ -54,7 +54,7 @@ impl Left {
 
     fn next_at(&self, retry: &Retry, counted: Option<u32>, now: OffsetDateTime) -> (Retry, Duration) {
         let registration =
-            |service: &PublishService| Registration { jid: service.jid.clone(), node: service.node.clone() };
+            |service: &Registration| RegistrationKey { jid: service.jid.clone(), node: service.node.clone() };
         let mut next = Retry {
             registration: self.service.as_ref().map(registration).or_else(|| retry.registration.clone()),
             unread_count: counted.or(retry.unread_count),

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use pushlark_plugin::{Disclosure, Event, EventKind, InvalidOptions, PublishService};
-use pushlark_queue::{Facts, InvalidRecord, Record, Registration, Retry, Subject, Work};
+use pushlark_model::{PublishOptionsError, Registration};
+use pushlark_plugin::{Disclosure, Event, EventKind};
+use pushlark_queue::{Facts, InvalidRecord, Record, RegistrationKey, Retry, Subject, Work};
 use pushlark_store::Claimant;
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanza, Message, ParseError};
 use time::OffsetDateTime;
@@ -61,7 +62,7 @@ pub enum Unreadable {
     Xml(#[from] ParseError),
     /// The publish options in it are out of bounds.
     #[error("the publish options in the record")]
-    Options(#[from] InvalidOptions),
+    Options(#[from] PublishOptionsError),
     /// A stanza in it is not a message.
     #[error("a stanza in the record")]
     Stanza(#[from] InvalidStanza),
@@ -128,8 +129,8 @@ impl Attempt {
     }
 
     /// Whether it is for this service: any of the recipient's, or the one that is tried again.
-    pub fn concerns(&self, service: &PublishService) -> bool {
-        let is_it = |Registration { jid, node }: &Registration| *jid == service.jid && *node == service.node;
+    pub fn concerns(&self, service: &Registration) -> bool {
+        let is_it = |RegistrationKey { jid, node }: &RegistrationKey| *jid == service.jid && *node == service.node;
         self.retry.registration.as_ref().is_none_or(is_it)
     }
 

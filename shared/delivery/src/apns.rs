@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use p256::ecdsa::SigningKey;
-use pushlark_plugin::{Mode, Payload, Priority, PublishOptions};
+use pushlark_model::{Mode, Payload, Priority, PublishOptions};
 use reqwest::StatusCode;
 use reqwest::header::AUTHORIZATION;
 use serde::Deserialize;

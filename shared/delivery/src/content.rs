@@ -1,6 +1,6 @@
 //! What a notification shows, and what it tells the app besides: the same for every push service.
 
-use pushlark_plugin::{Payload, PublishOptions};
+use pushlark_model::{Payload, PublishOptions};
 use serde_json::{Map, Value};
 
 /// The fields that an alert shows.

@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-use pushlark_plugin::xmpp::{BareJid, DomainPart};
-use pushlark_plugin::{InvalidOptions, PublishOptions};
+use pushlark_model::{PublishOptions, PublishOptionsError};
 use pushlark_settings::{Environment, HostPatterns, HttpUrl, SettingError};
+use pushlark_xmpp::{BareJid, DomainPart};
 use reqwest::Url;
 
 use crate::direct::{InvalidService, Provider};
@@ -73,7 +73,7 @@ pub enum InvalidRegistration {
     },
     /// A value of the form is impossible.
     #[error(transparent)]
-    Options(#[from] InvalidOptions),
+    Options(#[from] PublishOptionsError),
     /// The form names no device of the push service.
     #[error(transparent)]
     Device(#[from] InvalidDevice),

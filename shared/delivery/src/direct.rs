@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::join_all;
-use pushlark_plugin::PublishOptions;
-use pushlark_plugin::xmpp::BareJid;
+use pushlark_model::PublishOptions;
 use pushlark_settings::{Environment, HostPatterns, InvalidHost, RotatingSecret, Secret, SecretError, SettingError};
 use pushlark_telemetry::Causes;
+use pushlark_xmpp::BareJid;
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::signature::RsaKeyPair;
-use pushlark_plugin::{Payload, Priority, PublishOptions};
+use pushlark_model::{Payload, Priority, PublishOptions};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde::Deserialize;

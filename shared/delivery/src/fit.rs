@@ -1,6 +1,6 @@
 //! Payload limits: a text that is too long is shortened, and nothing else.
 
-use pushlark_plugin::Payload;
+use pushlark_model::Payload;
 use unicode_segmentation::UnicodeSegmentation;
 
 const ELLIPSIS: &str = "…";

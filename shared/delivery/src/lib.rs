@@ -27,9 +27,9 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::join_all;
-use pushlark_plugin::xmpp::BareJid;
-use pushlark_plugin::{Mode, PublishService};
+use pushlark_model::{Mode, Registration};
 use pushlark_settings::{Environment, SettingError};
+use pushlark_xmpp::BareJid;
 use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
@@ -219,7 +219,7 @@ impl Publisher {
     }
 
     /// What `service` of `user` is published to, without the device.
-    pub fn describe(&self, user: &BareJid, service: &PublishService) -> String {
+    pub fn describe(&self, user: &BareJid, service: &Registration) -> String {
         match &self.kind {
             PublisherKind::MongoosePush(mongoosepush) => mongoosepush.to_string(),
             PublisherKind::Direct(_) => direct::describe(&service.options),

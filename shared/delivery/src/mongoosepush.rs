@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use pushlark_plugin::{Payload, PublishOptions};
+use pushlark_model::{Payload, PublishOptions};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;

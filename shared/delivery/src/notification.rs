@@ -5,8 +5,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use pushlark_plugin::xmpp::BareJid;
-use pushlark_plugin::{InvalidOptions, Payload, PublishService};
+use pushlark_model::{Payload, PublishOptionsError, Registration};
+use pushlark_xmpp::BareJid;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
@@ -23,7 +23,7 @@ pub struct Notification<'n> {
     /// The other user, or the room.
     pub conversation: &'n BareJid,
     /// The registration.
-    pub service: &'n PublishService,
+    pub service: &'n Registration,
     /// What to tell.
     pub payload: &'n Payload,
     /// Until when it is worth delivering.
@@ -41,7 +41,7 @@ pub enum Unusable {
     DotSegment(&'static str),
     /// The form has a value that makes no sense.
     #[error(transparent)]
-    Option(#[from] InvalidOptions),
+    Option(#[from] PublishOptionsError),
 }
 
 impl<'n> Notification<'n> {
@@ -102,7 +102,7 @@ fn hash(parts: &[&str], length: usize) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use pushlark_plugin::PublishOptions;
+    use pushlark_model::PublishOptions;
 
     use super::*;
 
@@ -111,7 +111,7 @@ mod tests {
         let user = BareJid::new("bob@example.com").unwrap();
         let segment = |device: &str| {
             let options = PublishOptions::new(BTreeMap::from([("device_id".into(), device.into())])).unwrap();
-            let service = PublishService { jid: user.clone(), node: "n".into(), options, created_at: 0 };
+            let service = Registration { jid: user.clone(), node: "n".into(), options, created_at: 0 };
             let notification = Notification {
                 message_id: "m",
                 user: &user,

@@ -5,12 +5,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use pushlark_plugin::xmpp::{
-    BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification, StanzaError,
-};
 use pushlark_settings::{
     Environment, HostPatterns, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError, by_domain,
     without_credentials,
+};
+use pushlark_xmpp::{
+    BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification, StanzaError,
 };
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode, Url};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use pushlark_plugin::Payload;
+use pushlark_model::Payload;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, without_credentials};
 use pushlark_webhooks::{ID, Key, SIGNATURE, TIMESTAMP};
 use reqwest::header::CONTENT_TYPE;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::hash::Hash;
 
 use pushlark_http::Caller;
+use pushlark_model::Availability;
 use pushlark_queue::{Facts, Subject};
-use pushlark_store::Availability;
 use pushlark_xmpp::{
     BareJid, DomainPart, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text, parse_jid,
 };

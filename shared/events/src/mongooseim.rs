@@ -1,8 +1,8 @@
 //! The JSON of MongooseIM's `mod_event_pusher_sns` and `mod_event_pusher_rabbit`: who sent whom what, and who is present.
 
+use pushlark_model::Availability;
 use pushlark_queue::Facts;
 use pushlark_settings::HostPatterns;
-use pushlark_store::Availability;
 use pushlark_xmpp::{BareJid, Message, MessageType};
 use serde::Deserialize;
 use serde_json::Value;

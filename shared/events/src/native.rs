@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use pushlark_model::Availability;
 use pushlark_queue::{Facts, Subject};
-use pushlark_store::Availability;
 use pushlark_xmpp::{BareJid, Element, FullJid, Jid, Message, MessageType, parse_jid};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;

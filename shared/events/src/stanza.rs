@@ -1,7 +1,7 @@
 //! A stanza as a webhook's whole body.
 
+use pushlark_model::Availability;
 use pushlark_queue::Facts;
-use pushlark_store::Availability;
 use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType, parse_jid};
 
 use crate::event::{Arrival, Effect, Event, Recipients, message, new_id};

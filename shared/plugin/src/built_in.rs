@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use pushlark_xmpp::Hint;
 
-use crate::{Choice, Event, EventKind, Payload, Plugin, PublishService, Recipient, Rule};
+use crate::{Choice, Event, EventKind, Payload, Plugin, Recipient, Registration, Rule};
 
 /// MongooseIM's `mod_event_pusher_push_plugin_defaults`: messages with a text, to recipients that are offline.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,7 +22,7 @@ pub struct Enhanced;
 pub struct Hints;
 
 impl Plugin for Enhanced {
-    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<PublishService>) -> Choice {
+    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
         match event.kind {
             EventKind::Unacknowledged(_) if recipient.exists => Choice::by(services, |service| {
                 let is_tied = recipient.tied.as_ref() == Some(service);
@@ -41,7 +41,7 @@ impl Plugin for Hints {
         prepare_notification(event).or_else(|rule| call(event).ok_or(rule))
     }
 
-    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<PublishService>) -> Choice {
+    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
         Enhanced.should_publish(event, recipient, services)
     }
 }
@@ -61,7 +61,7 @@ pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
     }
 }
 
-pub fn should_publish(event: &Event, recipient: &Recipient, services: Vec<PublishService>) -> Choice {
+pub fn should_publish(event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
     let rule = match event.kind {
         _ if !recipient.exists => "there is no such user",
         EventKind::Unacknowledged(_) => "unacknowledged messages do not notify",

@@ -6,13 +6,10 @@
 
 mod built_in;
 mod disclosure;
-mod options;
-mod payload;
 
 pub use built_in::{Defaults, Enhanced, Hints};
 pub use disclosure::Disclosure;
-pub use options::{InvalidOptions, MAX_OPTION_FIELDS, MAX_OPTIONS_BYTES, Mode, Priority, PublishOptions};
-pub use payload::Payload;
+pub use pushlark_model::{Mode, Payload, Priority, PublishOptions, Registration};
 pub use pushlark_xmpp as xmpp;
 
 use std::borrow::Cow;
@@ -79,27 +76,14 @@ pub struct Recipient {
     /// Whether the user has a session that takes messages.
     pub online: bool,
     /// The service that was enabled last by the session that the event is of, if it is of one.
-    pub tied: Option<PublishService>,
-}
-
-/// A registration as a plugin sees it: where a user wants notifications published (MongooseIM's publish service).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublishService {
-    /// The PubSub service; a virtual one or a real one.
-    pub jid: BareJid,
-    /// The node there.
-    pub node: String,
-    /// The form that came with the registration.
-    pub options: PublishOptions,
-    /// When it was enabled, in microseconds since 1970: the registration's version.
-    pub created_at: u64,
+    pub tied: Option<Registration>,
 }
 
 /// One notification to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
     /// Where.
-    pub service: PublishService,
+    pub service: Registration,
     /// What.
     pub payload: Payload,
 }
@@ -129,24 +113,24 @@ impl fmt::Display for Rule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice {
     /// These.
-    pub publish: Vec<PublishService>,
+    pub publish: Vec<Registration>,
     /// Not these, and why.
-    pub left_out: Vec<(PublishService, Rule)>,
+    pub left_out: Vec<(Registration, Rule)>,
 }
 
 impl Choice {
     /// All of them.
-    pub fn all(services: Vec<PublishService>) -> Self {
+    pub fn all(services: Vec<Registration>) -> Self {
         Self { publish: services, left_out: Vec::new() }
     }
 
     /// None of them, by one rule.
-    pub fn none(services: Vec<PublishService>, rule: &Rule) -> Self {
+    pub fn none(services: Vec<Registration>, rule: &Rule) -> Self {
         Self::by(services, |_| Some(rule.clone()))
     }
 
     /// Those that no rule leaves out.
-    pub fn by(services: Vec<PublishService>, rule: impl Fn(&PublishService) -> Option<Rule>) -> Self {
+    pub fn by(services: Vec<Registration>, rule: impl Fn(&Registration) -> Option<Rule>) -> Self {
         let mut choice = Self::default();
         for service in services {
             match rule(&service) {
@@ -168,17 +152,12 @@ pub trait Plugin: Send + Sync {
 
     /// Which of the recipient's services to notify. A service that was notified of this message before is left out
     /// afterwards, whatever is answered here.
-    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<PublishService>) -> Choice {
+    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
         built_in::should_publish(event, recipient, services)
     }
 
     /// What to publish where. `services` is what `should_publish` chose, and never empty.
-    fn publish_notification(
-        &self,
-        _event: &Event,
-        payload: Payload,
-        services: Vec<PublishService>,
-    ) -> Vec<Publication> {
+    fn publish_notification(&self, _event: &Event, payload: Payload, services: Vec<Registration>) -> Vec<Publication> {
         services.into_iter().map(|service| Publication { service, payload: payload.clone() }).collect()
     }
 }

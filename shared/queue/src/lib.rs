@@ -3,7 +3,7 @@
 mod record;
 
 pub use record::{
-    Facts, InvalidRecord, MAX_RECIPIENTS, NodeNotification, Record, Registration, Retry, Subject, VERSION, Work,
+    Facts, InvalidRecord, MAX_RECIPIENTS, NodeNotification, Record, RegistrationKey, Retry, Subject, VERSION, Work,
 };
 
 use std::iter;

@@ -74,7 +74,7 @@ pub struct Retry {
     pub not_before: Option<OffsetDateTime>,
     /// The registration that is tried again; without it, all of the recipient's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub registration: Option<Registration>,
+    pub registration: Option<RegistrationKey>,
     /// The number of unread messages, if the first try counted the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_count: Option<u32>,
@@ -97,7 +97,7 @@ impl Retry {
 
 /// The key of a registration among those of its user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registration {
+pub struct RegistrationKey {
     /// The PubSub service.
     pub jid: BareJid,
     /// The node there.

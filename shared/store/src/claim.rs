@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::ReturnValue;
-use pushlark_plugin::PublishService;
+use pushlark_model::Registration;
 use pushlark_xmpp::BareJid;
 
 use crate::item::{self, Item, number, text};
@@ -73,7 +73,7 @@ impl Claimant<'_> {
 impl Store {
     /// Claims the right to publish a message to `services`, in one write a hundred. Returns which of them this try holds:
     /// it has claimed them now, or an earlier try had and did not finish.
-    pub async fn claim(&self, claimant: Claimant<'_>, services: &[&PublishService]) -> Result<Vec<bool>, StoreError> {
+    pub async fn claim(&self, claimant: Claimant<'_>, services: &[&Registration]) -> Result<Vec<bool>, StoreError> {
         let mut held = Vec::with_capacity(services.len());
         for services in services.chunks(MAX_SERVICES) {
             let marks = services.iter().map(|service| (*service, Mark::Claimed));
@@ -95,8 +95,8 @@ impl Store {
     pub async fn finish(
         &self,
         claimant: Claimant<'_>,
-        finished: &[&PublishService],
-        put_back: &[&PublishService],
+        finished: &[&Registration],
+        put_back: &[&Registration],
     ) -> Result<(), StoreError> {
         let finished = finished.iter().map(|service| (*service, Mark::Done));
         let marks: Vec<_> = finished.chain(put_back.iter().map(|service| (*service, Mark::PutBack))).collect();
@@ -116,7 +116,7 @@ impl Store {
         &self,
         action: &'static str,
         claimant: Claimant<'_>,
-        marks: impl Iterator<Item = (&PublishService, Mark)>,
+        marks: impl Iterator<Item = (&Registration, Mark)>,
     ) -> Result<Item, StoreError> {
         let Claimant { id, user, counted, generation, .. } = claimant;
         // A plugin may publish several notifications to one service.
@@ -156,7 +156,7 @@ pub struct Claimed(Item);
 
 impl Claimed {
     /// Whether an event has published to `service`, or is about to.
-    pub fn has(&self, service: &PublishService) -> bool {
+    pub fn has(&self, service: &Registration) -> bool {
         [keys::service(service), keys::long_service(service)].iter().any(|name| self.0.contains_key(name))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use pushlark_plugin::{PublishOptions, PublishService};
+use pushlark_model::{PublishOptions, Registration};
 use pushlark_xmpp::BareJid;
 
 use crate::keys;
@@ -37,7 +37,7 @@ pub fn read_form(item: &Item) -> Option<PublishOptions> {
     PublishOptions::new(form?).ok()
 }
 
-pub fn registration(owner: &BareJid, service: &PublishService) -> Item {
+pub fn registration(owner: &BareJid, service: &Registration) -> Item {
     HashMap::from([
         ("pk".into(), text(owner)),
         ("sk".into(), text(keys::registration(&service.jid, &service.node))),
@@ -49,8 +49,8 @@ pub fn registration(owner: &BareJid, service: &PublishService) -> Item {
     ])
 }
 
-pub fn read_registration(item: &Item) -> Option<PublishService> {
-    Some(PublishService {
+pub fn read_registration(item: &Item) -> Option<Registration> {
+    Some(Registration {
         jid: BareJid::new(text_of(item, "jid")?).ok()?,
         node: text_of(item, "node")?.into(),
         options: read_form(item)?,

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use pushlark_plugin::PublishService;
+use pushlark_model::Registration;
 use pushlark_xmpp::{BareJid, DomainPart, Jid};
 use sha2::{Digest, Sha256};
 
@@ -63,7 +63,7 @@ pub fn node(address: &NodeAddress) -> String {
 
 /// The sort key of a node's device: what was said of it counts for this version of the node, and for the device as it is
 /// reached by these options.
-pub fn device(service: &PublishService) -> String {
+pub fn device(service: &Registration) -> String {
     let of = |name| service.options.get(name).unwrap_or_default();
     let digest = hash(&["service", "device_id", "endpoint", "mode", "topic"].map(of).join("\n"));
     format!("{DEVICE}{}/{}", service.created_at, &digest[..32])
@@ -90,17 +90,17 @@ pub fn answers(push_service: &str) -> String {
 
 /// The name of a claim's attribute for a service: short, since a claim has an attribute for each of a user's services.
 /// The colon keeps it apart from the claim's other attributes.
-pub fn service(service: &PublishService) -> String {
+pub fn service(service: &Registration) -> String {
     format!("s:{}", service_hash(service))
 }
 
 /// The name that earlier versions give a claim's attribute for a service. No other attribute has a slash in its name.
-pub fn long_service(service: &PublishService) -> String {
+pub fn long_service(service: &Registration) -> String {
     format!("{}/{}", service.jid, service.node)
 }
 
 /// 64 bits: of a thousand services two have the same hash once in 10^13 claims.
-fn service_hash(service: &PublishService) -> String {
+fn service_hash(service: &Registration) -> String {
     let mut digest = hash(&long_service(service));
     digest.truncate(16);
     digest

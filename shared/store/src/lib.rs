@@ -35,7 +35,7 @@ pub use limits::{Admission, Limits, MAX_COUNTED};
 pub use node::{Device, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced};
 pub use registration::Registered;
 pub use removal::Progress;
-pub use session::{Availability, MAX_SESSIONS};
+pub use session::MAX_SESSIONS;
 pub use snapshot::Snapshot;
 
 use std::time::Duration;
@@ -141,14 +141,4 @@ fn expiry(lifetime: Duration) -> u64 {
 
 fn seconds_now() -> u64 {
     OffsetDateTime::now_utc().unix_timestamp().unsigned_abs()
-}
-
-/// Microseconds since 1970; a time before that counts as 1970.
-pub fn micros(at: OffsetDateTime) -> u64 {
-    u64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(0)
-}
-
-/// The time of so many microseconds since 1970.
-pub fn of_micros(micros: u64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

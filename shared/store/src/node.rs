@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, Update};
-use pushlark_plugin::{PublishOptions, PublishService};
+use pushlark_model::{PublishOptions, Registration};
 use pushlark_xmpp::{AccessModel, Affiliation, BareJid, NodeConfig, PublishModel};
 
 use crate::item::{self, Item, number, text};
@@ -77,9 +77,9 @@ impl Node {
     }
 
     /// A device that the node's notifications are published to.
-    pub fn service(&self, device: PublishOptions) -> PublishService {
+    pub fn service(&self, device: PublishOptions) -> Registration {
         let NodeAddress { jid, node } = self.address.clone();
-        PublishService { jid, node, options: device, created_at: self.created_at }
+        Registration { jid, node, options: device, created_at: self.created_at }
     }
 }
 
@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// What push services said of a node's device.
-    pub async fn device(&self, service: &PublishService) -> Result<Device, StoreError> {
+    pub async fn device(&self, service: &Registration) -> Result<Device, StoreError> {
         let item = self.get("look up a device", keys::node(&address(service)), &keys::device(service)).await?;
         let has = |name: &str| item.contains_key(name);
         Ok(match (has("gone_at"), has(suspicion::SUSPICIONS) || has(suspicion::UNREACHABLE)) {
@@ -316,7 +316,7 @@ impl Store {
     }
 
     /// Counts one more answer that calls a node's device gone; answers how many there were in a row.
-    pub async fn suspect_device(&self, service: &PublishService) -> Result<u32, StoreError> {
+    pub async fn suspect_device(&self, service: &Registration) -> Result<u32, StoreError> {
         let counted = self
             .update(keys::node(&address(service)), &keys::device(service))
             .update_expression("ADD suspicions :one SET expires_at = :expires_at")
@@ -331,7 +331,7 @@ impl Store {
     }
 
     /// Notes that the push service of a node's device cannot be reached. Returns for how many seconds it has been so.
-    pub async fn note_unreachable_device(&self, service: &PublishService) -> Result<u64, StoreError> {
+    pub async fn note_unreachable_device(&self, service: &Registration) -> Result<u64, StoreError> {
         let now = crate::seconds_now();
         let noted = self
             .update(keys::node(&address(service)), &keys::device(service))
@@ -349,7 +349,7 @@ impl Store {
     }
 
     /// Notes that a node's device is gone.
-    pub async fn device_gone(&self, service: &PublishService) -> Result<(), StoreError> {
+    pub async fn device_gone(&self, service: &Registration) -> Result<(), StoreError> {
         self.update(keys::node(&address(service)), &keys::device(service))
             .update_expression("SET gone_at = :now, expires_at = :expires_at")
             .expression_attribute_values(":now", number(crate::seconds_now()))
@@ -361,7 +361,7 @@ impl Store {
     }
 
     /// Forgets what push services said of a node's device.
-    pub async fn forget_device(&self, service: &PublishService) -> Result<(), StoreError> {
+    pub async fn forget_device(&self, service: &Registration) -> Result<(), StoreError> {
         self.client
             .delete_item()
             .table_name(&self.table)
@@ -374,7 +374,7 @@ impl Store {
     }
 }
 
-fn address(service: &PublishService) -> NodeAddress {
+fn address(service: &Registration) -> NodeAddress {
     NodeAddress { jid: service.jid.clone(), node: service.node.clone() }
 }
 

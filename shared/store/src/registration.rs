@@ -4,14 +4,15 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::{Delete, Put, Update};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pushlark_plugin::PublishService;
+use pushlark_model::Registration;
+use pushlark_model::time::to_micros;
 use pushlark_xmpp::{BareJid, Jid};
 use time::OffsetDateTime;
 
 use crate::item::{self, Item, number, text};
 use crate::limits::WhenReached;
 use crate::transaction::{Latest, Outcome, Part, Retries};
-use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, micros, suspicion, unless_stale};
+use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, suspicion, unless_stale};
 
 const STORE: &str = "store a registration";
 
@@ -58,7 +59,7 @@ impl Store {
     ///
     /// `created_at` is replaced by a later time if the user has newer registrations, so that the order of `created_at`
     /// is the order of the transactions.
-    pub async fn register(&self, user: &Jid, service: &PublishService) -> Result<Registered, StoreError> {
+    pub async fn register(&self, user: &Jid, service: &Registration) -> Result<Registered, StoreError> {
         let owner = user.to_bare();
         let mut retries = Retries::new();
         loop {
@@ -75,7 +76,7 @@ impl Store {
                     &others[..excess]
                 }
             };
-            let service = &PublishService {
+            let service = &Registration {
                 created_at: service.created_at.max(snapshot.newest().saturating_add(1)),
                 ..service.clone()
             };
@@ -131,12 +132,12 @@ impl Store {
     }
 
     /// Deletes one registration, unless it was enabled again since it was read. Returns whether it did.
-    pub async fn unregister_version(&self, user: &BareJid, service: &PublishService) -> Result<bool, StoreError> {
+    pub async fn unregister_version(&self, user: &BareJid, service: &Registration) -> Result<bool, StoreError> {
         self.delete(user, &keys::registration(&service.jid, &service.node), Some(service.created_at)).await
     }
 
     /// The part that puts a registration, unless the one of the same key is not `replaced` any more.
-    fn put_registration(&self, owner: &BareJid, service: &PublishService, replaced: Option<&Version>) -> Part {
+    fn put_registration(&self, owner: &BareJid, service: &Registration, replaced: Option<&Version>) -> Part {
         let first_enabled_at = replaced.map_or(service.created_at, |version| version.first_enabled_at);
         let put = Put::builder()
             .table_name(&self.table)
@@ -152,7 +153,7 @@ impl Store {
     }
 
     /// The part that ties a session to a registration, if `user` has a resource.
-    fn tie(&self, user: &Jid, service: &PublishService) -> Option<Part> {
+    fn tie(&self, user: &Jid, service: &Registration) -> Option<Part> {
         let session = user.try_as_full().ok()?;
         let update = Update::builder()
             .table_name(&self.table)
@@ -193,12 +194,12 @@ impl Store {
 
 impl Snapshot {
     /// Whether the service was enabled for the first time, or again after it was disabled, later than `at`.
-    pub fn is_enabled_after(&self, service: &PublishService, at: OffsetDateTime) -> bool {
-        self.version_of(service).is_some_and(|version| version.first_enabled_at > micros(at))
+    pub fn is_enabled_after(&self, service: &Registration, at: OffsetDateTime) -> bool {
+        self.version_of(service).is_some_and(|version| version.first_enabled_at > to_micros(at))
     }
 
     /// The parts of a service's registration that only the store needs.
-    pub(crate) fn version_of(&self, service: &PublishService) -> Option<&Version> {
+    pub(crate) fn version_of(&self, service: &Registration) -> Option<&Version> {
         self.registrations.get(&keys::registration(&service.jid, &service.node))
     }
 

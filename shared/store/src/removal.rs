@@ -2,11 +2,12 @@
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use pushlark_model::time::to_micros;
 use pushlark_xmpp::{BareJid, DomainPart};
 use time::OffsetDateTime;
 
 use crate::item::{self, Item, number, text};
-use crate::{Store, StoreError, keys, micros, unless_stale};
+use crate::{Store, StoreError, keys, unless_stale};
 
 /// How many items are listed at once, …
 const PAGE: i32 = 200;
@@ -60,7 +61,7 @@ impl Store {
                 .index_name("domain")
                 .key_condition_expression("domain_shard = :shard AND created_at <= :at")
                 .expression_attribute_values(":shard", text(shard))
-                .expression_attribute_values(":at", number(micros(at)));
+                .expression_attribute_values(":at", number(to_micros(at)));
             match self.remove(registrations, at, &may_go_on).await? {
                 Progress::Complete => {}
                 Progress::Swept => whole = Progress::Swept,
@@ -109,7 +110,7 @@ impl Store {
                  (attribute_not_exists(tied_at) OR tied_at <= :at) AND \
                  (attribute_not_exists(counted_at) OR counted_at <= :at)",
             )
-            .expression_attribute_values(":at", number(micros(at)))
+            .expression_attribute_values(":at", number(to_micros(at)))
             .send()
             .await;
         if unless_stale("delete an item", deleted)? || !is_counter {
@@ -126,7 +127,7 @@ impl Store {
                 "attribute_exists(counted_total) AND (attribute_not_exists(read_at) OR read_at < :at)",
             )
             .expression_attribute_values(":one", number(1))
-            .expression_attribute_values(":at", number(micros(at)))
+            .expression_attribute_values(":at", number(to_micros(at)))
             .send()
             .await;
         unless_stale("reset a counter", reset).map(drop)
@@ -142,7 +143,7 @@ impl Store {
             .key("sk", text(keys::NODE_ITEM))
             .condition_expression("owner_jid = :owner AND created_at <= :at")
             .expression_attribute_values(":owner", text(owner))
-            .expression_attribute_values(":at", number(micros(at)))
+            .expression_attribute_values(":at", number(to_micros(at)))
             .send()
             .await;
         unless_stale("delete a node", deleted).map(drop)

@@ -4,24 +4,16 @@ use std::cmp::Reverse;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pushlark_plugin::PublishService;
+use pushlark_model::time::to_micros;
+use pushlark_model::{Availability, Registration};
 use pushlark_xmpp::{BareJid, FullJid, Jid};
 use time::OffsetDateTime;
 
 use crate::item::{self, Item, number, text};
-use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, micros, seconds_now, unless_stale};
+use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, seconds_now, unless_stale};
 
 /// The most sessions of a user that are kept.
 pub const MAX_SESSIONS: usize = 32;
-
-/// Whether a session takes messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Availability {
-    /// It is available, with a priority that is not negative.
-    Online,
-    /// It is not.
-    Offline,
-}
 
 /// A session's item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +95,7 @@ impl Store {
             .update_expression(format!("SET is_online = :online, since = :at, expires_at = :expires_at{offline_at}"))
             .condition_expression("attribute_not_exists(since) OR since < :at")
             .expression_attribute_values(":online", AttributeValue::Bool(availability == Availability::Online))
-            .expression_attribute_values(":at", number(micros(at)))
+            .expression_attribute_values(":at", number(to_micros(at)))
             .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)))
             .send()
             .await;
@@ -117,7 +109,7 @@ impl Store {
             .condition_expression(
                 "attribute_exists(registration) AND (attribute_not_exists(offline_at) OR offline_at < :at)",
             )
-            .expression_attribute_values(":at", number(micros(at)))
+            .expression_attribute_values(":at", number(to_micros(at)))
             .send()
             .await;
         unless_stale("untie a session", cut).map(drop)
@@ -180,11 +172,11 @@ impl Snapshot {
     }
 
     /// The service that `session` was tied to when something happened to it at `at`.
-    pub fn tied(&self, session: &FullJid, at: OffsetDateTime) -> Option<&PublishService> {
+    pub fn tied(&self, session: &FullJid, at: OffsetDateTime) -> Option<&Registration> {
         let key = keys::session(session);
         let session = self.sessions.iter().find(|session| session.key == key && !session.is_expired)?;
         let tie = session.tie.as_ref()?;
-        let went_offline = (tie.tied_at..=micros(at)).contains(&session.offline_at);
+        let went_offline = (tie.tied_at..=to_micros(at)).contains(&session.offline_at);
         if went_offline || tie.tied_at < self.registrations.get(&tie.registration)?.first_enabled_at {
             return None;
         }

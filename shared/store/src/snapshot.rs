@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pushlark_plugin::PublishService;
+use pushlark_model::Registration;
 use pushlark_xmpp::BareJid;
 
 use crate::item::{self, Item, text};
@@ -15,7 +15,7 @@ use crate::{Store, StoreError, keys};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Where the user wants notifications published.
-    pub services: Vec<PublishService>,
+    pub services: Vec<Registration>,
     /// Whether any of the user's sessions is online; `None` if no presence was reported of any.
     pub online: Option<bool>,
     /// The rest of each registration, by its key. Also of those that this version cannot read.

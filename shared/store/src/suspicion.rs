@@ -1,7 +1,7 @@
 //! Registrations whose device may be gone, as far as a push service knows, and the answers that this is known from.
 
 use aws_sdk_dynamodb::types::ReturnValue;
-use pushlark_plugin::PublishService;
+use pushlark_model::Registration;
 use pushlark_xmpp::BareJid;
 
 use crate::item::{self, number};
@@ -14,7 +14,7 @@ pub const UNREACHABLE: &str = "unreachable_since";
 impl Store {
     /// Counts one more answer that calls the registration's device gone. Returns how many there were in a row; 0 if the
     /// registration is another one by now.
-    pub async fn suspect(&self, user: &BareJid, service: &PublishService) -> Result<u32, StoreError> {
+    pub async fn suspect(&self, user: &BareJid, service: &Registration) -> Result<u32, StoreError> {
         let counted = self
             .update(user, &keys::registration(&service.jid, &service.node))
             .update_expression("ADD suspicions :one")
@@ -32,7 +32,7 @@ impl Store {
 
     /// Notes that the registration's push service cannot be reached. Returns for how many seconds it has been so; 0 if the
     /// registration is another one by now.
-    pub async fn note_unreachable(&self, user: &BareJid, service: &PublishService) -> Result<u64, StoreError> {
+    pub async fn note_unreachable(&self, user: &BareJid, service: &Registration) -> Result<u64, StoreError> {
         let now = seconds_now();
         let noted = self
             .update(user, &keys::registration(&service.jid, &service.node))
@@ -49,16 +49,16 @@ impl Store {
     }
 
     /// Forgets that the registration's push service could not be reached.
-    pub async fn clear_unreachable(&self, user: &BareJid, service: &PublishService) -> Result<(), StoreError> {
+    pub async fn clear_unreachable(&self, user: &BareJid, service: &Registration) -> Result<(), StoreError> {
         self.clear(user, service, "REMOVE unreachable_since").await
     }
 
     /// Forgets that the registration's device was called gone, or its push service could not be reached.
-    pub async fn clear_suspicions(&self, user: &BareJid, service: &PublishService) -> Result<(), StoreError> {
+    pub async fn clear_suspicions(&self, user: &BareJid, service: &Registration) -> Result<(), StoreError> {
         self.clear(user, service, "REMOVE suspicions, unreachable_since").await
     }
 
-    async fn clear(&self, user: &BareJid, service: &PublishService, update: &str) -> Result<(), StoreError> {
+    async fn clear(&self, user: &BareJid, service: &Registration, update: &str) -> Result<(), StoreError> {
         let cleared = self
             .update(user, &keys::registration(&service.jid, &service.node))
             .update_expression(update)
@@ -72,12 +72,12 @@ impl Store {
 
 impl Snapshot {
     /// Whether the registration's device was called gone, or its push service could not be reached, when it was last tried.
-    pub fn is_suspected(&self, service: &PublishService) -> bool {
+    pub fn is_suspected(&self, service: &Registration) -> bool {
         self.version_of(service).is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
     }
 
     /// Whether the registration's push service could not be reached when it was last tried.
-    pub fn is_unreachable(&self, service: &PublishService) -> bool {
+    pub fn is_unreachable(&self, service: &Registration) -> bool {
         self.version_of(service).is_some_and(|version| version.unreachable_since.is_some())
     }
 }

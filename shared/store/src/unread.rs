@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
+use pushlark_model::time::to_micros;
 use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
 use crate::item::{self, Item, number};
-use crate::{Store, StoreError, expiry, keys, micros, unless_stale};
+use crate::{Store, StoreError, expiry, keys, unless_stale};
 
 /// How long a counter is remembered after it was used last.
 const COUNTER_LIFETIME: Duration = Duration::from_hours(90 * 24);
@@ -47,7 +48,7 @@ impl Store {
             .expression_attribute_names("#message", &message)
             .expression_attribute_values(":zero", number(0))
             .expression_attribute_values(":one", number(1))
-            .expression_attribute_values(":at", number(micros(at)))
+            .expression_attribute_values(":at", number(to_micros(at)))
             .expression_attribute_values(":expires_at", number(expiry(COUNTER_LIFETIME)))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
@@ -87,7 +88,7 @@ impl Store {
             )
             .condition_expression("attribute_not_exists(read_at) OR read_at < :at")
             .expression_attribute_values(":zero", number(0))
-            .expression_attribute_values(":at", number(micros(at)))
+            .expression_attribute_values(":at", number(to_micros(at)))
             .expression_attribute_values(":expires_at", number(expiry(COUNTER_LIFETIME)))
             .send()
             .await;

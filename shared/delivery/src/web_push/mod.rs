@@ -15,7 +15,7 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use p256::EncodedPoint;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
-use pushlark_plugin::{Payload, Priority, PublishOptions};
+use pushlark_model::{Payload, Priority, PublishOptions};
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 use serde_json::{Map, Value};
@@ -271,8 +271,8 @@ mod tests {
     use std::sync::Arc;
 
     use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-    use pushlark_plugin::PublishService;
-    use pushlark_plugin::xmpp::BareJid;
+    use pushlark_model::Registration;
+    use pushlark_xmpp::BareJid;
     use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
     use rustls::{ServerConfig, ServerConnection};
     use serde_json::json;
@@ -310,7 +310,7 @@ mod tests {
         ]);
         let user = BareJid::new("bob@example.com").unwrap();
         let options = PublishOptions::new(options).unwrap();
-        let service = PublishService { jid: user.clone(), node: "n".into(), options, created_at: 0 };
+        let service = Registration { jid: user.clone(), node: "n".into(), options, created_at: 0 };
         let notification = Notification {
             message_id: "m",
             user: &user,

@@ -2,8 +2,8 @@
 
 use pushlark_events::{Effect, Event, Reading};
 use pushlark_http::Media::{Json, JsonLines};
+use pushlark_model::Availability;
 use pushlark_queue::{Facts, Subject};
-use pushlark_store::Availability;
 use pushlark_xmpp::BareJid;
 use pushlark_xmpp::MessageType;
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! A stanza as the whole body.
 
 use pushlark_events::Effect;
-use pushlark_store::Availability;
+use pushlark_model::Availability;
 use pushlark_xmpp::MessageType;
 
 use crate::{XML, assert_refused, captured, now, one, problem, queued};

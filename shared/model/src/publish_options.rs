@@ -20,7 +20,7 @@ pub struct PublishOptions(BTreeMap<String, String>);
 
 /// What is wrong with publish options, naming the field: `bad-request`, the client's to mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidOptions {
+pub enum PublishOptionsError {
     /// Over [`MAX_OPTION_FIELDS`].
     #[error("the form has {0} fields, {MAX_OPTION_FIELDS} are allowed")]
     TooManyFields(usize),
@@ -60,16 +60,16 @@ pub enum Mode {
 
 impl PublishOptions {
     /// Options from a form's fields, within bounds.
-    pub fn new(fields: BTreeMap<String, String>) -> Result<Self, InvalidOptions> {
+    pub fn new(fields: BTreeMap<String, String>) -> Result<Self, PublishOptionsError> {
         if fields.len() > MAX_OPTION_FIELDS {
-            return Err(InvalidOptions::TooManyFields(fields.len()));
+            return Err(PublishOptionsError::TooManyFields(fields.len()));
         }
         let bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
         if bytes > MAX_OPTIONS_BYTES {
-            return Err(InvalidOptions::TooLarge(bytes));
+            return Err(PublishOptionsError::TooLarge(bytes));
         }
         if fields.contains_key("") {
-            return Err(InvalidOptions::Unnamed);
+            return Err(PublishOptionsError::Unnamed);
         }
         Ok(Self(fields))
     }
@@ -99,7 +99,7 @@ impl PublishOptions {
     }
 
     /// Refuses what a virtual host could never act on, while there is still somebody to be told.
-    pub fn check(&self) -> Result<(), InvalidOptions> {
+    pub fn check(&self) -> Result<(), PublishOptionsError> {
         self.priority()?;
         self.mode()?;
         self.silent()?;
@@ -109,7 +109,7 @@ impl PublishOptions {
     }
 
     /// `priority`: `normal` or `high`.
-    pub fn priority(&self) -> Result<Option<Priority>, InvalidOptions> {
+    pub fn priority(&self) -> Result<Option<Priority>, PublishOptionsError> {
         self.choice("priority", "normal or high", |value| match value {
             "normal" => Some(Priority::Normal),
             "high" => Some(Priority::High),
@@ -118,7 +118,7 @@ impl PublishOptions {
     }
 
     /// `mode`: `prod` or `dev`.
-    pub fn mode(&self) -> Result<Option<Mode>, InvalidOptions> {
+    pub fn mode(&self) -> Result<Option<Mode>, PublishOptionsError> {
         self.choice("mode", "prod or dev", |value| match value {
             "prod" => Some(Mode::Production),
             "dev" => Some(Mode::Development),
@@ -127,17 +127,17 @@ impl PublishOptions {
     }
 
     /// `silent`: whether the app handles the notification without showing it. A boolean, `false` when it is not given.
-    pub fn silent(&self) -> Result<bool, InvalidOptions> {
+    pub fn silent(&self) -> Result<bool, PublishOptionsError> {
         Ok(self.boolean("silent")?.unwrap_or(false))
     }
 
     /// `mutable_content`: whether the app may change the notification before it is shown. A boolean.
-    pub fn mutable_content(&self) -> Result<Option<bool>, InvalidOptions> {
+    pub fn mutable_content(&self) -> Result<Option<bool>, PublishOptionsError> {
         self.boolean("mutable_content")
     }
 
     /// `time_to_live`: how long the notification is worth delivering, in seconds.
-    pub fn time_to_live(&self) -> Result<Option<Duration>, InvalidOptions> {
+    pub fn time_to_live(&self) -> Result<Option<Duration>, PublishOptionsError> {
         self.choice("time_to_live", "a number of seconds", |value| {
             let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
             digits.then(|| value.parse::<u32>().ok()).flatten().map(|seconds| Duration::from_secs(seconds.into()))
@@ -145,7 +145,7 @@ impl PublishOptions {
     }
 
     /// A field of type `boolean` (XEP-0004, section 3.3).
-    fn boolean(&self, name: &'static str) -> Result<Option<bool>, InvalidOptions> {
+    fn boolean(&self, name: &'static str) -> Result<Option<bool>, PublishOptionsError> {
         self.choice(name, "true or false", |value| match value {
             "true" | "1" => Some(true),
             "false" | "0" => Some(false),
@@ -158,8 +158,8 @@ impl PublishOptions {
         name: &'static str,
         expected: &'static str,
         read: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, InvalidOptions> {
-        self.get(name).map(|value| read(value).ok_or(InvalidOptions::Impossible { name, expected })).transpose()
+    ) -> Result<Option<T>, PublishOptionsError> {
+        self.get(name).map(|value| read(value).ok_or(PublishOptionsError::Impossible { name, expected })).transpose()
     }
 }
 
@@ -224,10 +224,10 @@ mod tests {
     #[test]
     fn a_form_is_bounded() {
         let many = (0..=MAX_OPTION_FIELDS).map(|i| (i.to_string(), String::new())).collect();
-        assert_eq!(PublishOptions::new(many), Err(InvalidOptions::TooManyFields(33)));
+        assert_eq!(PublishOptions::new(many), Err(PublishOptionsError::TooManyFields(33)));
         let large = BTreeMap::from([("x".to_owned(), "y".repeat(MAX_OPTIONS_BYTES))]);
-        assert_eq!(PublishOptions::new(large), Err(InvalidOptions::TooLarge(8193)));
+        assert_eq!(PublishOptions::new(large), Err(PublishOptionsError::TooLarge(8193)));
         let unnamed = BTreeMap::from([(String::new(), "x".to_owned())]);
-        assert_eq!(PublishOptions::new(unnamed), Err(InvalidOptions::Unnamed));
+        assert_eq!(PublishOptions::new(unnamed), Err(PublishOptionsError::Unnamed));
     }
 }

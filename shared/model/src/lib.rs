@@ -1,0 +1,12 @@
+//! The domain types that events, queue, store, plugin and delivery share.
+
+mod payload;
+mod presence;
+mod publish_options;
+mod registration;
+pub mod time;
+
+pub use payload::Payload;
+pub use presence::Availability;
+pub use publish_options::{MAX_OPTION_FIELDS, MAX_OPTIONS_BYTES, Mode, Priority, PublishOptions, PublishOptionsError};
+pub use registration::Registration;
