@@ -3,8 +3,9 @@
 
 use std::iter;
 
+use pushlark_access::Caller;
 use pushlark_events::{Effect, Sources};
-use pushlark_http::{Caller, Media, Problem, Request};
+use pushlark_http::{Media, Problem, Request};
 use pushlark_queue::{Record, Work};
 use serde_json::{Value, json};
 use time::OffsetDateTime;

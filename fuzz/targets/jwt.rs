@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
 use pushlark_fuzz::{at_once, caller, chosen, post};
-use pushlark_http::{Access, Caller, Clients};
+use pushlark_access::{Access, Caller, Clients};
 use pushlark_xmpp::parse_jid;
 use serde_json::Value;
 

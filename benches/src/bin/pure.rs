@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
+use pushlark_access::Caller;
 use pushlark_benches::input;
 use pushlark_events::Sources;
-use pushlark_http::{Caller, Media, Problem, Request};
+use pushlark_http::{Media, Problem, Request};
 use pushlark_model::{Payload, PublishOptions, Registration};
 use pushlark_plugin::xmpp::{BareJid, Element, Message};
 use pushlark_plugin::{Defaults, Disclosure, Event, EventKind, Plugin, Publication, Recipient};

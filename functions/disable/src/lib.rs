@@ -1,6 +1,7 @@
 //! Disables notifications (XEP-0357, section 6): deletes registrations.
 
-use pushlark_http::{Access, Answer, Caller, Invocation, Methods, Rejection, answer, command};
+use pushlark_access::{Access, Caller};
+use pushlark_http::{Answer, Invocation, Methods, Rejection, answer, command};
 use pushlark_store::{Admission, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::Disable;

@@ -1,6 +1,7 @@
 //! The function as Lambda starts it.
 
-use pushlark_http::{Access, Clients, run};
+use pushlark_access::{Access, Clients};
+use pushlark_http::run;
 use pushlark_settings::{Environment, aws_config};
 use pushlark_store::Store;
 use pushlark_telemetry::{Format, start};

@@ -1,9 +1,8 @@
 //! Enables notifications (XEP-0357, section 5): stores a registration.
 
+use pushlark_access::{Access, Caller};
 use pushlark_delivery::Destinations;
-use pushlark_http::{
-    Access, Answer, Caller, Invocation, Method, Methods, Problem, Rejection, Request, Response, answer, command,
-};
+use pushlark_http::{Answer, Invocation, Method, Methods, Problem, Rejection, Request, Response, answer, command};
 use pushlark_model::time::{from_micros, to_micros};
 use pushlark_model::{PublishOptions, Registration};
 use pushlark_store::{Admission, Registered, Store, StoreError};

@@ -1,17 +1,17 @@
 //! Takes a chat server's webhooks: work goes to the queue, state into the table.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pushlark_events::{Effect, Event, Reading, Sources, read, read_notification};
-use pushlark_http::sns::{Notification, SnsMessage, Topics};
-use pushlark_http::{Access, Answer, Caller, Invocation, Methods, Problem, Request, Response, answer};
+use pushlark_access::{Access, Caller};
+use pushlark_events::{Effect, Event, Reading, Sources, read};
+use pushlark_http::{Answer, Invocation, Methods, Problem, Response, answer};
 use pushlark_model::Availability;
 use pushlark_queue::{Queue, Record, Work};
+use pushlark_sns::{SnsMessage, Topics};
 use pushlark_store::{Admission, MAX_COUNTED, Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::Jid;
 use serde::Serialize;
 use serde_json::json;
-use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 /// How many writes to the table are made at once.
@@ -47,57 +47,25 @@ struct Accepted {
 }
 
 impl Function {
-    /// Answers one invocation, once all of its events are in the queue or in the table. One of SNS fails otherwise, so that
-    /// Lambda tries again.
+    /// Answers one invocation, once all of its events are in the queue or in the table.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
-        if let Invocation::Direct(payload) = &invocation
-            && let Some(notifications) = self.topics.delivered(payload)
-        {
-            return self.deliver(notifications).await;
-        }
         answer(&self.access, Methods::Post, invocation, async |request| {
-            if let Some(answer) = self.subscription(&request).await? {
-                return Ok(answer);
+            match request.sns.as_slice() {
+                [SnsMessage::SubscriptionConfirmation(subscription)] => {
+                    self.topics.confirm(subscription).await?;
+                    return Response::json(200, &json!({"status": "subscribed"}));
+                }
+                [SnsMessage::UnsubscribeConfirmation(subscription)] => {
+                    tracing::warn!(topic = subscription.topic_arn, "unsubscribed");
+                    return Response::json(200, &json!({"status": "unsubscribed"}));
+                }
+                _ => {}
             }
             let events = read(&request, &self.sources, OffsetDateTime::now_utc())?;
             let ids = self.accept(events, &request.caller).await?;
             Response::json(202, &Accepted { accepted: ids.len(), ids })
         })
         .await
-    }
-
-    /// Answers a message of SNS about a subscription.
-    async fn subscription(&self, request: &Request) -> Result<Option<Response>, Problem> {
-        let status = match &request.sns {
-            Some(SnsMessage::SubscriptionConfirmation(subscription)) => {
-                self.topics.confirm(subscription).await?;
-                "subscribed"
-            }
-            Some(SnsMessage::UnsubscribeConfirmation(subscription)) => {
-                tracing::warn!(topic = subscription.topic_arn, "unsubscribed");
-                "unsubscribed"
-            }
-            Some(SnsMessage::Notification(_)) | None => return Ok(None),
-        };
-        Response::json(200, &json!({"status": status})).map(Some)
-    }
-
-    async fn deliver(&self, notifications: Result<Vec<Notification>, String>) -> Answer {
-        let now = OffsetDateTime::now_utc();
-        let read = |notifications: Vec<Notification>| -> Result<Vec<Event>, String> {
-            notifications.iter().map(|notification| read_notification(notification, &self.sources, now)).collect()
-        };
-        let accepted = match notifications.and_then(read) {
-            Ok(events) => self.accept(events, &Caller::Operator).await.map_err(|problem| problem.to_json()),
-            Err(error) => Err(error),
-        };
-        match accepted {
-            Ok(_) => Answer::Direct(RawValue::NULL.to_owned()),
-            Err(reason) => {
-                tracing::error!(reason, "a message of SNS was not taken");
-                Answer::Failed(reason)
-            }
-        }
     }
 
     async fn accept(&self, events: Vec<Event>, caller: &Caller) -> Result<Vec<String>, Problem> {

@@ -1,10 +1,11 @@
 //! The function as Lambda starts it.
 
+use pushlark_access::Access;
 use pushlark_events::Sources;
-use pushlark_http::sns::Topics;
-use pushlark_http::{Access, run};
+use pushlark_http::run;
 use pushlark_queue::Queue;
 use pushlark_settings::{Environment, aws_config};
+use pushlark_sns::Topics;
 use pushlark_store::Store;
 use pushlark_telemetry::{Format, start};
 

@@ -4,10 +4,10 @@ mod publish;
 
 use std::collections::BTreeMap;
 
+use pushlark_access::{Access, Caller};
 use pushlark_delivery::Destinations;
-use pushlark_http::{
-    Access, Answer, Caller, Invocation, Media, Methods, Problem, Response, answer, read_json, read_text,
-};
+use pushlark_http::{Answer, Invocation, Media, Methods, Problem, Response, answer, read_text};
+use pushlark_json::read_json;
 use pushlark_model::time::to_micros;
 use pushlark_queue::Queue;
 use pushlark_store::{Admission, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError};

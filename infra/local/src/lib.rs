@@ -24,14 +24,14 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use axum::Router;
 use dynoxide::Database;
+use pushlark_access::{Access, Caller, Clients};
 use pushlark_delivery::Destinations;
 use pushlark_events::Sources;
-use pushlark_http::sns::Topics;
-use pushlark_http::{
-    Access, Answer, Caller, Clients, Invocation, Media, Methods, Problem, Response, answer, read_json,
-};
+use pushlark_http::{Answer, Invocation, Media, Methods, Problem, Response, answer};
+use pushlark_json::read_json;
 use pushlark_queue::Queue;
 use pushlark_settings::Environment;
+use pushlark_sns::Topics;
 use pushlark_store::Store;
 use serde::Deserialize;
 use serde_json::value::RawValue;

@@ -26,7 +26,7 @@ struct CloudEvent {
 /// Reads an event in the structured mode. What it is named by, source and id, names the message, and its time is when it
 /// happened, unless its data says otherwise.
 pub fn read(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
-    let event: CloudEvent = pushlark_http::read_json(json.as_bytes())?;
+    let event: CloudEvent = pushlark_json::read_json(json.as_bytes())?;
     if event.specversion != "1.0" {
         return Err(format!("specversion: {:?} is not \"1.0\"", event.specversion));
     }

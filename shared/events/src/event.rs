@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 
-use pushlark_http::Caller;
+use pushlark_access::Caller;
 use pushlark_model::Availability;
 use pushlark_queue::{Facts, Subject};
 use pushlark_xmpp::{

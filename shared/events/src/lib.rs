@@ -11,7 +11,6 @@ mod stanza;
 pub use event::{Arrival, Effect, Event, Reading};
 pub use native::read_event;
 
-use pushlark_http::sns::{Notification, SnsMessage};
 use pushlark_http::{Media, Problem, Request, read_text};
 use pushlark_settings::{Environment, HostPatterns, SettingError};
 use serde_json::value::RawValue;
@@ -54,21 +53,16 @@ impl Default for Sources {
     }
 }
 
-/// Reads what SNS has published to a topic, and has invoked the function with at `now`.
-pub fn read_notification(notification: &Notification, sources: &Sources, now: OffsetDateTime) -> Result<Event, String> {
-    sns::read(notification, &Arrival { now, at: None, id: None, sources })
-}
-
 /// Reads the events of a request that arrived at `now`: all of them, or what is wrong with each that is wrong, or what is
 /// not the caller's to tell.
 pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result<Vec<Event>, Problem> {
     let id = request.header(WEBHOOK_ID).map(|id| check_id(id.to_owned())).transpose();
     let id = id.map_err(|error| Problem::bad_request(format!("{WEBHOOK_ID}: {error}")))?;
     let first = Arrival { now, at: None, id, sources };
-    let events = match &request.sns {
-        Some(SnsMessage::Notification(notification)) => vec![sns::read(notification, &first)],
-        Some(_) => return Err(Problem::bad_request("a message of SNS about a subscription is no event")),
-        None => match request.media {
+    let events = if !request.sns.is_empty() {
+        request.sns.iter().map(|message| sns::read(message, &first)).collect()
+    } else {
+        match request.media {
             Media::Json => each(read_text(&request.body)?, &first, native::read_json)?,
             Media::JsonLines => {
                 let lines = read_text(&request.body)?.lines().filter(|line| !line.trim().is_empty());
@@ -87,7 +81,7 @@ pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result
                      application/x-www-form-urlencoded",
                 ));
             }
-        },
+        }
     };
     let events = all(events, Problem::bad_events)?;
     all(events.into_iter().map(|event| event.told_by(&request.caller)).collect(), Problem::forbidden_events)

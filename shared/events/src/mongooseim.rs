@@ -44,7 +44,7 @@ struct Delivery {
 
 /// Reads `{"user_id", "present"}`, or `{"from_user_id", "to_user_id", "message"}` whose direction is known.
 pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Result<Event, String> {
-    let fields: Fields = pushlark_http::read_json(json.as_bytes())?;
+    let fields: Fields = pushlark_json::read_json(json.as_bytes())?;
     let (id, at) = (arrival.id.clone(), arrival.happened(None));
     if fields.user_id.is_some() {
         let session = jid("user_id", fields.user_id.as_deref())?;
@@ -75,7 +75,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
 
 /// Reads a delivery: its routing key says what its body is, by the topics that are MongooseIM's defaults.
 pub fn read_delivery(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
-    let delivery: Delivery = pushlark_http::read_json(json.as_bytes())?;
+    let delivery: Delivery = pushlark_json::read_json(json.as_bytes())?;
     let direction = match delivery.routing_key.rsplit('.').next() {
         Some("chat_msg_recv") => Direction::Private,
         Some("groupchat_msg_recv") => Direction::FromRoom,

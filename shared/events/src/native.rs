@@ -45,7 +45,7 @@ struct Shape {
 
 /// Reads a JSON document that is an event, or what MongooseIM tells by other ways.
 pub fn read_json(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
-    let fields = match pushlark_http::read_json::<Fields>(json.as_bytes()) {
+    let fields = match pushlark_json::read_json::<Fields>(json.as_bytes()) {
         Ok(fields) if fields.r#type.is_some() => return event(fields, arrival),
         fields => fields,
     };
@@ -64,7 +64,7 @@ pub fn read_json(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
 
 /// Reads an event of Pushlark's own.
 pub fn read_event(json: &[u8], arrival: &Arrival<'_>) -> Result<Event, String> {
-    event(pushlark_http::read_json(json)?, arrival)
+    event(pushlark_json::read_json(json)?, arrival)
 }
 
 fn event(fields: Fields, arrival: &Arrival<'_>) -> Result<Event, String> {

@@ -1,15 +1,17 @@
 //! Messages of SNS, which MongooseIM's `mod_event_pusher_sns` has published.
 
-use pushlark_http::sns::{Notification, TopicKind};
+use pushlark_sns::{Notification, SnsMessage, TopicKind};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::event::{Arrival, Event, check_id};
 use crate::mongooseim::{Direction, read as read_mongooseim};
 
-/// Reads what was published to a topic. SNS's id of it, the same in each delivery, names the message.
-pub fn read(notification: &Notification, arrival: &Arrival<'_>) -> Result<Event, String> {
-    let Notification { kind, message_id, message, timestamp, .. } = notification;
+/// Reads a notification of a topic. SNS's id of it, which is the same in each delivery, names the message.
+pub fn read(message: &SnsMessage, arrival: &Arrival<'_>) -> Result<Event, String> {
+    let SnsMessage::Notification(Notification { kind, message_id, message, timestamp, .. }) = message else {
+        return Err("a message of SNS about a subscription is no event".into());
+    };
     let direction = match kind {
         // Presence has a shape of its own: a message there has no direction.
         TopicKind::Presence => Direction::ByHosts(&None),

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use pushlark_json::read_json;
 use pushlark_xmpp::{Condition, Element, InvalidRequest, Iq, IqType};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Media, Problem, Request, Response, read_json, read_text};
+use crate::{Media, Problem, Request, Response, read_text};
 
 /// Why a command that was understood is not carried out.
 #[derive(Debug, thiserror::Error)]

@@ -1,20 +1,12 @@
-//! What the HTTP functions share: the request's envelope, problem answers, authentication.
+//! The HTTP envelope of the functions: requests, responses, problems and commands.
 //!
 //! A function is invoked by a Function URL (or an HTTP API, payload version 2.0), or with a bare JSON value, as
 //! `cargo lambda invoke` does; the latter is answered with bare JSON and needs no credential, since IAM has vouched.
 
-mod access;
-mod clients;
 mod command;
-mod fetch;
-mod json;
 mod problem;
-pub mod sns;
 
-pub use access::{Access, Caller};
-pub use clients::Clients;
 pub use command::{Rejection, command};
-pub use json::read_json;
 pub use problem::Problem;
 
 use std::collections::HashMap;
@@ -25,13 +17,12 @@ use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use lambda_runtime::{Error as BoxError, LambdaEvent, service_fn};
+use pushlark_access::{Access, Authenticated, Caller, Presented};
+use pushlark_sns::SnsMessage;
 use pushlark_telemetry::flush;
 use serde::de::{Deserializer, Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-
-use access::Authenticated;
-use sns::SnsMessage;
 
 /// The largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -91,8 +82,8 @@ pub enum Answer {
 pub struct Request {
     /// Who calls.
     pub caller: Caller,
-    /// The message of SNS that the request is, if SNS calls.
-    pub sns: Option<SnsMessage>,
+    /// The messages of SNS in the request, if SNS is the caller.
+    pub sns: Vec<SnsMessage>,
     /// One of those that the function allows.
     pub method: Method,
     /// What the body is.
@@ -172,6 +163,10 @@ impl HttpRequest {
         self.query_string_parameters.as_ref()?.get(name).map(String::as_str)
     }
 
+    fn presented(&self) -> Presented<'_> {
+        Presented { headers: &self.headers, token: self.query("token") }
+    }
+
     fn method(&self) -> &str {
         &self.request_context.http.method
     }
@@ -185,18 +180,7 @@ pub async fn answer(
     act: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
 ) -> Answer {
     match invocation {
-        Invocation::Direct(payload) => {
-            let acted = match Request::new(Caller::Operator, Media::Json, payload.get().as_bytes().to_vec()) {
-                Ok(request) => act(request).await,
-                Err(problem) => Err(problem),
-            };
-            let body = match acted {
-                Ok(response) => response.body,
-                Err(problem) => problem.to_json(),
-            };
-            // Handlers answer JSON with JSON; it parses.
-            Answer::Direct(RawValue::from_string(body).unwrap_or_default())
-        }
+        Invocation::Direct(payload) => direct(access, &payload, act).await,
         Invocation::Http(request) if request.method() == "OPTIONS" => Answer::Http(methods.options()),
         Invocation::Http(request) => {
             let outcome = match admit(access, methods, request).await {
@@ -212,6 +196,33 @@ pub async fn answer(
             };
             Answer::Http(outcome.map_or_else(Problem::into_http, Response::into_http))
         }
+    }
+}
+
+/// Answers a direct invocation. One of SNS fails with its request, so that Lambda invokes the function again.
+async fn direct(
+    access: &Access,
+    payload: &RawValue,
+    act: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
+) -> Answer {
+    let request = Request::new(Caller::Operator, Media::Json, payload.get().as_bytes().to_vec());
+    let delivered = access.delivered(payload);
+    let is_of_sns = delivered.is_some();
+    let acted = match (request, delivered.unwrap_or_else(|| Ok(Vec::new()))) {
+        (Ok(request), Ok(sns)) => act(Request { sns, ..request }).await,
+        (Err(problem), _) => Err(problem),
+        (_, Err(error)) => Err(Problem::from(error)),
+    };
+    match acted {
+        Ok(_) if is_of_sns => Answer::Direct(RawValue::NULL.to_owned()),
+        Err(problem) if is_of_sns => {
+            let reason = problem.to_json();
+            tracing::error!(reason, "a message of SNS was not taken");
+            Answer::Failed(reason)
+        }
+        // Handlers answer JSON with JSON; it parses.
+        Ok(response) => Answer::Direct(RawValue::from_string(response.body).unwrap_or_default()),
+        Err(problem) => Answer::Direct(RawValue::from_string(problem.to_json()).unwrap_or_default()),
     }
 }
 
@@ -238,7 +249,7 @@ async fn admit(access: &Access, methods: Methods, mut request: HttpRequest) -> R
     };
     // Before a signature is computed over the body.
     check_size(body.len())?;
-    let Authenticated { caller, sns } = access.check(&request, &body).await?;
+    let Authenticated { caller, sns } = access.check(request.presented(), &body).await?;
     let method = methods.admit(request.method())?;
     let media = Media::of(request.header("content-type").unwrap_or_default());
     Ok(Request { method, sns, http: Some(request), ..Request::new(caller, media, body)? })
@@ -252,7 +263,7 @@ impl Request {
     /// A request without headers to do something.
     pub fn new(caller: Caller, media: Media, body: Vec<u8>) -> Result<Self, Problem> {
         check_size(body.len())?;
-        Ok(Self { caller, sns: None, method: Method::Post, media, body, http: None })
+        Ok(Self { caller, sns: Vec::new(), method: Method::Post, media, body, http: None })
     }
 
     /// A header's value, by its name in lower case.

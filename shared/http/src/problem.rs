@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use aws_lambda_events::http::{HeaderValue, header};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
+use pushlark_access::AccessError;
+use pushlark_sns::SnsError;
+use pushlark_telemetry::Causes;
 use serde::Serialize;
 
 use crate::{MAX_BODY_BYTES, Media, http_response};
@@ -19,9 +22,6 @@ pub struct Problem {
     errors: Box<[ItemError]>,
     #[serde(skip)]
     header: Option<Header>,
-    /// Why the credential is not known, for the log, which may tell more than the answer.
-    #[serde(skip)]
-    pub(crate) refusal: Option<&'static str>,
 }
 
 /// A header that tells how to do better.
@@ -49,7 +49,7 @@ const MAX_DETAIL_CHARS: usize = 500;
 impl Problem {
     fn new(status: u16, title: &'static str, detail: impl Into<String>) -> Self {
         let detail = shortened(detail.into());
-        Self { r#type: "about:blank", title, status, detail, errors: Box::default(), header: None, refusal: None }
+        Self { r#type: "about:blank", title, status, detail, errors: Box::default(), header: None }
     }
 
     fn with_header(self, header: Header) -> Self {
@@ -85,11 +85,10 @@ impl Problem {
         Self { errors, detail: shortened(detail), ..self }
     }
 
-    /// 401: no credential that is known. `reason` is for the log, and one of a few.
-    pub fn unauthorized(reason: &'static str, detail: impl Into<String>) -> Self {
+    /// 401: no credential that is known.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
         let challenge = Header::Challenge("Bearer, Basic realm=\"pushlark\"");
-        let problem = Self::new(401, "Unauthorized", detail).with_header(challenge);
-        Self { refusal: Some(reason), ..problem }
+        Self::new(401, "Unauthorized", detail).with_header(challenge)
     }
 
     /// 403: the credential is known, and not good for this.
@@ -158,6 +157,29 @@ impl Problem {
         };
         response.headers.insert(name, value);
         response
+    }
+}
+
+impl From<AccessError> for Problem {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Unauthorized { detail, .. } => Self::unauthorized(detail),
+            AccessError::Unavailable => Self::unavailable(),
+        }
+    }
+}
+
+impl From<SnsError> for Problem {
+    fn from(error: SnsError) -> Self {
+        match error {
+            SnsError::NotMessage(_) | SnsError::Refused(_) | SnsError::SubscribeUrl(_) => {
+                Self::bad_request(error.to_string())
+            }
+            SnsError::NoCertificate(_) | SnsError::NotConfirmed(_) => {
+                tracing::error!(error = %Causes(&error), "SNS cannot be reached");
+                Self::unavailable()
+            }
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use pushlark_http::{Access, Answer, Invocation, MAX_BODY_BYTES, Methods, Rejection, answer, command};
+use pushlark_access::Access;
+use pushlark_http::{Answer, Invocation, MAX_BODY_BYTES, Methods, Rejection, answer, command};
 use pushlark_xmpp::{Element, Enable};
 use serde_json::{Value, json};
 

@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
-use pushlark_events::{Sources, read_notification};
+use pushlark_access::Caller;
+use pushlark_events::Sources;
 use pushlark_http::Media::{Json, JsonLines};
-use pushlark_http::sns::Topics;
+use pushlark_http::Request;
 use pushlark_settings::Environment;
+use pushlark_sns::Topics;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 use uuid::Uuid;
@@ -70,13 +72,15 @@ fn what_sns_calls_a_message_is_an_id_like_any_other() {
         let message = json!({"Type": "Notification", "MessageId": id, "TopicArn": topic,
             "Message": message.to_string(), "Timestamp": "2026-11-22T19:33:39.314Z"});
         let event = json!({"Records": [{"EventSource": "aws:sns", "Sns": message}]});
-        let delivered = topics.delivered(&to_raw_value(&event).unwrap()).unwrap().unwrap();
-        read_notification(&delivered[0], &Sources::default(), now()).map(|event| event.id)
+        let mut request = Request::new(Caller::Operator, Json, Vec::new()).unwrap();
+        request.sns = topics.delivered(&to_raw_value(&event).unwrap()).unwrap().unwrap();
+        let events = pushlark_events::read(&request, &Sources::default(), now());
+        events.map(|events| events[0].id.clone()).map_err(|problem| problem.to_json())
     };
     assert_eq!(read("m1").unwrap(), "m1");
     for id in ["", "a\u{ffff}", &"x".repeat(257)] {
         let error = read(id).unwrap_err();
-        assert!(error.starts_with("MessageId: "), "{error}");
+        assert!(error.contains("\"detail\":\"MessageId: "), "{error}");
     }
 }
 

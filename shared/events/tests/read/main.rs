@@ -9,8 +9,9 @@ mod media;
 mod properties;
 mod xml;
 
+use pushlark_access::Caller;
 use pushlark_events::{Effect, Event, Sources, read};
-use pushlark_http::{Caller, Media, Request};
+use pushlark_http::{Media, Request};
 use pushlark_queue::{Facts, Subject};
 use pushlark_xmpp::{Element, Message};
 use serde_json::Value;

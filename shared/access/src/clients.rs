@@ -7,6 +7,8 @@ use aws_config::SdkConfig;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use pushlark_fetch::Fetch;
+use pushlark_json::read_json;
 use pushlark_settings::{Environment, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, parse_jid};
@@ -16,9 +18,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::Problem;
-use crate::fetch::Fetch;
-use crate::json::read_json;
+use crate::AccessError;
 
 const ALGORITHM: &str = "JWT_ALGORITHM";
 const KEYS: &str = "JWT_KEYS";
@@ -111,8 +111,8 @@ impl Clients {
     }
 
     /// Whose client presents `token`.
-    pub(crate) async fn verify(&self, token: &[u8]) -> Result<BareJid, Problem> {
-        let refused = |reason: &'static str| Problem::unauthorized(reason, reason);
+    pub(crate) async fn verify(&self, token: &[u8]) -> Result<BareJid, AccessError> {
+        let refused = |reason: &'static str| AccessError::unauthorized(reason, reason);
         let token = std::str::from_utf8(token).map_err(|_| refused(NO_TOKEN))?;
         if token.len() > MAX_TOKEN_BYTES {
             return Err(refused("the token is too long"));
@@ -155,12 +155,12 @@ impl Clients {
         Err(reason)
     }
 
-    async fn keys(&self, id: Option<&str>) -> Result<Arc<Vec<Key>>, Problem> {
+    async fn keys(&self, id: Option<&str>) -> Result<Arc<Vec<Key>>, AccessError> {
         let (url, fetch, kept) = match &self.0.source {
             Source::Secret(keys) => {
                 return keys.current().await.map_err(|error| {
                     tracing::error!(error = %Causes(&error), "the keys of the clients' tokens cannot be had");
-                    Problem::unavailable()
+                    AccessError::Unavailable
                 });
             }
             Source::Published { url, fetch, kept } => (url, fetch, kept),
@@ -183,7 +183,7 @@ impl Clients {
             // The interval is between two fetches.
             kept.tried_at = Some(Instant::now());
         }
-        kept.keys.as_ref().map(|(keys, _)| Arc::clone(keys)).ok_or_else(Problem::unavailable)
+        kept.keys.as_ref().map(|(keys, _)| Arc::clone(keys)).ok_or(AccessError::Unavailable)
     }
 }
 
@@ -236,12 +236,12 @@ fn usable(key: Value, algorithm: Algorithm) -> Option<Key> {
     Some(Key { id: jwk.common.key_id, key })
 }
 
-fn subject(sub: &str) -> Result<BareJid, Problem> {
+fn subject(sub: &str) -> Result<BareJid, AccessError> {
     match parse_jid(sub) {
         Ok(jid) if jid.is_bare() && jid.node().is_some() => Ok(jid.into_bare()),
         _ => {
             let reason = "the token's sub is not the bare JID of a user";
-            Err(Problem::unauthorized(reason, reason))
+            Err(AccessError::unauthorized(reason, reason))
         }
     }
 }

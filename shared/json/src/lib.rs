@@ -1,4 +1,4 @@
-//! JSON from outside, read strictly.
+//! Strict JSON for documents from outside.
 
 use std::collections::HashSet;
 use std::fmt;

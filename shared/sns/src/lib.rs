@@ -8,8 +8,9 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use pushlark_fetch::{Fetch, FetchError};
+use pushlark_json::read_json;
 use pushlark_settings::{Environment, HttpUrl, SettingError};
-use pushlark_telemetry::Causes;
 use reqwest::Url;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -17,12 +18,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use webpki::EndEntityCert;
 
-use crate::Problem;
-use crate::fetch::{Fetch, FetchError};
-use crate::json::read_json;
-
 /// The header that every HTTP request of SNS has, with the type of the message.
-pub(crate) const MESSAGE_TYPE: &str = "x-amz-sns-message-type";
+pub const MESSAGE_TYPE: &str = "x-amz-sns-message-type";
 
 /// How many keys are kept; a region has one certificate, and a new one about once a year.
 const MAX_KEYS: usize = 16;
@@ -132,15 +129,24 @@ struct Delivery {
     sns: Option<Box<RawValue>>,
 }
 
-/// Why a request is not a message of one of the topics.
+/// A message that is refused, or cannot be verified now.
 #[derive(Debug, thiserror::Error)]
-enum Unverified {
-    /// The sender is not SNS, or the topic is another one.
+pub enum SnsError {
+    /// The text is not a message of SNS. Holds the reason, for the sender.
+    #[error("expected a message of SNS: {0}")]
+    NotMessage(String),
+    /// The sender is not SNS, or the topic is not one of the [`Topics`]. Holds the reason, for the log.
     #[error("{0}")]
     Refused(&'static str),
-    /// The certificate of SNS cannot be fetched now.
+    /// The certificate of SNS cannot be fetched now; a later try may succeed.
     #[error("the certificate of SNS cannot be fetched")]
-    Unavailable(#[source] FetchError),
+    NoCertificate(#[source] FetchError),
+    /// The subscription's URL is not a URL of SNS at this host.
+    #[error("the SubscribeURL must be a URL at https://{0}")]
+    SubscribeUrl(String),
+    /// SNS does not confirm the subscription now; a later try may succeed.
+    #[error("the subscription cannot be confirmed")]
+    NotConfirmed(#[source] FetchError),
 }
 
 impl Topics {
@@ -167,77 +173,60 @@ impl Topics {
         Ok(Self(Arc::new(Inner { topics, endpoint, fetch: Fetch::default(), keys: Mutex::default() })))
     }
 
-    /// Reads a request of SNS. The answer to any other request says neither which topics there are nor which check failed.
-    pub(crate) async fn verify(&self, body: &[u8]) -> Result<SnsMessage, Problem> {
-        let envelope = read_json(body).map_err(|error| {
-            Problem::unauthorized("no message of SNS", format!("expected a message of SNS: {error}"))
-        })?;
-        self.verified(envelope).await.map_err(|unverified| match unverified {
-            Unverified::Refused(reason) => {
-                let detail = "the message has no valid signature of SNS for a topic of this function";
-                Problem::unauthorized(reason, detail)
-            }
-            Unverified::Unavailable(_) => {
-                tracing::error!(error = %Causes(&unverified), "a message of SNS cannot be verified");
-                Problem::unavailable()
-            }
-        })
+    /// Reads the body of an HTTP request of SNS, and verifies its signature.
+    pub async fn verify(&self, body: &[u8]) -> Result<SnsMessage, SnsError> {
+        let envelope: Envelope = read_json(body).map_err(SnsError::NotMessage)?;
+        self.verified(envelope).await
     }
 
-    /// Reads what Lambda invokes a subscribed function with; `None` when it is not SNS that invokes.
-    pub fn delivered(&self, payload: &RawValue) -> Option<Result<Vec<Notification>, String>> {
+    /// Reads the payload with which SNS invokes a subscribed Lambda function; `None` if SNS does not invoke it.
+    pub fn delivered(&self, payload: &RawValue) -> Option<Result<Vec<SnsMessage>, SnsError>> {
         let Deliveries { records } = serde_json::from_str(payload.get()).ok()?;
         let is_of_sns = records.iter().any(|record| record.event_source == "aws:sns");
         let read = |record: Delivery| {
-            let sns = record.sns.ok_or("a record has no Sns")?;
-            let envelope: Envelope = serde_json::from_str(sns.get()).map_err(|error| error.to_string())?;
-            match self.accept(envelope) {
-                Ok(SnsMessage::Notification(notification)) => Ok(notification),
-                Ok(_) => Err("the message is not a Notification".into()),
-                Err(Unverified::Refused(reason)) => Err(reason.into()),
-                Err(unverified) => Err(unverified.to_string()),
+            let sns = record.sns.ok_or_else(|| SnsError::NotMessage("a record has no Sns".into()))?;
+            let envelope = serde_json::from_str(sns.get());
+            match self.accept(envelope.map_err(|error| SnsError::NotMessage(error.to_string()))?)? {
+                notification @ SnsMessage::Notification(_) => Ok(notification),
+                _ => Err(SnsError::NotMessage("it is not a Notification".into())),
             }
         };
         is_of_sns.then(|| records.into_iter().map(read).collect())
     }
 
-    /// Confirms a subscription that SNS was asked for.
-    pub async fn confirm(&self, subscription: &Subscription) -> Result<(), Problem> {
+    /// Confirms a subscription by a request to its `SubscribeURL`.
+    pub async fn confirm(&self, subscription: &Subscription) -> Result<(), SnsError> {
         let Subscription { topic_arn, subscribe_url } = subscription;
         let host = host(topic_arn).unwrap_or_default();
         let url = subscribe_url.as_deref().and_then(|url| of_sns(url, &host));
-        let url =
-            url.ok_or_else(|| Problem::bad_request(format!("the SubscribeURL must be a URL at https://{host}")))?;
-        self.0.fetch.get(self.at_endpoint(url)).await.map_err(|error| {
-            tracing::error!(topic = topic_arn, error = %Causes(&error), "subscription not confirmed");
-            Problem::unavailable()
-        })?;
+        let url = url.ok_or(SnsError::SubscribeUrl(host))?;
+        self.0.fetch.get(self.at_endpoint(url)).await.map_err(SnsError::NotConfirmed)?;
         tracing::info!(topic = topic_arn, "subscription confirmed");
         Ok(())
     }
 
-    async fn verified(&self, envelope: Envelope) -> Result<SnsMessage, Unverified> {
+    async fn verified(&self, envelope: Envelope) -> Result<SnsMessage, SnsError> {
         let topic_arn = &envelope.topic_arn.0;
         let host = self.kind(topic_arn).and_then(|_| host(topic_arn)).ok_or(NOT_OUR_TOPIC)?;
         let algorithm = match envelope.signature_version.as_deref() {
             Some("1") => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
             Some("2") => &RSA_PKCS1_2048_8192_SHA256,
-            _ => return Err(Unverified::Refused("the SignatureVersion is neither 1 nor 2")),
+            _ => return Err(SnsError::Refused("the SignatureVersion is neither 1 nor 2")),
         };
         let signature = envelope.signature.as_ref().and_then(|signature| BASE64_STANDARD.decode(signature).ok());
-        let signature = signature.ok_or(Unverified::Refused("the Signature is not base64"))?;
+        let signature = signature.ok_or(SnsError::Refused("the Signature is not base64"))?;
         let url = envelope.signing_cert_url.as_deref().and_then(|url| of_sns(url, &host));
-        let url = url.filter(|url| url.path().ends_with(".pem") && url.query().is_none()).ok_or(
-            Unverified::Refused("the SigningCertURL is not that of a certificate of SNS in the topic's region"),
-        )?;
+        let url = url
+            .filter(|url| url.path().ends_with(".pem") && url.query().is_none())
+            .ok_or(SnsError::Refused("the SigningCertURL is not that of a certificate of SNS in the topic's region"))?;
         let key = UnparsedPublicKey::new(algorithm, self.key(url).await?);
         key.verify(envelope.signed().as_bytes(), &signature)
-            .map_err(|_| Unverified::Refused("the Signature is not valid"))?;
+            .map_err(|_| SnsError::Refused("the Signature is not valid"))?;
         self.accept(envelope)
     }
 
     /// The message in an envelope whose sender is SNS.
-    fn accept(&self, envelope: Envelope) -> Result<SnsMessage, Unverified> {
+    fn accept(&self, envelope: Envelope) -> Result<SnsMessage, SnsError> {
         let Envelope { r#type, message_id, topic_arn, message, timestamp, subscribe_url, .. } = envelope;
         let kind = self.kind(&topic_arn.0).ok_or(NOT_OUR_TOPIC)?;
         let subscription =
@@ -258,7 +247,7 @@ impl Topics {
         self.0.topics.iter().find(|(topic, _)| topic == arn).map(|(_, kind)| *kind)
     }
 
-    async fn key(&self, certificate: Url) -> Result<Vec<u8>, Unverified> {
+    async fn key(&self, certificate: Url) -> Result<Vec<u8>, SnsError> {
         let name = certificate.to_string();
         // A panic while it was locked would leave it whole.
         let keys = || self.0.keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -267,12 +256,10 @@ impl Topics {
         }
         let pem = self.0.fetch.get(self.at_endpoint(certificate)).await.map_err(|error| match error {
             // SNS itself says that there is no such certificate.
-            FetchError::Status(status) if status.is_client_error() => {
-                Unverified::Refused("there is no such certificate")
-            }
-            error => Unverified::Unavailable(error),
+            FetchError::Status(status) if status.is_client_error() => SnsError::Refused("there is no such certificate"),
+            error => SnsError::NoCertificate(error),
         })?;
-        let key = public_key(&pem).ok_or(Unverified::Refused("the certificate cannot be read"))?;
+        let key = public_key(&pem).ok_or(SnsError::Refused("the certificate cannot be read"))?;
         let mut keys = keys();
         if keys.len() == MAX_KEYS {
             keys.clear();
@@ -294,7 +281,7 @@ impl Topics {
     }
 }
 
-const NOT_OUR_TOPIC: Unverified = Unverified::Refused("the topic is none of the SNS topics of the settings");
+const NOT_OUR_TOPIC: SnsError = SnsError::Refused("the topic is none of the SNS topics of the settings");
 
 impl Envelope {
     /// The text that SNS signs: these fields, each by its name and its value.

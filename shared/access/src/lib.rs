@@ -1,4 +1,11 @@
-//! Who may call, and for whom.
+//! Authentication of requests: secrets, signatures, tokens of clients and messages of SNS; and the users for whom a caller
+//! may speak.
+
+mod clients;
+
+pub use clients::Clients;
+
+use std::collections::HashMap;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,16 +14,14 @@ use aws_config::SdkConfig;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, by_domain};
+use pushlark_sns::{MESSAGE_TYPE, SnsError, SnsMessage, Topics};
 use pushlark_telemetry::{Causes, Metric, Refusal, count, log_refusal};
 use pushlark_webhooks::{HUB_SIGNATURE, Headers, ID, Key, SIGNATURE, TIMESTAMP, Unverified, verify_body};
 use pushlark_xmpp::{BareJid, DomainPart, DomainRef};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
-
-use crate::clients::Clients;
-use crate::sns::{MESSAGE_TYPE, SnsMessage, Topics};
-use crate::{HttpRequest, Problem};
 
 const SETTING: &str = "WEBHOOK_SECRET";
 /// Why a credential that is known is refused, for the log.
@@ -115,11 +120,66 @@ struct Secrets {
     domains: Vec<Option<DomainPart>>,
 }
 
-/// The sender of a request.
-pub(crate) struct Authenticated {
+/// The parts of an HTTP request that may hold a credential.
+#[derive(Debug, Clone, Copy)]
+pub struct Presented<'r> {
+    /// The headers, by their names in lower case.
+    pub headers: &'r HashMap<String, String>,
+    /// The parameter `token` of the query.
+    pub token: Option<&'r str>,
+}
+
+/// A request whose sender is known.
+#[derive(Debug)]
+pub struct Authenticated {
+    /// The sender.
     pub caller: Caller,
-    /// The message of SNS that the request is.
-    pub sns: Option<SnsMessage>,
+    /// The messages of SNS in the request, if SNS is the sender.
+    pub sns: Vec<SnsMessage>,
+}
+
+/// A request whose sender is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// The credential is missing, unknown or expired: the caller must present another one.
+    #[error("{detail}")]
+    Unauthorized {
+        /// The reason, one of a few texts, for the log.
+        reason: &'static str,
+        /// The reason as the caller may know it.
+        detail: String,
+    },
+    /// The secrets or keys cannot be read now; the same request may succeed later.
+    #[error("the secrets cannot be read")]
+    Unavailable,
+}
+
+impl AccessError {
+    fn unauthorized(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self::Unauthorized { reason, detail: detail.into() }
+    }
+}
+
+impl From<SnsError> for AccessError {
+    /// The detail does not say which topics there are, nor which check failed.
+    fn from(error: SnsError) -> Self {
+        match error {
+            SnsError::NotMessage(_) => Self::unauthorized("no message of SNS", error.to_string()),
+            SnsError::Refused(reason) => {
+                Self::unauthorized(reason, "the message has no valid signature of SNS for a topic of this function")
+            }
+            error => {
+                tracing::error!(error = %Causes(&error), "a message of SNS cannot be verified");
+                Self::Unavailable
+            }
+        }
+    }
+}
+
+impl<'r> Presented<'r> {
+    fn header(&self, name: &str) -> Option<&'r str> {
+        self.headers.get(name).map(String::as_str)
+    }
 }
 
 /// Why no secret fits a request.
@@ -173,24 +233,29 @@ impl Access {
         Self { topics: Some(topics), ..self }
     }
 
-    pub(crate) async fn check(&self, request: &HttpRequest, body: &[u8]) -> Result<Authenticated, Problem> {
+    /// Authenticates an HTTP request.
+    pub async fn check(&self, request: Presented<'_>, body: &[u8]) -> Result<Authenticated, AccessError> {
         let checked = match &self.topics {
             Some(topics) if request.header(MESSAGE_TYPE).is_some() => {
-                let message = topics.verify(body).await;
-                message.map(|message| Authenticated { caller: Caller::Operator, sns: Some(message) })
+                let message = topics.verify(body).await.map_err(AccessError::from);
+                message.map(|message| Authenticated { caller: Caller::Operator, sns: vec![message] })
             }
-            _ => self.caller(request, body).await.map(|caller| Authenticated { caller, sns: None }),
+            _ => self.caller(request, body).await.map(|caller| Authenticated { caller, sns: Vec::new() }),
         };
-        if let Err(problem) = &checked
-            && let Some(reason) = problem.refusal
-        {
+        if let Err(AccessError::Unauthorized { reason, .. }) = checked {
             count(Metric::Unauthorized);
             log_refusal(Refusal { status: 401, reason, caller: None, detail: None });
         }
         checked
     }
 
-    async fn caller(&self, request: &HttpRequest, body: &[u8]) -> Result<Caller, Problem> {
+    /// Reads the messages of SNS in the payload of a direct invocation; `None` if SNS does not invoke the function. IAM has
+    /// authenticated the sender.
+    pub fn delivered(&self, payload: &RawValue) -> Option<Result<Vec<SnsMessage>, SnsError>> {
+        self.topics.as_ref()?.delivered(payload)
+    }
+
+    async fn caller(&self, request: Presented<'_>, body: &[u8]) -> Result<Caller, AccessError> {
         let credential = Credential::of(request);
         let bearer = match &credential {
             Some(Credential::Bearer(token)) => self.clients.as_ref().map(|clients| (clients, token)),
@@ -204,7 +269,7 @@ impl Access {
         };
         let known = secrets.current().await.map_err(|error| {
             tracing::error!(error = %Causes(&error), "a request cannot be authenticated");
-            Problem::unavailable()
+            AccessError::Unavailable
         })?;
         let unknown = match known.caller(request, credential.as_ref(), body) {
             Ok(caller) => return Ok(caller),
@@ -215,11 +280,11 @@ impl Access {
                 Ok(user) => return Ok(Caller::Client(user)),
                 Err(problem) => problem,
             },
-            None if known.keys.is_empty() && self.clients.is_none() => Problem::unauthorized(
+            None if known.keys.is_empty() && self.clients.is_none() => AccessError::unauthorized(
                 "no secret is set",
                 "no WEBHOOK_SECRET is configured, so every request is refused",
             ),
-            None => Problem::unauthorized(unknown.reason(), unknown.to_string()),
+            None => AccessError::unauthorized(unknown.reason(), unknown.to_string()),
         };
         if !unknown.may_be_of_a_newer_secret() {
             return Err(problem);
@@ -264,7 +329,7 @@ impl Secrets {
     }
 
     /// The caller that presents one of the secrets, or has signed the request with one.
-    fn caller(&self, request: &HttpRequest, credential: Option<&Credential>, body: &[u8]) -> Result<Caller, Unknown> {
+    fn caller(&self, request: Presented<'_>, credential: Option<&Credential>, body: &[u8]) -> Result<Caller, Unknown> {
         match credential {
             Some(credential) => self.holder(credential.secret()).ok_or(Unknown::Credential),
             None => self.signer(request, body),
@@ -278,7 +343,7 @@ impl Secrets {
         if places.is_empty() { None } else { Some(self.caller_of(&places)) }
     }
 
-    fn signer(&self, request: &HttpRequest, body: &[u8]) -> Result<Caller, Unknown> {
+    fn signer(&self, request: Presented<'_>, body: &[u8]) -> Result<Caller, Unknown> {
         let [id, timestamp, signature] = [ID, TIMESTAMP, SIGNATURE].map(|name| request.header(name));
         let places = match (request.header(HUB_SIGNATURE), signature.or(timestamp)) {
             (Some(signature), None) => verify_body(signature, &self.keys, body)?,
@@ -306,9 +371,9 @@ enum Credential {
 }
 
 impl Credential {
-    fn of(request: &HttpRequest) -> Option<Self> {
+    fn of(request: Presented<'_>) -> Option<Self> {
         let Some(authorization) = request.header("authorization") else {
-            return request.query("token").map(|token| Self::Other(token.as_bytes().to_vec()));
+            return request.token.map(|token| Self::Other(token.as_bytes().to_vec()));
         };
         let (scheme, credentials) = authorization.split_once(' ').unwrap_or((authorization, ""));
         let credentials = credentials.trim();
@@ -333,24 +398,16 @@ impl Credential {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::HashMap;
-
-    use serde_json::json;
-
     use super::*;
 
     const ONE: &str = "a-secret-of-one-server";
     const OTHER: &str = "a-secret-of-another-server";
 
     fn called(secrets: &str, headers: &[(&str, &str)], token: Option<&str>, body: &[u8]) -> Option<Caller> {
-        let request = json!({
-            "headers": headers.iter().copied().collect::<HashMap<_, _>>(),
-            "queryStringParameters": token.map(|token| json!({"token": token})),
-            "requestContext": {"http": {"method": "POST"}},
-        });
-        let request: HttpRequest = serde_json::from_value(request).unwrap();
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let request = Presented { headers: &headers, token };
         let secrets = if secrets.is_empty() { Secrets::default() } else { Secrets::parse(secrets).unwrap() };
-        secrets.caller(&request, Credential::of(&request).as_ref(), body).ok()
+        secrets.caller(request, Credential::of(request).as_ref(), body).ok()
     }
 
     fn authorized(secrets: &str, authorization: &str) -> Option<Caller> {

@@ -1,4 +1,4 @@
-//! What is published at a URL, such as keys and certificates.
+//! Small public documents at URLs: keys and certificates.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -6,33 +6,33 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 
-/// The time for one fetch; a function has ten seconds for all that it does.
+/// The time-out of one fetch; a function has ten seconds for all that it does.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The most bytes that are read of an answer.
+/// The largest document, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// A client that gets small public documents. No redirect is followed. It is built when it is first needed.
+/// An HTTP client for documents of at most 64 KiB. It follows no redirect, and is built at the first fetch.
 #[derive(Debug, Clone, Default)]
 pub struct Fetch(Arc<OnceLock<Client>>);
 
-/// The document cannot be had now; it may be later.
+/// The document cannot be fetched; a later fetch may succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// There is no answer.
+    /// The server does not answer.
     #[error("it cannot be fetched")]
     Unanswered(#[from] reqwest::Error),
-    /// There is an answer of another status than 200.
+    /// The server answers with a status other than 200.
     #[error("the answer is {0}")]
     Status(reqwest::StatusCode),
-    /// The answer is too large.
+    /// The document is larger than 64 KiB.
     #[error("the answer has more than {MAX_BYTES} bytes")]
     TooLarge,
 }
 
 impl Fetch {
-    /// Gets the document at `url`.
+    /// Fetches the document at `url`.
     pub async fn get(&self, url: Url) -> Result<Vec<u8>, FetchError> {
-        // What stands in a URL may be a secret.
+        // The URL may contain a secret.
         let unanswered = |error: reqwest::Error| FetchError::Unanswered(error.without_url());
         let mut response = self.client()?.get(url).send().await.map_err(unanswered)?;
         if response.status() != reqwest::StatusCode::OK {
