@@ -2,7 +2,7 @@
 
 use pushlark_access::{Access, Caller};
 use pushlark_http::{Answer, Invocation, Methods, Rejection, answer, command};
-use pushlark_store::{Admission, Store, StoreError};
+use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::Disable;
 use serde_json::{Value, json};
@@ -37,10 +37,7 @@ impl Function {
             tracing::error!(%user, %jid, error = %Causes(&error), "not disabled");
             Rejection::Unavailable
         };
-        let admission = self.store.admit(&[caller.charged_for(&user)]).await.map_err(unavailable)?;
-        if let Admission::Exceeded(charged, wait) = admission {
-            return Err(Rejection::TooMany(charged, wait));
-        }
+        self.store.admit(&[caller.charged_for(&user)]).await?;
         let removed = self.store.unregister(&user, &jid, node.as_deref()).await.map_err(unavailable)?;
         tracing::info!(%user, %jid, removed, "disabled");
         let mut answer = json!({"status": "disabled", "user": user.as_str(), "jid": jid.as_str(), "removed": removed});

@@ -5,7 +5,7 @@ use pushlark_delivery::Destinations;
 use pushlark_http::{Answer, Invocation, Method, Methods, Problem, Rejection, Request, Response, answer, command};
 use pushlark_model::time::{from_micros, to_micros};
 use pushlark_model::{PublishOptions, Registration};
-use pushlark_store::{Admission, Registered, Store, StoreError};
+use pushlark_store::{Registered, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, Enable, parse_jid};
 use serde_json::{Value, json};
@@ -52,10 +52,7 @@ impl Function {
             tracing::error!(user = %owner, jid = %service.jid, error = %Causes(&error), "not enabled");
             Rejection::Unavailable
         };
-        let admission = self.store.admit(&[caller.charged_for(&owner)]).await.map_err(unavailable)?;
-        if let Admission::Exceeded(charged, wait) = admission {
-            return Err(Rejection::TooMany(charged, wait));
-        }
+        self.store.admit(&[caller.charged_for(&owner)]).await?;
         if self.store.register(&user, &service).await.map_err(unavailable)? == Registered::Refused {
             let most = self.store.limits().nodes;
             return Err(Rejection::Full(format!("{owner} has {most} nodes already, disable one first")));
@@ -88,10 +85,7 @@ impl Function {
             tracing::error!(%user, error = %Causes(&error), "not listed");
             Rejection::Unavailable
         };
-        let admission = self.store.admit(&[request.caller.charged_for(&user)]).await.map_err(unavailable)?;
-        if let Admission::Exceeded(charged, wait) = admission {
-            return Err(Rejection::TooMany(charged, wait).into());
-        }
+        self.store.admit(&[request.caller.charged_for(&user)]).await?;
         let snapshot = self.store.snapshot(&user).await.map_err(unavailable)?;
         let registrations = snapshot.services.iter().map(|service| {
             let enabled_at = from_micros(service.created_at).format(&Rfc3339).unwrap_or_default();

@@ -7,7 +7,7 @@ use pushlark_http::{Answer, Invocation, Methods, Problem, Response, answer};
 use pushlark_model::Availability;
 use pushlark_queue::{Queue, Record, Work};
 use pushlark_sns::{SnsMessage, Topics};
-use pushlark_store::{Admission, MAX_COUNTED, Store, StoreError};
+use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::Jid;
 use serde::Serialize;
@@ -71,18 +71,7 @@ impl Function {
     async fn accept(&self, events: Vec<Event>, caller: &Caller) -> Result<Vec<String>, Problem> {
         let charged: Vec<_> =
             events.iter().flat_map(|event| event.charged(caller)).map(|domain| domain.as_str()).collect();
-        let admission = self.store.admit(&charged).await.map_err(|error| {
-            tracing::error!(error = %Causes(&error), "events not counted");
-            Problem::unavailable()
-        })?;
-        match admission {
-            Admission::Admitted => {}
-            Admission::Exceeded(domain, wait) => {
-                let detail = format!("{domain} sends more than it may, try again later");
-                return Err(Problem::too_many_requests(detail, wait));
-            }
-            Admission::TooMany(domains) => return Err(Problem::too_many_domains(domains, MAX_COUNTED)),
-        }
+        self.store.admit(&charged).await?;
         let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), Vec::new(), Vec::new());
         for Event { id, at, effect, reading } in events {
             tracing::debug!(id, ?effect, "accepted");

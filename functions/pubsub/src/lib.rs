@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 
 use pushlark_access::{Access, Caller};
 use pushlark_delivery::Destinations;
-use pushlark_http::{Answer, Invocation, Media, Methods, Problem, Response, answer, read_text};
+use pushlark_http::{Answer, Invocation, Media, Methods, Problem, Rejection, Response, answer, read_text};
 use pushlark_json::read_json;
 use pushlark_model::time::to_micros;
 use pushlark_queue::Queue;
-use pushlark_store::{Admission, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError};
+use pushlark_store::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
     AccessModel, Affiliation, BareJid, Condition, Disable, DomainPart, Element, Enable, InvalidPubSub, Iq, IqType, Jid,
@@ -95,10 +95,7 @@ impl Function {
             caller.log_refusal(&text);
             return Err(Refusal::new(Condition::Forbidden, text));
         }
-        if let Admission::Exceeded(charged, _) = self.store.admit(&[&parties.charged(caller)]).await? {
-            let text = format!("{charged} sends more than it may, try again later");
-            return Err(Refusal::new(Condition::ResourceConstraint, text));
-        }
+        self.store.admit(&[&parties.charged(caller)]).await.map_err(Rejection::from)?;
         if iq.payload().is_some_and(|payload| payload.is("enable", ns::PUSH)) {
             let enable = Enable::try_from(iq).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
             return self.enable(&parties, enable).await.map(|()| None);
@@ -111,48 +108,11 @@ impl Function {
             PubSubRequest::DiscoInfo { node } => self.disco_info(&parties, node).await.map(Some),
             PubSubRequest::DiscoItems { node } => self.disco_items(&parties, node).await.map(Some),
             PubSubRequest::Create { node, config } => self.create(&parties, node, config).await,
-            PubSubRequest::Configuration { node } => {
-                let node = self.owned(&parties, node).await?;
-                let (access_model, publish_model) = (Some(node.access_model), Some(node.publish_model));
-                let form = NodeConfig { access_model, publish_model }.to_form();
-                let configure = owner("configure").with_attribute("node", &node.address.node).with_child(form);
-                Ok(Some(owner("pubsub").with_child(configure)))
-            }
-            PubSubRequest::Configure { node, config } => {
-                let node = self.owned(&parties, node).await?;
-                done(self.store.configure_node(&node.address, config).await)
-            }
-            PubSubRequest::Affiliations { node } => {
-                let node = self.owned(&parties, node).await?;
-                let all = [(&node.owner, &Affiliation::Owner)].into_iter().chain(&node.affiliations);
-                let list = owner("affiliations").with_attribute("node", &node.address.node);
-                let list = all.fold(list, |list, (jid, affiliation)| {
-                    let affiliation = owner("affiliation").with_attribute("affiliation", affiliation.as_str());
-                    list.with_child(affiliation.with_attribute("jid", jid.as_str()))
-                });
-                Ok(Some(owner("pubsub").with_child(list)))
-            }
-            PubSubRequest::Affiliate { node, changes } => {
-                let node = self.owned(&parties, node).await?;
-                let mut changed = node.affiliations.clone();
-                for (jid, affiliation) in changes.iter().cloned() {
-                    match affiliation {
-                        Some(affiliation) => changed.insert(jid, affiliation),
-                        None => changed.remove(&jid),
-                    };
-                }
-                if changed.len() > MAX_AFFILIATIONS.max(node.affiliations.len()) {
-                    let text = format!("a node has at most {MAX_AFFILIATIONS} affiliations");
-                    return Err(Refusal::new(Condition::NotAllowed, text));
-                }
-                done(self.store.affiliate(&node.address, &changes).await)
-            }
-            PubSubRequest::Delete { node } => {
-                let node = self.owned(&parties, node).await?;
-                self.store.delete_node(&node).await?;
-                tracing::info!(owner = %node.owner, jid = %node.address.jid, "node deleted");
-                Ok(None)
-            }
+            PubSubRequest::Configuration { node } => self.configuration(&parties, node).await.map(Some),
+            PubSubRequest::Configure { node, config } => self.configure(&parties, node, config).await.map(|()| None),
+            PubSubRequest::Affiliations { node } => self.affiliations(&parties, node).await.map(Some),
+            PubSubRequest::Affiliate { node, changes } => self.affiliate(&parties, node, &changes).await.map(|()| None),
+            PubSubRequest::Delete { node } => self.delete(&parties, node).await.map(|()| None),
             PubSubRequest::Publish { node, item, options } => {
                 let node = self.node(&parties, node).await?;
                 self.publish(&parties.from, iq, node, item, options).await.map(Some)
@@ -197,6 +157,58 @@ impl Function {
         let pubsub = |name| Element::new(name, ns::PUBSUB);
         let created = || pubsub("pubsub").with_child(pubsub("create").with_attribute("node", &node.address.node));
         Ok(instant.then(created))
+    }
+
+    async fn configuration(&self, parties: &Parties, node: String) -> Result<Element, Refusal> {
+        let node = self.owned(parties, node).await?;
+        let (access_model, publish_model) = (Some(node.access_model), Some(node.publish_model));
+        let form = NodeConfig { access_model, publish_model }.to_form();
+        let configure = owner("configure").with_attribute("node", &node.address.node).with_child(form);
+        Ok(owner("pubsub").with_child(configure))
+    }
+
+    async fn configure(&self, parties: &Parties, node: String, config: NodeConfig) -> Result<(), Refusal> {
+        let node = self.owned(parties, node).await?;
+        changed(self.store.configure_node(&node.address, config).await?)
+    }
+
+    async fn affiliations(&self, parties: &Parties, node: String) -> Result<Element, Refusal> {
+        let node = self.owned(parties, node).await?;
+        let all = [(&node.owner, &Affiliation::Owner)].into_iter().chain(&node.affiliations);
+        let list = owner("affiliations").with_attribute("node", &node.address.node);
+        let list = all.fold(list, |list, (jid, affiliation)| {
+            let affiliation = owner("affiliation").with_attribute("affiliation", affiliation.as_str());
+            list.with_child(affiliation.with_attribute("jid", jid.as_str()))
+        });
+        Ok(owner("pubsub").with_child(list))
+    }
+
+    async fn affiliate(
+        &self,
+        parties: &Parties,
+        node: String,
+        changes: &[(BareJid, Option<Affiliation>)],
+    ) -> Result<(), Refusal> {
+        let node = self.owned(parties, node).await?;
+        let mut affiliations = node.affiliations.clone();
+        for (jid, affiliation) in changes.iter().cloned() {
+            match affiliation {
+                Some(affiliation) => affiliations.insert(jid, affiliation),
+                None => affiliations.remove(&jid),
+            };
+        }
+        if affiliations.len() > MAX_AFFILIATIONS.max(node.affiliations.len()) {
+            let text = format!("a node has at most {MAX_AFFILIATIONS} affiliations");
+            return Err(Refusal::new(Condition::NotAllowed, text));
+        }
+        changed(self.store.affiliate(&node.address, changes).await?)
+    }
+
+    async fn delete(&self, parties: &Parties, node: String) -> Result<(), Refusal> {
+        let node = self.owned(parties, node).await?;
+        self.store.delete_node(&node).await?;
+        tracing::info!(owner = %node.owner, jid = %node.address.jid, "node deleted");
+        Ok(())
     }
 
     /// A client's `<enable/>` that is sent to the push service instead of the client's server: the node is for the form's
@@ -339,6 +351,12 @@ impl From<InvalidPubSub> for Refusal {
     }
 }
 
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        Self::new(rejection.condition(), rejection.to_string())
+    }
+}
+
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         tracing::error!(error = %Causes(&error), "not answered");
@@ -350,10 +368,10 @@ fn owner(name: &str) -> Element {
     Element::new(name, ns::PUBSUB_OWNER)
 }
 
-/// The empty result of a change, unless the node was deleted meanwhile.
-fn done(changed: Result<bool, StoreError>) -> Result<Option<Element>, Refusal> {
-    match changed? {
-        true => Ok(None),
+/// Refuses a change of a node that was deleted meanwhile.
+fn changed(is_changed: bool) -> Result<(), Refusal> {
+    match is_changed {
+        true => Ok(()),
         false => Err(Refusal::new(Condition::ItemNotFound, "there is no node of this name")),
     }
 }

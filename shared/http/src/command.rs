@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use pushlark_json::read_json;
+use pushlark_store::AdmissionError;
+use pushlark_telemetry::Causes;
 use pushlark_xmpp::{Condition, Element, InvalidRequest, Iq, IqType};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -30,12 +32,26 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    fn condition(&self) -> Condition {
+    /// The stanza error condition of the rejection (RFC 6120, section 8.3.3).
+    pub fn condition(&self) -> Condition {
         match self {
             Self::BadRequest(_) => Condition::BadRequest,
             Self::Forbidden(_) => Condition::Forbidden,
             Self::Full(_) => Condition::NotAllowed,
             Self::TooMany(..) | Self::Unavailable => Condition::ResourceConstraint,
+        }
+    }
+}
+
+impl From<AdmissionError> for Rejection {
+    fn from(error: AdmissionError) -> Self {
+        match error {
+            AdmissionError::Exceeded { account, retry_after } => Self::TooMany(account, retry_after),
+            AdmissionError::TooManyAccounts(_) => Self::BadRequest(error.to_string()),
+            AdmissionError::Store(error) => {
+                tracing::error!(error = %Causes(&error), "the request is not counted against the rate limit");
+                Self::Unavailable
+            }
         }
     }
 }

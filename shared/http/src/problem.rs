@@ -6,10 +6,11 @@ use aws_lambda_events::http::{HeaderValue, header};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
 use pushlark_access::AccessError;
 use pushlark_sns::SnsError;
+use pushlark_store::AdmissionError;
 use pushlark_telemetry::Causes;
 use serde::Serialize;
 
-use crate::{MAX_BODY_BYTES, Media, http_response};
+use crate::{MAX_BODY_BYTES, Media, Rejection, http_response};
 
 /// Why a request was not acted on, as `application/problem+json`.
 #[derive(Debug, Serialize)]
@@ -112,12 +113,6 @@ impl Problem {
         Self::new(413, "Content Too Large", format!("the body has {bytes} bytes, {MAX_BODY_BYTES} are allowed"))
     }
 
-    /// 413: the request is about too many domains to count all of them.
-    pub fn too_many_domains(domains: usize, most: usize) -> Self {
-        let detail = format!("the events are about users of {domains} domains, {most} are allowed in one request");
-        Self::new(413, "Content Too Large", detail)
-    }
-
     /// 415: not a media type that the function takes.
     pub fn unsupported_media(media: &Media, supported: &str) -> Self {
         let detail = format!("the content type \"{media}\" is not supported, use {supported}");
@@ -165,6 +160,15 @@ impl From<AccessError> for Problem {
         match error {
             AccessError::Unauthorized { detail, .. } => Self::unauthorized(detail),
             AccessError::Unavailable => Self::unavailable(),
+        }
+    }
+}
+
+impl From<AdmissionError> for Problem {
+    fn from(error: AdmissionError) -> Self {
+        match error {
+            AdmissionError::TooManyAccounts(_) => Self::new(413, "Content Too Large", error.to_string()),
+            error => Rejection::from(error).into(),
         }
     }
 }

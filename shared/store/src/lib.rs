@@ -21,6 +21,7 @@ mod item;
 mod keys;
 mod limits;
 mod node;
+mod rate;
 mod registration;
 mod removal;
 mod session;
@@ -31,13 +32,15 @@ mod unread;
 
 pub use answers::Answers;
 pub use claim::{Claimant, Claimed};
-pub use limits::{Admission, Limits, MAX_COUNTED};
+pub use limits::Limits;
 pub use node::{Device, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced};
+pub use rate::AdmissionError;
 pub use registration::Registered;
 pub use removal::Progress;
 pub use session::MAX_SESSIONS;
 pub use snapshot::Snapshot;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
@@ -81,10 +84,12 @@ pub struct Store {
     table: String,
     session_lifetime: Duration,
     limits: Limits,
+    /// Events per account and minute; `None` for no limit.
+    rate_limit: Option<NonZeroU32>,
 }
 
 impl Store {
-    /// From `TABLE_NAME`, the settings of [`Limits`] and `SESSION_LIFETIME`: for how many seconds a session is remembered
+    /// From `TABLE_NAME`, `RATE_LIMIT`, the settings of [`Limits`] and `SESSION_LIFETIME`: for how many seconds a session is remembered
     /// after the last that was heard of it, so that a lost "offline" does not keep a user's notifications back for ever.
     pub fn from_environment(client: Client, environment: &Environment) -> Result<Self, SettingError> {
         let session_lifetime = environment.number("SESSION_LIFETIME", 1..=365 * 86_400, SESSION_LIFETIME)?;
@@ -94,6 +99,7 @@ impl Store {
             table: environment.require("TABLE_NAME", "the table that holds the registrations")?,
             session_lifetime: Duration::from_secs(session_lifetime.into()),
             limits: Limits::from_environment(environment)?,
+            rate_limit: NonZeroU32::new(environment.number("RATE_LIMIT", 0..=1_000_000, 0)?),
         })
     }
 
@@ -106,6 +112,11 @@ impl Store {
             .await
             .map_err(StoreError::during("be reached"))?;
         Ok(())
+    }
+
+    /// The limits per user.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     fn query(&self) -> QueryFluentBuilder {
