@@ -87,8 +87,8 @@ fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<
             let payload = Defaults.prepare_notification(&event).map_err(|rule| anyhow!(rule.to_string()))?;
             let offline = Recipient { exists: true, online: false, tied: None };
             let services = Defaults.should_publish(&event, &offline, services.to_vec()).publish;
-            for Publication { service, payload } in Defaults.publish_notification(&event, payload, services) {
-                notifications.push(serde_json::to_vec(&Notification::new(&service.options, &payload)?)?);
+            for Publication { registration, payload } in Defaults.publish_notification(&event, payload, services) {
+                notifications.push(serde_json::to_vec(&Notification::new(&registration.options, &payload)?)?);
             }
         }
     }

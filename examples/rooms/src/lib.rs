@@ -49,11 +49,11 @@ impl Plugin for Rooms {
         Ok(payload.with(Payload::LAST_MESSAGE_SENDER, self.title(event)))
     }
 
-    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
-        let Choice { publish, mut left_out } = Defaults.should_publish(event, recipient, services);
-        let mut choice = Choice::by(publish, |service| {
+    fn should_publish(&self, event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
+        let Choice { publish, mut left_out } = Defaults.should_publish(event, recipient, registrations);
+        let mut choice = Choice::by(publish, |registration| {
             let is_quiet = !event.message.is_urgent()
-                && service
+                && registration
                     .options
                     .get(QUIET_HOURS)
                     .and_then(QuietHours::parse)

@@ -47,22 +47,21 @@ impl Function {
         let options = PublishOptions::new(form).map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
         let notice = self.destinations.check(&owner, &jid, &options);
         let notice = notice.map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
-        let service = Registration { jid, node, options, created_at: to_micros(OffsetDateTime::now_utc()) };
+        let registration = Registration { jid, node, options, created_at: to_micros(OffsetDateTime::now_utc()) };
         let unavailable = |error: StoreError| {
-            tracing::error!(user = %owner, jid = %service.jid, error = %Causes(&error), "not enabled");
+            tracing::error!(user = %owner, jid = %registration.jid, error = %Causes(&error), "not enabled");
             Rejection::Unavailable
         };
         self.store.admit(&[caller.charged_for(&owner)]).await?;
-        if self.store.register(&user, &service).await.map_err(unavailable)? == Registered::Refused {
+        if self.store.register(&user, &registration).await.map_err(unavailable)? == Registered::Refused {
             let most = self.store.limits().nodes;
             return Err(Rejection::Full(format!("{owner} has {most} nodes already, disable one first")));
         }
-        let mut answer =
-            json!({"status": "enabled", "user": owner.as_str(), "jid": service.jid.as_str(), "node": service.node});
+        let mut answer = json!({"status": "enabled", "user": owner.as_str(), "jid": registration.jid.as_str(), "node": registration.node});
         match notice {
-            None => tracing::info!(user = %owner, jid = %service.jid, "enabled"),
+            None => tracing::info!(user = %owner, jid = %registration.jid, "enabled"),
             Some(notice) => {
-                tracing::warn!(user = %owner, jid = %service.jid, reason = %notice, "enabled, but no notification is sent");
+                tracing::warn!(user = %owner, jid = %registration.jid, reason = %notice, "enabled, but no notification is sent");
                 answer["notice"] = format!("no notification is sent: {notice}").into();
             }
         }
@@ -87,10 +86,10 @@ impl Function {
         };
         self.store.admit(&[request.caller.charged_for(&user)]).await?;
         let snapshot = self.store.snapshot(&user).await.map_err(unavailable)?;
-        let registrations = snapshot.services.iter().map(|service| {
-            let enabled_at = from_micros(service.created_at).format(&Rfc3339).unwrap_or_default();
-            json!({"jid": service.jid.as_str(), "node": service.node, "enabled_at": enabled_at,
-                "form": service.options.masked()})
+        let registrations = snapshot.registrations.iter().map(|registration| {
+            let enabled_at = from_micros(registration.created_at).format(&Rfc3339).unwrap_or_default();
+            json!({"jid": registration.jid.as_str(), "node": registration.node, "enabled_at": enabled_at,
+                "form": registration.options.masked()})
         });
         Response::json(200, &json!({"user": user.as_str(), "registrations": registrations.collect::<Value>()}))
     }

@@ -50,12 +50,12 @@ impl Function {
             }
         };
         check_summary(&item, options.silent().unwrap_or(false))?;
-        let service = node.service(options);
-        if self.store.device(&service).await? == Device::Gone {
+        let registration = node.registration(options);
+        if self.store.device(&registration).await? == Device::Gone {
             return Err(Refusal::new(Condition::DeviceNotRegistered, "the device is not registered any more"));
         }
         let item_id = item.id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-        let Registration { jid, node: name, options, created_at } = service;
+        let Registration { jid, node: name, options, created_at } = registration;
         let pubsub = |name| Element::new(name, ns::PUBSUB);
         let published = pubsub("publish").with_attribute("node", &name);
         let published = published.with_child(pubsub("item").with_attribute("id", item_id));

@@ -246,7 +246,7 @@ impl Worker {
             let name = attempt.retry.claimant.clone();
             let note = notes.remove(&name).or_else(|| handed_over.remove(&name));
             let mut note = note.unwrap_or_else(|| Note::new(attempt, user, counted));
-            note.put_back.extend(left.service);
+            note.put_back.extend(left.registration);
             handed_over.insert(name, note);
         }
         let records = |(delay, work)| Record::pack(work).into_iter().map(move |record| (record, delay));
@@ -279,7 +279,7 @@ impl Worker {
         match (&work.subject, &left.why) {
             (_, Why::Untried | Why::Early) => false,
             (Subject::UserRemoved { .. } | Subject::DomainRemoved { .. }, _) => tries >= REMOVAL_TRIES,
-            _ if left.service.is_some() => false,
+            _ if left.registration.is_some() => false,
             _ => OffsetDateTime::now_utc() - work.at > self.time_to_live.max(LEAST_TIME_TO_LIVE),
         }
     }

@@ -118,17 +118,17 @@ impl Decision<'_> {
     /// Keeps the services that an attempt is for: the retry of one device publishes to that device alone, and no retry
     /// publishes to a device that was enabled after the message.
     pub fn restrict_to(&mut self, attempt: &Attempt) {
-        self.left_out.retain(|(service, _)| attempt.concerns(service));
-        self.publications.retain(|planned| attempt.concerns(&planned.publication.service));
+        self.left_out.retain(|(registration, _)| attempt.concerns(registration));
+        self.publications.retain(|planned| attempt.concerns(&planned.publication.registration));
         if !attempt.is_repeat {
             return;
         }
         let (later, publications) =
             std::mem::take(&mut self.publications).into_iter().partition::<Vec<_>, _>(|planned| {
-                self.snapshot.is_enabled_after(&planned.publication.service, attempt.at())
+                self.snapshot.is_enabled_after(&planned.publication.registration, attempt.at())
             });
         self.publications = publications;
-        self.left_out.extend(later.into_iter().map(|planned| (planned.publication.service, Reason::EnabledLater)));
+        self.left_out.extend(later.into_iter().map(|planned| (planned.publication.registration, Reason::EnabledLater)));
     }
 }
 
@@ -142,26 +142,27 @@ pub fn decide<'w>(
     snapshot: Snapshot,
     known: Known,
 ) -> Decision<'w> {
-    let Choice { publish, left_out } = plugin.should_publish(event, &known.recipient, snapshot.services.clone());
-    let mut left_out: Vec<_> = left_out.into_iter().map(|(service, rule)| (service, Reason::Rule(rule))).collect();
+    let Choice { publish, left_out } = plugin.should_publish(event, &known.recipient, snapshot.registrations.clone());
+    let mut left_out: Vec<_> =
+        left_out.into_iter().map(|(registration, rule)| (registration, Reason::Rule(rule))).collect();
     let chosen = if publish.is_empty() { Vec::new() } else { plugin.publish_notification(event, payload, publish) };
     let user = event.recipient();
     let mut publications = Vec::new();
     for publication in chosen {
-        let asked = publication.service.options.time_to_live().ok().flatten();
+        let asked = publication.registration.options.time_to_live().ok().flatten();
         let time_to_live = asked.unwrap_or(time_to_live);
         let is_late = OffsetDateTime::now_utc() - event.at > time_to_live.max(LEAST_TIME_TO_LIVE);
         let expires_at = event.at + time_to_live;
-        match delivery.route(&user, &publication.service.jid) {
-            _ if is_late => left_out.push((publication.service, Reason::TooLate)),
-            Err(unroutable) => left_out.push((publication.service, Reason::Unroutable(unroutable))),
+        match delivery.route(&user, &publication.registration.jid) {
+            _ if is_late => left_out.push((publication.registration, Reason::TooLate)),
+            Err(unroutable) => left_out.push((publication.registration, Reason::Unroutable(unroutable))),
             Ok(publisher) => publications.push(Planned { publication, expires_at, publisher }),
         }
     }
-    for service in &snapshot.services {
-        let is_told = left_out.iter().any(|(other, _)| other == service);
-        if !is_told && !publications.iter().any(|planned| planned.publication.service == *service) {
-            left_out.push((service.clone(), Reason::Unexplained));
+    for registration in &snapshot.registrations {
+        let is_told = left_out.iter().any(|(other, _)| other == registration);
+        if !is_told && !publications.iter().any(|planned| planned.publication.registration == *registration) {
+            left_out.push((registration.clone(), Reason::Unexplained));
         }
     }
     Decision { snapshot, known, left_out, publications }

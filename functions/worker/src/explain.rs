@@ -117,14 +117,14 @@ struct Service {
 #[derive(Debug, Serialize)]
 struct LeftOut {
     #[serde(flatten)]
-    service: Service,
+    registration: Service,
     why: String,
 }
 
 #[derive(Debug, Serialize)]
 struct Target {
     #[serde(flatten)]
-    service: Service,
+    registration: Service,
     #[serde(serialize_with = "in_order")]
     payload: Payload,
     target: String,
@@ -198,13 +198,13 @@ impl Worker {
         let outcome = match self.decide(&event, facts).await {
             Ok(Decision { snapshot, known: Known { recipient, presence }, left_out, publications }) => {
                 let (others, ours): (Vec<_>, Vec<_>) =
-                    publications.into_iter().partition(|planned| claimed.has(&planned.publication.service));
-                let others = others.into_iter().map(|planned| (planned.publication.service, Reason::Claimed));
-                let has_none = snapshot.services.is_empty();
+                    publications.into_iter().partition(|planned| claimed.has(&planned.publication.registration));
+                let others = others.into_iter().map(|planned| (planned.publication.registration, Reason::Claimed));
+                let has_none = snapshot.registrations.is_empty();
                 Outcome::Decided(Steps {
                     notice: has_none.then_some("nobody is notified: the recipient has no registration"),
                     unread_count: event.unread_count,
-                    registrations: snapshot.services.iter().map(Service::new).collect(),
+                    registrations: snapshot.registrations.iter().map(Service::new).collect(),
                     exists: recipient.exists,
                     online: recipient.online,
                     presence: presence.as_str(),
@@ -212,7 +212,10 @@ impl Worker {
                     left_out: left_out
                         .into_iter()
                         .chain(others)
-                        .map(|(service, why)| LeftOut { service: Service::new(&service), why: why.to_string() })
+                        .map(|(registration, why)| LeftOut {
+                            registration: Service::new(&registration),
+                            why: why.to_string(),
+                        })
                         .collect(),
                     publications: join_all(ours.into_iter().map(|planned| target(&event, &user, planned))).await,
                 })
@@ -226,16 +229,16 @@ impl Worker {
 }
 
 async fn target(event: &Event, user: &BareJid, planned: Planned<'_>) -> Target {
-    let Planned { publication: Publication { service, payload }, expires_at, publisher } = planned;
+    let Planned { publication: Publication { registration, payload }, expires_at, publisher } = planned;
     let (message_id, conversation) = (&event.id, &event.from.to_bare());
     let notification =
-        Notification { message_id, user, conversation, service: &service, payload: &payload, expires_at };
+        Notification { message_id, user, conversation, registration: &registration, payload: &payload, expires_at };
     let is_paused = publisher.is_paused(&notification).await;
     let notice = "the push service failed too often, and is left alone for a while: it is tried again later";
     Target {
-        target: publisher.describe(user, &service),
+        target: publisher.describe(user, &registration),
         notice: is_paused.then_some(notice),
-        service: Service::new(&service),
+        registration: Service::new(&registration),
         payload,
     }
 }
@@ -249,8 +252,8 @@ fn recipients(event: &WebhookEvent) -> usize {
 }
 
 impl Service {
-    fn new(service: &Registration) -> Self {
-        Self { jid: service.jid.to_string(), node: service.node.clone() }
+    fn new(registration: &Registration) -> Self {
+        Self { jid: registration.jid.to_string(), node: registration.node.clone() }
     }
 }
 

@@ -342,9 +342,9 @@ impl Plugin for Answered {
             return Defaults.publish_notification(event, prepared, services);
         };
         let publication = |AnsweredPublication { service, payload }: &AnsweredPublication| {
-            let service = self.services.get(*service).filter(|service| services.contains(service))?.clone();
+            let registration = self.services.get(*service).filter(|chosen| services.contains(chosen))?.clone();
             let payload = payload.as_ref().map_or_else(|| prepared.clone(), |Fields(payload)| payload.clone());
-            Some(Publication { service, payload })
+            Some(Publication { registration, payload })
         };
         publications.iter().filter_map(publication).collect()
     }

@@ -64,7 +64,7 @@ impl Finished {
         attempt: &Attempt,
         user: &BareJid,
         counted: Option<u32>,
-        services: impl IntoIterator<Item = Registration>,
+        registrations: impl IntoIterator<Item = Registration>,
     ) {
         // Each change is complete in itself.
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +78,7 @@ impl Finished {
                 notes.entry(attempt.retry.claimant.clone()).or_insert(note)
             }
         };
-        note.finished.extend(services);
+        note.finished.extend(registrations);
     }
 
     /// Waits until something was added, and then so long that it is to be noted.

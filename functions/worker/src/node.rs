@@ -24,7 +24,7 @@ pub struct Published {
     /// The node's owner.
     pub owner: BareJid,
     /// The device, as if the owner had enabled it.
-    service: Registration,
+    registration: Registration,
     payload: Payload,
 }
 
@@ -32,15 +32,15 @@ impl Published {
     /// What `notification` tells, as far as the disclosure goes.
     pub fn new(notification: NodeNotification, disclosure: &Disclosure) -> Result<Self, PublishOptionsError> {
         let NodeNotification { jid, node, owner, created_at, options, summary } = notification;
-        let service = Registration { jid, node, options: PublishOptions::new(options)?, created_at };
+        let registration = Registration { jid, node, options: PublishOptions::new(options)?, created_at };
         let payload = payload(summary, disclosure);
-        Ok(Self { owner, service, payload })
+        Ok(Self { owner, registration, payload })
     }
 
     /// Whose message it tells of; without a sender, the service's own.
     fn conversation(&self) -> BareJid {
         let sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).and_then(|sender| parse_jid(sender).ok());
-        sender.map_or_else(|| self.service.jid.clone(), |sender| sender.to_bare())
+        sender.map_or_else(|| self.registration.jid.clone(), |sender| sender.to_bare())
     }
 }
 
@@ -53,19 +53,19 @@ impl Worker {
         turn: Share,
         batch: &Batch,
     ) -> Notified {
-        let Published { owner: user, service, payload } = published;
-        let Some(publisher) = self.delivery.push_service(user, &service.jid) else {
+        let Published { owner: user, registration, payload } = published;
+        let Some(publisher) = self.delivery.push_service(user, &registration.jid) else {
             count(Metric::Unroutable);
-            tracing::warn!(jid = %service.jid, "not notified: the node's service is none of the VIRTUAL_PUBSUB_HOSTS");
+            tracing::warn!(jid = %registration.jid, "not notified: the node's service is none of the VIRTUAL_PUBSUB_HOSTS");
             return Notified::default();
         };
-        let time_to_live = service.options.time_to_live().ok().flatten().unwrap_or(self.time_to_live);
+        let time_to_live = registration.options.time_to_live().ok().flatten().unwrap_or(self.time_to_live);
         if OffsetDateTime::now_utc() - attempt.at() > time_to_live.max(LEAST_TIME_TO_LIVE) {
             count(Metric::Expired);
             tracing::info!("not notified: it is older than its time to live");
             return Notified::default();
         }
-        let is_suspected = match self.store.device(service).await {
+        let is_suspected = match self.store.device(registration).await {
             Ok(Device::Gone) => {
                 tracing::info!("not notified: the device is gone");
                 return Notified::default();
@@ -73,7 +73,7 @@ impl Worker {
             Ok(device) => device == Device::Suspected,
             Err(error) => return Notified::default().postponed(&error),
         };
-        match self.store.claim(attempt.claimant(user, None), &[service]).await {
+        match self.store.claim(attempt.claimant(user, None), &[registration]).await {
             Ok(held) if held == [true] => {}
             Ok(_) => {
                 tracing::info!("not notified: it was published before");
@@ -84,16 +84,16 @@ impl Worker {
         drop(turn);
         let conversation = published.conversation();
         let (message_id, conversation, expires_at) = (attempt.id(), &conversation, attempt.at() + time_to_live);
-        let notification = Notification { message_id, user, conversation, service, payload, expires_at };
+        let notification = Notification { message_id, user, conversation, registration, payload, expires_at };
         match self.publish(&notification, Source::Node { is_suspected }, publisher, &attempt.retry, batch).await {
             Ok(ended) => {
                 if let Ended::Delivered = ended {
-                    tracing::info!(jid = %service.jid, "notified");
+                    tracing::info!(jid = %registration.jid, "notified");
                 }
-                batch.finished.add(attempt, user, None, [service.clone()]);
+                batch.finished.add(attempt, user, None, [registration.clone()]);
                 Notified::default()
             }
-            Err(why) => Notified::left(Left { service: Some(service.clone()), why }),
+            Err(why) => Notified::left(Left { registration: Some(registration.clone()), why }),
         }
     }
 }

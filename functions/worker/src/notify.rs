@@ -104,39 +104,42 @@ impl Worker {
             log(event, decision, 0, 0);
             return self.remember_count(event, attempt, notified).await;
         }
-        let key = |service: &Registration| (service.jid.clone(), service.node.clone());
+        let key = |registration: &Registration| (registration.jid.clone(), registration.node.clone());
         // A plugin may publish several notifications to one service, which is finished with the last of them.
         let mut open: BTreeMap<_, usize> = BTreeMap::new();
-        for Planned { publication: Publication { service, .. }, .. } in &ours {
-            *open.entry(key(service)).or_default() += 1;
+        for Planned { publication: Publication { registration, .. }, .. } in &ours {
+            *open.entry(key(registration)).or_default() += 1;
         }
-        let has_one = |service: &Registration| open.get(&key(service)) == Some(&1);
+        let has_one = |registration: &Registration| open.get(&key(registration)) == Some(&1);
         let snapshot = &decision.snapshot;
         let published = ours.into_iter().map(async |Planned { publication, expires_at, publisher }| {
-            let Publication { service, payload } = &publication;
+            let Publication { registration, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
-            let notification = Notification { message_id, user: &user, conversation, service, payload, expires_at };
+            let notification =
+                Notification { message_id, user: &user, conversation, registration, payload, expires_at };
             let source = Source::Registration(snapshot);
             let ended = self.publish(&notification, source, publisher, &attempt.retry, batch).await;
-            if ended.is_ok() && has_one(service) {
-                batch.finished.add(attempt, &user, counted, [service.clone()]);
+            if ended.is_ok() && has_one(registration) {
+                batch.finished.add(attempt, &user, counted, [registration.clone()]);
             }
-            (publication.service, ended)
+            (publication.registration, ended)
         });
         let (mut delivered, mut finished, mut failed) = (0, Vec::new(), BTreeMap::new());
-        for (service, ended) in join_all(published).await {
+        for (registration, ended) in join_all(published).await {
             match ended {
                 Ok(ended) => {
                     delivered += usize::from(ended == Ended::Delivered);
-                    finished.extend(Some(service).filter(|service| !has_one(service)));
+                    finished.extend(Some(registration).filter(|registration| !has_one(registration)));
                 }
-                Err(why) => _ = failed.insert(key(&service), (service, why)),
+                Err(why) => _ = failed.insert(key(&registration), (registration, why)),
             }
         }
-        finished.retain(|service| !failed.contains_key(&key(service)));
+        finished.retain(|registration| !failed.contains_key(&key(registration)));
         batch.finished.add(attempt, &user, counted, finished);
         log(event, decision, delivered, failed.len());
-        notified.left.extend(failed.into_values().map(|(service, why)| Left { service: Some(service), why }));
+        notified
+            .left
+            .extend(failed.into_values().map(|(registration, why)| Left { registration: Some(registration), why }));
         notified
     }
 
@@ -207,7 +210,7 @@ impl Worker {
             ChosenPlugin::External(function) => {
                 let snapshot = self.store.snapshot(&event.recipient()).await?;
                 let known = Known::new(event, facts, &snapshot);
-                let plugin = function.ask(event, &known.recipient, &snapshot.services).await?;
+                let plugin = function.ask(event, &known.recipient, &snapshot.registrations).await?;
                 let payload = plugin.prepare_notification(event).map_err(Undecided::Skipped)?;
                 Ok(decide(&plugin, delivery, time_to_live, event, payload, snapshot, known))
             }
@@ -225,10 +228,11 @@ impl Worker {
         if publications.is_empty() {
             return Ok(publications);
         }
-        let services: Vec<&Registration> = publications.iter().map(|planned| &planned.publication.service).collect();
-        let held = self.store.claim(claimant, &services).await?;
+        let registrations: Vec<&Registration> =
+            publications.iter().map(|planned| &planned.publication.registration).collect();
+        let held = self.store.claim(claimant, &registrations).await?;
         let (ours, others): (Vec<_>, Vec<_>) = publications.into_iter().zip(held).partition(|(_, held)| *held);
-        left_out.extend(others.into_iter().map(|(planned, _)| (planned.publication.service, Reason::Claimed)));
+        left_out.extend(others.into_iter().map(|(planned, _)| (planned.publication.registration, Reason::Claimed)));
         Ok(ours.into_iter().map(|(planned, _)| planned).collect())
     }
 }
@@ -249,11 +253,12 @@ impl Notified {
 /// The one line that an event has in the log, unless something goes wrong.
 fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) {
     let Decision { snapshot, known: Known { recipient, presence }, left_out, .. } = decision;
-    let left_out: Vec<String> = left_out.iter().map(|(service, reason)| format!("{}: {reason}", service.jid)).collect();
+    let left_out: Vec<String> =
+        left_out.iter().map(|(registration, reason)| format!("{}: {reason}", registration.jid)).collect();
     tracing::info!(
         kind = event.kind.as_str(),
         unread_count = event.unread_count,
-        registrations = snapshot.services.len(),
+        registrations = snapshot.registrations.len(),
         exists = recipient.exists,
         online = recipient.online,
         presence = presence.as_str(),

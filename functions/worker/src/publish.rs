@@ -52,7 +52,7 @@ impl Worker {
         retry: &Retry,
         batch: &Batch,
     ) -> Result<Ended, Why> {
-        let Notification { user, service, .. } = *notification;
+        let Notification { user, registration, .. } = *notification;
         let server = publisher.server(notification);
         let Verdict { push_service, outcome } = {
             let names: Vec<_> = [Some(user.as_str()), server.as_deref()].into_iter().flatten().collect();
@@ -64,7 +64,7 @@ impl Worker {
         };
         let is_unreachable = matches!(&outcome, Outcome::Transient(Failure { extent: Extent::Unreachable, .. }));
         let outcome = self.after_all_tries(notification, source, retry, outcome).await;
-        let jid = &service.jid;
+        let jid = &registration.jid;
         match outcome {
             Outcome::Delivered => {
                 count(Metric::Delivered);
@@ -74,10 +74,10 @@ impl Worker {
                     }
                 }
                 let cleared = match source {
-                    Source::Registration(snapshot) if snapshot.is_suspected(service) => {
-                        self.store.clear_suspicions(user, service).await
+                    Source::Registration(snapshot) if snapshot.is_suspected(registration) => {
+                        self.store.clear_suspicions(user, registration).await
                     }
-                    Source::Node { is_suspected: true } => self.store.forget_device(service).await,
+                    Source::Node { is_suspected: true } => self.store.forget_device(registration).await,
                     Source::Registration(_) | Source::Node { .. } => Ok(()),
                 };
                 if let Err(error) = cleared {
@@ -118,7 +118,7 @@ impl Worker {
         retry: &Retry,
         outcome: Outcome,
     ) -> Outcome {
-        let Notification { user, service, .. } = *notification;
+        let Notification { user, registration, .. } = *notification;
         let Outcome::Transient(Failure { reason, extent, .. }) = &outcome else { return outcome };
         let tries = retry.doubtful + 1;
         match extent {
@@ -126,8 +126,8 @@ impl Worker {
             Extent::Unknown if tries >= FEW_TRIES => Outcome::Refused(format!("{reason}, {tries} times")),
             Extent::Unreachable => {
                 let unreachable = match source {
-                    Source::Registration(_) => self.store.note_unreachable(user, service).await,
-                    Source::Node { .. } => self.store.note_unreachable_device(service).await,
+                    Source::Registration(_) => self.store.note_unreachable(user, registration).await,
+                    Source::Node { .. } => self.store.note_unreachable_device(registration).await,
                 };
                 match unreachable {
                     Ok(seconds) if seconds >= LONG_UNREACHABLE => {
@@ -142,8 +142,8 @@ impl Worker {
             }
             _ => {
                 if let Source::Registration(snapshot) = source
-                    && snapshot.is_unreachable(service)
-                    && let Err(error) = self.store.clear_unreachable(user, service).await
+                    && snapshot.is_unreachable(registration)
+                    && let Err(error) = self.store.clear_unreachable(user, registration).await
                 {
                     tracing::warn!(error = %Causes(&error), "not noted that the push service can be reached");
                 }
@@ -161,15 +161,15 @@ impl Worker {
         push_service: &str,
         reason: &str,
     ) -> Result<Ended, Why> {
-        let Notification { user, service, .. } = *notification;
-        let jid = &service.jid;
+        let Notification { user, registration, .. } = *notification;
+        let jid = &registration.jid;
         let Some(disable_after) = publisher.disable_after() else {
             tracing::warn!(%jid, reason, "not notified: the node stays");
             return Ok(Ended::Undeliverable);
         };
         let suspected = match source {
-            Source::Registration(_) => self.store.suspect(user, service).await,
-            Source::Node { .. } => self.store.suspect_device(service).await,
+            Source::Registration(_) => self.store.suspect(user, registration).await,
+            Source::Node { .. } => self.store.suspect_device(registration).await,
         };
         let suspicions = match suspected {
             Ok(suspicions) => suspicions,
@@ -195,8 +195,8 @@ impl Worker {
         push_service: &str,
         reason: &str,
     ) -> Result<Ended, Why> {
-        let Notification { user, service, .. } = *notification;
-        let (jid, enabled_at) = (&service.jid, service.created_at);
+        let Notification { user, registration, .. } = *notification;
+        let (jid, enabled_at) = (&registration.jid, registration.created_at);
         let failed = |error: StoreError| {
             tracing::error!(%jid, error = %Causes(&error), "not disabled");
             Why::FAILED
@@ -209,8 +209,8 @@ impl Worker {
             return Ok(Ended::Undeliverable);
         }
         let disabled = match source {
-            Source::Registration(_) => self.store.unregister_version(user, service).await,
-            Source::Node { .. } => self.store.device_gone(service).await.map(|()| true),
+            Source::Registration(_) => self.store.unregister_version(user, registration).await,
+            Source::Node { .. } => self.store.device_gone(registration).await.map(|()| true),
         };
         if disabled.map_err(failed)? {
             tracing::warn!(%jid, enabled_at, reason, "disabled");

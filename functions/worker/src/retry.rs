@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pushlark_model::Registration;
-use pushlark_queue::{MAX_TIMER, RegistrationKey, Retry};
+use pushlark_queue::{MAX_TIMER, Retry};
 use time::OffsetDateTime;
 
 /// The longest wait between two tries that no push service asks for.
@@ -15,7 +15,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_hours(12);
 #[derive(Debug)]
 pub struct Left {
     /// The service that it concerns; `None` for all of the recipient's.
-    pub service: Option<Registration>,
+    pub registration: Option<Registration>,
     /// Why it is left.
     pub why: Why,
 }
@@ -44,7 +44,7 @@ impl Why {
 impl Left {
     /// All of a recipient's turn.
     pub fn all(why: Why) -> Self {
-        Self { service: None, why }
+        Self { registration: None, why }
     }
 
     /// The next try after `retry`, and how long SQS is to delay it, in whole seconds.
@@ -53,10 +53,8 @@ impl Left {
     }
 
     fn next_at(&self, retry: &Retry, counted: Option<u32>, now: OffsetDateTime) -> (Retry, Duration) {
-        let registration =
-            |service: &Registration| RegistrationKey { jid: service.jid.clone(), node: service.node.clone() };
         let mut next = Retry {
-            registration: self.service.as_ref().map(registration).or_else(|| retry.registration.clone()),
+            registration: self.registration.as_ref().map(Into::into).or_else(|| retry.registration.clone()),
             unread_count: counted.or(retry.unread_count),
             ..retry.clone()
         };

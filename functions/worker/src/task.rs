@@ -129,8 +129,9 @@ impl Attempt {
     }
 
     /// Whether it is for this service: any of the recipient's, or the one that is tried again.
-    pub fn concerns(&self, service: &Registration) -> bool {
-        let is_it = |RegistrationKey { jid, node }: &RegistrationKey| *jid == service.jid && *node == service.node;
+    pub fn concerns(&self, registration: &Registration) -> bool {
+        let is_it =
+            |RegistrationKey { jid, node }: &RegistrationKey| *jid == registration.jid && *node == registration.node;
         self.retry.registration.as_ref().is_none_or(is_it)
     }
 

@@ -93,7 +93,7 @@ impl Demo {
     async fn until_disabled(&self) -> anyhow::Result<()> {
         let bob = BareJid::new("bob@example.com")?;
         let deadline = Instant::now() + PATIENCE;
-        while self.store.snapshot(&bob).await?.services.iter().any(|service| service.node == "tablet") {
+        while self.store.snapshot(&bob).await?.registrations.iter().any(|registration| registration.node == "tablet") {
             ensure!(Instant::now() < deadline, "the tablet was not disabled");
             sleep(Duration::from_millis(10)).await;
         }

@@ -82,7 +82,7 @@ impl Apns {
 
     /// Sends one notification to the device that its options name.
     pub async fn publish(&self, notification: &Notification<'_>) -> Published {
-        let options = &notification.service.options;
+        let options = &notification.registration.options;
         let push_type = PushType::of(notification);
         let (token, limit) = match push_type {
             PushType::Voip => ("voip_device_id", MAX_VOIP_PAYLOAD),
@@ -130,7 +130,7 @@ impl Apns {
             answer = self.http.ask(|client| request(client, &body), connection).await;
         }
         match answer {
-            Ok(answer) => outcome(&answer, notification.service.created_at),
+            Ok(answer) => outcome(&answer, notification.registration.created_at),
             // A form's topic may be no header.
             Err(error) if error.is_builder() => Ok(Outcome::Refused("the topic cannot be sent".into())),
             Err(error) => Ok(unanswered(error).into()),
@@ -179,7 +179,7 @@ impl PushType {
         if is_call(notification.payload) && notification.option("voip_device_id").is_some() {
             return Self::Voip;
         }
-        match Content::new(&notification.service.options, notification.payload).alert {
+        match Content::new(&notification.registration.options, notification.payload).alert {
             Some(_) => Self::Alert,
             None => Self::Background,
         }

@@ -99,7 +99,7 @@ impl Unauthorized {
 }
 
 impl Provider {
-    /// The provider that the option `service` names.
+    /// The provider that the option `registration` names.
     pub fn of(options: &PublishOptions) -> Result<Self, InvalidService> {
         match options.given("service") {
             None => Err(InvalidService::Missing),
@@ -146,7 +146,7 @@ impl Direct {
 
     /// Sends one notification to the device that its options name.
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
-        let provider = match Provider::of(&notification.service.options) {
+        let provider = match Provider::of(&notification.registration.options) {
             Ok(provider) => provider,
             Err(invalid) => return Outcome::Refused(invalid.to_string()),
         };
@@ -279,7 +279,7 @@ impl Apps {
         let by_name = |name: &str| self.0.get_key_value(name);
         let found = match notification.option("app") {
             Some(name) => by_name(name),
-            None => self.of_host(notification.user, &notification.service.jid).or_else(|| by_name(DEFAULT_APP)),
+            None => self.of_host(notification.user, &notification.registration.jid).or_else(|| by_name(DEFAULT_APP)),
         };
         let (name, app) = found.ok_or_else(|| {
             Unauthorized::refused(match notification.option("app") {

@@ -96,7 +96,7 @@ impl Fcm {
             Ok(device_id) => device_id,
             Err(unusable) => return Ok(Outcome::Refused(unusable.to_string())),
         };
-        let options = &notification.service.options;
+        let options = &notification.registration.options;
         let ttl = notification.time_to_live().min(MAX_TIME_TO_LIVE).as_secs();
         let build = |payload: &Payload| android(options, payload, ttl);
         let android = match fit(MAX_PAYLOAD, notification.payload, build) {

@@ -48,11 +48,11 @@ struct Service {
 impl Device {
     /// The device of a notification.
     pub fn of(notification: &Notification<'_>) -> Self {
-        let service = notification.service;
+        let registration = notification.registration;
         let mut hasher = DefaultHasher::new();
-        match service.options.given("endpoint").or_else(|| service.options.given("device_id")) {
+        match registration.options.given("endpoint").or_else(|| registration.options.given("device_id")) {
             Some(device) => device.hash(&mut hasher),
-            None => (&service.jid, &service.node).hash(&mut hasher),
+            None => (&registration.jid, &registration.node).hash(&mut hasher),
         }
         Self(hasher.finish())
     }

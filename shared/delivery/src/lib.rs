@@ -193,11 +193,11 @@ impl Publisher {
     /// The server that a user chose for a notification: the origin of an endpoint of Web Push, or a PubSub service.
     pub fn server(&self, notification: &Notification<'_>) -> Option<String> {
         match &self.kind {
-            PublisherKind::Direct(_) => match Provider::of(&notification.service.options) {
+            PublisherKind::Direct(_) => match Provider::of(&notification.registration.options) {
                 Ok(Provider::WebPush) => Some(origin(notification)),
                 _ => None,
             },
-            PublisherKind::PubSub(_) => Some(notification.service.jid.to_string()),
+            PublisherKind::PubSub(_) => Some(notification.registration.jid.to_string()),
             PublisherKind::MongoosePush(_) | PublisherKind::Webhook(_) => None,
         }
     }
@@ -218,11 +218,11 @@ impl Publisher {
         self.disable_after
     }
 
-    /// What `service` of `user` is published to, without the device.
-    pub fn describe(&self, user: &BareJid, service: &Registration) -> String {
+    /// What `registration` of `user` is published to, without the device.
+    pub fn describe(&self, user: &BareJid, registration: &Registration) -> String {
         match &self.kind {
             PublisherKind::MongoosePush(mongoosepush) => mongoosepush.to_string(),
-            PublisherKind::Direct(_) => direct::describe(&service.options),
+            PublisherKind::Direct(_) => direct::describe(&registration.options),
             PublisherKind::Webhook(webhook) => webhook.describe(),
             PublisherKind::PubSub(pubsub) => format!("PubSub by {}", pubsub.describe(user)),
         }
@@ -231,7 +231,7 @@ impl Publisher {
     /// Names the push service of a notification: what fails and recovers as one. Nothing of the form is in it as it was
     /// given, since it is for the log, too.
     async fn push_service_of(&self, notification: &Notification<'_>) -> String {
-        let options = &notification.service.options;
+        let options = &notification.registration.options;
         let provider = Provider::of(options);
         match &self.kind {
             // What a gateway says of devices is Apple's or Google's word.
@@ -267,7 +267,7 @@ impl Publisher {
 
 /// The origin of an endpoint of Web Push; empty if it is no URL.
 fn origin(notification: &Notification<'_>) -> String {
-    let endpoint = notification.service.options.get("endpoint").unwrap_or_default();
+    let endpoint = notification.registration.options.get("endpoint").unwrap_or_default();
     Url::parse(endpoint).map(|endpoint| endpoint.origin().ascii_serialization()).unwrap_or_default()
 }
 

@@ -55,7 +55,7 @@ impl MongoosePush {
 
     /// Posts one notification to the device that its options name.
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
-        let options = &notification.service.options;
+        let options = &notification.registration.options;
         let (service, device_id) = match (notification.require("service"), notification.path_segment("device_id")) {
             (Ok(service), Ok(device_id)) => (service, device_id),
             (Err(unusable), _) | (_, Err(unusable)) => return Outcome::Refused(unusable.to_string()),

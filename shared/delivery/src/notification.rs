@@ -23,7 +23,7 @@ pub struct Notification<'n> {
     /// The other user, or the room.
     pub conversation: &'n BareJid,
     /// The registration.
-    pub service: &'n Registration,
+    pub registration: &'n Registration,
     /// What to tell.
     pub payload: &'n Payload,
     /// Until when it is worth delivering.
@@ -47,7 +47,7 @@ pub enum Unusable {
 impl<'n> Notification<'n> {
     /// The option `name`, if it is given and not empty.
     pub(crate) fn option(&self, name: &str) -> Option<&'n str> {
-        self.service.options.given(name)
+        self.registration.options.given(name)
     }
 
     /// The option `name`, without which nothing can be sent.
@@ -71,7 +71,7 @@ impl<'n> Notification<'n> {
 
     /// A name of this message for this device, the same at every try, of so many characters of base64url (at most 43).
     pub(crate) fn name(&self, length: usize) -> String {
-        let (jid, node) = (self.service.jid.as_str(), self.service.node.as_str());
+        let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
         hash(&[self.user.as_str(), jid, self.message_id, node], length)
     }
 
@@ -111,12 +111,12 @@ mod tests {
         let user = BareJid::new("bob@example.com").unwrap();
         let segment = |device: &str| {
             let options = PublishOptions::new(BTreeMap::from([("device_id".into(), device.into())])).unwrap();
-            let service = Registration { jid: user.clone(), node: "n".into(), options, created_at: 0 };
+            let registration = Registration { jid: user.clone(), node: "n".into(), options, created_at: 0 };
             let notification = Notification {
                 message_id: "m",
                 user: &user,
                 conversation: &user,
-                service: &service,
+                registration: &registration,
                 payload: &Payload::default(),
                 expires_at: OffsetDateTime::UNIX_EPOCH,
             };

@@ -72,14 +72,15 @@ impl PubSub {
 
     /// Publishes one notification to the registration's node, and waits for what the PubSub service answers.
     pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
-        let Notification { user, service, payload, .. } = *notification;
+        let Notification { user, registration, payload, .. } = *notification;
         let Some(server) = self.servers.of(user) else {
             return Outcome::Refused(format!("there is no PUBSUB_URL for {}", user.domain()));
         };
         let none = Default::default();
-        let options = if self.without_options.has(user, &service.jid) { &none } else { service.options.fields() };
+        let options =
+            if self.without_options.has(user, &registration.jid) { &none } else { registration.options.fields() };
         let id = Uuid::now_v7().to_string();
-        let (from, to, node) = (user.domain(), &service.jid, service.node.as_str());
+        let (from, to, node) = (user.domain(), &registration.jid, registration.node.as_str());
         let iq = PublishNotification { id: &id, from, to, node, options }.to_iq(payload.fields()).to_string();
         let tokens = match self.tokens.current().await {
             Ok(tokens) => tokens,

@@ -122,15 +122,15 @@ impl Webhook {
 
 /// The webhook of a notification with this payload.
 fn build(notification: &Notification<'_>, payload: &Payload) -> Vec<u8> {
-    let Notification { message_id, user, service, expires_at, .. } = *notification;
+    let Notification { message_id, user, registration, expires_at, .. } = *notification;
     let object = |(name, value): (&str, &str)| (name.to_owned(), value.into());
     let body = json!(Body {
         r#type: "notification",
         message_id,
         recipient: user.as_str(),
-        jid: service.jid.as_str(),
-        node: &service.node,
-        publish_options: service.options.fields().iter().map(|(n, v)| object((n, v))).collect(),
+        jid: registration.jid.as_str(),
+        node: &registration.node,
+        publish_options: registration.options.fields().iter().map(|(n, v)| object((n, v))).collect(),
         payload: payload.fields().map(object).collect(),
         expires_at,
     });

@@ -22,13 +22,13 @@ pub struct Enhanced;
 pub struct Hints;
 
 impl Plugin for Enhanced {
-    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
+    fn should_publish(&self, event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
         match event.kind {
-            EventKind::Unacknowledged(_) if recipient.exists => Choice::by(services, |service| {
-                let is_tied = recipient.tied.as_ref() == Some(service);
+            EventKind::Unacknowledged(_) if recipient.exists => Choice::by(registrations, |registration| {
+                let is_tied = recipient.tied.as_ref() == Some(registration);
                 (!is_tied).then(|| Rule::new("enhanced", "the session is not tied to this service"))
             }),
-            _ => should_publish(event, recipient, services),
+            _ => should_publish(event, recipient, registrations),
         }
     }
 }
@@ -41,8 +41,8 @@ impl Plugin for Hints {
         prepare_notification(event).or_else(|rule| call(event).ok_or(rule))
     }
 
-    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
-        Enhanced.should_publish(event, recipient, services)
+    fn should_publish(&self, event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
+        Enhanced.should_publish(event, recipient, registrations)
     }
 }
 
@@ -61,14 +61,14 @@ pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
     }
 }
 
-pub fn should_publish(event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
+pub fn should_publish(event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
     let rule = match event.kind {
         _ if !recipient.exists => "there is no such user",
         EventKind::Unacknowledged(_) => "unacknowledged messages do not notify",
         EventKind::Message(_) if recipient.online => "the recipient is online",
-        EventKind::Message(_) => return Choice::all(services),
+        EventKind::Message(_) => return Choice::all(registrations),
     };
-    Choice::none(services, &Rule::new("defaults", rule))
+    Choice::none(registrations, &Rule::new("defaults", rule))
 }
 
 /// What is told of a call that a bodiless message announces, when the message is to be stored (XEP-0353).

@@ -83,7 +83,7 @@ pub struct Recipient {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
     /// Where.
-    pub service: Registration,
+    pub registration: Registration,
     /// What.
     pub payload: Payload,
 }
@@ -120,22 +120,22 @@ pub struct Choice {
 
 impl Choice {
     /// All of them.
-    pub fn all(services: Vec<Registration>) -> Self {
-        Self { publish: services, left_out: Vec::new() }
+    pub fn all(registrations: Vec<Registration>) -> Self {
+        Self { publish: registrations, left_out: Vec::new() }
     }
 
     /// None of them, by one rule.
-    pub fn none(services: Vec<Registration>, rule: &Rule) -> Self {
-        Self::by(services, |_| Some(rule.clone()))
+    pub fn none(registrations: Vec<Registration>, rule: &Rule) -> Self {
+        Self::by(registrations, |_| Some(rule.clone()))
     }
 
     /// Those that no rule leaves out.
-    pub fn by(services: Vec<Registration>, rule: impl Fn(&Registration) -> Option<Rule>) -> Self {
+    pub fn by(registrations: Vec<Registration>, rule: impl Fn(&Registration) -> Option<Rule>) -> Self {
         let mut choice = Self::default();
-        for service in services {
-            match rule(&service) {
-                None => choice.publish.push(service),
-                Some(rule) => choice.left_out.push((service, rule)),
+        for registration in registrations {
+            match rule(&registration) {
+                None => choice.publish.push(registration),
+                Some(rule) => choice.left_out.push((registration, rule)),
             }
         }
         choice
@@ -152,13 +152,18 @@ pub trait Plugin: Send + Sync {
 
     /// Which of the recipient's services to notify. A service that was notified of this message before is left out
     /// afterwards, whatever is answered here.
-    fn should_publish(&self, event: &Event, recipient: &Recipient, services: Vec<Registration>) -> Choice {
-        built_in::should_publish(event, recipient, services)
+    fn should_publish(&self, event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
+        built_in::should_publish(event, recipient, registrations)
     }
 
-    /// What to publish where. `services` is what `should_publish` chose, and never empty.
-    fn publish_notification(&self, _event: &Event, payload: Payload, services: Vec<Registration>) -> Vec<Publication> {
-        services.into_iter().map(|service| Publication { service, payload: payload.clone() }).collect()
+    /// What to publish where. `registrations` is what `should_publish` chose, and never empty.
+    fn publish_notification(
+        &self,
+        _event: &Event,
+        payload: Payload,
+        registrations: Vec<Registration>,
+    ) -> Vec<Publication> {
+        registrations.into_iter().map(|registration| Publication { registration, payload: payload.clone() }).collect()
     }
 }
 

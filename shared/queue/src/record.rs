@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pushlark_model::Registration;
 use pushlark_xmpp::{BareJid, DomainPart, FullJid, Jid};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -102,6 +103,12 @@ pub struct RegistrationKey {
     pub jid: BareJid,
     /// The node there.
     pub node: String,
+}
+
+impl From<&Registration> for RegistrationKey {
+    fn from(registration: &Registration) -> Self {
+        Self { jid: registration.jid.clone(), node: registration.node.clone() }
+    }
 }
 
 fn is_zero(number: &u32) -> bool {

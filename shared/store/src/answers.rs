@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::ReturnValue;
 
+use crate::attributes::{DELIVERED, EXPIRES_AT, GONE};
 use crate::item::{self, number};
 use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
@@ -31,7 +32,7 @@ impl Store {
         let day = (seconds_now() / DAY).to_string();
         let counted = self
             .update(keys::answers(push_service), &day)
-            .update_expression("ADD gone :one, delivered :delivered SET expires_at = :expires_at")
+            .update_expression(format!("ADD {GONE} :one, {DELIVERED} :delivered SET {EXPIRES_AT} = :expires_at"))
             .expression_attribute_values(":one", number(1))
             .expression_attribute_values(":delivered", number(delivered.min(MOST_DELIVERED)))
             .expression_attribute_values(":expires_at", number(expiry(Duration::from_secs(2 * DAY))))
@@ -41,7 +42,7 @@ impl Store {
             .map_err(StoreError::during("count the answers of a push service"))?;
         let counted = counted.attributes.unwrap_or_default();
         let count = |name| item::number_of(&counted, name).unwrap_or(0);
-        let answers = Answers { delivered: count("delivered"), gone: count("gone") };
+        let answers = Answers { delivered: count(DELIVERED), gone: count(GONE) };
         if answers.delivered.saturating_add(answers.gone) > MOST_ANSWERS {
             self.halve(push_service, &day, answers).await?;
         }
@@ -51,8 +52,8 @@ impl Store {
     async fn halve(&self, push_service: &str, day: &str, answers: Answers) -> Result<(), StoreError> {
         let halved = self
             .update(keys::answers(push_service), day)
-            .update_expression("SET gone = :half_gone, delivered = :half_delivered")
-            .condition_expression("gone = :gone AND delivered = :delivered")
+            .update_expression(format!("SET {GONE} = :half_gone, {DELIVERED} = :half_delivered"))
+            .condition_expression(format!("{GONE} = :gone AND {DELIVERED} = :delivered"))
             .expression_attribute_values(":gone", number(answers.gone))
             .expression_attribute_values(":delivered", number(answers.delivered))
             .expression_attribute_values(":half_gone", number(answers.gone / 2))

@@ -7,6 +7,7 @@ use aws_sdk_dynamodb::types::ReturnValue;
 use pushlark_model::Registration;
 use pushlark_xmpp::BareJid;
 
+use crate::attributes::{EXPIRES_AT, UNREAD};
 use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, expiry, keys};
 
@@ -15,7 +16,7 @@ const CLAIM_LIFETIME: Duration = Duration::from_hours(16 * 24);
 
 /// How many services one write names: an update expression has at most 4 KB ("Service, account, and table quotas in
 /// Amazon DynamoDB").
-const MAX_SERVICES: usize = 100;
+const MAX_REGISTRATIONS: usize = 100;
 
 const CLAIM: &str = "claim";
 /// The end of the holder of a service that needs nothing more.
@@ -71,17 +72,21 @@ impl Claimant<'_> {
 }
 
 impl Store {
-    /// Claims the right to publish a message to `services`, in one write a hundred. Returns which of them this try holds:
+    /// Claims the right to publish a message to `registrations`, in one write a hundred. Returns which of them this try holds:
     /// it has claimed them now, or an earlier try had and did not finish.
-    pub async fn claim(&self, claimant: Claimant<'_>, services: &[&Registration]) -> Result<Vec<bool>, StoreError> {
-        let mut held = Vec::with_capacity(services.len());
-        for services in services.chunks(MAX_SERVICES) {
-            let marks = services.iter().map(|service| (*service, Mark::Claimed));
+    pub async fn claim(
+        &self,
+        claimant: Claimant<'_>,
+        registrations: &[&Registration],
+    ) -> Result<Vec<bool>, StoreError> {
+        let mut held = Vec::with_capacity(registrations.len());
+        for registrations in registrations.chunks(MAX_REGISTRATIONS) {
+            let marks = registrations.iter().map(|registration| (*registration, Mark::Claimed));
             let claim = self.update_claim("claim a message", claimant, marks).await?;
-            held.extend(services.iter().map(|service| {
-                let holder = item::text_of(&claim, &keys::service(service));
+            held.extend(registrations.iter().map(|registration| {
+                let holder = item::text_of(&claim, &keys::claim_attribute(registration));
                 // A claim by an earlier version came before this one, but is finished under the short name.
-                match item::text_of(&claim, &keys::long_service(service)) {
+                match item::text_of(&claim, &keys::earlier_claim_attribute(registration)) {
                     Some(earlier) => claimant.is_held_by(earlier) && holder != Some(&claimant.done()),
                     None => holder.is_some_and(|holder| claimant.is_held_by(holder)),
                 }
@@ -98,10 +103,11 @@ impl Store {
         finished: &[&Registration],
         put_back: &[&Registration],
     ) -> Result<(), StoreError> {
-        let finished = finished.iter().map(|service| (*service, Mark::Done));
-        let marks: Vec<_> = finished.chain(put_back.iter().map(|service| (*service, Mark::PutBack))).collect();
-        let (first, others) = marks.split_at(marks.len().min(MAX_SERVICES));
-        for marks in [first].into_iter().chain(others.chunks(MAX_SERVICES)) {
+        let finished = finished.iter().map(|registration| (*registration, Mark::Done));
+        let marks: Vec<_> =
+            finished.chain(put_back.iter().map(|registration| (*registration, Mark::PutBack))).collect();
+        let (first, others) = marks.split_at(marks.len().min(MAX_REGISTRATIONS));
+        for marks in [first].into_iter().chain(others.chunks(MAX_REGISTRATIONS)) {
             self.update_claim("note what was published", claimant, marks.iter().copied()).await?;
         }
         Ok(())
@@ -120,14 +126,15 @@ impl Store {
     ) -> Result<Item, StoreError> {
         let Claimant { id, user, counted, generation, .. } = claimant;
         // A plugin may publish several notifications to one service.
-        let marks: BTreeMap<String, Mark> = marks.map(|(service, mark)| (keys::service(service), mark)).collect();
-        let mut sets = vec!["expires_at = :expires_at".to_owned()];
+        let marks: BTreeMap<String, Mark> =
+            marks.map(|(registration, mark)| (keys::claim_attribute(registration), mark)).collect();
+        let mut sets = vec![format!("{EXPIRES_AT} = :expires_at")];
         let mut update = self.update(keys::claim(id, user), CLAIM);
         if let Some(counted) = counted {
-            sets.push("unread = if_not_exists(unread, :unread)".into());
+            sets.push(format!("{UNREAD} = if_not_exists({UNREAD}, :unread)"));
             update = update.expression_attribute_values(":unread", number(counted.into()));
         }
-        for (index, (service, mark)) in marks.into_iter().enumerate() {
+        for (index, (registration, mark)) in marks.into_iter().enumerate() {
             let name = format!("#s{index}");
             let (set, value, holder) = match mark {
                 Mark::Claimed => {
@@ -137,7 +144,8 @@ impl Store {
                 Mark::PutBack => (format!("{name} = :next"), ":next", claimant.holder(generation + 1)),
             };
             sets.push(set);
-            update = update.expression_attribute_names(name, service).expression_attribute_values(value, text(holder));
+            update =
+                update.expression_attribute_names(name, registration).expression_attribute_values(value, text(holder));
         }
         let updated = update
             .update_expression(format!("SET {}", sets.join(", ")))
@@ -155,14 +163,16 @@ impl Store {
 pub struct Claimed(Item);
 
 impl Claimed {
-    /// Whether an event has published to `service`, or is about to.
-    pub fn has(&self, service: &Registration) -> bool {
-        [keys::service(service), keys::long_service(service)].iter().any(|name| self.0.contains_key(name))
+    /// Whether an event has published to `registration`, or is about to.
+    pub fn has(&self, registration: &Registration) -> bool {
+        [keys::claim_attribute(registration), keys::earlier_claim_attribute(registration)]
+            .iter()
+            .any(|name| self.0.contains_key(name))
     }
 
     /// The number that the message had when it was counted, if it was.
     pub fn counted(&self) -> Option<u32> {
-        item::number_of(&self.0, "unread")?.try_into().ok()
+        item::number_of(&self.0, UNREAD)?.try_into().ok()
     }
 }
 

@@ -63,10 +63,10 @@ pub fn node(address: &NodeAddress) -> String {
 
 /// The sort key of a node's device: what was said of it counts for this version of the node, and for the device as it is
 /// reached by these options.
-pub fn device(service: &Registration) -> String {
-    let of = |name| service.options.get(name).unwrap_or_default();
+pub fn device(registration: &Registration) -> String {
+    let of = |name| registration.options.get(name).unwrap_or_default();
     let digest = hash(&["service", "device_id", "endpoint", "mode", "topic"].map(of).join("\n"));
-    format!("{DEVICE}{}/{}", service.created_at, &digest[..32])
+    format!("{DEVICE}{}/{}", registration.created_at, &digest[..32])
 }
 
 /// The name of a counter's attribute for a message: short, since a counter has many.
@@ -90,18 +90,18 @@ pub fn answers(push_service: &str) -> String {
 
 /// The name of a claim's attribute for a service: short, since a claim has an attribute for each of a user's services.
 /// The colon keeps it apart from the claim's other attributes.
-pub fn service(service: &Registration) -> String {
-    format!("s:{}", service_hash(service))
+pub fn claim_attribute(registration: &Registration) -> String {
+    format!("s:{}", service_hash(registration))
 }
 
 /// The name that earlier versions give a claim's attribute for a service. No other attribute has a slash in its name.
-pub fn long_service(service: &Registration) -> String {
-    format!("{}/{}", service.jid, service.node)
+pub fn earlier_claim_attribute(registration: &Registration) -> String {
+    format!("{}/{}", registration.jid, registration.node)
 }
 
 /// 64 bits: of a thousand services two have the same hash once in 10^13 claims.
-fn service_hash(service: &Registration) -> String {
-    let mut digest = hash(&long_service(service));
+fn service_hash(registration: &Registration) -> String {
+    let mut digest = hash(&earlier_claim_attribute(registration));
     digest.truncate(16);
     digest
 }

@@ -7,38 +7,40 @@
 //! | `bob@example.com` | `ses/<resource>` | a session: whether it is online, the registration that it enabled last |
 //! | `bob@example.com` | `unread/<conversation jid>` | how many messages are unread |
 //! | `bob@example.com` | `node` | which push node was added last; each addition checks and replaces it |
-//! | `bob@example.com` | `node/<service>/<node>` | that the user owns this node |
-//! | `node/<service>/<node>` | `node` | a push node: its configuration, affiliations and device |
-//! | `node/<service>/<node>` | `device/<created_at>/<digest>` | what a push service said of a device of this node |
+//! | `bob@example.com` | `node/<registration>/<node>` | that the user owns this node |
+//! | `node/<registration>/<node>` | `node` | a push node: its configuration, affiliations and device |
+//! | `node/<registration>/<node>` | `device/<created_at>/<digest>` | what a push service said of a device of this node |
 //! | `answers/FCM/default/prod` | a day | how many answers of a push service call a device gone, and how many deliveries it made |
 //! | `rate/example.com` | a minute | how much was told of a domain's users, or by a user's own clients |
 //! | `msg/<id>/bob@example.com` | `claim` | which services a message was published to, by which event, and its unread count |
 
 mod answers;
+mod attributes;
 mod claim;
 mod conflicts;
+mod device;
 mod item;
 mod keys;
 mod limits;
 mod node;
 mod rate;
+mod recipient;
 mod registration;
 mod removal;
 mod session;
-mod snapshot;
-mod suspicion;
 mod transaction;
 mod unread;
 
 pub use answers::Answers;
 pub use claim::{Claimant, Claimed};
+pub use device::Device;
 pub use limits::Limits;
-pub use node::{Device, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced};
+pub use node::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced};
 pub use rate::AdmissionError;
+pub use recipient::Snapshot;
 pub use registration::Registered;
 pub use removal::Progress;
 pub use session::MAX_SESSIONS;
-pub use snapshot::Snapshot;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -50,6 +52,7 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use pushlark_settings::{Environment, SettingError};
 use time::OffsetDateTime;
 
+use attributes::{PK, SK};
 use conflicts::Conflicts;
 use item::{Item, text};
 
@@ -106,7 +109,7 @@ impl Store {
     /// Opens the connection to the table, by a query that finds nothing.
     pub async fn warm_up(&self) -> Result<(), StoreError> {
         self.query()
-            .key_condition_expression("pk = :pk")
+            .key_condition_expression(format!("{PK} = :pk"))
             .expression_attribute_values(":pk", text("warm-up"))
             .send()
             .await
@@ -124,13 +127,13 @@ impl Store {
     }
 
     async fn get(&self, action: &'static str, pk: impl ToString, sk: &str) -> Result<Item, StoreError> {
-        let item = self.client.get_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
+        let item = self.client.get_item().table_name(&self.table).key(PK, text(pk)).key(SK, text(sk));
         let found = item.consistent_read(true).send().await.map_err(StoreError::during(action))?;
         Ok(found.item.unwrap_or_default())
     }
 
     fn update(&self, pk: impl ToString, sk: &str) -> UpdateItemFluentBuilder {
-        self.client.update_item().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk))
+        self.client.update_item().table_name(&self.table).key(PK, text(pk)).key(SK, text(sk))
     }
 }
 

@@ -1,21 +1,19 @@
 //! Push nodes: what other servers publish notifications to (XEP-0357, section 4), and what is known of their devices.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnValue, ReturnValuesOnConditionCheckFailure, Update};
+use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnValuesOnConditionCheckFailure, Update};
 use pushlark_model::{PublishOptions, Registration};
 use pushlark_xmpp::{AccessModel, Affiliation, BareJid, NodeConfig, PublishModel};
 
+use crate::attributes::{
+    ACCESS_MODEL, ADDED, ADDED_AT, AFFILIATIONS, CREATED_AT, DOMAIN_SHARD, FORM, OWNER_JID, PK, PUBLISH_MODEL, SK,
+};
 use crate::item::{self, Item, number, text};
 use crate::transaction::{Latest, Outcome, Part, Retries, is_unmet};
-use crate::{Store, StoreError, expiry, keys, suspicion, unless_stale};
+use crate::{Store, StoreError, keys, unless_stale};
 
 const STORE: &str = "store a node";
-
-/// How long it is remembered what a push service says of a device. Servers learn of it by their next publish; after this
-/// time a device that is published to all the same is tried again.
-const DEVICE_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// The most affiliations that a node has.
 pub const MAX_AFFILIATIONS: usize = 100;
@@ -59,17 +57,6 @@ pub enum NodePlaced {
     Full,
 }
 
-/// What push services said of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    /// Nothing bad.
-    Fine,
-    /// It may be gone, or its push service cannot be reached.
-    Suspected,
-    /// It is.
-    Gone,
-}
-
 impl Node {
     /// What an entity may do with it.
     pub fn affiliation(&self, jid: &BareJid) -> Option<Affiliation> {
@@ -77,7 +64,7 @@ impl Node {
     }
 
     /// A device that the node's notifications are published to.
-    pub fn service(&self, device: PublishOptions) -> Registration {
+    pub fn registration(&self, device: PublishOptions) -> Registration {
         let NodeAddress { jid, node } = self.address.clone();
         Registration { jid, node, options: device, created_at: self.created_at }
     }
@@ -100,28 +87,17 @@ impl Store {
         let mut nodes = Vec::new();
         let mut pages = self
             .query()
-            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+            .key_condition_expression(format!("{PK} = :pk AND begins_with({SK}, :prefix)"))
             .expression_attribute_values(":pk", text(owner))
             .expression_attribute_values(":prefix", text(&prefix))
             .into_paginator()
             .send();
         while let Some(page) = pages.next().await {
             let items = page.map_err(StoreError::during("list nodes"))?.items.unwrap_or_default();
-            let names = items.iter().filter_map(|item| item::text_of(item, "sk")?.strip_prefix(&prefix));
+            let names = items.iter().filter_map(|item| item::text_of(item, SK)?.strip_prefix(&prefix));
             nodes.extend(names.map(Into::into));
         }
         Ok(nodes)
-    }
-
-    /// What push services said of a node's device.
-    pub async fn device(&self, service: &Registration) -> Result<Device, StoreError> {
-        let item = self.get("look up a device", keys::node(&address(service)), &keys::device(service)).await?;
-        let has = |name: &str| item.contains_key(name);
-        Ok(match (has("gone_at"), has(suspicion::SUSPICIONS) || has(suspicion::UNREACHABLE)) {
-            (true, _) => Device::Gone,
-            (false, true) => Device::Suspected,
-            (false, false) => Device::Fine,
-        })
     }
 
     /// Stores a new node.
@@ -163,7 +139,7 @@ impl Store {
                 return Ok(NodePlaced::Stored);
             };
             if let Some(reason) = reasons.first().filter(|reason| is_unmet(reason)) {
-                let owner = reason.item().and_then(|item| item::text_of(item, "owner_jid"));
+                let owner = reason.item().and_then(|item| item::text_of(item, OWNER_JID));
                 if owner.is_some_and(|owner| !may_replace || owner != node.owner.as_str()) {
                     return Ok(NodePlaced::Taken);
                 }
@@ -178,16 +154,16 @@ impl Store {
         let (mut latest, mut references) = (None, HashSet::new());
         let mut pages = self
             .query()
-            .key_condition_expression("pk = :pk AND sk BETWEEN :first AND :last")
+            .key_condition_expression(format!("{PK} = :pk AND {SK} BETWEEN :first AND :last"))
             .expression_attribute_values(":pk", text(owner))
             .expression_attribute_values(":first", text(keys::LATEST_NODE))
             .expression_attribute_values(":last", text(keys::NODES_LAST))
-            .projection_expression("sk, added, added_at")
+            .projection_expression(format!("{SK}, {ADDED}, {ADDED_AT}"))
             .into_paginator()
             .send();
         while let Some(page) = pages.next().await {
             for item in page.map_err(StoreError::during("list nodes"))?.items.unwrap_or_default() {
-                match item::text_of(&item, "sk") {
+                match item::text_of(&item, SK) {
                     Some(keys::LATEST_NODE) => latest = Latest::read(&item),
                     Some(key) => drop(references.insert(key.to_owned())),
                     None => {}
@@ -202,28 +178,28 @@ impl Store {
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(write(node)))
-            .condition_expression("attribute_not_exists(pk)")
+            .condition_expression(format!("attribute_not_exists({PK})"))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         Part::Put(put.build())
     }
 
     /// The part that makes a node of the same owner one for the device of `node`.
     fn renew_node(&self, node: &Node) -> Part {
-        let mut sets = vec!["created_at = :created_at".to_owned()];
+        let mut sets = vec![format!("{CREATED_AT} = :created_at")];
         let mut update = Update::builder()
             .table_name(&self.table)
-            .key("pk", text(keys::node(&node.address)))
-            .key("sk", text(keys::NODE_ITEM))
-            .condition_expression("owner_jid = :owner")
+            .key(PK, text(keys::node(&node.address)))
+            .key(SK, text(keys::NODE_ITEM))
+            .condition_expression(format!("{OWNER_JID} = :owner"))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .expression_attribute_values(":owner", text(&node.owner))
             .expression_attribute_values(":created_at", number(node.created_at));
         if let Some(device) = &node.device {
-            sets.push("form = :form".into());
+            sets.push(format!("{FORM} = :form"));
             update = update.expression_attribute_values(":form", item::form(device));
         }
         for (index, (jid, affiliation)) in node.affiliations.iter().enumerate() {
-            sets.push(format!("affiliations.#j{index} = if_not_exists(affiliations.#j{index}, :a{index})"));
+            sets.push(format!("{AFFILIATIONS}.#j{index} = if_not_exists({AFFILIATIONS}.#j{index}, :a{index})"));
             update = update
                 .expression_attribute_names(format!("#j{index}"), jid.to_string())
                 .expression_attribute_values(format!(":a{index}"), text(affiliation.as_str()));
@@ -235,19 +211,19 @@ impl Store {
     fn put_reference(&self, node: &Node, is_new: bool) -> Part {
         let put = Put::builder()
             .table_name(&self.table)
-            .item("pk", text(&node.owner))
-            .item("sk", text(keys::node(&node.address)))
-            .item("created_at", number(node.created_at))
-            .item("domain_shard", text(keys::domain_shard(&node.owner)));
-        let exists = if is_new { "attribute_not_exists(pk)" } else { "attribute_exists(pk)" };
+            .item(PK, text(&node.owner))
+            .item(SK, text(keys::node(&node.address)))
+            .item(CREATED_AT, number(node.created_at))
+            .item(DOMAIN_SHARD, text(keys::domain_shard(&node.owner)));
+        let exists = if is_new { format!("attribute_not_exists({PK})") } else { format!("attribute_exists({PK})") };
         Part::Put(put.condition_expression(exists).build())
     }
 
     /// Changes a node's configuration; answers whether there is such a node.
     pub async fn configure_node(&self, address: &NodeAddress, config: NodeConfig) -> Result<bool, StoreError> {
         let models = [
-            ("access_model", config.access_model.map(AccessModel::as_str)),
-            ("publish_model", config.publish_model.map(PublishModel::as_str)),
+            (ACCESS_MODEL, config.access_model.map(AccessModel::as_str)),
+            (PUBLISH_MODEL, config.publish_model.map(PublishModel::as_str)),
         ];
         let given: Vec<_> = models.into_iter().filter_map(|(name, model)| Some((name, model?))).collect();
         if given.is_empty() {
@@ -257,7 +233,7 @@ impl Store {
         let mut update = self
             .update(keys::node(address), keys::NODE_ITEM)
             .update_expression(format!("SET {}", sets.join(", ")))
-            .condition_expression("attribute_exists(pk)");
+            .condition_expression(format!("attribute_exists({PK})"));
         for (name, model) in given {
             update = update.expression_attribute_values(format!(":{name}"), text(model));
         }
@@ -272,15 +248,16 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let changes: BTreeMap<_, _> = changes.iter().cloned().collect();
         let (mut sets, mut removes) = (Vec::new(), Vec::new());
-        let mut update = self.update(keys::node(address), keys::NODE_ITEM).condition_expression("attribute_exists(pk)");
+        let mut update =
+            self.update(keys::node(address), keys::NODE_ITEM).condition_expression(format!("attribute_exists({PK})"));
         for (index, (jid, affiliation)) in changes.into_iter().enumerate() {
             update = update.expression_attribute_names(format!("#j{index}"), jid.to_string());
             match affiliation {
                 Some(affiliation) => {
-                    sets.push(format!("affiliations.#j{index} = :a{index}"));
+                    sets.push(format!("{AFFILIATIONS}.#j{index} = :a{index}"));
                     update = update.expression_attribute_values(format!(":a{index}"), text(affiliation.as_str()));
                 }
-                None => removes.push(format!("affiliations.#j{index}")),
+                None => removes.push(format!("{AFFILIATIONS}.#j{index}")),
             }
         }
         let clause = |name: &str, parts: Vec<String>| match parts.is_empty() {
@@ -298,12 +275,11 @@ impl Store {
     pub async fn delete_node(&self, node: &Node) -> Result<(), StoreError> {
         const DELETE: &str = "delete a node";
         let key = keys::node(&node.address);
-        let delete =
-            |pk: &str, sk: &str| Delete::builder().table_name(&self.table).key("pk", text(pk)).key("sk", text(sk));
+        let delete = |pk: &str, sk: &str| Delete::builder().table_name(&self.table).key(PK, text(pk)).key(SK, text(sk));
         let mut retries = Retries::new();
         loop {
             let item = delete(&key, keys::NODE_ITEM)
-                .condition_expression("attribute_not_exists(pk) OR owner_jid = :owner")
+                .condition_expression(format!("attribute_not_exists({PK}) OR {OWNER_JID} = :owner"))
                 .expression_attribute_values(":owner", text(&node.owner));
             let parts = [Part::Delete(item.build()), Part::Delete(delete(node.owner.as_str(), &key).build())];
             match self.transact(DELETE, parts).await? {
@@ -314,102 +290,40 @@ impl Store {
             }
         }
     }
-
-    /// Counts one more answer that calls a node's device gone; answers how many there were in a row.
-    pub async fn suspect_device(&self, service: &Registration) -> Result<u32, StoreError> {
-        let counted = self
-            .update(keys::node(&address(service)), &keys::device(service))
-            .update_expression("ADD suspicions :one SET expires_at = :expires_at")
-            .expression_attribute_values(":one", number(1))
-            .expression_attribute_values(":expires_at", number(expiry(DEVICE_LIFETIME)))
-            .return_values(ReturnValue::UpdatedNew)
-            .send()
-            .await
-            .map_err(StoreError::during("suspect a device"))?;
-        let suspicions = counted.attributes.and_then(|item| item::number_of(&item, "suspicions"));
-        Ok(suspicions.and_then(|suspicions| suspicions.try_into().ok()).unwrap_or(0))
-    }
-
-    /// Notes that the push service of a node's device cannot be reached. Returns for how many seconds it has been so.
-    pub async fn note_unreachable_device(&self, service: &Registration) -> Result<u64, StoreError> {
-        let now = crate::seconds_now();
-        let noted = self
-            .update(keys::node(&address(service)), &keys::device(service))
-            .update_expression(
-                "SET unreachable_since = if_not_exists(unreachable_since, :now), expires_at = :expires_at",
-            )
-            .expression_attribute_values(":now", number(now))
-            .expression_attribute_values(":expires_at", number(expiry(DEVICE_LIFETIME)))
-            .return_values(ReturnValue::AllNew)
-            .send()
-            .await
-            .map_err(StoreError::during("note an unreachable push service"))?;
-        let since = noted.attributes.and_then(|item| item::number_of(&item, suspicion::UNREACHABLE));
-        Ok(since.map_or(0, |since| now.saturating_sub(since)))
-    }
-
-    /// Notes that a node's device is gone.
-    pub async fn device_gone(&self, service: &Registration) -> Result<(), StoreError> {
-        self.update(keys::node(&address(service)), &keys::device(service))
-            .update_expression("SET gone_at = :now, expires_at = :expires_at")
-            .expression_attribute_values(":now", number(crate::seconds_now()))
-            .expression_attribute_values(":expires_at", number(expiry(DEVICE_LIFETIME)))
-            .send()
-            .await
-            .map_err(StoreError::during("note that a device is gone"))?;
-        Ok(())
-    }
-
-    /// Forgets what push services said of a node's device.
-    pub async fn forget_device(&self, service: &Registration) -> Result<(), StoreError> {
-        self.client
-            .delete_item()
-            .table_name(&self.table)
-            .key("pk", text(keys::node(&address(service))))
-            .key("sk", text(keys::device(service)))
-            .send()
-            .await
-            .map_err(StoreError::during("forget a device"))?;
-        Ok(())
-    }
-}
-
-fn address(service: &Registration) -> NodeAddress {
-    NodeAddress { jid: service.jid.clone(), node: service.node.clone() }
 }
 
 fn write(node: &Node) -> Item {
     let affiliations = node.affiliations.iter();
     let affiliations = affiliations.map(|(jid, affiliation)| (jid.to_string(), text(affiliation.as_str()))).collect();
     let mut item = HashMap::from([
-        ("pk".into(), text(keys::node(&node.address))),
-        ("sk".into(), text(keys::NODE_ITEM)),
-        ("owner_jid".into(), text(&node.owner)),
-        ("access_model".into(), text(node.access_model.as_str())),
-        ("publish_model".into(), text(node.publish_model.as_str())),
-        ("affiliations".into(), AttributeValue::M(affiliations)),
-        ("created_at".into(), number(node.created_at)),
+        (PK.into(), text(keys::node(&node.address))),
+        (SK.into(), text(keys::NODE_ITEM)),
+        (OWNER_JID.into(), text(&node.owner)),
+        (ACCESS_MODEL.into(), text(node.access_model.as_str())),
+        (PUBLISH_MODEL.into(), text(node.publish_model.as_str())),
+        (AFFILIATIONS.into(), AttributeValue::M(affiliations)),
+        (CREATED_AT.into(), number(node.created_at)),
     ]);
     if let Some(device) = &node.device {
-        item.insert("form".into(), item::form(device));
+        item.insert(FORM.into(), item::form(device));
     }
     item
 }
 
 fn read(address: &NodeAddress, item: &Item) -> Option<Node> {
-    let affiliations = item.get("affiliations")?.as_m().ok()?.iter();
+    let affiliations = item.get(AFFILIATIONS)?.as_m().ok()?.iter();
     let affiliations = affiliations
         .filter_map(|(jid, affiliation)| Some((BareJid::new(jid).ok()?, Affiliation::of(affiliation.as_s().ok()?)?)));
     Some(Node {
         address: address.clone(),
-        owner: BareJid::new(item::text_of(item, "owner_jid")?).ok()?,
-        access_model: AccessModel::of(item::text_of(item, "access_model")?)?,
-        publish_model: PublishModel::of(item::text_of(item, "publish_model")?)?,
+        owner: BareJid::new(item::text_of(item, OWNER_JID)?).ok()?,
+        access_model: AccessModel::of(item::text_of(item, ACCESS_MODEL)?)?,
+        publish_model: PublishModel::of(item::text_of(item, PUBLISH_MODEL)?)?,
         affiliations: affiliations.collect(),
-        device: match item.contains_key("form") {
+        device: match item.contains_key(FORM) {
             true => Some(item::read_form(item)?),
             false => None,
         },
-        created_at: item::number_of(item, "created_at")?,
+        created_at: item::number_of(item, CREATED_AT)?,
     })
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use crate::attributes::{ADMITTED, EXPIRES_AT};
 use crate::item::number;
 use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
@@ -81,8 +82,8 @@ impl Store {
     async fn add_events(&self, account: &str, count: u64, limit: NonZeroU32, window: &str) -> Result<bool, StoreError> {
         let counted = self
             .update(keys::rate(account), window)
-            .update_expression("ADD admitted :count SET expires_at = :expires_at")
-            .condition_expression("attribute_not_exists(admitted) OR admitted < :limit")
+            .update_expression(format!("ADD {ADMITTED} :count SET {EXPIRES_AT} = :expires_at"))
+            .condition_expression(format!("attribute_not_exists({ADMITTED}) OR {ADMITTED} < :limit"))
             .expression_attribute_values(":count", number(count))
             .expression_attribute_values(":limit", number(u64::from(limit.get())))
             .expression_attribute_values(":expires_at", number(expiry(10 * WINDOW)))
@@ -93,7 +94,7 @@ impl Store {
 
     async fn remove_events(&self, account: &str, count: u64, window: &str) -> Result<(), StoreError> {
         self.update(keys::rate(account), window)
-            .update_expression("ADD admitted :count")
+            .update_expression(format!("ADD {ADMITTED} :count"))
             .expression_attribute_values(":count", AttributeValue::N(format!("-{count}")))
             .send()
             .await

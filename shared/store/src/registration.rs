@@ -2,17 +2,21 @@
 
 use std::collections::HashMap;
 
-use aws_sdk_dynamodb::types::{Delete, Put, Update};
+use aws_sdk_dynamodb::types::{Delete, Put, ReturnValue, Update};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_model::Registration;
 use pushlark_model::time::to_micros;
 use pushlark_xmpp::{BareJid, Jid};
 use time::OffsetDateTime;
 
+use crate::attributes::{
+    CREATED_AT, DOMAIN_SHARD, EXPIRES_AT, FIRST_ENABLED_AT, FORM, JID, NODE, PK, REGISTRATION, SK, SUSPICIONS, TIED_AT,
+    TIED_FROM, UNREACHABLE_SINCE,
+};
 use crate::item::{self, Item, number, text};
 use crate::limits::WhenReached;
 use crate::transaction::{Latest, Outcome, Part, Retries};
-use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, suspicion, unless_stale};
+use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, seconds_now, unless_stale};
 
 const STORE: &str = "store a registration";
 
@@ -44,10 +48,10 @@ impl Version {
     pub fn read(item: &Item) -> Self {
         let number = |name| item::number_of(item, name).unwrap_or(0);
         Self {
-            created_at: number("created_at"),
-            first_enabled_at: item::number_of(item, "first_enabled_at").unwrap_or_else(|| number("tied_from")),
-            suspicions: number(suspicion::SUSPICIONS).try_into().unwrap_or(u32::MAX),
-            unreachable_since: item::number_of(item, suspicion::UNREACHABLE),
+            created_at: number(CREATED_AT),
+            first_enabled_at: item::number_of(item, FIRST_ENABLED_AT).unwrap_or_else(|| number(TIED_FROM)),
+            suspicions: number(SUSPICIONS).try_into().unwrap_or(u32::MAX),
+            unreachable_since: item::number_of(item, UNREACHABLE_SINCE),
         }
     }
 }
@@ -59,14 +63,14 @@ impl Store {
     ///
     /// `created_at` is replaced by a later time if the user has newer registrations, so that the order of `created_at`
     /// is the order of the transactions.
-    pub async fn register(&self, user: &Jid, service: &Registration) -> Result<Registered, StoreError> {
+    pub async fn register(&self, user: &Jid, registration: &Registration) -> Result<Registered, StoreError> {
         let owner = user.to_bare();
         let mut retries = Retries::new();
         loop {
             let snapshot = self.snapshot(&owner).await?;
-            let key = keys::registration(&service.jid, &service.node);
-            let replaced = snapshot.registrations.get(&key);
-            let mut others: Vec<_> = snapshot.registrations.iter().filter(|(other, _)| **other != key).collect();
+            let key = keys::registration(&registration.jid, &registration.node);
+            let replaced = snapshot.versions.get(&key);
+            let mut others: Vec<_> = snapshot.versions.iter().filter(|(other, _)| **other != key).collect();
             let excess = (others.len() + 1).saturating_sub(self.limits.nodes);
             let oldest = match self.limits.when_reached {
                 WhenReached::RefuseNewest if excess > 0 && replaced.is_none() => return Ok(Registered::Refused),
@@ -76,18 +80,18 @@ impl Store {
                     &others[..excess]
                 }
             };
-            let service = &Registration {
-                created_at: service.created_at.max(snapshot.newest().saturating_add(1)),
-                ..service.clone()
+            let registration = &Registration {
+                created_at: registration.created_at.max(snapshot.newest().saturating_add(1)),
+                ..registration.clone()
             };
-            let mut parts = vec![self.put_registration(&owner, service, replaced)];
+            let mut parts = vec![self.put_registration(&owner, registration, replaced)];
             if replaced.is_none() {
-                let latest = Latest { key, added_at: service.created_at };
-                let is_known = |key: &str| snapshot.registrations.contains_key(key);
+                let latest = Latest { key, added_at: registration.created_at };
+                let is_known = |key: &str| snapshot.versions.contains_key(key);
                 let seen = snapshot.latest.as_ref();
                 parts.extend(self.advance(&owner, keys::LATEST_REGISTRATION, seen, is_known, &latest));
             }
-            parts.extend(self.tie(user, service));
+            parts.extend(self.tie(user, registration));
             if let Some(((key, version), surplus)) = oldest.split_last() {
                 // There are others only where MAX_NODES was lowered. They may be more than fit a transaction.
                 let deletions: Vec<_> =
@@ -115,15 +119,15 @@ impl Store {
         let mut removed = 0;
         let mut pages = self
             .query()
-            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+            .key_condition_expression(format!("{PK} = :pk AND begins_with({SK}, :prefix)"))
             .expression_attribute_values(":pk", text(user))
             .expression_attribute_values(":prefix", text(keys::registration(jid, "")))
-            .projection_expression("sk")
+            .projection_expression(SK)
             .into_paginator()
             .send();
         while let Some(page) = pages.next().await {
             let items = page.map_err(StoreError::during("list registrations"))?.items.unwrap_or_default();
-            let found = items.iter().filter_map(|item| item::text_of(item, "sk"));
+            let found = items.iter().filter_map(|item| item::text_of(item, SK));
             let deletions: Vec<_> = found.map(|key| self.delete(user, key, None)).collect();
             let deleted: Vec<_> = stream::iter(deletions).buffer_unordered(WRITES).try_collect().await?;
             removed += deleted.into_iter().filter(|deleted| *deleted).count();
@@ -132,36 +136,42 @@ impl Store {
     }
 
     /// Deletes one registration, unless it was enabled again since it was read. Returns whether it did.
-    pub async fn unregister_version(&self, user: &BareJid, service: &Registration) -> Result<bool, StoreError> {
-        self.delete(user, &keys::registration(&service.jid, &service.node), Some(service.created_at)).await
+    pub async fn unregister_version(&self, user: &BareJid, registration: &Registration) -> Result<bool, StoreError> {
+        self.delete(user, &keys::registration(&registration.jid, &registration.node), Some(registration.created_at))
+            .await
     }
 
     /// The part that puts a registration, unless the one of the same key is not `replaced` any more.
-    fn put_registration(&self, owner: &BareJid, service: &Registration, replaced: Option<&Version>) -> Part {
-        let first_enabled_at = replaced.map_or(service.created_at, |version| version.first_enabled_at);
+    fn put_registration(&self, owner: &BareJid, registration: &Registration, replaced: Option<&Version>) -> Part {
+        let first_enabled_at = replaced.map_or(registration.created_at, |version| version.first_enabled_at);
         let put = Put::builder()
             .table_name(&self.table)
-            .set_item(Some(item::registration(owner, service)))
-            .item("first_enabled_at", number(first_enabled_at));
+            .set_item(Some(write(owner, registration)))
+            .item(FIRST_ENABLED_AT, number(first_enabled_at));
         Part::Put(match replaced {
-            None => put.condition_expression("attribute_not_exists(pk)").build(),
+            None => put.condition_expression(format!("attribute_not_exists({PK})")).build(),
             Some(version) => put
-                .condition_expression("created_at = :replaced")
+                .condition_expression(format!("{CREATED_AT} = :replaced"))
                 .expression_attribute_values(":replaced", number(version.created_at))
                 .build(),
         })
     }
 
     /// The part that ties a session to a registration, if `user` has a resource.
-    fn tie(&self, user: &Jid, service: &Registration) -> Option<Part> {
+    fn tie(&self, user: &Jid, registration: &Registration) -> Option<Part> {
         let session = user.try_as_full().ok()?;
         let update = Update::builder()
             .table_name(&self.table)
-            .key("pk", text(user.to_bare()))
-            .key("sk", text(keys::session(session)))
-            .update_expression("SET registration = :registration, tied_at = :tied_at, expires_at = :expires_at")
-            .expression_attribute_values(":registration", text(keys::registration(&service.jid, &service.node)))
-            .expression_attribute_values(":tied_at", number(service.created_at))
+            .key(PK, text(user.to_bare()))
+            .key(SK, text(keys::session(session)))
+            .update_expression(format!(
+                "SET {REGISTRATION} = :registration, {TIED_AT} = :tied_at, {EXPIRES_AT} = :expires_at"
+            ))
+            .expression_attribute_values(
+                ":registration",
+                text(keys::registration(&registration.jid, &registration.node)),
+            )
+            .expression_attribute_values(":tied_at", number(registration.created_at))
             .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)));
         Some(Part::Update(update.build()))
     }
@@ -169,9 +179,9 @@ impl Store {
     fn delete_in_transaction(&self, owner: &BareJid, key: &str, version: &Version) -> Part {
         let delete = Delete::builder()
             .table_name(&self.table)
-            .key("pk", text(owner))
-            .key("sk", text(key))
-            .condition_expression("created_at = :version")
+            .key(PK, text(owner))
+            .key(SK, text(key))
+            .condition_expression(format!("{CREATED_AT} = :version"))
             .expression_attribute_values(":version", number(version.created_at));
         Part::Delete(delete.build())
     }
@@ -182,9 +192,13 @@ impl Store {
             .client
             .delete_item()
             .table_name(&self.table)
-            .key("pk", text(user))
-            .key("sk", text(key))
-            .condition_expression(if version.is_some() { "created_at = :version" } else { "attribute_exists(pk)" })
+            .key(PK, text(user))
+            .key(SK, text(key))
+            .condition_expression(if version.is_some() {
+                format!("{CREATED_AT} = :version")
+            } else {
+                format!("attribute_exists({PK})")
+            })
             .set_expression_attribute_values(version.map(|v| HashMap::from([(":version".into(), number(v))])))
             .send()
             .await;
@@ -192,21 +206,112 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Counts one more answer that calls the registration's device gone. Returns how many there were in a row; 0 if the
+    /// registration is another one by now.
+    pub async fn suspect(&self, user: &BareJid, registration: &Registration) -> Result<u32, StoreError> {
+        let counted = self
+            .update(user, &keys::registration(&registration.jid, &registration.node))
+            .update_expression(format!("ADD {SUSPICIONS} :one"))
+            .condition_expression(format!("{CREATED_AT} = :version"))
+            .expression_attribute_values(":one", number(1))
+            .expression_attribute_values(":version", number(registration.created_at))
+            .return_values(ReturnValue::UpdatedNew)
+            .send()
+            .await;
+        let suspicions = counted.as_ref().ok().and_then(|counted| counted.attributes());
+        let suspicions = suspicions.and_then(|item| item::number_of(item, SUSPICIONS)?.try_into().ok());
+        unless_stale("suspect a registration", counted)?;
+        Ok(suspicions.unwrap_or(0))
+    }
+
+    /// Notes that the registration's push service cannot be reached. Returns for how many seconds it has been so; 0 if the
+    /// registration is another one by now.
+    pub async fn note_unreachable(&self, user: &BareJid, registration: &Registration) -> Result<u64, StoreError> {
+        let now = seconds_now();
+        let noted = self
+            .update(user, &keys::registration(&registration.jid, &registration.node))
+            .update_expression(format!("SET {UNREACHABLE_SINCE} = if_not_exists({UNREACHABLE_SINCE}, :now)"))
+            .condition_expression(format!("{CREATED_AT} = :version"))
+            .expression_attribute_values(":now", number(now))
+            .expression_attribute_values(":version", number(registration.created_at))
+            .return_values(ReturnValue::UpdatedNew)
+            .send()
+            .await;
+        let since = noted.as_ref().ok().and_then(|noted| item::number_of(noted.attributes()?, UNREACHABLE_SINCE));
+        unless_stale("note an unreachable push service", noted)?;
+        Ok(since.map_or(0, |since| now.saturating_sub(since)))
+    }
+
+    /// Forgets that the registration's push service could not be reached.
+    pub async fn clear_unreachable(&self, user: &BareJid, registration: &Registration) -> Result<(), StoreError> {
+        self.clear(user, registration, format!("REMOVE {UNREACHABLE_SINCE}")).await
+    }
+
+    /// Forgets that the registration's device was called gone, or its push service could not be reached.
+    pub async fn clear_suspicions(&self, user: &BareJid, registration: &Registration) -> Result<(), StoreError> {
+        self.clear(user, registration, format!("REMOVE {SUSPICIONS}, {UNREACHABLE_SINCE}")).await
+    }
+
+    async fn clear(&self, user: &BareJid, registration: &Registration, update: String) -> Result<(), StoreError> {
+        let cleared = self
+            .update(user, &keys::registration(&registration.jid, &registration.node))
+            .update_expression(update)
+            .condition_expression(format!("{CREATED_AT} = :version"))
+            .expression_attribute_values(":version", number(registration.created_at))
+            .send()
+            .await;
+        unless_stale("clear a registration", cleared).map(drop)
+    }
+}
+
 impl Snapshot {
     /// Whether the service was enabled for the first time, or again after it was disabled, later than `at`.
-    pub fn is_enabled_after(&self, service: &Registration, at: OffsetDateTime) -> bool {
-        self.version_of(service).is_some_and(|version| version.first_enabled_at > to_micros(at))
+    pub fn is_enabled_after(&self, registration: &Registration, at: OffsetDateTime) -> bool {
+        self.version_of(registration).is_some_and(|version| version.first_enabled_at > to_micros(at))
+    }
+
+    /// Whether the registration's device was called gone, or its push service could not be reached, when it was last tried.
+    pub fn is_suspected(&self, registration: &Registration) -> bool {
+        self.version_of(registration)
+            .is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
+    }
+
+    /// Whether the registration's push service could not be reached when it was last tried.
+    pub fn is_unreachable(&self, registration: &Registration) -> bool {
+        self.version_of(registration).is_some_and(|version| version.unreachable_since.is_some())
     }
 
     /// The parts of a service's registration that only the store needs.
-    pub(crate) fn version_of(&self, service: &Registration) -> Option<&Version> {
-        self.registrations.get(&keys::registration(&service.jid, &service.node))
+    pub(crate) fn version_of(&self, registration: &Registration) -> Option<&Version> {
+        self.versions.get(&keys::registration(&registration.jid, &registration.node))
     }
 
     /// The latest time that is known of a user's registrations, in microseconds since 1970.
     fn newest(&self) -> u64 {
-        let versions = self.registrations.values().map(|version| version.created_at);
+        let versions = self.versions.values().map(|version| version.created_at);
         let ties = self.sessions.iter().filter_map(|session| Some(session.tie.as_ref()?.tied_at));
         versions.chain(ties).chain(self.latest.as_ref().map(|latest| latest.added_at)).max().unwrap_or(0)
     }
+}
+
+fn write(owner: &BareJid, registration: &Registration) -> Item {
+    HashMap::from([
+        (PK.into(), text(owner)),
+        (SK.into(), text(keys::registration(&registration.jid, &registration.node))),
+        (JID.into(), text(&registration.jid)),
+        (NODE.into(), text(&registration.node)),
+        (FORM.into(), item::form(&registration.options)),
+        (CREATED_AT.into(), number(registration.created_at)),
+        (DOMAIN_SHARD.into(), text(keys::domain_shard(owner))),
+    ])
+}
+
+pub fn read(item: &Item) -> Option<Registration> {
+    Some(Registration {
+        jid: BareJid::new(item::text_of(item, JID)?).ok()?,
+        node: item::text_of(item, NODE)?.into(),
+        options: item::read_form(item)?,
+        created_at: item::number_of(item, CREATED_AT)?,
+    })
 }

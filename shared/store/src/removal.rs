@@ -6,6 +6,9 @@ use pushlark_model::time::to_micros;
 use pushlark_xmpp::{BareJid, DomainPart};
 use time::OffsetDateTime;
 
+use crate::attributes::{
+    COUNTED_AT, COUNTED_TOTAL, CREATED_AT, DOMAIN_SHARD, OWNER_JID, PK, READ_AT, READ_TOTAL, SINCE, SK, TIED_AT,
+};
 use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, keys, unless_stale};
 
@@ -35,9 +38,9 @@ impl Store {
     ) -> Result<Progress, StoreError> {
         let kept = self
             .query()
-            .key_condition_expression("pk = :pk")
+            .key_condition_expression(format!("{PK} = :pk"))
             .expression_attribute_values(":pk", text(user))
-            .projection_expression("pk, sk");
+            .projection_expression(format!("{PK}, {SK}"));
         Ok(match self.remove(kept, at, may_go_on).await? {
             // The query is of the table itself.
             Progress::Swept => Progress::Complete,
@@ -59,7 +62,7 @@ impl Store {
                 .query()
                 .table_name(&self.table)
                 .index_name("domain")
-                .key_condition_expression("domain_shard = :shard AND created_at <= :at")
+                .key_condition_expression(format!("{DOMAIN_SHARD} = :shard AND {CREATED_AT} <= :at"))
                 .expression_attribute_values(":shard", text(shard))
                 .expression_attribute_values(":at", number(to_micros(at)));
             match self.remove(registrations, at, &may_go_on).await? {
@@ -92,24 +95,24 @@ impl Store {
     }
 
     async fn delete_before(&self, item: Item, at: OffsetDateTime) -> Result<(), StoreError> {
-        let key: Item = item.into_iter().filter(|(name, _)| name == "pk" || name == "sk").collect();
-        if let (Some(owner), Some(node)) = (item::text_of(&key, "pk"), item::text_of(&key, "sk"))
+        let key: Item = item.into_iter().filter(|(name, _)| name == PK || name == SK).collect();
+        if let (Some(owner), Some(node)) = (item::text_of(&key, PK), item::text_of(&key, SK))
             && node.starts_with(keys::NODE)
         {
             self.delete_owned(owner, node, at).await?;
         }
-        let is_counter = item::text_of(&key, "sk").is_some_and(|sk| sk.starts_with(keys::UNREAD));
+        let is_counter = item::text_of(&key, SK).is_some_and(|sk| sk.starts_with(keys::UNREAD));
         let deleted = self
             .client
             .delete_item()
             .table_name(&self.table)
             .set_key(Some(key.clone()))
-            .condition_expression(
-                "(attribute_not_exists(created_at) OR created_at <= :at) AND \
-                 (attribute_not_exists(since) OR since <= :at) AND \
-                 (attribute_not_exists(tied_at) OR tied_at <= :at) AND \
-                 (attribute_not_exists(counted_at) OR counted_at <= :at)",
-            )
+            .condition_expression(format!(
+                "(attribute_not_exists({CREATED_AT}) OR {CREATED_AT} <= :at) AND \
+                 (attribute_not_exists({SINCE}) OR {SINCE} <= :at) AND \
+                 (attribute_not_exists({TIED_AT}) OR {TIED_AT} <= :at) AND \
+                 (attribute_not_exists({COUNTED_AT}) OR {COUNTED_AT} <= :at)"
+            ))
             .expression_attribute_values(":at", number(to_micros(at)))
             .send()
             .await;
@@ -122,10 +125,10 @@ impl Store {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(key))
-            .update_expression("SET read_total = counted_total - :one, read_at = :at")
-            .condition_expression(
-                "attribute_exists(counted_total) AND (attribute_not_exists(read_at) OR read_at < :at)",
-            )
+            .update_expression(format!("SET {READ_TOTAL} = {COUNTED_TOTAL} - :one, {READ_AT} = :at"))
+            .condition_expression(format!(
+                "attribute_exists({COUNTED_TOTAL}) AND (attribute_not_exists({READ_AT}) OR {READ_AT} < :at)"
+            ))
             .expression_attribute_values(":one", number(1))
             .expression_attribute_values(":at", number(to_micros(at)))
             .send()
@@ -139,9 +142,9 @@ impl Store {
             .client
             .delete_item()
             .table_name(&self.table)
-            .key("pk", text(node))
-            .key("sk", text(keys::NODE_ITEM))
-            .condition_expression("owner_jid = :owner AND created_at <= :at")
+            .key(PK, text(node))
+            .key(SK, text(keys::NODE_ITEM))
+            .condition_expression(format!("{OWNER_JID} = :owner AND {CREATED_AT} <= :at"))
             .expression_attribute_values(":owner", text(owner))
             .expression_attribute_values(":at", number(to_micros(at)))
             .send()

@@ -9,6 +9,7 @@ use pushlark_model::{Availability, Registration};
 use pushlark_xmpp::{BareJid, FullJid, Jid};
 use time::OffsetDateTime;
 
+use crate::attributes::{EXPIRES_AT, IS_ONLINE, OFFLINE_AT, PK, REGISTRATION, SINCE, SK, TIED_AT};
 use crate::item::{self, Item, number, text};
 use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, seconds_now, unless_stale};
 
@@ -54,14 +55,14 @@ enum Worth {
 impl Session {
     pub fn read(item: &Item) -> Option<Self> {
         let number = |name| item::number_of(item, name);
-        let registration = item::text_of(item, "registration").map(str::to_owned);
+        let registration = item::text_of(item, REGISTRATION).map(str::to_owned);
         Some(Self {
-            key: item::text_of(item, "sk")?.to_owned(),
-            is_online: item.get("is_online").and_then(|value| value.as_bool().ok()).copied(),
-            since: number("since"),
-            offline_at: number("offline_at").unwrap_or(0),
-            tie: registration.map(|registration| Tie { registration, tied_at: number("tied_at").unwrap_or(0) }),
-            is_expired: number("expires_at").is_some_and(|at| at <= seconds_now()),
+            key: item::text_of(item, SK)?.to_owned(),
+            is_online: item.get(IS_ONLINE).and_then(|value| value.as_bool().ok()).copied(),
+            since: number(SINCE),
+            offline_at: number(OFFLINE_AT).unwrap_or(0),
+            tie: registration.map(|registration| Tie { registration, tied_at: number(TIED_AT).unwrap_or(0) }),
+            is_expired: number(EXPIRES_AT).is_some_and(|at| at <= seconds_now()),
         })
     }
 
@@ -87,13 +88,15 @@ impl Store {
     ) -> Result<(), StoreError> {
         let (user, key) = (session.to_bare(), keys::session(session));
         let offline_at = match availability {
-            Availability::Online => "",
-            Availability::Offline => ", offline_at = :at",
+            Availability::Online => String::new(),
+            Availability::Offline => format!(", {OFFLINE_AT} = :at"),
         };
         let written = self
             .update(&user, &key)
-            .update_expression(format!("SET is_online = :online, since = :at, expires_at = :expires_at{offline_at}"))
-            .condition_expression("attribute_not_exists(since) OR since < :at")
+            .update_expression(format!(
+                "SET {IS_ONLINE} = :online, {SINCE} = :at, {EXPIRES_AT} = :expires_at{offline_at}"
+            ))
+            .condition_expression(format!("attribute_not_exists({SINCE}) OR {SINCE} < :at"))
             .expression_attribute_values(":online", AttributeValue::Bool(availability == Availability::Online))
             .expression_attribute_values(":at", number(to_micros(at)))
             .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)))
@@ -105,10 +108,10 @@ impl Store {
         // The session has come back since, but not with the tie that it had.
         let cut = self
             .update(&user, &key)
-            .update_expression("SET offline_at = :at")
-            .condition_expression(
-                "attribute_exists(registration) AND (attribute_not_exists(offline_at) OR offline_at < :at)",
-            )
+            .update_expression(format!("SET {OFFLINE_AT} = :at"))
+            .condition_expression(format!(
+                "attribute_exists({REGISTRATION}) AND (attribute_not_exists({OFFLINE_AT}) OR {OFFLINE_AT} < :at)"
+            ))
             .expression_attribute_values(":at", number(to_micros(at)))
             .send()
             .await;
@@ -124,7 +127,7 @@ impl Store {
         }
         let mut pages = self
             .query()
-            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+            .key_condition_expression(format!("{PK} = :pk AND begins_with({SK}, :prefix)"))
             .expression_attribute_values(":pk", text(user))
             .expression_attribute_values(":prefix", text(keys::SESSION))
             .into_paginator()
@@ -149,8 +152,8 @@ impl Store {
     /// Deletes a session, unless something was heard of it since it was read.
     async fn forget_session(&self, user: &BareJid, session: &Session) -> Result<(), StoreError> {
         let mut delete =
-            self.client.delete_item().table_name(&self.table).key("pk", text(user)).key("sk", text(&session.key));
-        let as_read = [("since", session.since), ("tied_at", session.tie.as_ref().map(|tie| tie.tied_at))];
+            self.client.delete_item().table_name(&self.table).key(PK, text(user)).key(SK, text(&session.key));
+        let as_read = [(SINCE, session.since), (TIED_AT, session.tie.as_ref().map(|tie| tie.tied_at))];
         let conditions = as_read.map(|(name, value)| match value {
             Some(_) => format!("{name} = :{name}"),
             None => format!("attribute_not_exists({name})"),
@@ -177,10 +180,12 @@ impl Snapshot {
         let session = self.sessions.iter().find(|session| session.key == key && !session.is_expired)?;
         let tie = session.tie.as_ref()?;
         let went_offline = (tie.tied_at..=to_micros(at)).contains(&session.offline_at);
-        if went_offline || tie.tied_at < self.registrations.get(&tie.registration)?.first_enabled_at {
+        if went_offline || tie.tied_at < self.versions.get(&tie.registration)?.first_enabled_at {
             return None;
         }
-        self.services.iter().find(|service| keys::registration(&service.jid, &service.node) == tie.registration)
+        self.registrations
+            .iter()
+            .find(|registration| keys::registration(&registration.jid, &registration.node) == tie.registration)
     }
 }
 

@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::types::{CancellationReason, ConditionCheck, Delete, Put, T
 use pushlark_xmpp::BareJid;
 use tokio::time::{Instant, sleep};
 
+use crate::attributes::{ADDED, ADDED_AT, CREATED_AT, DOMAIN_SHARD, PK, SK};
 use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, keys};
 
@@ -101,20 +102,20 @@ impl Store {
     ) -> Vec<Part> {
         let update = Update::builder()
             .table_name(&self.table)
-            .key("pk", text(owner))
-            .key("sk", text(sk))
-            .update_expression(
-                "SET added = :key, added_at = :added_at, created_at = if_not_exists(created_at, :added_at), \
-                 domain_shard = if_not_exists(domain_shard, :shard)",
-            )
+            .key(PK, text(owner))
+            .key(SK, text(sk))
+            .update_expression(format!(
+                "SET {ADDED} = :key, {ADDED_AT} = :added_at, {CREATED_AT} = if_not_exists({CREATED_AT}, :added_at), \
+                 {DOMAIN_SHARD} = if_not_exists({DOMAIN_SHARD}, :shard)"
+            ))
             .expression_attribute_values(":key", text(&next.key))
             .expression_attribute_values(":added_at", number(next.added_at))
             .expression_attribute_values(":shard", text(keys::domain_shard(owner)));
         let Some(seen) = seen else {
-            return vec![Part::Update(update.condition_expression("attribute_not_exists(pk)").build())];
+            return vec![Part::Update(update.condition_expression(format!("attribute_not_exists({PK})")).build())];
         };
         let update = update
-            .condition_expression("added = :seen AND added_at = :seen_at")
+            .condition_expression(format!("{ADDED} = :seen AND {ADDED_AT} = :seen_at"))
             .expression_attribute_values(":seen", text(&seen.key))
             .expression_attribute_values(":seen_at", number(seen.added_at));
         let mut parts = vec![Part::Update(update.build())];
@@ -122,9 +123,9 @@ impl Store {
         if seen.key != next.key && !is_known(&seen.key) {
             let check = ConditionCheck::builder()
                 .table_name(&self.table)
-                .key("pk", text(owner))
-                .key("sk", text(&seen.key))
-                .condition_expression("attribute_not_exists(pk)");
+                .key(PK, text(owner))
+                .key(SK, text(&seen.key))
+                .condition_expression(format!("attribute_not_exists({PK})"));
             parts.push(Part::Check(check.build()));
         }
         parts
@@ -134,7 +135,7 @@ impl Store {
 impl Latest {
     /// Reads the item.
     pub fn read(item: &Item) -> Option<Self> {
-        Some(Self { key: item::text_of(item, "added")?.to_owned(), added_at: item::number_of(item, "added_at")? })
+        Some(Self { key: item::text_of(item, ADDED)?.to_owned(), added_at: item::number_of(item, ADDED_AT)? })
     }
 }
 

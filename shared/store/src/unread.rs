@@ -11,6 +11,7 @@ use pushlark_model::time::to_micros;
 use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
+use crate::attributes::{COUNTED_AT, COUNTED_TOTAL, EXPIRES_AT, READ_AT, READ_TOTAL};
 use crate::item::{self, Item, number};
 use crate::{Store, StoreError, expiry, keys, unless_stale};
 
@@ -39,12 +40,14 @@ impl Store {
         let message = keys::counted_message(id);
         let counted = self
             .update(user, &keys::unread(conversation))
-            .update_expression(
-                "SET #message = if_not_exists(counted_total, :zero) + :one, \
-                 counted_total = if_not_exists(counted_total, :zero) + :one, \
-                 counted_at = :at, expires_at = :expires_at",
-            )
-            .condition_expression("attribute_not_exists(#message) AND (attribute_not_exists(read_at) OR read_at < :at)")
+            .update_expression(format!(
+                "SET #message = if_not_exists({COUNTED_TOTAL}, :zero) + :one, \
+                 {COUNTED_TOTAL} = if_not_exists({COUNTED_TOTAL}, :zero) + :one, \
+                 {COUNTED_AT} = :at, {EXPIRES_AT} = :expires_at"
+            ))
+            .condition_expression(format!(
+                "attribute_not_exists(#message) AND (attribute_not_exists({READ_AT}) OR {READ_AT} < :at)"
+            ))
             .expression_attribute_names("#message", &message)
             .expression_attribute_values(":zero", number(0))
             .expression_attribute_values(":one", number(1))
@@ -71,7 +74,7 @@ impl Store {
     /// How many messages of a conversation are unread.
     pub async fn unread(&self, user: &BareJid, conversation: &BareJid) -> Result<u32, StoreError> {
         let counter = self.get("look up an unread count", user, &keys::unread(conversation)).await?;
-        Ok(unread(&counter, "counted_total"))
+        Ok(unread(&counter, COUNTED_TOTAL))
     }
 
     /// Notes that a user had read all of a conversation at `at`.
@@ -83,10 +86,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         let read = self
             .update(user, &keys::unread(conversation))
-            .update_expression(
-                "SET read_total = if_not_exists(counted_total, :zero), read_at = :at, expires_at = :expires_at",
-            )
-            .condition_expression("attribute_not_exists(read_at) OR read_at < :at")
+            .update_expression(format!(
+                "SET {READ_TOTAL} = if_not_exists({COUNTED_TOTAL}, :zero), {READ_AT} = :at, {EXPIRES_AT} = :expires_at"
+            ))
+            .condition_expression(format!("attribute_not_exists({READ_AT}) OR {READ_AT} < :at"))
             .expression_attribute_values(":zero", number(0))
             .expression_attribute_values(":at", number(to_micros(at)))
             .expression_attribute_values(":expires_at", number(expiry(COUNTER_LIFETIME)))
@@ -118,6 +121,6 @@ impl Store {
 /// How many messages were unread when the one called `message` was counted; of one that is not known, when the last was.
 fn unread(counter: &Item, message: &str) -> u32 {
     let total = |name| item::number_of(counter, name);
-    let counted = total(message).or_else(|| total("counted_total")).unwrap_or(0);
-    counted.saturating_sub(total("read_total").unwrap_or(0)).try_into().unwrap_or(u32::MAX)
+    let counted = total(message).or_else(|| total(COUNTED_TOTAL)).unwrap_or(0);
+    counted.saturating_sub(total(READ_TOTAL).unwrap_or(0)).try_into().unwrap_or(u32::MAX)
 }

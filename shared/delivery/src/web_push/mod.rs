@@ -128,7 +128,7 @@ impl WebPush {
 
     /// Sends one notification to the device that its options name.
     pub async fn publish(&self, notification: &Notification<'_>) -> Published {
-        let subscription = match Subscription::new(&notification.service.options, &self.trusted_origins) {
+        let subscription = match Subscription::new(&notification.registration.options, &self.trusted_origins) {
             Ok(subscription) => subscription,
             Err(invalid) => return Ok(Outcome::Refused(invalid.to_string())),
         };
@@ -162,7 +162,7 @@ impl WebPush {
         let Subscription { endpoint, p256dh, auth } = subscription;
         let recipient = Recipient { p256dh: p256dh.as_bytes(), auth };
         let body = encrypt(text, length, recipient).map_err(|_| Outcome::Refused("not encrypted".into()))?;
-        let urgency = match notification.service.options.priority() {
+        let urgency = match notification.registration.options.priority() {
             _ if is_call(notification.payload) => "high",
             Ok(Some(Priority::High)) => "high",
             _ => "normal",
@@ -310,12 +310,12 @@ mod tests {
         ]);
         let user = BareJid::new("bob@example.com").unwrap();
         let options = PublishOptions::new(options).unwrap();
-        let service = Registration { jid: user.clone(), node: "n".into(), options, created_at: 0 };
+        let registration = Registration { jid: user.clone(), node: "n".into(), options, created_at: 0 };
         let notification = Notification {
             message_id: "m",
             user: &user,
             conversation: &user,
-            service: &service,
+            registration: &registration,
             payload: &Payload::default(),
             expires_at: OffsetDateTime::now_utc() + time::Duration::MINUTE,
         };

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use pushlark_model::Registration;
 use pushlark_xmpp::BareJid;
 
+use crate::attributes::{PK, SK};
 use crate::item::{self, Item, text};
-use crate::registration::Version;
+use crate::registration::{self, Version};
 use crate::session::{MAX_SESSIONS, Session};
 use crate::transaction::Latest;
 use crate::{Store, StoreError, keys};
@@ -15,11 +16,11 @@ use crate::{Store, StoreError, keys};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Where the user wants notifications published.
-    pub services: Vec<Registration>,
+    pub registrations: Vec<Registration>,
     /// Whether any of the user's sessions is online; `None` if no presence was reported of any.
     pub online: Option<bool>,
     /// The rest of each registration, by its key. Also of those that this version cannot read.
-    pub(crate) registrations: HashMap<String, Version>,
+    pub(crate) versions: HashMap<String, Version>,
     /// The registration that was added last, if the table knows.
     pub(crate) latest: Option<Latest>,
     pub(crate) sessions: Vec<Session>,
@@ -38,7 +39,7 @@ impl Store {
         loop {
             let page = self
                 .query()
-                .key_condition_expression("pk = :pk AND sk BETWEEN :first AND :last")
+                .key_condition_expression(format!("{PK} = :pk AND {SK} BETWEEN :first AND :last"))
                 .expression_attribute_values(":pk", text(user))
                 .expression_attribute_values(":first", text(keys::RECIPIENT_FIRST))
                 .expression_attribute_values(":last", text(keys::RECIPIENT_LAST))
@@ -65,13 +66,13 @@ impl Store {
 
 impl Snapshot {
     fn add(&mut self, item: &Item) {
-        let key = item::text_of(item, "sk").unwrap_or_default();
+        let key = item::text_of(item, SK).unwrap_or_default();
         if key == keys::LATEST_REGISTRATION {
             self.latest = Latest::read(item);
         } else if key.starts_with(keys::REGISTRATION) {
-            self.registrations.insert(key.to_owned(), Version::read(item));
-            match item::read_registration(item) {
-                Some(service) => self.services.push(service),
+            self.versions.insert(key.to_owned(), Version::read(item));
+            match registration::read(item) {
+                Some(registration) => self.registrations.push(registration),
                 None => tracing::error!(key, "a registration in the table cannot be read; it is passed over"),
             }
         } else if let Some(session) = Session::read(item) {
