@@ -3,6 +3,7 @@
 mod cloud_event;
 mod event;
 mod form;
+mod jid_fields;
 mod mongooseim;
 mod native;
 mod sns;
@@ -13,10 +14,13 @@ pub use native::read_event;
 
 use pushlark_http::{Media, Problem, Request, read_text};
 use pushlark_settings::{Environment, HostPatterns, SettingError};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use event::check_id;
+use native::NativeEvent;
 
 /// The header that names a webhook (Standard Webhooks 1.0), and so its messages.
 const WEBHOOK_ID: &str = "webhook-id";
@@ -63,11 +67,11 @@ pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result
         request.sns.iter().map(|message| sns::read(message, &first)).collect()
     } else {
         match request.media {
-            Media::Json => each(read_text(&request.body)?, &first, native::read_json)?,
+            Media::Json => each(read_text(&request.body)?, &first, read_json)?,
             Media::JsonLines => {
                 let lines = read_text(&request.body)?.lines().filter(|line| !line.trim().is_empty());
                 check_number(lines.clone().count())?;
-                lines.enumerate().map(|(index, line)| native::read_json(line, &first.nth(index))).collect()
+                lines.enumerate().map(|(index, line)| read_json(line, &first.nth(index))).collect()
             }
             Media::CloudEvent => vec![cloud_event::read(read_text(&request.body)?, &first)],
             Media::CloudEvents => each(read_text(&request.body)?, &first, cloud_event::read)?,
@@ -85,6 +89,34 @@ pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result
     };
     let events = all(events, Problem::bad_events)?;
     all(events.into_iter().map(|event| event.told_by(&request.caller)).collect(), Problem::forbidden_events)
+}
+
+/// The fields that tell the formats of JSON documents without a `type` apart.
+#[derive(Deserialize)]
+struct Shape {
+    r#type: Option<IgnoredAny>,
+    routing_key: Option<IgnoredAny>,
+    from_user_id: Option<IgnoredAny>,
+    user_id: Option<IgnoredAny>,
+}
+
+/// Reads a JSON document: a native event, a RabbitMQ delivery or an event of MongooseIM's `mod_event_pusher`.
+fn read_json(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
+    let native = match NativeEvent::parse(json.as_bytes()) {
+        Ok(native) if native.has_type() => return native.read(arrival),
+        native => native,
+    };
+    match serde_json::from_str(json) {
+        Ok(Shape { r#type: None, routing_key: Some(_), .. }) => mongooseim::read_delivery(json, arrival),
+        Ok(Shape { r#type: None, from_user_id, user_id, .. }) if from_user_id.is_some() || user_id.is_some() => {
+            mongooseim::read(json, mongooseim::Direction::ByHosts(&arrival.sources.muc_hosts), arrival)
+        }
+        _ => Err(native.err().unwrap_or_else(|| {
+            "type is missing; without it, expected a delivery of RabbitMQ with routing_key and body, or MongooseIM's \
+             from_user_id, to_user_id and message, or user_id and present"
+                .into()
+        })),
+    }
 }
 
 /// Reads one JSON document, or each of an array; the error is of the array as a whole.

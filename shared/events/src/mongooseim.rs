@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::event::{Arrival, Effect, Event, Recipients, message, new_id};
-use crate::native::{bare, check_user, jid};
+use crate::jid_fields::{bare, check_user, jid};
 
 /// Which way a message goes; it has one shape for all of them.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ pub enum Direction<'h> {
 }
 
 #[derive(Deserialize)]
-struct Fields {
+struct MongooseImEvent {
     user_id: Option<String>,
     present: Option<bool>,
     from_user_id: Option<String>,
@@ -36,7 +36,7 @@ struct Fields {
 
 /// A message as RabbitMQ's consumers show it; of its management API, `payload` is the body.
 #[derive(Deserialize)]
-struct Delivery {
+struct RabbitMqDelivery {
     routing_key: String,
     #[serde(alias = "payload")]
     body: Value,
@@ -44,7 +44,7 @@ struct Delivery {
 
 /// Reads `{"user_id", "present"}`, or `{"from_user_id", "to_user_id", "message"}` whose direction is known.
 pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Result<Event, String> {
-    let fields: Fields = pushlark_json::read_json(json.as_bytes())?;
+    let fields: MongooseImEvent = pushlark_json::read_json(json.as_bytes())?;
     let (id, at) = (arrival.id.clone(), arrival.happened(None));
     if fields.user_id.is_some() {
         let session = jid("user_id", fields.user_id.as_deref())?;
@@ -75,7 +75,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
 
 /// Reads a delivery: its routing key says what its body is, by the topics that are MongooseIM's defaults.
 pub fn read_delivery(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
-    let delivery: Delivery = pushlark_json::read_json(json.as_bytes())?;
+    let delivery: RabbitMqDelivery = pushlark_json::read_json(json.as_bytes())?;
     let direction = match delivery.routing_key.rsplit('.').next() {
         Some("chat_msg_recv") => Direction::Private,
         Some("groupchat_msg_recv") => Direction::FromRoom,

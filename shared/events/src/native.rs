@@ -1,21 +1,21 @@
-//! Pushlark's own events, as JSON.
+//! Native events, as JSON.
 
 use std::fmt;
 
 use pushlark_model::Availability;
 use pushlark_queue::{Facts, Subject};
-use pushlark_xmpp::{BareJid, Element, FullJid, Jid, Message, MessageType, parse_jid};
+use pushlark_xmpp::{Element, Message, MessageType, parse_jid};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use time::OffsetDateTime;
 
 use crate::event::{Arrival, Effect, Event, Reading, Recipients, message, new_id};
-use crate::mongooseim;
+use crate::jid_fields::{bare, check_user, full, jid, user};
 
-/// An event as it came. One type for all kinds, so that an error can name the field.
+/// The fields of all types of native events. One struct holds them, so that an error can name the field.
 #[derive(Debug, Deserialize)]
-struct Fields {
+pub struct NativeEvent {
     r#type: Option<String>,
     id: Option<String>,
     #[serde(default, with = "time::serde::rfc3339::option")]
@@ -34,86 +34,69 @@ struct Fields {
     conversation: Option<String>,
 }
 
-/// What the other documents are known by that come as JSON. A native event has a type.
-#[derive(Deserialize)]
-struct Shape {
-    r#type: Option<IgnoredAny>,
-    routing_key: Option<IgnoredAny>,
-    from_user_id: Option<IgnoredAny>,
-    user_id: Option<IgnoredAny>,
-}
-
-/// Reads a JSON document that is an event, or what MongooseIM tells by other ways.
-pub fn read_json(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
-    let fields = match pushlark_json::read_json::<Fields>(json.as_bytes()) {
-        Ok(fields) if fields.r#type.is_some() => return event(fields, arrival),
-        fields => fields,
-    };
-    match serde_json::from_str(json) {
-        Ok(Shape { r#type: None, routing_key: Some(_), .. }) => mongooseim::read_delivery(json, arrival),
-        Ok(Shape { r#type: None, from_user_id, user_id, .. }) if from_user_id.is_some() || user_id.is_some() => {
-            mongooseim::read(json, mongooseim::Direction::ByHosts(&arrival.sources.muc_hosts), arrival)
-        }
-        _ => Err(fields.err().unwrap_or_else(|| {
-            "type is missing; without it, expected a delivery of RabbitMQ with routing_key and body, or MongooseIM's \
-             from_user_id, to_user_id and message, or user_id and present"
-                .into()
-        })),
-    }
-}
-
-/// Reads an event of Pushlark's own.
+/// Reads a native event.
 pub fn read_event(json: &[u8], arrival: &Arrival<'_>) -> Result<Event, String> {
-    event(pushlark_json::read_json(json)?, arrival)
+    NativeEvent::parse(json)?.read(arrival)
 }
 
-fn event(fields: Fields, arrival: &Arrival<'_>) -> Result<Event, String> {
-    let kind = fields.r#type.as_deref().ok_or("type is missing")?;
-    let at = arrival.happened(fields.at);
-    let id = arrival.named(fields.id.clone())?;
-    let effect = match kind {
-        kind @ ("message" | "unacknowledged") => {
-            let stanza = fields.message()?;
-            let from = jid("from", fields.from.as_deref().or(stanza.element().attribute("from")))?;
-            let to = fields.to.clone().or_else(|| Some(vec![stanza.element().attribute("to")?.to_owned()]));
-            let to = recipients(kind, &to.ok_or("to is missing")?)?;
-            return message(id, at, from, to, &stanza, fields.recipient.unwrap_or_default(), arrival.sources);
-        }
-        "presence" => {
-            let availability = match fields.status.as_deref() {
-                Some("online") => Availability::Online,
-                Some("offline") => Availability::Offline,
-                Some(other) => return Err(format!("status: {other:?} is neither \"online\" nor \"offline\"")),
-                None => return Err("status is missing".into()),
-            };
-            let session = full("jid", fields.jid.as_deref())?;
-            check_user("jid", &session)?;
-            Effect::Presence(session.into(), availability)
-        }
-        "read" => {
-            let user = user("jid", fields.jid.as_deref())?;
-            Effect::Read(Reading { user, conversation: bare("conversation", fields.conversation.as_deref())? })
-        }
-        "user_removed" => Effect::Queue(Subject::UserRemoved { jid: user("jid", fields.jid.as_deref())? }),
-        "domain_removed" => {
-            let domain = fields.domain.as_deref().ok_or("domain is missing")?;
-            let jid = parse_jid(domain).map_err(|error| format!("domain: {domain:?} is {error}"))?;
-            if jid.node().is_some() || jid.is_full() {
-                return Err(format!("domain: {domain:?} is more than a domain"));
+impl NativeEvent {
+    /// Parses a JSON object with the fields of a native event, each of which may be missing.
+    pub fn parse(json: &[u8]) -> Result<Self, String> {
+        pushlark_json::read_json(json)
+    }
+
+    /// Whether the field `type` is present. Without it, the document may have another format.
+    pub fn has_type(&self) -> bool {
+        self.r#type.is_some()
+    }
+
+    /// Reads the event, by its type.
+    pub fn read(self, arrival: &Arrival<'_>) -> Result<Event, String> {
+        let kind = self.r#type.as_deref().ok_or("type is missing")?;
+        let at = arrival.happened(self.at);
+        let id = arrival.named(self.id.clone())?;
+        let effect = match kind {
+            kind @ ("message" | "unacknowledged") => {
+                let stanza = self.message()?;
+                let from = jid("from", self.from.as_deref().or(stanza.element().attribute("from")))?;
+                let to = self.to.clone().or_else(|| Some(vec![stanza.element().attribute("to")?.to_owned()]));
+                let to = recipients(kind, &to.ok_or("to is missing")?)?;
+                return message(id, at, from, to, &stanza, self.recipient.unwrap_or_default(), arrival.sources);
             }
-            Effect::Queue(Subject::DomainRemoved { domain: jid.domain().to_owned() })
-        }
-        other => {
-            return Err(format!(
-                "type: {other:?} is not an event; message, unacknowledged, presence, read, user_removed and \
+            "presence" => {
+                let availability = match self.status.as_deref() {
+                    Some("online") => Availability::Online,
+                    Some("offline") => Availability::Offline,
+                    Some(other) => return Err(format!("status: {other:?} is neither \"online\" nor \"offline\"")),
+                    None => return Err("status is missing".into()),
+                };
+                let session = full("jid", self.jid.as_deref())?;
+                check_user("jid", &session)?;
+                Effect::Presence(session.into(), availability)
+            }
+            "read" => {
+                let user = user("jid", self.jid.as_deref())?;
+                Effect::Read(Reading { user, conversation: bare("conversation", self.conversation.as_deref())? })
+            }
+            "user_removed" => Effect::Queue(Subject::UserRemoved { jid: user("jid", self.jid.as_deref())? }),
+            "domain_removed" => {
+                let domain = self.domain.as_deref().ok_or("domain is missing")?;
+                let jid = parse_jid(domain).map_err(|error| format!("domain: {domain:?} is {error}"))?;
+                if jid.node().is_some() || jid.is_full() {
+                    return Err(format!("domain: {domain:?} is more than a domain"));
+                }
+                Effect::Queue(Subject::DomainRemoved { domain: jid.domain().to_owned() })
+            }
+            other => {
+                return Err(format!(
+                    "type: {other:?} is not an event; message, unacknowledged, presence, read, user_removed and \
                  domain_removed are"
-            ));
-        }
-    };
-    Ok(Event { id: id.unwrap_or_else(new_id), at, effect, reading: None })
-}
+                ));
+            }
+        };
+        Ok(Event { id: id.unwrap_or_else(new_id), at, effect, reading: None })
+    }
 
-impl Fields {
     fn message(&self) -> Result<Message, String> {
         match (&self.stanza, self.chat.as_deref(), &self.body) {
             (Some(stanza), None, None) => {
@@ -140,32 +123,6 @@ fn recipients(kind: &str, to: &[String]) -> Result<Recipients, String> {
     } else {
         Recipients::Sessions(to.iter().map(|to| full("to", Some(to))).collect::<Result<_, _>>()?)
     })
-}
-
-pub fn jid(field: &str, jid: Option<&str>) -> Result<Jid, String> {
-    let jid = jid.ok_or_else(|| format!("{field} is missing"))?;
-    parse_jid(jid).map_err(|error| format!("{field}: {jid:?} is {error}"))
-}
-
-pub fn bare(field: &str, bare: Option<&str>) -> Result<BareJid, String> {
-    jid(field, bare).map(Jid::into_bare)
-}
-
-fn user(field: &str, user: Option<&str>) -> Result<BareJid, String> {
-    let user = bare(field, user)?;
-    check_user(field, &user)?;
-    Ok(user)
-}
-
-pub fn check_user(field: &str, jid: &Jid) -> Result<(), String> {
-    match jid.node() {
-        Some(_) => Ok(()),
-        None => Err(format!("{field}: \"{}\" has no localpart, so it is not a user", jid.to_bare())),
-    }
-}
-
-fn full(field: &str, full: Option<&str>) -> Result<FullJid, String> {
-    jid(field, full)?.try_into_full().map_err(|bare| format!("{field}: \"{bare}\" must have a resource"))
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
