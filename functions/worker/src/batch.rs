@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use pushlark_queue::{InvalidRecord, QueueError, Record, Subject, Work};
-use pushlark_store::{Progress, StoreError};
+use pushlark_store::{RemovalProgress, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
@@ -15,30 +15,20 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info_span};
 
 use crate::Worker;
-use crate::decision::LEAST_TIME_TO_LIVE;
-use crate::finished::{self, Finished, Note, Notes};
-use crate::notify::Notified;
-use crate::retry::{Left, Why, backoff, is_early};
-use crate::task::{Action, Attempt, Task, Unreadable};
+use crate::decision::MIN_TIME_TO_LIVE;
+use crate::notify::TaskOutcome;
+use crate::progress::{self, BatchContext, ByClaimant, Progress, RecipientProgress};
+use crate::retry::{RetryCause, Unfinished, backoff, is_too_early};
+use crate::task::{Action, Attempt, Task, TaskError};
 
 /// Tasks that still run so long before the deadline are given up, to leave time to put them back.
-const LAST_END: Duration = Duration::from_millis(700);
+const END_CUTOFF: Duration = Duration::from_millis(700);
 /// When to look again for what a removal may have missed: DynamoDB's indexes follow "within a fraction of a second".
 const SECOND_LOOK: Duration = Duration::from_secs(10);
 /// How often a removal is tried, for a day, before it goes to the dead-letter queue.
 const REMOVAL_TRIES: u32 = 100;
 
-/// What the tasks of a batch share.
-pub struct Batch {
-    /// Publications that need nothing more.
-    pub finished: Finished,
-    /// No task begins later, …
-    last_start: Instant,
-    /// … and no publish.
-    pub last_publish: Instant,
-}
-
-/// A message of the queue.
+/// A message of the queue, as SQS delivered it.
 struct Received {
     message_id: String,
     receipt_handle: String,
@@ -46,33 +36,34 @@ struct Received {
     receive_count: u32,
 }
 
-/// A task that was begun.
-struct Begun {
+/// A task that runs.
+struct RunningTask {
     /// The place of its message in the batch.
     message: usize,
     user: Option<BareJid>,
     attempt: Attempt,
 }
 
-/// What is left of a task.
-struct Rest {
-    begun: Begun,
+/// A task that has to be tried again, or one of its registrations.
+struct UnfinishedTask {
+    task: RunningTask,
+    /// The unread count of the message, if it was counted.
     counted: Option<u32>,
-    left: Left,
+    unfinished: Unfinished,
 }
 
 impl Worker {
-    /// Handles a batch before `deadline`. What fails is put back into the queue by itself, with its own delay; the messages
-    /// that the response names stay in the queue, since they could not be put back.
+    /// Handles a batch before `deadline`. A task that fails is sent to the queue again, alone and with its own delay. The
+    /// response names the messages of which a task could not be sent: they stay in the queue.
     pub async fn handle(self: &Arc<Self>, batch: SqsEvent, deadline: Instant) -> SqsBatchResponse {
         let before_deadline = |time| deadline.checked_sub(time).unwrap_or(deadline);
-        let last_end = before_deadline(LAST_END);
-        let last_publish = before_deadline(LAST_END + self.delivery.timeout());
-        let last_start = before_deadline(self.last_start);
-        let context = Arc::new(Batch { finished: Finished::default(), last_start, last_publish });
+        let end_cutoff = before_deadline(END_CUTOFF);
+        let publish_cutoff = before_deadline(END_CUTOFF + self.delivery.timeout());
+        let task_cutoff = before_deadline(self.start_cutoff);
+        let context = Arc::new(BatchContext { progress: Progress::default(), task_cutoff, publish_cutoff });
         let mut received: Vec<Received> = Vec::with_capacity(batch.records.len());
-        let (mut stay, mut rests) = (BTreeSet::new(), Vec::new());
-        let (mut running, mut begun) = (JoinSet::new(), HashMap::new());
+        let (mut stay, mut unfinished) = (BTreeSet::new(), Vec::new());
+        let (mut running, mut by_id) = (JoinSet::new(), HashMap::new());
         for message in batch.records {
             let index = received.len();
             let body = message.body.clone().unwrap_or_default();
@@ -80,12 +71,12 @@ impl Worker {
             match Task::read(&body, &message.message_id, message.receive_count > 1, &self.disclosure) {
                 Ok(tasks) => {
                     for task in tasks {
-                        let this = Begun { message: index, user: task.user(), attempt: task.attempt.clone() };
-                        if is_early(&task.attempt.retry) {
-                            rests.push(Rest { begun: this, counted: None, left: Left::all(Why::Early) });
+                        let this = RunningTask { message: index, user: task.user(), attempt: task.attempt.clone() };
+                        if is_too_early(&task.attempt.retry) {
+                            unfinished.push(UnfinishedTask::all(this, RetryCause::TooEarly));
                         } else {
                             let handle = running.spawn(Arc::clone(self).work(task, Arc::clone(&context)));
-                            begun.insert(handle.id(), this);
+                            by_id.insert(handle.id(), this);
                         }
                     }
                 }
@@ -96,126 +87,131 @@ impl Worker {
             }
             received.push(message);
         }
-        rests.extend(self.run(&mut running, begun, &context, last_end).await);
-        let mut notes = context.finished.take();
-        stay.extend(self.put_back(rests, &mut notes).await);
+        unfinished.extend(self.run(&mut running, by_id, &context, end_cutoff).await);
+        let mut recipients = context.progress.take();
+        stay.extend(self.put_back(unfinished, &mut recipients).await);
         self.response(received, &stay).await
     }
 
-    /// Waits for the tasks, until `last_end`. Returns what is left of them.
+    /// Waits for the tasks, until `end_cutoff`. Returns those that have to be tried again.
     async fn run(
         &self,
-        running: &mut JoinSet<Notified>,
-        mut begun: HashMap<Id, Begun>,
-        batch: &Batch,
-        last_end: Instant,
-    ) -> Vec<Rest> {
-        let mut rests = Vec::new();
-        let mut noting = JoinSet::new();
-        let held_up = batch.finished.held_up();
-        tokio::pin!(held_up);
+        running: &mut JoinSet<TaskOutcome>,
+        mut by_id: HashMap<Id, RunningTask>,
+        batch: &BatchContext,
+        end_cutoff: Instant,
+    ) -> Vec<UnfinishedTask> {
+        let mut unfinished = Vec::new();
+        let mut writing = JoinSet::new();
+        let is_due = batch.progress.is_due();
+        tokio::pin!(is_due);
         loop {
             let ended = tokio::select! {
                 biased;
                 ended = running.join_next_with_id() => ended,
-                () = sleep_until(last_end) => None,
-                () = &mut held_up => {
-                    held_up.set(batch.finished.held_up());
-                    let (store, notes) = (self.store.clone(), batch.finished.take());
-                    noting.spawn(async move { finished::write(&store, notes.into_values()).await });
+                () = sleep_until(end_cutoff) => None,
+                () = &mut is_due => {
+                    is_due.set(batch.progress.is_due());
+                    let (store, recipients) = (self.store.clone(), batch.progress.take());
+                    writing.spawn(async move { progress::write(&store, recipients.into_values()).await });
                     continue;
                 }
             };
             let Some(ended) = ended else { break };
-            let task = ended.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
-            let Some(begun) = begun.remove(&task) else { continue };
-            let Notified { counted, left } = ended.map_or_else(
-                // What the panic says may be a message's text.
+            let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+            let Some(task) = by_id.remove(&id) else { continue };
+            let outcome = ended.map_or_else(
+                // The panic's message may quote the text of a message.
                 |_| {
-                    tracing::error!(id = begun.attempt.id(), "a task failed: it panicked");
-                    Notified::left(Left::all(Why::FAILED))
+                    tracing::error!(id = task.attempt.id(), "a task failed: it panicked");
+                    TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED))
                 },
-                |(_, notified)| notified,
+                |(_, outcome)| outcome,
             );
-            for left in left {
-                let begun = Begun { user: begun.user.clone(), attempt: begun.attempt.clone(), ..begun };
-                rests.push(Rest { begun, counted, left });
-            }
+            unfinished.extend(outcome.unfinished.into_iter().map(|unfinished| {
+                let task = RunningTask { user: task.user.clone(), attempt: task.attempt.clone(), ..task };
+                UnfinishedTask { task, counted: outcome.counted, unfinished }
+            }));
         }
         // None of them publishes any more when it is put back.
         running.shutdown().await;
-        for begun in begun.into_values() {
-            tracing::error!(id = begun.attempt.id(), "a task was given up at the deadline");
-            rests.push(Rest { begun, counted: None, left: Left::all(Why::FAILED) });
+        for task in by_id.into_values() {
+            tracing::error!(id = task.attempt.id(), "a task was given up at the deadline");
+            unfinished.push(UnfinishedTask::all(task, RetryCause::FAILED));
         }
-        while noting.join_next().await.is_some() {}
-        rests
+        while writing.join_next().await.is_some() {}
+        unfinished
     }
 
-    async fn work(self: Arc<Self>, task: Task, batch: Arc<Batch>) -> Notified {
+    async fn work(self: Arc<Self>, task: Task, batch: Arc<BatchContext>) -> TaskOutcome {
         let user = task.user();
         let names = user.as_ref().map(|user| user.as_str());
         let turn = self.recipients.acquire(names.as_slice()).await;
-        if Instant::now() >= batch.last_start {
-            return Notified::left(Left::all(Why::Untried));
+        if Instant::now() >= batch.task_cutoff {
+            return TaskOutcome::unfinished(Unfinished::all(RetryCause::NotTried));
         }
         let Task { action, attempt } = task;
         let id = attempt.id();
         match action {
-            Action::Notify { mut event, facts } => {
+            Action::Notify { mut event, reported } => {
                 let span = info_span!("message", id, recipient = %event.recipient());
-                self.notify(&mut event, facts, &attempt, turn, &batch).instrument(span).await
+                self.notify(&mut event, reported, &attempt, turn, &batch).instrument(span).await
             }
             Action::NotifyDevice(published) => {
                 let span = info_span!("message", id, recipient = %published.owner);
                 self.notify_device(&published, &attempt, turn, &batch).instrument(span).await
             }
             Action::RemoveUser(user) => {
-                let removed = self.store.remove_user(&user, attempt.at(), || Instant::now() < batch.last_start).await;
-                self.go_on(removed, &attempt, Subject::UserRemoved { jid: user }).await
+                let removed = self.store.remove_user(&user, attempt.at(), || Instant::now() < batch.task_cutoff).await;
+                self.continue_removal(removed, &attempt, Subject::UserRemoved { jid: user }).await
             }
             Action::RemoveDomain(domain) => {
                 let removed =
-                    self.store.remove_domain(&domain, attempt.at(), || Instant::now() < batch.last_start).await;
-                self.go_on(removed, &attempt, Subject::DomainRemoved { domain }).await
+                    self.store.remove_domain(&domain, attempt.at(), || Instant::now() < batch.task_cutoff).await;
+                self.continue_removal(removed, &attempt, Subject::DomainRemoved { domain }).await
             }
         }
     }
 
-    /// Ends a step of a removal. What is left is a new message; when both are received, nothing is removed twice.
-    async fn go_on(&self, removed: Result<Progress, StoreError>, attempt: &Attempt, subject: Subject) -> Notified {
+    /// Ends a step of a removal. The rest of the removal is a new message; if SQS delivers both, the second finds nothing.
+    async fn continue_removal(
+        &self,
+        removed: Result<RemovalProgress, StoreError>,
+        attempt: &Attempt,
+        subject: Subject,
+    ) -> TaskOutcome {
         let id = attempt.id();
         let delay = match removed {
-            Ok(Progress::Complete) => {
+            Ok(RemovalProgress::Complete) => {
                 let (user, domain) = match &subject {
                     Subject::UserRemoved { jid } => (Some(jid.as_str()), None),
                     Subject::DomainRemoved { domain } => (None, Some(domain.as_str())),
                     _ => (None, None),
                 };
                 tracing::info!(id, user, domain, "removed");
-                return Notified::default();
+                return TaskOutcome::default();
             }
-            Ok(Progress::Swept) => SECOND_LOOK,
-            Ok(Progress::Partial) => Duration::ZERO,
+            Ok(RemovalProgress::Swept) => SECOND_LOOK,
+            Ok(RemovalProgress::Partial) => Duration::ZERO,
             Err(error) => {
                 tracing::error!(id, error = %Causes(&error), "not removed yet");
-                return Notified::left(Left::all(Why::FAILED));
+                return TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
             }
         };
         let records = Record::pack([Work::new(id.to_owned(), attempt.at(), subject)]);
         let records: Vec<_> = records.iter().map(|record| (record, delay)).collect();
         if let Err(error) = self.queue.send_later(&records).await {
             tracing::error!(id, error = %Causes(&error), "not removed yet");
-            return Notified::left(Left::all(Why::FAILED));
+            return TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
         }
         tracing::info!(id, seconds = delay.as_secs(), "to be removed further");
-        Notified::default()
+        TaskOutcome::default()
     }
 
-    /// Moves what cannot be read to the dead-letter queue. Returns whether its message is done with: a record of a later
-    /// version is left to a worker of that version.
-    async fn dead_letter_unreadable(&self, message_id: &str, body: &str, unreadable: &Unreadable) -> bool {
-        if let Unreadable::Record(InvalidRecord::Newer(version)) = unreadable {
+    /// Moves a record that cannot be read to the dead-letter queue. Returns whether its message can be deleted: a record of
+    /// a later version stays in the queue for a newer worker.
+    async fn dead_letter_unreadable(&self, message_id: &str, body: &str, unreadable: &TaskError) -> bool {
+        if let TaskError::Record(InvalidRecord::Newer(version)) = unreadable {
             tracing::warn!(message_id, version, "left to a newer worker");
             return false;
         }
@@ -228,26 +224,26 @@ impl Worker {
         sent.is_ok()
     }
 
-    /// Puts what is left back into the queue, each with its own delay, and then notes so in the claims: the message that it
-    /// came from is deleted, but SQS may deliver it once more. Returns the messages that have to stay in the queue.
-    async fn put_back(&self, rests: Vec<Rest>, notes: &mut Notes) -> BTreeSet<usize> {
+    /// Sends unfinished tasks to the queue, each with its own delay, and then writes so to the claims: SQS deletes the
+    /// original messages, but may deliver them once more. Returns the messages that have to stay in the queue.
+    async fn put_back(&self, unfinished: Vec<UnfinishedTask>, recipients: &mut ByClaimant) -> BTreeSet<usize> {
         let mut by_delay: BTreeMap<Duration, Vec<Work>> = BTreeMap::new();
-        let (mut dead, mut messages, mut handed_over) = (Vec::new(), BTreeSet::new(), Notes::new());
-        for Rest { begun: Begun { message, user, attempt }, counted, left } in rests {
+        let (mut dead, mut messages, mut handed_over) = (Vec::new(), BTreeSet::new(), ByClaimant::new());
+        for UnfinishedTask { task: RunningTask { message, user, attempt }, counted, unfinished } in unfinished {
             messages.insert(message);
-            let (retry, delay) = left.next(&attempt.retry, counted);
+            let (retry, delay) = unfinished.next(&attempt.retry, counted);
             let work = attempt.again(retry);
-            if self.is_hopeless(&work, &left) {
+            if self.is_exhausted(&work, &unfinished) {
                 dead.push(work);
                 continue;
             }
             by_delay.entry(delay).or_default().push(work);
-            let Some(user) = user.filter(|_| left.why != Why::Early) else { continue };
+            let Some(user) = user.filter(|_| unfinished.cause != RetryCause::TooEarly) else { continue };
             let name = attempt.retry.claimant.clone();
-            let note = notes.remove(&name).or_else(|| handed_over.remove(&name));
-            let mut note = note.unwrap_or_else(|| Note::new(attempt, user, counted));
-            note.put_back.extend(left.registration);
-            handed_over.insert(name, note);
+            let recipient = recipients.remove(&name).or_else(|| handed_over.remove(&name));
+            let mut recipient = recipient.unwrap_or_else(|| RecipientProgress::new(attempt, user, counted));
+            recipient.put_back.extend(unfinished.registration);
+            handed_over.insert(name, recipient);
         }
         let records = |(delay, work)| Record::pack(work).into_iter().map(move |record| (record, delay));
         let later: Vec<(Record, Duration)> = by_delay.into_iter().flat_map(records).collect();
@@ -259,28 +255,29 @@ impl Worker {
         if let Err(error) = sent {
             tracing::error!(error = %Causes(&error), "not put back: the messages return after their visibility timeout");
             // They return as a whole.
-            for note in handed_over.values_mut() {
-                note.put_back.clear();
+            for recipient in handed_over.values_mut() {
+                recipient.put_back.clear();
             }
-            finished::write(&self.store, handed_over.into_values().chain(std::mem::take(notes).into_values())).await;
+            progress::write(&self.store, handed_over.into_values().chain(std::mem::take(recipients).into_values()))
+                .await;
             return messages;
         }
         // A later try that has finished must be known to the message that it came from, should SQS deliver that again.
-        let of_later_tries = std::mem::take(notes).into_values().filter(Note::is_of_later_try);
-        let handed_over = handed_over.into_values().filter(Note::is_worth_writing);
-        finished::write(&self.store, handed_over.chain(of_later_tries)).await;
+        let of_later_tries = std::mem::take(recipients).into_values().filter(RecipientProgress::is_of_later_try);
+        let handed_over = handed_over.into_values().filter(RecipientProgress::has_registrations);
+        progress::write(&self.store, handed_over.chain(of_later_tries)).await;
         BTreeSet::new()
     }
 
-    /// Whether to try again is in vain: for a push service, a notification's own time to live says so; else something is
-    /// wrong that an operator has to see.
-    fn is_hopeless(&self, work: &Work, left: &Left) -> bool {
+    /// Whether a task goes to the dead-letter queue: it fails for another reason than a push service, and for too long. A
+    /// notification that a push service does not accept expires by its time to live.
+    fn is_exhausted(&self, work: &Work, unfinished: &Unfinished) -> bool {
         let tries = work.retry.as_ref().map_or(0, |retry| retry.tries);
-        match (&work.subject, &left.why) {
-            (_, Why::Untried | Why::Early) => false,
+        match (&work.subject, &unfinished.cause) {
+            (_, RetryCause::NotTried | RetryCause::TooEarly) => false,
             (Subject::UserRemoved { .. } | Subject::DomainRemoved { .. }, _) => tries >= REMOVAL_TRIES,
-            _ if left.registration.is_some() => false,
-            _ => OffsetDateTime::now_utc() - work.at > self.time_to_live.max(LEAST_TIME_TO_LIVE),
+            _ if unfinished.registration.is_some() => false,
+            _ => OffsetDateTime::now_utc() - work.at > self.time_to_live.max(MIN_TIME_TO_LIVE),
         }
     }
 
@@ -292,7 +289,7 @@ impl Worker {
         self.dead_letters.send(&Record::pack(dead)).await
     }
 
-    /// Names the messages that stay in the queue, after telling the queue when each is to come back.
+    /// The response that keeps messages in the queue, after their visibility time-outs are set.
     async fn response(&self, received: Vec<Received>, stay: &BTreeSet<usize>) -> SqsBatchResponse {
         let mut response = SqsBatchResponse::default();
         let mut delays = Vec::new();
@@ -309,6 +306,13 @@ impl Worker {
             tracing::warn!(error = %Causes(&error), "messages come back after the queue's own visibility timeout");
         }
         response
+    }
+}
+
+impl UnfinishedTask {
+    /// A task of which all registrations have to be tried again.
+    fn all(task: RunningTask, cause: RetryCause) -> Self {
+        Self { task, counted: None, unfinished: Unfinished::all(cause) }
     }
 }
 

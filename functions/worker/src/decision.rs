@@ -14,22 +14,22 @@ use crate::task::Attempt;
 
 /// A notification is tried for at least so long, since it spends some time in the queue: a `time_to_live` of 0 means
 /// now or never, not never.
-pub const LEAST_TIME_TO_LIVE: Duration = Duration::from_secs(30);
+pub const MIN_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
 /// What was decided for one recipient of an event, step by step.
 pub struct Decision<'w> {
     /// What the table holds of the recipient.
     pub snapshot: Snapshot,
     /// What is known of the recipient.
-    pub known: Known,
+    pub known: RecipientState,
     /// The services that are not notified, and why.
     pub left_out: Vec<(Registration, Reason)>,
     /// What to publish, and what publishes it.
-    pub publications: Vec<Planned<'w>>,
+    pub publications: Vec<PlannedPublication<'w>>,
 }
 
 /// A publication, and what publishes it.
-pub struct Planned<'w> {
+pub struct PlannedPublication<'w> {
     /// What and where.
     pub publication: Publication,
     /// Until when it is worth delivering.
@@ -44,7 +44,7 @@ pub enum Reason {
     /// A rule of the plugin.
     Rule(Rule),
     /// The plugin left it out without a word.
-    Unexplained,
+    NoReason,
     /// The message is older than its notification is worth.
     TooLate,
     /// Nothing publishes to the host.
@@ -59,7 +59,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rule(rule) => rule.fmt(f),
-            Self::Unexplained => f.write_str("the plugin leaves it out"),
+            Self::NoReason => f.write_str("the plugin leaves it out"),
             Self::TooLate => f.write_str("the message is older than its time to live"),
             Self::Unroutable(unroutable) => unroutable.fmt(f),
             Self::Claimed => f.write_str("another event of this message publishes to it"),
@@ -69,7 +69,7 @@ impl fmt::Display for Reason {
 }
 
 /// What is known of a recipient, and from where.
-pub struct Known {
+pub struct RecipientState {
     /// What the plugin is told.
     pub recipient: Recipient,
     /// Where `online` comes from.
@@ -98,10 +98,10 @@ impl PresenceSource {
     }
 }
 
-impl Known {
+impl RecipientState {
     /// What the event says wins over what the table knows.
-    pub fn new(event: &Event, facts: Facts, snapshot: &Snapshot) -> Self {
-        let (online, presence) = match (facts.online, snapshot.online) {
+    pub fn new(event: &Event, reported: Facts, snapshot: &Snapshot) -> Self {
+        let (online, presence) = match (reported.online, snapshot.online) {
             (Some(online), _) => (online, PresenceSource::Event),
             (None, Some(online)) => (online, PresenceSource::Sessions),
             (None, None) => (false, PresenceSource::Assumed),
@@ -110,7 +110,7 @@ impl Known {
             EventKind::Unacknowledged(session) => snapshot.tied(session, event.at).cloned(),
             EventKind::Message(_) => None,
         };
-        Self { recipient: Recipient { exists: facts.exists.unwrap_or(true), online, tied }, presence }
+        Self { recipient: Recipient { exists: reported.exists.unwrap_or(true), online, tied }, presence }
     }
 }
 
@@ -140,7 +140,7 @@ pub fn decide<'w>(
     event: &Event,
     payload: Payload,
     snapshot: Snapshot,
-    known: Known,
+    known: RecipientState,
 ) -> Decision<'w> {
     let Choice { publish, left_out } = plugin.should_publish(event, &known.recipient, snapshot.registrations.clone());
     let mut left_out: Vec<_> =
@@ -151,18 +151,18 @@ pub fn decide<'w>(
     for publication in chosen {
         let asked = publication.registration.options.time_to_live().ok().flatten();
         let time_to_live = asked.unwrap_or(time_to_live);
-        let is_late = OffsetDateTime::now_utc() - event.at > time_to_live.max(LEAST_TIME_TO_LIVE);
+        let is_late = OffsetDateTime::now_utc() - event.at > time_to_live.max(MIN_TIME_TO_LIVE);
         let expires_at = event.at + time_to_live;
         match delivery.route(&user, &publication.registration.jid) {
             _ if is_late => left_out.push((publication.registration, Reason::TooLate)),
             Err(unroutable) => left_out.push((publication.registration, Reason::Unroutable(unroutable))),
-            Ok(publisher) => publications.push(Planned { publication, expires_at, publisher }),
+            Ok(publisher) => publications.push(PlannedPublication { publication, expires_at, publisher }),
         }
     }
     for registration in &snapshot.registrations {
         let is_told = left_out.iter().any(|(other, _)| other == registration);
         if !is_told && !publications.iter().any(|planned| planned.publication.registration == *registration) {
-            left_out.push((registration.clone(), Reason::Unexplained));
+            left_out.push((registration.clone(), Reason::NoReason));
         }
     }
     Decision { snapshot, known, left_out, publications }

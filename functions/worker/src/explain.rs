@@ -15,10 +15,10 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::Worker;
-use crate::decision::{Decision, Known, Planned, Reason};
+use crate::decision::{Decision, PlannedPublication, Reason, RecipientState};
 use crate::external::PluginError;
-use crate::notify::Undecided;
-use crate::task::{Action, Task, Unreadable};
+use crate::notify::DecisionError;
+use crate::task::{Action, Task, TaskError};
 
 /// How many recipients are explained at once, …
 const CONCURRENCY: usize = 32;
@@ -27,7 +27,7 @@ const MAX_RECIPIENTS: usize = 1_000;
 
 /// Why events are not explained.
 #[derive(Debug, thiserror::Error)]
-pub enum Unexplained {
+pub enum ExplainError {
     /// There is nothing to do.
     #[error("the invocation has neither Records nor explain")]
     Nothing,
@@ -44,7 +44,7 @@ pub enum Unexplained {
     TooMany(usize),
     /// The message is none.
     #[error(transparent)]
-    Unreadable(#[from] Unreadable),
+    Unreadable(#[from] TaskError),
     /// The table does not answer; the caller may try again.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -135,16 +135,16 @@ struct Target {
 
 impl Worker {
     /// Explains events as `/events` takes them: `{"explained": [{"id", "effect", "recipients"?: […]}, …]}`.
-    pub async fn explain(&self, events: &[Box<RawValue>]) -> Result<Explained, Unexplained> {
+    pub async fn explain(&self, events: &[Box<RawValue>]) -> Result<Explained, ExplainError> {
         let first = Arrival { now: OffsetDateTime::now_utc(), at: None, id: None, sources: &self.sources };
         let events = events.iter().enumerate().map(|(index, event)| {
             read_event(event.get().as_bytes(), &first.nth(index))
-                .map_err(|detail| Unexplained::BadEvent { index, detail })
+                .map_err(|detail| ExplainError::BadEvent { index, detail })
         });
         let events: Vec<_> = events.collect::<Result<_, _>>()?;
         let recipients = events.iter().map(recipients).sum();
         if recipients > MAX_RECIPIENTS {
-            return Err(Unexplained::TooMany(recipients));
+            return Err(ExplainError::TooMany(recipients));
         }
         let mut explained = Vec::with_capacity(events.len());
         for event in events {
@@ -153,7 +153,7 @@ impl Worker {
         Ok(Explained { explained })
     }
 
-    async fn explain_event(&self, event: WebhookEvent) -> Result<ExplainedEvent, Unexplained> {
+    async fn explain_event(&self, event: WebhookEvent) -> Result<ExplainedEvent, ExplainError> {
         let WebhookEvent { id, at, effect, reading } = event;
         let mut recipients = Vec::new();
         let told = match &effect {
@@ -171,7 +171,7 @@ impl Worker {
                 let work = Work::new(id.clone(), at, subject);
                 let tasks = Task::of(vec![work], "", false, &self.disclosure)?;
                 let explained = tasks.into_iter().filter_map(|task| match task.action {
-                    Action::Notify { event, facts } => Some(self.explain_recipient(event, facts)),
+                    Action::Notify { event, reported } => Some(self.explain_recipient(event, reported)),
                     Action::NotifyDevice(_) | Action::RemoveUser(_) | Action::RemoveDomain(_) => None,
                 });
                 recipients = stream::iter(explained).buffered(CONCURRENCY).try_collect().await?;
@@ -186,17 +186,17 @@ impl Worker {
         Ok(ExplainedEvent { id, effect, reads, recipients })
     }
 
-    async fn explain_recipient(&self, mut event: Box<Event>, facts: Facts) -> Result<Explanation, Unexplained> {
+    async fn explain_recipient(&self, mut event: Box<Event>, reported: Facts) -> Result<Explanation, ExplainError> {
         let user = event.recipient();
         let claimed = self.store.claimed(&event.id, &user).await?;
-        if self.counts(&event, facts) {
+        if self.counts(&event, reported) {
             event.unread_count = match claimed.counted() {
                 Some(counted) => counted,
                 None => self.store.unread(&user, &event.from.to_bare()).await?.saturating_add(1),
             };
         }
-        let outcome = match self.decide(&event, facts).await {
-            Ok(Decision { snapshot, known: Known { recipient, presence }, left_out, publications }) => {
+        let outcome = match self.decide(&event, reported).await {
+            Ok(Decision { snapshot, known: RecipientState { recipient, presence }, left_out, publications }) => {
                 let (others, ours): (Vec<_>, Vec<_>) =
                     publications.into_iter().partition(|planned| claimed.has(&planned.publication.registration));
                 let others = others.into_iter().map(|planned| (planned.publication.registration, Reason::Claimed));
@@ -220,16 +220,16 @@ impl Worker {
                     publications: join_all(ours.into_iter().map(|planned| target(&event, &user, planned))).await,
                 })
             }
-            Err(Undecided::Skipped(rule)) => Outcome::Skipped { skipped: rule.to_string() },
-            Err(Undecided::Store(error)) => return Err(error.into()),
-            Err(Undecided::Plugin(error)) => return Err(error.into()),
+            Err(DecisionError::Skipped(rule)) => Outcome::Skipped { skipped: rule.to_string() },
+            Err(DecisionError::Store(error)) => return Err(error.into()),
+            Err(DecisionError::Plugin(error)) => return Err(error.into()),
         };
         Ok(Explanation { recipient: user.to_string(), outcome })
     }
 }
 
-async fn target(event: &Event, user: &BareJid, planned: Planned<'_>) -> Target {
-    let Planned { publication: Publication { registration, payload }, expires_at, publisher } = planned;
+async fn target(event: &Event, user: &BareJid, planned: PlannedPublication<'_>) -> Target {
+    let PlannedPublication { publication: Publication { registration, payload }, expires_at, publisher } = planned;
     let (message_id, conversation) = (&event.id, &event.from.to_bare());
     let notification =
         Notification { message_id, user, conversation, registration: &registration, payload: &payload, expires_at };

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use pushlark_delivery::PushService;
 use pushlark_store::{Answers, Store, StoreError};
 use pushlark_telemetry::{Metric, count};
 
@@ -21,16 +22,18 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Notes a delivery by `push_service`.
-    pub fn note_delivery(&self, push_service: &str) {
+    /// Counts a delivery by a push service, and by all of its family.
+    pub fn count_delivery(&self, push_service: &PushService) {
         // Each change is complete in itself.
         let mut delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
-        if delivered.len() >= CAPACITY && !delivered.contains_key(push_service) {
-            delivered.clear();
-        }
-        match delivered.get_mut(push_service) {
-            Some(deliveries) => *deliveries += 1,
-            None => _ = delivered.insert(push_service.to_owned(), 1),
+        for name in [Some(push_service.name.as_str()), push_service.family].into_iter().flatten() {
+            if delivered.len() >= CAPACITY && !delivered.contains_key(name) {
+                delivered.clear();
+            }
+            match delivered.get_mut(name) {
+                Some(deliveries) => *deliveries += 1,
+                None => _ = delivered.insert(name.to_owned(), 1),
+            }
         }
     }
 

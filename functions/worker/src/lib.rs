@@ -6,16 +6,16 @@ mod batch;
 mod decision;
 mod explain;
 mod external;
-mod finished;
 mod guard;
 mod node;
 mod notify;
+mod progress;
 mod publish;
 mod retry;
 mod shares;
 mod task;
 
-pub use explain::{Explained, Unexplained};
+pub use explain::{ExplainError, Explained};
 pub use pushlark_plugin::{Plugin, Plugins};
 
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_FUNCTION_NAME: usize = 170;
 
 /// No task begins later than this before the deadline: the longest publish (5 s) and what goes before and after it.
-const LAST_START: Duration = Duration::from_millis(6_500);
+const START_CUTOFF: Duration = Duration::from_millis(6_500);
 
 /// The function.
 pub struct Worker {
@@ -63,7 +63,7 @@ pub struct Worker {
     /// How long a notification is worth delivering when its registration does not say.
     time_to_live: Duration,
     /// How long before the deadline the last task begins.
-    last_start: Duration,
+    start_cutoff: Duration,
     guard: Guard,
     /// `WORKER_CONCURRENCY` for the recipients that are decided on, …
     recipients: Shares,
@@ -94,7 +94,7 @@ pub struct Invocation {
 #[serde(untagged)]
 pub enum Answer {
     /// Which messages stay in the queue.
-    Batch(SqsBatchResponse),
+    BatchContext(SqsBatchResponse),
     /// What would become of each event.
     Explained(Explained),
 }
@@ -110,14 +110,14 @@ impl Worker {
         queue: Queue,
         dead_letters: Queue,
     ) -> Result<Self, SettingError> {
-        let mut last_start = LAST_START;
+        let mut start_cutoff = START_CUTOFF;
         let timeout = environment.number("PLUGIN_TIMEOUT_MS", 100..=2_500, 2_000)?;
         let on_error = OnError::from_environment(environment)?;
         let name = environment.value("PLUGIN")?.unwrap_or("defaults");
         let plugin = match name.strip_prefix("lambda:") {
             Some(function) if is_function(function) => {
                 let timeout = Duration::from_millis(timeout.into());
-                last_start += timeout;
+                start_cutoff += timeout;
                 ChosenPlugin::External(Arc::new(External::new(function, timeout, on_error, aws)))
             }
             Some(_) => {
@@ -140,7 +140,7 @@ impl Worker {
             sources: Sources::from_environment(environment)?,
             unread_counts: environment.switch("UNREAD_COUNTS", false)?,
             time_to_live: Duration::from_secs(time_to_live.into()),
-            last_start,
+            start_cutoff,
             guard: Guard::default(),
             recipients: Shares::new(concurrency),
             publishes: Shares::new(concurrency),
@@ -148,15 +148,15 @@ impl Worker {
     }
 
     /// Answers one invocation, a batch before `deadline`.
-    pub async fn answer(self: &Arc<Self>, invocation: Invocation, deadline: Instant) -> Result<Answer, Unexplained> {
+    pub async fn answer(self: &Arc<Self>, invocation: Invocation, deadline: Instant) -> Result<Answer, ExplainError> {
         let Invocation { records, explain } = invocation;
         if let Some(events) = explain {
             // Boxed, to keep it out of every other invocation's future.
             return Box::pin(self.explain(&events)).await.map(Answer::Explained);
         }
         let mut batch = SqsEvent::default();
-        batch.records = records.ok_or(Unexplained::Nothing)?;
-        Ok(Answer::Batch(self.handle(batch, deadline).await))
+        batch.records = records.ok_or(ExplainError::Nothing)?;
+        Ok(Answer::BatchContext(self.handle(batch, deadline).await))
     }
 
     /// Opens the connections that the first notification will need.

@@ -12,27 +12,27 @@ use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::{BareJid, Hint};
 use tokio::time::{Instant, timeout_at};
 
-use crate::batch::Batch;
-use crate::decision::{Decision, Known, Planned, Reason, decide};
+use crate::decision::{Decision, PlannedPublication, Reason, RecipientState, decide};
 use crate::external::PluginError;
-use crate::publish::{Ended, Source};
-use crate::retry::{Left, Why};
+use crate::progress::BatchContext;
+use crate::publish::{DeviceRecord, Disposition, Publish};
+use crate::retry::{RetryCause, Unfinished};
 use crate::shares::Share;
 use crate::task::Attempt;
 use crate::{ChosenPlugin, Worker};
 
 /// How a recipient's turn ended.
 #[derive(Debug, Default)]
-pub struct Notified {
+pub struct TaskOutcome {
     /// The message's number, if it was counted.
     pub counted: Option<u32>,
     /// What has to be tried again.
-    pub left: Vec<Left>,
+    pub unfinished: Vec<Unfinished>,
 }
 
 /// Why there is no decision.
 #[derive(Debug, thiserror::Error)]
-pub enum Undecided {
+pub enum DecisionError {
     /// The plugin skips the message.
     #[error("skipped by {0}")]
     Skipped(Rule),
@@ -49,98 +49,99 @@ impl Worker {
     pub(crate) async fn notify(
         &self,
         event: &mut Event,
-        facts: Facts,
+        reported: Facts,
         attempt: &Attempt,
         turn: Share,
-        batch: &Batch,
-    ) -> Notified {
-        let mut notified = Notified::default();
-        match self.count(event, facts, attempt.retry.unread_count).await {
-            Ok(counted) => notified.counted = counted,
-            Err(error) => return notified.postponed(&error),
+        batch: &BatchContext,
+    ) -> TaskOutcome {
+        let mut outcome = TaskOutcome::default();
+        match self.count(event, reported, attempt.retry.unread_count).await {
+            Ok(counted) => outcome.counted = counted,
+            Err(error) => return outcome.postponed(&error),
         }
-        let mut decision = match self.decide(event, facts).await {
+        let mut decision = match self.decide(event, reported).await {
             Ok(decision) => decision,
-            Err(Undecided::Skipped(rule)) => {
+            Err(DecisionError::Skipped(rule)) => {
                 tracing::info!(skipped = %rule, "not notified");
-                return self.remember_count(event, attempt, notified).await;
+                return self.remember_count(event, attempt, outcome).await;
             }
-            Err(error) => return notified.postponed(&error),
+            Err(error) => return outcome.postponed(&error),
         };
         decision.restrict_to(attempt);
-        let notified = self.carry_out(event, &mut decision, attempt, notified, turn, batch).await;
-        self.prune_sessions(&event.recipient(), &decision.snapshot, batch.last_publish).await;
-        notified
+        let outcome = self.claim_and_publish(event, &mut decision, attempt, outcome, turn, batch).await;
+        self.prune_sessions(&event.recipient(), &decision.snapshot, batch.publish_cutoff).await;
+        outcome
     }
 
     /// Claims and publishes what was decided.
-    async fn carry_out(
+    async fn claim_and_publish(
         &self,
         event: &Event,
         decision: &mut Decision<'_>,
         attempt: &Attempt,
-        mut notified: Notified,
+        mut outcome: TaskOutcome,
         turn: Share,
-        batch: &Batch,
-    ) -> Notified {
+        batch: &BatchContext,
+    ) -> TaskOutcome {
         for (_, reason) in &decision.left_out {
             match reason {
                 Reason::TooLate => count(Metric::Expired),
                 Reason::Unroutable(_) => count(Metric::Unroutable),
-                Reason::Rule(_) | Reason::Unexplained | Reason::Claimed | Reason::EnabledLater => {}
+                Reason::Rule(_) | Reason::NoReason | Reason::Claimed | Reason::EnabledLater => {}
             }
         }
         let user = event.recipient();
-        let counted = notified.counted;
+        let counted = outcome.counted;
         let claimant = attempt.claimant(&user, counted);
         let publications = std::mem::take(&mut decision.publications);
         let ours = match self.claim(claimant, publications, &mut decision.left_out).await {
             Ok(ours) => ours,
-            Err(error) => return notified.postponed(&error),
+            Err(error) => return outcome.postponed(&error),
         };
         drop(turn);
         let conversation = event.from.to_bare();
         if ours.is_empty() {
             log(event, decision, 0, 0);
-            return self.remember_count(event, attempt, notified).await;
+            return self.remember_count(event, attempt, outcome).await;
         }
         let key = |registration: &Registration| (registration.jid.clone(), registration.node.clone());
         // A plugin may publish several notifications to one service, which is finished with the last of them.
         let mut open: BTreeMap<_, usize> = BTreeMap::new();
-        for Planned { publication: Publication { registration, .. }, .. } in &ours {
+        for PlannedPublication { publication: Publication { registration, .. }, .. } in &ours {
             *open.entry(key(registration)).or_default() += 1;
         }
         let has_one = |registration: &Registration| open.get(&key(registration)) == Some(&1);
         let snapshot = &decision.snapshot;
-        let published = ours.into_iter().map(async |Planned { publication, expires_at, publisher }| {
+        let published = ours.into_iter().map(async |PlannedPublication { publication, expires_at, publisher }| {
             let Publication { registration, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
             let notification =
                 Notification { message_id, user: &user, conversation, registration, payload, expires_at };
-            let source = Source::Registration(snapshot);
-            let ended = self.publish(&notification, source, publisher, &attempt.retry, batch).await;
-            if ended.is_ok() && has_one(registration) {
-                batch.finished.add(attempt, &user, counted, [registration.clone()]);
+            let device = DeviceRecord::Registration(snapshot);
+            let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry };
+            let disposition = self.publish(publish, batch.publish_cutoff).await;
+            if disposition.is_ok() && has_one(registration) {
+                batch.progress.add(attempt, &user, counted, [registration.clone()]);
             }
-            (publication.registration, ended)
+            (publication.registration, disposition)
         });
-        let (mut delivered, mut finished, mut failed) = (0, Vec::new(), BTreeMap::new());
-        for (registration, ended) in join_all(published).await {
-            match ended {
-                Ok(ended) => {
-                    delivered += usize::from(ended == Ended::Delivered);
-                    finished.extend(Some(registration).filter(|registration| !has_one(registration)));
+        let (mut delivered, mut progress, mut failed) = (0, Vec::new(), BTreeMap::new());
+        for (registration, disposition) in join_all(published).await {
+            match disposition {
+                Ok(disposition) => {
+                    delivered += usize::from(disposition == Disposition::Delivered);
+                    progress.extend(Some(registration).filter(|registration| !has_one(registration)));
                 }
-                Err(why) => _ = failed.insert(key(&registration), (registration, why)),
+                Err(cause) => _ = failed.insert(key(&registration), (registration, cause)),
             }
         }
-        finished.retain(|registration| !failed.contains_key(&key(registration)));
-        batch.finished.add(attempt, &user, counted, finished);
+        progress.retain(|registration| !failed.contains_key(&key(registration)));
+        batch.progress.add(attempt, &user, counted, progress);
         log(event, decision, delivered, failed.len());
-        notified
-            .left
-            .extend(failed.into_values().map(|(registration, why)| Left { registration: Some(registration), why }));
-        notified
+        outcome.unfinished.extend(
+            failed.into_values().map(|(registration, cause)| Unfinished { registration: Some(registration), cause }),
+        );
+        outcome
     }
 
     /// Deletes surplus sessions of a recipient. It is stopped in time, so that the event does not fail for it; the next
@@ -159,8 +160,8 @@ impl Worker {
     /// Counts a message for its recipient, where the counts are Pushlark's to keep: as MongooseIM's inbox does, every
     /// message that somebody else wrote, whether it notifies or not. Returns the message's number, which an earlier try may
     /// have `counted`.
-    async fn count(&self, event: &mut Event, facts: Facts, counted: Option<u32>) -> Result<Option<u32>, StoreError> {
-        if !self.counts(event, facts) {
+    async fn count(&self, event: &mut Event, reported: Facts, counted: Option<u32>) -> Result<Option<u32>, StoreError> {
+        if !self.counts(event, reported) {
             return Ok(None);
         }
         let (user, conversation) = (event.recipient(), event.from.to_bare());
@@ -172,19 +173,19 @@ impl Worker {
     }
 
     /// Notes the message's number where nothing is claimed: a counter itself only remembers its last messages.
-    async fn remember_count(&self, event: &Event, attempt: &Attempt, notified: Notified) -> Notified {
-        if notified.counted.is_none() {
-            return notified;
+    async fn remember_count(&self, event: &Event, attempt: &Attempt, outcome: TaskOutcome) -> TaskOutcome {
+        if outcome.counted.is_none() {
+            return outcome;
         }
         let user = event.recipient();
-        match self.store.finish(attempt.claimant(&user, notified.counted), &[], &[]).await {
-            Ok(()) => notified,
-            Err(error) => notified.postponed(&error),
+        match self.store.finish(attempt.claimant(&user, outcome.counted), &[], &[]).await {
+            Ok(()) => outcome,
+            Err(error) => outcome.postponed(&error),
         }
     }
 
     /// Whether a message counts as unread: it has a text for the user to read, and was written by somebody else.
-    pub(crate) fn counts(&self, event: &Event, facts: Facts) -> bool {
+    pub(crate) fn counts(&self, event: &Event, reported: Facts) -> bool {
         let message = &event.message;
         let has_text = message.text().is_some() || message.has_omemo_payload();
         let user = event.recipient();
@@ -192,26 +193,26 @@ impl Worker {
         let is_own_nick = event.from.resource().is_some_and(|nick| nick.as_str() == user.as_str());
         let is_own = sender == user || is_own_nick && self.sources.muc_light_hosts.has(&user, &sender);
         let is_new = !message.is_carbon() && !message.is_correction() && !message.has_hint(Hint::NoStore);
-        let is_ours_to_count = self.unread_counts && facts.unread_count.is_none() && facts.exists != Some(false);
+        let is_ours_to_count = self.unread_counts && reported.unread_count.is_none() && reported.exists != Some(false);
         is_ours_to_count && has_text && is_new && !is_own
     }
 
     /// Everything that comes before a claim.
-    pub(crate) async fn decide(&self, event: &Event, facts: Facts) -> Result<Decision<'_>, Undecided> {
+    pub(crate) async fn decide(&self, event: &Event, reported: Facts) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         match &self.plugin {
             ChosenPlugin::Compiled(plugin) => {
                 // Before the recipient is read, so that a message that is skipped does not cost that.
-                let payload = plugin.prepare_notification(event).map_err(Undecided::Skipped)?;
+                let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
                 let snapshot = self.store.snapshot(&event.recipient()).await?;
-                let known = Known::new(event, facts, &snapshot);
+                let known = RecipientState::new(event, reported, &snapshot);
                 Ok(decide(&**plugin, delivery, time_to_live, event, payload, snapshot, known))
             }
             ChosenPlugin::External(function) => {
                 let snapshot = self.store.snapshot(&event.recipient()).await?;
-                let known = Known::new(event, facts, &snapshot);
+                let known = RecipientState::new(event, reported, &snapshot);
                 let plugin = function.ask(event, &known.recipient, &snapshot.registrations).await?;
-                let payload = plugin.prepare_notification(event).map_err(Undecided::Skipped)?;
+                let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
                 Ok(decide(&plugin, delivery, time_to_live, event, payload, snapshot, known))
             }
         }
@@ -222,9 +223,9 @@ impl Worker {
     async fn claim<'w>(
         &self,
         claimant: Claimant<'_>,
-        publications: Vec<Planned<'w>>,
+        publications: Vec<PlannedPublication<'w>>,
         left_out: &mut Vec<(Registration, Reason)>,
-    ) -> Result<Vec<Planned<'w>>, StoreError> {
+    ) -> Result<Vec<PlannedPublication<'w>>, StoreError> {
         if publications.is_empty() {
             return Ok(publications);
         }
@@ -237,22 +238,22 @@ impl Worker {
     }
 }
 
-impl Notified {
+impl TaskOutcome {
     /// Nothing but this is left to do.
-    pub(crate) fn left(left: Left) -> Self {
-        Self { counted: None, left: vec![left] }
+    pub(crate) fn unfinished(unfinished: Unfinished) -> Self {
+        Self { counted: None, unfinished: vec![unfinished] }
     }
 
     pub(crate) fn postponed(self, error: &dyn std::error::Error) -> Self {
         count(Metric::Transient);
         tracing::error!(error = %Causes(error), "not notified yet");
-        Self { left: vec![Left::all(Why::FAILED)], ..self }
+        Self { unfinished: vec![Unfinished::all(RetryCause::FAILED)], ..self }
     }
 }
 
 /// The one line that an event has in the log, unless something goes wrong.
 fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) {
-    let Decision { snapshot, known: Known { recipient, presence }, left_out, .. } = decision;
+    let Decision { snapshot, known: RecipientState { recipient, presence }, left_out, .. } = decision;
     let left_out: Vec<String> =
         left_out.iter().map(|(registration, reason)| format!("{}: {reason}", registration.jid)).collect();
     tracing::info!(

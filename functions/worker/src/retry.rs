@@ -13,20 +13,20 @@ const MAX_RETRY_AFTER: Duration = Duration::from_hours(12);
 
 /// What is left to do of a recipient's turn.
 #[derive(Debug)]
-pub struct Left {
+pub struct Unfinished {
     /// The service that it concerns; `None` for all of the recipient's.
     pub registration: Option<Registration>,
     /// Why it is left.
-    pub why: Why,
+    pub cause: RetryCause,
 }
 
 /// Why something is to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum RetryCause {
     /// The time did not suffice for a try.
-    Untried,
+    NotTried,
     /// A push service asked not to be tried yet.
-    Early,
+    TooEarly,
     /// The try failed.
     Failed {
         /// How long the push service asks not to be tried, if it does.
@@ -36,15 +36,15 @@ pub enum Why {
     },
 }
 
-impl Why {
+impl RetryCause {
     /// A failure of something else than a push service.
     pub const FAILED: Self = Self::Failed { retry_after: None, is_doubtful: false };
 }
 
-impl Left {
+impl Unfinished {
     /// All of a recipient's turn.
-    pub fn all(why: Why) -> Self {
-        Self { registration: None, why }
+    pub fn all(cause: RetryCause) -> Self {
+        Self { registration: None, cause }
     }
 
     /// The next try after `retry`, and how long SQS is to delay it, in whole seconds.
@@ -58,13 +58,13 @@ impl Left {
             unread_count: counted.or(retry.unread_count),
             ..retry.clone()
         };
-        let delay = match self.why {
-            Why::Early => until(retry.not_before, now),
-            Why::Untried => {
+        let delay = match self.cause {
+            RetryCause::TooEarly => until(retry.not_before, now),
+            RetryCause::NotTried => {
                 next.generation += 1;
                 Duration::ZERO
             }
-            Why::Failed { retry_after, is_doubtful } => {
+            RetryCause::Failed { retry_after, is_doubtful } => {
                 next.generation += 1;
                 next.tries = retry.tries.saturating_add(1);
                 next.doubtful += u32::from(is_doubtful);
@@ -79,14 +79,14 @@ impl Left {
 }
 
 /// Whether a push service asked for more time than SQS has delayed this try.
-pub fn is_early(retry: &Retry) -> bool {
+pub fn is_too_early(retry: &Retry) -> bool {
     until(retry.not_before, OffsetDateTime::now_utc()) > Duration::ZERO
 }
 
 /// The time that is left until then, in whole seconds.
 fn until(not_before: Option<OffsetDateTime>, now: OffsetDateTime) -> Duration {
-    let left: Duration = not_before.map_or(Duration::ZERO, |then| (then - now).try_into().unwrap_or_default());
-    Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
+    let unfinished: Duration = not_before.map_or(Duration::ZERO, |then| (then - now).try_into().unwrap_or_default());
+    Duration::from_secs(unfinished.as_secs() + u64::from(unfinished.subsec_nanos() > 0))
 }
 
 /// One second, doubling to a quarter of an hour with the number of tries, less up to a quarter so that many failures do
@@ -101,8 +101,8 @@ pub fn backoff(tries: u32) -> Duration {
 mod tests {
     use super::*;
 
-    fn failed(retry_after: Option<u64>) -> Left {
-        Left::all(Why::Failed { retry_after: retry_after.map(Duration::from_secs), is_doubtful: false })
+    fn failed(retry_after: Option<u64>) -> Unfinished {
+        Unfinished::all(RetryCause::Failed { retry_after: retry_after.map(Duration::from_secs), is_doubtful: false })
     }
 
     fn first() -> Retry {
@@ -138,7 +138,7 @@ mod tests {
         let mut times = 0;
         while until(retry.not_before, now + waited) > Duration::ZERO {
             let generation = retry.generation;
-            (retry, delay) = Left::all(Why::Early).next_at(&retry, None, now + waited);
+            (retry, delay) = Unfinished::all(RetryCause::TooEarly).next_at(&retry, None, now + waited);
             assert_eq!((retry.tries, retry.generation, retry.unread_count), (1, generation, Some(7)));
             waited += delay;
             times += 1;
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_was_not_tried_is_tried_at_once_and_costs_no_try() {
-        let (retry, delay) = Left::all(Why::Untried).next(&first(), None);
+        let (retry, delay) = Unfinished::all(RetryCause::NotTried).next(&first(), None);
         assert_eq!((retry.generation, retry.tries, delay), (1, 0, Duration::ZERO));
     }
 }

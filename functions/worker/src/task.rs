@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use pushlark_model::{PublishOptionsError, Registration};
+use pushlark_model::{Payload, PublishOptions, PublishOptionsError, Registration};
 use pushlark_plugin::{Disclosure, Event, EventKind};
-use pushlark_queue::{Facts, InvalidRecord, Record, RegistrationKey, Retry, Subject, Work};
+use pushlark_queue::{Facts, InvalidRecord, NodeNotification, Record, RegistrationKey, Retry, Subject, Work};
 use pushlark_store::Claimant;
-use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanza, Message, ParseError};
+use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanza, Message, ParseError, parse_jid};
 use time::OffsetDateTime;
-
-use crate::node::Published;
 
 /// One thing to do.
 #[derive(Debug)]
@@ -41,10 +39,10 @@ pub enum Action {
         /// The message and its recipient.
         event: Box<Event>,
         /// What the webhook said of the recipient.
-        facts: Facts,
+        reported: Facts,
     },
     /// Notify the device of a push node.
-    NotifyDevice(Box<Published>),
+    NotifyDevice(Box<NodePush>),
     /// Delete what is kept of a user.
     RemoveUser(BareJid),
     /// Delete a domain's registrations.
@@ -53,7 +51,7 @@ pub enum Action {
 
 /// A record that cannot be understood, however often it is tried.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum TaskError {
     /// It is not a record of this version or an earlier one.
     #[error(transparent)]
     Record(#[from] InvalidRecord),
@@ -75,7 +73,7 @@ impl Task {
         message_id: &str,
         is_repeat: bool,
         disclosure: &Arc<Disclosure>,
-    ) -> Result<Vec<Self>, Unreadable> {
+    ) -> Result<Vec<Self>, TaskError> {
         let Record { uid, work, .. } = Record::read(body)?;
         Self::of(work, uid.as_deref().unwrap_or(message_id), is_repeat, disclosure)
     }
@@ -86,7 +84,7 @@ impl Task {
         name: &str,
         is_repeat: bool,
         disclosure: &Arc<Disclosure>,
-    ) -> Result<Vec<Self>, Unreadable> {
+    ) -> Result<Vec<Self>, TaskError> {
         let mut tasks = Vec::new();
         for work in work {
             let work = Arc::new(work);
@@ -143,8 +141,8 @@ impl Attempt {
 
 impl Action {
     /// The actions of an event, in the order of its recipients.
-    fn of(work: &Work, disclosure: &Arc<Disclosure>) -> Result<Vec<Self>, Unreadable> {
-        let (from, kinds, stanza, facts): (_, Vec<_>, _, _) = match &work.subject {
+    fn of(work: &Work, disclosure: &Arc<Disclosure>) -> Result<Vec<Self>, TaskError> {
+        let (from, kinds, stanza, reported): (_, Vec<_>, _, _) = match &work.subject {
             Subject::Message { from, to, stanza, recipient } => {
                 (from, to.iter().cloned().map(EventKind::Message).collect(), stanza, *recipient)
             }
@@ -152,7 +150,7 @@ impl Action {
                 (from, to.iter().cloned().map(EventKind::Unacknowledged).collect(), stanza, *recipient)
             }
             Subject::Notification(notification) => {
-                let published = Published::new((**notification).clone(), disclosure)?;
+                let published = NodePush::new((**notification).clone(), disclosure)?;
                 return Ok(vec![Self::NotifyDevice(Box::new(published))]);
             }
             Subject::UserRemoved { jid } => return Ok(vec![Self::RemoveUser(jid.clone())]),
@@ -165,9 +163,52 @@ impl Action {
             from: from.clone(),
             kind,
             message: Arc::clone(&message),
-            unread_count: facts.unread_count.unwrap_or(1),
+            unread_count: reported.unread_count.unwrap_or(1),
             disclosure: Arc::clone(disclosure),
         };
-        Ok(kinds.into_iter().map(|kind| Self::Notify { event: Box::new(event(kind)), facts }).collect())
+        Ok(kinds.into_iter().map(|kind| Self::Notify { event: Box::new(event(kind)), reported }).collect())
+    }
+}
+
+/// What a node's notification is for its device.
+#[derive(Debug)]
+pub struct NodePush {
+    /// The node's owner.
+    pub owner: BareJid,
+    /// The device, as if the owner had enabled it.
+    pub registration: Registration,
+    /// The notification.
+    pub payload: Payload,
+}
+
+impl NodePush {
+    /// What `notification` tells, as far as the disclosure goes.
+    pub fn new(notification: NodeNotification, disclosure: &Disclosure) -> Result<Self, PublishOptionsError> {
+        let NodeNotification { jid, node, owner, created_at, options, summary } = notification;
+        let registration = Registration { jid, node, options: PublishOptions::new(options)?, created_at };
+        let payload = payload(summary, disclosure);
+        Ok(Self { owner, registration, payload })
+    }
+
+    /// Whose message it tells of; without a sender, the service's own.
+    pub fn conversation(&self) -> BareJid {
+        let sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).and_then(|sender| parse_jid(sender).ok());
+        sender.map_or_else(|| self.registration.jid.clone(), |sender| sender.to_bare())
+    }
+}
+
+/// The summary, with a text, since an alert needs one.
+fn payload(summary: Vec<(String, String)>, disclosure: &Disclosure) -> Payload {
+    let mut payload = Payload::default();
+    for (name, value) in summary {
+        match name.as_str() {
+            Payload::LAST_MESSAGE_SENDER if !disclosure.sender => {}
+            Payload::LAST_MESSAGE_BODY if !disclosure.body => {}
+            _ => payload = payload.with(name, value),
+        }
+    }
+    match payload.get(Payload::LAST_MESSAGE_BODY) {
+        Some(_) => payload,
+        None => payload.with(Payload::LAST_MESSAGE_BODY, disclosure.placeholder.as_str()),
     }
 }

@@ -38,7 +38,7 @@ use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use worker::{FUNCTION_TIMEOUT, Plugins, Unexplained, Worker};
+use worker::{ExplainError, FUNCTION_TIMEOUT, Plugins, Worker};
 
 use event_source::{EventSource, Mapping};
 use server::{Timeouts, serve};
@@ -380,7 +380,7 @@ async fn explain(access: &Access, worker: &Worker, invocation: Invocation) -> An
         let Explain { explain } = read_json(&request.body).map_err(Problem::bad_request)?;
         match worker.explain(&explain).await {
             Ok(explained) => Response::json(200, &explained),
-            Err(Unexplained::Store(_) | Unexplained::Plugin(_)) => Err(Problem::unavailable()),
+            Err(ExplainError::Store(_) | ExplainError::Plugin(_)) => Err(Problem::unavailable()),
             Err(unexplained) => Err(Problem::bad_request(unexplained.to_string())),
         }
     })

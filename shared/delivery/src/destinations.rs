@@ -7,9 +7,9 @@ use pushlark_settings::{Environment, HostPatterns, HttpUrl, SettingError};
 use pushlark_xmpp::{BareJid, DomainPart};
 use reqwest::Url;
 
-use crate::direct::{InvalidService, Provider};
+use crate::direct::provider::{InvalidService, Provider};
+use crate::direct::web_push::{InvalidSubscription, Subscription, TrustedOrigins};
 use crate::pubsub::{self, Servers};
-use crate::web_push::{InvalidSubscription, Subscription, TrustedOrigins};
 
 /// The PubSub hosts that users can enable notifications at.
 #[derive(Debug, Clone, Default)]
@@ -19,13 +19,13 @@ pub struct Destinations {
     pubsub_hosts: Option<HostPatterns>,
     /// The chat servers that publish to real hosts.
     pub(crate) pubsub_servers: Servers,
-    push_service: PushService,
+    push_service: PushServiceSetting,
     pub(crate) trusted_origins: TrustedOrigins,
 }
 
 /// The push service of virtual hosts (`PUSH_SERVICE`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum PushService {
+pub enum PushServiceSetting {
     /// A MongoosePush.
     #[default]
     MongoosePush,
@@ -122,7 +122,7 @@ impl Destinations {
     }
 
     /// The push service, if there is a virtual host.
-    pub(crate) fn push_service(&self) -> Option<&PushService> {
+    pub(crate) fn push_service(&self) -> Option<&PushServiceSetting> {
         Some(&self.push_service).filter(|_| !self.virtual_hosts.is_empty())
     }
 
@@ -156,7 +156,7 @@ impl Destinations {
                 options.check()?;
                 self.check_device(options)?;
                 let missing = ["service", "device_id"].into_iter().find(|name| options.given(name).is_none());
-                Ok(missing.filter(|_| self.push_service == PushService::MongoosePush).map(Notice::NoDevice))
+                Ok(missing.filter(|_| self.push_service == PushServiceSetting::MongoosePush).map(Notice::NoDevice))
             }
             Ok(Destination::PubSub) => Ok(None),
             Err(Unroutable::NoUrl) => Ok(Some(Notice::NoPubSubUrl { jid: jid.clone(), domain: domain() })),
@@ -172,7 +172,7 @@ impl Destinations {
         let has = |name| options.given(name).is_some();
         let provider = match Provider::of(options) {
             Ok(Provider::WebPush) => return Ok(Subscription::new(options, &self.trusted_origins).map(drop)?),
-            _ if self.push_service != PushService::Direct => return Ok(()),
+            _ if self.push_service != PushServiceSetting::Direct => return Ok(()),
             provider => provider?,
         };
         // A device may be there for calls alone.
@@ -183,7 +183,7 @@ impl Destinations {
     }
 }
 
-impl FromStr for PushService {
+impl FromStr for PushServiceSetting {
     type Err = InvalidPushService;
 
     fn from_str(text: &str) -> Result<Self, InvalidPushService> {

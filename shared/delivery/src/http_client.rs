@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
 use tokio::time::Instant;
 
+use crate::direct::web_push::endpoint::{NotPublic, is_public};
 use crate::outcome::{Extent, Failure, Outcome};
-use crate::web_push::endpoint::{NotPublic, is_public};
 
 /// The longest name that a reason has, in bytes.
 const MAX_NAME: usize = 64;

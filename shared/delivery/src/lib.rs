@@ -1,75 +1,41 @@
-//! Where a notification goes: virtual hosts and push services, or real PubSub services.
+//! Delivery of notifications: of virtual hosts to push services, of real hosts to PubSub services.
 
-mod apns;
 mod content;
 mod destinations;
 mod direct;
-mod fcm;
-mod fetched;
-mod fit;
+mod gateway;
 mod health;
 mod http_client;
-mod jws;
 mod mongoosepush;
 mod notification;
 mod outcome;
+mod publisher;
 mod pubsub;
-mod web_push;
+mod truncate;
 mod webhook;
 
 pub use destinations::{Destinations, InvalidDevice, InvalidRegistration, Notice, Unroutable};
-pub use direct::InvalidService;
+pub use direct::provider::InvalidService;
+pub use direct::web_push::{InvalidEndpoint, InvalidSubscription};
+pub use gateway::PushService;
 pub use notification::Notification;
 pub use outcome::{Extent, Failure, Outcome};
-pub use web_push::{InvalidEndpoint, InvalidSubscription};
+pub use publisher::{Publisher, Verdict};
 
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::join_all;
-use pushlark_model::{Mode, Registration};
 use pushlark_settings::{Environment, SettingError};
 use pushlark_xmpp::BareJid;
-use reqwest::Url;
-use tokio::time::{Instant, timeout_at};
 
-use destinations::{Destination, PushService};
-use direct::{Direct, Provider};
-use health::{Device, Health};
-use mongoosepush::MongoosePush;
-use pubsub::PubSub;
-use webhook::Webhook;
+use destinations::Destination;
 
-/// Publishes notifications.
+/// The publishers, and the rule by which a registration's host chooses one.
 pub struct Delivery {
     destinations: Destinations,
     push_service: Option<Publisher>,
     pubsub: Option<Publisher>,
-}
-
-/// What publishes: the push service of virtual PubSub hosts, or the way to real PubSub services.
-pub struct Publisher {
-    kind: PublisherKind,
-    health: Health,
-    timeout: Duration,
-    disable_after: Option<u32>,
-    most_gone: Option<u32>,
-}
-
-/// The word of a push service on a notification.
-#[derive(Debug)]
-pub struct Verdict {
-    /// Names the push service that was asked: what fails and recovers as one. It is for the log, too.
-    pub push_service: String,
-    /// What came of it.
-    pub outcome: Outcome,
-}
-
-enum PublisherKind {
-    MongoosePush(MongoosePush),
-    Direct(Box<Direct>),
-    Webhook(Box<Webhook>),
-    PubSub(Box<PubSub>),
 }
 
 impl Delivery {
@@ -98,7 +64,7 @@ impl Delivery {
 
     /// The longest that a publish takes.
     pub fn timeout(&self) -> Duration {
-        self.publishers().map(|publisher| publisher.timeout).max().unwrap_or_default()
+        self.publishers().map(|publisher| publisher.timeout()).max().unwrap_or_default()
     }
 
     /// Opens the connections that publishes need, and fetches what push services ask for.
@@ -109,169 +75,4 @@ impl Delivery {
     fn publishers(&self) -> impl Iterator<Item = &Publisher> {
         self.push_service.iter().chain(&self.pubsub)
     }
-}
-
-impl Publisher {
-    /// The push service, if virtual hosts need it. The settings of those that are not chosen are checked, too.
-    fn of_push_service(
-        environment: &Environment,
-        aws: &SdkConfig,
-        destinations: &Destinations,
-    ) -> Result<Option<Self>, SettingError> {
-        let timeout = publish_timeout(environment)?;
-        let mongoosepush = MongoosePush::from_environment(environment, timeout)?;
-        let direct = Direct::from_environment(&destinations.trusted_origins, environment, timeout, aws)?;
-        let key = webhook::key_from_environment(environment, aws)?;
-        let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
-        let most_gone = Some(environment.number("DISABLE_MAX_PERCENT", 1..=100, 50)?);
-        let Some(chosen) = destinations.push_service() else { return Ok(None) };
-        let missing = |name, purpose| SettingError::Missing { name, purpose };
-        let kind = match chosen {
-            PushService::MongoosePush => PublisherKind::MongoosePush(
-                mongoosepush.ok_or(missing(mongoosepush::URL, "where notifications for virtual hosts are posted"))?,
-            ),
-            PushService::Direct => {
-                let purpose = "the apps' credentials for push services";
-                PublisherKind::Direct(Box::new(direct.ok_or(missing(direct::CREDENTIALS, purpose))?))
-            }
-            PushService::Webhook(url) => {
-                let purpose = "the secret that signs notifications to your own push service";
-                let key = key.ok_or(missing(webhook::SECRET, purpose))?;
-                PublisherKind::Webhook(Box::new(Webhook::new(url.clone(), key, timeout)))
-            }
-        };
-        Ok(Some(Self { kind, health: Health::default(), timeout, disable_after, most_gone }))
-    }
-
-    fn of_pubsub(
-        environment: &Environment,
-        aws: &SdkConfig,
-        destinations: &Destinations,
-    ) -> Result<Option<Self>, SettingError> {
-        let timeout = publish_timeout(environment)?;
-        let disable_after = match environment.number("PUBSUB_MAX_ERRORS", 0..=1_000, 0)? {
-            0 => None,
-            errors => Some(errors),
-        };
-        let servers = &destinations.pubsub_servers;
-        let Some(pubsub) = PubSub::from_environment(servers, environment, timeout, aws)? else { return Ok(None) };
-        let kind = PublisherKind::PubSub(Box::new(pubsub));
-        Ok(Some(Self { kind, health: Health::default(), timeout, disable_after, most_gone: None }))
-    }
-
-    /// Publishes one notification, within `PUBLISH_TIMEOUT_MS`.
-    pub async fn publish(&self, notification: &Notification<'_>) -> Verdict {
-        let deadline = Instant::now() + self.timeout;
-        let late = || {
-            let reason = format!("no answer within {} ms", self.timeout.as_millis());
-            let extent = match self.kind {
-                PublisherKind::PubSub(_) => Extent::Unknown,
-                _ => Extent::Service,
-            };
-            Failure { reason, retry_after: None, extent }
-        };
-        let Ok(push_service) = timeout_at(deadline, self.push_service_of(notification)).await else {
-            return Verdict { push_service: String::new(), outcome: late().into() };
-        };
-        let device = Device::of(notification);
-        if let Err(failure) = self.health.admit(&push_service, device) {
-            return Verdict { push_service, outcome: failure.into() };
-        }
-        let published = async {
-            match &self.kind {
-                PublisherKind::MongoosePush(mongoosepush) => mongoosepush.publish(notification).await,
-                PublisherKind::Direct(direct) => direct.publish(notification).await,
-                PublisherKind::Webhook(webhook) => webhook.publish(notification).await,
-                PublisherKind::PubSub(pubsub) => pubsub.publish(notification).await,
-            }
-        };
-        let outcome = timeout_at(deadline, published).await.unwrap_or_else(|_| late().into());
-        self.health.note(&push_service, device, &outcome);
-        Verdict { push_service, outcome }
-    }
-
-    /// The server that a user chose for a notification: the origin of an endpoint of Web Push, or a PubSub service.
-    pub fn server(&self, notification: &Notification<'_>) -> Option<String> {
-        match &self.kind {
-            PublisherKind::Direct(_) => match Provider::of(&notification.registration.options) {
-                Ok(Provider::WebPush) => Some(origin(notification)),
-                _ => None,
-            },
-            PublisherKind::PubSub(_) => Some(notification.registration.jid.to_string()),
-            PublisherKind::MongoosePush(_) | PublisherKind::Webhook(_) => None,
-        }
-    }
-
-    /// Whether this worker leaves the push service of a notification alone at the moment, since it failed too often.
-    pub async fn is_paused(&self, notification: &Notification<'_>) -> bool {
-        self.health.is_paused(&self.push_service_of(notification).await)
-    }
-
-    /// The most of the last answers, in percent, that may call devices gone before none is disabled; `None` for a push
-    /// service whose word is always taken.
-    pub fn most_gone(&self) -> Option<u32> {
-        self.most_gone
-    }
-
-    /// After how many suspicions in a row a registration is disabled; `None` for never.
-    pub fn disable_after(&self) -> Option<u32> {
-        self.disable_after
-    }
-
-    /// What `registration` of `user` is published to, without the device.
-    pub fn describe(&self, user: &BareJid, registration: &Registration) -> String {
-        match &self.kind {
-            PublisherKind::MongoosePush(mongoosepush) => mongoosepush.to_string(),
-            PublisherKind::Direct(_) => direct::describe(&registration.options),
-            PublisherKind::Webhook(webhook) => webhook.describe(),
-            PublisherKind::PubSub(pubsub) => format!("PubSub by {}", pubsub.describe(user)),
-        }
-    }
-
-    /// Names the push service of a notification: what fails and recovers as one. Nothing of the form is in it as it was
-    /// given, since it is for the log, too.
-    async fn push_service_of(&self, notification: &Notification<'_>) -> String {
-        let options = &notification.registration.options;
-        let provider = Provider::of(options);
-        match &self.kind {
-            // What a gateway says of devices is Apple's or Google's word.
-            PublisherKind::MongoosePush(_) => format!("MongoosePush/{}", provider.map_or("other", Provider::name)),
-            PublisherKind::Webhook(_) => "webhook".into(),
-            PublisherKind::PubSub(pubsub) => pubsub.describe(notification.user),
-            PublisherKind::Direct(direct) => match provider {
-                Ok(Provider::WebPush) => format!("{}/{}", Provider::WebPush.name(), origin(notification)),
-                provider => {
-                    let mode = if options.mode() == Ok(Some(Mode::Development)) { "dev" } else { "prod" };
-                    let app = direct.app_of(notification).await;
-                    format!("{}/{app}/{mode}", provider.map_or("other", Provider::name))
-                }
-            },
-        }
-    }
-
-    async fn warm_up(&self) {
-        let warmed = match &self.kind {
-            PublisherKind::MongoosePush(mongoosepush) => mongoosepush.warm_up().await,
-            PublisherKind::Webhook(webhook) => webhook.warm_up().await,
-            PublisherKind::PubSub(pubsub) => pubsub.warm_up().await,
-            PublisherKind::Direct(direct) => {
-                direct.warm_up().await;
-                Ok(())
-            }
-        };
-        if let Err(Failure { reason, .. }) = warmed {
-            tracing::warn!(reason, "what publishes cannot be reached");
-        }
-    }
-}
-
-/// The origin of an endpoint of Web Push; empty if it is no URL.
-fn origin(notification: &Notification<'_>) -> String {
-    let endpoint = notification.registration.options.get("endpoint").unwrap_or_default();
-    Url::parse(endpoint).map(|endpoint| endpoint.origin().ascii_serialization()).unwrap_or_default()
-}
-
-fn publish_timeout(environment: &Environment) -> Result<Duration, SettingError> {
-    let timeout = environment.number("PUBLISH_TIMEOUT_MS", 100..=5_000, 5_000)?;
-    Ok(Duration::from_millis(timeout.into()))
 }

@@ -1,21 +1,24 @@
 //! MongoosePush: a gateway to APNs and FCM, by its HTTP API.
 
-use std::fmt;
 use std::time::Duration;
 
-use pushlark_model::{Payload, PublishOptions};
+use futures_util::future::BoxFuture;
+use pushlark_model::{Payload, PublishOptions, Registration};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
+use pushlark_xmpp::BareJid;
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::content::Content;
-use crate::fcm;
-use crate::fit::{fit, shorter};
+use crate::direct::fcm;
+use crate::direct::provider::Provider;
+use crate::gateway::{Gateway, PushService};
 use crate::http_client::{Answer, HttpClient, Kind, failure, named, outcome, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
+use crate::truncate::send_truncated;
 
 pub const URL: &str = "MONGOOSEPUSH_URL";
 /// The most that a request may hold, in bytes. What MongoosePush makes of it for APNs or FCM may have 4,096 bytes, and has a
@@ -53,8 +56,7 @@ impl MongoosePush {
         Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), version, endpoint }))
     }
 
-    /// Posts one notification to the device that its options name.
-    pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
+    async fn send(&self, notification: Notification<'_>) -> Outcome {
         let options = &notification.registration.options;
         let (service, device_id) = match (notification.require("service"), notification.path_segment("device_id")) {
             (Ok(service), Ok(device_id)) => (service, device_id),
@@ -63,34 +65,21 @@ impl MongoosePush {
         if let Err(invalid) = options.check() {
             return Outcome::Refused(invalid.to_string());
         }
-        let build = |payload: &Payload| body(service, options, payload);
-        let body = match fit(MAX_REQUEST, notification.payload, build) {
-            Ok(body) => body,
-            Err(too_large) => return Outcome::Refused(too_large.to_string()),
-        };
         let url = format!("{}{device_id}", self.endpoint);
-        let mut answer = self.post(&url, &body).await;
-        if answer.as_ref().is_ok_and(|answer| self.is_too_large(answer))
-            && let Some(body) = shorter(body.len(), notification.payload, build)
-        {
-            answer = self.post(&url, &body).await;
-        }
-        match answer {
-            Ok(answer) => self.outcome(&answer),
-            Err(error) => unanswered(error).into(),
+        let build = |payload: &Payload| body(service, options, payload);
+        let post = |body: Vec<u8>| self.post(&url, body);
+        let is_too_large = |answer: &Answer| self.is_too_large(answer);
+        match send_truncated(MAX_REQUEST, notification.payload, build, post, is_too_large).await {
+            Ok(Ok(answer)) => self.outcome(&answer),
+            Ok(Err(error)) => unanswered(error).into(),
+            Err(too_large) => Outcome::Refused(too_large.to_string()),
         }
     }
 
-    async fn post(&self, url: &str, body: &[u8]) -> Result<Answer, reqwest::Error> {
+    async fn post(&self, url: &str, body: Vec<u8>) -> Result<Answer, reqwest::Error> {
         let request =
-            |client: &reqwest::Client| client.post(url).header(CONTENT_TYPE, "application/json").body(body.to_vec());
+            |client: &reqwest::Client| client.post(url).header(CONTENT_TYPE, "application/json").body(body.clone());
         Answer::read(self.http.send(request).await?).await
-    }
-
-    /// Opens a connection, whatever is answered.
-    pub async fn warm_up(&self) -> Result<(), Failure> {
-        self.http.prepare().await;
-        self.http.send(|client| client.head(&self.endpoint)).await.map(drop).map_err(unanswered)
     }
 
     /// Whether a status may stand for any error.
@@ -133,11 +122,29 @@ impl MongoosePush {
     }
 }
 
-/// The API and where it is, without what the URL may say of a user and a password.
-impl fmt::Display for MongoosePush {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Gateway for MongoosePush {
+    fn publish<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, Outcome> {
+        Box::pin(self.send(notification))
+    }
+
+    /// The answers about devices are those of Apple and Google.
+    fn push_service<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, PushService> {
+        let provider = Provider::of(&notification.registration.options).map_or("other", Provider::name);
+        Box::pin(async move { PushService::new(format!("MongoosePush/{provider}")) })
+    }
+
+    /// The API and its URL, without a user and a password.
+    fn describe(&self, _user: &BareJid, _registration: &Registration) -> String {
         let endpoint = self.endpoint.rsplit('@').next().unwrap_or_default();
-        write!(f, "MongoosePush at {}", endpoint.trim_end_matches('/'))
+        format!("MongoosePush at {}", endpoint.trim_end_matches('/'))
+    }
+
+    /// Opens a connection, whatever the server answers.
+    fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async {
+            self.http.prepare().await;
+            self.http.send(|client| client.head(&self.endpoint)).await.map(drop).map_err(unanswered)
+        })
     }
 }
 

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use futures_util::future::BoxFuture;
+use pushlark_model::Registration;
 use pushlark_settings::{
     Environment, HostPatterns, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError, by_domain,
     without_credentials,
@@ -16,6 +18,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode, Url};
 use uuid::Uuid;
 
+use crate::gateway::{Gateway, PushService};
 use crate::http_client::{HttpClient, Kind, failure, named, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
@@ -65,14 +68,9 @@ impl PubSub {
         Ok((!servers.0.is_empty()).then_some(Self { http, servers, tokens, without_options }))
     }
 
-    /// The chat server that sends a user's notifications.
-    pub fn describe(&self, user: &BareJid) -> String {
-        self.servers.of(user).map(|server| without_credentials(&server.url)).unwrap_or_default()
-    }
-
-    /// Publishes one notification to the registration's node, and waits for what the PubSub service answers.
-    pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
-        let Notification { user, registration, payload, .. } = *notification;
+    /// Publishes one notification to the registration's node, and waits for the answer of the PubSub service.
+    async fn send(&self, notification: Notification<'_>) -> Outcome {
+        let Notification { user, registration, payload, .. } = notification;
         let Some(server) = self.servers.of(user) else {
             return Outcome::Refused(format!("there is no PUBSUB_URL for {}", user.domain()));
         };
@@ -101,16 +99,6 @@ impl PubSub {
         }
     }
 
-    /// Opens the connections to the chat servers, whatever they answer.
-    pub async fn warm_up(&self) -> Result<(), Failure> {
-        self.http.prepare().await;
-        self.tokens.current().await?;
-        for server in &self.servers.0 {
-            self.http.send(|client| client.head(server.url.clone())).await.map_err(unanswered)?;
-        }
-        Ok(())
-    }
-
     async fn post(&self, server: &Server, tokens: &Tokens, iq: &str) -> Result<Response, reqwest::Error> {
         let request = |client: &reqwest::Client| {
             let request = client.post(server.url.clone()).header(CONTENT_TYPE, "application/xmpp+xml");
@@ -124,7 +112,47 @@ impl PubSub {
     }
 }
 
+impl Gateway for PubSub {
+    fn publish<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, Outcome> {
+        Box::pin(self.send(notification))
+    }
+
+    fn push_service<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, PushService> {
+        Box::pin(async move { PushService::new(self.servers.describe(notification.user)) })
+    }
+
+    fn server(&self, notification: Notification<'_>) -> Option<String> {
+        Some(notification.registration.jid.to_string())
+    }
+
+    fn describe(&self, user: &BareJid, _registration: &Registration) -> String {
+        format!("PubSub by {}", self.servers.describe(user))
+    }
+
+    /// Reads the tokens and opens the connections to the chat servers, whatever these answer.
+    fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async {
+            self.http.prepare().await;
+            self.tokens.current().await?;
+            for server in &self.servers.0 {
+                self.http.send(|client| client.head(server.url.clone())).await.map_err(unanswered)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The chat server may wait for one PubSub service that does not answer.
+    fn time_out_scope(&self) -> Extent {
+        Extent::Unknown
+    }
+}
+
 impl Servers {
+    /// The URL of a user's chat server, without a user, a password or a query; empty if there is none.
+    fn describe(&self, user: &BareJid) -> String {
+        self.of(user).map(|server| without_credentials(&server.url)).unwrap_or_default()
+    }
+
     /// The chat server that sends the stanzas of a user's domain.
     pub fn of(&self, user: &BareJid) -> Option<&Server> {
         let own = |server: &&Server| server.domain.as_ref().is_some_and(|domain| &**domain == user.domain());

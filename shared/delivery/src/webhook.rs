@@ -3,19 +3,22 @@
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use pushlark_model::Payload;
+use futures_util::future::BoxFuture;
+use pushlark_model::{Payload, Registration};
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, without_credentials};
 use pushlark_webhooks::{ID, Key, SIGNATURE, TIMESTAMP};
+use pushlark_xmpp::BareJid;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode, Url};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use crate::fit::shorter;
+use crate::gateway::{Gateway, PushService};
 use crate::http_client::{HttpClient, Kind, outcome, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
+use crate::truncate::send_truncated;
 
 /// The client of the operator's own push service.
 pub struct Webhook {
@@ -60,43 +63,32 @@ impl Webhook {
         Self { http: HttpClient::new(Kind::Any, timeout), url, key }
     }
 
-    /// Posts one notification.
-    pub async fn publish(&self, notification: &Notification<'_>) -> Outcome {
-        let body = build(notification, notification.payload);
-        let mut key = match self.key.current().await {
-            Ok(key) => key,
-            Err(error) => return Failure::from(error).into(),
-        };
+    /// Posts one notification. Only the push service knows its limit, so a text is not shortened before it refuses it.
+    async fn send(&self, notification: Notification<'_>) -> Outcome {
         let id = notification.name(43);
-        let mut answer = self.post(&key, &id, &body).await;
-        if let Ok(response) = &answer
-            && matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-            && let Some(newer) = self.key.newer(&key).await
-        {
-            key = newer;
-            answer = self.post(&key, &id, &body).await;
-        }
-        // What it takes is for it to say: a text is not shortened before.
-        if let Ok(response) = &answer
-            && response.status() == StatusCode::PAYLOAD_TOO_LARGE
-            && let Some(shorter) = shorter(body.len(), notification.payload, |payload| build(notification, payload))
-        {
-            answer = self.post(&key, &id, &shorter).await;
-        }
-        match answer {
-            Ok(response) => {
+        let build = |payload: &Payload| build(&notification, payload);
+        let post = |body: Vec<u8>| self.post_signed(&id, body);
+        let is_too_large = |response: &Response| response.status() == StatusCode::PAYLOAD_TOO_LARGE;
+        match send_truncated(usize::MAX, notification.payload, build, post, is_too_large).await {
+            Ok(Ok(response)) => {
                 let status = response.status();
                 outcome(status, response.headers(), format!("status {}", status.as_u16()))
             }
-            Err(error) => unanswered(error).into(),
+            Ok(Err(failure)) => failure.into(),
+            Err(too_large) => Outcome::Refused(too_large.to_string()),
         }
     }
 
-    /// Reads the secret and opens a connection, whatever is answered.
-    pub async fn warm_up(&self) -> Result<(), Failure> {
-        self.http.prepare().await;
-        self.key.current().await?;
-        self.http.send(|client| client.head(self.url.clone())).await.map(drop).map_err(unanswered)
+    /// Posts a body signed with the current secret, or with a newer one if the push service refuses that.
+    async fn post_signed(&self, id: &str, body: Vec<u8>) -> Result<Response, Failure> {
+        let key = self.key.current().await?;
+        let response = self.post(&key, id, &body).await.map_err(unanswered)?;
+        if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            && let Some(newer) = self.key.newer(&key).await
+        {
+            return self.post(&newer, id, &body).await.map_err(unanswered);
+        }
+        Ok(response)
     }
 
     async fn post(&self, key: &Key, id: &str, body: &[u8]) -> Result<Response, reqwest::Error> {
@@ -113,10 +105,29 @@ impl Webhook {
         };
         self.http.send(request).await
     }
+}
 
-    /// Where it is, without a user, a password or a query.
-    pub fn describe(&self) -> String {
+impl Gateway for Webhook {
+    fn publish<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, Outcome> {
+        Box::pin(self.send(notification))
+    }
+
+    fn push_service<'p>(&'p self, _notification: Notification<'p>) -> BoxFuture<'p, PushService> {
+        Box::pin(async { PushService::new("webhook") })
+    }
+
+    /// The URL, without a user, a password or a query.
+    fn describe(&self, _user: &BareJid, _registration: &Registration) -> String {
         without_credentials(&self.url)
+    }
+
+    /// Reads the secret and opens a connection, whatever the server answers.
+    fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async {
+            self.http.prepare().await;
+            self.key.current().await?;
+            self.http.send(|client| client.head(self.url.clone())).await.map(drop).map_err(unanswered)
+        })
     }
 }
 

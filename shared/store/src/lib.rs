@@ -39,7 +39,7 @@ pub use node::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced};
 pub use rate::AdmissionError;
 pub use recipient::Snapshot;
 pub use registration::Registered;
-pub use removal::Progress;
+pub use removal::RemovalProgress;
 pub use session::MAX_SESSIONS;
 
 use std::num::NonZeroU32;

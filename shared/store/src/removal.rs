@@ -19,7 +19,7 @@ const DELETIONS: usize = 16;
 
 /// How far a removal came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
+pub enum RemovalProgress {
     /// There was nothing left to delete.
     Complete,
     /// All that was found is deleted. The index follows the table after a moment, so another look is due.
@@ -35,7 +35,7 @@ impl Store {
         user: &BareJid,
         at: OffsetDateTime,
         may_go_on: impl Fn() -> bool,
-    ) -> Result<Progress, StoreError> {
+    ) -> Result<RemovalProgress, StoreError> {
         let kept = self
             .query()
             .key_condition_expression(format!("{PK} = :pk"))
@@ -43,7 +43,7 @@ impl Store {
             .projection_expression(format!("{PK}, {SK}"));
         Ok(match self.remove(kept, at, may_go_on).await? {
             // The query is of the table itself.
-            Progress::Swept => Progress::Complete,
+            RemovalProgress::Swept => RemovalProgress::Complete,
             progress => progress,
         })
     }
@@ -54,8 +54,8 @@ impl Store {
         domain: &DomainPart,
         at: OffsetDateTime,
         may_go_on: impl Fn() -> bool,
-    ) -> Result<Progress, StoreError> {
-        let mut whole = Progress::Complete;
+    ) -> Result<RemovalProgress, StoreError> {
+        let mut whole = RemovalProgress::Complete;
         for shard in keys::domain_shards(domain) {
             let registrations = self
                 .client
@@ -66,9 +66,9 @@ impl Store {
                 .expression_attribute_values(":shard", text(shard))
                 .expression_attribute_values(":at", number(to_micros(at)));
             match self.remove(registrations, at, &may_go_on).await? {
-                Progress::Complete => {}
-                Progress::Swept => whole = Progress::Swept,
-                Progress::Partial => return Ok(Progress::Partial),
+                RemovalProgress::Complete => {}
+                RemovalProgress::Swept => whole = RemovalProgress::Swept,
+                RemovalProgress::Partial => return Ok(RemovalProgress::Partial),
             }
         }
         Ok(whole)
@@ -79,19 +79,19 @@ impl Store {
         query: QueryFluentBuilder,
         at: OffsetDateTime,
         may_go_on: impl Fn() -> bool,
-    ) -> Result<Progress, StoreError> {
-        let mut progress = Progress::Complete;
+    ) -> Result<RemovalProgress, StoreError> {
+        let mut progress = RemovalProgress::Complete;
         let mut pages = query.limit(PAGE).into_paginator().send();
         while may_go_on() {
             let Some(page) = pages.next().await else { return Ok(progress) };
             let items = page.map_err(StoreError::during("list what is to be removed"))?.items.unwrap_or_default();
             if !items.is_empty() {
-                progress = Progress::Swept;
+                progress = RemovalProgress::Swept;
             }
             let deletions = stream::iter(items).map(async |item| self.delete_before(item, at).await);
             deletions.buffer_unordered(DELETIONS).try_collect::<()>().await?;
         }
-        Ok(Progress::Partial)
+        Ok(RemovalProgress::Partial)
     }
 
     async fn delete_before(&self, item: Item, at: OffsetDateTime) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::signature::RsaKeyPair;
+use futures_util::future::BoxFuture;
 use pushlark_model::{Payload, Priority, PublishOptions};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
@@ -13,14 +14,14 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use super::cached::Cached;
+use super::jws::{BadKey, rs256, rsa_key};
+use super::provider::{ProviderClient, ProviderResult, Unauthorized};
 use crate::content::{Content, is_call};
-use crate::direct::{Published, Unauthorized};
-use crate::fetched::Fetched;
-use crate::fit::{fit, shorter};
 use crate::http_client::{Answer, Connection, HttpClient, failure, named, retry_after, unanswered};
-use crate::jws::{BadKey, rs256, rsa_key};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
+use crate::truncate::send_truncated;
 
 /// The most that a message may hold, in bytes ("About FCM messages").
 const MAX_PAYLOAD: usize = 4_096;
@@ -62,7 +63,7 @@ pub struct Fcm {
     http: HttpClient,
     settings: Settings,
     key: RsaKeyPair,
-    token: Fetched<Token, Unsent>,
+    token: Cached<Token, Unsent>,
     refusals: KeyRefusals,
 }
 
@@ -87,11 +88,10 @@ enum Unsent {
 impl Fcm {
     pub fn new(settings: Settings, http: HttpClient) -> Result<Self, BadKey> {
         let key = rsa_key(&settings.private_key)?;
-        Ok(Self { http, settings, key, token: Fetched::default(), refusals: KeyRefusals::default() })
+        Ok(Self { http, settings, key, token: Cached::default(), refusals: KeyRefusals::default() })
     }
 
-    /// Sends one notification to the device that its options name.
-    pub async fn publish(&self, notification: &Notification<'_>) -> Published {
+    async fn send(&self, notification: Notification<'_>) -> ProviderResult {
         let device_id = match notification.require("device_id") {
             Ok(device_id) => device_id,
             Err(unusable) => return Ok(Outcome::Refused(unusable.to_string())),
@@ -99,25 +99,16 @@ impl Fcm {
         let options = &notification.registration.options;
         let ttl = notification.time_to_live().min(MAX_TIME_TO_LIVE).as_secs();
         let build = |payload: &Payload| android(options, payload, ttl);
-        let android = match fit(MAX_PAYLOAD, notification.payload, build) {
-            Ok(android) => android,
-            Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
-        };
-        let mut answer = self.deliver(device_id, &android).await;
-        if answer.as_ref().is_ok_and(is_too_large)
-            && let Some(android) = shorter(android.len(), notification.payload, build)
-        {
-            answer = self.deliver(device_id, &android).await;
-        }
-        match answer {
-            Ok(answer) => outcome(&answer),
-            Err(Unsent::Unauthorized(unauthorized)) => Err(unauthorized),
-            Err(Unsent::Failed(failure)) => Ok(failure.into()),
+        let send = |android: Vec<u8>| async move { self.deliver(device_id, &android).await };
+        match send_truncated(MAX_PAYLOAD, notification.payload, build, send, is_too_large).await {
+            Ok(Ok(answer)) => outcome(&answer),
+            Ok(Err(Unsent::Unauthorized(unauthorized))) => Err(unauthorized),
+            Ok(Err(Unsent::Failed(failure))) => Ok(failure.into()),
+            Err(too_large) => Ok(Outcome::Refused(too_large.to_string())),
         }
     }
 
-    /// Fetches a token and opens the connection to Google; whatever is answered, it stays.
-    pub async fn warm_up(&self) -> Result<(), Failure> {
+    async fn connect(&self) -> Result<(), Failure> {
         self.http.prepare().await;
         match self.token(None).await {
             Ok(_) => {}
@@ -201,6 +192,17 @@ impl Fcm {
         } else {
             Unauthorized::refused(reason)
         }))
+    }
+}
+
+impl ProviderClient for Fcm {
+    fn publish<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, ProviderResult> {
+        Box::pin(self.send(notification))
+    }
+
+    /// Fetches a token and opens the connection to Google, whatever Google answers.
+    fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(self.connect())
     }
 }
 
@@ -344,7 +346,7 @@ fn is_too_large(answer: &Answer) -> bool {
 }
 
 /// "FCM error codes" (ErrorCode).
-fn outcome(answer: &Answer) -> Published {
+fn outcome(answer: &Answer) -> ProviderResult {
     let (status, headers) = (answer.status.as_u16(), &answer.headers);
     if status == 200 {
         return Ok(Outcome::Delivered);

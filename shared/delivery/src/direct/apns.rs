@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use p256::ecdsa::SigningKey;
 use pushlark_model::{Mode, Payload, Priority, PublishOptions};
 use reqwest::StatusCode;
@@ -11,13 +12,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
+use super::jws::{BadKey, ec_key, es256};
+use super::provider::{ProviderClient, ProviderResult, Unauthorized};
 use crate::content::{Content, is_call};
-use crate::direct::{Published, Unauthorized};
-use crate::fit::{fit, shorter};
 use crate::http_client::{Answer, Connection, HttpClient, failure, named, unanswered};
-use crate::jws::{BadKey, ec_key, es256};
 use crate::notification::{Notification, Unusable};
 use crate::outcome::{Extent, Failure, Outcome};
+use crate::truncate::send_truncated;
 
 /// The most that a notification may hold, in bytes ("Generating a remote notification").
 const MAX_PAYLOAD: usize = 4_096;
@@ -80,8 +81,7 @@ impl Apns {
         Ok(Self { http: http(&settings.key_id), settings, key, token: Mutex::default() })
     }
 
-    /// Sends one notification to the device that its options name.
-    pub async fn publish(&self, notification: &Notification<'_>) -> Published {
+    async fn send(&self, notification: Notification<'_>) -> ProviderResult {
         let options = &notification.registration.options;
         let push_type = PushType::of(notification);
         let (token, limit) = match push_type {
@@ -97,10 +97,6 @@ impl Apns {
         }
         let thread = notification.thread();
         let build = |payload: &Payload| body(options, payload, push_type, &thread);
-        let body = match fit(limit, notification.payload, build) {
-            Ok(body) => body,
-            Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
-        };
         let url = format!("{}/3/device/{token}", self.url(options));
         let expiration = match push_type {
             PushType::Voip => 0,
@@ -123,24 +119,16 @@ impl Apns {
             };
             request.body(body.to_vec())
         };
-        let mut answer = self.http.ask(|client| request(client, &body), connection).await;
-        if let Ok(Answer { status: StatusCode::PAYLOAD_TOO_LARGE, .. }) = answer
-            && let Some(body) = shorter(body.len(), notification.payload, build)
-        {
-            answer = self.http.ask(|client| request(client, &body), connection).await;
+        let request = &request;
+        let send = |body: Vec<u8>| async move { self.http.ask(|client| request(client, &body), connection).await };
+        let is_too_large = |answer: &Answer| answer.status == StatusCode::PAYLOAD_TOO_LARGE;
+        match send_truncated(limit, notification.payload, build, send, is_too_large).await {
+            Ok(Ok(answer)) => outcome(&answer, notification.registration.created_at),
+            // The form's topic may not fit a header.
+            Ok(Err(error)) if error.is_builder() => Ok(Outcome::Refused("the topic cannot be sent".into())),
+            Ok(Err(error)) => Ok(unanswered(error).into()),
+            Err(too_large) => Ok(Outcome::Refused(too_large.to_string())),
         }
-        match answer {
-            Ok(answer) => outcome(&answer, notification.registration.created_at),
-            // A form's topic may be no header.
-            Err(error) if error.is_builder() => Ok(Outcome::Refused("the topic cannot be sent".into())),
-            Err(error) => Ok(unanswered(error).into()),
-        }
-    }
-
-    /// Opens the connection to Apple; whatever is answered, it stays.
-    pub async fn warm_up(&self) -> Result<(), Failure> {
-        self.http.prepare().await;
-        self.http.send(|client| client.get(&self.settings.url)).await.map(drop).map_err(unanswered)
     }
 
     /// The provider token. It changes with the half-hour and is the same bytes wherever it is made: Apple refuses whoever
@@ -156,7 +144,7 @@ impl Apns {
         token.1.clone()
     }
 
-    fn topic(&self, notification: &Notification<'_>, push_type: PushType) -> Result<String, Unusable> {
+    fn topic(&self, notification: Notification<'_>, push_type: PushType) -> Result<String, Unusable> {
         let topic =
             notification.option("topic").or(self.settings.topic.as_deref()).ok_or(Unusable::Missing("topic"))?;
         Ok(match push_type {
@@ -174,8 +162,22 @@ impl Apns {
     }
 }
 
+impl ProviderClient for Apns {
+    fn publish<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, ProviderResult> {
+        Box::pin(self.send(notification))
+    }
+
+    /// Opens the connection to Apple, whatever Apple answers.
+    fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async {
+            self.http.prepare().await;
+            self.http.send(|client| client.get(&self.settings.url)).await.map(drop).map_err(unanswered)
+        })
+    }
+}
+
 impl PushType {
-    fn of(notification: &Notification<'_>) -> Self {
+    fn of(notification: Notification<'_>) -> Self {
         if is_call(notification.payload) && notification.option("voip_device_id").is_some() {
             return Self::Voip;
         }
@@ -250,7 +252,7 @@ fn connection(answer: &Answer) -> Connection {
 }
 
 /// "Handling notification responses from APNs".
-fn outcome(answer: &Answer, enabled_at: u64) -> Published {
+fn outcome(answer: &Answer, enabled_at: u64) -> ProviderResult {
     let status = answer.status.as_u16();
     if status == 200 {
         return Ok(Outcome::Delivered);

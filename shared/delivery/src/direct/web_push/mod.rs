@@ -13,6 +13,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use futures_util::future::BoxFuture;
 use p256::EncodedPoint;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use pushlark_model::{Payload, Priority, PublishOptions};
@@ -21,12 +22,12 @@ use reqwest::{Response, StatusCode, Url};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use super::provider::{ProviderClient, ProviderResult};
 use crate::content::is_call;
-use crate::direct::Published;
-use crate::fit::fit;
 use crate::http_client::{HttpClient, failure, outcome, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
+use crate::truncate::truncate;
 use encryption::{Recipient, encrypt};
 use endpoint::NotPublic;
 use vapid::Vapid;
@@ -126,14 +127,13 @@ impl WebPush {
         Ok(Self { clients, trusted_origins, vapid: Vapid::new(settings)? })
     }
 
-    /// Sends one notification to the device that its options name.
-    pub async fn publish(&self, notification: &Notification<'_>) -> Published {
+    async fn send(&self, notification: Notification<'_>) -> ProviderResult {
         let subscription = match Subscription::new(&notification.registration.options, &self.trusted_origins) {
             Ok(subscription) => subscription,
             Err(invalid) => return Ok(Outcome::Refused(invalid.to_string())),
         };
         let limit = subscription.max_plaintext();
-        let text = match fit(limit, notification.payload, text) {
+        let text = match truncate(limit, notification.payload, text) {
             Ok(text) => text,
             Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
         };
@@ -141,7 +141,7 @@ impl WebPush {
         let mut answer = self.post(notification, &subscription, &text, length).await;
         // Some services take less than they must, and do not say how much.
         if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::PAYLOAD_TOO_LARGE)
-            && let Ok(text) = fit(length / 2, notification.payload, self::text)
+            && let Ok(text) = truncate(length / 2, notification.payload, self::text)
         {
             answer = self.post(notification, &subscription, &text, padded(text.len(), length / 2)).await;
         }
@@ -154,7 +154,7 @@ impl WebPush {
     /// Posts a text, padded to a length. There may be no answer, which is an outcome, too.
     async fn post(
         &self,
-        notification: &Notification<'_>,
+        notification: Notification<'_>,
         subscription: &Subscription,
         text: &[u8],
         length: usize,
@@ -195,6 +195,18 @@ impl WebPush {
             false => unanswered(error).into(),
         })
     }
+}
+
+impl ProviderClient for WebPush {
+    fn publish<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, ProviderResult> {
+        Box::pin(self.send(notification))
+    }
+}
+
+/// The origin of a registration's endpoint; empty if the endpoint is not a URL.
+pub fn origin(options: &PublishOptions) -> String {
+    let endpoint = Url::parse(options.get("endpoint").unwrap_or_default());
+    endpoint.map(|endpoint| endpoint.origin().ascii_serialization()).unwrap_or_default()
 }
 
 /// How long a plaintext of `length` bytes is with its padding, at most `limit`.
@@ -319,7 +331,7 @@ mod tests {
             payload: &Payload::default(),
             expires_at: OffsetDateTime::now_utc() + time::Duration::MINUTE,
         };
-        web_push.publish(&notification).await.unwrap()
+        web_push.publish(notification).await.unwrap()
     }
 
     fn extent(outcome: Outcome) -> Extent {

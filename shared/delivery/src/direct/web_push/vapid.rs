@@ -12,7 +12,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use super::BASE64_URL;
-use crate::jws::{BadKey, ec_key, es256};
+use crate::direct::jws::{BadKey, ec_key, es256};
 
 /// How many signatures are kept.
 const MAX_SIGNATURES: usize = 1_000;

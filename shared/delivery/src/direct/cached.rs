@@ -9,7 +9,7 @@ use tokio::time::Instant;
 const ERROR_LIFETIME: Duration = Duration::from_secs(1);
 
 /// One value for all who need it. Only one of them fetches at a time.
-pub struct Fetched<T, E>(Mutex<State<T, E>>);
+pub struct Cached<T, E>(Mutex<State<T, E>>);
 
 enum State<T, E> {
     Nothing,
@@ -17,13 +17,13 @@ enum State<T, E> {
     Failed(E, Instant),
 }
 
-impl<T, E> Default for Fetched<T, E> {
+impl<T, E> Default for Cached<T, E> {
     fn default() -> Self {
         Self(Mutex::new(State::Nothing))
     }
 }
 
-impl<T: Clone, E: Clone> Fetched<T, E> {
+impl<T: Clone, E: Clone> Cached<T, E> {
     /// The value that is kept, while it `is_good`, or else what `fetch` gives.
     pub async fn get(&self, is_good: impl Fn(&T) -> bool, fetch: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, E> {
         let mut state = self.0.lock().await;

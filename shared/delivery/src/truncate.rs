@@ -1,4 +1,4 @@
-//! Payload limits: a text that is too long is shortened, and nothing else.
+//! Payload limits: the text of a message that is too long is truncated, and nothing else.
 
 use pushlark_model::Payload;
 use unicode_segmentation::UnicodeSegmentation;
@@ -20,7 +20,7 @@ pub struct TooLarge {
 
 /// What `build` makes of `payload` as JSON, with the message's text shortened at a grapheme boundary until all of it is
 /// at most `limit` bytes. `build` must write the text once.
-pub fn fit(limit: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -> Result<Vec<u8>, TooLarge> {
+pub fn truncate(limit: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -> Result<Vec<u8>, TooLarge> {
     let built = build(payload);
     let Some(excess) = built.len().checked_sub(limit).filter(|excess| *excess > 0) else { return Ok(built) };
     let too_large = TooLarge { bytes: built.len(), limit };
@@ -39,13 +39,33 @@ pub fn fit(limit: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>)
     Ok(build(&payload.clone().with(Payload::LAST_MESSAGE_BODY, shortened)))
 }
 
-/// What is sent once more when the push service finds `sent` bytes too large: as [`fit`] makes it for half of them, and for
+/// Sends a notification with its text truncated to `limit` bytes; if the push service finds that too large, once more with
+/// a shorter text. Fails if the notification is too large even without its text.
+pub async fn send_truncated<A, E, F: Future<Output = Result<A, E>>>(
+    limit: usize,
+    payload: &Payload,
+    build: impl Fn(&Payload) -> Vec<u8>,
+    send: impl Fn(Vec<u8>) -> F,
+    is_too_large: impl Fn(&A) -> bool,
+) -> Result<Result<A, E>, TooLarge> {
+    let built = truncate(limit, payload, &build)?;
+    let length = built.len();
+    let answer = send(built).await;
+    if answer.as_ref().is_ok_and(is_too_large)
+        && let Some(shorter) = shrink(length, payload, &build)
+    {
+        return Ok(send(shorter).await);
+    }
+    Ok(answer)
+}
+
+/// What is sent once more when the push service finds `sent` bytes too large: as [`truncate`] makes it for half of them, and for
 /// 4,096 at most. `None` when the text is not what makes them so many.
-pub fn shorter(sent: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -> Option<Vec<u8>> {
+fn shrink(sent: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -> Option<Vec<u8>> {
     payload.get(Payload::LAST_MESSAGE_BODY)?;
     let rest = build(&payload.clone().with(Payload::LAST_MESSAGE_BODY, "")).len();
     let limit = (sent / 2).min(LEAST_LIMIT).max(rest + LEAST_TEXT);
-    fit(limit, payload, build).ok().filter(|built| built.len() < sent)
+    truncate(limit, payload, build).ok().filter(|built| built.len() < sent)
 }
 
 /// How many bytes a text takes within a JSON string.
@@ -70,7 +90,7 @@ mod tests {
 
     fn fitted(limit: usize, text: &str) -> Result<(usize, String), TooLarge> {
         let payload = Payload::default().with("from", "alice").with(Payload::LAST_MESSAGE_BODY, text);
-        fit(limit, &payload, build).map(|bytes| {
+        truncate(limit, &payload, build).map(|bytes| {
             let fields: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
             (bytes.len(), fields[Payload::LAST_MESSAGE_BODY].as_str().unwrap().to_owned())
         })
@@ -104,18 +124,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_nevertheless_is_halved_as_far_as_the_text_goes() {
-        let shorter = |sent, other: usize, text: usize| {
+    fn a_notification_that_is_refused_as_too_large_is_halved_as_far_as_its_text_allows() {
+        let shrunk = |sent, other: usize, text: usize| {
             let payload = Payload::default().with("other", "x".repeat(other));
             let payload = payload.with(Payload::LAST_MESSAGE_BODY, "x".repeat(text));
-            shorter(sent, &payload, build).map(|bytes| bytes.len())
+            shrink(sent, &payload, build).map(|bytes| bytes.len())
         };
         let rest = build(&Payload::default().with("other", "").with(Payload::LAST_MESSAGE_BODY, "")).len();
-        assert_eq!(shorter(4_096, 0, 100_000), Some(2_048));
-        assert_eq!(shorter(100_000 + rest, 0, 100_000), Some(LEAST_LIMIT));
-        assert_eq!(shorter(2_000 + rest, 1_500, 500), Some(rest + 1_500 + LEAST_TEXT));
-        assert_eq!(shorter(2_000 + rest, 2_000 - LEAST_TEXT, LEAST_TEXT), None, "the text is short");
-        assert_eq!(super::shorter(4_096, &Payload::default().with("other", "x".repeat(4_000)), build), None, "no text");
+        assert_eq!(shrunk(4_096, 0, 100_000), Some(2_048));
+        assert_eq!(shrunk(100_000 + rest, 0, 100_000), Some(LEAST_LIMIT));
+        assert_eq!(shrunk(2_000 + rest, 1_500, 500), Some(rest + 1_500 + LEAST_TEXT));
+        assert_eq!(shrunk(2_000 + rest, 2_000 - LEAST_TEXT, LEAST_TEXT), None, "the text is short");
+        assert_eq!(shrink(4_096, &Payload::default().with("other", "x".repeat(4_000)), build), None, "no text");
     }
 
     #[test]

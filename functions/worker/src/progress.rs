@@ -1,0 +1,117 @@
+//! The progress of a batch: publications that are complete, written to their claims in case SQS delivers their message again.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use pushlark_model::Registration;
+use pushlark_store::{Claimant, Store};
+use pushlark_telemetry::Causes;
+use pushlark_xmpp::BareJid;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::task::Attempt;
+
+/// The number of claims that are written concurrently.
+const CONCURRENCY: usize = 16;
+/// The longest wait of a complete publication for the rest of its batch before it is written: a worker that dies meanwhile
+/// repeats the notification.
+const WRITE_DELAY: Duration = Duration::from_millis(500);
+
+/// The state that the tasks of a batch share.
+pub struct BatchContext {
+    /// The publications that are complete.
+    pub progress: Progress,
+    /// No task starts later.
+    pub task_cutoff: Instant,
+    /// No publish starts later.
+    pub publish_cutoff: Instant,
+}
+
+/// The progress of a batch that is not written yet.
+#[derive(Default)]
+pub struct Progress {
+    by_claimant: Mutex<ByClaimant>,
+    added: Notify,
+}
+
+/// The progress of recipients, by the names of their claimants.
+pub type ByClaimant = BTreeMap<String, RecipientProgress>;
+
+/// The progress of one recipient of a message, for its claim.
+pub struct RecipientProgress {
+    user: BareJid,
+    attempt: Attempt,
+    counted: Option<u32>,
+    complete: Vec<Registration>,
+    /// The registrations that the next try holds.
+    pub put_back: Vec<Registration>,
+}
+
+impl RecipientProgress {
+    /// A recipient for whom nothing is complete.
+    pub fn new(attempt: Attempt, user: BareJid, counted: Option<u32>) -> Self {
+        Self { user, attempt, counted, complete: Vec::new(), put_back: Vec::new() }
+    }
+
+    /// Whether the try is not the first one.
+    pub fn is_of_later_try(&self) -> bool {
+        self.attempt.retry.generation > 0
+    }
+
+    /// Whether a registration is complete or put back.
+    pub fn has_registrations(&self) -> bool {
+        !self.complete.is_empty() || !self.put_back.is_empty()
+    }
+}
+
+impl Progress {
+    /// Adds registrations that need no further try, and the message's unread count.
+    pub fn add(
+        &self,
+        attempt: &Attempt,
+        user: &BareJid,
+        counted: Option<u32>,
+        registrations: impl IntoIterator<Item = Registration>,
+    ) {
+        // Each change is complete in itself.
+        let mut by_claimant = self.by_claimant.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_claimant.is_empty() {
+            self.added.notify_one();
+        }
+        let recipient = match by_claimant.get_mut(&attempt.retry.claimant) {
+            Some(recipient) => recipient,
+            None => {
+                let recipient = RecipientProgress::new(attempt.clone(), user.clone(), counted);
+                by_claimant.entry(attempt.retry.claimant.clone()).or_insert(recipient)
+            }
+        };
+        recipient.complete.extend(registrations);
+    }
+
+    /// Waits until progress is added, and then half a second.
+    pub async fn is_due(&self) {
+        self.added.notified().await;
+        sleep(WRITE_DELAY).await;
+    }
+
+    /// Takes the progress that was added since the last call.
+    pub fn take(&self) -> ByClaimant {
+        std::mem::take(&mut self.by_claimant.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Writes progress to the claims. A failed write costs a repeated notification at most.
+pub async fn write(store: &Store, recipients: impl IntoIterator<Item = RecipientProgress>) {
+    let writes = recipients.into_iter().map(async |recipient| {
+        let RecipientProgress { user, attempt, counted, complete, put_back } = recipient;
+        let claimant: Claimant<'_> = attempt.claimant(&user, counted);
+        let (complete, put_back): (Vec<_>, Vec<_>) = (complete.iter().collect(), put_back.iter().collect());
+        if let Err(error) = store.finish(claimant, &complete, &put_back).await {
+            tracing::error!(id = claimant.id, error = %Causes(&error), "a notification may be repeated");
+        }
+    });
+    stream::iter(writes).buffer_unordered(CONCURRENCY).collect::<()>().await;
+}

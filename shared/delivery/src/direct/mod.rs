@@ -1,0 +1,119 @@
+//! The gateway that publishes directly to the push services of devices, with credentials for each app.
+
+mod apns;
+mod cached;
+mod credentials;
+pub mod fcm;
+mod jws;
+pub mod provider;
+pub mod web_push;
+
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use futures_util::future::{BoxFuture, join_all};
+use pushlark_model::{Mode, Registration};
+use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError};
+use pushlark_xmpp::BareJid;
+
+use crate::gateway::{Gateway, PushService};
+use crate::notification::Notification;
+use crate::outcome::{Failure, Outcome};
+use credentials::{Apps, Clients};
+use provider::{Provider, Unauthorized};
+use web_push::TrustedOrigins;
+
+pub const CREDENTIALS: &str = "PUSH_CREDENTIALS";
+
+/// The clients of all apps in `PUSH_CREDENTIALS`.
+pub struct Direct {
+    apps: RotatingSecret<Apps>,
+}
+
+impl Direct {
+    /// From `PUSH_CREDENTIALS`; `None` without credentials.
+    pub fn from_environment(
+        trusted_origins: &TrustedOrigins,
+        environment: &Environment,
+        timeout: Duration,
+        aws: &SdkConfig,
+    ) -> Result<Option<Self>, SettingError> {
+        let Some(setting) = environment.value(CREDENTIALS)? else { return Ok(None) };
+        let clients = Clients::new(trusted_origins, timeout);
+        let secret = Secret::new(setting, aws);
+        let apps = RotatingSecret::new(CREDENTIALS, secret, move |text| Apps::read(text, &clients)).checked()?;
+        Ok(Some(Self { apps }))
+    }
+
+    async fn send(&self, notification: Notification<'_>) -> Outcome {
+        let provider = match Provider::of(&notification.registration.options) {
+            Ok(provider) => provider,
+            Err(invalid) => return Outcome::Refused(invalid.to_string()),
+        };
+        let apps = match self.apps.current().await {
+            Ok(apps) => apps,
+            Err(error) => return Failure::from(error).into(),
+        };
+        let outcome = match apps.publish(provider, notification).await {
+            Ok(outcome) => return outcome,
+            Err(Unauthorized(outcome)) => outcome,
+        };
+        match self.apps.newer(&apps).await {
+            None => outcome,
+            Some(apps) => apps.publish(provider, notification).await.unwrap_or_else(|Unauthorized(outcome)| outcome),
+        }
+    }
+
+    /// The name of the app that a notification is for; empty if there is none.
+    async fn app_of(&self, notification: Notification<'_>) -> String {
+        let apps = self.apps.current().await.ok();
+        let app = apps.as_ref().and_then(|apps| apps.app(notification).ok());
+        app.map(|(name, _)| name.to_owned()).unwrap_or_default()
+    }
+}
+
+impl Gateway for Direct {
+    fn publish<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, Outcome> {
+        Box::pin(self.send(notification))
+    }
+
+    /// Each app has its own quota and credentials at a provider, and each origin of Web Push is a server of its own.
+    fn push_service<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, PushService> {
+        Box::pin(async move {
+            let options = &notification.registration.options;
+            let provider = match Provider::of(options) {
+                Ok(Provider::WebPush) => {
+                    return PushService::of_family(Provider::WebPush.name(), &web_push::origin(options));
+                }
+                provider => provider.map_or("other", Provider::name),
+            };
+            let mode = if options.mode() == Ok(Some(Mode::Development)) { "dev" } else { "prod" };
+            PushService::new(format!("{provider}/{}/{mode}", self.app_of(notification).await))
+        })
+    }
+
+    fn server(&self, notification: Notification<'_>) -> Option<String> {
+        let options = &notification.registration.options;
+        (Provider::of(options) == Ok(Provider::WebPush)).then(|| web_push::origin(options))
+    }
+
+    fn describe(&self, _user: &BareJid, registration: &Registration) -> String {
+        match Provider::of(&registration.options) {
+            Ok(provider) => provider.name().to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async {
+            let apps = self.apps.current().await?;
+            join_all(apps.clients().map(async |(app, provider, client)| {
+                if let Err(Failure { reason, .. }) = client.warm_up().await {
+                    tracing::warn!(app, provider = provider.name(), reason, "a push service cannot be reached");
+                }
+            }))
+            .await;
+            Ok(())
+        })
+    }
+}

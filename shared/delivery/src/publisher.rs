@@ -1,0 +1,149 @@
+//! A publisher: a gateway with the time-out of publishes, the health of its push services and the rules for disabling.
+
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use pushlark_model::Registration;
+use pushlark_settings::{Environment, SettingError};
+use pushlark_xmpp::BareJid;
+use tokio::time::{Instant, timeout_at};
+
+use crate::destinations::{Destinations, PushServiceSetting};
+use crate::direct::{self, Direct};
+use crate::gateway::{Gateway, PushService};
+use crate::health::{Device, Health};
+use crate::mongoosepush::{self, MongoosePush};
+use crate::notification::Notification;
+use crate::outcome::{Failure, Outcome};
+use crate::pubsub::PubSub;
+use crate::webhook::{self, Webhook};
+
+/// Publishes the notifications of virtual hosts, or those of real PubSub hosts.
+pub struct Publisher {
+    gateway: Box<dyn Gateway>,
+    health: Health,
+    timeout: Duration,
+    disable_after: Option<u32>,
+    most_gone: Option<u32>,
+}
+
+/// The outcome of a publish, and the push service that it is the answer of.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The push service.
+    pub push_service: PushService,
+    /// The outcome.
+    pub outcome: Outcome,
+}
+
+impl Publisher {
+    /// The publisher for virtual hosts; `None` if there are none. The settings of all gateways are checked.
+    pub fn of_push_service(
+        environment: &Environment,
+        aws: &SdkConfig,
+        destinations: &Destinations,
+    ) -> Result<Option<Self>, SettingError> {
+        let timeout = publish_timeout(environment)?;
+        let mongoosepush = MongoosePush::from_environment(environment, timeout)?;
+        let direct = Direct::from_environment(&destinations.trusted_origins, environment, timeout, aws)?;
+        let key = webhook::key_from_environment(environment, aws)?;
+        let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
+        let most_gone = Some(environment.number("DISABLE_MAX_PERCENT", 1..=100, 50)?);
+        let Some(chosen) = destinations.push_service() else { return Ok(None) };
+        let missing = |name, purpose| SettingError::Missing { name, purpose };
+        let gateway: Box<dyn Gateway> = match chosen {
+            PushServiceSetting::MongoosePush => Box::new(
+                mongoosepush.ok_or(missing(mongoosepush::URL, "where notifications for virtual hosts are posted"))?,
+            ),
+            PushServiceSetting::Direct => {
+                Box::new(direct.ok_or(missing(direct::CREDENTIALS, "the apps' credentials for push services"))?)
+            }
+            PushServiceSetting::Webhook(url) => {
+                let purpose = "the secret that signs notifications to your own push service";
+                let key = key.ok_or(missing(webhook::SECRET, purpose))?;
+                Box::new(Webhook::new(url.clone(), key, timeout))
+            }
+        };
+        Ok(Some(Self { gateway, health: Health::default(), timeout, disable_after, most_gone }))
+    }
+
+    /// The publisher for real PubSub hosts; `None` without `PUBSUB_URL`.
+    pub fn of_pubsub(
+        environment: &Environment,
+        aws: &SdkConfig,
+        destinations: &Destinations,
+    ) -> Result<Option<Self>, SettingError> {
+        let timeout = publish_timeout(environment)?;
+        let disable_after = match environment.number("PUBSUB_MAX_ERRORS", 0..=1_000, 0)? {
+            0 => None,
+            errors => Some(errors),
+        };
+        let servers = &destinations.pubsub_servers;
+        let Some(pubsub) = PubSub::from_environment(servers, environment, timeout, aws)? else { return Ok(None) };
+        let (gateway, health) = (Box::new(pubsub), Health::default());
+        Ok(Some(Self { gateway, health, timeout, disable_after, most_gone: None }))
+    }
+
+    /// Publishes one notification, within `PUBLISH_TIMEOUT_MS`.
+    pub async fn publish(&self, notification: &Notification<'_>) -> Verdict {
+        let deadline = Instant::now() + self.timeout;
+        let late = || {
+            let reason = format!("no answer within {} ms", self.timeout.as_millis());
+            Failure { reason, retry_after: None, extent: self.gateway.time_out_scope() }
+        };
+        let Ok(push_service) = timeout_at(deadline, self.gateway.push_service(*notification)).await else {
+            return Verdict { push_service: PushService::new(""), outcome: late().into() };
+        };
+        let device = Device::of(notification);
+        if let Err(failure) = self.health.admit(&push_service.name, device) {
+            return Verdict { push_service, outcome: failure.into() };
+        }
+        let outcome = timeout_at(deadline, self.gateway.publish(*notification)).await;
+        let outcome = outcome.unwrap_or_else(|_| late().into());
+        self.health.note(&push_service.name, device, &outcome);
+        Verdict { push_service, outcome }
+    }
+
+    /// The server that the user has named for a notification: an origin of Web Push, or a PubSub service.
+    pub fn server(&self, notification: &Notification<'_>) -> Option<String> {
+        self.gateway.server(*notification)
+    }
+
+    /// Whether this worker has paused the push service of a notification, since it failed too often.
+    pub async fn is_paused(&self, notification: &Notification<'_>) -> bool {
+        self.health.is_paused(&self.gateway.push_service(*notification).await.name)
+    }
+
+    /// The largest percentage of recent answers that may call devices gone before no device is disabled; `None` for a push
+    /// service whose answers always count.
+    pub fn most_gone(&self) -> Option<u32> {
+        self.most_gone
+    }
+
+    /// The number of suspicions in a row after which a registration is disabled; `None` for never.
+    pub fn disable_after(&self) -> Option<u32> {
+        self.disable_after
+    }
+
+    /// The time-out of a publish.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The target of a registration of `user`, without its device.
+    pub fn describe(&self, user: &BareJid, registration: &Registration) -> String {
+        self.gateway.describe(user, registration)
+    }
+
+    /// Opens the connections that publishes need.
+    pub async fn warm_up(&self) {
+        if let Err(Failure { reason, .. }) = self.gateway.warm_up().await {
+            tracing::warn!(reason, "what publishes cannot be reached");
+        }
+    }
+}
+
+fn publish_timeout(environment: &Environment) -> Result<Duration, SettingError> {
+    let timeout = environment.number("PUBLISH_TIMEOUT_MS", 100..=5_000, 5_000)?;
+    Ok(Duration::from_millis(timeout.into()))
+}
