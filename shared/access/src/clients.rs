@@ -1,4 +1,4 @@
-//! Clients that call by themselves: by a token (RFC 7519) whose subject is the user.
+//! Authentication of clients that send requests themselves, by a JWT (RFC 7519) whose `sub` is the user's bare JID.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,22 +25,22 @@ const KEYS: &str = "JWT_KEYS";
 const ISSUER: &str = "JWT_ISSUER";
 const AUDIENCE: &str = "JWT_AUDIENCE";
 
-/// Why a credential is refused that is none.
+/// The reason for a credential that is neither a secret nor a JWT.
 const NO_TOKEN: &str = "the credential is neither one of the secrets in WEBHOOK_SECRET nor a client's token";
-/// Why a token is refused that none of the keys has signed.
+/// The reason for a token that none of the keys has signed.
 const NO_KEY: &str = "the token is signed by none of the keys";
-/// How far the clocks may be apart, in seconds.
+/// The tolerated difference between the clocks of issuer and function, in seconds.
 const LEEWAY: u64 = 5;
-/// The longest token, in bytes.
+/// The maximum length of a token, in bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
-/// The shortest key of HS256, in bytes (RFC 7518, section 3.2).
+/// The minimum length of an HS256 key, in bytes (RFC 7518, section 3.2).
 const MIN_HMAC_KEY_BYTES: usize = 32;
-/// How long keys are used before they are fetched or read again.
+/// The time after which the keys are fetched or read again.
 const KEYS_LIFETIME: Duration = Duration::from_secs(5 * 60);
-/// How often they are fetched at most, whether they can be had or not, and however many tokens name unknown keys.
+/// The minimum time between two fetches, even after a failed fetch or when tokens name unknown keys.
 const FETCH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What the tokens of clients are checked by.
+/// The keys, issuer, audience and algorithm by which the tokens of clients are verified.
 #[derive(Debug, Clone)]
 pub struct Clients(Arc<Inner>);
 
@@ -53,21 +53,21 @@ struct Inner {
 
 #[derive(Debug)]
 enum Source {
-    /// The setting holds them, or says where they are held.
+    /// The setting contains the keys, or names the secret that contains them (see [`Secret`]).
     Secret(RotatingSecret<Vec<Key>>),
-    /// They are published, and change from time to time.
+    /// The issuer publishes the keys at a URL, and rotates them.
     Published { url: Url, fetch: Fetch, kept: Mutex<Kept> },
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// The keys, and when they were fetched.
+    /// The keys and the time of their fetch.
     keys: Option<(Arc<Vec<Key>>, Instant)>,
-    /// When the last fetch ended.
+    /// The time at which the last fetch ended, failed or not.
     tried_at: Option<Instant>,
 }
 
-/// A key of the algorithm.
+/// A key for `JWT_ALGORITHM`, with its `kid`.
 #[derive(Debug)]
 struct Key {
     id: Option<String>,
@@ -80,8 +80,9 @@ struct Claims {
 }
 
 impl Clients {
-    /// From `JWT_KEYS`: a JWK Set (RFC 7517, or one JWK), where it is published by HTTPS, or where it is held (see
-    /// [`Secret`]); and `JWT_ALGORITHM`, `JWT_ISSUER` and `JWT_AUDIENCE`, which the tokens must have. `None` without keys.
+    /// Reads `JWT_KEYS`, which is a JWK Set or one JWK (RFC 7517), the HTTPS URL where it is published, or the name
+    /// of the secret that contains it (see [`Secret`]); and `JWT_ALGORITHM`, `JWT_ISSUER` and `JWT_AUDIENCE`, which the
+    /// tokens must have. Returns `None` if `JWT_KEYS` is not set.
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
         let algorithm = environment.choice(
             ALGORITHM,
@@ -91,8 +92,8 @@ impl Clients {
         let Some(keys) = environment.value(KEYS)? else { return Ok(None) };
         let missing = |name, purpose| SettingError::Missing { name, purpose };
         let algorithm = algorithm.ok_or(missing(ALGORITHM, "the algorithm of the clients' tokens"))?;
-        let issuer = issuer.ok_or(missing(ISSUER, "who issues the clients' tokens"))?;
-        let audience = audience.ok_or(missing(AUDIENCE, "whom the clients' tokens are for"))?;
+        let issuer = issuer.ok_or(missing(ISSUER, "the issuer of the clients' tokens"))?;
+        let audience = audience.ok_or(missing(AUDIENCE, "the audience of the clients' tokens"))?;
         let mut validation = Validation::new(algorithm);
         validation.set_issuer(&[issuer]);
         validation.set_audience(&[audience]);
@@ -110,7 +111,7 @@ impl Clients {
         Ok(Some(Self(Arc::new(Inner { validation, algorithm, source }))))
     }
 
-    /// Whose client presents `token`.
+    /// Verifies `token`, and returns the user in its `sub`.
     pub(crate) async fn verify(&self, token: &[u8]) -> Result<BareJid, AccessError> {
         let refused = |reason: &'static str| AccessError::unauthorized(reason, reason);
         let token = std::str::from_utf8(token).map_err(|_| refused(NO_TOKEN))?;
@@ -119,14 +120,14 @@ impl Clients {
         }
         let header = decode_header(token).map_err(|_| refused(NO_TOKEN))?;
         if header.crit.is_some() {
-            return Err(refused("the token has critical header parameters, none is understood"));
+            return Err(refused("the token has critical header parameters (crit), which are not supported"));
         }
         let keys = self.keys(header.kid.as_deref()).await?;
         let reason = match self.check(token, header.kid.as_deref(), &keys) {
             Ok(claims) => return subject(&claims.sub),
             Err(reason) => reason,
         };
-        // The key may be one that the secret holds since it was read.
+        // The key may have been added to the secret after the last read.
         if let Source::Secret(secret) = &self.0.source
             && reason == NO_KEY
             && let Some(newer) = secret.newer(&keys).await
@@ -159,13 +160,13 @@ impl Clients {
         let (url, fetch, kept) = match &self.0.source {
             Source::Secret(keys) => {
                 return keys.current().await.map_err(|error| {
-                    tracing::error!(error = %Causes(&error), "the keys of the clients' tokens cannot be had");
+                    tracing::error!(error = %Causes(&error), "the keys of the clients' tokens cannot be read");
                     AccessError::Unavailable
                 });
             }
             Source::Published { url, fetch, kept } => (url, fetch, kept),
         };
-        // All callers wait for one fetch, and none of them begins another one after it.
+        // All callers wait for one fetch: the lock is held until it ends, and none of them starts another one after it.
         let mut kept = kept.lock().await;
         let has_id = |keys: &[Key]| id.is_none() || keys.iter().any(|key| key.id.as_deref() == id);
         let is_wanted = match &kept.keys {
@@ -177,17 +178,18 @@ impl Clients {
             let fetched = fetch.get(url.clone()).await.map_err(|error| Causes(&error).to_string());
             match fetched.and_then(|document| read_keys(&document, self.0.algorithm)) {
                 Ok(keys) => kept.keys = Some((Arc::new(keys), Instant::now())),
-                // The keys of before, if there are any, are still good.
-                Err(reason) => tracing::error!(reason, "the keys of the clients' tokens cannot be had"),
+                // Keys of an earlier fetch remain valid.
+                Err(reason) => tracing::error!(reason, "the keys of the clients' tokens cannot be read"),
             }
-            // The interval is between two fetches.
+            // The interval counts from the end of a fetch.
             kept.tried_at = Some(Instant::now());
         }
         kept.keys.as_ref().map(|(keys, _)| Arc::clone(keys)).ok_or(AccessError::Unavailable)
     }
 }
 
-/// Where keys are published; a secret key is not to be, nor is any to come by a way where it can be exchanged.
+/// Checks the URL of published keys. HTTP is refused, except on loopback, since somebody on the path could replace the
+/// keys; so is HS256, whose keys are secret.
 fn published(url: &str, algorithm: Algorithm) -> Result<Url, SettingError> {
     let HttpUrl(url) = url.parse().map_err(|invalid: InvalidUrl| SettingError::invalid(KEYS, invalid))?;
     let is_loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
@@ -195,15 +197,16 @@ fn published(url: &str, algorithm: Algorithm) -> Result<Url, SettingError> {
         return Err(SettingError::invalid(KEYS, "the URL must begin with https://"));
     }
     if algorithm == Algorithm::HS256 {
-        return Err(SettingError::invalid(KEYS, "a key of HS256 is secret, and not to be had at a URL"));
+        return Err(SettingError::invalid(KEYS, "an HS256 key is secret and must not be published at a URL"));
     }
     Ok(url)
 }
 
-/// The keys of a JWK Set, or of one JWK, that may be used; those of other algorithms and purposes are passed over.
+/// Reads the usable keys of a JWK Set or of one JWK. Keys for other algorithms or other uses are ignored; having no
+/// usable key is an error.
 fn read_keys(json: &[u8], algorithm: Algorithm) -> Result<Vec<Key>, String> {
     let mut document: Value = read_json(json)
-        .map_err(|error| format!("it is no JWK Set such as {{\"keys\": [{{\"kty\": \"RSA\", …}}]}}: {error}"))?;
+        .map_err(|error| format!("it is not a JWK Set such as {{\"keys\": [{{\"kty\": \"RSA\", …}}]}}: {error}"))?;
     let keys = match document.get_mut("keys").map(Value::take) {
         Some(Value::Array(keys)) => keys,
         Some(_) => return Err("keys is not an array".into()),
@@ -246,7 +249,7 @@ fn subject(sub: &str) -> Result<BareJid, AccessError> {
     }
 }
 
-/// What is wrong, without what the token holds.
+/// The reason for the log and the response. It quotes nothing of the token.
 fn describe(kind: &ErrorKind) -> &'static str {
     match kind {
         ErrorKind::InvalidAlgorithm => "the token's alg is not JWT_ALGORITHM",

@@ -1,5 +1,5 @@
-//! Authentication of requests: secrets, signatures, tokens of clients and messages of SNS; and the users for whom a caller
-//! may speak.
+//! Authentication of requests by secrets, signatures, client tokens and SNS messages, and the users and domains that
+//! the caller may send requests about.
 
 mod clients;
 
@@ -24,25 +24,25 @@ use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 
 const SETTING: &str = "WEBHOOK_SECRET";
-/// Why a credential that is known is refused, for the log.
-const NOT_GOOD: &str = "the credential is not good for this";
-/// How long a removed secret is taken at most by a function that is called.
+/// The logged reason for a 403.
+const NOT_PERMITTED: &str = "the credential does not permit this request";
+/// The maximum time for which a function that receives requests still accepts a removed secret.
 const SECRETS_MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
-/// Whose request it is, as its credential says.
+/// The authenticated sender of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// Whoever may speak for all: the holder of a secret that is bound to no domain, SNS, a caller that IAM has vouched
-    /// for, and anybody where access is open.
+    /// A caller for all domains: the holder of a secret without a domain, SNS, a caller that IAM has authenticated, and
+    /// every caller if access is open.
     Operator,
-    /// A chat server of these domains.
+    /// A chat server, with the domains that its secret is bound to.
     Server(Vec<DomainPart>),
-    /// A client of this user.
+    /// A client of this user, authenticated by a token.
     Client(BareJid),
 }
 
 impl Caller {
-    /// Whether the caller may say what happens to `user`, and what `user` does.
+    /// Whether the caller may send events and requests about `user`.
     pub fn speaks_for(&self, user: &BareJid) -> bool {
         match self {
             Self::Client(client) => client == user,
@@ -50,8 +50,8 @@ impl Caller {
         }
     }
 
-    /// The account that `RATE_LIMIT` charges with a request about `user`: the domain, or for a user's own client the user,
-    /// since one client could use up the rate of the whole domain otherwise.
+    /// Returns the account that `RATE_LIMIT` charges for a request about `user`: the domain, or for a client the user,
+    /// since otherwise one client could use up the rate of the whole domain.
     pub fn charged_for<'u>(&self, user: &'u BareJid) -> &'u str {
         match self {
             Self::Client(_) => user.as_str(),
@@ -59,7 +59,7 @@ impl Caller {
         }
     }
 
-    /// Whether the caller may speak for all users of a domain.
+    /// Whether the caller may send events and requests about all users of `domain`.
     pub fn speaks_for_domain(&self, domain: &DomainRef) -> bool {
         match self {
             Self::Operator => true,
@@ -68,12 +68,12 @@ impl Caller {
         }
     }
 
-    /// Logs that the caller asks for what the credential is not good for, which `detail` says.
+    /// Logs a 403 for this caller. `detail` names the user or the domain that its credential does not cover.
     pub fn log_refusal(&self, detail: &str) {
-        log_refusal(Refusal { status: 403, reason: NOT_GOOD, caller: self.name(), detail: Some(detail) });
+        log_refusal(Refusal { status: 403, reason: NOT_PERMITTED, caller: self.name(), detail: Some(detail) });
     }
 
-    /// The user or the domain that the credential is bound to; of several domains the first.
+    /// The user or the first domain that the credential is bound to.
     fn name(&self) -> Option<&str> {
         match self {
             Self::Client(user) => Some(user.as_str()),
@@ -81,7 +81,7 @@ impl Caller {
         }
     }
 
-    /// The domain that a chat server's secret is bound to, or the first of several.
+    /// Returns the first domain that a chat server's secret is bound to.
     pub fn own_domain(&self) -> Option<&DomainRef> {
         match self {
             Self::Server(domains) => domains.first().map(|domain| &**domain),
@@ -90,66 +90,66 @@ impl Caller {
     }
 }
 
-/// The credentials that a function takes.
+/// The credentials that a function accepts.
 #[derive(Debug, Clone)]
 pub struct Access {
     servers: Servers,
-    /// Takes tokens of clients, too.
+    /// Verifies client tokens; `None` if they are not accepted.
     clients: Option<Clients>,
-    /// Takes messages of SNS, too.
+    /// Verifies SNS messages; `None` if they are not accepted.
     topics: Option<Topics>,
 }
 
-/// What chat servers present.
+/// The authentication of chat servers.
 #[derive(Debug, Clone)]
 enum Servers {
-    /// Nothing.
+    /// None: every request is accepted.
     Open,
-    /// One of these; without any, everybody is refused.
+    /// By one of these secrets. If the list is empty, every request is refused.
     Secrets(Arc<RotatingSecret<Secrets>>),
 }
 
-/// A secret is presented as a bearer token, as the password of HTTP Basic (with any user), or as `?token=` where a chat
-/// server can set no header; or the webhook is signed by it.
+/// The secrets of `WEBHOOK_SECRET`. A chat server sends its secret as a bearer token, as the HTTP Basic password (with
+/// any user name), or as `?token=` if it cannot set a header; or it signs the webhook with the secret.
 #[derive(Default)]
 struct Secrets {
-    /// Digests, so that comparing takes the same time whatever is presented.
+    /// SHA-256 digests, so that a comparison takes the same time for every credential.
     digests: Vec<[u8; 32]>,
     keys: Vec<Key>,
-    /// The domain that each is bound to.
+    /// The domain of each secret; `None` if the secret is for all domains.
     domains: Vec<Option<DomainPart>>,
 }
 
-/// The parts of an HTTP request that may hold a credential.
+/// The parts of an HTTP request that may contain a credential.
 #[derive(Debug, Clone, Copy)]
 pub struct Presented<'r> {
-    /// The headers, by their names in lower case.
+    /// The headers by name, in lower case.
     pub headers: &'r HashMap<String, String>,
-    /// The parameter `token` of the query.
+    /// The query parameter `token`.
     pub token: Option<&'r str>,
 }
 
-/// A request whose sender is known.
+/// The result of authentication.
 #[derive(Debug)]
 pub struct Authenticated {
-    /// The sender.
+    /// The sender of the request.
     pub caller: Caller,
-    /// The messages of SNS in the request, if SNS is the sender.
+    /// The SNS messages in the request; empty if the sender is not SNS.
     pub sns: Vec<SnsMessage>,
 }
 
-/// A request whose sender is not known.
+/// A request that was not authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// The credential is missing, unknown or expired: the caller must present another one.
+    /// The credential is missing, unknown or expired. The caller must send another one.
     #[error("{detail}")]
     Unauthorized {
-        /// The reason, one of a few texts, for the log.
+        /// The reason for the log, from a fixed set of texts.
         reason: &'static str,
-        /// The reason as the caller may know it.
+        /// The reason for the caller.
         detail: String,
     },
-    /// The secrets or keys cannot be read now; the same request may succeed later.
+    /// The secrets or keys cannot be read now. The same request may succeed later.
     #[error("the secrets cannot be read")]
     Unavailable,
 }
@@ -161,15 +161,15 @@ impl AccessError {
 }
 
 impl From<SnsError> for AccessError {
-    /// The detail does not say which topics there are, nor which check failed.
+    /// The detail names neither the configured topics nor the check that failed.
     fn from(error: SnsError) -> Self {
         match error {
-            SnsError::NotMessage(_) => Self::unauthorized("no message of SNS", error.to_string()),
+            SnsError::NotMessage(_) => Self::unauthorized("not an SNS message", error.to_string()),
             SnsError::Refused(reason) => {
                 Self::unauthorized(reason, "the message has no valid signature of SNS for a topic of this function")
             }
             error => {
-                tracing::error!(error = %Causes(&error), "a message of SNS cannot be verified");
+                tracing::error!(error = %Causes(&error), "an SNS message cannot be verified");
                 Self::Unavailable
             }
         }
@@ -182,28 +182,28 @@ impl<'r> Presented<'r> {
     }
 }
 
-/// Why no secret fits a request.
+/// The reason why a request matches none of the secrets.
 #[derive(Debug, thiserror::Error)]
 enum Unknown {
-    /// The request has no credential.
+    /// The request has neither a credential nor a signature.
     #[error("a bearer token, a Basic password, ?token= or a signature is required")]
     Missing,
-    /// The credential is none of the secrets.
+    /// The credential equals none of the secrets.
     #[error("the credential is none of the secrets in WEBHOOK_SECRET")]
     Credential,
-    /// The signature does not fit.
+    /// The signature is incomplete, made with another secret, or its timestamp is too far from now.
     #[error(transparent)]
     Signature(#[from] Unverified),
 }
 
 impl Access {
-    /// Anybody may call. Only for a stack that listens on loopback alone.
+    /// Accepts every request. Only for a stack that listens on loopback only.
     pub fn open() -> Self {
         Self { servers: Servers::Open, clients: None, topics: None }
     }
 
-    /// From `WEBHOOK_SECRET`: secrets, comma-separated, or the place that holds them (see [`Secret`]), which is read again
-    /// when a credential is unknown and at least every 5 minutes.
+    /// Reads `WEBHOOK_SECRET`: comma-separated secrets, or the name of a secret that contains them (see [`Secret`]),
+    /// which is read again when a credential is unknown, and when the last read is 5 minutes old.
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let Some(setting) = environment.value(SETTING)? else { return Self::of_secrets("") };
         let secrets = RotatingSecret::new(SETTING, Secret::new(setting, aws), Secrets::parse);
@@ -211,8 +211,8 @@ impl Access {
         Ok(Self::of(secrets))
     }
 
-    /// From secrets, comma-separated. One behind a domain, `example.com=secret`, speaks for that domain alone. Without any,
-    /// every request is refused.
+    /// Accepts comma-separated secrets. The secret in `example.com=secret` is for requests about that domain only. If
+    /// `secrets` is empty, every request is refused.
     pub fn of_secrets(secrets: &str) -> Result<Self, SettingError> {
         let parse = if secrets.is_empty() { |_: &str| Ok(Secrets::default()) } else { Secrets::parse };
         Ok(Self::of(RotatingSecret::new(SETTING, secrets.into(), parse).checked()?))
@@ -223,12 +223,12 @@ impl Access {
         Self { servers: Servers::Secrets(secrets), clients: None, topics: None }
     }
 
-    /// The same, and tokens of clients, if there is anything to check them by.
+    /// Also accepts client tokens, if `clients` is given.
     pub fn with_clients(self, clients: Option<Clients>) -> Self {
         Self { clients, ..self }
     }
 
-    /// The same, and messages of these topics.
+    /// Also accepts SNS messages of these topics.
     pub fn with_topics(self, topics: Topics) -> Self {
         Self { topics: Some(topics), ..self }
     }
@@ -249,8 +249,8 @@ impl Access {
         checked
     }
 
-    /// Reads the messages of SNS in the payload of a direct invocation; `None` if SNS does not invoke the function. IAM has
-    /// authenticated the sender.
+    /// Reads the SNS messages in the payload of a direct invocation, whose sender IAM has authenticated. Returns `None`
+    /// if the payload is not from SNS.
     pub fn delivered(&self, payload: &RawValue) -> Option<Result<Vec<SnsMessage>, SnsError>> {
         self.topics.as_ref()?.delivered(payload)
     }
@@ -295,7 +295,7 @@ impl Access {
 }
 
 impl Unknown {
-    /// For the log.
+    /// The reason for the log, without details of the request.
     fn reason(&self) -> &'static str {
         match self {
             Self::Missing => "no credential",
@@ -316,9 +316,9 @@ impl Secrets {
         let mut secrets = Self::default();
         let listed = by_domain(text).map_err(|empty| empty.to_string())?;
         for (index, (domain, secret)) in listed.into_iter().enumerate() {
-            // The padding of base64 has no dot before it; a domain whose secret was forgotten must not become one.
+            // Padded base64 contains no dot, so this is a domain whose secret is missing: it must not become a secret.
             if secret.ends_with('=') && secret.contains('.') {
-                return Err("there is a domain without a secret behind it".into());
+                return Err("a domain has no secret, expected domain=secret".into());
             }
             let key = Key::new(secret).map_err(|invalid| format!("number {}: {invalid}", index + 1))?;
             secrets.digests.push(Sha256::digest(secret).into());
@@ -328,7 +328,7 @@ impl Secrets {
         Ok(secrets)
     }
 
-    /// The caller that presents one of the secrets, or has signed the request with one.
+    /// Returns the caller that sent one of the secrets, or signed the request with one.
     fn caller(&self, request: Presented<'_>, credential: Option<&Credential>, body: &[u8]) -> Result<Caller, Unknown> {
         match credential {
             Some(credential) => self.holder(credential.secret()).ok_or(Unknown::Credential),
@@ -362,11 +362,11 @@ impl Secrets {
     }
 }
 
-/// A credential, as it is presented.
+/// A credential in a request.
 enum Credential {
-    /// A bearer token, which may be of a client.
+    /// A bearer token: a secret or a client's JWT.
     Bearer(Vec<u8>),
-    /// A Basic password or `?token=`.
+    /// A Basic password or `?token=`: a secret.
     Other(Vec<u8>),
 }
 
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_webhook_is_taken_if_one_of_the_secrets_has_signed_it() {
+    fn a_webhook_is_accepted_if_it_is_signed_with_one_of_the_secrets() {
         let body = br#"{"type": "message"}"#;
         assert_eq!(signed(ONE, ONE, body), Some(Caller::Operator));
         let encoded = format!("{OTHER},whsec_{}", BASE64_STANDARD.encode(ONE));
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_taken_in_each_of_its_three_forms() {
+    fn a_secret_is_accepted_as_bearer_token_basic_password_or_query_token() {
         let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("anybody:{ONE}")));
         for secrets in [ONE, &format!("{OTHER}, {ONE}")] {
             for authorization in [&format!("Bearer {ONE}"), &format!("bearer {ONE}"), &basic] {
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn a_credential_that_is_not_a_secret_is_refused() {
         let cut = &ONE[..ONE.len() - 1];
         for authorization in ["Bearer", "Bearer ", "", "Basic"] {
             assert_eq!(authorized(ONE, authorization), None, "{authorization}");
@@ -459,13 +459,13 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_without_a_secret_is_no_secret() {
+    fn a_domain_without_a_secret_is_refused() {
         let error = Access::of_secrets(&format!("{ONE}, example.com=")).unwrap_err();
-        assert_eq!(error.to_string(), "WEBHOOK_SECRET: there is a domain without a secret behind it");
+        assert_eq!(error.to_string(), "WEBHOOK_SECRET: a domain has no secret, expected domain=secret");
     }
 
     #[test]
-    fn a_secret_that_can_be_guessed_is_refused() {
+    fn a_secret_that_is_short_empty_or_not_base64_is_refused() {
         for (secrets, error) in [
             ("short", "WEBHOOK_SECRET: number 1: a secret must have at least 16 bytes"),
             (
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_behind_a_domain_is_that_domains() {
+    fn a_secret_of_a_domain_permits_requests_about_that_domain_only() {
         let of = |domains: &[&str]| {
             Caller::Server(domains.iter().map(|domain| DomainPart::new(domain).unwrap().into_owned()).collect())
         };
