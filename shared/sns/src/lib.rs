@@ -1,4 +1,4 @@
-//! Amazon SNS as a caller: its messages, and their signatures ("Verifying the signatures of Amazon SNS messages").
+//! Messages of Amazon SNS and their signatures ("Verifying the signatures of Amazon SNS messages").
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,72 +18,72 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use webpki::EndEntityCert;
 
-/// The header that every HTTP request of SNS has, with the type of the message.
+/// The header of every HTTP request of SNS, in lower case. Its value is the type of the message.
 pub const MESSAGE_TYPE: &str = "x-amz-sns-message-type";
 
-/// How many keys are kept; a region has one certificate, and a new one about once a year.
+/// The maximum number of cached keys. A region has one certificate, and a new one about once a year.
 const MAX_KEYS: usize = 16;
 
-/// What a topic's messages tell, by the names of MongooseIM's `mod_event_pusher_sns`.
+/// The kind of events in a topic, named after the options of MongooseIM's `mod_event_pusher_sns`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TopicKind {
-    /// `presence_updates_topic`
+    /// `presence_updates_topic`: sessions that become online or offline.
     Presence,
-    /// `pm_messages_topic`
+    /// `pm_messages_topic`: messages to one user.
     PrivateMessages,
-    /// `muc_messages_topic`
+    /// `muc_messages_topic`: messages in a room.
     GroupMessages,
 }
 
-/// The topics whose messages are taken.
+/// The topics whose messages are accepted, and the cached keys of SNS. Clones share the cache.
 #[derive(Debug, Clone, Default)]
 pub struct Topics(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     topics: Vec<(String, TopicKind)>,
-    /// Where SNS is, if not where it says.
+    /// The base URL of requests to SNS, if it is not the public host of SNS.
     endpoint: Option<Url>,
     fetch: Fetch,
-    /// Public keys by the URL of their certificate, behind which there is never another one.
+    /// Public keys by the URL of their certificate. SNS never changes the certificate at a URL.
     keys: Mutex<HashMap<String, Vec<u8>>>,
 }
 
-/// A message of one of the [`Topics`]: SNS has signed it, or has invoked the function with it.
+/// A message of one of the [`Topics`]. SNS has signed it, or has invoked the function with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnsMessage {
-    /// Something was published to the topic.
+    /// A message that was published to the topic.
     Notification(Notification),
-    /// The function's URL was subscribed to the topic, and is to confirm that.
+    /// A subscription of the function's URL, which [`Topics::confirm`] must confirm.
     SubscriptionConfirmation(Subscription),
-    /// The subscription has ended.
+    /// The end of a subscription.
     UnsubscribeConfirmation(Subscription),
 }
 
-/// What was published to a topic. Only [`Topics`] makes one.
+/// A message that was published to a topic. Only [`Topics`] creates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Notification {
-    /// What the topic tells.
+    /// The kind of the topic.
     pub kind: TopicKind,
-    /// `MessageId`: the same in each delivery.
+    /// `MessageId`, a UUID that is the same in each delivery of the message.
     pub message_id: String,
-    /// `Message`: the text that was published.
+    /// `Message`, the published text.
     pub message: String,
-    /// `Timestamp`, as RFC 3339 has it.
+    /// `Timestamp`, the time of publication in the format of RFC 3339.
     pub timestamp: String,
 }
 
-/// A subscription to a topic. Only [`Topics`] makes one.
+/// A subscription to a topic. Only [`Topics`] creates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Subscription {
-    /// The topic's ARN.
+    /// `TopicArn`, one of the configured ARNs.
     pub topic_arn: String,
     subscribe_url: Option<String>,
 }
 
-/// A message of SNS as it is posted, or handed to a Lambda function.
+/// The JSON of an SNS message, in the body of an HTTP request or in a record of a Lambda event.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Envelope {
@@ -109,13 +109,13 @@ enum Type {
     UnsubscribeConfirmation,
 }
 
-/// A text of one line. Line breaks separate the names and values in the text that SNS signs: a value with a line break
-/// could stand for several fields.
+/// A text without line breaks. Line breaks separate the names and values in the text that SNS signs, so a value with a
+/// line break could forge other fields.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
 struct Line(String);
 
-/// What Lambda invokes a function with that is subscribed to a topic ("Using AWS Lambda with Amazon SNS").
+/// The event of a Lambda function that is subscribed to a topic ("Using AWS Lambda with Amazon SNS").
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Deliveries {
@@ -129,29 +129,30 @@ struct Delivery {
     sns: Option<Box<RawValue>>,
 }
 
-/// A message that is refused, or cannot be verified now.
+/// An SNS message that was not accepted, or a subscription that was not confirmed.
 #[derive(Debug, thiserror::Error)]
 pub enum SnsError {
-    /// The text is not a message of SNS. Holds the reason, for the sender.
-    #[error("expected a message of SNS: {0}")]
+    /// The text is not an SNS message. The sender must change it. Contains the reason for the sender.
+    #[error("expected an SNS message: {0}")]
     NotMessage(String),
-    /// The sender is not SNS, or the topic is not one of the [`Topics`]. Holds the reason, for the log.
+    /// SNS has not signed the message, or the topic is not one of the [`Topics`]. A retry fails in the same way.
+    /// Contains the reason for the log.
     #[error("{0}")]
     Refused(&'static str),
-    /// The certificate of SNS cannot be fetched now; a later try may succeed.
+    /// The certificate of SNS cannot be fetched now. A later retry may succeed.
     #[error("the certificate of SNS cannot be fetched")]
     NoCertificate(#[source] FetchError),
-    /// The subscription's URL is not a URL of SNS at this host.
+    /// The `SubscribeURL` is not an HTTPS URL at this host. The subscription is not confirmed.
     #[error("the SubscribeURL must be a URL at https://{0}")]
     SubscribeUrl(String),
-    /// SNS does not confirm the subscription now; a later try may succeed.
+    /// SNS did not confirm the subscription. A later retry may succeed.
     #[error("the subscription cannot be confirmed")]
     NotConfirmed(#[source] FetchError),
 }
 
 impl Topics {
-    /// From `SNS_PRESENCE_TOPIC`, `SNS_PM_TOPIC` and `SNS_MUC_TOPIC`, the ARN of a topic each, and
-    /// `AWS_ENDPOINT_URL_SNS`, where SNS is reached in a VPC without Internet.
+    /// Reads `SNS_PRESENCE_TOPIC`, `SNS_PM_TOPIC` and `SNS_MUC_TOPIC`, each the ARN of a topic, and
+    /// `AWS_ENDPOINT_URL_SNS`, the URL of SNS in a VPC without Internet access.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         let mut topics = Vec::new();
         for (setting, kind) in [
@@ -165,7 +166,7 @@ impl Topics {
                 return Err(SettingError::invalid(setting, format!("{arn:?} is not {expected}")));
             }
             if topics.iter().any(|(other, _)| other == arn) {
-                return Err(SettingError::invalid(setting, "it is the topic of another setting, too"));
+                return Err(SettingError::invalid(setting, "another setting has the same topic"));
             }
             topics.push((arn.to_owned(), kind));
         }
@@ -173,13 +174,14 @@ impl Topics {
         Ok(Self(Arc::new(Inner { topics, endpoint, fetch: Fetch::default(), keys: Mutex::default() })))
     }
 
-    /// Reads the body of an HTTP request of SNS, and verifies its signature.
+    /// Reads an SNS message from the body of an HTTP request, and verifies its signature.
     pub async fn verify(&self, body: &[u8]) -> Result<SnsMessage, SnsError> {
         let envelope: Envelope = read_json(body).map_err(SnsError::NotMessage)?;
         self.verified(envelope).await
     }
 
-    /// Reads the payload with which SNS invokes a subscribed Lambda function; `None` if SNS does not invoke it.
+    /// Reads the notifications in the event of a Lambda function that is subscribed to a topic. Returns `None` if the
+    /// payload is not an event from SNS.
     pub fn delivered(&self, payload: &RawValue) -> Option<Result<Vec<SnsMessage>, SnsError>> {
         let Deliveries { records } = serde_json::from_str(payload.get()).ok()?;
         let is_of_sns = records.iter().any(|record| record.event_source == "aws:sns");
@@ -194,7 +196,7 @@ impl Topics {
         is_of_sns.then(|| records.into_iter().map(read).collect())
     }
 
-    /// Confirms a subscription by a request to its `SubscribeURL`.
+    /// Confirms a subscription by a GET request to its `SubscribeURL`.
     pub async fn confirm(&self, subscription: &Subscription) -> Result<(), SnsError> {
         let Subscription { topic_arn, subscribe_url } = subscription;
         let host = host(topic_arn).unwrap_or_default();
@@ -207,7 +209,7 @@ impl Topics {
 
     async fn verified(&self, envelope: Envelope) -> Result<SnsMessage, SnsError> {
         let topic_arn = &envelope.topic_arn.0;
-        let host = self.kind(topic_arn).and_then(|_| host(topic_arn)).ok_or(NOT_OUR_TOPIC)?;
+        let host = self.kind(topic_arn).and_then(|_| host(topic_arn)).ok_or(UNKNOWN_TOPIC)?;
         let algorithm = match envelope.signature_version.as_deref() {
             Some("1") => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
             Some("2") => &RSA_PKCS1_2048_8192_SHA256,
@@ -216,19 +218,19 @@ impl Topics {
         let signature = envelope.signature.as_ref().and_then(|signature| BASE64_STANDARD.decode(signature).ok());
         let signature = signature.ok_or(SnsError::Refused("the Signature is not base64"))?;
         let url = envelope.signing_cert_url.as_deref().and_then(|url| of_sns(url, &host));
-        let url = url
-            .filter(|url| url.path().ends_with(".pem") && url.query().is_none())
-            .ok_or(SnsError::Refused("the SigningCertURL is not that of a certificate of SNS in the topic's region"))?;
+        let url = url.filter(|url| url.path().ends_with(".pem") && url.query().is_none()).ok_or(SnsError::Refused(
+            "the SigningCertURL is not the URL of an SNS certificate in the topic's region",
+        ))?;
         let key = UnparsedPublicKey::new(algorithm, self.key(url).await?);
         key.verify(envelope.signed().as_bytes(), &signature)
             .map_err(|_| SnsError::Refused("the Signature is not valid"))?;
         self.accept(envelope)
     }
 
-    /// The message in an envelope whose sender is SNS.
+    /// Returns the message in an authenticated envelope, if its topic is configured.
     fn accept(&self, envelope: Envelope) -> Result<SnsMessage, SnsError> {
         let Envelope { r#type, message_id, topic_arn, message, timestamp, subscribe_url, .. } = envelope;
-        let kind = self.kind(&topic_arn.0).ok_or(NOT_OUR_TOPIC)?;
+        let kind = self.kind(&topic_arn.0).ok_or(UNKNOWN_TOPIC)?;
         let subscription =
             || Subscription { topic_arn: topic_arn.0, subscribe_url: subscribe_url.map(|Line(url)| url) };
         Ok(match r#type {
@@ -249,13 +251,13 @@ impl Topics {
 
     async fn key(&self, certificate: Url) -> Result<Vec<u8>, SnsError> {
         let name = certificate.to_string();
-        // A panic while it was locked would leave it whole.
+        // A panic while the lock is held leaves the map valid.
         let keys = || self.0.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = keys().get(&name) {
             return Ok(key.clone());
         }
         let pem = self.0.fetch.get(self.at_endpoint(certificate)).await.map_err(|error| match error {
-            // SNS itself says that there is no such certificate.
+            // SNS has no such certificate, so a retry is useless.
             FetchError::Status(status) if status.is_client_error() => SnsError::Refused("there is no such certificate"),
             error => SnsError::NoCertificate(error),
         })?;
@@ -281,10 +283,10 @@ impl Topics {
     }
 }
 
-const NOT_OUR_TOPIC: SnsError = SnsError::Refused("the topic is none of the SNS topics of the settings");
+const UNKNOWN_TOPIC: SnsError = SnsError::Refused("the topic is not one of the configured SNS topics");
 
 impl Envelope {
-    /// The text that SNS signs: these fields, each by its name and its value.
+    /// Returns the text that SNS signs: a line with the name and a line with the value of each of these fields.
     fn signed(&self) -> String {
         let is_notification = self.r#type == Type::Notification;
         let line = |name, line: &Option<Line>| line.as_ref().map(|Line(value)| (name, value.clone()));
@@ -324,7 +326,7 @@ impl TryFrom<String> for Line {
     }
 }
 
-/// The host of SNS for a topic: of its own region.
+/// Returns the host of SNS in the topic's region, or `None` if `topic_arn` is not the ARN of an SNS topic.
 fn host(topic_arn: &str) -> Option<String> {
     let mut parts = topic_arn.split(':');
     let ["arn", partition, "sns", region, account, name] = std::array::from_fn(|_| parts.next().unwrap_or_default())
@@ -357,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_urls_of_sns_in_the_topics_region_are_taken() {
+    fn only_urls_of_sns_in_the_topics_region_are_accepted() {
         let host = host("arn:aws:sns:eu-west-1:123456789012:messages").unwrap();
         assert_eq!(host, "sns.eu-west-1.amazonaws.com");
         assert!(of_sns("https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-1.pem", &host).is_some());
@@ -377,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_is_an_arn() {
+    fn a_topic_must_be_the_arn_of_an_sns_topic() {
         for arn in ["messages", "arn:aws:sqs:eu-west-1:1:q", "arn:aws:sns:evil.example/:1:t", "arn:aws:sns::1:t"] {
             assert_eq!(host(arn), None, "{arn}");
         }
