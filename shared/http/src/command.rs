@@ -1,4 +1,4 @@
-//! Requests that come as JSON or as an IQ, and are answered in kind: enable and disable.
+//! Commands (enable and disable) in a JSON or IQ request, with a response of the same media type.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use serde_json::Value;
 
 use crate::{Media, Problem, Request, Response, read_text};
 
-/// Why a command that was understood is not carried out.
+/// The reason why a valid command was not executed.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
-    /// The request asks for what cannot be; the sender's to mend.
+    /// A value in the request is invalid. The caller must change the request.
     #[error("{0}")]
     BadRequest(String),
-    /// The credential is not good for that user.
+    /// The credential is for other users. The caller must send another credential.
     #[error("the credential does not speak for {0}")]
     Forbidden(String),
-    /// There is already as much as there may be; something must go first.
+    /// A limit is reached. The caller must delete an item first.
     #[error("{0}")]
     Full(String),
-    /// The domain sends more than it may; the sender may try again after this time.
-    #[error("{0} sends more than it may, try again later")]
+    /// The account is over the rate limit. A retry after this time may succeed.
+    #[error("{0} is over the rate limit, try again later")]
     TooMany(String, Duration),
-    /// Something that is needed does not answer; the sender may try again.
+    /// The table or another service does not respond. A later retry may succeed.
     #[error("the service is not available at the moment, try again")]
     Unavailable,
 }
 
 impl Rejection {
-    /// The stanza error condition of the rejection (RFC 6120, section 8.3.3).
+    /// Returns the stanza error condition of the error (RFC 6120, section 8.3.3).
     pub fn condition(&self) -> Condition {
         match self {
             Self::BadRequest(_) => Condition::BadRequest,
@@ -69,8 +69,8 @@ impl From<Rejection> for Problem {
     }
 }
 
-/// Reads a command of either media type, carries it out by `act`, and answers: with `act`'s answer to JSON, with an
-/// empty result to an IQ.
+/// Reads a command from JSON or an IQ, and executes it by `act`. The response to JSON is the value that `act` returns;
+/// the response to an IQ is an empty IQ result, or an IQ error.
 pub async fn command<C>(
     request: Request,
     act: impl AsyncFnOnce(C) -> Result<Value, Rejection>,
@@ -88,7 +88,7 @@ where
             let iq = Iq::from_element(element).map_err(|error| Problem::bad_request(error.to_string()))?;
             let reply = match iq.kind() {
                 IqType::Result | IqType::Error => {
-                    return Err(Problem::bad_request("an IQ of type result or error asks for nothing"));
+                    return Err(Problem::bad_request("an IQ of type result or error is not a request"));
                 }
                 IqType::Get => iq.error(Condition::NotAllowed, "expected an IQ of type set"),
                 IqType::Set => match C::try_from(&iq) {

@@ -1,7 +1,8 @@
-//! The HTTP envelope of the functions: requests, responses, problems and commands.
+//! HTTP requests, responses, problems and commands of the functions.
 //!
-//! A function is invoked by a Function URL (or an HTTP API, payload version 2.0), or with a bare JSON value, as
-//! `cargo lambda invoke` does; the latter is answered with bare JSON and needs no credential, since IAM has vouched.
+//! A function is invoked by a Function URL or an HTTP API (payload version 2.0), or directly with a JSON value, for
+//! example by `cargo lambda invoke`. A direct invocation returns JSON and needs no credential, since IAM has
+//! authenticated the caller.
 
 mod command;
 mod problem;
@@ -24,22 +25,23 @@ use serde::de::{Deserializer, Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The largest body, in bytes.
+/// The maximum size of a body after base64 decoding, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// How many bytes less than base64 stands for can be in it: its last group stands for one byte at least.
+/// The maximum difference between the estimated and the exact size of decoded base64, in bytes: the last group encodes
+/// one to three bytes.
 const BASE64_PADDING: usize = 2;
 
-/// What a function is invoked with.
+/// The payload of an invocation.
 #[derive(Debug)]
 pub enum Invocation {
     /// An HTTP request.
     Http(HttpRequest),
-    /// A JSON value from a caller that IAM knows.
+    /// A JSON value from a caller that IAM has authenticated.
     Direct(Box<RawValue>),
 }
 
-/// What a function reads of a Function URL's event ("Invoking Lambda function URLs", "Request payload format"). Much of
-/// the event is left out, so that one of an HTTP API or of a test, which differ in the rest, is as good.
+/// The event of a Function URL ("Invoking Lambda function URLs", "Request payload format"). It has only the fields that
+/// are read, so that events of HTTP APIs and of tests, which differ in the other fields, are accepted too.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRequest {
@@ -64,73 +66,73 @@ struct HttpContext {
     method: String,
 }
 
-/// What a function answers: to HTTP by HTTP, to a direct caller by bare JSON.
+/// The result of an invocation.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// An HTTP response.
+    /// The response to an HTTP request.
     Http(LambdaFunctionUrlResponse),
-    /// A JSON value.
+    /// The JSON value for a direct caller.
     Direct(Box<RawValue>),
-    /// That the invocation failed, and why: whoever invoked the function without waiting for its answer does it again.
+    /// A failed invocation, with the reason. Lambda retries an asynchronous invocation that fails.
     #[serde(skip)]
     Failed(String),
 }
 
-/// A request that may be acted on: its caller is known, its method and size are right.
+/// An authenticated request with an allowed method and a body of at most [`MAX_BODY_BYTES`].
 #[derive(Debug)]
 pub struct Request {
-    /// Who calls.
+    /// The authenticated sender.
     pub caller: Caller,
-    /// The messages of SNS in the request, if SNS is the caller.
+    /// The SNS messages in the request; empty if the caller is not SNS.
     pub sns: Vec<SnsMessage>,
-    /// One of those that the function allows.
+    /// The method, one of those that the function allows.
     pub method: Method,
-    /// What the body is.
+    /// The media type of the body.
     pub media: Media,
-    /// The body.
+    /// The body, decoded from base64.
     pub body: Vec<u8>,
     http: Option<HttpRequest>,
 }
 
-/// What a request is for.
+/// The HTTP method of an admitted request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// To tell what there is.
+    /// Reads and changes nothing.
     Get,
-    /// To do something.
+    /// Executes a command or accepts events.
     Post,
 }
 
 /// The methods that a function allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Methods {
-    /// POST alone.
+    /// POST only.
     Post,
-    /// GET, too.
+    /// POST and GET.
     GetAndPost,
 }
 
-/// The media types that a function may take.
+/// The media type of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Media {
-    /// `application/json`
+    /// `application/json`.
     Json,
-    /// `application/x-ndjson`
+    /// `application/x-ndjson`: one JSON value per line.
     JsonLines,
     /// `application/cloudevents+json`: an event of CloudEvents 1.0.
     CloudEvent,
-    /// `application/cloudevents-batch+json`: an array of them.
+    /// `application/cloudevents-batch+json`: an array of events of CloudEvents 1.0.
     CloudEvents,
-    /// `application/xml`, `text/xml` or `application/xmpp+xml`: the one that it is, to be answered in kind.
+    /// `application/xml`, `text/xml` or `application/xmpp+xml`. Contains the type, which the response has too.
     Xml(&'static str),
-    /// `application/x-www-form-urlencoded`
+    /// `application/x-www-form-urlencoded`.
     Form,
-    /// Any other, as it was written.
+    /// Any other type, in lower case and without parameters.
     Unknown(String),
 }
 
-/// The good end of a request.
+/// A successful response.
 #[derive(Debug)]
 pub struct Response {
     status: u16,
@@ -141,7 +143,7 @@ pub struct Response {
 impl<'de> Deserialize<'de> for Invocation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let payload = Box::<RawValue>::deserialize(deserializer)?;
-        // Whatever looks like HTTP is HTTP or an error: taken for a direct call, it would need no credential.
+        // An invalid HTTP event must not become a direct invocation, which needs no credential.
         if !payload.get().starts_with('{') {
             return Ok(Self::Direct(payload));
         }
@@ -154,7 +156,7 @@ impl<'de> Deserialize<'de> for Invocation {
 }
 
 impl HttpRequest {
-    /// A header's value, by its name in lower case, in which Lambda gives it.
+    /// Returns the value of a header. `name` is in lower case, as in Lambda's events.
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
@@ -172,7 +174,7 @@ impl HttpRequest {
     }
 }
 
-/// Answers an invocation by `act`, once its size, credential and method are found right.
+/// Checks size, credential and method of an invocation, passes the request to `act`, and returns its response.
 pub async fn answer(
     access: &Access,
     methods: Methods,
@@ -199,7 +201,7 @@ pub async fn answer(
     }
 }
 
-/// Answers a direct invocation. One of SNS fails with its request, so that Lambda invokes the function again.
+/// Handles a direct invocation. If SNS is the caller, a problem fails the invocation, so that Lambda retries it.
 async fn direct(
     access: &Access,
     payload: &RawValue,
@@ -217,16 +219,16 @@ async fn direct(
         Ok(_) if is_of_sns => Answer::Direct(RawValue::NULL.to_owned()),
         Err(problem) if is_of_sns => {
             let reason = problem.to_json();
-            tracing::error!(reason, "a message of SNS was not taken");
+            tracing::error!(reason, "an SNS message was not accepted");
             Answer::Failed(reason)
         }
-        // Handlers answer JSON with JSON; it parses.
+        // The response to a JSON request is valid JSON.
         Ok(response) => Answer::Direct(RawValue::from_string(response.body).unwrap_or_default()),
         Err(problem) => Answer::Direct(RawValue::from_string(problem.to_json()).unwrap_or_default()),
     }
 }
 
-/// Runs an HTTP function on Lambda, until Lambda ends the process.
+/// Runs an HTTP function on Lambda until Lambda ends the process.
 pub async fn run(handle: impl AsyncFn(Invocation) -> Answer) -> Result<(), BoxError> {
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Invocation>| {
         let answer = handle(event.payload).await;
@@ -247,7 +249,7 @@ async fn admit(access: &Access, methods: Methods, mut request: HttpRequest) -> R
     } else {
         body.into_bytes()
     };
-    // Before a signature is computed over the body.
+    // Large bodies are refused before a signature is computed over them.
     check_size(body.len())?;
     let Authenticated { caller, sns } = access.check(request.presented(), &body).await?;
     let method = methods.admit(request.method())?;
@@ -260,18 +262,18 @@ fn check_size(bytes: usize) -> Result<(), Problem> {
 }
 
 impl Request {
-    /// A request without headers to do something.
+    /// Creates a POST request without headers. A body over [`MAX_BODY_BYTES`] is a 413.
     pub fn new(caller: Caller, media: Media, body: Vec<u8>) -> Result<Self, Problem> {
         check_size(body.len())?;
         Ok(Self { caller, sns: Vec::new(), method: Method::Post, media, body, http: None })
     }
 
-    /// A header's value, by its name in lower case.
+    /// Returns the value of a header. `name` is in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.http.as_ref()?.header(name)
     }
 
-    /// The value of a parameter in the query.
+    /// Returns the value of a query parameter.
     pub fn query(&self, name: &str) -> Option<&str> {
         self.http.as_ref()?.query(name)
     }
@@ -293,8 +295,8 @@ impl Methods {
         }
     }
 
-    /// The answer to OPTIONS, which anybody may ask for: Prosody's `mod_rest` asks when it starts, without a credential,
-    /// and sends what stands first in `Accept` from then on. Its JSON leaves payloads out.
+    /// Returns the response to OPTIONS, which needs no credential: Prosody's `mod_rest` sends OPTIONS without one when
+    /// it starts, and then uses the first type in `Accept`. That is XML, because the JSON of `mod_rest` omits payloads.
     fn options(self) -> LambdaFunctionUrlResponse {
         let mut response = LambdaFunctionUrlResponse::default();
         response.status_code = 200;
@@ -336,13 +338,13 @@ impl fmt::Display for Media {
 }
 
 impl Response {
-    /// A JSON answer.
+    /// Creates a JSON response. A body that cannot be serialized is a 500.
     pub fn json(status: u16, body: &impl Serialize) -> Result<Self, Problem> {
         let body = serde_json::to_string(body).map_err(|_| Problem::internal())?;
         Ok(Self { status, content_type: "application/json", body })
     }
 
-    /// An XML answer of one of the media types of [`Media::Xml`].
+    /// Creates an XML response with status 200. `content_type` is one of the media types of [`Media::Xml`].
     pub fn xml(content_type: &'static str, body: String) -> Self {
         Self { status: 200, content_type, body }
     }
@@ -360,7 +362,7 @@ fn http_response(status: u16, content_type: HeaderValue, body: String) -> Lambda
     response
 }
 
-/// Reads a body that must be UTF-8.
+/// Reads a UTF-8 body. Invalid UTF-8 is a 400.
 pub fn read_text(body: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(body).map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))
 }
@@ -371,7 +373,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_looks_like_http_is_never_taken_for_a_direct_call() {
+    fn a_payload_with_a_request_context_is_never_a_direct_invocation() {
         let direct = ["{}", "5", "[]", r#"{"user": "bob@example.com", "headers": {}}"#];
         for payload in direct {
             assert!(matches!(serde_json::from_str(payload), Ok(Invocation::Direct(_))), "{payload}");

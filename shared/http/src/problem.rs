@@ -1,4 +1,4 @@
-//! Problem answers (RFC 9457).
+//! Error responses (RFC 9457).
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{MAX_BODY_BYTES, Media, Rejection, http_response};
 
-/// Why a request was not acted on, as `application/problem+json`.
+/// An error response of type `application/problem+json`.
 #[derive(Debug, Serialize)]
 pub struct Problem {
     r#type: &'static str,
@@ -25,26 +25,26 @@ pub struct Problem {
     header: Option<Header>,
 }
 
-/// A header that tells how to do better.
+/// A header that tells the caller how to correct or retry the request.
 #[derive(Debug)]
 enum Header {
-    /// `WWW-Authenticate`
+    /// `WWW-Authenticate`: the supported schemes.
     Challenge(&'static str),
-    /// `Allow`
+    /// `Allow`: the supported methods.
     Allow(&'static str),
     /// `Retry-After`, in seconds.
     RetryAfter(u64),
 }
 
-/// What is wrong with one event of several.
+/// The error of one event of a request.
 #[derive(Debug, Serialize)]
 struct ItemError {
     index: usize,
     detail: String,
 }
 
-/// The longest detail, in characters: it may quote what the request holds, and an answer of more than 6 MB is none
-/// ("Lambda quotas").
+/// The maximum length of a detail, in characters. A detail may quote the request, and Lambda rejects a response over 6
+/// MB ("Lambda quotas").
 const MAX_DETAIL_CHARS: usize = 500;
 
 impl Problem {
@@ -57,87 +57,88 @@ impl Problem {
         Self { header: Some(header), ..self }
     }
 
-    /// What a credential that is known is not good for, if it is not.
+    /// Returns the detail of a 403, for the log.
     pub(crate) fn forbidden_detail(&self) -> Option<&str> {
         (self.status == 403).then_some(self.detail.as_str())
     }
 
-    /// 400: the request's content is wrong; `detail` names the field.
+    /// 400: the content of the request is invalid. `detail` names the field. The caller must change the request.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(400, "Bad Request", detail)
     }
 
-    /// 400: these of the request's events, by their index, are wrong.
+    /// 400: the events at these indices are invalid. The caller must change or remove them.
     pub fn bad_events(errors: Vec<(usize, String)>) -> Self {
-        Self::bad_request("").with_errors("wrong", errors)
+        Self::bad_request("").with_errors("invalid", errors)
     }
 
-    /// 403: the caller may not speak for these of the request's events, by their index.
+    /// 403: the events at these indices are about users or domains that the credential does not cover.
     pub fn forbidden_events(errors: Vec<(usize, String)>) -> Self {
-        Self::forbidden("").with_errors("not the caller's to tell", errors)
+        Self::forbidden("").with_errors("not permitted by the credential", errors)
     }
 
     fn with_errors(self, what: &str, errors: Vec<(usize, String)>) -> Self {
         let detail = match errors.as_slice() {
             [(_, only)] => only.clone(),
-            several => format!("{} events are {what}; none was taken", several.len()),
+            several => format!("{} events are {what}; none was accepted", several.len()),
         };
         let errors = errors.into_iter().map(|(index, detail)| ItemError { index, detail: shortened(detail) }).collect();
         Self { errors, detail: shortened(detail), ..self }
     }
 
-    /// 401: no credential that is known.
+    /// 401: the credential is missing, unknown or expired. The caller must send another one.
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         let challenge = Header::Challenge("Bearer, Basic realm=\"pushlark\"");
         Self::new(401, "Unauthorized", detail).with_header(challenge)
     }
 
-    /// 403: the credential is known, and not good for this.
+    /// 403: the credential is known, but does not permit this request.
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(403, "Forbidden", detail)
     }
 
-    /// 405: not one of the methods `allowed`.
+    /// 405: `method` is not one of `allowed`, which the response lists in `Allow`.
     pub fn method_not_allowed(method: &str, allowed: &'static str) -> Self {
         let detail = format!("the method {method:?} is not allowed, use {allowed}");
         Self::new(405, "Method Not Allowed", detail).with_header(Header::Allow(allowed))
     }
 
-    /// 409: there is already as much as there may be.
+    /// 409: a limit is reached. The caller must delete an item first.
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(409, "Conflict", detail)
     }
 
-    /// 413: the body is too large.
+    /// 413: the body has `bytes` bytes, more than [`MAX_BODY_BYTES`]. The caller must split the request.
     pub fn too_large(bytes: usize) -> Self {
         Self::new(413, "Content Too Large", format!("the body has {bytes} bytes, {MAX_BODY_BYTES} are allowed"))
     }
 
-    /// 415: not a media type that the function takes.
+    /// 415: the function does not accept `media`. `supported` lists the accepted types.
     pub fn unsupported_media(media: &Media, supported: &str) -> Self {
         let detail = format!("the content type \"{media}\" is not supported, use {supported}");
         Self::new(415, "Unsupported Media Type", detail)
     }
 
-    /// 500: a fault of ours.
+    /// 500: an internal error.
     pub fn internal() -> Self {
         Self::new(500, "Internal Server Error", "the request could not be answered")
     }
 
-    /// 429: more than a domain may send; the same request may succeed after this time.
+    /// 429: the account is over the rate limit. The same request may succeed after `wait`, which is sent in
+    /// `Retry-After`.
     pub fn too_many_requests(detail: impl Into<String>, wait: Duration) -> Self {
         Self::new(429, "Too Many Requests", detail).with_header(Header::RetryAfter(wait.as_secs().max(1)))
     }
 
-    /// 503: what is needed does not answer; the same request may succeed later.
+    /// 503: the table or another service does not respond. The same request may succeed later; `Retry-After` is 5 s.
     pub fn unavailable() -> Self {
         let detail = "the service is not available at the moment, try again";
         Self::new(503, "Service Unavailable", detail).with_header(Header::RetryAfter(5))
     }
 
-    /// The problem as a JSON object.
+    /// Returns the problem as a JSON object.
     pub fn to_json(&self) -> String {
-        // Strings and numbers always serialize.
+        // Strings and numbers can always be serialized.
         serde_json::to_string(self).unwrap_or_default()
     }
 

@@ -1,4 +1,4 @@
-//! How a request for a command is admitted, read and answered.
+//! Admission, parsing and responses of command requests.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::sync::Mutex;
@@ -16,7 +16,7 @@ const XML: &str = "application/xml";
 
 const ENABLE: &str = "<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'/>";
 
-/// An HTTP request as a Function URL passes it on.
+/// The event of a Function URL for an HTTP request.
 fn request(method: &str, headers: Value, body: &str) -> Value {
     json!({
         "version": "2.0", "routeKey": "$default", "rawPath": "/", "rawQueryString": "", "headers": headers,
@@ -28,7 +28,7 @@ fn post(content_type: &str, body: &str) -> Value {
     request("POST", json!({"content-type": content_type}), body)
 }
 
-/// Answers `payload` by `outcome`; and the nodes that were to be enabled.
+/// Returns the answer to `payload` if each enable command returns `outcome`, and the nodes of these commands.
 async fn answered(access: &Access, payload: Value, outcome: fn() -> Result<Value, Rejection>) -> (Answer, Vec<String>) {
     let nodes = Mutex::new(Vec::new());
     let invocation: Invocation = serde_json::from_str(&payload.to_string()).unwrap();
@@ -50,7 +50,7 @@ async fn enabled(payload: Value) -> (LambdaFunctionUrlResponse, Vec<String>) {
     }
 }
 
-/// The problem that answers what must not be acted on.
+/// Returns the problem for a payload that must not execute a command.
 async fn problem(payload: Value) -> Value {
     let (response, nodes) = enabled(payload).await;
     assert_eq!(nodes, [""; 0]);
@@ -76,7 +76,7 @@ fn reply(response: &LambdaFunctionUrlResponse) -> Element {
     Element::parse(response.body.as_deref().unwrap()).unwrap()
 }
 
-/// The condition and type of a reply that must be an error with `payload` in it, and its text.
+/// Returns condition, type and text of an IQ error, which must contain `payload`.
 fn error(reply: &Element, payload: &str) -> (String, String, String) {
     let at = |name| reply.attribute(name).unwrap_or_default();
     assert_eq!(
@@ -84,7 +84,7 @@ fn error(reply: &Element, payload: &str) -> (String, String, String) {
         ["error", "x43", "bob@example.com", "bob@example.com/phone"]
     );
     let [echo, error] = reply.children().collect::<Vec<_>>()[..] else { panic!("{reply}") };
-    // In the request, the payload inherits no namespace that it does not declare.
+    // The payload in the request declares its namespace itself.
     assert_eq!(*echo, Element::parse(payload).unwrap());
     let errors = "urn:ietf:params:xml:ns:xmpp-stanzas";
     let condition = error.children().next().unwrap();
@@ -123,7 +123,7 @@ async fn an_iq_get_is_not_allowed() {
 }
 
 #[tokio::test]
-async fn an_iq_that_asks_for_the_impossible_is_a_bad_request() {
+async fn an_iq_with_an_invalid_payload_is_a_bad_request() {
     for (payload, named) in [
         ("<enable xmlns='urn:xmpp:push:0' jid='push.example.com'/>", "node"),
         ("<enable xmlns='urn:xmpp:push:0' jid='@' node='n'/>", "jid"),
@@ -143,7 +143,7 @@ async fn an_iq_that_asks_for_the_impossible_is_a_bad_request() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_of_an_iq_is_a_problem() {
+async fn xml_that_is_not_an_iq_request_is_a_problem() {
     for (body, named) in [
         ("<iq type='set'><enable xmlns='urn:xmpp:push:0'/></iq>", "id"),
         ("<iq id='1'/>", "type"),
@@ -164,7 +164,7 @@ async fn what_is_no_request_of_an_iq_is_a_problem() {
 }
 
 #[tokio::test]
-async fn json_that_is_no_command_is_a_problem_that_names_the_field() {
+async fn json_that_is_not_a_command_is_a_problem_that_names_the_field() {
     for (body, named) in [
         (r#"{"user": "bob@example.com", "jid": "push.example.com"}"#, "node is missing"),
         (r#"{"user": "bob@example.com", "jid": "push.example.com", "node": ""}"#, "node is empty"),
@@ -181,7 +181,7 @@ async fn json_that_is_no_command_is_a_problem_that_names_the_field() {
 }
 
 #[tokio::test]
-async fn what_the_function_rejects_is_told_in_kind() {
+async fn a_rejected_command_is_answered_in_its_own_media_type() {
     let json = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "n"}).to_string();
     let xml = iq("set", ENABLE);
     let bad: fn() -> Result<Value, Rejection> = || Err(Rejection::BadRequest("priority is wrong".into()));
@@ -200,7 +200,7 @@ async fn what_the_function_rejects_is_told_in_kind() {
 }
 
 #[tokio::test]
-async fn another_media_type_is_refused() {
+async fn an_unsupported_media_type_is_refused() {
     for content_type in
         ["text/plain", "application/x-ndjson", "application/x-www-form-urlencoded", "application/jsonx", "*/*", ""]
     {
@@ -212,7 +212,7 @@ async fn another_media_type_is_refused() {
 }
 
 #[tokio::test]
-async fn another_method_is_refused() {
+async fn an_unsupported_method_is_refused() {
     for method in ["GET", "PUT", "DELETE", "HEAD", "post", ""] {
         let (response, _) = enabled(request(method, json!({"content-type": JSON}), "")).await;
         assert_eq!(as_problem(&response)["status"], 405, "{method}");
@@ -221,7 +221,7 @@ async fn another_method_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_is_large_to_a_bound() {
+async fn a_body_over_the_limit_is_refused() {
     let json = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "n"}).to_string();
     let padded = |bytes: usize| json.clone() + &" ".repeat(bytes - json.len());
     assert_eq!(enabled(post(JSON, &padded(MAX_BODY_BYTES))).await.0.status_code, 200);
@@ -238,7 +238,7 @@ async fn a_body_is_large_to_a_bound() {
 }
 
 #[tokio::test]
-async fn a_body_may_come_in_base64() {
+async fn a_body_may_be_base64() {
     let xml = iq("set", &ENABLE.replace("'n'", "'\u{17c}\u{f3}\u{142}w'"));
     let mut request = post("application/xmpp+xml", &BASE64_STANDARD.encode(&xml));
     request["isBase64Encoded"] = true.into();
@@ -254,7 +254,7 @@ async fn a_body_may_come_in_base64() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_known_credential_is_refused_before_anything_is_read() {
+async fn a_request_without_a_known_credential_is_refused_before_its_body_is_parsed() {
     let access = Access::of_secrets("a-secret-of-one-server, an-older-secret-of-it").unwrap();
     let json = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "n"}).to_string();
     for payload in [
@@ -279,7 +279,7 @@ async fn a_request_without_a_known_credential_is_refused_before_anything_is_read
 }
 
 #[tokio::test]
-async fn bare_json_is_answered_with_bare_json_and_needs_no_credential() {
+async fn a_direct_invocation_returns_json_and_needs_no_credential() {
     let nobody = Access::of_secrets("").unwrap();
     let command = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "n"});
     let (Answer::Direct(answer), nodes) = answered(&nobody, command, || Ok(json!({"status": "enabled"}))).await else {
