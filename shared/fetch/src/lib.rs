@@ -1,4 +1,4 @@
-//! Small public documents at URLs: keys and certificates.
+//! Fetches small public documents, such as keys and certificates, by HTTP.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -6,31 +6,32 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 
-/// The time-out of one fetch; a function has ten seconds for all that it does.
+/// The time-out of one fetch. An invocation has ten seconds in total.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The largest document, in bytes.
+/// The maximum size of a document, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// An HTTP client for documents of at most 64 KiB. It follows no redirect, and is built at the first fetch.
+/// An HTTP client for documents of at most 64 KiB. It follows no redirects. The first fetch creates it; clones share
+/// it.
 #[derive(Debug, Clone, Default)]
 pub struct Fetch(Arc<OnceLock<Client>>);
 
-/// The document cannot be fetched; a later fetch may succeed.
+/// A failed fetch. A later retry may succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The server does not answer.
-    #[error("it cannot be fetched")]
+    /// The server did not respond within 3 seconds, or the connection failed.
+    #[error("the document cannot be fetched")]
     Unanswered(#[from] reqwest::Error),
-    /// The server answers with a status other than 200.
-    #[error("the answer is {0}")]
+    /// The server responded with this status, which is not 200.
+    #[error("the server responded with {0}")]
     Status(reqwest::StatusCode),
     /// The document is larger than 64 KiB.
-    #[error("the answer has more than {MAX_BYTES} bytes")]
+    #[error("the document has more than {MAX_BYTES} bytes")]
     TooLarge,
 }
 
 impl Fetch {
-    /// Fetches the document at `url`.
+    /// Fetches the document at `url` by GET, and returns its bytes.
     pub async fn get(&self, url: Url) -> Result<Vec<u8>, FetchError> {
         // The URL may contain a secret.
         let unanswered = |error: reqwest::Error| FetchError::Unanswered(error.without_url());

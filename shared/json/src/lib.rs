@@ -1,18 +1,18 @@
-//! Strict JSON for documents from outside.
+//! Strict parsing of JSON from callers.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// How deep objects and arrays may be nested; deeper than any document that is read.
+/// The maximum nesting depth of objects and arrays. No document of the functions is nested deeper.
 const MAX_DEPTH: usize = 32;
 
-/// Reads a JSON object; what is wrong with it is told with the path to the field.
+/// Reads a JSON object. The error names the path of the invalid field, and never quotes its value.
 ///
-/// A name that stands twice in an object is refused, wherever it is: of two readers each may take another of the values.
+/// A repeated name in any object is an error, since two parsers may use different values of it.
 pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
-    // An array would do for serde: its elements for the fields in their order.
+    // Serde would also accept an array, with the fields' values in order.
     if json.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err("expected a JSON object".into());
     }
@@ -26,7 +26,7 @@ pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     Ok(value)
 }
 
-/// What was expected, without the value that was found instead: it may be a token, or a message's text.
+/// The error's text without the value that was found, which may be a token or a message's text.
 fn without_value(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rsplit_once(", expected ") {
@@ -35,7 +35,8 @@ fn without_value(error: &serde_json::Error) -> String {
     }
 }
 
-/// Checks what no field's own type looks at: the rest of the document.
+/// Checks the whole document, including the parts that the target type ignores, for nesting depth, repeated names and
+/// trailing text.
 fn check(json: &[u8]) -> Result<(), String> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     Strict { depth: 0 }.deserialize(&mut deserializer).map_err(|error| error.to_string())?;
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_stands_twice_is_refused_wherever_it_is() {
+    fn a_repeated_name_is_refused_at_any_depth() {
         for (json, named) in [
             (r#"{"a": 1, "b": 2, "a": 1}"#, "\"a\" is given twice"),
             (r#"{"x": [{"form": {"b": 1, "\u0062": 2}}]}"#, "\"b\" is given twice"),
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_bounded() {
+    fn nesting_over_the_limit_is_refused() {
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
         read_json::<Value>(nested(MAX_DEPTH).as_bytes()).unwrap();
         for (depth, named) in [(MAX_DEPTH + 1, "deeper than 32"), (100_000, "recursion limit")] {
@@ -147,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_without_its_value() {
+    fn an_error_does_not_quote_the_value() {
         let error = read_json::<HashMap<String, u8>>(br#"{"a": "a text, expected nowhere"}"#).unwrap_err();
         assert_eq!(error, "a: expected u8 at line 1 column 32");
     }
 
     #[test]
-    fn nothing_may_follow() {
+    fn only_a_single_object_is_accepted() {
         read_json::<Value>(b"{} {}").unwrap_err();
         read_json::<Value>(b"[]").unwrap_err();
         read_json::<Value>(b"").unwrap_err();
