@@ -1,31 +1,32 @@
-//! What a notification says.
+//! The content of a notification.
 
 use std::borrow::Cow;
 
-/// The fields of a notification's form (XEP-0357, section 7; FORM_TYPE `urn:xmpp:push:summary`), in their order.
+/// The ordered fields of a notification's form (XEP-0357, section 7; FORM_TYPE `urn:xmpp:push:summary`). Names are
+/// unique.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Payload(Vec<(Cow<'static, str>, String)>);
 
 impl Payload {
-    /// How many messages are unread.
+    /// The number of unread messages in the conversation, as a decimal.
     pub const MESSAGE_COUNT: &'static str = "message-count";
-    /// Who sent the last message: a bare JID, or an occupant of a room.
+    /// The sender of the last message: a bare JID, or the full JID of a room's occupant.
     pub const LAST_MESSAGE_SENDER: &'static str = "last-message-sender";
     /// The text of the last message.
     pub const LAST_MESSAGE_BODY: &'static str = "last-message-body";
 
-    /// `true` when the sender calls the message urgent.
+    /// `true` if the sender marked the message as urgent.
     pub const URGENT: &'static str = "urgent";
-    /// `true` when the message mentions the recipient.
+    /// `true` if the message mentions the recipient.
     pub const MENTION: &'static str = "mention";
-    /// Who calls: a bare JID.
+    /// The bare JID of the user who calls.
     pub const MESSAGE_SENDER: &'static str = "message-sender";
-    /// The step of a call, such as `propose`.
+    /// The name of the call's Jingle message, such as `propose` (XEP-0353).
     pub const JINGLE_MESSAGE: &'static str = "jingle-message";
-    /// The call's id.
+    /// The id of the call's Jingle session (XEP-0353).
     pub const JINGLE_SESSION_ID: &'static str = "jingle-session-id";
 
-    /// This payload with one more field, or with another value of one that it has.
+    /// Sets the value of a field; a new field becomes the last one.
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
         let (name, value) = (name.into(), value.into());
         match self.0.iter_mut().find(|field| field.0 == name) {
@@ -35,12 +36,12 @@ impl Payload {
         self
     }
 
-    /// The value of a field.
+    /// Returns the value of a field.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|field| field.0 == name).map(|field| field.1.as_str())
     }
 
-    /// The fields, in their order.
+    /// Returns the names and values of the fields, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_ref(), value.as_str()))
     }

@@ -1,4 +1,4 @@
-//! Presence of a session.
+//! The presence of a session.
 
 /// Whether a session receives messages (RFC 6121, section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

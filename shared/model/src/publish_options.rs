@@ -3,63 +3,63 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The most fields that a form may have.
+/// The maximum number of fields in a form.
 pub const MAX_OPTION_FIELDS: usize = 32;
-/// The most that a form's names and values may hold together, in bytes of UTF-8.
+/// The maximum size of all names and values of a form together, in bytes of UTF-8.
 pub const MAX_OPTIONS_BYTES: usize = 8 * 1024;
 
-/// The fields whose values are no secret, of whatever push service.
-const OPEN_FIELDS: [&str; 9] =
+/// The fields whose values are not secret with any push service.
+const PUBLIC_FIELDS: [&str; 9] =
     ["service", "mode", "priority", "topic", "silent", "mutable_content", "time_to_live", "click_action", "sound"];
 
-/// The fields of the form that a client enabled notifications with (XEP-0357, section 5). A real PubSub service gets
-/// them as they are; at a virtual host they tell the push service how to reach the device, and the methods here read
-/// the ones that MongooseIM's documentation names.
+/// The fields of the form in an enable request (XEP-0357, section 5), within [`MAX_OPTION_FIELDS`] and
+/// [`MAX_OPTIONS_BYTES`]. A real PubSub service receives them unchanged. At a virtual host they address the device and
+/// configure its notifications; the methods read the options that MongooseIM's documentation names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PublishOptions(BTreeMap<String, String>);
 
-/// What is wrong with publish options, naming the field: `bad-request`, the client's to mend.
+/// Invalid publish options. The client must change the form; the request is answered with `bad-request`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishOptionsError {
-    /// Over [`MAX_OPTION_FIELDS`].
+    /// The form has this number of fields, more than [`MAX_OPTION_FIELDS`].
     #[error("the form has {0} fields, {MAX_OPTION_FIELDS} are allowed")]
     TooManyFields(usize),
-    /// Over [`MAX_OPTIONS_BYTES`].
+    /// The names and values have this number of bytes, more than [`MAX_OPTIONS_BYTES`].
     #[error("the form has {0} bytes, {MAX_OPTIONS_BYTES} are allowed")]
     TooLarge(usize),
-    /// A field without a name, which the table cannot hold.
+    /// A field has an empty name, which the table cannot store.
     #[error("a field of the form has no name")]
     Unnamed,
-    /// A value that no push service could make sense of.
+    /// The value of a known field is invalid.
     #[error("the form's field {name:?} must be {expected}")]
     Impossible {
-        /// The field.
+        /// The name of the field.
         name: &'static str,
-        /// The values that it may have.
+        /// The valid values, such as `normal or high`.
         expected: &'static str,
     },
 }
 
-/// How urgent a notification is.
+/// The priority of a notification, `priority` in the form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
-    /// The device may wait.
+    /// The device may receive the notification later, to save power.
     Normal,
-    /// The device is woken.
+    /// The notification wakes the device.
     High,
 }
 
-/// Which of a push service's environments a device belongs to.
+/// The environment of the push service that the device is registered with, `mode` in the form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Apps from a store.
+    /// `prod`: an app from a store.
     Production,
-    /// Apps in development.
+    /// `dev`: an app in development.
     Development,
 }
 
 impl PublishOptions {
-    /// Options from a form's fields, within bounds.
+    /// Checks the limits and names of a form's fields. The values are checked by [`check`](Self::check).
     pub fn new(fields: BTreeMap<String, String>) -> Result<Self, PublishOptionsError> {
         if fields.len() > MAX_OPTION_FIELDS {
             return Err(PublishOptionsError::TooManyFields(fields.len()));
@@ -74,31 +74,32 @@ impl PublishOptions {
         Ok(Self(fields))
     }
 
-    /// The value of a field, without surrounding white space.
+    /// Returns the value of a field, without surrounding white space.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.trim())
     }
 
-    /// The value of a field, as [`get`](Self::get) has it, unless it is empty.
+    /// Returns the same value as [`get`](Self::get), or `None` if it is empty.
     pub fn given(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.is_empty())
     }
 
-    /// All fields, as the client gave them.
+    /// Returns all fields unchanged.
     pub fn fields(&self) -> &BTreeMap<String, String> {
         &self.0
     }
 
-    /// All fields as they may be shown: what may be a token, a key or a secret by its end alone, if it is long.
+    /// Returns all fields for display. A value that may be a token, a key or a secret is replaced by `…`, with its last
+    /// four characters if it has at least 16.
     pub fn masked(&self) -> BTreeMap<String, String> {
         let shown = |(name, value): (&String, &String)| {
-            let is_open = OPEN_FIELDS.contains(&name.as_str());
-            (name.clone(), if is_open { value.clone() } else { masked(value) })
+            let is_public = PUBLIC_FIELDS.contains(&name.as_str());
+            (name.clone(), if is_public { value.clone() } else { masked(value) })
         };
         self.0.iter().map(shown).collect()
     }
 
-    /// Refuses what a virtual host could never act on, while there is still somebody to be told.
+    /// Checks the values of all known options, so that the enable request fails and not each later notification.
     pub fn check(&self) -> Result<(), PublishOptionsError> {
         self.priority()?;
         self.mode()?;
@@ -108,7 +109,7 @@ impl PublishOptions {
         Ok(())
     }
 
-    /// `priority`: `normal` or `high`.
+    /// Reads `priority`: `normal` or `high`.
     pub fn priority(&self) -> Result<Option<Priority>, PublishOptionsError> {
         self.choice("priority", "normal or high", |value| match value {
             "normal" => Some(Priority::Normal),
@@ -117,7 +118,7 @@ impl PublishOptions {
         })
     }
 
-    /// `mode`: `prod` or `dev`.
+    /// Reads `mode`: `prod` or `dev`.
     pub fn mode(&self) -> Result<Option<Mode>, PublishOptionsError> {
         self.choice("mode", "prod or dev", |value| match value {
             "prod" => Some(Mode::Production),
@@ -126,17 +127,17 @@ impl PublishOptions {
         })
     }
 
-    /// `silent`: whether the app handles the notification without showing it. A boolean, `false` when it is not given.
+    /// Reads `silent`: whether the app handles the notification without showing it. A boolean, `false` by default.
     pub fn silent(&self) -> Result<bool, PublishOptionsError> {
         Ok(self.boolean("silent")?.unwrap_or(false))
     }
 
-    /// `mutable_content`: whether the app may change the notification before it is shown. A boolean.
+    /// Reads `mutable_content`: whether the app may change the notification before it is shown. A boolean.
     pub fn mutable_content(&self) -> Result<Option<bool>, PublishOptionsError> {
         self.boolean("mutable_content")
     }
 
-    /// `time_to_live`: how long the notification is worth delivering, in seconds.
+    /// Reads `time_to_live`: the time after which the notification expires, in whole seconds from 0 to 4294967295.
     pub fn time_to_live(&self) -> Result<Option<Duration>, PublishOptionsError> {
         self.choice("time_to_live", "a number of seconds", |value| {
             let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
@@ -144,7 +145,7 @@ impl PublishOptions {
         })
     }
 
-    /// A field of type `boolean` (XEP-0004, section 3.3).
+    /// Reads a field of type `boolean` (XEP-0004, section 3.3).
     fn boolean(&self, name: &'static str) -> Result<Option<bool>, PublishOptionsError> {
         self.choice(name, "true or false", |value| match value {
             "true" | "1" => Some(true),
@@ -163,7 +164,7 @@ impl PublishOptions {
     }
 }
 
-/// The last four characters of a value that is long enough to keep the rest of it to itself.
+/// Returns `…`, and the last four characters of a value that has at least 16.
 fn masked(value: &str) -> String {
     let end = value.char_indices().rev().nth(3).filter(|_| value.chars().count() >= 16);
     format!("…{}", end.map_or("", |(start, _)| &value[start..]))
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn known_options_with_impossible_values_are_refused_by_name() {
+    fn invalid_values_of_known_options_are_refused_by_name() {
         for (name, value) in [
             ("priority", "10"),
             ("mode", "production"),
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn booleans_are_those_of_data_forms_and_white_space_around_a_value_is_ignored() {
+    fn booleans_follow_data_forms_and_surrounding_white_space_is_ignored() {
         for (value, expected) in [("true", true), ("1", true), (" true\n", true), ("false", false), ("0", false)] {
             let options = options([("silent", value), ("mutable_content", value)]);
             assert_eq!((options.silent(), options.mutable_content()), (Ok(expected), Ok(Some(expected))), "{value:?}");
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_secret_is_masked() {
+    fn values_that_may_be_secret_are_masked() {
         let form = options([
             ("service", "fcm"),
             ("device_id", "fk3xT0ken9ABCDEF"),
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_is_bounded() {
+    fn a_form_over_a_limit_is_refused() {
         let many = (0..=MAX_OPTION_FIELDS).map(|i| (i.to_string(), String::new())).collect();
         assert_eq!(PublishOptions::new(many), Err(PublishOptionsError::TooManyFields(33)));
         let large = BTreeMap::from([("x".to_owned(), "y".repeat(MAX_OPTIONS_BYTES))]);

@@ -7,7 +7,7 @@ pub fn to_micros(at: OffsetDateTime) -> u64 {
     u64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(0)
 }
 
-/// Converts microseconds since 1970 to a time.
+/// Converts microseconds since 1970 to a time; a number out of range becomes 1970.
 pub fn from_micros(micros: u64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
