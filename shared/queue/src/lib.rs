@@ -1,4 +1,4 @@
-//! The queue between ingest and the worker: what a record holds, and the SQS calls of both.
+//! The SQS queue from ingest and the push node to the worker: the format of its records, and the SQS calls.
 
 mod record;
 
@@ -14,23 +14,24 @@ use aws_sdk_sqs::error::{BoxError, BuildError};
 use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, SendMessageBatchRequestEntry};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-/// The most entries that one call may carry ("Amazon SQS message quotas").
+/// The maximum number of entries in one call ("Amazon SQS message quotas").
 const MAX_BATCH_ENTRIES: usize = 10;
-/// How many bytes the entries of one call have together, unless one alone has more. SQS takes four times as many ("Amazon
-/// SQS message quotas"), but bills each 64 KB as a call of its own, and many calls are under way at once.
+/// The maximum size of the entries of one call together, in bytes, unless a single entry is larger. SQS accepts four
+/// times as much ("Amazon SQS message quotas"), but bills each 64 KB as one call, and up to [`MAX_CONCURRENT_SENDS`]
+/// calls run at once.
 const BATCH_BYTES: usize = 256 * 1024;
-/// How many batches are sent side by side.
-const SENDS: usize = 16;
-/// How often entries that SQS could not take are sent again before the sender is told.
-const SEND_TRIES: usize = 3;
-/// A message cannot be hidden for longer than this since it was received ("Amazon SQS visibility timeout"), less the
-/// time that the worker may have had it by then.
+/// The maximum number of batches that are sent at once.
+const MAX_CONCURRENT_SENDS: usize = 16;
+/// The maximum number of attempts to send an entry that SQS rejects.
+const MAX_SEND_ATTEMPTS: usize = 3;
+/// The maximum visibility timeout of a received message: 12 hours from its receipt ("Amazon SQS visibility timeout"),
+/// minus a minute, in which the worker calls [`Queue::delay`].
 const MAX_DELAY: Duration = Duration::from_secs(12 * 60 * 60 - 60);
 
-/// The longest time for which SQS keeps a new message back ("Amazon SQS message timers").
+/// The maximum delay of a new message ("Amazon SQS message timers").
 pub const MAX_TIMER: Duration = Duration::from_secs(15 * 60);
 
-/// The queue did not do what it was asked; the caller tries again later.
+/// A failed SQS call. A later retry may succeed.
 #[derive(Debug, thiserror::Error)]
 #[error("the queue could not {action}")]
 pub struct QueueError {
@@ -52,36 +53,36 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// The queue at `url`.
+    /// Creates a queue with the URL `url`.
     pub fn new(client: Client, url: impl Into<String>) -> Self {
         Self { client, url: url.into() }
     }
 
-    /// Sends records in batches, up to [`SENDS`] of them side by side. When it fails, some records may have been sent.
+    /// Sends records in batches, up to [`MAX_CONCURRENT_SENDS`] at once. If it fails, some records may have been sent.
     pub async fn send(&self, records: &[Record]) -> Result<(), QueueError> {
         let at_once: Vec<_> = records.iter().zip(iter::repeat(Duration::ZERO)).collect();
         self.send_later(&at_once).await
     }
 
-    /// The same, for records that are not to be received before a delay, each its own: at most [`MAX_TIMER`], in whole
-    /// seconds.
+    /// Sends records like [`send`](Self::send), each with the delay before which it cannot be received, in whole
+    /// seconds and at most [`MAX_TIMER`].
     pub async fn send_later(&self, records: &[(&Record, Duration)]) -> Result<(), QueueError> {
-        // A batch is written when it is sent: all of them together may be many times what the webhook had.
+        // A batch is serialized when it is sent, since all batches together may be many times larger than the webhook.
         let sends = batches(records).map(async |batch| self.send_batch(batch?).await);
-        stream::iter(sends).buffer_unordered(SENDS).try_collect().await
+        stream::iter(sends).buffer_unordered(MAX_CONCURRENT_SENDS).try_collect().await
     }
 
     async fn send_batch(&self, bodies: Vec<(String, Duration)>) -> Result<(), QueueError> {
         let entry = |(index, (body, delay)): (usize, (String, Duration))| {
             let entry = SendMessageBatchRequestEntry::builder().id(format!("{index}")).message_body(body);
-            // A queue that is told nothing uses its own delay, which is 0.
+            // Without a value, the delay of the queue applies, which is 0.
             let seconds = Some(delay.min(MAX_TIMER).as_secs() as i32).filter(|seconds| *seconds > 0);
             entry.set_delay_seconds(seconds).build()
         };
         let entries: Result<Vec<_>, BuildError> = bodies.into_iter().enumerate().map(entry).collect();
-        let mut entries = entries.map_err(QueueError::during("take a record"))?;
+        let mut entries = entries.map_err(QueueError::during("accept a record"))?;
         let mut reason = String::new();
-        for _ in 0..SEND_TRIES {
+        for _ in 0..MAX_SEND_ATTEMPTS {
             let sent = self
                 .client
                 .send_message_batch()
@@ -89,26 +90,27 @@ impl Queue {
                 .set_entries(Some(entries.clone()))
                 .send()
                 .await
-                .map_err(QueueError::during("take records"))?;
+                .map_err(QueueError::during("accept records"))?;
             let Some(failed) = sent.failed.first() else { return Ok(()) };
             reason = failed.message.clone().unwrap_or_else(|| failed.code.clone());
             entries.retain(|entry| sent.failed.iter().any(|failed| failed.id == entry.id));
         }
-        Err(QueueError { action: "take records", source: reason.into() })
+        Err(QueueError { action: "accept records", source: reason.into() })
     }
 
-    /// Sends a text as it stands, as a record that nobody could understand goes to the dead-letter queue.
+    /// Sends a text unchanged. The worker moves invalid records to the dead-letter queue in this way.
     pub async fn send_text(&self, text: &str) -> Result<(), QueueError> {
         let message = self.client.send_message().queue_url(&self.url).message_body(text);
-        message.send().await.map_err(QueueError::during("take a message"))?;
+        message.send().await.map_err(QueueError::during("accept a message"))?;
         Ok(())
     }
 
-    /// Hides received messages, named by their receipt handles, for so long from now.
+    /// Sets the visibility timeout of received messages, which are named by their receipt handles. It counts from now,
+    /// in whole seconds, and is at most 12 hours minus one minute.
     pub async fn delay(&self, messages: &[(String, Duration)]) -> Result<(), QueueError> {
         for batch in messages.chunks(MAX_BATCH_ENTRIES) {
             let entries = batch.iter().enumerate().map(|(index, (receipt_handle, delay))| {
-                // It is at most 12 hours.
+                // At most 12 hours, so the cast does not overflow.
                 let seconds = delay.min(&MAX_DELAY).as_secs() as i32;
                 ChangeMessageVisibilityBatchRequestEntry::builder()
                     .id(format!("{index}"))
@@ -134,7 +136,7 @@ impl Queue {
     }
 }
 
-/// The bodies of records and their delays, in batches that one call of SQS takes.
+/// Returns the bodies and delays of records, in batches for one SQS call each.
 fn batches(records: &[(&Record, Duration)]) -> impl Iterator<Item = Result<Vec<(String, Duration)>, QueueError>> {
     fn body((record, delay): &(&Record, Duration)) -> serde_json::Result<(String, Duration)> {
         Ok((serde_json::to_string(record)?, *delay))
@@ -152,7 +154,7 @@ fn batches(records: &[(&Record, Duration)]) -> impl Iterator<Item = Result<Vec<(
                     bytes += body.len();
                     batch.push((body, delay));
                 }
-                Err(error) => return Some(Err(QueueError::during("take a record")(error))),
+                Err(error) => return Some(Err(QueueError::during("accept a record")(error))),
             }
         }
         (!batch.is_empty()).then_some(Ok(batch))
@@ -168,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_has_ten_records_or_a_quarter_of_a_megabyte() {
+    fn a_batch_has_at_most_ten_records_and_a_quarter_of_a_megabyte() {
         let user = BareJid::new("bob@example.com").unwrap();
         let record = |bytes: usize| {
             let subject = Subject::UserRemoved { jid: user.clone() };

@@ -1,4 +1,4 @@
-//! A record: the events that one SQS message carries from ingest to the worker.
+//! Records: the bodies of SQS messages to the worker.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,25 @@ use pushlark_xmpp::{BareJid, DomainPart, FullJid, Jid};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-/// The version of the records that this crate writes. A new one is needed when an older worker would misread a record.
+/// The version of the records that this crate writes. It must increase if an older worker would misread a record.
 pub const VERSION: u32 = 2;
-/// The version of records that do not name theirs.
+/// The version of records without the field `version`.
 const FIRST_VERSION: u32 = 1;
-/// The most recipients that one record has; the worker handles them side by side.
+/// The maximum number of recipients in one record. The worker handles them concurrently.
 pub const MAX_RECIPIENTS: usize = 25;
-/// A record takes no further event once it has so many bytes of stanzas: what SQS bills as one request.
+/// The maximum size of all stanzas in a record of several events, in bytes. SQS bills up to 64 KB as one request.
 const FULL_RECORD_BYTES: usize = 60 * 1024;
 
-/// The body of an SQS message, as JSON.
+/// The body of an SQS message, a JSON object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     #[serde(default = "first_version")]
     version: u32,
-    /// The name by which a record of version 1 claims messages. Later ones claim by their SQS message's id.
+    /// The name under which a record of version 1 claims messages. Later versions claim with the id of their SQS
+    /// message.
     #[serde(default, skip_serializing)]
     pub uid: Option<String>,
-    /// The events.
+    /// The events, in the order in which they were packed.
     pub work: Vec<Work>,
 }
 
@@ -32,57 +33,58 @@ fn first_version() -> u32 {
     FIRST_VERSION
 }
 
-/// A text that is not a record of this version or an earlier one.
+/// A text that is not a record of version [`VERSION`] or earlier.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidRecord {
-    /// A later version wrote it: a worker of that version reads it.
+    /// The record has this later version. The caller must leave it in the queue for a newer worker.
     #[error("the record is of version {0}, this worker reads up to {VERSION}")]
     Newer(u32),
-    /// It is not a record. The error's own text may quote the body, which is not for the log.
+    /// The text is not a record; a retry fails in the same way. The text of the inner error may quote the body, so it
+    /// must not be logged.
     #[error("not a record: line {}, column {}", .0.line(), .0.column())]
     Json(serde_json::Error),
 }
 
-/// An event that the worker has to act on.
+/// An event for the worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
-    /// Names the message.
+    /// The id of the message. Events with the same id are about the same message.
     pub id: String,
-    /// When it happened.
+    /// The time of the event.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
-    /// What happened.
+    /// The kind of the event, with its data.
     pub subject: Subject,
-    /// The tries before this one, if the worker put it back.
+    /// The earlier attempts, if the worker returned the event to the queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
 }
 
-/// The tries that an event had before the worker put it back.
+/// The earlier attempts of an event that the worker returned to the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retry {
-    /// The name by which the first try claimed the message; the later tries hold its claim.
+    /// The name under which the first attempt claimed the message. Later attempts keep this claim.
     pub claimant: String,
-    /// How often it was put back. Of two copies, the one that was put back more often holds the claim.
+    /// The number of returns to the queue. Of two copies, the one with the higher number holds the claim.
     pub generation: u32,
-    /// How many tries failed.
+    /// The number of failed attempts.
     pub tries: u32,
-    /// How many of them failed for a reason that may never pass.
+    /// The number of attempts that failed for a reason that may be permanent.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub doubtful: u32,
-    /// The time before which it is not tried, if that is later than SQS can delay it.
+    /// The earliest time of the next attempt, if SQS cannot delay the message until then.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub not_before: Option<OffsetDateTime>,
-    /// The registration that is tried again; without it, all of the recipient's.
+    /// The registration of the retry; `None` means all registrations of the recipient.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration: Option<RegistrationKey>,
-    /// The number of unread messages, if the first try counted the message.
+    /// The number of unread messages, if the first attempt counted the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_count: Option<u32>,
 }
 
 impl Retry {
-    /// No try yet, for a claim by this name.
+    /// Creates the state before the first attempt, for a claim under the name `claimant`.
     pub fn first(claimant: String) -> Self {
         Self {
             claimant,
@@ -96,12 +98,12 @@ impl Retry {
     }
 }
 
-/// The key of a registration among those of its user.
+/// The key of a registration, unique for its user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistrationKey {
-    /// The PubSub service.
+    /// The JID of the PubSub service.
     pub jid: BareJid,
-    /// The node there.
+    /// The name of the node at this service.
     pub node: String,
 }
 
@@ -115,81 +117,81 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// What happened.
+/// The kind of an event, with its data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {
-    /// A message is on its way to these users.
+    /// A message to these users.
     Message {
-        /// The sender.
+        /// The sender of the message.
         from: Jid,
-        /// The recipients.
+        /// The recipients, at most [`MAX_RECIPIENTS`] in one record.
         to: Vec<BareJid>,
         /// The stanza, as XML.
         stanza: String,
-        /// What the webhook said of the recipients.
+        /// The state of the recipients in the webhook.
         #[serde(default)]
         recipient: Facts,
     },
-    /// These sessions did not acknowledge a message.
+    /// A message that these sessions did not acknowledge (XEP-0198).
     Unacknowledged {
-        /// The sender.
+        /// The sender of the message.
         from: Jid,
-        /// The sessions.
+        /// The sessions, at most [`MAX_RECIPIENTS`] in one record.
         to: Vec<FullJid>,
         /// The stanza, as XML.
         stanza: String,
-        /// What the webhook said of the recipients.
+        /// The state of the recipients in the webhook.
         #[serde(default)]
         recipient: Facts,
     },
-    /// A server has published this to a push node.
+    /// A notification that a server published to a push node.
     Notification(Box<NodeNotification>),
-    /// This user is no more.
+    /// A removed user, whose data the worker deletes.
     UserRemoved {
-        /// The user.
+        /// The removed user.
         jid: BareJid,
     },
-    /// This domain is no more.
+    /// A removed domain, the data of whose users the worker deletes.
     DomainRemoved {
-        /// The domain.
+        /// The removed domain.
         domain: DomainPart,
     },
 }
 
-/// A notification that was published to a push node: a ready payload for a device, for which nobody is asked.
+/// A notification that a server published to a push node, with its device and payload. No plugin is called for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeNotification {
-    /// The PubSub service that was published to.
+    /// The JID of the PubSub service.
     pub jid: BareJid,
-    /// The node there.
+    /// The name of the node at this service.
     pub node: String,
-    /// Whose node it is.
+    /// The owner of the node.
     pub owner: BareJid,
-    /// When the node was created, in microseconds since 1970.
+    /// The time of the node's creation, in microseconds since 1970.
     pub created_at: u64,
-    /// How the device is reached, and what else its push service is told.
+    /// The publish options, which address the device.
     pub options: BTreeMap<String, String>,
-    /// The fields of the summary, in their order.
+    /// The names and values of the summary's fields, in order (FORM_TYPE `urn:xmpp:push:summary`).
     pub summary: Vec<(String, String)>,
 }
 
-/// What a webhook says of a message's recipient. What it leaves out is looked up.
+/// The state of a message's recipient in a webhook. The worker looks up missing fields, or uses their defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Facts {
-    /// Whether there is such a user.
+    /// Whether the user exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exists: Option<bool>,
-    /// Whether the user has a session that takes messages.
+    /// Whether the user has a session that receives messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub online: Option<bool>,
-    /// How many messages of the conversation are unread.
+    /// The number of unread messages in the conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_count: Option<u32>,
 }
 
 impl Record {
-    /// Reads a record of this version or an earlier one.
+    /// Reads a record of version [`VERSION`] or earlier.
     pub fn read(body: &str) -> Result<Self, InvalidRecord> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -206,7 +208,8 @@ impl Record {
         }
     }
 
-    /// Puts work into as few records as their bounds allow, in its order; one of many recipients is split.
+    /// Packs events into as few records as the limits allow, in order. An event with more than [`MAX_RECIPIENTS`] is
+    /// split.
     pub fn pack(work: impl IntoIterator<Item = Work>) -> Vec<Self> {
         let mut records: Vec<Self> = Vec::new();
         let (mut recipients, mut bytes) = (0, 0);
@@ -227,12 +230,12 @@ impl Record {
 }
 
 impl Work {
-    /// An event that was not tried yet.
+    /// Creates an event without attempts.
     pub fn new(id: String, at: OffsetDateTime, subject: Subject) -> Self {
         Self { id, at, subject, retry: None }
     }
 
-    /// The part of the event that concerns its recipient at `index`, to be tried again.
+    /// Returns the event for the recipient at `index` only, with the state of its retry.
     pub fn again(&self, index: usize, retry: Retry) -> Self {
         let subject = match &self.subject {
             Subject::Message { from, to, stanza, recipient } => Subject::Message {
@@ -252,6 +255,7 @@ impl Work {
         Self { id: self.id.clone(), at: self.at, subject, retry: Some(retry) }
     }
 
+    /// Returns the number of recipients and the size of the content in bytes.
     fn size(&self) -> (usize, usize) {
         match &self.subject {
             Subject::Message { to, stanza, .. } => (to.len(), stanza.len()),
@@ -323,17 +327,17 @@ mod tests {
     }
 
     #[test]
-    fn a_record_reads_as_it_was_written() {
+    fn a_written_record_is_read_unchanged() {
         let record = &Record::pack([message(2, 10)])[0];
         assert_eq!(*record, Record::read(&serde_json::to_string(record).unwrap()).unwrap());
     }
 
-    /// A record of each kind, as version 2 writes it. It must never change: workers of other versions read it while a
-    /// deployment goes on. A record that is written in another way is of a new version.
+    /// A record with an event of each kind in the format of version 2. It must never change, since workers of other
+    /// versions read it during a deployment. Another format needs a new version.
     const VERSION_2: &str = include_str!("../tests/version_2.json");
 
     #[test]
-    fn records_are_written_as_their_version_has_them() {
+    fn records_are_written_in_the_format_of_their_version() {
         let record = Record::read(VERSION_2).unwrap();
         let of = |kind: &dyn Fn(&Subject) -> bool| record.work.iter().any(|work| kind(&work.subject));
         assert!(of(&|subject| matches!(subject, Subject::Message { .. })));
@@ -343,11 +347,11 @@ mod tests {
         assert!(of(&|subject| matches!(subject, Subject::DomainRemoved { .. })));
         let sample: serde_json::Value = serde_json::from_str(VERSION_2).unwrap();
         assert_eq!(serde_json::to_value(&record).unwrap(), sample);
-        assert_eq!(sample["version"], VERSION, "the sample is of the version that is written");
+        assert_eq!(sample["version"], VERSION, "the sample must have the current version");
     }
 
     #[test]
-    fn a_record_of_a_later_version_is_told_from_one_that_cannot_be_read() {
+    fn a_record_of_a_later_version_is_distinguished_from_an_invalid_one() {
         for newer in [r#"{"version": 3, "work": []}"#, r#"{"version": 3, "events": "another shape"}"#] {
             assert!(matches!(Record::read(newer), Err(InvalidRecord::Newer(3))), "{newer}");
         }
@@ -358,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_tried_again_concerns_one_recipient() {
+    fn a_retry_concerns_one_recipient() {
         let retry = Retry { generation: 1, ..Retry::first("message.0".into()) };
         let work = message(3, 10).again(1, retry.clone());
         let Subject::Message { to, .. } = &work.subject else { unreachable!() };
