@@ -1,4 +1,4 @@
-//! The plugins that come with Pushlark: MongooseIM's, and what its users expect of a push server besides.
+//! The built-in plugins. Each has the rules of one of MongooseIM's push plugins, and further rules of a push server.
 
 use std::borrow::Cow;
 
@@ -6,18 +6,19 @@ use pushlark_xmpp::Hint;
 
 use crate::{Choice, Event, EventKind, Payload, Plugin, Recipient, Registration, Rule};
 
-/// MongooseIM's `mod_event_pusher_push_plugin_defaults`: messages with a text, to recipients that are offline.
+/// MongooseIM's `mod_event_pusher_push_plugin_defaults`: notifies offline recipients of messages that have a text.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Defaults;
 
 impl Plugin for Defaults {}
 
-/// MongooseIM's `mod_event_pusher_push_plugin_enhanced`: a message that a session did not acknowledge is also notified,
-/// at once, to the service that this session enabled.
+/// MongooseIM's `mod_event_pusher_push_plugin_enhanced`: like [`Defaults`], and a message that a session did not
+/// acknowledge is notified at once to the registration that this session enabled.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Enhanced;
 
-/// MongooseIM's `mod_event_pusher_push_plugin_hints`: as [`Enhanced`], and hints (XEP-0334) say which messages notify.
+/// MongooseIM's `mod_event_pusher_push_plugin_hints`: like [`Enhanced`], and the hints `store` and `no-store`
+/// (XEP-0334) decide whether a message is notified.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Hints;
 
@@ -71,7 +72,7 @@ pub fn should_publish(event: &Event, recipient: &Recipient, registrations: Vec<R
     Choice::none(registrations, &Rule::new("defaults", rule))
 }
 
-/// What is told of a call that a bodiless message announces, when the message is to be stored (XEP-0353).
+/// Returns the payload for a Jingle message (XEP-0353) without a body that has the hint `store`.
 fn call(event: &Event) -> Option<Payload> {
     let is_bodiless = event.message.text().is_none();
     let (step, session) =

@@ -1,4 +1,4 @@
-//! What a notification may tell of a message.
+//! The parts of a message that a notification contains.
 
 use std::borrow::Cow;
 
@@ -6,22 +6,22 @@ use pushlark_xmpp::{MessageType, parse_jid};
 
 use crate::{Event, Payload};
 
-/// What the operator lets notifications tell, to the push services that carry them and to who looks at the screen.
+/// The operator's limits for the content of notifications, which push services and the device's screen show to others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disclosure {
-    /// Whether the text of a message is told.
+    /// Whether a notification contains the text of the message.
     pub body: bool,
-    /// Whether the sender is told.
+    /// Whether a notification contains the sender.
     pub sender: bool,
-    /// What stands for a text that is not told, or that is encrypted.
+    /// The text instead of a message's text, if `body` is `false` or the message is encrypted.
     pub placeholder: String,
-    /// Whether a group message that its sender calls urgent has the field `urgent`.
+    /// Whether a group message that its sender marked as urgent gets the field `urgent`.
     pub urgent: bool,
-    /// Whether a group message that mentions the recipient has the field `mention`.
+    /// Whether a group message that mentions the recipient gets the field `mention`.
     pub mention: bool,
 }
 
-/// All that MongooseIM tells, and no more.
+/// The content of MongooseIM's notifications.
 impl Default for Disclosure {
     fn default() -> Self {
         Self { body: true, sender: true, placeholder: "New message".into(), urgent: false, mention: false }
@@ -29,7 +29,7 @@ impl Default for Disclosure {
 }
 
 impl Event {
-    /// The summary of the conversation, with `text` for the message's body, as far as the disclosure goes.
+    /// Returns the summary of the conversation within the operator's limits. `text` is the body of the message.
     pub fn summary(&self, text: Cow<'_, str>) -> Payload {
         let Disclosure { body, sender, placeholder, urgent, mention } = &*self.disclosure;
         let is_group = self.message.kind() == MessageType::Groupchat;
@@ -49,8 +49,8 @@ impl Event {
         payload
     }
 
-    /// Whether the message refers to the recipient (XEP-0372), by the user's JID or as an occupant of the room whose nick
-    /// is the localpart or the bare JID (as in MUC Light), or has the localpart in its text behind an `@`.
+    /// Whether the message mentions the recipient: it refers (XEP-0372) to the user's JID or to an occupant of the room
+    /// whose nick is the localpart or the bare JID (as in MUC Light), or its text contains the localpart after an `@`.
     fn mentions_recipient(&self) -> bool {
         let user = self.recipient();
         let Some(localpart) = user.node().map(|node| node.as_str()) else { return false };

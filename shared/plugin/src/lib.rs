@@ -1,8 +1,9 @@
-//! What decides whether and what to notify: pure and synchronous, with all that a custom plugin depends on.
+//! Plugins, which decide which messages are notified to which registrations, and every type that a custom plugin needs.
 //!
-//! A plugin sees one event for one recipient, and answers by three callbacks, in the order that MongooseIM's
-//! `mod_event_pusher_push` calls its own: `prepare_notification` (which may skip), `should_publish` (which filters
-//! the recipient's services) and `publish_notification`. A callback that is left out is the [`Defaults`]'.
+//! A plugin is pure and synchronous. It has three callbacks for each event and recipient, in the order of MongooseIM's
+//! `mod_event_pusher_push`: `prepare_notification` (which may skip the event), `should_publish` (which filters the
+//! recipient's registrations) and `publish_notification`. Callbacks that a plugin does not implement behave like those
+//! of [`Defaults`].
 
 mod built_in;
 mod disclosure;
@@ -20,36 +21,36 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use xmpp::{BareJid, FullJid, Jid, Message};
 
-/// A message on its way to one recipient.
+/// A message to one recipient.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Names the message; the same for each webhook that tells of it.
+    /// The id of the message, the same in each webhook about it.
     pub id: String,
-    /// When it happened.
+    /// The time of the event.
     pub at: OffsetDateTime,
-    /// Who sent the message: a user's session, or an occupant of a room.
+    /// The sender of the message: the JID of a user's session or of a room's occupant.
     pub from: Jid,
-    /// What happened to the message, and so whom it is for.
+    /// The kind of the event, with the recipient.
     pub kind: EventKind,
-    /// The stanza.
+    /// The message stanza.
     pub message: Arc<Message>,
-    /// How many messages of this conversation the recipient has not read, this one included.
+    /// The number of messages in this conversation that the recipient has not read, including this one.
     pub unread_count: u32,
-    /// What a notification may tell of the message.
+    /// The operator's limits for the content of notifications.
     pub disclosure: Arc<Disclosure>,
 }
 
-/// What happened to a message.
+/// The kind of an event, with the recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventKind {
-    /// It arrived for the user.
+    /// The message arrived for this user.
     Message(BareJid),
-    /// It was sent to this session, which never acknowledged it (XEP-0198).
+    /// This session did not acknowledge the message (XEP-0198).
     Unacknowledged(FullJid),
 }
 
 impl EventKind {
-    /// The type of event that tells of it.
+    /// Returns the `type` of the event in a webhook: `message` or `unacknowledged`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Message(_) => "message",
@@ -59,7 +60,7 @@ impl EventKind {
 }
 
 impl Event {
-    /// The user that the message is for.
+    /// Returns the bare JID of the recipient.
     pub fn recipient(&self) -> BareJid {
         match &self.kind {
             EventKind::Message(user) => user.clone(),
@@ -68,28 +69,28 @@ impl Event {
     }
 }
 
-/// What is known of a recipient.
+/// The state of a recipient at the time of the event's handling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
-    /// Whether there is such a user.
+    /// Whether the user exists.
     pub exists: bool,
-    /// Whether the user has a session that takes messages.
+    /// Whether the user has a session that receives messages.
     pub online: bool,
-    /// The service that was enabled last by the session that the event is of, if it is of one.
+    /// The last registration that the event's session enabled; `None` if the event has no session.
     pub tied: Option<Registration>,
 }
 
-/// One notification to be published.
+/// One notification for one registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
-    /// Where.
+    /// The registration, which names the node and the device.
     pub registration: Registration,
-    /// What.
+    /// The fields of the notification.
     pub payload: Payload,
 }
 
-/// Why a plugin leaves out a message or a service, for whoever operates Pushlark. It goes to the log, so it quotes
-/// nothing of the message.
+/// The reason why a plugin skips a message or a registration, for the operator. It is logged, so it must not quote the
+/// message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     plugin: Cow<'static, str>,
@@ -97,7 +98,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// The rule of `plugin` that `text` says.
+    /// Creates a rule. `plugin` is the plugin's name, `text` the reason, such as `the message has no body`.
     pub fn new(plugin: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
         Self { plugin: plugin.into(), text: text.into() }
     }
@@ -109,27 +110,27 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Which of a recipient's services to notify.
+/// The registrations of a recipient, divided into those that are notified and those that are not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// These.
+    /// The registrations that are notified.
     pub publish: Vec<Registration>,
-    /// Not these, and why.
+    /// The registrations that are not notified, each with the reason.
     pub left_out: Vec<(Registration, Rule)>,
 }
 
 impl Choice {
-    /// All of them.
+    /// Notifies all registrations.
     pub fn all(registrations: Vec<Registration>) -> Self {
         Self { publish: registrations, left_out: Vec::new() }
     }
 
-    /// None of them, by one rule.
+    /// Notifies no registration, for the reason `rule`.
     pub fn none(registrations: Vec<Registration>, rule: &Rule) -> Self {
         Self::by(registrations, |_| Some(rule.clone()))
     }
 
-    /// Those that no rule leaves out.
+    /// Notifies the registrations for which `rule` returns `None`.
     pub fn by(registrations: Vec<Registration>, rule: impl Fn(&Registration) -> Option<Rule>) -> Self {
         let mut choice = Self::default();
         for registration in registrations {
@@ -142,21 +143,21 @@ impl Choice {
     }
 }
 
-/// Decides whether and what to notify. Callbacks are called in the order in which they stand here, for each
-/// recipient of an event, and again when it is tried again; they do no I/O, so the same inputs give the same answers.
+/// Decides which messages are notified to which registrations. The callbacks are called in this order for each
+/// recipient of an event, and again for a retry. They do no I/O, so the same inputs have the same results.
 pub trait Plugin: Send + Sync {
-    /// What to notify of `event`, or the rule that skips it.
+    /// Returns the payload for `event`, or the rule that skips it.
     fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
         built_in::prepare_notification(event)
     }
 
-    /// Which of the recipient's services to notify. A service that was notified of this message before is left out
-    /// afterwards, whatever is answered here.
+    /// Chooses the registrations that are notified. Registrations that were already notified of this message are
+    /// removed afterwards.
     fn should_publish(&self, event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
         built_in::should_publish(event, recipient, registrations)
     }
 
-    /// What to publish where. `registrations` is what `should_publish` chose, and never empty.
+    /// Returns the notifications to publish. `registrations` is the choice of `should_publish` and never empty.
     fn publish_notification(
         &self,
         _event: &Event,
@@ -167,11 +168,11 @@ pub trait Plugin: Send + Sync {
     }
 }
 
-/// The plugins that a worker was built with, by the names that the setting `PLUGIN` knows them by.
+/// The plugins of a worker, by their names in the setting `PLUGIN`.
 #[derive(Clone)]
 pub struct Plugins(BTreeMap<&'static str, Arc<dyn Plugin>>);
 
-/// There is no plugin of that name; the operator's to mend.
+/// A name that is not one of the worker's plugins. The operator must correct the setting.
 #[derive(Debug, thiserror::Error)]
 #[error("{name:?} is not a plugin of this worker, which has: {known}")]
 pub struct UnknownPlugin {
@@ -180,18 +181,18 @@ pub struct UnknownPlugin {
 }
 
 impl Plugins {
-    /// The plugins that come with Pushlark.
+    /// Returns the built-in plugins: `defaults`, `enhanced` and `hints`.
     pub fn built_in() -> Self {
         Self(BTreeMap::new()).with("defaults", Defaults).with("enhanced", Enhanced).with("hints", Hints)
     }
 
-    /// These and `plugin`, which takes the place of one with the same name.
+    /// Adds `plugin`, or replaces the plugin with the same name.
     pub fn with(mut self, name: &'static str, plugin: impl Plugin + 'static) -> Self {
         self.0.insert(name, Arc::new(plugin));
         self
     }
 
-    /// The plugin called `name`.
+    /// Returns the plugin called `name`.
     pub fn get(&self, name: &str) -> Result<Arc<dyn Plugin>, UnknownPlugin> {
         self.0.get(name).cloned().ok_or_else(|| UnknownPlugin {
             name: name.into(),
