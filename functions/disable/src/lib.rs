@@ -1,4 +1,4 @@
-//! Disables notifications (XEP-0357, section 6): deletes registrations.
+//! Disables notifications (XEP-0357, section 6) by deleting registrations.
 
 use pushlark_access::{Access, Caller};
 use pushlark_http::{Answer, Invocation, Methods, Rejection, answer, command};
@@ -17,8 +17,8 @@ pub struct Function {
 }
 
 impl Function {
-    /// Answers one invocation: `{"user", "jid", "node"?}`, by the number of registrations that are `removed`, or the
-    /// `<disable/>` IQ.
+    /// Handles one invocation: `{"user", "jid", "node"?}` or the `<disable/>` IQ. Without `node`, all registrations of
+    /// the user at `jid` are deleted. The JSON response has their number as `removed`.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         answer(&self.access, Methods::Post, invocation, async |request| {
             let caller = request.caller.clone();

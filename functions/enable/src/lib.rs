@@ -1,4 +1,4 @@
-//! Enables notifications (XEP-0357, section 5): stores a registration.
+//! Enables notifications (XEP-0357, section 5) by storing a registration, and lists the registrations of a user.
 
 use pushlark_access::{Access, Caller};
 use pushlark_delivery::Destinations;
@@ -24,9 +24,9 @@ pub struct Function {
 }
 
 impl Function {
-    /// Answers one invocation: `{"user", "jid", "node", "form"?}`, with a `notice` if no notification is sent with these
-    /// settings, or the `<enable/>` IQ; and GET, with `?user=` by whoever is not the user's own client, by what is enabled,
-    /// without what is secret of it.
+    /// Handles one invocation. POST takes `{"user", "jid", "node", "form"?}` or the `<enable/>` IQ, and stores the
+    /// registration; the JSON response has a `notice` if these settings send it no notification. GET lists the
+    /// registrations of a user with masked options; `?user=` is required unless the caller is the user's client.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         answer(&self.access, Methods::GetAndPost, invocation, async |request| match request.method {
             Method::Get => self.list(&request).await,
@@ -74,7 +74,7 @@ impl Function {
                 parse_jid(user).map_err(|error| Problem::bad_request(format!("user: {user:?} is {error}")))?
             }
             (None, Caller::Client(user)) => user.clone().into(),
-            (None, _) => return Err(Problem::bad_request("user is missing: whose registrations, as ?user=")),
+            (None, _) => return Err(Problem::bad_request("user is missing: name the user as ?user=")),
         };
         let user: BareJid = user.into_bare();
         if !request.caller.speaks_for(&user) {

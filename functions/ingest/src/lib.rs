@@ -1,4 +1,5 @@
-//! Takes a chat server's webhooks: work goes to the queue, state into the table.
+//! Accepts the webhooks of chat servers: sends messages and removals to the queue, and writes presence and read marks
+//! to the table.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_access::{Access, Caller};
@@ -14,8 +15,8 @@ use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-/// How many writes to the table are made at once.
-const WRITES: usize = 16;
+/// The maximum number of concurrent writes to the table.
+const MAX_CONCURRENT_WRITES: usize = 16;
 
 /// The function.
 #[derive(Debug, Clone)]
@@ -34,7 +35,7 @@ pub struct Function {
     pub unread_counts: bool,
 }
 
-/// What an event changes at once.
+/// A change that is written to the table before the response.
 enum State {
     Presence(Jid, Availability),
     Reading(Reading),
@@ -47,7 +48,8 @@ struct Accepted {
 }
 
 impl Function {
-    /// Answers one invocation, once all of its events are in the queue or in the table.
+    /// Handles one invocation. It returns 202 with the ids of the events when all of them are in the queue or the
+    /// table.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         answer(&self.access, Methods::Post, invocation, async |request| {
             match request.sns.as_slice() {
@@ -86,9 +88,9 @@ impl Function {
                 Effect::Read(_) | Effect::None(_) => {}
             }
         }
-        // State goes first, so that a message does not overtake the "offline" before it.
+        // State is written first, so that a message is not handled before an earlier "offline".
         self.note(state).await.map_err(|error| {
-            tracing::error!(ids = ids.join(" "), error = %Causes(&error), "state not noted");
+            tracing::error!(ids = ids.join(" "), error = %Causes(&error), "state not stored");
             Problem::unavailable()
         })?;
         self.queue.send(&Record::pack(work)).await.map_err(|error| {
@@ -105,7 +107,7 @@ impl Function {
                 State::Presence(session, availability) => self.store.set_presence(&session, availability, at).await,
                 State::Reading(Reading { user, conversation }) => self.store.note_read(&user, &conversation, at).await,
             })
-            .buffer_unordered(WRITES)
+            .buffer_unordered(MAX_CONCURRENT_WRITES)
             .try_collect()
             .await
     }

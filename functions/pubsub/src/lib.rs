@@ -1,4 +1,4 @@
-//! The push node of an app server (XEP-0357, section 4): what the push modules of other servers publish to.
+//! The push nodes of an app server (XEP-0357, section 4), to which the push modules of other servers publish.
 
 mod publish;
 
@@ -33,25 +33,27 @@ pub struct Function {
     pub destinations: Destinations,
 }
 
-/// What the account of a sender at the push node begins with. Domains and bare JIDs have no slash.
+/// The prefix of a sender's account for `RATE_LIMIT`. Domains and bare JIDs contain no slash, so it cannot equal
+/// another account.
 const NODE_ACCOUNT: &str = "push-node/";
 
-/// Why a request is not done, as it is answered.
+/// An IQ error: its stanza error condition and its text.
 struct Refusal {
     condition: Condition,
     text: String,
 }
 
-/// Who asks for what: a request's addresses.
+/// The addresses of a request.
 struct Parties {
-    /// The sender, of whatever resource; servers and clients alike.
+    /// The sender, a server or a client, without its resource.
     from: BareJid,
-    /// The PubSub service that is asked.
+    /// The PubSub service.
     to: BareJid,
 }
 
 impl Function {
-    /// Answers one invocation, an IQ or `{"stanza": "<iq …/>"}`, by the IQ that answers it, in kind.
+    /// Handles one invocation, an IQ or `{"stanza": "<iq …/>"}`. The response is the IQ result or error in the same
+    /// form.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         #[derive(Serialize, Deserialize)]
         struct Stanza {
@@ -78,7 +80,7 @@ impl Function {
         let element = Element::parse(stanza).map_err(|error| Problem::bad_request(error.to_string()))?;
         let iq = Iq::from_element(element).map_err(|error| Problem::bad_request(error.to_string()))?;
         if matches!(iq.kind(), IqType::Result | IqType::Error) {
-            return Err(Problem::bad_request("an IQ of type result or error asks for nothing"));
+            return Err(Problem::bad_request("an IQ of type result or error is not a request"));
         }
         let reply = match self.reply(caller, &iq).await {
             Ok(Some(payload)) => iq.result_with(payload),
@@ -133,7 +135,7 @@ impl Function {
         Ok(features.fold(query.with_child(identity), Element::with_child))
     }
 
-    /// The names of nodes are their owners' alone, so the list is empty.
+    /// Returns an empty list, since the names of nodes are known to their owners only.
     async fn disco_items(&self, parties: &Parties, node: Option<String>) -> Result<Element, Refusal> {
         let query = Element::new("query", ns::DISCO_ITEMS);
         match node {
@@ -149,7 +151,7 @@ impl Function {
         config: NodeConfig,
     ) -> Result<Option<Element>, Refusal> {
         let instant = name.is_none();
-        // What Pushlark names cannot be guessed.
+        // A generated name cannot be guessed.
         let name = name.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         let node = parties.new_node(&self.destinations, name, config)?;
         self.check_placed(&node, self.store.create_node(&node).await?)?;
@@ -211,12 +213,12 @@ impl Function {
         Ok(())
     }
 
-    /// A client's `<enable/>` that is sent to the push service instead of the client's server: the node is for the form's
-    /// device from then on, and the client's server may publish to it.
+    /// Handles a client's `<enable/>` that is sent to the push service instead of the client's server. It stores a node
+    /// for the form's device, to which the client's server may publish.
     async fn enable(&self, parties: &Parties, enable: Enable) -> Result<(), Refusal> {
         let Enable { jid, node: name, form, .. } = enable;
         if jid != parties.to {
-            return Err(Refusal::bad_request(format!("jid must be the service that is asked, {}", parties.to)));
+            return Err(Refusal::bad_request(format!("jid must be the service in the IQ's to, {}", parties.to)));
         }
         let device = self.device(form)?;
         let mut node = parties.new_node(&self.destinations, name, NodeConfig::default())?;
@@ -227,11 +229,12 @@ impl Function {
         Ok(())
     }
 
-    /// A client's `<disable/>` that is sent to the push service: the node is no more. As elsewhere, there need not be one.
+    /// Handles a client's `<disable/>` that is sent to the push service, and deletes the node. A missing node is not an
+    /// error.
     async fn disable(&self, parties: &Parties, disable: Disable) -> Result<(), Refusal> {
         let Disable { jid, node, .. } = disable;
         if jid != parties.to {
-            return Err(Refusal::bad_request(format!("jid must be the service that is asked, {}", parties.to)));
+            return Err(Refusal::bad_request(format!("jid must be the service in the IQ's to, {}", parties.to)));
         }
         let nodes = match node {
             Some(node) => vec![node],
@@ -260,7 +263,7 @@ impl Function {
 
     async fn node(&self, parties: &Parties, node: String) -> Result<Node, Refusal> {
         let not_found = || Refusal::new(Condition::ItemNotFound, "there is no node of this name");
-        // The table takes no longer names, so none was created.
+        // The table cannot store longer names, so no such node exists.
         if node.len() > MAX_NODE_BYTES {
             return Err(not_found());
         }
@@ -268,7 +271,7 @@ impl Function {
         node.ok_or_else(not_found)
     }
 
-    /// A node, for its owner.
+    /// Returns the node if the sender is an owner of it.
     async fn owned(&self, parties: &Parties, node: String) -> Result<Node, Refusal> {
         let node = self.node(parties, node).await?;
         match node.affiliation(&parties.from) {
@@ -288,8 +291,8 @@ impl Parties {
         Ok(Self { from: jid("from", iq.from())?, to: jid("to", iq.to())? })
     }
 
-    /// Whether the caller hears from the sender, as a server does from its own users and domain, or hosts the service, and
-    /// so vouches for whoever its chat server lets ask there.
+    /// Whether the caller may send requests with these addresses: the caller's credential covers the sender, or the
+    /// domain of the service, whose chat server has authenticated the sender.
     fn are_vouched_for_by(&self, caller: &Caller) -> bool {
         let is_hosted_by = |domain: &DomainPart| {
             let service = self.to.domain().as_str().strip_suffix(domain.as_str());
@@ -301,9 +304,9 @@ impl Parties {
         }
     }
 
-    /// The account that `RATE_LIMIT` charges with the request: the domain of the caller's secret, or the sender where the
-    /// caller speaks for all domains. A sender of another domain is not charged by a caller that only claims to hear from
-    /// it, nor is what the sender's own server may tell.
+    /// Returns the account that `RATE_LIMIT` charges for the request: the domain of the caller's secret, or the sender
+    /// if the caller's credential is for all domains. A caller cannot use up the rate of a sender of another domain,
+    /// nor the rate of the events that the sender's own server may send.
     fn charged(&self, caller: &Caller) -> String {
         let own = [self.from.domain(), self.to.domain()].into_iter().find(|domain| caller.speaks_for_domain(domain));
         match (caller, own.or_else(|| caller.own_domain())) {
@@ -312,10 +315,11 @@ impl Parties {
         }
     }
 
-    /// A node for the sender, unless nothing publishes the notifications that come to it.
+    /// Creates a node that the sender owns. It is refused if the service is not a virtual host for the sender, since
+    /// its notifications would not be sent.
     fn new_node(&self, destinations: &Destinations, node: String, config: NodeConfig) -> Result<Node, Refusal> {
         if !destinations.is_virtual(&self.from, &self.to) {
-            let text = format!("{} is none of the VIRTUAL_PUBSUB_HOSTS for {}", self.to, self.from);
+            let text = format!("{} is not one of the VIRTUAL_PUBSUB_HOSTS for {}", self.to, self.from);
             return Err(Refusal::new(Condition::NotAllowed, text));
         }
         Ok(Node {
@@ -339,7 +343,7 @@ impl Refusal {
         Self::new(Condition::BadRequest, text)
     }
 
-    /// A fault of ours: never one that ends a registration at the server that asked.
+    /// Returns an internal error. Its condition never ends the registration at the sender's server.
     fn unavailable() -> Self {
         Self::new(Condition::ResourceConstraint, "the service is not available at the moment, try again")
     }
@@ -368,7 +372,7 @@ fn owner(name: &str) -> Element {
     Element::new(name, ns::PUBSUB_OWNER)
 }
 
-/// Refuses a change of a node that was deleted meanwhile.
+/// Returns `item-not-found` if the node was deleted before the change.
 fn changed(is_changed: bool) -> Result<(), Refusal> {
     match is_changed {
         true => Ok(()),

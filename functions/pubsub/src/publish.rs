@@ -1,4 +1,4 @@
-//! A publish to a node: what it must be, and what is queued of it.
+//! Publishing to a node: checks the request, and queues the notification.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,18 @@ use uuid::Uuid;
 
 use crate::{Function, Refusal};
 
-/// The options without which a push service cannot be told of a device.
+/// The options that address a device, except with Web Push.
 const MANDATORY: [&str; 2] = ["service", "device_id"];
-/// What a Web Push device has instead of a `device_id`.
+/// The option of a Web Push device instead of `device_id`.
 const ENDPOINT: &str = "endpoint";
-/// The option that chooses an app's credentials where users enable by their own server. Here the service that is
-/// published to is the app's.
+/// The option that selects an app's credentials in enable requests to a chat server. At a push node, the service
+/// determines the app.
 const APP: &str = "app";
 
 impl Function {
-    /// Queues the notification that `publisher` publishes by `iq`, and answers as XEP-0060, section 7.1.2 has it. The
-    /// publisher, the IQ's id and its content name the message: a publish that is repeated notifies once, and a new one
-    /// notifies although its id was used before.
+    /// Queues the notification in `iq`, and returns the `<pubsub/>` of the result (XEP-0060, section 7.1.2). The id of
+    /// the message consists of the publisher, the IQ's id and a digest of the IQ's content, so that a repeated publish
+    /// notifies once, and a new one notifies even if it reuses an IQ id.
     pub(crate) async fn publish(
         &self,
         publisher: &BareJid,
@@ -78,7 +78,7 @@ impl Function {
         Ok(pubsub("pubsub").with_child(published))
     }
 
-    /// The options that name a device: without a choice of the app, which is not the user's here.
+    /// Checks the publish options of a device, without the option `app`, which a user must not select here.
     pub(crate) fn device(&self, mut fields: BTreeMap<String, String>) -> Result<PublishOptions, Refusal> {
         fields.remove(APP);
         if !is_complete(&fields) {
@@ -96,7 +96,7 @@ fn is_complete(options: &BTreeMap<String, String>) -> bool {
     MANDATORY.into_iter().all(has) || has("service") && has(ENDPOINT)
 }
 
-/// A short digest of the content of an IQ.
+/// Returns a digest of the IQ's content, in 16 hexadecimal digits.
 fn digest(iq: &Iq) -> String {
     let content = iq.payload().map(Element::to_string).unwrap_or_default();
     Sha256::digest(content).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -111,8 +111,8 @@ fn check_publisher(node: &Node, publisher: &BareJid) -> Result<(), Refusal> {
     if may { Ok(()) } else { Err(Refusal::new(Condition::Forbidden, format!("{publisher} may not publish here"))) }
 }
 
-/// MongooseIM tells the sender wherever it counts, unless the device is silent. Other servers leave out what they do not
-/// tell: ejabberd the field, Prosody its value.
+/// Checks that a summary with a message count has fields for sender and body, as MongooseIM requires unless the device
+/// is silent. Of information that is not sent, ejabberd omits the field, and Prosody the value, which is valid here.
 fn check_summary(item: &PublishedItem, is_silent: bool) -> Result<(), Refusal> {
     let has = |name| item.summary.iter().any(|(field, _)| field == name);
     let names = |name| has(name) || item.without_value.iter().any(|field| field == name);
