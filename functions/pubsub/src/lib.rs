@@ -291,8 +291,8 @@ impl Parties {
         Ok(Self { from: jid("from", iq.from())?, to: jid("to", iq.to())? })
     }
 
-    /// Whether the caller may send requests with these addresses: the caller's credential covers the sender, or the
-    /// domain of the service, whose chat server has authenticated the sender.
+    /// Returns whether the caller may send requests with these addresses: the caller's credential covers the sender, or
+    /// the domain of the service, whose chat server has authenticated the sender.
     fn are_vouched_for_by(&self, caller: &Caller) -> bool {
         let is_hosted_by = |domain: &DomainPart| {
             let service = self.to.domain().as_str().strip_suffix(domain.as_str());

@@ -249,7 +249,7 @@ fn subject(sub: &str) -> Result<BareJid, AccessError> {
     }
 }
 
-/// The reason for the log and the response. It quotes nothing of the token.
+/// Returns the reason for the log and the response. It quotes nothing of the token.
 fn describe(kind: &ErrorKind) -> &'static str {
     match kind {
         ErrorKind::InvalidAlgorithm => "the token's alg is not JWT_ALGORITHM",

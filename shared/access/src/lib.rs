@@ -42,7 +42,7 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Whether the caller may send events and requests about `user`.
+    /// Returns whether the caller may send events and requests about `user`.
     pub fn speaks_for(&self, user: &BareJid) -> bool {
         match self {
             Self::Client(client) => client == user,
@@ -59,7 +59,7 @@ impl Caller {
         }
     }
 
-    /// Whether the caller may send events and requests about all users of `domain`.
+    /// Returns whether the caller may send events and requests about all users of `domain`.
     pub fn speaks_for_domain(&self, domain: &DomainRef) -> bool {
         match self {
             Self::Operator => true,
@@ -73,7 +73,7 @@ impl Caller {
         log_refusal(Refusal { status: 403, reason: NOT_PERMITTED, caller: self.name(), detail: Some(detail) });
     }
 
-    /// The user or the first domain that the credential is bound to.
+    /// Returns the user or the first domain that the credential is bound to.
     fn name(&self) -> Option<&str> {
         match self {
             Self::Client(user) => Some(user.as_str()),
@@ -105,7 +105,7 @@ pub struct Access {
 enum Servers {
     /// None: every request is accepted.
     Open,
-    /// By one of these secrets. If the list is empty, every request is refused.
+    /// One of these secrets is required. If the list is empty, every request is refused.
     Secrets(Arc<RotatingSecret<Secrets>>),
 }
 
@@ -141,7 +141,7 @@ pub struct Authenticated {
 /// A request that was not authenticated.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// The credential is missing, unknown or expired. The caller must send another one.
+    /// The credential is missing, unknown or expired. The caller must send a valid one.
     #[error("{detail}")]
     Unauthorized {
         /// The reason for the log, from a fixed set of texts.
@@ -295,7 +295,7 @@ impl Access {
 }
 
 impl Unknown {
-    /// The reason for the log, without details of the request.
+    /// Returns the reason for the log, without details of the request.
     fn reason(&self) -> &'static str {
         match self {
             Self::Missing => "no credential",

@@ -11,8 +11,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The maximum size of a document, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// An HTTP client for documents of at most 64 KiB. It follows no redirects. The first fetch creates it; clones share
-/// it.
+/// An HTTP client for documents of at most 64 KiB. It follows no redirects, and is created by the first fetch.
 #[derive(Debug, Clone, Default)]
 pub struct Fetch(Arc<OnceLock<Client>>);
 

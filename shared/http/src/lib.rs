@@ -98,9 +98,9 @@ pub struct Request {
 /// The HTTP method of an admitted request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// Reads and changes nothing.
+    /// GET, a read-only request.
     Get,
-    /// Executes a command or accepts events.
+    /// POST, with a command, a stanza or events in the body.
     Post,
 }
 

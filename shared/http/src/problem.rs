@@ -25,7 +25,7 @@ pub struct Problem {
     header: Option<Header>,
 }
 
-/// A header that tells the caller how to correct or retry the request.
+/// A header with which the caller can correct or retry the request.
 #[derive(Debug)]
 enum Header {
     /// `WWW-Authenticate`: the supported schemes.
@@ -43,8 +43,8 @@ struct ItemError {
     detail: String,
 }
 
-/// The maximum length of a detail, in characters. A detail may quote the request, and Lambda rejects a response over 6
-/// MB ("Lambda quotas").
+/// The maximum length of a detail, in characters. A detail may quote the request, and Lambda rejects a response
+/// over 6 MB ("Lambda quotas").
 const MAX_DETAIL_CHARS: usize = 500;
 
 impl Problem {
@@ -86,7 +86,7 @@ impl Problem {
         Self { errors, detail: shortened(detail), ..self }
     }
 
-    /// 401: the credential is missing, unknown or expired. The caller must send another one.
+    /// 401: the credential is missing, unknown or expired. The caller must send a valid one.
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         let challenge = Header::Challenge("Bearer, Basic realm=\"pushlark\"");
         Self::new(401, "Unauthorized", detail).with_header(challenge)
@@ -108,7 +108,7 @@ impl Problem {
         Self::new(409, "Conflict", detail)
     }
 
-    /// 413: the body has `bytes` bytes, more than [`MAX_BODY_BYTES`]. The caller must split the request.
+    /// 413: the body has `bytes` bytes, more than [`MAX_BODY_BYTES`]. The caller must send a smaller one.
     pub fn too_large(bytes: usize) -> Self {
         Self::new(413, "Content Too Large", format!("the body has {bytes} bytes, {MAX_BODY_BYTES} are allowed"))
     }

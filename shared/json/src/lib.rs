@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// The maximum nesting depth of objects and arrays. No document of the functions is nested deeper.
+/// The maximum nesting depth of objects and arrays. No document that the functions read is nested so deeply.
 const MAX_DEPTH: usize = 32;
 
 /// Reads a JSON object. The error names the path of the invalid field, and never quotes its value.

@@ -1,4 +1,4 @@
-//! The built-in plugins. Each has the rules of one of MongooseIM's push plugins, and further rules of a push server.
+//! The built-in plugins: those of MongooseIM, with further rules for carbons, corrections and encrypted messages.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! The parts of a message that a notification contains.
+//! The content of notifications about messages.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use pushlark_xmpp::{MessageType, parse_jid};
 
 use crate::{Event, Payload};
 
-/// The operator's limits for the content of notifications, which push services and the device's screen show to others.
+/// The operator's limits for the content of notifications, which push services and everybody near the device can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disclosure {
     /// Whether a notification contains the text of the message.
@@ -49,8 +49,9 @@ impl Event {
         payload
     }
 
-    /// Whether the message mentions the recipient: it refers (XEP-0372) to the user's JID or to an occupant of the room
-    /// whose nick is the localpart or the bare JID (as in MUC Light), or its text contains the localpart after an `@`.
+    /// Returns whether the message mentions the recipient: it refers (XEP-0372) to the user's JID or to an occupant of
+    /// the room whose nick is the localpart or the bare JID (as in MUC Light), or its text contains the localpart after
+    /// an `@`.
     fn mentions_recipient(&self) -> bool {
         let user = self.recipient();
         let Some(localpart) = user.node().map(|node| node.as_str()) else { return false };

@@ -69,7 +69,7 @@ impl Event {
     }
 }
 
-/// The state of a recipient at the time of the event's handling.
+/// The state of a recipient when the event is handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
     /// Whether the user exists.
@@ -172,7 +172,7 @@ pub trait Plugin: Send + Sync {
 #[derive(Clone)]
 pub struct Plugins(BTreeMap<&'static str, Arc<dyn Plugin>>);
 
-/// A name that is not one of the worker's plugins. The operator must correct the setting.
+/// A name that none of the worker's plugins has. The operator must correct the setting.
 #[derive(Debug, thiserror::Error)]
 #[error("{name:?} is not a plugin of this worker, which has: {known}")]
 pub struct UnknownPlugin {

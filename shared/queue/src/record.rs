@@ -147,12 +147,12 @@ pub enum Subject {
     },
     /// A notification that a server published to a push node.
     Notification(Box<NodeNotification>),
-    /// A removed user, whose data the worker deletes.
+    /// A removed user. The worker deletes the user's data.
     UserRemoved {
         /// The removed user.
         jid: BareJid,
     },
-    /// A removed domain, the data of whose users the worker deletes.
+    /// A removed domain. The worker deletes the data of its users.
     DomainRemoved {
         /// The removed domain.
         domain: DomainPart,
@@ -208,8 +208,8 @@ impl Record {
         }
     }
 
-    /// Packs events into as few records as the limits allow, in order. An event with more than [`MAX_RECIPIENTS`] is
-    /// split.
+    /// Packs events into as few records as the limits allow, in order. An event with more recipients than
+    /// [`MAX_RECIPIENTS`] is split.
     pub fn pack(work: impl IntoIterator<Item = Work>) -> Vec<Self> {
         let mut records: Vec<Self> = Vec::new();
         let (mut recipients, mut bytes) = (0, 0);

@@ -142,7 +142,7 @@ pub enum SnsError {
     /// The certificate of SNS cannot be fetched now. A later retry may succeed.
     #[error("the certificate of SNS cannot be fetched")]
     NoCertificate(#[source] FetchError),
-    /// The `SubscribeURL` is not an HTTPS URL at this host. The subscription is not confirmed.
+    /// The `SubscribeURL` is not an HTTPS URL at this host. A retry fails in the same way.
     #[error("the SubscribeURL must be a URL at https://{0}")]
     SubscribeUrl(String),
     /// SNS did not confirm the subscription. A later retry may succeed.
@@ -218,9 +218,9 @@ impl Topics {
         let signature = envelope.signature.as_ref().and_then(|signature| BASE64_STANDARD.decode(signature).ok());
         let signature = signature.ok_or(SnsError::Refused("the Signature is not base64"))?;
         let url = envelope.signing_cert_url.as_deref().and_then(|url| of_sns(url, &host));
-        let url = url.filter(|url| url.path().ends_with(".pem") && url.query().is_none()).ok_or(SnsError::Refused(
-            "the SigningCertURL is not the URL of an SNS certificate in the topic's region",
-        ))?;
+        let url = url
+            .filter(|url| url.path().ends_with(".pem") && url.query().is_none())
+            .ok_or(SnsError::Refused("the SigningCertURL is not a URL of SNS certificates in the topic's region"))?;
         let key = UnparsedPublicKey::new(algorithm, self.key(url).await?);
         key.verify(envelope.signed().as_bytes(), &signature)
             .map_err(|_| SnsError::Refused("the Signature is not valid"))?;
