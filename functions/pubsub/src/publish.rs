@@ -112,7 +112,8 @@ fn check_publisher(node: &Node, publisher: &BareJid) -> Result<(), Refusal> {
 }
 
 /// Checks that a summary with a message count has fields for sender and body, as MongooseIM requires unless the device
-/// is silent. For a sender or body that is not sent, ejabberd omits the field, and Prosody the value, which is valid.
+/// is silent. A field without a value is valid, since Prosody omits only the value of a sender or body that it does not
+/// send. ejabberd omits the field, and sends no count.
 fn check_summary(item: &PublishedItem, is_silent: bool) -> Result<(), Refusal> {
     let has = |name| item.summary.iter().any(|(field, _)| field == name);
     let names = |name| has(name) || item.without_value.iter().any(|field| field == name);
