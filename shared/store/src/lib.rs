@@ -12,7 +12,7 @@
 //! | `node/<pubsub jid>/<node>` | `device/<created_at>/<digest>` | the answers of a push service about a device |
 //! | `answers/FCM/default/prod` | a day | a push service's number of deliveries, and of answers that a device is gone |
 //! | `rate/example.com` | a minute | the number of events of an account: a domain, a user or a sender |
-//! | `msg/<id>/bob@example.com` | `claim` | which try published a message to which registrations, and its unread count |
+//! | `msg/<id>/bob@example.com` | `claim` | which try publishes a message to which registration, and its unread count |
 
 mod answers;
 mod attributes;
