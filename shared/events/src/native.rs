@@ -83,7 +83,7 @@ impl NativeEvent {
                 let domain = self.domain.as_deref().ok_or("domain is missing")?;
                 let jid = parse_jid(domain).map_err(|error| format!("domain: {domain:?} is {error}"))?;
                 if jid.node().is_some() || jid.is_full() {
-                    return Err(format!("domain: {domain:?} must be a domain without a localpart and a resource"));
+                    return Err(format!("domain: {domain:?} must be a domain, without a localpart or a resource"));
                 }
                 Effect::Queue(Subject::DomainRemoved { domain: jid.domain().to_owned() })
             }

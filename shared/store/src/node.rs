@@ -111,8 +111,8 @@ impl Store {
         self.place_node(node, true).await
     }
 
-    /// Stores a node and its owner's reference to it in one transaction. With `may_replace`, a node of the
-    /// same owner is renewed. An owner never has more than [`Limits::nodes`](crate::Limits::nodes).
+    /// Stores a node and its owner's reference to it in one transaction. With `may_replace`, a node of the same
+    /// owner is changed to `node`'s device. An owner never has more than [`Limits::nodes`](crate::Limits::nodes).
     async fn place_node(&self, node: &Node, may_replace: bool) -> Result<NodePlaced, StoreError> {
         let key = keys::node(&node.address);
         let (mut retries, mut exists) = (Retries::new(), None);
