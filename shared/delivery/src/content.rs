@@ -1,35 +1,35 @@
-//! What a notification shows, and what it tells the app besides: the same for every push service.
+//! The visible alert of a notification and its data for the app: the same for every push service.
 
 use pushlark_model::{Payload, PublishOptions};
 use serde_json::{Map, Value};
 
-/// The fields that an alert shows.
+/// The fields of a payload that an alert shows.
 const SUMMARY: [&str; 3] = [Payload::MESSAGE_COUNT, Payload::LAST_MESSAGE_SENDER, Payload::LAST_MESSAGE_BODY];
-/// The title, which MongoosePush demands, of an alert that is not to tell the sender.
-const UNTOLD_SENDER: &str = "New message";
+/// The title of an alert whose payload does not name the sender. MongoosePush requires a title.
+const DEFAULT_TITLE: &str = "New message";
 
-/// A payload, parted.
+/// A payload, divided into an alert and data.
 #[derive(Debug)]
 pub struct Content<'n> {
-    /// What is shown, unless the device is silent or the payload has no text.
+    /// The visible alert; `None` if the registration is silent or the payload has no text.
     pub alert: Option<Alert<'n>>,
-    /// The fields that an alert has no place for; all of them when there is none.
+    /// The fields that the alert does not show; all fields without an alert.
     pub data: Vec<(&'n str, &'n str)>,
 }
 
-/// What is shown.
+/// The visible part of a notification.
 #[derive(Debug)]
 pub struct Alert<'n> {
     pub title: &'n str,
     pub body: &'n str,
-    /// Who sent the message, if that is to be told: an alert of the same sender takes the place of the one before.
+    /// The sender, if the payload names it: an alert replaces the previous one of the same sender.
     pub tag: Option<&'n str>,
-    /// How many messages are unread.
+    /// The number of unread messages.
     pub badge: Option<u64>,
 }
 
 impl<'n> Content<'n> {
-    /// What the options' `silent`, which must be checked before, makes of a payload.
+    /// Divides a payload by the form's field `silent`, which must be checked before.
     pub fn new(options: &PublishOptions, payload: &'n Payload) -> Self {
         let is_silent = options.silent().unwrap_or(false);
         let alert = if is_silent { None } else { Alert::new(payload) };
@@ -38,7 +38,7 @@ impl<'n> Content<'n> {
         Self { alert, data }
     }
 
-    /// The data with the count as a number, if it is one.
+    /// Returns the data, with the message count as a JSON number if it is one.
     pub fn data_with_count(&self) -> Map<String, Value> {
         let value = |(name, value): &(&str, &str)| {
             let count = (*name == Payload::MESSAGE_COUNT).then(|| value.parse::<u64>().ok()).flatten();
@@ -53,14 +53,14 @@ impl<'n> Alert<'n> {
         let sender = payload.get(Payload::LAST_MESSAGE_SENDER);
         Some(Self {
             body: payload.get(Payload::LAST_MESSAGE_BODY)?,
-            title: sender.unwrap_or(UNTOLD_SENDER),
+            title: sender.unwrap_or(DEFAULT_TITLE),
             tag: sender,
             badge: payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok()),
         })
     }
 }
 
-/// Whether a payload announces a call (XEP-0353), which is worth something at once or not at all.
+/// Returns whether a payload announces a call (XEP-0353), which is only useful if it is delivered at once.
 pub fn is_call(payload: &Payload) -> bool {
     payload.get(Payload::JINGLE_MESSAGE) == Some("propose")
 }

@@ -1,4 +1,4 @@
-//! The PubSub hosts that registrations name, and the options that a registration needs at each.
+//! The PubSub hosts of registrations, and the options that a registration needs at each.
 
 use std::str::FromStr;
 
@@ -11,11 +11,11 @@ use crate::direct::provider::{InvalidService, Provider};
 use crate::direct::web_push::{InvalidSubscription, Subscription, TrustedOrigins};
 use crate::pubsub::{self, Servers};
 
-/// The PubSub hosts that users can enable notifications at.
+/// The PubSub hosts at which users can enable notifications.
 #[derive(Debug, Clone, Default)]
 pub struct Destinations {
     virtual_hosts: HostPatterns,
-    /// The real PubSub hosts that users may name; `None` for all.
+    /// The real PubSub hosts that users may choose; `None` for all.
     pubsub_hosts: Option<HostPatterns>,
     /// The chat servers that publish to real hosts.
     pub(crate) pubsub_servers: Servers,
@@ -26,69 +26,69 @@ pub struct Destinations {
 /// The push service of virtual hosts (`PUSH_SERVICE`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum PushServiceSetting {
-    /// A MongoosePush.
+    /// A MongoosePush server.
     #[default]
     MongoosePush,
-    /// APNs, FCM and Web Push themselves.
+    /// APNs, FCM and Web Push directly.
     Direct,
-    /// The operator's own, at a URL.
+    /// The operator's own push service at this URL.
     Webhook(Url),
 }
 
-/// A setting that chooses no push service; it may be a URL with a password, and is not quoted.
+/// An unknown value of `PUSH_SERVICE`. It is not quoted, since it may be a URL with a password.
 #[derive(Debug, thiserror::Error)]
-#[error("it is none of: mongoosepush, direct, a URL such as https://push.example.com")]
+#[error("expected mongoosepush, direct or a URL such as https://push.example.com")]
 pub struct InvalidPushService;
 
-/// The way of a notification.
+/// The target of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// To the push service.
+    /// The push service of virtual hosts.
     PushService,
-    /// To a node of a real PubSub service.
+    /// A node of a real PubSub service.
     PubSub,
 }
 
-/// Why nothing publishes to a host.
+/// The reason why no publisher is available for a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unroutable {
-    /// The settings name no way to it.
-    #[error("the host is not virtual, and PUBSUB_URL names no way to real ones")]
+    /// The host is not virtual, and `PUBSUB_URL` has no server for the user's domain. The operator must add one.
+    #[error("the host is not virtual, and PUBSUB_URL has no server for the user's domain")]
     NoUrl,
-    /// Users may not name it.
-    #[error("the host is not virtual, and none of the PUBSUB_HOSTS")]
+    /// Users may not choose this host. The operator must change the settings.
+    #[error("the host is neither virtual nor one of the PUBSUB_HOSTS")]
     HostNotAllowed,
 }
 
-/// A registration that no notification could ever reach the device by; the client's to correct.
+/// A registration with which no notification can ever reach the device. The client must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRegistration {
-    /// Users may not name the host.
-    #[error("jid: {jid} is neither of the VIRTUAL_PUBSUB_HOSTS nor of the PUBSUB_HOSTS of {domain}")]
+    /// Users may not choose this host. The client must use another one.
+    #[error("jid: {jid} is neither in VIRTUAL_PUBSUB_HOSTS nor in PUBSUB_HOSTS for {domain}")]
     HostNotAllowed {
         /// The PubSub service.
         jid: BareJid,
         /// The user's domain.
         domain: DomainPart,
     },
-    /// A value of the form is impossible.
+    /// A field of the form has a value that is not allowed.
     #[error(transparent)]
     Options(#[from] PublishOptionsError),
-    /// The form names no device of the push service.
+    /// The form does not identify a device of the push service.
     #[error(transparent)]
     Device(#[from] InvalidDevice),
 }
 
-/// A form that names no device of the push service; the client's to correct.
+/// A form that does not identify a device of the push service. The client must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDevice {
-    /// The service is missing or unknown.
+    /// The field `service` is missing or unknown.
     #[error(transparent)]
     Service(#[from] InvalidService),
-    /// A field is missing.
+    /// The field of this name is missing or empty.
     #[error("the form has no field {0:?}")]
     Missing(&'static str),
-    /// The subscription of Web Push is wrong.
+    /// The Web Push subscription is not valid.
     #[error(transparent)]
     Subscription(#[from] InvalidSubscription),
 }
@@ -96,7 +96,7 @@ pub enum InvalidDevice {
 /// The reason why no notification of a stored registration is sent, as long as the settings and the form stay the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Notice {
-    /// Nothing publishes to the host.
+    /// The host is not virtual, and `PUBSUB_URL` has no server for the user's domain.
     #[error("{jid} is not one of the VIRTUAL_PUBSUB_HOSTS, and PUBSUB_URL names no server of {domain}")]
     NoPubSubUrl {
         /// The PubSub service.
@@ -104,13 +104,13 @@ pub enum Notice {
         /// The user's domain.
         domain: DomainPart,
     },
-    /// MongooseIM stores such a registration, and so does Pushlark.
+    /// The field of this name is missing. MongooseIM stores such a registration, and so does Pushlark.
     #[error("the form has no field {0:?}, which MongoosePush needs")]
     NoDevice(&'static str),
 }
 
 impl Destinations {
-    /// From `VIRTUAL_PUBSUB_HOSTS`, `PUBSUB_HOSTS`, `PUBSUB_URL`, `PUSH_SERVICE` and `WEB_PUSH_TRUSTED_ORIGINS`.
+    /// Reads `VIRTUAL_PUBSUB_HOSTS`, `PUBSUB_HOSTS`, `PUBSUB_URL`, `PUSH_SERVICE` and `WEB_PUSH_TRUSTED_ORIGINS`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         Ok(Self {
             virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
@@ -121,12 +121,12 @@ impl Destinations {
         })
     }
 
-    /// The push service, if there is a virtual host.
+    /// Returns the push service of virtual hosts; `None` if there are no virtual hosts.
     pub(crate) fn push_service(&self) -> Option<&PushServiceSetting> {
         Some(&self.push_service).filter(|_| !self.virtual_hosts.is_empty())
     }
 
-    /// The way of the notifications of `user` to `jid`. A virtual host shadows a real one of its name.
+    /// Returns the target of notifications of `user` at `jid`. A virtual host shadows a real one of the same name.
     pub fn of(&self, user: &BareJid, jid: &BareJid) -> Result<Destination, Unroutable> {
         if self.is_virtual(user, jid) {
             return Ok(Destination::PushService);
@@ -137,13 +137,13 @@ impl Destinations {
         self.pubsub_servers.of(user).map(|_| Destination::PubSub).ok_or(Unroutable::NoUrl)
     }
 
-    /// Whether `jid` is a virtual host for `user`.
+    /// Returns whether `jid` is a virtual host for `user`.
     pub fn is_virtual(&self, user: &BareJid, jid: &BareJid) -> bool {
         self.virtual_hosts.has(user, jid)
     }
 
-    /// Refuses a registration by which no notification could ever reach the device, while a client still waits for the
-    /// answer. At a real PubSub host the options are opaque.
+    /// Rejects a registration with which no notification can ever reach the device, while the client still waits for
+    /// the answer. At a real PubSub host the options are opaque.
     pub fn check(
         &self,
         user: &BareJid,
@@ -166,8 +166,8 @@ impl Destinations {
         }
     }
 
-    /// Refuses options that name no device of the push service. MongoosePush and the operator's own judge by themselves,
-    /// except that Web Push has a meaning for all.
+    /// Rejects options that do not identify a device of the push service. MongoosePush and the operator's own push
+    /// service check the options themselves, except those of Web Push, which are always checked here.
     pub fn check_device(&self, options: &PublishOptions) -> Result<(), InvalidDevice> {
         let has = |name| options.given(name).is_some();
         let provider = match Provider::of(options) {
@@ -175,7 +175,7 @@ impl Destinations {
             _ if self.push_service != PushServiceSetting::Direct => return Ok(()),
             provider => provider?,
         };
-        // A device may be there for calls alone.
+        // A device may be registered only for calls.
         if has("device_id") || provider == Provider::Apns && has("voip_device_id") {
             return Ok(());
         }

@@ -7,48 +7,48 @@ use pushlark_xmpp::BareJid;
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
 
-/// A gateway publishes the notifications of virtual hosts to push services, or those of real hosts to PubSub services.
+/// Publishes the notifications for virtual hosts to push services, or those for real hosts to PubSub services.
 pub trait Gateway: Send + Sync {
     /// Publishes one notification.
     fn publish<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, Outcome>;
 
-    /// The push service that the notification goes to.
+    /// Returns the push service that the notification goes to.
     fn push_service<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, PushService>;
 
-    /// The server that the notification goes to, if the user has named it: an origin of Web Push, or a PubSub service.
+    /// Returns the server of the notification if the user chose it: an origin of Web Push, or a PubSub service.
     fn server(&self, _notification: Notification<'_>) -> Option<String> {
         None
     }
 
-    /// The target of a registration of `user`, without its device, as operators may read it.
+    /// Returns the target of a registration of `user` for operators to read, without its device.
     fn describe(&self, user: &BareJid, registration: &Registration) -> String;
 
     /// Opens the connections that publishes need, and fetches the secrets and tokens for them.
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>>;
 
-    /// The scope of the failure of a publish that is not answered in time.
+    /// Returns the scope of the failure of a publish without an answer in time.
     fn time_out_scope(&self) -> Extent {
         Extent::Service
     }
 }
 
-/// A push service that fails and recovers as one. Its name is for logs: it contains nothing of a form but the origin of an
-/// endpoint.
+/// A push service that fails and recovers as a whole. Its name is for logs: it contains nothing from a form except the
+/// origin of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushService {
-    /// Such as `FCM/default/prod`.
+    /// The name, such as `FCM/default/prod` or `Web Push/https://push.example.com`.
     pub name: String,
-    /// The name of all push services that the operator does not choose, if this is one of them: `Web Push`.
+    /// The common name of the push services that users choose, `Web Push`; `None` if the operator chose this one.
     pub family: Option<&'static str>,
 }
 
 impl PushService {
-    /// A push service that the operator chooses.
+    /// Returns a push service that the operator chose.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), family: None }
     }
 
-    /// A push service that the user chooses, by its name in a family.
+    /// Returns a push service that a user chose: `<family>/<name>`.
     pub fn of_family(family: &'static str, name: &str) -> Self {
         Self { name: format!("{family}/{name}"), family: Some(family) }
     }

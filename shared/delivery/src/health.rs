@@ -1,4 +1,4 @@
-//! How the push services have been doing of late, as this worker sees them.
+//! The recent failures of push services, as this worker sees them.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,43 +10,43 @@ use tokio::time::Instant;
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
 
-/// After so many failures in a row …
+/// A push service is paused after this number of consecutive failures.
 const FAILURES: usize = 5;
-/// … of so many devices a push service is paused: fewer devices may be the trouble themselves.
+/// The failures must concern at least this number of devices: fewer devices may be the cause themselves.
 const DEVICES: usize = 3;
-/// How long after one notification that tries a paused push service the next one does.
+/// The time between two notifications that probe a paused push service.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
-/// After so many times this interval a device that has failed may try, and later the one that failed last: there may be no
-/// other.
-const OF_FAILED: u32 = 2;
-const OF_LAST: u32 = 5;
-/// How many devices are remembered that failed in a row.
-const REMEMBERED: usize = 100;
-/// How many push services are remembered: users name those of Web Push.
+/// After this number of probe intervals a device that has failed may probe: there may be no other device.
+const FAILED_DEVICE_INTERVALS: u32 = 2;
+/// After this number of probe intervals the device that failed last may probe.
+const LAST_FAILED_DEVICE_INTERVALS: u32 = 5;
+/// How many failed devices are remembered for each push service.
+const MAX_FAILED_DEVICES: usize = 100;
+/// How many push services are remembered, since users choose those of Web Push. Beyond it, all are forgotten.
 const CAPACITY: usize = 1_000;
 
-/// Of each push service: whether it is paused.
+/// The recent failures of each push service, which decide whether it is paused.
 #[derive(Default)]
 pub struct Health {
     services: Mutex<HashMap<String, Service>>,
 }
 
-/// A device, without its name.
+/// A hash that identifies a device without its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device(u64);
 
 #[derive(Default)]
 struct Service {
-    /// How many failures there were in a row …
+    /// The number of consecutive failures.
     failures: usize,
-    /// … and the devices that they were of, the last one at the end.
+    /// The devices of these failures, each once; the one that failed last is at the end.
     failed: Vec<Device>,
-    /// The last try, while it is paused.
+    /// The time of the last probe; `None` if there was none since the last success.
     probed_at: Option<Instant>,
 }
 
 impl Device {
-    /// The device of a notification.
+    /// Returns the device of a notification.
     pub fn of(notification: &Notification<'_>) -> Self {
         let registration = notification.registration;
         let mut hasher = DefaultHasher::new();
@@ -59,19 +59,19 @@ impl Device {
 }
 
 impl Health {
-    /// Whether `service` is left alone now. The first notification of a device that has not failed tries it, and then one
-    /// in an interval.
+    /// Returns whether `service` is paused. The first notification of a device that has not failed probes it, and then
+    /// one notification per interval.
     pub fn is_paused(&self, service: &str) -> bool {
         self.with(service, |health| health.is_paused())
     }
 
-    /// The failure that asking `service` for `device` now would end in, if it is to be left alone.
+    /// Decides whether a notification of `device` is sent to `service` now. The error is its failure without a try.
     pub fn admit(&self, service: &str, device: Device) -> Result<(), Failure> {
         self.with(service, |health| {
             if health.admits(device, Instant::now()) {
                 return Ok(());
             }
-            Err(Failure::of_service("the push service failed too often, and is left alone for a while"))
+            Err(Failure::of_service("the push service failed too often, and is paused for a while"))
         })
     }
 
@@ -89,7 +89,7 @@ impl Health {
     }
 
     fn with<T>(&self, service: &str, f: impl FnOnce(&mut Service) -> T) -> T {
-        // Each change is complete in itself.
+        // Every change is a single step, so a poisoned lock still holds valid data.
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         if services.len() >= CAPACITY && !services.contains_key(service) {
             services.clear();
@@ -115,24 +115,24 @@ impl Service {
         self.failures += 1;
         self.failed.retain(|failed| *failed != device);
         self.failed.push(device);
-        if self.failed.len() > REMEMBERED {
+        if self.failed.len() > MAX_FAILED_DEVICES {
             self.failed.remove(0);
         }
         if self.is_paused() && !was_paused {
-            tracing::warn!(service, "a push service failed {FAILURES} times in a row: it is left alone for a while");
+            tracing::warn!(service, "a push service failed {FAILURES} times in a row: it is paused for a while");
         }
     }
 
-    /// Whether a notification of `device` may be sent at `now`. While the push service is paused, one tries it at once if its
-    /// device has not failed: the devices that have may be the trouble.
+    /// Returns whether a notification of `device` may be sent at `now`. While the push service is paused, a device that
+    /// has not failed probes it at once, since the devices that have failed may be the cause.
     fn admits(&mut self, device: Device, now: Instant) -> bool {
         if !self.is_paused() {
             return true;
         }
         let intervals = match self.failed.iter().rev().position(|failed| *failed == device) {
             None => 1,
-            Some(0) => OF_LAST,
-            Some(_) => OF_FAILED,
+            Some(0) => LAST_FAILED_DEVICE_INTERVALS,
+            Some(_) => FAILED_DEVICE_INTERVALS,
         };
         let is_due = match self.probed_at {
             Some(probed_at) => now >= probed_at + intervals * PROBE_INTERVAL,
@@ -157,7 +157,7 @@ mod tests {
         Outcome::Transient(Failure { reason: "status 503".into(), retry_after: None, extent })
     }
 
-    /// Fails for each of these devices.
+    /// Notes a failure of the push service `a` for each of these devices.
     fn fail(health: &Health, devices: impl IntoIterator<Item = u64>) {
         for device in devices {
             health.note("a", Device(device), &failure(Extent::Service));
@@ -169,15 +169,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_service_that_fails_for_many_is_left_alone_until_another_device_succeeds() {
+    async fn a_service_that_fails_for_many_devices_is_paused_until_a_device_succeeds() {
         let health = Health::default();
         fail(&health, [1, 2, 3, 1]);
         assert!(admits(&health, 4));
         fail(&health, [2]);
         assert!(health.is_paused("a") && !health.is_paused("b"));
-        assert!(health.admit("b", Device(1)).is_ok(), "its neighbour");
-        assert!(admits(&health, 4), "a device that has not failed tries it at once");
-        assert!(!admits(&health, 5), "only one tries");
+        assert!(health.admit("b", Device(1)).is_ok(), "another push service");
+        assert!(admits(&health, 4), "a device that has not failed probes at once");
+        assert!(!admits(&health, 5), "only one device probes");
         fail(&health, [4]);
         assert!(!admits(&health, 5));
         tokio::time::advance(PROBE_INTERVAL).await;
@@ -187,25 +187,25 @@ mod tests {
         health.note("a", Device(5), &Outcome::Delivered);
         assert!(admits(&health, 4) && admits(&health, 1));
         fail(&health, [1, 2, 3, 4]);
-        assert!(!health.is_paused("a"), "it is counted anew");
+        assert!(!health.is_paused("a"), "the count starts again");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn devices_that_failed_try_where_there_are_no_others() {
+    async fn devices_that_failed_probe_if_there_are_no_others() {
         let health = Health::default();
         fail(&health, [1, 2, 3, 1, 2]);
         assert!(!admits(&health, 1));
-        tokio::time::advance(OF_FAILED * PROBE_INTERVAL).await;
+        tokio::time::advance(FAILED_DEVICE_INTERVALS * PROBE_INTERVAL).await;
         assert!(!admits(&health, 2), "it failed last");
         assert!(admits(&health, 1));
-        assert!(!admits(&health, 3), "only one tries");
+        assert!(!admits(&health, 3), "only one device probes");
         fail(&health, [1]);
-        tokio::time::advance(OF_LAST * PROBE_INTERVAL).await;
+        tokio::time::advance(LAST_FAILED_DEVICE_INTERVALS * PROBE_INTERVAL).await;
         assert!(admits(&health, 1));
     }
 
     #[tokio::test]
-    async fn few_devices_do_not_stop_others() {
+    async fn failures_of_few_devices_do_not_pause_a_service() {
         let health = Health::default();
         for _ in 0..100 {
             fail(&health, [1, 2]);
@@ -217,6 +217,6 @@ mod tests {
         fail(&health, [3]);
         assert!(health.is_paused("a"));
         health.note("a", Device(9), &failure(Extent::Device));
-        assert!(!health.is_paused("a"), "an answer about a device is one of the push service");
+        assert!(!health.is_paused("a"), "an answer about a device shows that the push service works");
     }
 }

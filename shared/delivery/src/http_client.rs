@@ -17,21 +17,20 @@ use tokio::time::Instant;
 use crate::direct::web_push::endpoint::{NotPublic, is_public};
 use crate::outcome::{Extent, Failure, Outcome};
 
-/// The longest name that a reason has, in bytes.
+/// The longest reason that counts as a name, in bytes.
 const MAX_NAME: usize = 64;
-/// After so many failures in a row a connection is replaced: a connection is to one machine of a provider's, and the next
-/// may be to another.
+/// A connection is replaced after this number of consecutive failures: it leads to one machine of a provider, and the
+/// next one may lead to another.
 const FAILURES: u32 = 5;
-/// How often that is done at most: Apple takes frequent new connections for an attack ("Communicating with APNs"), and when
-/// the provider itself is down no other connection is better.
+/// The minimum time between two replacements: Apple treats frequent new connections as an attack ("Communicating with
+/// APNs"), and while the provider itself is down a new connection does not help.
 const REPLACE_INTERVAL: Duration = Duration::from_secs(10);
-/// The longest time that `Retry-After` can ask for: longer than anybody waits, and short enough to reckon with.
+/// The limit of `Retry-After`: longer than any notification waits, and short enough to be added to a time.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(24 * 366);
 
-/// A client for push services: no redirect is followed.
+/// A client for push services. It follows no redirects.
 ///
-/// It is built when it is first needed: reading the machine's root certificates takes longer than all else that a
-/// worker does at its start.
+/// It is built at its first use: reading the machine's root certificates takes longer than the rest of the start.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     kind: Kind,
@@ -39,19 +38,19 @@ pub struct HttpClient {
     connections: Arc<Mutex<Connections>>,
 }
 
-/// The connections to all servers, and how they have been doing.
+/// The connections to all servers, and their recent failures.
 #[derive(Debug, Default)]
 struct Connections {
-    /// What holds them, once it is needed: another one has others.
+    /// The client that holds the connections, built at its first use; a new client has new connections.
     client: Option<Client>,
-    /// How often they were replaced.
+    /// The number of replacements so far.
     generation: u32,
     replaced_at: Option<Instant>,
-    /// Of each server, by host and port: how many answers in a row told of a connection that fails.
+    /// By server (`host:port`): the number of consecutive answers that indicate a failing connection.
     failures: HashMap<String, u32>,
 }
 
-/// An answer that is read.
+/// A response with its whole body.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: StatusCode,
@@ -59,43 +58,42 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// What an answer tells of the connection that it came by.
+/// The state of a connection, as an answer indicates it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connection {
-    /// It does its part.
+    /// The connection works.
     Works,
-    /// It may be the cause of the failure: replaced when that is said several times in a row.
+    /// The connection may be the cause of a failure: it is replaced after several such answers in a row.
     Fails,
-    /// The server gives it up, and has not looked at the request.
+    /// The server closes the connection, and has not processed the request.
     IsGivenUp,
 }
 
-/// What a client is for.
+/// The servers that a client is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Servers that the operator chose.
     Any,
-    /// Servers that the operator chose and that speak HTTP/2: one connection for each, with many streams.
+    /// Servers that the operator chose and that support HTTP/2: one connection to each, with many streams.
     Http2,
-    /// Servers that users name: public addresses only.
+    /// Servers that users choose: public addresses only.
     Public,
 }
 
 impl HttpClient {
-    /// A client that waits for an answer so long.
+    /// Returns a client that waits at most `timeout` for an answer.
     pub fn new(kind: Kind, timeout: Duration) -> Self {
         Self { kind, timeout, connections: Arc::default() }
     }
 
-    /// Sends a request. A pooled connection that turns out to be dead, as they are after a long freeze of the sandbox, is
-    /// made anew once.
+    /// Sends a request; once more if the pooled connection is dead, as after a long freeze of the sandbox.
     pub async fn send(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Response, reqwest::Error> {
         let (client, _) = self.get()?;
         send(&client, request).await
     }
 
-    /// Sends a request to a provider, and reads the answer. By what the answer tells of its connection, the connection is
-    /// replaced; a request that was not looked at is then sent once more.
+    /// Sends a request to a provider, and reads the answer. `tells` returns the state of the connection, which may then
+    /// be replaced; a request that was not processed is sent once more by a new connection.
     pub async fn ask(
         &self,
         request: impl Fn(&Client) -> RequestBuilder,
@@ -116,11 +114,11 @@ impl HttpClient {
         Ok(answer)
     }
 
-    /// Notes what an answer tells of a connection of this generation. When it is to be replaced, new requests go by new
-    /// connections; what is under way stays with the old ones.
+    /// Notes the state of a connection of this generation. After a replacement, new requests use new connections;
+    /// requests that are under way keep the old ones.
     fn note(&self, server: String, generation: u32, connection: Connection) {
         let mut connections = self.connections();
-        // Of an older connection, others have told enough.
+        // Older connections are already replaced.
         if connections.generation != generation {
             return;
         }
@@ -142,11 +140,11 @@ impl HttpClient {
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
-        // Each change is complete in itself.
+        // Every change is a single step, so a poisoned lock still holds valid data.
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client, and the generation of its connections.
+    /// Returns the client, built if necessary, and the generation of its connections.
     fn get(&self) -> Result<(Client, u32), reqwest::Error> {
         let mut connections = self.connections();
         let client = match &connections.client {
@@ -159,12 +157,12 @@ impl HttpClient {
     fn build(&self) -> Result<Client, reqwest::Error> {
         let client = Client::builder()
             .timeout(self.timeout)
-            // So that who cannot be reached is told from who does not answer.
+            // This distinguishes an unreachable server from one that does not answer.
             .connect_timeout(self.timeout / 2)
             .redirect(Policy::none())
-            // Lambda's network forgets an idle connection after 350 seconds.
+            // Lambda's network drops an idle connection after 350 seconds.
             .pool_idle_timeout(Duration::from_secs(300))
-            // After a freeze, a ping tells in time that a connection is dead.
+            // After a freeze, a ping detects a dead connection in time.
             .http2_keep_alive_interval(Duration::from_secs(10))
             .http2_keep_alive_timeout(Duration::from_secs(2))
             .user_agent(concat!("pushlark/", env!("CARGO_PKG_VERSION")));
@@ -177,29 +175,29 @@ impl HttpClient {
         client.build()
     }
 
-    /// Builds the client beside what the current thread does.
+    /// Builds the client on another thread, so that the current one stays free for other tasks.
     pub async fn prepare(&self) {
         let this = self.clone();
-        // Should it fail, the first publish says why.
+        // If it fails, the first publish reports the error.
         let _ = tokio::task::spawn_blocking(move || this.get().is_ok()).await;
     }
 }
 
 impl Answer {
-    /// Reads an answer to its end.
+    /// Reads a response with its whole body.
     pub async fn read(response: Response) -> Result<Self, reqwest::Error> {
         let (status, headers) = (response.status(), response.headers().clone());
         Ok(Self { status, headers, body: response.bytes().await?.into() })
     }
 
-    /// What it holds, or nothing if that is something else.
+    /// Parses the body; returns the default value if it has another format.
     pub fn json<T: DeserializeOwned + Default>(&self) -> T {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 }
 
 impl Connection {
-    /// By the status: a server that fails may be one of many.
+    /// Returns the state by the status: a failing server may be one of many machines.
     pub fn by_status(answer: &Answer) -> Self {
         if answer.status.is_server_error() { Self::Fails } else { Self::Works }
     }
@@ -212,18 +210,18 @@ async fn send(client: &Client, request: impl Fn(&Client) -> RequestBuilder) -> R
     }
 }
 
-/// Where the connection of a URL ends.
+/// Returns the server of a URL as `host:port`.
 fn server(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
-/// Why there is no answer; not where it was asked for, since a URL may hold a device token.
+/// Returns the failure of a request without an answer. It does not contain the URL, which may contain a device token.
 pub fn unanswered(error: reqwest::Error) -> Failure {
     Failure::of_service(Causes(&error.without_url()).to_string())
 }
 
-/// `Retry-After`: seconds or a date (RFC 9110, section 10.2.3). What asks for no delay, such as a date that is past, is
-/// none.
+/// Returns the delay of `Retry-After`: seconds or a date (RFC 9110, section 10.2.3). `None` for no delay, such as a
+/// date in the past.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     retry_after_at(headers, OffsetDateTime::now_utc())
 }
@@ -234,21 +232,21 @@ fn retry_after_at(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> 
     Some(delay.min(MAX_RETRY_AFTER)).filter(|delay| !delay.is_zero())
 }
 
-/// Seconds without a sign; some servers write fractions.
+/// Parses seconds without a sign; fractions, which some servers send, are rounded up.
 fn seconds(value: &str) -> Option<Duration> {
     let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     let (whole, fraction) = value.split_once('.').unwrap_or((value, "0"));
     if !is_number(whole) || !is_number(fraction) {
         return None;
     }
-    // More seconds than the type holds are more than anybody waits.
+    // A number that overflows is limited to the longest delay.
     let whole = whole.parse().unwrap_or(MAX_RETRY_AFTER.as_secs());
     let fraction = u64::from(fraction.bytes().any(|digit| digit != b'0'));
     Some(Duration::from_secs(whole).saturating_add(Duration::from_secs(fraction)))
 }
 
-/// A date of HTTP in each of its three forms (RFC 9110, section 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94
-/// 08:49:37 GMT` and `Sun Nov  6 08:49:37 1994`.
+/// Parses an HTTP date in each of its three formats (RFC 9110, section 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`,
+/// `Sunday, 06-Nov-94 08:49:37 GMT` and `Sun Nov  6 08:49:37 1994`.
 fn http_date(value: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
     let parts: Vec<_> = value.split([' ', ',', '-']).filter(|part| !part.is_empty()).collect();
     let (day, month, year, time) = match parts[..] {
@@ -262,11 +260,11 @@ fn http_date(value: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
     let [hour, minute, second] = time.split(':').map(|part| part.parse().ok()).collect::<Option<Vec<u8>>>()?[..] else {
         return None;
     };
-    // A leap second.
+    // Second 60 is a leap second.
     let time = Time::from_hms(hour, minute, second.min(59)).ok()?;
     let digits = year.len();
     let year = match (digits, year.parse::<i32>().ok()?) {
-        // Two digits are the last such year that is at most 50 years ahead.
+        // Two digits mean the latest such year that is at most 50 years ahead.
         (2, year) => now.year() + 50 - (now.year() + 50 - year).rem_euclid(100),
         (4, year) => year,
         _ => return None,
@@ -275,17 +273,18 @@ fn http_date(value: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
     Some(PrimitiveDateTime::new(date, time).assume_utc())
 }
 
-/// A reason as push services name them. Any other text may quote the device or the message, which are not for the log.
+/// Returns a reason if it is a name, as push services use. Other texts may quote the device or the message: they are
+/// only logged at debug level.
 pub fn named(reason: &str) -> &str {
     let is_name = reason.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '_' | '-'));
     if is_name && reason.len() <= MAX_NAME {
         return reason;
     }
-    tracing::debug!(reason, "what a push service says");
+    tracing::debug!(reason, "the reason of a push service is not a name");
     "for a reason that is not named"
 }
 
-/// What a status says of a notification, unless its push service means something of its own by it.
+/// Returns the outcome of a publish by its status, for push services that give it no meaning of their own.
 pub fn outcome(status: StatusCode, headers: &HeaderMap, reason: String) -> Outcome {
     match status {
         status if status.is_success() => Outcome::Delivered,
@@ -297,12 +296,12 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, reason: String) -> Outco
     }
 }
 
-/// A failure that an answer tells of.
+/// Returns the failure of an answer, with its `Retry-After`.
 pub fn failure(reason: String, headers: &HeaderMap, extent: Extent) -> Failure {
     Failure { reason, retry_after: retry_after(headers), extent }
 }
 
-/// Resolves names to their public addresses alone.
+/// A resolver that returns only public addresses.
 #[derive(Debug)]
 struct PublicNames;
 
@@ -325,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_a_name() {
+    fn a_reason_that_is_not_a_name_is_hidden() {
         for name in ["BadDeviceToken", "probably_unregistered", "item-not-found", ""] {
             assert_eq!(named(name), name);
         }
@@ -380,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn two_digits_are_a_year_at_most_fifty_years_ahead() {
+    fn two_digits_mean_a_year_at_most_fifty_years_ahead() {
         let year = |digits, now| {
             let now = Date::from_calendar_date(now, Month::June, 1).unwrap().midnight().assume_utc();
             http_date(&format!("Sunday, 06-Nov-{digits} 08:49:37 GMT"), now).unwrap().year()

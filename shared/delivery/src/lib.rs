@@ -1,4 +1,4 @@
-//! Delivery of notifications: of virtual hosts to push services, of real hosts to PubSub services.
+//! Delivery of notifications: for virtual hosts to push services, for real hosts to PubSub services.
 
 mod content;
 mod destinations;
@@ -31,7 +31,7 @@ use pushlark_xmpp::BareJid;
 
 use destinations::Destination;
 
-/// The publishers, and the rule by which a registration's host chooses one.
+/// The publishers for virtual and for real hosts, and the rule that chooses one by a registration's host.
 pub struct Delivery {
     destinations: Destinations,
     push_service: Option<Publisher>,
@@ -39,8 +39,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// From `VIRTUAL_PUBSUB_HOSTS`, `PUSH_SERVICE` and what the push service needs, and from `PUBSUB_URL`, `PUBSUB_HOSTS` and
-    /// what goes with them. `aws` is for reading secrets.
+    /// Reads `VIRTUAL_PUBSUB_HOSTS`, `PUSH_SERVICE` and the settings of the push service, and `PUBSUB_URL`,
+    /// `PUBSUB_HOSTS` and their other settings. `aws` is used to read secrets.
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let destinations = Destinations::from_environment(environment)?;
         let push_service = Publisher::of_push_service(environment, aws, &destinations)?;
@@ -48,7 +48,7 @@ impl Delivery {
         Ok(Self { destinations, push_service, pubsub })
     }
 
-    /// The publisher to `jid` for `user`.
+    /// Returns the publisher for the notifications of `user` at the host `jid`.
     pub fn route(&self, user: &BareJid, jid: &BareJid) -> Result<&Publisher, Unroutable> {
         let publisher = match self.destinations.of(user, jid)? {
             Destination::PushService => &self.push_service,
@@ -57,17 +57,17 @@ impl Delivery {
         publisher.as_ref().ok_or(Unroutable::NoUrl)
     }
 
-    /// The push service of `user`, if `jid` is a virtual host.
+    /// Returns the publisher to the push service if `jid` is a virtual host for `user`.
     pub fn push_service(&self, user: &BareJid, jid: &BareJid) -> Option<&Publisher> {
         self.push_service.as_ref().filter(|_| self.destinations.is_virtual(user, jid))
     }
 
-    /// The longest that a publish takes.
+    /// Returns the longest time that a publish takes.
     pub fn timeout(&self) -> Duration {
         self.publishers().map(|publisher| publisher.timeout()).max().unwrap_or_default()
     }
 
-    /// Opens the connections that publishes need, and fetches what push services ask for.
+    /// Opens the connections that publishes need, and fetches the secrets and tokens for them.
     pub async fn warm_up(&self) {
         join_all(self.publishers().map(Publisher::warm_up)).await;
     }

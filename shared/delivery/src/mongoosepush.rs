@@ -1,4 +1,4 @@
-//! MongoosePush: a gateway to APNs and FCM, by its HTTP API.
+//! MongoosePush: a gateway to APNs and FCM with an HTTP API.
 
 use std::time::Duration;
 
@@ -21,36 +21,39 @@ use crate::outcome::{Extent, Failure, Outcome};
 use crate::truncate::send_truncated;
 
 pub const URL: &str = "MONGOOSEPUSH_URL";
-/// The most that a request may hold, in bytes. What MongoosePush makes of it for APNs or FCM may have 4,096 bytes, and has a
-/// few more than the request: in a silent one for APNs, `{"aps":{"content-available":1}}` takes the place of
-/// `{"service":"apns","data":{}}` (Sparrow's `apns.ex` and `android.ex`).
+/// The largest request, in bytes. MongoosePush's own request to APNs or FCM may have 4,096 bytes, and is a few bytes
+/// longer: in a silent notification for APNs, `{"aps":{"content-available":1}}` replaces `{"service":"apns","data":{}}`
+/// (Sparrow's `apns.ex` and `android.ex`).
 const MAX_REQUEST: usize = 4_096 - 32;
 
-/// The client of one MongoosePush.
+/// The client of a MongoosePush server.
 pub struct MongoosePush {
     http: HttpClient,
     version: Version,
-    /// `<MONGOOSEPUSH_URL>/<version>/notification/`
+    /// `<MONGOOSEPUSH_URL>/<version>/notification/`, to which the device's token is appended.
     endpoint: String,
 }
 
-/// The version of its API.
+/// The version of MongoosePush's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
-    /// Whatever goes wrong at APNs or FCM is answered with 500.
+    /// Every error of APNs or FCM has the status 500.
     V2,
-    /// Each error has its status.
+    /// Each error has a status of its own.
     V3,
 }
 
 impl MongoosePush {
-    /// From `MONGOOSEPUSH_URL` and `MONGOOSEPUSH_API_VERSION`; `None` without a URL.
+    /// Reads `MONGOOSEPUSH_URL` and `MONGOOSEPUSH_API_VERSION`; returns `None` without a URL.
     pub fn from_environment(environment: &Environment, timeout: Duration) -> Result<Option<Self>, SettingError> {
         let versions = [("v2", ("v2", Version::V2)), ("v3", ("v3", Version::V3))];
         let (name, version) = environment.choice("MONGOOSEPUSH_API_VERSION", &versions)?.unwrap_or(("v3", Version::V3));
         let Some(HttpUrl(url)) = environment.get(URL)? else { return Ok(None) };
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(SettingError::invalid(URL, "it ends in a query: the path of the API must follow"));
+            return Err(SettingError::invalid(
+                URL,
+                "the URL must have no query or fragment, since the path of the API is appended",
+            ));
         }
         let endpoint = format!("{}/{name}/notification/", url.as_str().trim_end_matches('/'));
         Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), version, endpoint }))
@@ -82,12 +85,12 @@ impl MongoosePush {
         Answer::read(self.http.send(request).await?).await
     }
 
-    /// Whether a status may stand for any error.
+    /// Returns whether a status may stand for any error.
     fn hides_errors(&self, status: StatusCode) -> bool {
         self.version == Version::V2 && status == StatusCode::INTERNAL_SERVER_ERROR
     }
 
-    /// In v2 Apple's reason is all that tells.
+    /// Returns whether the notification is too large. In v2 only Apple's reason shows it.
     fn is_too_large(&self, answer: &Answer) -> bool {
         let is_named = || reason(answer).is_some_and(|reason| reason == TOO_LARGE);
         answer.status == StatusCode::PAYLOAD_TOO_LARGE || self.hides_errors(answer.status) && is_named()
@@ -107,7 +110,7 @@ impl MongoosePush {
             return outcome(status, &answer.headers, described);
         }
         match reason.as_deref() {
-            // What Apple or Google says of the device, or what older MongoosePushes make of it.
+            // The reasons of Apple and Google for a wrong device, and the one of older versions of MongoosePush.
             Some(
                 "Unregistered"
                 | "BadDeviceToken"
@@ -127,19 +130,19 @@ impl Gateway for MongoosePush {
         Box::pin(self.send(notification))
     }
 
-    /// The answers about devices are those of Apple and Google.
+    /// The answers about devices come from Apple and Google, so each of them is a push service of its own.
     fn push_service<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, PushService> {
         let provider = Provider::of(&notification.registration.options).map_or("other", Provider::name);
         Box::pin(async move { PushService::new(format!("MongoosePush/{provider}")) })
     }
 
-    /// The API and its URL, without a user and a password.
+    /// Returns the URL of the API, without user and password.
     fn describe(&self, _user: &BareJid, _registration: &Registration) -> String {
         let endpoint = self.endpoint.rsplit('@').next().unwrap_or_default();
         format!("MongoosePush at {}", endpoint.trim_end_matches('/'))
     }
 
-    /// Opens a connection, whatever the server answers.
+    /// Opens a connection, and accepts any answer.
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async {
             self.http.prepare().await;
@@ -148,10 +151,10 @@ impl Gateway for MongoosePush {
     }
 }
 
-/// Apple's reason, as v2 gives it.
+/// Apple's reason for a notification that is too large, as v2 returns it.
 const TOO_LARGE: &str = "PayloadTooLarge";
 
-/// The reason that MongoosePush gives; v2 calls it details, and gives there what Apple or Google says.
+/// Returns the reason in MongoosePush's answer. In v2 the field is called `details` and has Apple's or Google's reason.
 fn reason(answer: &Answer) -> Option<String> {
     #[derive(Deserialize)]
     struct Problem {
@@ -162,7 +165,7 @@ fn reason(answer: &Answer) -> Option<String> {
     answer.json::<Option<Problem>>().map(|Problem { reason }| reason)
 }
 
-/// A notification as the API takes it; only what is given is written.
+/// The request of the API. Fields without a value are left out.
 #[derive(Debug, Serialize)]
 struct Body<'n> {
     service: &'n str,
@@ -174,7 +177,7 @@ struct Body<'n> {
     topic: Option<&'n str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mutable_content: Option<bool>,
-    /// Seconds.
+    /// The lifetime of the notification, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     time_to_live: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,7 +200,7 @@ struct AlertBody<'n> {
     sound: Option<&'n str>,
 }
 
-/// The notification, whose options are checked.
+/// Returns the request. The options must be checked before.
 fn body(service: &str, options: &PublishOptions, payload: &Payload) -> Vec<u8> {
     let mut content = Content::new(options, payload);
     if service == "fcm" {
@@ -220,7 +223,7 @@ fn body(service: &str, options: &PublishOptions, payload: &Payload) -> Vec<u8> {
             sound: options.get("sound"),
         }),
     };
-    // It has only texts, numbers and booleans.
+    // It cannot fail: the request contains only texts, numbers and booleans.
     serde_json::to_vec(&body).unwrap_or_default()
 }
 
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn v3_has_a_status_for_each() {
+    fn v3_has_a_status_for_each_error() {
         let outcome = |status, reason: &str| outcome(Version::V3, status, &json!({"reason": reason}));
         assert_eq!(outcome(410, "unregistered"), Outcome::Gone("status 410, unregistered".into()));
         assert_eq!(outcome(400, "BadDeviceToken"), Outcome::Refused("status 400, BadDeviceToken".into()));

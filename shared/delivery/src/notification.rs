@@ -10,53 +10,52 @@ use pushlark_xmpp::BareJid;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-/// The characters that a path segment does not have as they are.
+/// The characters that are percent-encoded in a path segment: all but the unreserved ones (RFC 3986, section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A notification, and for whom and how long it is.
+/// A notification of one message to one device.
 #[derive(Debug, Clone, Copy)]
 pub struct Notification<'n> {
-    /// Names the message.
+    /// The id of the message: the same at every retry.
     pub message_id: &'n str,
-    /// The recipient.
+    /// The recipient's bare JID.
     pub user: &'n BareJid,
-    /// The other user, or the room.
+    /// The bare JID of the other user or of the room.
     pub conversation: &'n BareJid,
-    /// The registration.
+    /// The device's registration.
     pub registration: &'n Registration,
-    /// What to tell.
+    /// The fields to send to the device.
     pub payload: &'n Payload,
-    /// Until when it is worth delivering.
+    /// The time after which it is not worth delivering.
     pub expires_at: OffsetDateTime,
 }
 
-/// A registration that a push service cannot be told of; the client's to mend by enabling again.
+/// A registration from which no request to a push service can be built. The client must enable notifications again.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// The form lacks what names the device.
+    /// The form has no field of this name, or an empty one. The client must add it.
     #[error("the registration's form has no {0:?}")]
     Missing(&'static str),
-    /// The name of the device has a meaning of its own in a URL (RFC 3986, section 3.3).
-    #[error("the registration's form has a {0:?} that is no name of a device")]
+    /// The field is `.` or `..`, which are special in a URL's path (RFC 3986, section 3.3). The client must correct it.
+    #[error("the registration's form has a {0:?} that is not a device id")]
     DotSegment(&'static str),
-    /// The form has a value that makes no sense.
+    /// A field has a value that is not allowed. The client must correct it.
     #[error(transparent)]
     Option(#[from] PublishOptionsError),
 }
 
 impl<'n> Notification<'n> {
-    /// The option `name`, if it is given and not empty.
+    /// Returns the form's field `name`; `None` if it is missing or empty.
     pub(crate) fn option(&self, name: &str) -> Option<&'n str> {
         self.registration.options.given(name)
     }
 
-    /// The option `name`, without which nothing can be sent.
+    /// Returns the form's field `name`, which is required.
     pub(crate) fn require(&self, name: &'static str) -> Result<&'n str, Unusable> {
         self.option(name).ok_or(Unusable::Missing(name))
     }
 
-    /// The option `name`, without which nothing can be sent, as a segment of a URL's path. Unreserved characters stay as
-    /// they are (RFC 3986, section 2.3).
+    /// Returns the form's field `name`, which is required, as a percent-encoded segment of a URL's path.
     pub(crate) fn path_segment(&self, name: &'static str) -> Result<String, Unusable> {
         match self.require(name)? {
             "." | ".." => Err(Unusable::DotSegment(name)),
@@ -64,18 +63,18 @@ impl<'n> Notification<'n> {
         }
     }
 
-    /// How long it is still worth delivering.
+    /// Returns the time until `expires_at`; zero if that has passed.
     pub(crate) fn time_to_live(&self) -> Duration {
         (self.expires_at - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO)
     }
 
-    /// A name of this message for this device, the same at every try, of so many characters of base64url (at most 43).
+    /// Returns an id of this notification, the same at every retry: `length` characters of base64url (at most 43).
     pub(crate) fn name(&self, length: usize) -> String {
         let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
         hash(&[self.user.as_str(), jid, self.message_id, node], length)
     }
 
-    /// A name of the conversation: its JID, unless the payload does not tell who writes.
+    /// Returns an id of the conversation: its JID, or a hash of it if the payload does not name the sender.
     pub(crate) fn thread(&self) -> String {
         let is_told = self.payload.get(Payload::LAST_MESSAGE_SENDER).is_some()
             || self.payload.get(Payload::MESSAGE_SENDER).is_some();

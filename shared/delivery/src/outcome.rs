@@ -1,53 +1,53 @@
-//! What comes of a publish.
+//! The outcome of a publish, and the scope of failures.
 
 use std::time::Duration;
 
 use pushlark_settings::SecretError;
 use pushlark_telemetry::Causes;
 
-/// What came of a publish, whatever it was published to.
+/// The outcome of a publish, the same for all gateways. The texts are reasons for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was taken.
+    /// The push service accepted the notification.
     Delivered,
-    /// The device is no more: the registration is to be disabled.
+    /// The device no longer exists: the registration must be disabled.
     Gone(String),
-    /// The device may be no more: the registration is to be disabled when this is said several times in a row.
+    /// The device may no longer exist: the registration must be disabled after several such outcomes in a row.
     Suspect(String),
-    /// The fault is ours or of the registration: trying again would change nothing.
+    /// Our request or the registration is wrong: a retry does not help.
     Refused(String),
-    /// It may be taken later.
+    /// A later retry may succeed.
     Transient(Failure),
 }
 
-/// A failure that may pass.
+/// A failure that may be temporary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What happened.
+    /// The reason, for the log.
     pub reason: String,
-    /// How long the push service asks to be left alone, if it does.
+    /// The delay that the push service asks for, such as `Retry-After`; `None` if it does not.
     pub retry_after: Option<Duration>,
-    /// Who else would meet with it.
+    /// The scope: which other notifications would fail, too.
     pub extent: Extent,
 }
 
-/// How far a failure goes.
+/// The scope of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// To all that the push service is asked for: the origin (Web Push), the app at a provider, or the gateway.
+    /// All notifications to the push service: the origin (Web Push), the app at a provider, or the gateway.
     Service,
-    /// To all of an origin that a user chose, to which no connection could be made: perhaps it is no more.
+    /// All notifications to an origin that a user chose and that accepts no connection: it may no longer exist.
     Unreachable,
-    /// To this device alone.
+    /// Only this device.
     Device,
-    /// To this node alone, as its PubSub service says, perhaps for ever: worth a few tries, and then an error of the node's.
+    /// Only this node, according to its PubSub service, perhaps forever: a few retries, then an error of the node.
     Node,
-    /// To all or to this device alone: worth a few tries, since the device may never be reached.
+    /// All notifications or only this device: there are few retries, since the device may never be reachable.
     Unknown,
 }
 
 impl Failure {
-    /// A failure of the whole push service.
+    /// Returns a failure of the whole push service, without a delay.
     pub(crate) fn of_service(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), retry_after: None, extent: Extent::Service }
     }

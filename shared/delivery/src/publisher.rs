@@ -18,7 +18,7 @@ use crate::outcome::{Failure, Outcome};
 use crate::pubsub::PubSub;
 use crate::webhook::{self, Webhook};
 
-/// Publishes the notifications of virtual hosts, or those of real PubSub hosts.
+/// Publishes the notifications for virtual hosts, or those for real PubSub hosts.
 pub struct Publisher {
     gateway: Box<dyn Gateway>,
     health: Health,
@@ -27,17 +27,17 @@ pub struct Publisher {
     most_gone: Option<u32>,
 }
 
-/// The outcome of a publish, and the push service that it is the answer of.
+/// The outcome of a publish, and the push service that it concerns.
 #[derive(Debug)]
 pub struct Verdict {
-    /// The push service.
+    /// The push service; its name is empty if it was not known in time.
     pub push_service: PushService,
-    /// The outcome.
+    /// The outcome: a failure if there is no answer.
     pub outcome: Outcome,
 }
 
 impl Publisher {
-    /// The publisher for virtual hosts; `None` if there are none. The settings of all gateways are checked.
+    /// Returns the publisher for virtual hosts; `None` if there are none. The settings of all gateways are checked.
     pub fn of_push_service(
         environment: &Environment,
         aws: &SdkConfig,
@@ -67,7 +67,7 @@ impl Publisher {
         Ok(Some(Self { gateway, health: Health::default(), timeout, disable_after, most_gone }))
     }
 
-    /// The publisher for real PubSub hosts; `None` without `PUBSUB_URL`.
+    /// Returns the publisher for real PubSub hosts; `None` without `PUBSUB_URL`.
     pub fn of_pubsub(
         environment: &Environment,
         aws: &SdkConfig,
@@ -104,41 +104,41 @@ impl Publisher {
         Verdict { push_service, outcome }
     }
 
-    /// The server that the user has named for a notification: an origin of Web Push, or a PubSub service.
+    /// Returns the server of a notification if the user chose it: an origin of Web Push, or a PubSub service.
     pub fn server(&self, notification: &Notification<'_>) -> Option<String> {
         self.gateway.server(*notification)
     }
 
-    /// Whether this worker has paused the push service of a notification, since it failed too often.
+    /// Returns whether this worker has paused the push service of a notification because it failed too often.
     pub async fn is_paused(&self, notification: &Notification<'_>) -> bool {
         self.health.is_paused(&self.gateway.push_service(*notification).await.name)
     }
 
-    /// The largest percentage of recent answers that may call devices gone before no device is disabled; `None` for a push
-    /// service whose answers always count.
+    /// Returns the limit of answers "device gone", in percent of recent answers, above which no device is disabled;
+    /// `None` if there is no limit.
     pub fn most_gone(&self) -> Option<u32> {
         self.most_gone
     }
 
-    /// The number of suspicions in a row after which a registration is disabled; `None` for never.
+    /// Returns the number of consecutive suspect outcomes after which a registration is disabled; `None` for never.
     pub fn disable_after(&self) -> Option<u32> {
         self.disable_after
     }
 
-    /// The time-out of a publish.
+    /// Returns the time-out of a publish.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// The target of a registration of `user`, without its device.
+    /// Returns the target of a registration of `user`, without its device.
     pub fn describe(&self, user: &BareJid, registration: &Registration) -> String {
         self.gateway.describe(user, registration)
     }
 
-    /// Opens the connections that publishes need.
+    /// Opens the connections that publishes need. A failure is logged.
     pub async fn warm_up(&self) {
         if let Err(Failure { reason, .. }) = self.gateway.warm_up().await {
-            tracing::warn!(reason, "what publishes cannot be reached");
+            tracing::warn!(reason, "the gateway cannot be reached");
         }
     }
 }

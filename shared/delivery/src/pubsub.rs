@@ -1,5 +1,5 @@
-//! Real PubSub services, by the chat server's HTTP: a publish IQ is posted as Prosody's `mod_rest` takes it, and the answer
-//! is the IQ that answers it.
+//! Real PubSub services, by the chat server's HTTP API: a publish IQ is posted in the format of Prosody's `mod_rest`,
+//! and the response contains the answer to the IQ.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -23,36 +23,36 @@ use crate::http_client::{HttpClient, Kind, failure, named, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
 
-/// The chat servers that send stanzas, each for a domain or for all others.
+/// The setting of the chat servers that send stanzas, each for one domain or for all other domains.
 pub const URL: &str = "PUBSUB_URL";
 const TOKEN: &str = "PUBSUB_TOKEN";
 
-/// The way to PubSub services.
+/// The client of real PubSub services.
 pub struct PubSub {
     http: HttpClient,
     servers: Servers,
     tokens: RotatingSecret<Tokens>,
-    /// PubSub services that take no publish options.
+    /// The PubSub services that do not accept publish options.
     without_options: HostPatterns,
 }
 
-/// The chat servers that send stanzas.
+/// The chat servers that send stanzas, at most one for a domain.
 #[derive(Debug, Clone, Default)]
 pub struct Servers(Vec<Server>);
 
-/// One chat server.
+/// A chat server with an HTTP API.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// The domain whose stanzas it sends; `None` for those of all others.
+    /// The domain whose stanzas it sends; `None` for all other domains.
     domain: Option<DomainPart>,
     url: Url,
 }
 
-/// The token of each domain, or of all other domains.
+/// The token for the server of each domain; without a domain, for all other servers.
 struct Tokens(Vec<(Option<DomainPart>, String)>);
 
 impl PubSub {
-    /// By these servers, with `PUBSUB_TOKEN` and `PUBSUB_WITHOUT_OPTIONS`; `None` without a server.
+    /// Reads `PUBSUB_TOKEN` and `PUBSUB_WITHOUT_OPTIONS` for these servers; returns `None` without a server.
     pub fn from_environment(
         servers: &Servers,
         environment: &Environment,
@@ -93,7 +93,7 @@ impl PubSub {
         }
         match answer {
             Ok(response) => outcome(response, &id).await,
-            // It may have been published; and it may be this PubSub service alone that does not answer.
+            // The notification may have been published, and other PubSub services may answer.
             Err(error) if error.is_timeout() && !error.is_connect() => unknown("no answer in time").into(),
             Err(error) => unanswered(error).into(),
         }
@@ -129,7 +129,7 @@ impl Gateway for PubSub {
         format!("PubSub by {}", self.servers.describe(user))
     }
 
-    /// Reads the tokens and opens the connections to the chat servers, whatever these answer.
+    /// Reads the tokens and opens the connections to the chat servers, and accepts any answer.
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async {
             self.http.prepare().await;
@@ -141,26 +141,26 @@ impl Gateway for PubSub {
         })
     }
 
-    /// The chat server may wait for one PubSub service that does not answer.
+    /// The chat server may have waited for one PubSub service that does not answer.
     fn time_out_scope(&self) -> Extent {
         Extent::Unknown
     }
 }
 
 impl Servers {
-    /// The URL of a user's chat server, without a user, a password or a query; empty if there is none.
+    /// Returns the URL of a user's chat server, without user, password and query; empty if there is no server.
     fn describe(&self, user: &BareJid) -> String {
         self.of(user).map(|server| without_credentials(&server.url)).unwrap_or_default()
     }
 
-    /// The chat server that sends the stanzas of a user's domain.
+    /// Returns the chat server that sends the stanzas of a user's domain.
     pub fn of(&self, user: &BareJid) -> Option<&Server> {
         let own = |server: &&Server| server.domain.as_ref().is_some_and(|domain| &**domain == user.domain());
         self.0.iter().find(own).or_else(|| self.0.iter().find(|server| server.domain.is_none()))
     }
 }
 
-/// Reads URLs by domain. None is quoted, since it may hold a password.
+/// Parses URLs by domain. The error quotes no URL, since it may contain a password.
 impl FromStr for Servers {
     type Err = String;
 
@@ -183,7 +183,7 @@ impl Tokens {
         let mut tokens: Vec<(Option<DomainPart>, String)> = Vec::new();
         for (index, (domain, token)) in by_domain(text).map_err(|empty| empty.to_string())?.into_iter().enumerate() {
             let number = index + 1;
-            // The padding of base64 has no dot before it.
+            // A padded base64 token has no dot, so this is a domain without a token.
             if token.ends_with('=') && token.contains('.') {
                 return Err(format!("number {number} is a domain without a token behind it"));
             }
@@ -198,14 +198,14 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// The token for a server; one that no domain stands before is for all others.
+    /// Returns the token for a server; a token without a domain is for all other servers.
     fn of(&self, server: &Server) -> Option<&str> {
         let own = self.0.iter().find(|(domain, _)| *domain == server.domain);
         own.or_else(|| self.0.iter().find(|(domain, _)| domain.is_none())).map(|(_, token)| token.as_str())
     }
 }
 
-/// What the answer to a publish says: `cancel` is the end of the node, any other error leaves it (XEP-0357, section 7).
+/// Returns the outcome of a publish. Only an error of type `cancel` means that the node is gone (XEP-0357, section 7).
 async fn outcome(response: Response, id: &str) -> Outcome {
     let (status, headers) = (response.status(), response.headers().clone());
     let reason = format!("the chat server answered with status {}", status.as_u16());
@@ -221,13 +221,13 @@ async fn outcome(response: Response, id: &str) -> Outcome {
     };
     let iq = Element::parse(&String::from_utf8_lossy(&body)).ok().and_then(|iq| Iq::from_element(iq).ok());
     let Some(iq) = iq.filter(|iq| iq.id() == id) else {
-        return unknown("the chat server answered with something else than the IQ's answer").into();
+        return unknown("the chat server's response is not an answer to the IQ").into();
     };
     match (iq.kind(), iq.stanza_error()) {
         (IqType::Result, _) => Outcome::Delivered,
         (IqType::Error, Some(StanzaError { kind, condition, text })) => {
-            // It may repeat the notification.
-            tracing::debug!(condition, text, "what a PubSub service says");
+            // The text may quote the notification, so it is not logged above debug level.
+            tracing::debug!(condition, text, "a PubSub service answered with an error");
             let reason = named(&condition).to_owned();
             match kind {
                 ErrorType::Cancel => Outcome::Gone(reason),
@@ -235,11 +235,11 @@ async fn outcome(response: Response, id: &str) -> Outcome {
                 ErrorType::Auth | ErrorType::Modify | ErrorType::Continue => Outcome::Suspect(reason),
             }
         }
-        _ => Outcome::Suspect("an answer that is neither a result nor an error".into()),
+        _ => Outcome::Suspect("the answer is neither a result nor an error".into()),
     }
 }
 
-/// The body, or as much of it as may be looked at.
+/// Reads the body, but stops beyond the size of the largest stanza.
 async fn read(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
     while body.len() <= MAX_STANZA_BYTES
@@ -250,7 +250,7 @@ async fn read(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
     Ok(body)
 }
 
-/// A failure that may be of this node alone, and may never pass.
+/// Returns a failure that may concern only this node, and may be permanent.
 fn unknown(reason: impl Into<String>) -> Failure {
     Failure { reason: reason.into(), retry_after: None, extent: Extent::Unknown }
 }

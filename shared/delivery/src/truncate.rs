@@ -1,16 +1,16 @@
-//! Payload limits: the text of a message that is too long is truncated, and nothing else.
+//! Payload limits. If a payload is too long, only the text of the message is truncated.
 
 use pushlark_model::Payload;
 use unicode_segmentation::UnicodeSegmentation;
 
 const ELLIPSIS: &str = "…";
-/// The most that is sent to a push service which takes less than it was expected to, in bytes: APNs, FCM and the servers of
-/// Web Push take so much.
+/// The largest notification, in bytes, for a push service that has refused a larger one: APNs, FCM and Web Push accept
+/// this size.
 const LEAST_LIMIT: usize = 4_096;
-/// A text of so many bytes is not what makes a notification too large.
+/// A text of at most this number of bytes is not the reason why a notification is too large.
 const LEAST_TEXT: usize = 64;
 
-/// A payload that is over the push service's limit even without its text; ours to mend.
+/// A payload that exceeds the push service's limit even without its text. A retry does not help.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the payload has {bytes} bytes, {limit} are allowed")]
 pub struct TooLarge {
@@ -18,8 +18,8 @@ pub struct TooLarge {
     limit: usize,
 }
 
-/// What `build` makes of `payload` as JSON, with the message's text shortened at a grapheme boundary until all of it is
-/// at most `limit` bytes. `build` must write the text once.
+/// Returns the JSON that `build` makes of `payload`. If it is longer than `limit` bytes, the message's text is
+/// truncated at a grapheme boundary. `build` must write the text exactly once.
 pub fn truncate(limit: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -> Result<Vec<u8>, TooLarge> {
     let built = build(payload);
     let Some(excess) = built.len().checked_sub(limit).filter(|excess| *excess > 0) else { return Ok(built) };
@@ -39,8 +39,8 @@ pub fn truncate(limit: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec
     Ok(build(&payload.clone().with(Payload::LAST_MESSAGE_BODY, shortened)))
 }
 
-/// Sends a notification with its text truncated to `limit` bytes; if the push service finds that too large, once more with
-/// a shorter text. Fails if the notification is too large even without its text.
+/// Sends a notification of at most `limit` bytes, with its text truncated if necessary. If the push service refuses it
+/// as too large, it is sent once more with a shorter text. Fails if it is too large even without its text.
 pub async fn send_truncated<A, E, F: Future<Output = Result<A, E>>>(
     limit: usize,
     payload: &Payload,
@@ -59,8 +59,8 @@ pub async fn send_truncated<A, E, F: Future<Output = Result<A, E>>>(
     Ok(answer)
 }
 
-/// What is sent once more when the push service finds `sent` bytes too large: as [`truncate`] makes it for half of them, and for
-/// 4,096 at most. `None` when the text is not what makes them so many.
+/// Returns a shorter notification after the push service refused one of `sent` bytes as too large: truncated to half of
+/// that, and to at most 4,096 bytes. `None` if the text is not the reason for the size.
 fn shrink(sent: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -> Option<Vec<u8>> {
     payload.get(Payload::LAST_MESSAGE_BODY)?;
     let rest = build(&payload.clone().with(Payload::LAST_MESSAGE_BODY, "")).len();
@@ -68,7 +68,7 @@ fn shrink(sent: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -
     truncate(limit, payload, build).ok().filter(|built| built.len() < sent)
 }
 
-/// How many bytes a text takes within a JSON string.
+/// Returns the length of a text within a JSON string, in bytes.
 fn json_length(text: &str) -> usize {
     let escaped = |c: char| match c {
         '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
@@ -88,7 +88,7 @@ mod tests {
         serde_json::to_vec(&fields).unwrap()
     }
 
-    fn fitted(limit: usize, text: &str) -> Result<(usize, String), TooLarge> {
+    fn truncated(limit: usize, text: &str) -> Result<(usize, String), TooLarge> {
         let payload = Payload::default().with("from", "alice").with(Payload::LAST_MESSAGE_BODY, text);
         truncate(limit, &payload, build).map(|bytes| {
             let fields: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
@@ -97,34 +97,34 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_fits_stays() {
-        assert_eq!(fitted(50, "Hi").unwrap(), (41, "Hi".into()));
-        assert_eq!(fitted(41, "Hi").unwrap(), (41, "Hi".into()));
+    fn a_text_that_fits_is_not_changed() {
+        assert_eq!(truncated(50, "Hi").unwrap(), (41, "Hi".into()));
+        assert_eq!(truncated(41, "Hi").unwrap(), (41, "Hi".into()));
     }
 
     #[test]
-    fn a_longer_one_ends_at_a_grapheme_in_an_ellipsis() {
-        assert_eq!(fitted(45, "Hi there, Bob").unwrap(), (45, "Hi …".into()).clone());
+    fn a_longer_text_ends_after_a_grapheme_with_an_ellipsis() {
+        assert_eq!(truncated(45, "Hi there, Bob").unwrap(), (45, "Hi …".into()).clone());
         // A family of four people is one grapheme of 25 bytes.
         let family = "👨\u{200d}👩\u{200d}👧\u{200d}👦";
-        assert_eq!(fitted(69, &format!("{family}{family}")).unwrap(), (67, format!("{family}…")));
-        assert_eq!(fitted(66, &format!("{family}{family}")).unwrap().1, "…");
+        assert_eq!(truncated(69, &format!("{family}{family}")).unwrap(), (67, format!("{family}…")));
+        assert_eq!(truncated(66, &format!("{family}{family}")).unwrap().1, "…");
         // A letter and its accent.
-        assert_eq!(fitted(44, "ne\u{301}e\u{301}e\u{301}").unwrap().1, "n…");
+        assert_eq!(truncated(44, "ne\u{301}e\u{301}e\u{301}").unwrap().1, "n…");
     }
 
     #[test]
-    fn what_json_escapes_counts_as_it_is_written() {
+    fn escaped_characters_count_with_their_escaped_length() {
         for text in ["\"".repeat(40), "\n\u{1}".repeat(40), "\\ü€".repeat(40), "\u{7f}\u{2028}".repeat(40)] {
             assert_eq!(json_length(&text), serde_json::to_string(&text).unwrap().len() - 2);
-            let (bytes, shortened) = fitted(80, &text).unwrap();
+            let (bytes, shortened) = truncated(80, &text).unwrap();
             assert!((70..=80).contains(&bytes), "{bytes}");
             assert!(text.starts_with(shortened.strip_suffix('…').unwrap()));
         }
     }
 
     #[test]
-    fn a_notification_that_is_refused_as_too_large_is_halved_as_far_as_its_text_allows() {
+    fn a_notification_that_is_too_large_is_halved_as_far_as_its_text_allows() {
         let shrunk = |sent, other: usize, text: usize| {
             let payload = Payload::default().with("other", "x".repeat(other));
             let payload = payload.with(Payload::LAST_MESSAGE_BODY, "x".repeat(text));
@@ -139,8 +139,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_text_is_shortened() {
-        assert_eq!(fitted(41, "Hey").unwrap_err(), TooLarge { bytes: 42, limit: 41 });
-        assert_eq!(fitted(10, &"x".repeat(100)).unwrap_err().to_string(), "the payload has 139 bytes, 10 are allowed");
+    fn only_the_text_is_truncated() {
+        assert_eq!(truncated(41, "Hey").unwrap_err(), TooLarge { bytes: 42, limit: 41 });
+        assert_eq!(
+            truncated(10, &"x".repeat(100)).unwrap_err().to_string(),
+            "the payload has 139 bytes, 10 are allowed"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A push service of the operator's own: each notification is a webhook, signed as Standard Webhooks 1.0 has it.
+//! The operator's own push service: each notification is a webhook, signed according to Standard Webhooks 1.0.
 
 use std::time::Duration;
 
@@ -29,18 +29,19 @@ pub struct Webhook {
 
 pub const SECRET: &str = "PUSH_SERVICE_SECRET";
 
-/// What is posted.
+/// The JSON of a webhook.
 #[derive(Serialize)]
 struct Body<'n> {
-    /// Always `notification`.
+    /// The event type: always `notification`.
     r#type: &'static str,
     message_id: &'n str,
     /// The bare JID of the user to be notified.
     recipient: &'n str,
-    /// The registration's PubSub host and node, …
+    /// The registration's PubSub host.
     jid: &'n str,
+    /// The registration's node.
     node: &'n str,
-    /// … and its form.
+    /// The fields of the registration's form.
     publish_options: Map<String, Value>,
     /// The fields of the notification.
     payload: Map<String, Value>,
@@ -48,7 +49,7 @@ struct Body<'n> {
     expires_at: OffsetDateTime,
 }
 
-/// From `PUSH_SERVICE_SECRET`, if it is set.
+/// Reads `PUSH_SERVICE_SECRET`; returns `None` if it is not set.
 pub fn key_from_environment(
     environment: &Environment,
     aws: &SdkConfig,
@@ -63,7 +64,7 @@ impl Webhook {
         Self { http: HttpClient::new(Kind::Any, timeout), url, key }
     }
 
-    /// Posts one notification. Only the push service knows its limit, so a text is not shortened before it refuses it.
+    /// Posts one notification. The limit of the push service is unknown, so the text is only truncated after a 413.
     async fn send(&self, notification: Notification<'_>) -> Outcome {
         let id = notification.name(43);
         let build = |payload: &Payload| build(&notification, payload);
@@ -79,7 +80,7 @@ impl Webhook {
         }
     }
 
-    /// Posts a body signed with the current secret, or with a newer one if the push service refuses that.
+    /// Posts a body signed with the current secret, or with a newer one if the push service refuses the signature.
     async fn post_signed(&self, id: &str, body: Vec<u8>) -> Result<Response, Failure> {
         let key = self.key.current().await?;
         let response = self.post(&key, id, &body).await.map_err(unanswered)?;
@@ -116,12 +117,12 @@ impl Gateway for Webhook {
         Box::pin(async { PushService::new("webhook") })
     }
 
-    /// The URL, without a user, a password or a query.
+    /// Returns the URL, without user, password and query.
     fn describe(&self, _user: &BareJid, _registration: &Registration) -> String {
         without_credentials(&self.url)
     }
 
-    /// Reads the secret and opens a connection, whatever the server answers.
+    /// Reads the secret and opens a connection, and accepts any answer.
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async {
             self.http.prepare().await;
@@ -131,7 +132,7 @@ impl Gateway for Webhook {
     }
 }
 
-/// The webhook of a notification with this payload.
+/// Returns the JSON of a notification with this payload.
 fn build(notification: &Notification<'_>, payload: &Payload) -> Vec<u8> {
     let Notification { message_id, user, registration, expires_at, .. } = *notification;
     let object = |(name, value): (&str, &str)| (name.to_owned(), value.into());

@@ -1,4 +1,4 @@
-//! CloudEvents 1.0 (the JSON event format) whose data is an event of Pushlark's own.
+//! CloudEvents 1.0 (the JSON event format) whose data is a native event.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -23,8 +23,8 @@ struct CloudEvent {
     data_base64: Option<String>,
 }
 
-/// Reads an event in the structured mode. What it is named by, source and id, names the message, and its time is when it
-/// happened, unless its data says otherwise.
+/// Reads an event in structured mode. Its `source` and `id` together become the id of the message, and its `time` the
+/// time of the event, unless the data has its own.
 pub fn read(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     let event: CloudEvent = pushlark_json::read_json(json.as_bytes())?;
     if event.specversion != "1.0" {
@@ -43,10 +43,10 @@ pub fn read(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     let data = match (event.data, event.data_base64) {
         (Some(data), None) => data.to_string().into_bytes(),
         (None, Some(data)) => BASE64_STANDARD.decode(data).map_err(|_| "data_base64 is not base64")?,
-        (Some(_), Some(_)) => return Err("data_base64 stands instead of data, not beside it".into()),
+        (Some(_), Some(_)) => return Err("data_base64 cannot be combined with data".into()),
         (None, None) => return Err("data is missing".into()),
     };
-    // A source, a URI, has no space.
+    // A source is a URI, so it has no space.
     let id = check_id(named([&event.source, &event.id], ' ')).map_err(|error| format!("source and id: {error}"))?;
     let arrival = Arrival { id: Some(id), at: event.time, ..arrival.clone() };
     read_event(&data, &arrival).map_err(|error| format!("data: {error}"))

@@ -1,4 +1,4 @@
-//! What a webhook says, whatever format it came in.
+//! Events, independent of the format of the webhook.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -15,84 +15,86 @@ use uuid::Uuid;
 
 use crate::Sources;
 
-/// The longest id that an event may give its message, in bytes.
+/// The longest id of an event, in bytes.
 const MAX_ID_BYTES: usize = 256;
 
-/// The most recipients that one event may have: the stanza is copied for each [`MAX_RECIPIENTS`] of them.
+/// The most recipients of one event: the stanza is copied for each [`MAX_RECIPIENTS`] of them.
 ///
 /// [`MAX_RECIPIENTS`]: pushlark_queue::MAX_RECIPIENTS
 const MAX_EVENT_RECIPIENTS: usize = 5_000;
 
-/// An event that was understood.
+/// A valid event, independent of the format of its webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Names the message.
+    /// The id of the event, and of its message: 1 to 256 bytes, without control characters.
     pub id: String,
-    /// When it happened.
+    /// The time at which the event happened, not later than its arrival.
     pub at: OffsetDateTime,
-    /// What follows from it.
+    /// The effect of the event.
     pub effect: Effect,
-    /// What the sender of a message has read.
+    /// The read mark of the sender, if the event is a message that implies one.
     pub reading: Option<Reading>,
 }
 
-/// A user has read all of a conversation.
+/// A read mark: a user has read all of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// The user.
+    /// The bare JID of the user.
     pub user: BareJid,
-    /// The other user, or the room.
+    /// The bare JID of the other user, or of the room.
     pub conversation: BareJid,
 }
 
-/// What follows from an event.
+/// The effect of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Work for the worker.
+    /// Work that is queued for the worker.
     Queue(Subject),
-    /// A session is available from now on, or not. Of a bare JID, what is heard of is the user's one session.
+    /// The new availability of a session. A bare JID stands for the user's one session.
     Presence(Jid, Availability),
-    /// A user has read something.
+    /// A user has read a conversation.
     Read(Reading),
-    /// Nothing: it notifies nobody. The domains of the users that it is about, one for each user.
+    /// No effect: the event notifies nobody. The value holds the domains of the users that it is about, one for each
+    /// user.
     None(Vec<DomainPart>),
 }
 
-/// How an event came, and what the settings say of its sources.
+/// The arrival of an event: the data of its envelope (SNS, CloudEvents or HTTP), and the settings of its sources.
 #[derive(Debug, Clone)]
 pub struct Arrival<'s> {
-    /// When it arrived.
+    /// The time of arrival.
     pub now: OffsetDateTime,
-    /// When it happened, as what it came in says.
+    /// The time of the event in the envelope.
     pub at: Option<OffsetDateTime>,
-    /// What names it, as what it came in says.
+    /// The id of the event in the envelope.
     pub id: Option<String>,
-    /// What the settings say.
+    /// The settings of the sources of events.
     pub sources: &'s Sources,
 }
 
 impl Arrival<'_> {
-    /// That of the event at `index` of several that came together.
+    /// Returns the arrival of the event at `index` in a request: one microsecond later for each event before it, and
+    /// with the index in the id.
     pub fn nth(&self, index: usize) -> Self {
         let later = Duration::microseconds(i64::try_from(index).unwrap_or(0));
         let id = self.id.as_ref().map(|id| named([id, &index.to_string()], '/'));
         Self { now: self.now + later, id, ..self.clone() }
     }
 
-    /// When an event happened that says `at` of it: not in the future, where a wrong clock would outdo all that follows.
-    /// Without a word, when it arrived.
+    /// Returns the time of an event: its own `at`, or else the envelope's, or else the time of arrival. A time in the
+    /// future becomes the time of arrival: otherwise, with a wrong clock, later events would have no effect.
     pub fn happened(&self, at: Option<OffsetDateTime>) -> OffsetDateTime {
         at.or(self.at).map_or(self.now, |at| at.min(self.now))
     }
 
-    /// The id of an event that gives itself `id`.
+    /// Returns the id of an event: its own `id`, which must be valid, or else the envelope's.
     pub fn named(&self, id: Option<String>) -> Result<Option<String>, String> {
         Ok(id.map(check_id).transpose()?.or_else(|| self.id.clone()))
     }
 }
 
 impl Event {
-    /// The domains of the users that the event is about, one for each user.
+    /// Returns the domains of the users that the event is about, one for each user.
     pub fn domains(&self) -> Vec<&DomainRef> {
         match &self.effect {
             Effect::Queue(Subject::Message { to, .. }) => to.iter().map(|user| user.domain()).collect(),
@@ -106,14 +108,15 @@ impl Event {
         }
     }
 
-    /// The domains that `RATE_LIMIT` charges with the event when `caller` posts it, one for each user that it is about. A
-    /// domain is never charged by a caller that does not speak for it: the caller's own domain is.
+    /// Returns the domains that `RATE_LIMIT` charges if `caller` posts the event, one for each user that it is about.
+    /// For the users of a domain for which `caller` does not speak, the caller's own domain is charged, if it has one.
     pub fn charged<'e>(&'e self, caller: &'e Caller) -> impl Iterator<Item = &'e DomainRef> {
         let domains = self.domains().into_iter();
         domains.filter_map(|domain| if caller.speaks_for_domain(domain) { Some(domain) } else { caller.own_domain() })
     }
 
-    /// The event as far as `caller` may tell it. What a sender of another domain has read is left out.
+    /// Returns the event, or an error if it has an effect on users for whom `caller` does not speak. Removes the read
+    /// mark of a sender for whom `caller` does not speak.
     pub(crate) fn told_by(mut self, caller: &Caller) -> Result<Self, String> {
         let other = self.domains().into_iter().find(|domain| !caller.speaks_for_domain(domain));
         if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_))) {
@@ -124,12 +127,12 @@ impl Event {
     }
 }
 
-/// Whom a message is for.
+/// The recipients of a message.
 #[derive(Debug, Clone)]
 pub enum Recipients {
-    /// Users: the message is on its way to them.
+    /// Users to whom the message is on its way.
     Users(Vec<BareJid>),
-    /// Sessions that did not acknowledge it.
+    /// Sessions that did not acknowledge the message.
     Sessions(Vec<FullJid>),
 }
 
@@ -142,10 +145,10 @@ impl Recipients {
     }
 }
 
-/// The event of a message.
+/// Returns the event of a message.
 ///
-/// It is named by `id`, or else by the stanza-id that the room or the only recipient's server gave it, or else anew. A
-/// client's own id for its stanza would let anybody suppress a notification.
+/// Its id is `id`, or else the stanza-id (XEP-0359) of the room or of the only recipient's server, or else a new one.
+/// The id that a client gives its stanza is not used: with it, anybody could suppress a notification.
 pub fn message(
     id: Option<String>,
     at: OffsetDateTime,
@@ -179,12 +182,12 @@ pub fn message(
     Ok(Event { id, at, effect, reading })
 }
 
-/// An id for what has none.
+/// Returns a new id: a UUID of version 7.
 pub fn new_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-/// Checks an id that an event gives.
+/// Checks an id: 1 to 256 bytes, without control characters.
 pub fn check_id(id: String) -> Result<String, String> {
     match id.len() {
         0 => Err("id is empty".into()),
@@ -194,14 +197,14 @@ pub fn check_id(id: String) -> Result<String, String> {
     }
 }
 
-/// One id of two parts, within the bounds of an id.
+/// Joins two parts to one id, and replaces an id that is too long by its hash.
 pub fn named([first, second]: [&str; 2], between: char) -> String {
     let whole = format!("{first}{between}{second}");
     if whole.len() <= MAX_ID_BYTES { whole } else { format!("{:x}", Sha256::digest(whole)) }
 }
 
-/// What the sender has read: all that came before an own message, or before a displayed marker (XEP-0333), which tells
-/// nothing else.
+/// Returns the conversation that the sender has read: whoever sends a message or a displayed marker (XEP-0333) in it
+/// has read all earlier messages.
 fn reading(from: &Jid, to: &Recipients, message: &Message, sources: &Sources) -> Option<Reading> {
     let is_own_message = || {
         let is_chat = matches!(message.kind(), MessageType::Chat | MessageType::Groupchat);

@@ -9,7 +9,7 @@ use pushlark_xmpp::{BareJid, DomainPart, Jid, Message, MessageType, NodePart, pa
 
 use crate::event::{Arrival, Event, Recipients, message};
 
-/// Reads the fields `author`, `server`, `receiver` and `message`. Others are ignored.
+/// Reads the fields `author`, `server`, `receiver` and `message`. Other fields are ignored.
 pub fn read(form: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     let fields = fields(form)?;
     let field = |name: &str| fields.get(name).map(AsRef::as_ref).ok_or_else(|| format!("{name} is missing"));
@@ -32,7 +32,7 @@ pub fn read(form: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     )
 }
 
-/// Decodes `application/x-www-form-urlencoded`, strictly: bytes that are not UTF-8 are an error, not replaced.
+/// Decodes `application/x-www-form-urlencoded`. Bytes that are not UTF-8 are an error.
 fn fields(form: &str) -> Result<HashMap<Cow<'_, str>, Cow<'_, str>>, String> {
     let mut fields = HashMap::new();
     for pair in form.trim_end_matches(['\r', '\n']).split('&').filter(|pair| !pair.is_empty()) {

@@ -8,19 +8,19 @@ pub fn jid(field: &str, jid: Option<&str>) -> Result<Jid, String> {
     parse_jid(jid).map_err(|error| format!("{field}: {jid:?} is {error}"))
 }
 
-/// As [`jid`], without the resource.
+/// Reads a field as [`jid`] does, and removes the resource.
 pub fn bare(field: &str, bare: Option<&str>) -> Result<BareJid, String> {
     jid(field, bare).map(Jid::into_bare)
 }
 
-/// As [`bare`]; the JID must have a localpart.
+/// Reads a field as [`bare`] does. The JID must have a localpart.
 pub fn user(field: &str, user: Option<&str>) -> Result<BareJid, String> {
     let user = bare(field, user)?;
     check_user(field, &user)?;
     Ok(user)
 }
 
-/// Refuses a JID without a localpart, such as the address of a server.
+/// Returns an error for a JID without a localpart, such as the address of a server.
 pub fn check_user(field: &str, jid: &Jid) -> Result<(), String> {
     match jid.node() {
         Some(_) => Ok(()),
@@ -28,7 +28,7 @@ pub fn check_user(field: &str, jid: &Jid) -> Result<(), String> {
     }
 }
 
-/// As [`jid`]; the JID must have a resource.
+/// Reads a field as [`jid`] does. The JID must have a resource.
 pub fn full(field: &str, full: Option<&str>) -> Result<FullJid, String> {
     jid(field, full)?.try_into_full().map_err(|bare| format!("{field}: \"{bare}\" must have a resource"))
 }

@@ -1,4 +1,4 @@
-//! What a chat server's webhook says, in whatever format: events.
+//! Reads the events in the webhooks of chat servers, in all supported formats.
 
 mod cloud_event;
 mod event;
@@ -22,7 +22,7 @@ use time::OffsetDateTime;
 use event::check_id;
 use native::NativeEvent;
 
-/// The header that names a webhook (Standard Webhooks 1.0), and so its messages.
+/// The header with the id of a webhook (Standard Webhooks 1.0), which becomes the id of its message.
 const WEBHOOK_ID: &str = "webhook-id";
 
 /// `MUC_LIGHT_HOSTS` is the subdomain of this name when it is not set, as in MongooseIM's `mod_muc_light`.
@@ -31,17 +31,17 @@ const MUC_LIGHT: &str = "muclight";
 /// The most events of one request: for each, the table may be written to before the request is answered.
 const MAX_EVENTS: usize = 1_000;
 
-/// What the settings say of the sources of events.
+/// The settings of the sources of events.
 #[derive(Debug, Clone)]
 pub struct Sources {
-    /// The hosts of rooms, which tell a group message of MongooseIM from a private one where nothing else does.
+    /// The hosts of rooms. If nothing else does, they distinguish group messages of MongooseIM from private ones.
     pub muc_hosts: Option<HostPatterns>,
-    /// The hosts of MUC Light, whose rooms vouch for their occupants: a nick there is the bare JID of a user.
+    /// The hosts of MUC Light. Their rooms guarantee that an occupant's nick is the bare JID of the user.
     pub muc_light_hosts: HostPatterns,
 }
 
 impl Sources {
-    /// From `MUC_HOSTS` and `MUC_LIGHT_HOSTS`.
+    /// Reads `MUC_HOSTS` and `MUC_LIGHT_HOSTS`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         let default = Self::default();
         Ok(Self {
@@ -57,8 +57,8 @@ impl Default for Sources {
     }
 }
 
-/// Reads the events of a request that arrived at `now`: all of them, or what is wrong with each that is wrong, or what is
-/// not the caller's to tell.
+/// Reads all events of a request that arrived at `now`. Otherwise the problem lists each bad event (400), or each event
+/// about a user for whom the caller does not speak (403).
 pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result<Vec<Event>, Problem> {
     let id = request.header(WEBHOOK_ID).map(|id| check_id(id.to_owned())).transpose();
     let id = id.map_err(|error| Problem::bad_request(format!("{WEBHOOK_ID}: {error}")))?;
@@ -91,7 +91,7 @@ pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result
     all(events.into_iter().map(|event| event.told_by(&request.caller)).collect(), Problem::forbidden_events)
 }
 
-/// The fields that tell the formats of JSON documents without a `type` apart.
+/// The fields that distinguish the formats of JSON documents without a `type`.
 #[derive(Deserialize)]
 struct Shape {
     r#type: Option<IgnoredAny>,
@@ -119,7 +119,7 @@ fn read_json(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     }
 }
 
-/// Reads one JSON document, or each of an array; the error is of the array as a whole.
+/// Reads one JSON document, or each of an array. A problem concerns the whole array.
 fn each(
     body: &str,
     first: &Arrival<'_>,
@@ -133,7 +133,8 @@ fn each(
     Ok(events.iter().enumerate().map(|(index, event)| read(event.get(), &first.nth(index))).collect())
 }
 
-/// Before any of them is read: what is wrong with each of a great many would take more memory than all that is right.
+/// Checks the number of events before any of them is read: the errors of very many bad events would need more memory
+/// than valid events.
 fn check_number(events: usize) -> Result<(), Problem> {
     if events > MAX_EVENTS {
         return Err(Problem::bad_request(format!("there are {events} events, {MAX_EVENTS} are allowed")));

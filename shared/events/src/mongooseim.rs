@@ -1,4 +1,4 @@
-//! The JSON of MongooseIM's `mod_event_pusher_sns` and `mod_event_pusher_rabbit`: who sent whom what, and who is present.
+//! The JSON of MongooseIM's `mod_event_pusher_sns` and `mod_event_pusher_rabbit`: messages and presence.
 
 use pushlark_model::Availability;
 use pushlark_queue::Facts;
@@ -10,18 +10,18 @@ use serde_json::Value;
 use crate::event::{Arrival, Effect, Event, Recipients, message, new_id};
 use crate::jid_fields::{bare, check_user, jid};
 
-/// Which way a message goes; it has one shape for all of them.
+/// The direction of a message. The JSON has the same fields for all directions.
 #[derive(Debug, Clone, Copy)]
 pub enum Direction<'h> {
-    /// To a user, from another one.
+    /// To a user, from another user.
     Private,
     /// To a user, from an occupant of a room.
     FromRoom,
-    /// To another user, who is told of in a message of its own.
+    /// From a user, at the time of sending. The recipient has an event of its own.
     Sent,
-    /// To a room, whose occupants nobody but the room knows.
+    /// To a room. Only the room knows its occupants.
     ToRoom,
-    /// As the hosts of rooms tell, if they are known.
+    /// Decided by the hosts of rooms, if these are configured.
     ByHosts(&'h Option<HostPatterns>),
 }
 
@@ -34,7 +34,7 @@ struct MongooseImEvent {
     message: Option<String>,
 }
 
-/// A message as RabbitMQ's consumers show it; of its management API, `payload` is the body.
+/// A delivery in the format of RabbitMQ's consumers, or of its management API, where the body is `payload`.
 #[derive(Deserialize)]
 struct RabbitMqDelivery {
     routing_key: String,
@@ -42,7 +42,7 @@ struct RabbitMqDelivery {
     body: Value,
 }
 
-/// Reads `{"user_id", "present"}`, or `{"from_user_id", "to_user_id", "message"}` whose direction is known.
+/// Reads `{"user_id", "present"}`, or `{"from_user_id", "to_user_id", "message"}` with its direction.
 pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Result<Event, String> {
     let fields: MongooseImEvent = pushlark_json::read_json(json.as_bytes())?;
     let (id, at) = (arrival.id.clone(), arrival.happened(None));
@@ -73,7 +73,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
     })
 }
 
-/// Reads a delivery: its routing key says what its body is, by the topics that are MongooseIM's defaults.
+/// Reads a delivery. The last part of its routing key gives the direction, if it is a default topic of MongooseIM.
 pub fn read_delivery(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     let delivery: RabbitMqDelivery = pushlark_json::read_json(json.as_bytes())?;
     let direction = match delivery.routing_key.rsplit('.').next() {
@@ -96,9 +96,9 @@ impl Direction<'_> {
             Self::ByHosts(Some(rooms)) if rooms.has(to, from) => Ok(Self::FromRoom),
             Self::ByHosts(Some(rooms)) if rooms.has(from, to) => Ok(Self::ToRoom),
             Self::ByHosts(Some(_)) => Ok(Self::Private),
-            Self::ByHosts(None) => Err("whether it is a private or a group message is told by the topic of SNS \
-                                        (SNS_PM_TOPIC, SNS_MUC_TOPIC), by the routing_key of RabbitMQ, or by \
-                                        MUC_HOSTS"
+            Self::ByHosts(None) => Err("a private message and a group message look the same: expected a topic of \
+                                        SNS (SNS_PM_TOPIC, SNS_MUC_TOPIC), a routing_key of RabbitMQ, or the \
+                                        setting MUC_HOSTS"
                 .into()),
             known => Ok(known),
         }

@@ -83,14 +83,14 @@ impl NativeEvent {
                 let domain = self.domain.as_deref().ok_or("domain is missing")?;
                 let jid = parse_jid(domain).map_err(|error| format!("domain: {domain:?} is {error}"))?;
                 if jid.node().is_some() || jid.is_full() {
-                    return Err(format!("domain: {domain:?} is more than a domain"));
+                    return Err(format!("domain: {domain:?} must be a domain, without a localpart or a resource"));
                 }
                 Effect::Queue(Subject::DomainRemoved { domain: jid.domain().to_owned() })
             }
             other => {
                 return Err(format!(
-                    "type: {other:?} is not an event; message, unacknowledged, presence, read, user_removed and \
-                 domain_removed are"
+                    "type: {other:?} is not supported, use message, unacknowledged, presence, read, user_removed or \
+                     domain_removed"
                 ));
             }
         };
@@ -103,8 +103,8 @@ impl NativeEvent {
                 let element = Element::parse(stanza).map_err(|error| format!("stanza: {error}"))?;
                 Message::from_element(element).map_err(|error| format!("stanza: {error}"))
             }
-            (Some(_), _, _) => Err("stanza stands instead of chat and body, not beside them".into()),
-            (None, None, None) => Err("stanza is missing (or chat and body in its place)".into()),
+            (Some(_), _, _) => Err("stanza cannot be combined with chat and body".into()),
+            (None, None, None) => Err("stanza is missing (or chat and body instead of it)".into()),
             (None, None, Some(_)) => Err("chat is missing".into()),
             (None, Some(_), None) => Err("body is missing".into()),
             (None, Some("chat"), Some(body)) => Ok(Message::with_body(MessageType::Chat, body)),
@@ -116,7 +116,7 @@ impl NativeEvent {
 
 fn recipients(kind: &str, to: &[String]) -> Result<Recipients, String> {
     if to.is_empty() {
-        return Err("to names nobody".into());
+        return Err("to is empty".into());
     }
     Ok(if kind == "message" {
         Recipients::Users(to.iter().map(|to| bare("to", Some(to))).collect::<Result<_, _>>()?)
@@ -155,7 +155,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<
     deserializer.deserialize_any(OneOrMany)
 }
 
-/// An array would do for serde: its elements for the fields in their order.
+/// Accepts only an object. Serde alone also accepts an array with the fields in their order.
 fn facts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Facts>, D::Error> {
     struct Object;
 

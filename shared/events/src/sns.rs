@@ -1,4 +1,4 @@
-//! Messages of SNS, which MongooseIM's `mod_event_pusher_sns` has published.
+//! Messages that MongooseIM's `mod_event_pusher_sns` publishes through SNS.
 
 use pushlark_sns::{Notification, SnsMessage, TopicKind};
 use time::OffsetDateTime;
@@ -7,19 +7,19 @@ use time::format_description::well_known::Rfc3339;
 use crate::event::{Arrival, Event, check_id};
 use crate::mongooseim::{Direction, read as read_mongooseim};
 
-/// Reads a notification of a topic. SNS's id of it, which is the same in each delivery, names the message.
+/// Reads a notification of a topic. Its `MessageId` is the same in each delivery, and becomes the id of the message.
 pub fn read(message: &SnsMessage, arrival: &Arrival<'_>) -> Result<Event, String> {
     let SnsMessage::Notification(Notification { kind, message_id, message, timestamp, .. }) = message else {
-        return Err("a message of SNS about a subscription is no event".into());
+        return Err("a message of SNS about a subscription is not an event".into());
     };
     let direction = match kind {
-        // Presence has a shape of its own: a message there has no direction.
+        // Presence has its own fields. A message on its topic has no direction.
         TopicKind::Presence => Direction::ByHosts(&None),
         TopicKind::PrivateMessages => Direction::Private,
         TopicKind::GroupMessages => Direction::ToRoom,
     };
     let at = OffsetDateTime::parse(timestamp, &Rfc3339);
-    let at = at.map_err(|_| format!("Timestamp: {timestamp:?} is not a time as RFC 3339 has it"))?;
+    let at = at.map_err(|_| format!("Timestamp: {timestamp:?} is not a time in the format of RFC 3339"))?;
     let id = check_id(message_id.clone()).map_err(|error| format!("MessageId: {error}"))?;
     let arrival = Arrival { at: Some(at), id: Some(id), ..arrival.clone() };
     read_mongooseim(message, direction, &arrival).map_err(|error| format!("Message: {error}"))

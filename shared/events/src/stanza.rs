@@ -1,4 +1,4 @@
-//! A stanza as a webhook's whole body.
+//! A stanza that is the whole body of a webhook.
 
 use pushlark_model::Availability;
 use pushlark_queue::Facts;
@@ -26,7 +26,7 @@ pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
     }
 }
 
-/// A presence tells of the session that sent it, unless it was sent to somebody else, or by what is no user: a service.
+/// Returns the effect of a presence. It changes its session, unless it is directed to others or comes from a service.
 fn presence_effect(presence: &Presence) -> Result<Effect, String> {
     let from = address(presence.element(), "from")?.ok_or("the presence has no from")?;
     let to = address(presence.element(), "to")?;

@@ -24,11 +24,11 @@ pub const FORM: &str = "form";
 pub const FIRST_ENABLED_AT: &str = "first_enabled_at";
 /// The name of `first_enabled_at` in items of an earlier version.
 pub const TIED_FROM: &str = "tied_from";
-/// The number of answers in a row by which the device may be gone.
+/// The number of consecutive answers that report the device as suspect.
 pub const SUSPICIONS: &str = "suspicions";
 /// The time since which the push service cannot be reached, in seconds since 1970.
 pub const UNREACHABLE_SINCE: &str = "unreachable_since";
-/// The time of the answer by which the device of a push node is gone, in seconds since 1970.
+/// The time of the answer that reports the device of a push node as gone, in seconds since 1970.
 pub const GONE_AT: &str = "gone_at";
 /// Whether a session is online.
 pub const IS_ONLINE: &str = "is_online";
@@ -60,7 +60,7 @@ pub const PUBLISH_MODEL: &str = "publish_model";
 pub const AFFILIATIONS: &str = "affiliations";
 /// The number of events of an account in one minute.
 pub const ADMITTED: &str = "admitted";
-/// The number of answers of a push service in one day by which a device is gone.
+/// The number of answers of a push service in one day that report a device as gone or suspect.
 pub const GONE: &str = "gone";
 /// The number of deliveries of a push service in the same day.
 pub const DELIVERED: &str = "delivered";

@@ -1,4 +1,4 @@
-//! What was published of a message, so that each service gets it once.
+//! Claims: the registrations to which a message was published, so that each gets it once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,56 +11,56 @@ use crate::attributes::{EXPIRES_AT, UNREAD};
 use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, expiry, keys};
 
-/// How long a claim is remembered: longer than the 14 days for which SQS keeps a message.
+/// The lifetime of a claim: longer than the 14 days for which SQS keeps a message.
 const CLAIM_LIFETIME: Duration = Duration::from_hours(16 * 24);
 
-/// How many services one write names: an update expression has at most 4 KB ("Service, account, and table quotas in
-/// Amazon DynamoDB").
+/// The most registrations that one write names: an update expression has at most 4 KB ("Service, account, and table
+/// quotas in Amazon DynamoDB").
 const MAX_REGISTRATIONS: usize = 100;
 
 const CLAIM: &str = "claim";
-/// The end of the holder of a service that needs nothing more.
+/// The suffix of the holder of a registration that needs nothing more.
 const DONE: &str = "done";
 
-/// Who claims: one try of one recipient of a message.
+/// One try to notify one recipient of a message.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'c> {
-    /// The message.
+    /// The id of the message.
     pub id: &'c str,
     /// The recipient.
     pub user: &'c BareJid,
-    /// The name of the first try. Two queue messages with the same record have different ones.
+    /// The name of the first try. Two queue messages with the same record have different names.
     pub name: &'c str,
-    /// How often the recipient was put back into the queue before this try. A later try holds the claims of the earlier
-    /// ones; an earlier one that SQS delivers again holds none of those that were put back.
+    /// The number of times that the recipient was put back into the queue before this try. A later try holds the claims
+    /// of the earlier ones. An earlier try that SQS delivers again does not hold claims that were put back.
     pub generation: u32,
-    /// What [`Store::count`] gave for the message, if it was asked.
+    /// The result of [`Store::count`] for the message; `None` if it was not counted.
     pub counted: Option<u32>,
 }
 
-/// What is written of a service.
+/// The state of a registration in a claim.
 #[derive(Debug, Clone, Copy)]
 enum Mark {
-    /// The claimant holds it, unless it is held.
+    /// The claimant holds the registration, unless it has a holder.
     Claimed,
-    /// It needs nothing more.
+    /// The registration needs nothing more.
     Done,
-    /// The claimant's next try holds it.
+    /// The claimant's next try holds the registration.
     PutBack,
 }
 
 impl Claimant<'_> {
-    /// The holder of a service from this try on, or from the next one on.
+    /// Returns the holder of a registration from the try of this generation on.
     fn holder(&self, generation: u32) -> String {
         if generation == 0 { self.name.to_owned() } else { format!("{} {generation}", self.name) }
     }
 
-    /// The holder of a service that needs nothing more.
+    /// Returns the holder of a registration that needs nothing more.
     fn done(&self) -> String {
         format!("{} {DONE}", self.name)
     }
 
-    /// Whether a service with this holder is left to this try.
+    /// Returns whether this try holds a registration with this holder.
     fn is_held_by(&self, holder: &str) -> bool {
         let generation = match holder.strip_prefix(self.name) {
             Some("") => Some(0),
@@ -72,8 +72,8 @@ impl Claimant<'_> {
 }
 
 impl Store {
-    /// Claims the right to publish a message to `registrations`, in one write a hundred. Returns which of them this try holds:
-    /// it has claimed them now, or an earlier try had and did not finish.
+    /// Claims the right to publish a message to `registrations`, with one write per hundred. Returns for each whether
+    /// this try holds it: it was claimed now, or by an earlier try that did not finish.
     pub async fn claim(
         &self,
         claimant: Claimant<'_>,
@@ -85,7 +85,7 @@ impl Store {
             let claim = self.update_claim("claim a message", claimant, marks).await?;
             held.extend(registrations.iter().map(|registration| {
                 let holder = item::text_of(&claim, &keys::claim_attribute(registration));
-                // A claim by an earlier version came before this one, but is finished under the short name.
+                // An earlier version claimed under the long name. The end of that claim is under the short name.
                 match item::text_of(&claim, &keys::earlier_claim_attribute(registration)) {
                     Some(earlier) => claimant.is_held_by(earlier) && holder != Some(&claimant.done()),
                     None => holder.is_some_and(|holder| claimant.is_held_by(holder)),
@@ -95,8 +95,8 @@ impl Store {
         Ok(held)
     }
 
-    /// Notes that `finished` need nothing more for the message and that `put_back` are left to the next try, so that this
-    /// try leaves out both if SQS delivers it again; and the message's number, even without any service.
+    /// Records that `finished` need nothing more for the message and that the next try holds `put_back`, so that this
+    /// try skips both if SQS delivers it again. Records the unread count of the message, even without any registration.
     pub async fn finish(
         &self,
         claimant: Claimant<'_>,
@@ -108,12 +108,12 @@ impl Store {
             finished.chain(put_back.iter().map(|registration| (*registration, Mark::PutBack))).collect();
         let (first, others) = marks.split_at(marks.len().min(MAX_REGISTRATIONS));
         for marks in [first].into_iter().chain(others.chunks(MAX_REGISTRATIONS)) {
-            self.update_claim("note what was published", claimant, marks.iter().copied()).await?;
+            self.update_claim("finish a claim", claimant, marks.iter().copied()).await?;
         }
         Ok(())
     }
 
-    /// What is claimed of a message.
+    /// Reads the claims of a message for one recipient.
     pub async fn claimed(&self, id: &str, user: &BareJid) -> Result<Claimed, StoreError> {
         self.get("look up a claim", keys::claim(id, user), CLAIM).await.map(Claimed)
     }
@@ -125,7 +125,7 @@ impl Store {
         marks: impl Iterator<Item = (&Registration, Mark)>,
     ) -> Result<Item, StoreError> {
         let Claimant { id, user, counted, generation, .. } = claimant;
-        // A plugin may publish several notifications to one service.
+        // A plugin may publish several notifications to one registration.
         let marks: BTreeMap<String, Mark> =
             marks.map(|(registration, mark)| (keys::claim_attribute(registration), mark)).collect();
         let mut sets = vec![format!("{EXPIRES_AT} = :expires_at")];
@@ -158,19 +158,19 @@ impl Store {
     }
 }
 
-/// What is claimed of a message for one recipient.
+/// The claims of a message for one recipient.
 #[derive(Debug)]
 pub struct Claimed(Item);
 
 impl Claimed {
-    /// Whether an event has published to `registration`, or is about to.
+    /// Returns whether the message was published to `registration`, or is about to be, whichever event claimed it.
     pub fn has(&self, registration: &Registration) -> bool {
         [keys::claim_attribute(registration), keys::earlier_claim_attribute(registration)]
             .iter()
             .any(|name| self.0.contains_key(name))
     }
 
-    /// The number that the message had when it was counted, if it was.
+    /// Returns the unread count of the message, if it was counted.
     pub fn counted(&self) -> Option<u32> {
         item::number_of(&self.0, UNREAD)?.try_into().ok()
     }

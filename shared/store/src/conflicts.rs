@@ -1,4 +1,4 @@
-//! Single writes that meet a transaction.
+//! Retries of single writes that conflict with a transaction.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_smithy_types::retry::ErrorKind;
 
-/// The longest wait before such a write is retried. A transaction takes some milliseconds.
-const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// The longest delay before such a write is retried. A transaction takes a few milliseconds.
+const MAX_CONFLICT_DELAY: Duration = Duration::from_millis(100);
 
-/// Retries a write whose item a transaction holds at the moment, which the SDK itself reports as an error.
+/// A classifier that retries a write while a transaction holds its item. Without it, the SDK returns an error.
 #[derive(Debug)]
 pub struct Conflicts;
 
@@ -26,7 +26,7 @@ impl ClassifyRetry for Conflicts {
         match code {
             Some("TransactionConflictException") => RetryAction::retryable_error_with_explicit_delay(
                 ErrorKind::TransientError,
-                LONGEST_WAIT.mul_f32(fastrand::f32()),
+                MAX_CONFLICT_DELAY.mul_f32(fastrand::f32()),
             ),
             _ => RetryAction::NoActionIndicated,
         }

@@ -1,4 +1,4 @@
-//! The device of a push node, as far as push services have answered about it.
+//! Answers of push services about the devices of push nodes.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use crate::attributes::{EXPIRES_AT, GONE_AT, PK, SK, SUSPICIONS, UNREACHABLE_SIN
 use crate::item::{self, number, text};
 use crate::{NodeAddress, Store, StoreError, expiry, keys, seconds_now};
 
-/// How long it is remembered what a push service says of a device. Servers learn of it by their next publish; after this
-/// time a device that is published to all the same is tried again.
+/// The lifetime of the answers about a device. Servers learn that a device is gone at their next publish request. If
+/// they still publish to it after this time, it is tried again.
 const DEVICE_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
-/// What push services said of a device.
+/// The state of a device, from the answers of push services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// Nothing bad.
+    /// No answer reports a problem.
     Fine,
-    /// It may be gone, or its push service cannot be reached.
+    /// The device may be gone, or its push service is unreachable.
     Suspected,
-    /// It is.
+    /// The device is gone.
     Gone,
 }
 
 impl Store {
-    /// What push services said of a node's device.
+    /// Reads the state of a node's device.
     pub async fn device(&self, registration: &Registration) -> Result<Device, StoreError> {
         let item =
             self.get("look up a device", keys::node(&address(registration)), &keys::device(registration)).await?;
@@ -37,7 +37,7 @@ impl Store {
         })
     }
 
-    /// Counts one more answer that calls a node's device gone; answers how many there were in a row.
+    /// Counts one answer that reports a node's device as suspect. Returns the number of such answers in a row.
     pub async fn suspect_device(&self, registration: &Registration) -> Result<u32, StoreError> {
         let counted = self
             .update(keys::node(&address(registration)), &keys::device(registration))
@@ -47,12 +47,12 @@ impl Store {
             .return_values(ReturnValue::UpdatedNew)
             .send()
             .await
-            .map_err(StoreError::during("suspect a device"))?;
+            .map_err(StoreError::during("count a suspect answer about a device"))?;
         let suspicions = counted.attributes.and_then(|item| item::number_of(&item, SUSPICIONS));
         Ok(suspicions.and_then(|suspicions| suspicions.try_into().ok()).unwrap_or(0))
     }
 
-    /// Notes that the push service of a node's device cannot be reached. Returns for how many seconds it has been so.
+    /// Records that a device's push service is unreachable. Returns the time since the first such record, in seconds.
     pub async fn note_unreachable_device(&self, registration: &Registration) -> Result<u64, StoreError> {
         let now = seconds_now();
         let noted = self
@@ -65,12 +65,12 @@ impl Store {
             .return_values(ReturnValue::AllNew)
             .send()
             .await
-            .map_err(StoreError::during("note an unreachable push service"))?;
+            .map_err(StoreError::during("record an unreachable push service"))?;
         let since = noted.attributes.and_then(|item| item::number_of(&item, UNREACHABLE_SINCE));
         Ok(since.map_or(0, |since| now.saturating_sub(since)))
     }
 
-    /// Notes that a node's device is gone.
+    /// Records that a node's device is gone.
     pub async fn device_gone(&self, registration: &Registration) -> Result<(), StoreError> {
         self.update(keys::node(&address(registration)), &keys::device(registration))
             .update_expression(format!("SET {GONE_AT} = :now, {EXPIRES_AT} = :expires_at"))
@@ -78,11 +78,11 @@ impl Store {
             .expression_attribute_values(":expires_at", number(expiry(DEVICE_LIFETIME)))
             .send()
             .await
-            .map_err(StoreError::during("note that a device is gone"))?;
+            .map_err(StoreError::during("record that a device is gone"))?;
         Ok(())
     }
 
-    /// Forgets what push services said of a node's device.
+    /// Deletes the answers about a node's device.
     pub async fn forget_device(&self, registration: &Registration) -> Result<(), StoreError> {
         self.client
             .delete_item()
@@ -91,7 +91,7 @@ impl Store {
             .key(SK, text(keys::device(registration)))
             .send()
             .await
-            .map_err(StoreError::during("forget a device"))?;
+            .map_err(StoreError::during("delete the answers about a device"))?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The shape of items in the table.
+//! Conversion between values and the attributes of items.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,5 +1,5 @@
-//! The keys of the table. A part that would make a key too long for DynamoDB (2,048 bytes a partition key, 1,024 a
-//! sort key: "Service, account, and table quotas in Amazon DynamoDB") is replaced by a hash.
+//! The keys of the table. A part that would make a key too long for DynamoDB (2,048 bytes for a partition key,
+//! 1,024 for a sort key: "Service, account, and table quotas in Amazon DynamoDB") is replaced by a hash.
 
 use std::borrow::Cow;
 
@@ -9,45 +9,45 @@ use sha2::{Digest, Sha256};
 
 use crate::NodeAddress;
 
-/// The sort key of the item that names the registration added last. It comes before all registrations, see
+/// The sort key of the item that names the registration added last. It sorts before all registrations, see
 /// [`Latest`](crate::transaction::Latest).
 pub const LATEST_REGISTRATION: &str = "reg";
-/// What the sort key of a registration begins with.
+/// The prefix of the sort key of a registration.
 pub const REGISTRATION: &str = "reg/";
-/// What the sort key of a session begins with.
+/// The prefix of the sort key of a session.
 pub const SESSION: &str = "ses/";
-/// What the sort key of a counter begins with.
+/// The prefix of the sort key of an unread counter.
 pub const UNREAD: &str = "unread/";
-/// What the key of a node, and its owner's reference to it, begins with.
+/// The prefix of the partition key of a node, and of the sort key of its owner's reference to it.
 pub const NODE: &str = "node/";
-/// The sort key of the item, among those of a user, that names the node added last, …
+/// The sort key of a user's item that names the node added last. It sorts before all references to nodes.
 pub const LATEST_NODE: &str = "node";
-/// … and the end of the range of it and of all references to nodes: `0` follows `/`.
+/// The end of the range with [`LATEST_NODE`] and all references to nodes: `0` follows `/` in ASCII.
 pub const NODES_LAST: &str = "node0";
-/// The sort key of a node itself, …
+/// The sort key of a node in the node's own partition.
 pub const NODE_ITEM: &str = "node";
-/// … and what those of its devices begin with.
+/// The prefix of the sort keys of a node's devices in the same partition.
 pub const DEVICE: &str = "device/";
-/// What the names of a counter's attributes for messages begin with.
+/// The prefix of the names of a counter's attributes for single messages.
 pub const COUNTED_MESSAGE: &str = "m/";
-/// The sort keys from here …
+/// The start of the range with all registrations of a recipient, followed by all sessions.
 pub const RECIPIENT_FIRST: &str = LATEST_REGISTRATION;
-/// … to here are all of a recipient's registrations, and then the sessions: `0` follows `/`.
+/// The end of that range: `0` follows `/` in ASCII.
 pub const RECIPIENT_LAST: &str = "ses0";
 
-/// Over how many partitions of the index a domain is spread. Never to be changed for a table that holds something.
+/// The number of partitions of the index over which a domain is spread. It must not change for a table that has items.
 const DOMAIN_SHARDS: u8 = 16;
 
 pub fn registration(jid: &BareJid, node: &str) -> String {
     format!("{REGISTRATION}{}/{node}", bounded(jid.as_str(), 500))
 }
 
-/// The PubSub service in a registration's key; a hash of it if it is long.
+/// Returns the PubSub service in the key of a registration: its JID, or a hash of a long JID.
 pub fn pubsub_jid(registration: &str) -> &str {
     registration.strip_prefix(REGISTRATION).unwrap_or_default().split('/').next().unwrap_or_default()
 }
 
-/// The key of a session; of a bare JID, that of the one session without a resource.
+/// Returns the sort key of a session. A bare JID stands for the one session without a resource.
 pub fn session(session: &Jid) -> String {
     format!("{SESSION}{}", bounded(session.resource().map_or("", |resource| resource.as_str()), 1000))
 }
@@ -56,20 +56,20 @@ pub fn unread(conversation: &BareJid) -> String {
     format!("{UNREAD}{}", bounded(conversation.as_str(), 1000))
 }
 
-/// The partition key of a node, and the sort key of its owner's reference to it.
+/// Returns the partition key of a node, which is also the sort key of its owner's reference to it.
 pub fn node(address: &NodeAddress) -> String {
     format!("{NODE}{}/{}", bounded(address.jid.as_str(), 500), address.node)
 }
 
-/// The sort key of a node's device: what was said of it counts for this version of the node, and for the device as it is
-/// reached by these options.
+/// Returns the sort key of a node's device. Answers about the device count only for this version of the node, and for
+/// the options that address the device.
 pub fn device(registration: &Registration) -> String {
     let of = |name| registration.options.get(name).unwrap_or_default();
     let digest = hash(&["service", "device_id", "endpoint", "mode", "topic"].map(of).join("\n"));
     format!("{DEVICE}{}/{}", registration.created_at, &digest[..32])
 }
 
-/// The name of a counter's attribute for a message: short, since a counter has many.
+/// Returns the name of a counter's attribute for a message. It is short, because a counter has many.
 pub fn counted_message(id: &str) -> String {
     format!("{COUNTED_MESSAGE}{}", &hash(id)[..16])
 }
@@ -78,28 +78,28 @@ pub fn claim(id: &str, user: &BareJid) -> String {
     format!("msg/{}/{}", bounded(id, 256), bounded(user.as_str(), 1700))
 }
 
-/// The partition key of how much was told of a domain's users, or by a user's clients; the minute is the sort key.
+/// Returns the partition key of the number of events of an account. The sort key is the minute.
 pub fn rate(told_of: &str) -> String {
     format!("rate/{told_of}")
 }
 
-/// The partition key of the answers of a push service.
+/// Returns the partition key of the answers of a push service. The sort key is the day.
 pub fn answers(push_service: &str) -> String {
     format!("answers/{}", bounded(push_service, 1_000))
 }
 
-/// The name of a claim's attribute for a service: short, since a claim has an attribute for each of a user's services.
-/// The colon keeps it apart from the claim's other attributes.
+/// Returns the name of a claim's attribute for a registration. It is short, because a claim has one for each
+/// registration of a user. The colon distinguishes it from the claim's other attributes.
 pub fn claim_attribute(registration: &Registration) -> String {
     format!("s:{}", service_hash(registration))
 }
 
-/// The name that earlier versions give a claim's attribute for a service. No other attribute has a slash in its name.
+/// Returns the name of that attribute in items of earlier versions. No other attribute has a slash in its name.
 pub fn earlier_claim_attribute(registration: &Registration) -> String {
     format!("{}/{}", registration.jid, registration.node)
 }
 
-/// 64 bits: of a thousand services two have the same hash once in 10^13 claims.
+/// Returns 64 bits of a hash: of a thousand registrations, two have the same hash in one of 10^13 claims.
 fn service_hash(registration: &Registration) -> String {
     let mut digest = hash(&earlier_claim_attribute(registration));
     digest.truncate(16);
@@ -115,7 +115,7 @@ pub fn domain_shards(domain: &DomainPart) -> impl Iterator<Item = String> {
     (0..DOMAIN_SHARDS).map(move |shard| format!("{domain}#{shard}"))
 }
 
-/// `part`, or its hash behind a `#`, with which no JID begins.
+/// Returns `part`, or `#` and its hash if it has more than `most` bytes. No JID begins with `#`.
 fn bounded(part: &str, most: usize) -> Cow<'_, str> {
     if part.len() <= most {
         return Cow::Borrowed(part);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_an_owners_nodes_lie_in_one_range_behind_that_of_the_latest() {
+    fn the_keys_of_an_owners_nodes_lie_in_one_range_after_the_key_of_the_latest() {
         let reference =
             node(&NodeAddress { jid: BareJid::new("push.example.com").unwrap(), node: "\u{10ffff}".into() });
         assert!(LATEST_NODE < reference.as_str() && reference.as_str() < NODES_LAST);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registrations_key_tells_its_pubsub_service() {
+    fn the_key_of_a_registration_contains_its_pubsub_service() {
         assert_eq!(pubsub_jid(&registration(&BareJid::new("push.example.com").unwrap(), "a/b")), "push.example.com");
     }
 }

@@ -1,18 +1,18 @@
-//! Registrations, sessions, unread counts, push nodes and claims: the DynamoDB table. Nothing else knows its keys.
+//! The DynamoDB table: registrations, sessions, unread counts, push nodes and claims. Only this crate knows its keys.
 //!
 //! | pk | sk | holds |
 //! | --- | --- | --- |
-//! | `bob@example.com` | `reg` | which registration was added last; each addition checks and replaces it |
+//! | `bob@example.com` | `reg` | the registration that was added last; each addition checks and replaces this item |
 //! | `bob@example.com` | `reg/<pubsub jid>/<node>` | a registration |
 //! | `bob@example.com` | `ses/<resource>` | a session: whether it is online, the registration that it enabled last |
-//! | `bob@example.com` | `unread/<conversation jid>` | how many messages are unread |
-//! | `bob@example.com` | `node` | which push node was added last; each addition checks and replaces it |
-//! | `bob@example.com` | `node/<registration>/<node>` | that the user owns this node |
-//! | `node/<registration>/<node>` | `node` | a push node: its configuration, affiliations and device |
-//! | `node/<registration>/<node>` | `device/<created_at>/<digest>` | what a push service said of a device of this node |
-//! | `answers/FCM/default/prod` | a day | how many answers of a push service call a device gone, and how many deliveries it made |
-//! | `rate/example.com` | a minute | how much was told of a domain's users, or by a user's own clients |
-//! | `msg/<id>/bob@example.com` | `claim` | which services a message was published to, by which event, and its unread count |
+//! | `bob@example.com` | `unread/<conversation jid>` | the number of unread messages |
+//! | `bob@example.com` | `node` | the push node that was added last; each addition checks and replaces this item |
+//! | `bob@example.com` | `node/<pubsub jid>/<node>` | a reference to a push node that the user owns |
+//! | `node/<pubsub jid>/<node>` | `node` | a push node: its configuration, affiliations and device |
+//! | `node/<pubsub jid>/<node>` | `device/<created_at>/<digest>` | the answers of a push service about a device |
+//! | `answers/FCM/default/prod` | a day | a push service's number of deliveries, and of answers that a device is gone |
+//! | `rate/example.com` | a minute | the number of events of an account: a domain, a user or a sender |
+//! | `msg/<id>/bob@example.com` | `claim` | which try publishes a message to which registration, and its unread count |
 
 mod answers;
 mod attributes;
@@ -58,11 +58,11 @@ use item::{Item, text};
 
 /// `SESSION_LIFETIME` when it is not set, in seconds: a week.
 const SESSION_LIFETIME: u32 = 7 * 86_400;
-/// How many items are written side by side.
+/// The number of items that are written concurrently.
 const WRITES: usize = 16;
 
-/// The table did not do what it was asked. All that a caller can do is to try again later: what is wrong (throttling,
-/// an outage, a missing permission) is not about the item.
+/// A failed request to the table. The caller may retry later: the cause is throttling, an outage, a missing permission,
+/// or an item that this version cannot read.
 #[derive(Debug, thiserror::Error)]
 #[error("the table could not {action}")]
 pub struct StoreError {
@@ -76,11 +76,11 @@ impl StoreError {
     }
 
     fn unreadable(action: &'static str) -> Self {
-        Self { action, source: "the item is not as this version writes it".into() }
+        Self { action, source: "this version cannot read the item".into() }
     }
 }
 
-/// The table.
+/// A client of the table, with the settings that apply to it.
 #[derive(Debug, Clone)]
 pub struct Store {
     client: Client,
@@ -92,8 +92,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// From `TABLE_NAME`, `RATE_LIMIT`, the settings of [`Limits`] and `SESSION_LIFETIME`: for how many seconds a session is remembered
-    /// after the last that was heard of it, so that a lost "offline" does not keep a user's notifications back for ever.
+    /// Reads `TABLE_NAME`, `RATE_LIMIT`, the settings of [`Limits`] and `SESSION_LIFETIME`: the time in seconds from
+    /// the last report about a session until it expires, so that notifications resume after a lost "offline".
     pub fn from_environment(client: Client, environment: &Environment) -> Result<Self, SettingError> {
         let session_lifetime = environment.number("SESSION_LIFETIME", 1..=365 * 86_400, SESSION_LIFETIME)?;
         let config = client.config().to_builder().retry_classifier(Conflicts).build();
@@ -106,7 +106,7 @@ impl Store {
         })
     }
 
-    /// Opens the connection to the table, by a query that finds nothing.
+    /// Opens a connection to the table with a query that finds nothing.
     pub async fn warm_up(&self) -> Result<(), StoreError> {
         self.query()
             .key_condition_expression(format!("{PK} = :pk"))
@@ -117,7 +117,7 @@ impl Store {
         Ok(())
     }
 
-    /// The limits per user.
+    /// Returns the limits per user.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -137,7 +137,7 @@ impl Store {
     }
 }
 
-/// Whether a write was made, or its condition found that it is out of date.
+/// Returns whether a write succeeded; false if its condition failed because the item had changed.
 fn unless_stale<T, E>(action: &'static str, written: Result<T, SdkError<E>>) -> Result<bool, StoreError>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,

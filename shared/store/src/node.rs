@@ -1,4 +1,4 @@
-//! Push nodes: what other servers publish notifications to (XEP-0357, section 4), and what is known of their devices.
+//! Push nodes, to which other servers publish notifications (XEP-0357, section 4).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -13,57 +13,57 @@ use crate::item::{self, Item, number, text};
 use crate::transaction::{Latest, Outcome, Part, Retries, is_unmet};
 use crate::{Store, StoreError, keys, unless_stale};
 
-const STORE: &str = "store a node";
+const STORE_NODE: &str = "store a node";
 
-/// The most affiliations that a node has.
+/// The most affiliations of a node.
 pub const MAX_AFFILIATIONS: usize = 100;
 
-/// Where a node is.
+/// The address of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeAddress {
-    /// The PubSub service.
+    /// The JID of the PubSub service.
     pub jid: BareJid,
-    /// The node's name.
+    /// The name of the node, unique at its PubSub service.
     pub node: String,
 }
 
 /// A push node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Where it is.
+    /// The PubSub service and the name.
     pub address: NodeAddress,
-    /// Who created it.
+    /// The user who created the node.
     pub owner: BareJid,
-    /// Who may subscribe, …
+    /// The entities that may subscribe (XEP-0060, section 4.5).
     pub access_model: AccessModel,
-    /// … and who may publish.
+    /// The entities that may publish (XEP-0060, section 16.4.3).
     pub publish_model: PublishModel,
-    /// Who else may do what.
+    /// The affiliations of entities other than the owner (XEP-0060, section 4.1).
     pub affiliations: BTreeMap<BareJid, Affiliation>,
-    /// The device that its notifications are for, where the node knows it.
+    /// The publish options of the device; `None` if every publish request must contain them.
     pub device: Option<PublishOptions>,
-    /// When it was created, or registered anew, in microseconds since 1970.
+    /// The time at which the node was created or registered again, in microseconds since 1970.
     pub created_at: u64,
 }
 
 /// The result of storing a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodePlaced {
-    /// It is stored.
+    /// The node is stored.
     Stored,
-    /// There is another node of this name.
+    /// Another node has this address.
     Taken,
-    /// Its owner has [`Limits::nodes`](crate::Limits::nodes) others.
+    /// The owner has [`Limits::nodes`](crate::Limits::nodes) other nodes.
     Full,
 }
 
 impl Node {
-    /// What an entity may do with it.
+    /// Returns the affiliation of an entity; for the owner, `Owner`.
     pub fn affiliation(&self, jid: &BareJid) -> Option<Affiliation> {
         if *jid == self.owner { Some(Affiliation::Owner) } else { self.affiliations.get(jid).copied() }
     }
 
-    /// A device that the node's notifications are published to.
+    /// Returns a registration by which the node's notifications are published to `device`.
     pub fn registration(&self, device: PublishOptions) -> Registration {
         let NodeAddress { jid, node } = self.address.clone();
         Registration { jid, node, options: device, created_at: self.created_at }
@@ -71,17 +71,17 @@ impl Node {
 }
 
 impl Store {
-    /// A node.
+    /// Reads a node; `None` if there is none at this address.
     pub async fn node(&self, address: &NodeAddress) -> Result<Option<Node>, StoreError> {
         let item = self.get("read a node", keys::node(address), keys::NODE_ITEM).await?;
         if item.is_empty() {
             return Ok(None);
         }
-        // To take it for none would end registrations at the servers that publish to it.
+        // With `None`, the servers that publish to the node would delete their registrations.
         read(address, &item).map(Some).ok_or_else(|| StoreError::unreadable("read a node"))
     }
 
-    /// The names of a user's nodes at a PubSub service.
+    /// Returns the names of a user's nodes at a PubSub service.
     pub async fn nodes(&self, owner: &BareJid, jid: &BareJid) -> Result<Vec<String>, StoreError> {
         let prefix = keys::node(&NodeAddress { jid: jid.clone(), node: String::new() });
         let mut nodes = Vec::new();
@@ -100,19 +100,19 @@ impl Store {
         Ok(nodes)
     }
 
-    /// Stores a new node.
+    /// Stores a node, unless there is one at its address.
     pub async fn create_node(&self, node: &Node) -> Result<NodePlaced, StoreError> {
         self.place_node(node, false).await
     }
 
-    /// Stores a node of a device. One of the same name and owner is for this device from then on, and keeps its
-    /// configuration and affiliations beside those of `node`.
+    /// Stores the node of a device. If the owner has a node at this address, that node gets the device and the
+    /// affiliations that it lacks, and keeps its configuration.
     pub async fn register_node(&self, node: &Node) -> Result<NodePlaced, StoreError> {
         self.place_node(node, true).await
     }
 
-    /// Stores a node and its owner's reference to it in one transaction. With `may_replace` this may be a node that the
-    /// owner has. An owner never has more than [`Limits::nodes`](crate::Limits::nodes).
+    /// Stores a node and its owner's reference to it in one transaction. With `may_replace`, a node of the same
+    /// owner is changed to `node`'s device. An owner never has more than [`Limits::nodes`](crate::Limits::nodes).
     async fn place_node(&self, node: &Node, may_replace: bool) -> Result<NodePlaced, StoreError> {
         let key = keys::node(&node.address);
         let (mut retries, mut exists) = (Retries::new(), None);
@@ -135,7 +135,7 @@ impl Store {
                 let is_known = |key: &str| references.contains(key);
                 parts.extend(self.advance(&node.owner, keys::LATEST_NODE, latest.as_ref(), is_known, &next));
             }
-            let Outcome::Conflict(reasons) = self.transact(STORE, parts).await? else {
+            let Outcome::Conflict(reasons) = self.transact(STORE_NODE, parts).await? else {
                 return Ok(NodePlaced::Stored);
             };
             if let Some(reason) = reasons.first().filter(|reason| is_unmet(reason)) {
@@ -145,11 +145,11 @@ impl Store {
                 }
                 exists = Some(owner.is_some());
             }
-            retries.wait(STORE).await?;
+            retries.wait(STORE_NODE).await?;
         }
     }
 
-    /// The node that an owner added last, and the keys of all.
+    /// Returns the node that an owner added last, and the keys of all nodes of the owner.
     async fn references(&self, owner: &BareJid) -> Result<(Option<Latest>, HashSet<String>), StoreError> {
         let (mut latest, mut references) = (None, HashSet::new());
         let mut pages = self
@@ -173,7 +173,7 @@ impl Store {
         Ok((latest, references))
     }
 
-    /// The part that stores a node of which there is none.
+    /// Returns the part that stores a node at an address without one.
     fn put_node(&self, node: &Node) -> Part {
         let put = Put::builder()
             .table_name(&self.table)
@@ -183,7 +183,7 @@ impl Store {
         Part::Put(put.build())
     }
 
-    /// The part that makes a node of the same owner one for the device of `node`.
+    /// Returns the part that changes a node of the same owner to the device of `node`.
     fn renew_node(&self, node: &Node) -> Part {
         let mut sets = vec![format!("{CREATED_AT} = :created_at")];
         let mut update = Update::builder()
@@ -207,7 +207,7 @@ impl Store {
         Part::Update(update.update_expression(format!("SET {}", sets.join(", "))).build())
     }
 
-    /// The part that puts an owner's reference to a node.
+    /// Returns the part that puts an owner's reference to a node.
     fn put_reference(&self, node: &Node, is_new: bool) -> Part {
         let put = Put::builder()
             .table_name(&self.table)
@@ -219,7 +219,7 @@ impl Store {
         Part::Put(put.condition_expression(exists).build())
     }
 
-    /// Changes a node's configuration; answers whether there is such a node.
+    /// Changes a node's configuration. Returns false if there is no such node.
     pub async fn configure_node(&self, address: &NodeAddress, config: NodeConfig) -> Result<bool, StoreError> {
         let models = [
             (ACCESS_MODEL, config.access_model.map(AccessModel::as_str)),
@@ -240,7 +240,7 @@ impl Store {
         unless_stale("configure a node", update.send().await)
     }
 
-    /// Changes affiliations of a node, those of its creator excepted; answers whether there is such a node.
+    /// Changes affiliations of a node, except the owner's; `None` removes one. Returns false if there is no such node.
     pub async fn affiliate(
         &self,
         address: &NodeAddress,
@@ -268,7 +268,7 @@ impl Store {
         if expression.is_empty() {
             return Ok(true);
         }
-        unless_stale("affiliate somebody with a node", update.update_expression(expression).send().await)
+        unless_stale("change affiliations of a node", update.update_expression(expression).send().await)
     }
 
     /// Deletes a node and its owner's reference to it in one transaction.
@@ -284,7 +284,7 @@ impl Store {
             let parts = [Part::Delete(item.build()), Part::Delete(delete(node.owner.as_str(), &key).build())];
             match self.transact(DELETE, parts).await? {
                 Outcome::Written => return Ok(()),
-                // It was deleted meanwhile, and another owner has one of the same name.
+                // The node was deleted meanwhile, and another owner has a node at the same address.
                 Outcome::Conflict(reasons) if reasons.first().is_some_and(is_unmet) => return Ok(()),
                 Outcome::Conflict(_) => retries.wait(DELETE).await?,
             }

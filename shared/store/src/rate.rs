@@ -1,4 +1,4 @@
-//! Rate limit per account and minute: an account is a domain, a user whose own client calls, or a sender at the push node.
+//! Rate limit per account and minute. Accounts are domains, users whose own client calls, and senders at the push node.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -12,7 +12,7 @@ use crate::attributes::{ADMITTED, EXPIRES_AT};
 use crate::item::number;
 use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
-/// The period for which the events of an account are counted together.
+/// The period over which the events of an account are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 /// The most accounts of one request: as many as are counted within two seconds.
 const MAX_ACCOUNTS: usize = 1_000;
@@ -33,14 +33,14 @@ pub enum AdmissionError {
     /// The request has more than 1,000 accounts: the caller must split it.
     #[error("the events are about users of {0} domains, {MAX_ACCOUNTS} are allowed in one request")]
     TooManyAccounts(usize),
-    /// The table does not answer: the caller may retry.
+    /// A request to the table failed: the caller may retry.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Store {
-    /// Admits a request against `RATE_LIMIT`, and counts one event for an account each time that it is in `accounts`. The
-    /// request that reaches the limit is still admitted as a whole.
+    /// Admits a request against `RATE_LIMIT`, and counts one event for an account each time that it is in `accounts`. A
+    /// request that reaches the limit is admitted as a whole.
     pub async fn admit(&self, accounts: &[&str]) -> Result<(), AdmissionError> {
         let Some(limit) = self.rate_limit else { return Ok(()) };
         let (window, retry_after) = window(seconds_now());
@@ -70,15 +70,15 @@ impl Store {
             stopped.store(refused.is_some(), Ordering::Relaxed);
         }
         let Some(refused) = refused else { return Ok(()) };
-        // The whole request is refused, so the other accounts have sent nothing.
+        // The whole request is refused, so it does not count for the other accounts.
         let removed: Vec<_> =
             admitted.into_iter().map(|(account, count)| self.remove_events(account, count, &window)).collect();
         stream::iter(removed).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
         Err(refused)
     }
 
-    /// Adds `count` events to an account in this window, unless the account has reached `limit`. Returns whether they were
-    /// added.
+    /// Adds `count` events to an account in this window, unless the account has reached `limit`. Returns whether they
+    /// were added.
     async fn add_events(&self, account: &str, count: u64, limit: NonZeroU32, window: &str) -> Result<bool, StoreError> {
         let counted = self
             .update(keys::rate(account), window)
@@ -103,7 +103,7 @@ impl Store {
     }
 }
 
-/// The sort key of the window at a time, and the rest of the window.
+/// Returns the sort key of the window at a time in seconds since 1970, and the rest of the window.
 fn window(seconds: u64) -> (String, Duration) {
     let length = WINDOW.as_secs();
     (format!("{}", seconds / length), Duration::from_secs(length - seconds % length))

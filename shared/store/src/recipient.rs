@@ -1,4 +1,4 @@
-//! What a decision needs to know of a recipient, in one query.
+//! The registrations and sessions of a recipient, in one query.
 
 use std::collections::HashMap;
 
@@ -15,26 +15,27 @@ use crate::{Store, StoreError, keys};
 /// The registrations and sessions of a recipient.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Where the user wants notifications published.
+    /// The registrations that this version can read.
     pub registrations: Vec<Registration>,
-    /// Whether any of the user's sessions is online; `None` if no presence was reported of any.
+    /// Whether any of the user's sessions is online; `None` if no presence was reported.
     pub online: Option<bool>,
-    /// The rest of each registration, by its key. Also of those that this version cannot read.
+    /// The other attributes of all registrations, by sort key, even of those that this version cannot read.
     pub(crate) versions: HashMap<String, Version>,
-    /// The registration that was added last, if the table knows.
+    /// The registration that was added last, if the table has the item.
     pub(crate) latest: Option<Latest>,
     pub(crate) sessions: Vec<Session>,
-    /// Whether the user has sessions that are not in `sessions`.
+    /// Whether the user may have sessions that are not in `sessions`.
     pub(crate) is_cut_off: bool,
 }
 
 impl Store {
-    /// Reads all registrations of a recipient, and at least [`MAX_SESSIONS`] sessions if there are so many, by consistent
-    /// reads. This takes one query, except where a user has more registrations than `MAX_NODES` or more than 1 MB of them.
+    /// Reads all registrations of a recipient, and at least [`MAX_SESSIONS`] sessions if there are so many, by
+    /// consistent reads. This takes one query, unless a user has more registrations than `MAX_NODES` or more than 1 MB
+    /// of them.
     pub async fn snapshot(&self, user: &BareJid) -> Result<Snapshot, StoreError> {
         let mut snapshot = Snapshot::default();
         let mut start = None;
-        // The latest registration's item, and one item more than there should be: a page that is not full is the last.
+        // Plus the item of the latest registration, and one beyond the limits: a page that is not full is the last.
         let page_size = self.limits.nodes + MAX_SESSIONS + 2;
         loop {
             let page = self
@@ -55,7 +56,7 @@ impl Store {
             if start.is_none() {
                 return Ok(snapshot);
             }
-            // All registrations come before the first session.
+            // Registrations sort before sessions, so all of them are read.
             if snapshot.has_surplus_sessions() {
                 snapshot.is_cut_off = true;
                 return Ok(snapshot);
@@ -73,7 +74,7 @@ impl Snapshot {
             self.versions.insert(key.to_owned(), Version::read(item));
             match registration::read(item) {
                 Some(registration) => self.registrations.push(registration),
-                None => tracing::error!(key, "a registration in the table cannot be read; it is passed over"),
+                None => tracing::error!(key, "registration ignored: this version cannot read its item"),
             }
         } else if let Some(session) = Session::read(item) {
             if let Some(online) = session.is_online.filter(|_| !session.is_expired) {

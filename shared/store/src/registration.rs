@@ -1,4 +1,4 @@
-//! Registrations: where a user wants notifications published.
+//! Registrations: the PubSub nodes to which a user's notifications are published.
 
 use std::collections::HashMap;
 
@@ -18,33 +18,33 @@ use crate::limits::WhenReached;
 use crate::transaction::{Latest, Outcome, Part, Retries};
 use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, seconds_now, unless_stale};
 
-const STORE: &str = "store a registration";
+const STORE_REGISTRATION: &str = "store a registration";
 
 /// The result of storing a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered {
-    /// It is stored.
+    /// The registration is stored.
     Stored,
-    /// It is not: the user has [`Limits::nodes`](crate::Limits::nodes) others.
+    /// The registration is not stored: the user has [`Limits::nodes`](crate::Limits::nodes) other registrations.
     Refused,
 }
 
-/// The parts of a registration's item that only the store needs.
+/// The attributes of a registration's item that only the store uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// When it was enabled last, in microseconds since 1970.
+    /// The time of the last enable request, in microseconds since 1970.
     pub created_at: u64,
-    /// When it was enabled first, in microseconds since 1970: enabling it again keeps this time, disabling it ends it.
-    /// Sessions that were tied before were tied to a deleted registration of the same key.
+    /// The time of the first enable request, in microseconds since 1970. Another enable request keeps it until the
+    /// registration is disabled. A session that was tied earlier was tied to a deleted registration of the same key.
     pub first_enabled_at: u64,
-    /// How often in a row a push service called its device gone.
+    /// The number of consecutive answers that report the device as suspect.
     pub suspicions: u32,
-    /// Since when its push service is unreachable, in seconds since 1970.
+    /// The time since which the push service is unreachable, in seconds since 1970.
     pub unreachable_since: Option<u64>,
 }
 
 impl Version {
-    /// An earlier version of this crate writes `first_enabled_at` as `tied_from`, or not at all.
+    /// Reads the attributes. Earlier versions of this crate wrote `first_enabled_at` as `tied_from`, or not at all.
     pub fn read(item: &Item) -> Self {
         let number = |name| item::number_of(item, name).unwrap_or(0);
         Self {
@@ -57,9 +57,9 @@ impl Version {
 }
 
 impl Store {
-    /// Stores a registration, in place of one of the same user, service and node. A `user` with a resource ties it to
-    /// that session. A user never has more than [`Limits::nodes`](crate::Limits::nodes): the ones that were enabled
-    /// longest ago are deleted in the same transaction, or this one is refused.
+    /// Stores a registration. It replaces one of the same user, PubSub service and node. If `user` has a resource, that
+    /// session is tied to the registration. A user never has more than [`Limits::nodes`](crate::Limits::nodes): the
+    /// ones that were enabled longest ago are deleted in the same transaction, or the new one is refused.
     ///
     /// `created_at` is replaced by a later time if the user has newer registrations, so that the order of `created_at`
     /// is the order of the transactions.
@@ -93,25 +93,29 @@ impl Store {
             }
             parts.extend(self.tie(user, registration));
             if let Some(((key, version), surplus)) = oldest.split_last() {
-                // There are others only where MAX_NODES was lowered. They may be more than fit a transaction.
+                // There is a surplus only after MAX_NODES was lowered. It may be too large for a transaction.
                 let deletions: Vec<_> =
                     surplus.iter().map(|(key, version)| self.delete(&owner, key, Some(version.created_at))).collect();
                 stream::iter(deletions).buffer_unordered(WRITES).try_collect::<Vec<_>>().await?;
                 parts.push(self.delete_in_transaction(&owner, key, version));
             }
-            match self.transact(STORE, parts).await? {
+            match self.transact(STORE_REGISTRATION, parts).await? {
                 Outcome::Written => {
                     for (key, _) in oldest {
-                        tracing::info!(user = %owner, jid = keys::pubsub_jid(key), "disabled for a newer one");
+                        tracing::info!(
+                            user = %owner,
+                            jid = keys::pubsub_jid(key),
+                            "disabled: replaced by a newer registration"
+                        );
                     }
                     return Ok(Registered::Stored);
                 }
-                Outcome::Conflict(_) => retries.wait(STORE).await?,
+                Outcome::Conflict(_) => retries.wait(STORE_REGISTRATION).await?,
             }
         }
     }
 
-    /// Deletes a user's registrations at a PubSub service: the one of `node`, or all of them. Returns how many there were.
+    /// Deletes a user's registrations at a PubSub service: the one of `node`, or all of them. Returns their number.
     pub async fn unregister(&self, user: &BareJid, jid: &BareJid, node: Option<&str>) -> Result<usize, StoreError> {
         if let Some(node) = node {
             return self.delete(user, &keys::registration(jid, node), None).await.map(usize::from);
@@ -135,13 +139,13 @@ impl Store {
         Ok(removed)
     }
 
-    /// Deletes one registration, unless it was enabled again since it was read. Returns whether it did.
+    /// Deletes one registration, unless it was enabled again after it was read. Returns whether it was deleted.
     pub async fn unregister_version(&self, user: &BareJid, registration: &Registration) -> Result<bool, StoreError> {
         self.delete(user, &keys::registration(&registration.jid, &registration.node), Some(registration.created_at))
             .await
     }
 
-    /// The part that puts a registration, unless the one of the same key is not `replaced` any more.
+    /// Returns the part that puts a registration, on condition that the one of the same key is still `replaced`.
     fn put_registration(&self, owner: &BareJid, registration: &Registration, replaced: Option<&Version>) -> Part {
         let first_enabled_at = replaced.map_or(registration.created_at, |version| version.first_enabled_at);
         let put = Put::builder()
@@ -157,7 +161,7 @@ impl Store {
         })
     }
 
-    /// The part that ties a session to a registration, if `user` has a resource.
+    /// Returns the part that ties a session to a registration, if `user` has a resource.
     fn tie(&self, user: &Jid, registration: &Registration) -> Option<Part> {
         let session = user.try_as_full().ok()?;
         let update = Update::builder()
@@ -186,7 +190,7 @@ impl Store {
         Part::Delete(delete.build())
     }
 
-    /// Deletes a registration by its key, of any version or of this one alone. Returns whether it did.
+    /// Deletes a registration by its key: only this version, or any if `None`. Returns whether it was deleted.
     async fn delete(&self, user: &BareJid, key: &str, version: Option<u64>) -> Result<bool, StoreError> {
         let deleted = self
             .client
@@ -207,8 +211,8 @@ impl Store {
 }
 
 impl Store {
-    /// Counts one more answer that calls the registration's device gone. Returns how many there were in a row; 0 if the
-    /// registration is another one by now.
+    /// Counts one answer that reports the registration's device as suspect. Returns the number of such answers in a
+    /// row; 0 if the registration was enabled again or deleted after it was read.
     pub async fn suspect(&self, user: &BareJid, registration: &Registration) -> Result<u32, StoreError> {
         let counted = self
             .update(user, &keys::registration(&registration.jid, &registration.node))
@@ -221,12 +225,12 @@ impl Store {
             .await;
         let suspicions = counted.as_ref().ok().and_then(|counted| counted.attributes());
         let suspicions = suspicions.and_then(|item| item::number_of(item, SUSPICIONS)?.try_into().ok());
-        unless_stale("suspect a registration", counted)?;
+        unless_stale("count a suspect answer for a registration", counted)?;
         Ok(suspicions.unwrap_or(0))
     }
 
-    /// Notes that the registration's push service cannot be reached. Returns for how many seconds it has been so; 0 if the
-    /// registration is another one by now.
+    /// Records that the registration's push service is unreachable. Returns the time since the first such record, in
+    /// seconds; 0 if the registration was enabled again or deleted after it was read.
     pub async fn note_unreachable(&self, user: &BareJid, registration: &Registration) -> Result<u64, StoreError> {
         let now = seconds_now();
         let noted = self
@@ -239,16 +243,16 @@ impl Store {
             .send()
             .await;
         let since = noted.as_ref().ok().and_then(|noted| item::number_of(noted.attributes()?, UNREACHABLE_SINCE));
-        unless_stale("note an unreachable push service", noted)?;
+        unless_stale("record an unreachable push service", noted)?;
         Ok(since.map_or(0, |since| now.saturating_sub(since)))
     }
 
-    /// Forgets that the registration's push service could not be reached.
+    /// Deletes the record of [`note_unreachable`](Self::note_unreachable).
     pub async fn clear_unreachable(&self, user: &BareJid, registration: &Registration) -> Result<(), StoreError> {
         self.clear(user, registration, format!("REMOVE {UNREACHABLE_SINCE}")).await
     }
 
-    /// Forgets that the registration's device was called gone, or its push service could not be reached.
+    /// Resets the count of [`suspect`](Self::suspect) and the record of [`note_unreachable`](Self::note_unreachable).
     pub async fn clear_suspicions(&self, user: &BareJid, registration: &Registration) -> Result<(), StoreError> {
         self.clear(user, registration, format!("REMOVE {SUSPICIONS}, {UNREACHABLE_SINCE}")).await
     }
@@ -261,33 +265,33 @@ impl Store {
             .expression_attribute_values(":version", number(registration.created_at))
             .send()
             .await;
-        unless_stale("clear a registration", cleared).map(drop)
+        unless_stale("reset the state of a registration", cleared).map(drop)
     }
 }
 
 impl Snapshot {
-    /// Whether the service was enabled for the first time, or again after it was disabled, later than `at`.
+    /// Returns whether the first enable request of the registration, since it was last disabled, is later than `at`.
     pub fn is_enabled_after(&self, registration: &Registration, at: OffsetDateTime) -> bool {
         self.version_of(registration).is_some_and(|version| version.first_enabled_at > to_micros(at))
     }
 
-    /// Whether the registration's device was called gone, or its push service could not be reached, when it was last tried.
+    /// Returns whether the last answer reported the device as suspect, or the push service was unreachable.
     pub fn is_suspected(&self, registration: &Registration) -> bool {
         self.version_of(registration)
             .is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
     }
 
-    /// Whether the registration's push service could not be reached when it was last tried.
+    /// Returns whether the registration's push service was unreachable at the last try.
     pub fn is_unreachable(&self, registration: &Registration) -> bool {
         self.version_of(registration).is_some_and(|version| version.unreachable_since.is_some())
     }
 
-    /// The parts of a service's registration that only the store needs.
+    /// Returns the attributes of a registration that only the store uses.
     pub(crate) fn version_of(&self, registration: &Registration) -> Option<&Version> {
         self.versions.get(&keys::registration(&registration.jid, &registration.node))
     }
 
-    /// The latest time that is known of a user's registrations, in microseconds since 1970.
+    /// Returns the time of the last known enable request of the user, in microseconds since 1970; 0 if there is none.
     fn newest(&self) -> u64 {
         let versions = self.versions.values().map(|version| version.created_at);
         let ties = self.sessions.iter().filter_map(|session| Some(session.tie.as_ref()?.tied_at));

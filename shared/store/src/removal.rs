@@ -1,4 +1,4 @@
-//! The end of users and of whole domains.
+//! Removal of users and of whole domains.
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -12,24 +12,24 @@ use crate::attributes::{
 use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, keys, unless_stale};
 
-/// How many items are listed at once, …
+/// The most items that one page lists.
 const PAGE: i32 = 200;
-/// … and how many deleted.
+/// The number of items that are deleted concurrently.
 const DELETIONS: usize = 16;
 
-/// How far a removal came.
+/// The progress of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemovalProgress {
-    /// There was nothing left to delete.
+    /// No item is left.
     Complete,
-    /// All that was found is deleted. The index follows the table after a moment, so another look is due.
+    /// All items that were found are deleted. The index follows the table with a delay, so the caller must call again.
     Swept,
-    /// It was not to go on; calling again does.
+    /// `may_go_on` ended the removal. The caller must call again to continue it.
     Partial,
 }
 
 impl Store {
-    /// Deletes all that is kept of a user, except what was stored after `at`, until `may_go_on` answers no.
+    /// Deletes all items of a user, except those stored after `at`, until `may_go_on` returns false.
     pub async fn remove_user(
         &self,
         user: &BareJid,
@@ -42,13 +42,13 @@ impl Store {
             .expression_attribute_values(":pk", text(user))
             .projection_expression(format!("{PK}, {SK}"));
         Ok(match self.remove(kept, at, may_go_on).await? {
-            // The query is of the table itself.
+            // The query reads the table itself, not the index.
             RemovalProgress::Swept => RemovalProgress::Complete,
             progress => progress,
         })
     }
 
-    /// Deletes a domain's registrations, except those stored after `at`, until `may_go_on` answers no.
+    /// Deletes a domain's registrations, except those stored after `at`, until `may_go_on` returns false.
     pub async fn remove_domain(
         &self,
         domain: &DomainPart,
@@ -84,7 +84,7 @@ impl Store {
         let mut pages = query.limit(PAGE).into_paginator().send();
         while may_go_on() {
             let Some(page) = pages.next().await else { return Ok(progress) };
-            let items = page.map_err(StoreError::during("list what is to be removed"))?.items.unwrap_or_default();
+            let items = page.map_err(StoreError::during("list the items to delete"))?.items.unwrap_or_default();
             if !items.is_empty() {
                 progress = RemovalProgress::Swept;
             }
@@ -119,7 +119,7 @@ impl Store {
         if unless_stale("delete an item", deleted)? || !is_counter {
             return Ok(());
         }
-        // Something was counted since; what was counted before is nobody's.
+        // A message was counted after `at`, so the counter stays. All earlier messages count as read.
         let reset = self
             .client
             .update_item()
@@ -136,7 +136,7 @@ impl Store {
         unless_stale("reset a counter", reset).map(drop)
     }
 
-    /// Deletes a node that an item of its owner refers to, unless it is somebody else's.
+    /// Deletes a node to which an item of `owner` refers, unless another user owns it.
     async fn delete_owned(&self, owner: &str, node: &str, at: OffsetDateTime) -> Result<(), StoreError> {
         let deleted = self
             .client

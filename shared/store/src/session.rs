@@ -13,42 +13,42 @@ use crate::attributes::{EXPIRES_AT, IS_ONLINE, OFFLINE_AT, PK, REGISTRATION, SIN
 use crate::item::{self, Item, number, text};
 use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, seconds_now, unless_stale};
 
-/// The most sessions of a user that are kept.
+/// The most sessions that are kept for a user.
 pub const MAX_SESSIONS: usize = 32;
 
-/// A session's item.
+/// The item of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     key: String,
-    /// Whether it is online; `None` if no presence was reported.
+    /// Whether the session is online; `None` if no presence was reported.
     pub is_online: Option<bool>,
     /// The time of that presence, in microseconds since 1970.
     since: Option<u64>,
-    /// When it went offline last, in microseconds since 1970; 0 for never.
+    /// The time at which the session went offline last, in microseconds since 1970; 0 for never.
     offline_at: u64,
-    /// The registration that it enabled last.
+    /// The registration that the session enabled last.
     pub tie: Option<Tie>,
-    /// Whether its lifetime is over. TTL deletes an item some time after that.
+    /// Whether the lifetime is over. DynamoDB deletes an expired item with a delay (TTL).
     pub is_expired: bool,
 }
 
-/// A session's registration.
+/// The registration that a session enabled last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tie {
-    /// The registration's key.
+    /// The sort key of the registration.
     registration: String,
-    /// When it was enabled, in microseconds since 1970.
+    /// The time of the enable request, in microseconds since 1970.
     pub tied_at: u64,
 }
 
-/// How much a session is worth keeping.
+/// The order in which surplus sessions are deleted, lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Worth {
-    /// Nothing.
+    /// The lifetime is over.
     Expired,
-    /// It went offline at this time.
+    /// The session went offline at this time, in microseconds since 1970.
     Offline(u64),
-    /// It is online, or no presence was reported of it; this is the time of the last report.
+    /// The session is online, or has no presence. The time of the last presence or enable request.
     Heard(u64),
 }
 
@@ -77,9 +77,8 @@ impl Session {
 }
 
 impl Store {
-    /// Notes whether a session is online, unless something newer than `at` is known of it. A registration that was tied
-    /// to the session before it went offline is not tied to it any more. Where presence is told of bare JIDs, the user has
-    /// one session without a resource.
+    /// Stores whether a session is online, unless a newer presence than `at` is stored. Going offline ends the
+    /// session's tie to a registration. If presence has bare JIDs, the user has one session without a resource.
     pub async fn set_presence(
         &self,
         session: &Jid,
@@ -102,10 +101,10 @@ impl Store {
             .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)))
             .send()
             .await;
-        if unless_stale("note a presence", written)? || availability == Availability::Online {
+        if unless_stale("store a presence", written)? || availability == Availability::Online {
             return Ok(());
         }
-        // The session has come back since, but not with the tie that it had.
+        // A newer presence is stored, but the tie from before `at` ends.
         let cut = self
             .update(&user, &key)
             .update_expression(format!("SET {OFFLINE_AT} = :at"))
@@ -119,8 +118,8 @@ impl Store {
     }
 
     /// Deletes the sessions of a user beyond [`MAX_SESSIONS`]: first expired ones, then those that went offline longest
-    /// ago, then those that were heard of longest ago. Reads nothing if `snapshot` has all of the user's sessions, and
-    /// keeps those that changed since it was read.
+    /// ago, then those with the oldest report. Reads nothing if `snapshot` has all of the user's sessions, and keeps
+    /// those that changed after it was read.
     pub async fn prune_sessions(&self, user: &BareJid, snapshot: &Snapshot) -> Result<(), StoreError> {
         if !snapshot.is_cut_off {
             return self.prune(user, &mut snapshot.sessions.clone()).await;
@@ -141,7 +140,7 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes what is beyond [`MAX_SESSIONS`] of these.
+    /// Deletes those of `sessions` beyond [`MAX_SESSIONS`].
     async fn prune(&self, user: &BareJid, sessions: &mut Vec<Session>) -> Result<(), StoreError> {
         sessions.sort_by_key(|session| Reverse(session.worth()));
         let surplus = sessions.split_off(sessions.len().min(MAX_SESSIONS));
@@ -149,7 +148,7 @@ impl Store {
         stream::iter(deletions).buffer_unordered(WRITES).try_collect().await
     }
 
-    /// Deletes a session, unless something was heard of it since it was read.
+    /// Deletes a session, unless it changed after it was read.
     async fn forget_session(&self, user: &BareJid, session: &Session) -> Result<(), StoreError> {
         let mut delete =
             self.client.delete_item().table_name(&self.table).key(PK, text(user)).key(SK, text(&session.key));
@@ -164,17 +163,17 @@ impl Store {
             }
         }
         let deleted = delete.condition_expression(conditions.join(" AND ")).send().await;
-        unless_stale("forget a session", deleted).map(drop)
+        unless_stale("delete a session", deleted).map(drop)
     }
 }
 
 impl Snapshot {
-    /// Whether the user has more sessions than are kept, as [`Store::prune_sessions`] ends.
+    /// Returns whether there are more than [`MAX_SESSIONS`] sessions, which [`Store::prune_sessions`] deletes.
     pub fn has_surplus_sessions(&self) -> bool {
         self.sessions.len() > MAX_SESSIONS
     }
 
-    /// The service that `session` was tied to when something happened to it at `at`.
+    /// Returns the registration to which `session` was tied at `at`, the time of an event.
     pub fn tied(&self, session: &FullJid, at: OffsetDateTime) -> Option<&Registration> {
         let key = keys::session(session);
         let session = self.sessions.iter().find(|session| session.key == key && !session.is_expired)?;
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_sessions_go_first_then_offline_ones_then_the_ones_heard_of_longest_ago() {
+    fn expired_sessions_are_deleted_first_then_offline_ones_then_those_with_the_oldest_report() {
         let expired = Session { is_expired: true, ..session(Some(true), Some(90), 0, Some(95)) };
         let in_order = [
             expired,

@@ -1,5 +1,5 @@
 //! Writes of several items that succeed or fail together ("Amazon DynamoDB transactions: How it works"), and the item
-//! that makes counting by transactions exact.
+//! that makes counting in transactions exact.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::attributes::{ADDED, ADDED_AT, CREATED_AT, DOMAIN_SHARD, PK, SK};
 use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, keys};
 
-/// The time for which a transaction is retried while others change the same items. A function has ten seconds.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest wait before the first retry, …
+/// The time for which a transaction is retried while other requests change the same items. A function has ten seconds.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest wait before the first retry.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
-/// … and before any other; it doubles from retry to retry, …
+/// The longest wait before any other retry. It doubles from retry to retry.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// … and is at least so many times as long as the last try took: where tries are slow, fewer at once succeed sooner.
+/// The least ratio of the longest wait to the duration of the last try: slow tries succeed sooner if fewer compete.
 const WAIT_PER_TRY: u32 = 8;
 
 /// The result of a transaction.
@@ -39,7 +39,7 @@ pub enum Part {
     Update(Result<Update, BuildError>),
     /// Deletes an item.
     Delete(Result<Delete, BuildError>),
-    /// Writes nothing, and fails the transaction unless a condition holds.
+    /// Writes nothing, and cancels the transaction if a condition does not hold.
     Check(Result<ConditionCheck, BuildError>),
 }
 
@@ -51,20 +51,20 @@ pub struct Retries {
     longest: Duration,
 }
 
-/// The registration, or the push node, that a user added last. An item of its own says so.
+/// The item that names the registration, or the push node, that a user added last.
 ///
-/// With it, a query and a transaction count exactly. A consistent query reads one item after the other, each as the last
-/// committed transaction left it, so it can miss an item that is added while it runs. Therefore the key of this item
-/// comes before the keys of the counted items, and a transaction that adds one of them replaces this item on condition
-/// that it is still as the query found it. The query can then miss only the one item that this item names, because the
-/// commit of that transaction may not be complete; a [`ConditionCheck`] of the next transaction covers it.
+/// With this item, a query and a transaction count exactly. A consistent query reads one item after the other, each in
+/// the state of the last committed transaction, so it can miss an item that is added while it runs. Therefore the key
+/// of this item comes before the keys of the counted items, and a transaction that adds one of them replaces this item
+/// on condition that it is unchanged since the query. The query can then miss only the item that this item names,
+/// because the commit of that transaction may not be complete; a [`ConditionCheck`] of the next transaction covers it.
 ///
-/// Removing a counted item leaves this item alone: a count that is too high is at worst corrected by a retry.
+/// A removal of a counted item does not change this item: at worst the count is too high, and a retry corrects it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Latest {
     /// The sort key of the added item.
     pub key: String,
-    /// When it was added, in microseconds since 1970; always later than the item added before.
+    /// The time of the addition, in microseconds since 1970. It is later than that of any earlier addition.
     pub added_at: u64,
 }
 
@@ -90,8 +90,8 @@ impl Store {
         }
     }
 
-    /// The parts of a transaction that adds an item of `owner` after a query found `seen` in the item `sk`, and the
-    /// counted items for which `is_known` is true.
+    /// Returns the parts of a transaction that adds an item of `owner` after a query found `seen` in the item `sk`, and
+    /// the counted items for which `is_known` is true.
     pub(crate) fn advance(
         &self,
         owner: &BareJid,
@@ -119,7 +119,7 @@ impl Store {
             .expression_attribute_values(":seen", text(&seen.key))
             .expression_attribute_values(":seen_at", number(seen.added_at));
         let mut parts = vec![Part::Update(update.build())];
-        // The condition of the added item itself covers it when both are the same.
+        // If both keys are the same, the condition of the added item covers this.
         if seen.key != next.key && !is_known(&seen.key) {
             let check = ConditionCheck::builder()
                 .table_name(&self.table)
@@ -133,7 +133,7 @@ impl Store {
 }
 
 impl Latest {
-    /// Reads the item.
+    /// Reads the item; `None` if an attribute is missing.
     pub fn read(item: &Item) -> Option<Self> {
         Some(Self { key: item::text_of(item, ADDED)?.to_owned(), added_at: item::number_of(item, ADDED_AT)? })
     }
@@ -155,11 +155,11 @@ impl Part {
 impl Retries {
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { end: now + PATIENCE, try_begun: now, longest: FIRST_WAIT }
+        Self { end: now + RETRY_TIMEOUT, try_begun: now, longest: FIRST_WAIT }
     }
 
-    /// Waits for the next retry. The wait is random, so that competing writers do not meet again. Fails after
-    /// [`PATIENCE`].
+    /// Waits for the next retry. The wait is random, so that competing writers do not conflict again. Fails
+    /// after [`RETRY_TIMEOUT`].
     pub async fn wait(&mut self, action: &'static str) -> Result<(), StoreError> {
         if Instant::now() >= self.end {
             return Err(StoreError::during(action)("other requests kept changing the same items"));
@@ -171,12 +171,12 @@ impl Retries {
     }
 }
 
-/// Whether a condition of this part did not hold.
+/// Returns whether the condition of this part did not hold.
 pub fn is_unmet(reason: &CancellationReason) -> bool {
     reason.code() == Some("ConditionalCheckFailed")
 }
 
-/// Whether a retry can succeed, as far as this part is concerned ("TransactWriteItems", Cancellation reason codes).
+/// Returns whether a retry can succeed in this part ("TransactWriteItems", Cancellation reason codes).
 fn passes(reason: &CancellationReason) -> bool {
     let transient =
         ["None", "ConditionalCheckFailed", "TransactionConflict", "ProvisionedThroughputExceeded", "ThrottlingError"];
@@ -193,12 +193,12 @@ mod tests {
         while retries.wait("be tested").await.is_ok() {
             waits += 1;
         }
-        assert!((PATIENCE..PATIENCE + LONGEST_WAIT).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!((RETRY_TIMEOUT..RETRY_TIMEOUT + LONGEST_WAIT).contains(&begun.elapsed()), "{:?}", begun.elapsed());
         assert!(waits > 6, "{waits}");
     }
 
     #[test]
-    fn only_what_a_retry_can_change_is_a_conflict() {
+    fn only_a_temporary_reason_is_a_conflict() {
         let reason = |code: &str| CancellationReason::builder().code(code).build();
         assert!(passes(&reason("TransactionConflict")) && passes(&reason("None")));
         assert!(passes(&CancellationReason::builder().build()));

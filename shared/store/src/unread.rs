@@ -1,7 +1,7 @@
-//! How many messages of a conversation a user has not read.
+//! The number of messages of a conversation that a user has not read.
 //!
-//! A counter holds how many messages were ever counted, how many of them were read by the last reset, and which were
-//! counted last, each with its number.
+//! A counter holds the number of messages that were ever counted, how many of them were read at the last read mark, and
+//! the messages that were counted last, each with its number.
 
 use std::time::Duration;
 
@@ -15,18 +15,19 @@ use crate::attributes::{COUNTED_AT, COUNTED_TOTAL, EXPIRES_AT, READ_AT, READ_TOT
 use crate::item::{self, Item, number};
 use crate::{Store, StoreError, expiry, keys, unless_stale};
 
-/// How long a counter is remembered after it was used last.
+/// The lifetime of a counter after its last use.
 const COUNTER_LIFETIME: Duration = Duration::from_hours(90 * 24);
-/// How many messages a counter remembers at most, and how many of them are left when it forgets some: so many fit the
-/// kilobyte that DynamoDB bills as one write. Longer than that, the claim of a message that was published remembers.
-const REMEMBERED: usize = 32;
-const REMEMBERED_AT_LEAST: usize = 16;
+/// The most messages that a counter names, so that none of them is counted twice. So many fit the kilobyte that
+/// DynamoDB bills as one write. The number of an older message is in its claim, if it was published.
+const MAX_COUNTED_MESSAGES: usize = 32;
+/// The number of messages that a counter still names after it drops the oldest.
+const KEPT_COUNTED_MESSAGES: usize = 16;
 
 impl Store {
-    /// Counts the message `id` of a conversation, unless it was counted before or is older than what was read last.
-    /// Answers its number: how many messages were unread with it.
+    /// Counts the message `id` of a conversation, unless it was counted before or is older than the last read mark.
+    /// Returns its number: the number of unread messages, including this one.
     ///
-    /// It is counted and remembered by one conditional write, whoever else does the same at the same time.
+    /// One conditional write counts the message and stores its name, so concurrent calls count it once.
     pub async fn count(
         &self,
         user: &BareJid,
@@ -71,13 +72,13 @@ impl Store {
         Ok(unread(&counter, &message).max(1))
     }
 
-    /// How many messages of a conversation are unread.
+    /// Returns the number of unread messages of a conversation.
     pub async fn unread(&self, user: &BareJid, conversation: &BareJid) -> Result<u32, StoreError> {
         let counter = self.get("look up an unread count", user, &keys::unread(conversation)).await?;
         Ok(unread(&counter, COUNTED_TOTAL))
     }
 
-    /// Notes that a user had read all of a conversation at `at`.
+    /// Records that a user had read all of a conversation at `at`, unless a later read mark is known.
     pub async fn note_read(
         &self,
         user: &BareJid,
@@ -95,17 +96,17 @@ impl Store {
             .expression_attribute_values(":expires_at", number(expiry(COUNTER_LIFETIME)))
             .send()
             .await;
-        unless_stale("note what was read", read).map(drop)
+        unless_stale("store a read mark", read).map(drop)
     }
 
     async fn forget_some(&self, user: &BareJid, conversation: &BareJid, counter: &Item) -> Result<(), StoreError> {
         let messages = counter.keys().filter(|name| name.starts_with(keys::COUNTED_MESSAGE));
         let mut messages: Vec<_> = messages.map(|name| (item::number_of(counter, name), name)).collect();
-        if messages.len() <= REMEMBERED {
+        if messages.len() <= MAX_COUNTED_MESSAGES {
             return Ok(());
         }
         messages.sort_unstable();
-        messages.truncate(messages.len() - REMEMBERED_AT_LEAST);
+        messages.truncate(messages.len() - KEPT_COUNTED_MESSAGES);
         let names = messages.iter().enumerate().map(|(index, (_, name))| (format!("#m{index}"), (*name).clone()));
         let forgotten: Vec<String> = (0..messages.len()).map(|index| format!("#m{index}")).collect();
         self.update(user, &keys::unread(conversation))
@@ -113,12 +114,12 @@ impl Store {
             .set_expression_attribute_names(Some(names.collect()))
             .send()
             .await
-            .map_err(StoreError::during("forget which messages were counted"))?;
+            .map_err(StoreError::during("drop the oldest messages of a counter"))?;
         Ok(())
     }
 }
 
-/// How many messages were unread when the one called `message` was counted; of one that is not known, when the last was.
+/// Returns the number of unread messages when `message` was counted; for an unknown one, when the last was counted.
 fn unread(counter: &Item, message: &str) -> u32 {
     let total = |name| item::number_of(counter, name);
     let counted = total(message).or_else(|| total(COUNTED_TOTAL)).unwrap_or(0);

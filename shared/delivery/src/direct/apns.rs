@@ -20,31 +20,32 @@ use crate::notification::{Notification, Unusable};
 use crate::outcome::{Extent, Failure, Outcome};
 use crate::truncate::send_truncated;
 
-/// The most that a notification may hold, in bytes ("Generating a remote notification").
+/// The largest payload of a notification, in bytes ("Generating a remote notification").
 const MAX_PAYLOAD: usize = 4_096;
+/// The largest payload of a VoIP notification, in bytes.
 const MAX_VOIP_PAYLOAD: usize = 5_120;
-/// The most that a device's token or a topic may have, in bytes: far more than Apple gives, and few enough for a header.
+/// The longest device token or topic, in bytes: far longer than those of Apple, and short enough for a header.
 const MAX_NAME: usize = 512;
-/// How long a provider token is used, in seconds: Apple wants a new one at least every 60 minutes, and at most every 20
-/// ("Establishing a token-based connection to APNs").
+/// How long a provider token is used, in seconds: Apple requires a new one at least every 60 minutes, and at most every
+/// 20 ("Establishing a token-based connection to APNs").
 const TOKEN_PERIOD: i64 = 30 * 60;
 
 /// An app's credentials, as Apple's developer account shows them.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Ten characters.
+    /// The id of the team: ten characters.
     team_id: String,
-    /// Ten characters.
+    /// The id of the key: ten characters.
     key_id: String,
-    /// What the `.p8` file holds.
+    /// The content of the key's `.p8` file.
     key: String,
     /// The app's bundle id, for registrations whose form has no `topic`.
     topic: Option<String>,
-    /// Where apps from the store are reached.
+    /// The server for apps from the App Store.
     #[serde(default = "production")]
     url: String,
-    /// Where apps in development are.
+    /// The server for apps in development.
     #[serde(default = "sandbox")]
     dev_url: String,
 }
@@ -57,16 +58,16 @@ fn sandbox() -> String {
     "https://api.sandbox.push.apple.com".into()
 }
 
-/// The client of one app.
+/// The APNs client of one app.
 pub struct Apns {
     http: HttpClient,
     settings: Settings,
     key: SigningKey,
-    /// The provider token, and since when it is used.
+    /// The time of issue of the provider token, in Unix seconds, and the token.
     token: Mutex<(i64, String)>,
 }
 
-/// What kind of notification it is, and so how Apple treats it (`apns-push-type`).
+/// The kind of a notification, by which Apple decides how to treat it (`apns-push-type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PushType {
     Alert,
@@ -75,9 +76,9 @@ enum PushType {
 }
 
 impl Apns {
-    /// `http` gives the client for the key of this id.
+    /// `http` returns the HTTP client for a key, by its id.
     pub fn new(settings: Settings, http: impl FnOnce(&str) -> HttpClient) -> Result<Self, BadKey> {
-        let key = ec_key(&settings.key).ok_or(BadKey("that of a .p8 file: ES256 in PKCS #8 as PEM"))?;
+        let key = ec_key(&settings.key).ok_or(BadKey("the key of a .p8 file: ES256 in PKCS #8 as PEM"))?;
         Ok(Self { http: http(&settings.key_id), settings, key, token: Mutex::default() })
     }
 
@@ -93,7 +94,7 @@ impl Apns {
             (Err(unusable), _) | (_, Err(unusable)) => return Ok(Outcome::Refused(unusable.to_string())),
         };
         if token.len().max(topic.len()) > MAX_NAME {
-            return Ok(Outcome::Refused(format!("the device's token and the topic may have {MAX_NAME} bytes")));
+            return Ok(Outcome::Refused(format!("the device's token and the topic may have at most {MAX_NAME} bytes")));
         }
         let thread = notification.thread();
         let build = |payload: &Payload| body(options, payload, push_type, &thread);
@@ -113,7 +114,7 @@ impl Apns {
                 .header("apns-topic", &topic)
                 .header("apns-expiration", expiration);
             let request = match push_type {
-                // A repeat takes the place of what it repeats.
+                // A retry replaces the earlier notification.
                 PushType::Alert | PushType::Background => request.header("apns-collapse-id", notification.name(43)),
                 PushType::Voip => request,
             };
@@ -124,18 +125,18 @@ impl Apns {
         let is_too_large = |answer: &Answer| answer.status == StatusCode::PAYLOAD_TOO_LARGE;
         match send_truncated(limit, notification.payload, build, send, is_too_large).await {
             Ok(Ok(answer)) => outcome(&answer, notification.registration.created_at),
-            // The form's topic may not fit a header.
+            // The form's topic may have characters that a header cannot contain.
             Ok(Err(error)) if error.is_builder() => Ok(Outcome::Refused("the topic cannot be sent".into())),
             Ok(Err(error)) => Ok(unanswered(error).into()),
             Err(too_large) => Ok(Outcome::Refused(too_large.to_string())),
         }
     }
 
-    /// The provider token. It changes with the half-hour and is the same bytes wherever it is made: Apple refuses whoever
-    /// changes it often, and cannot know that many workers are one provider.
+    /// Returns the provider token. It changes every half-hour and has the same bytes on every worker: Apple refuses a
+    /// provider that changes it often, and cannot know that many workers are one provider.
     fn token(&self, now: OffsetDateTime) -> String {
         let issued_at = now.unix_timestamp() - now.unix_timestamp().rem_euclid(TOKEN_PERIOD);
-        // Each change is complete in itself.
+        // Every change is a single step, so a poisoned lock still holds valid data.
         let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
         if token.0 != issued_at {
             let header = json!({"alg": "ES256", "kid": self.settings.key_id});
@@ -167,7 +168,7 @@ impl ProviderClient for Apns {
         Box::pin(self.send(notification))
     }
 
-    /// Opens the connection to Apple, whatever Apple answers.
+    /// Opens the connection to Apple, and accepts any answer.
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async {
             self.http.prepare().await;
@@ -195,7 +196,7 @@ impl PushType {
         }
     }
 
-    /// 5: when it suits the device's power, as all that is silent must be; 10: at once.
+    /// Returns `apns-priority`: 5 saves power, and is required of background notifications; 10 is immediate.
     fn priority(self, options: &PublishOptions) -> &'static str {
         match self {
             Self::Background => "5",
@@ -205,7 +206,7 @@ impl PushType {
     }
 }
 
-/// "Generating a remote notification", with the data beside `aps`.
+/// Returns the JSON payload ("Generating a remote notification"), with the data beside `aps`.
 fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread: &str) -> Vec<u8> {
     let content = Content::new(options, payload);
     let mut aps = Map::new();
@@ -232,16 +233,16 @@ fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread
     Value::from(body).to_string().into_bytes()
 }
 
-/// What Apple says of a notification that it does not take.
+/// The body of an error response.
 #[derive(Debug, Default, Deserialize)]
 struct Problem {
     #[serde(default)]
     reason: String,
-    /// When the device was found to be gone, in milliseconds since 1970.
+    /// The time at which Apple found the device to be gone, in Unix milliseconds.
     timestamp: Option<u64>,
 }
 
-/// What an answer tells of the connection. The limit of provider tokens is one of the connection's.
+/// Returns the state of the connection after an answer. Apple limits the updates of provider tokens per connection.
 fn connection(answer: &Answer) -> Connection {
     let Problem { reason, .. } = answer.json();
     match (answer.status.as_u16(), reason.as_str()) {
@@ -251,7 +252,8 @@ fn connection(answer: &Answer) -> Connection {
     }
 }
 
-/// "Handling notification responses from APNs".
+/// Returns the outcome of a publish ("Handling notification responses from APNs"). `enabled_at` is the time of the
+/// registration, in Unix microseconds.
 fn outcome(answer: &Answer, enabled_at: u64) -> ProviderResult {
     let status = answer.status.as_u16();
     if status == 200 {
@@ -262,7 +264,7 @@ fn outcome(answer: &Answer, enabled_at: u64) -> ProviderResult {
     Ok(match (status, reason.as_str()) {
         (410, _) => match timestamp {
             Some(since) if since.saturating_mul(1_000) < enabled_at => {
-                Outcome::Suspect(format!("{described}, before it was enabled"))
+                Outcome::Suspect(format!("{described}, before the device was registered"))
             }
             _ => Outcome::Gone(described),
         },
@@ -270,9 +272,9 @@ fn outcome(answer: &Answer, enabled_at: u64) -> ProviderResult {
         (403, "InvalidProviderToken" | "ExpiredProviderToken" | "MissingProviderToken") => {
             return Err(Unauthorized::refused(described));
         }
-        // How often a device may be notified; the other limit is that of provider tokens.
+        // The rate limit of the device; the limit of provider tokens has another reason.
         (429, "TooManyRequests") => failure(described, &answer.headers, Extent::Device).into(),
-        // The connection was idle, and so it would be for any device.
+        // The connection was idle: this concerns every device.
         (400, "IdleTimeout") | (429 | 500.., _) => failure(described, &answer.headers, Extent::Service).into(),
         _ => Outcome::Refused(described),
     })
@@ -297,7 +299,7 @@ OF/2NxApJCzGCEDdfSp6VQO30hyhRANCAAQRWz+jn65BtOMvdyHKcvjBeBSDZH2r
     }
 
     #[test]
-    fn the_token_is_the_same_bytes_for_half_an_hour_wherever_it_is_made() {
+    fn the_token_has_the_same_bytes_for_half_an_hour_on_every_worker() {
         let at = |seconds: i64| OffsetDateTime::from_unix_timestamp(1_800_000_000 + seconds).unwrap();
         let (one, another) = (apns(), apns());
         let token = one.token(at(0));

@@ -1,14 +1,14 @@
-//! What is fetched from elsewhere when it is first needed, and then kept.
+//! A value that is fetched at its first use, and then cached.
 
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// How long an error is taken for an answer: whoever waited for the same does not ask again.
+/// How long an error is cached: callers that waited for the same fetch do not start another one.
 const ERROR_LIFETIME: Duration = Duration::from_secs(1);
 
-/// One value for all who need it. Only one of them fetches at a time.
+/// One value for all callers. Only one of them fetches it at a time; the others wait.
 pub struct Cached<T, E>(Mutex<State<T, E>>);
 
 enum State<T, E> {
@@ -24,7 +24,7 @@ impl<T, E> Default for Cached<T, E> {
 }
 
 impl<T: Clone, E: Clone> Cached<T, E> {
-    /// The value that is kept, while it `is_good`, or else what `fetch` gives.
+    /// Returns the cached value while it `is_good`, or else the result of `fetch`.
     pub async fn get(&self, is_good: impl Fn(&T) -> bool, fetch: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, E> {
         let mut state = self.0.lock().await;
         match &*state {

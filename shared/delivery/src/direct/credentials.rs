@@ -1,4 +1,4 @@
-//! The credentials of apps for providers, as `PUSH_CREDENTIALS` has them.
+//! The apps' credentials for providers, from `PUSH_CREDENTIALS`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +17,7 @@ use super::web_push::{self, TrustedOrigins, WebPush};
 use crate::http_client::{HttpClient, Kind};
 use crate::notification::Notification;
 
-/// The app of registrations that neither name an app nor are at the host of one.
+/// The app of registrations that name no app and whose host belongs to no app.
 const DEFAULT_APP: &str = "default";
 
 /// A provider, the name of its credentials in an app, and the constructor of its client.
@@ -39,11 +39,11 @@ const PROVIDERS: [Row; 3] = [
 
 /// The HTTP clients that apps share.
 pub struct Clients {
-    /// For FCM.
+    /// For FCM: all apps use the same server.
     google: HttpClient,
-    /// For APNs, by the id of the key: Apple takes one provider's tokens on a connection.
+    /// For APNs, by the id of the key: Apple accepts the tokens of only one provider on a connection.
     apple: Mutex<BTreeMap<String, HttpClient>>,
-    /// For the endpoints that users name.
+    /// For Web Push, whose endpoints users choose.
     web_push: web_push::Clients,
     trusted_origins: TrustedOrigins,
     timeout: Duration,
@@ -52,7 +52,7 @@ pub struct Clients {
 /// The apps in the credentials, by name.
 pub struct Apps(BTreeMap<String, App>);
 
-/// One app. Wrong credentials for one provider leave the other providers in use.
+/// One app. If the credentials for one provider are wrong, the other providers are still used.
 pub struct App {
     hosts: HostPatterns,
     clients: BTreeMap<Provider, Result<Box<dyn ProviderClient>, String>>,
@@ -60,14 +60,14 @@ pub struct App {
 
 /// Credentials that cannot be used: the operator must correct them.
 enum InvalidCredentials {
-    /// A field is unknown, most likely misspelt: an error of all credentials.
+    /// A field is unknown, most likely misspelt: the credentials of all apps are rejected.
     UnknownField(String),
-    /// The client of this provider cannot be built.
+    /// The client of this provider cannot be built; the app's other providers are used.
     Unusable(String),
 }
 
 impl Clients {
-    /// Clients that wait for an answer for `timeout`.
+    /// Returns clients that wait at most `timeout` for an answer.
     pub fn new(trusted_origins: &TrustedOrigins, timeout: Duration) -> Self {
         Self {
             google: HttpClient::new(Kind::Http2, timeout),
@@ -82,7 +82,7 @@ impl Clients {
     }
 
     fn of_apple_key(&self, key_id: &str) -> HttpClient {
-        // Each change is complete in itself.
+        // Every change is a single step, so a poisoned lock still holds valid data.
         let mut clients = self.apple.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || HttpClient::new(Kind::Http2, self.timeout);
         clients.entry(key_id.to_owned()).or_insert_with(new).clone()
@@ -90,16 +90,16 @@ impl Clients {
 }
 
 impl Apps {
-    /// Reads credentials: `{"<app>": {"hosts"?, "apns"?, "fcm"?, "web_push"?}, …}`. A field that nobody reads is most likely
-    /// one that is misspelt, and an error of the whole.
+    /// Reads credentials: `{"<app>": {"hosts"?, "apns"?, "fcm"?, "web_push"?}, …}`. An unknown field, most likely
+    /// misspelt, is an error.
     pub fn read(text: &str, clients: &Clients) -> Result<Self, String> {
         let apps: BTreeMap<String, Value> = serde_json::from_str(text).map_err(|error| {
             // The error's own text may quote a key.
             let (line, column) = (error.line(), error.column());
-            format!("it is no JSON of apps such as {{\"default\": {{\"fcm\": {{…}}}}}}: line {line}, column {column}")
+            format!("expected JSON of apps such as {{\"default\": {{\"fcm\": {{…}}}}}}: line {line}, column {column}")
         })?;
         if apps.is_empty() {
-            return Err(format!("it has no app; the one that registrations are of by default is {DEFAULT_APP:?}"));
+            return Err(format!("it has no app; the default app is called {DEFAULT_APP:?}"));
         }
         let app = |(name, app): (String, Value)| {
             let app = App::new(app, clients);
@@ -123,7 +123,7 @@ impl Apps {
         Ok(Self(by_name))
     }
 
-    /// Sends one notification by its app's client for `provider`.
+    /// Sends one notification with its app's client for `provider`.
     pub async fn publish(&self, provider: Provider, notification: Notification<'_>) -> ProviderResult {
         let (name, app) = self.app(notification)?;
         match app.clients.get(&provider) {
@@ -133,7 +133,7 @@ impl Apps {
         }
     }
 
-    /// The clients of all apps, with the names of the apps.
+    /// Returns the usable clients of all apps, with the names of the apps.
     pub fn clients(&self) -> impl Iterator<Item = (&str, Provider, &dyn ProviderClient)> {
         self.0.iter().flat_map(|(name, app)| {
             let usable =
@@ -142,7 +142,7 @@ impl Apps {
         })
     }
 
-    /// The app that the form names, or else the one whose host the registration is at, or else the default.
+    /// Returns the app that the form names, or else the app of the registration's host, or else the default app.
     pub fn app(&self, notification: Notification<'_>) -> Result<(&str, &App), Unauthorized> {
         let by_name = |name: &str| self.0.get_key_value(name);
         let found = match notification.option("app") {
@@ -151,7 +151,7 @@ impl Apps {
         };
         let (name, app) = found.ok_or_else(|| {
             Unauthorized::refused(match notification.option("app") {
-                Some(_) => "the credentials have no app of the name in the form".into(),
+                Some(_) => "the credentials do not have the app that the form names".into(),
                 None => format!("the credentials have no app {DEFAULT_APP:?}"),
             })
         })?;
@@ -165,7 +165,7 @@ impl Apps {
 
 impl App {
     fn new(credentials: Value, clients: &Clients) -> Result<Self, String> {
-        let Value::Object(mut fields) = credentials else { return Err("it is no object".into()) };
+        let Value::Object(mut fields) = credentials else { return Err("it is not an object".into()) };
         let hosts = hosts(fields.remove("hosts"))?;
         let mut by_provider = BTreeMap::new();
         for (provider, field, new) in PROVIDERS {
@@ -188,7 +188,7 @@ impl App {
     }
 }
 
-/// Reads the virtual hosts that stand for an app, as `VIRTUAL_PUBSUB_HOSTS` has them.
+/// Reads the virtual hosts of an app, in the format of `VIRTUAL_PUBSUB_HOSTS`.
 fn hosts(hosts: Option<Value>) -> Result<HostPatterns, String> {
     let Some(hosts) = hosts else { return Ok(HostPatterns::default()) };
     let hosts: Vec<String> = serde_json::from_value(hosts).map_err(|_| WRONG_TYPE)?;
@@ -219,17 +219,17 @@ where
     }
 }
 
-/// The beginning of serde's error for a field that a type does not have.
+/// The beginning of serde's error for an unknown field.
 const UNKNOWN_FIELD: &str = "unknown field ";
 const WRONG_TYPE: &str = "a field has a value of the wrong type";
 
-/// Reads an object's fields.
+/// Deserializes an object. The error quotes no value.
 fn fields<S: for<'de> Deserialize<'de>>(object: Value) -> Result<S, String> {
     if !object.is_object() {
-        return Err("it is no object".into());
+        return Err("it is not an object".into());
     }
     serde_json::from_value(object).map_err(|error| {
-        // What the error quotes of a value of the wrong type could be a key.
+        // The error for a value of the wrong type quotes the value, which may be a key.
         let text = error.to_string();
         match text.strip_prefix("missing field ") {
             Some(field) => format!("{field} is missing"),

@@ -23,33 +23,33 @@ use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
 use crate::truncate::send_truncated;
 
-/// The most that a message may hold, in bytes ("About FCM messages").
+/// The largest message, in bytes ("About FCM messages").
 const MAX_PAYLOAD: usize = 4_096;
 /// The longest time to live: four weeks ("Set the lifespan of a message").
 const MAX_TIME_TO_LIVE: Duration = Duration::from_hours(28 * 24);
-/// How long to leave Google alone when a quota is used up and it does not say ("Scale your FCM implementation").
+/// The pause after a used-up quota, if Google sends no `Retry-After` ("Scale your FCM implementation").
 const QUOTA_PAUSE: Duration = Duration::from_secs(60);
-/// How long Google may refuse a key that is good, or that is about to be replaced by one: a change of keys takes some
-/// minutes to reach all of Google ("Access change propagation" of IAM: 7 minutes or longer).
+/// How long Google may refuse a valid key, or a key that is about to be replaced by a valid one: a change of keys takes
+/// some minutes to reach all of Google's servers ("Access change propagation" of IAM: 7 minutes or longer).
 const KEY_CHANGE: Duration = Duration::from_secs(10 * 60);
-/// A token is no longer used when less than this is left of its life.
+/// An access token is replaced when less than this time is left until it expires.
 const TOKEN_MARGIN: Duration = Duration::from_secs(60);
-/// So much of a field's name is logged.
+/// How many characters of a field's name are logged.
 const MAX_FIELD: usize = 64;
-/// What Google's token server says of a key that it does not take: it may have changed, or be about to (RFC 6749, section
-/// 5.2).
+/// The error of Google's token server for a key that it does not accept: the key may just have changed, or be about to
+/// change (RFC 6749, section 5.2).
 const INVALID_GRANT: &str = "invalid_grant";
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const GRANT_TYPE: &str = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
 
-/// The file of a service account, as Google gives it. Its other fields are passed over, since Google may add some.
+/// The key file of a Google service account. Its other fields are ignored, since Google may add some.
 #[derive(Deserialize)]
 pub struct Settings {
     project_id: String,
     client_email: String,
     private_key: String,
     token_uri: String,
-    /// Where messages are sent.
+    /// The base URL of the API.
     #[serde(default = "google")]
     url: String,
 }
@@ -58,7 +58,7 @@ fn google() -> String {
     "https://fcm.googleapis.com".into()
 }
 
-/// The client of one project.
+/// The FCM client of one project.
 pub struct Fcm {
     http: HttpClient,
     settings: Settings,
@@ -67,7 +67,7 @@ pub struct Fcm {
     refusals: KeyRefusals,
 }
 
-/// Since when Google gives no access token for the key, if it does not.
+/// The time since which Google refuses the key; `None` while Google accepts it.
 #[derive(Default)]
 struct KeyRefusals(Mutex<Option<Instant>>);
 
@@ -78,7 +78,7 @@ struct Token {
     good_until: Instant,
 }
 
-/// Why there is no answer to a message: there is no access token to send it with, or it was not sent.
+/// The reason why a message has no answer: there is no access token for it, or it was not sent.
 #[derive(Debug, Clone)]
 enum Unsent {
     Unauthorized(Unauthorized),
@@ -118,7 +118,7 @@ impl Fcm {
         self.http.send(|client| client.get(&self.settings.url)).await.map(drop).map_err(unanswered)
     }
 
-    /// Sends an AndroidConfig to a device.
+    /// Sends an AndroidConfig to a device. A refused access token is replaced once.
     async fn deliver(&self, device_id: &str, android: &[u8]) -> Result<Answer, Unsent> {
         let Settings { url, project_id, .. } = &self.settings;
         let url = format!("{}/v1/projects/{project_id}/messages:send", url.trim_end_matches('/'));
@@ -134,7 +134,7 @@ impl Fcm {
             };
             let answer = self.http.ask(request, Connection::by_status).await;
             let answer = answer.map_err(|error| Unsent::Failed(unanswered(error)))?;
-            // Google may take a token back before its time.
+            // Google may revoke a token before it expires.
             if refused.is_none() && outcome(&answer).is_err() {
                 refused = Some(token);
                 continue;
@@ -143,7 +143,7 @@ impl Fcm {
         }
     }
 
-    /// The access token, another one than `refused`.
+    /// Returns an access token other than `refused`.
     async fn token(&self, refused: Option<&Token>) -> Result<Token, Unsent> {
         let is_good = |token: &Token| {
             Instant::now() < token.good_until && refused.is_none_or(|refused| refused.bearer != token.bearer)
@@ -155,7 +155,7 @@ impl Fcm {
         #[derive(Deserialize)]
         struct Grant {
             access_token: String,
-            /// Seconds.
+            /// The lifetime of the token, in seconds.
             expires_in: u64,
         }
 
@@ -200,14 +200,14 @@ impl ProviderClient for Fcm {
         Box::pin(self.send(notification))
     }
 
-    /// Fetches a token and opens the connection to Google, whatever Google answers.
+    /// Fetches a token and opens the connection to Google, and accepts any answer.
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(self.connect())
     }
 }
 
 impl KeyRefusals {
-    /// Whether a refusal may be due to a change of keys.
+    /// Returns whether a refusal may be due to a change of keys, and notes the time of the first one.
     fn may_pass(&self) -> bool {
         self.since().get_or_insert_with(Instant::now).elapsed() < KEY_CHANGE
     }
@@ -217,12 +217,12 @@ impl KeyRefusals {
     }
 
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
-        // Each change is complete in itself.
+        // Every change is a single step, so a poisoned lock still holds valid data.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The message's `android` (AndroidConfig), as MongoosePush makes it.
+/// Returns the message's `android` (AndroidConfig), with the same fields as MongoosePush's.
 fn android(options: &PublishOptions, payload: &Payload, ttl: u64) -> Vec<u8> {
     let content = Content::new(options, payload);
     let data: Map<_, _> = allowed(content.data).map(|(name, value)| (name.into(), value.into())).collect();
@@ -243,7 +243,7 @@ fn android(options: &PublishOptions, payload: &Payload, ttl: u64) -> Vec<u8> {
         for (name, text) in texts {
             notification.extend(text.map(|text| (name.into(), Value::from(text))));
         }
-        // Google's type has 32 bits.
+        // Google's field is a 32-bit integer.
         let count = alert.badge.map(|badge| badge.min(i32::MAX.unsigned_abs().into()));
         notification.extend(count.map(|count| ("notification_count".into(), count.into())));
         android.insert("notification".into(), notification.into());
@@ -254,17 +254,17 @@ fn android(options: &PublishOptions, payload: &Payload, ttl: u64) -> Vec<u8> {
     Value::from(android).to_string().into_bytes()
 }
 
-/// The data without the fields for which FCM refuses a message as a whole: `from`, `message_type`, `collapse_key`, and what
-/// starts with `google` or `gcm` (Message.data; "Build app server send requests").
+/// Returns the data without the fields for which FCM refuses the whole message: `from`, `message_type`, `collapse_key`,
+/// and names that start with `google` or `gcm` (Message.data; "Build app server send requests").
 pub fn allowed<'n>(data: Vec<(&'n str, &'n str)>) -> impl Iterator<Item = (&'n str, &'n str)> {
-    static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    static IS_LOGGED: AtomicBool = AtomicBool::new(false);
     let is_reserved = |name: &str| {
         let is_word = matches!(name, "from" | "message_type" | "collapse_key");
         is_word || name.starts_with("google") || name.starts_with("gcm")
     };
     data.into_iter().filter(move |(name, _)| {
         let is_left_out = is_reserved(name);
-        if is_left_out && !IS_TOLD.swap(true, Ordering::Relaxed) {
+        if is_left_out && !IS_LOGGED.swap(true, Ordering::Relaxed) {
             let field: String = name.chars().take(MAX_FIELD).collect();
             tracing::warn!(field, "a field is left out of notifications by FCM, since Google reserves its name");
         }
@@ -272,7 +272,7 @@ pub fn allowed<'n>(data: Vec<(&'n str, &'n str)>) -> impl Iterator<Item = (&'n s
     })
 }
 
-/// What Google answers other than success (google.rpc.Status, with FcmError and BadRequest among its details).
+/// The body of an error response (google.rpc.Status, with FcmError and BadRequest among its details).
 #[derive(Debug, Default, Deserialize)]
 struct Problem {
     #[serde(default)]
@@ -295,7 +295,7 @@ struct Detail {
     error_code: Option<String>,
     #[serde(default)]
     field_violations: Vec<Violation>,
-    /// Of a QuotaFailure.
+    /// The violations of a QuotaFailure.
     #[serde(default)]
     violations: Vec<QuotaViolation>,
 }
@@ -315,12 +315,12 @@ struct QuotaViolation {
 }
 
 impl Status {
-    /// The code of FCM ("FCM error codes"), or else that of Google at large.
+    /// Returns the error code of FCM ("FCM error codes"), or else the general one of Google's APIs.
     fn code(&self) -> &str {
         self.details.iter().find_map(|detail| detail.error_code.as_deref()).unwrap_or(&self.status)
     }
 
-    /// Whether an invalid argument is the device's token.
+    /// Returns whether the invalid argument is the device's token.
     fn is_of_token(&self) -> bool {
         let violations: Vec<_> = self.details.iter().flat_map(|detail| &detail.field_violations).collect();
         if violations.is_empty() {
@@ -329,8 +329,8 @@ impl Status {
         violations.iter().any(|violation| violation.field == "message.token")
     }
 
-    /// Whether the quota is the device's: Google tells so in a QuotaFailure or in the message ("Device message rate exceeded").
-    /// The project's has an ErrorInfo, and a message about requests per minute.
+    /// Returns whether the quota is the device's: a QuotaFailure or the message names the device ("Device message rate
+    /// exceeded"). For the project's quota Google sends an ErrorInfo, and a message about requests per minute.
     fn is_quota_of_device(&self) -> bool {
         let violations = self.details.iter().flat_map(|detail| &detail.violations);
         let mut texts = violations.flat_map(|violation| [&violation.subject, &violation.description]);
@@ -339,13 +339,13 @@ impl Status {
     }
 }
 
-/// Google has no code of its own for it: "Android message is too big".
+/// Returns whether the message is too large. Google has no error code for this, only "Android message is too big".
 fn is_too_large(answer: &Answer) -> bool {
     let Problem { error } = answer.json();
     answer.status == StatusCode::BAD_REQUEST && error.message.contains("too big")
 }
 
-/// "FCM error codes" (ErrorCode).
+/// Returns the outcome of a publish ("FCM error codes", ErrorCode).
 fn outcome(answer: &Answer) -> ProviderResult {
     let (status, headers) = (answer.status.as_u16(), &answer.headers);
     if status == 200 {
@@ -357,7 +357,7 @@ fn outcome(answer: &Answer) -> ProviderResult {
         (_, "UNREGISTERED") => Outcome::Gone(described),
         (_, "SENDER_ID_MISMATCH") => Outcome::Suspect(described),
         (400, "INVALID_ARGUMENT") if error.is_of_token() => Outcome::Suspect(described),
-        // Apple's credentials, which FCM holds for its own users.
+        // It concerns the APNs credentials that are stored at Firebase.
         (_, "THIRD_PARTY_AUTH_ERROR") => Outcome::Refused(described),
         (401, _) => return Err(Unauthorized::refused(described)),
         (429, _) if error.is_quota_of_device() => failure(described, headers, Extent::Device).into(),
@@ -367,12 +367,12 @@ fn outcome(answer: &Answer) -> ProviderResult {
     })
 }
 
-/// The project's quota is used up, or one that Google does not name.
+/// Returns the failure for the project's quota, or for a quota that Google does not name.
 fn quota_exceeded(reason: String, headers: &HeaderMap) -> Failure {
     Failure { reason, retry_after: retry_after(headers).or(Some(QUOTA_PAUSE)), extent: Extent::Service }
 }
 
-/// Why a publish was not delivered.
+/// Returns the reason why a publish was not delivered; empty if it was.
 fn reason(outcome: Outcome) -> String {
     match outcome {
         Outcome::Delivered => String::new(),
@@ -387,7 +387,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_that_is_refused_for_long_is_wrong() {
+    async fn a_key_that_is_refused_for_ten_minutes_is_wrong() {
         let refusals = KeyRefusals::default();
         assert!(refusals.may_pass());
         tokio::time::advance(KEY_CHANGE - Duration::from_secs(1)).await;
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_is_the_devices_or_the_projects() {
+    fn a_quota_is_of_the_device_or_of_the_project() {
         let failure = |message: &str, details: Value| {
             let error = json!({"code": 429, "status": "RESOURCE_EXHAUSTED", "message": message, "details": details});
             let body = json!({"error": error}).to_string().into_bytes();

@@ -1,7 +1,7 @@
 //! JSON Web Signatures in their compact form (RFC 7515, section 7.1).
 //!
-//! The libraries for tokens sign ES256 with a random nonce, or by way of the `rsa` crate; Apple needs the same bytes from
-//! every worker.
+//! The JWT libraries sign ES256 with a random nonce, or need the `rsa` crate. Apple requires the same bytes from every
+//! worker.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
@@ -14,33 +14,33 @@ use p256::elliptic_curve::pkcs8::SecretDocument;
 use p256::pkcs8::DecodePrivateKey;
 use serde::Serialize;
 
-/// A key that nothing can be signed with; the operator's to mend.
+/// A private key that cannot be read, with the expected format. The operator must correct the credentials.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the private key is not {0}")]
 pub struct BadKey(pub &'static str);
 
-/// A token signed by ES256 with the deterministic nonce of RFC 6979, so that the same claims give the same bytes.
+/// Returns a token signed with ES256 and the deterministic nonce of RFC 6979: the same claims result in the same bytes.
 pub fn es256(key: &SigningKey, header: &impl Serialize, claims: &impl Serialize) -> String {
     signed(header, claims, |input| Signer::<Signature>::sign(key, input).to_vec())
 }
 
-/// A token signed by RS256.
+/// Returns a token signed with RS256.
 pub fn rs256(key: &RsaKeyPair, header: &impl Serialize, claims: &impl Serialize) -> String {
     signed(header, claims, |input| {
         let mut signature = vec![0; key.public_modulus_len()];
-        // It fails for a buffer of another length only.
+        // It fails only for a buffer of another length.
         let _ = key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), input, &mut signature);
         signature
     })
 }
 
-/// PEM with its line breaks. Where they are the two characters `\n`, an environment file has made them so: PEM has no other
+/// Returns PEM with real line breaks. An environment file may contain them as the two characters `\n`; PEM has no other
 /// use for a backslash (RFC 7468, section 3).
 pub fn pem(text: &str) -> String {
     text.trim().replace("\\r", "").replace("\\n", "\n")
 }
 
-/// A P-256 key as PEM: in PKCS #8, or as OpenSSL's `ecparam` writes it (SEC 1, RFC 5915), perhaps behind its parameters.
+/// Reads a P-256 key from PEM: PKCS #8, or SEC 1 (RFC 5915) with or without the parameters that OpenSSL writes.
 pub fn ec_key(text: &str) -> Option<SigningKey> {
     let pem = pem(text);
     match pem.find("-----BEGIN EC PRIVATE KEY-----") {
@@ -49,7 +49,7 @@ pub fn ec_key(text: &str) -> Option<SigningKey> {
     }
 }
 
-/// An RSA key as PEM: in PKCS #8 or PKCS #1.
+/// Reads an RSA key from PEM: PKCS #8 or PKCS #1.
 pub fn rsa_key(text: &str) -> Result<RsaKeyPair, BadKey> {
     let bad = || BadKey("an RSA key in PKCS #8 as PEM");
     let pem = pem(text);
@@ -62,7 +62,7 @@ pub fn rsa_key(text: &str) -> Result<RsaKeyPair, BadKey> {
 }
 
 fn signed(header: &impl Serialize, claims: &impl Serialize, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
-    // The headers and claims of this crate have only strings and numbers.
+    // It cannot fail: the headers and claims of this crate contain only strings and numbers.
     let part = |json: Result<Vec<u8>, _>| BASE64_URL_SAFE_NO_PAD.encode(json.unwrap_or_default());
     let mut token = format!("{}.{}", part(serde_json::to_vec(header)), part(serde_json::to_vec(claims)));
     let signature = sign(token.as_bytes());
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_breaks_of_an_environment_file_are_line_breaks() {
+    fn escaped_line_breaks_of_an_environment_file_become_line_breaks() {
         for written in ["-----BEGIN X-----\nAA==\n-----END X-----", "-----BEGIN X-----\\nAA==\\n-----END X-----\\n"] {
             assert_eq!(pem(written).trim(), "-----BEGIN X-----\nAA==\n-----END X-----");
         }

@@ -31,7 +31,7 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// From `PUSH_CREDENTIALS`; `None` without credentials.
+    /// Reads `PUSH_CREDENTIALS`; returns `None` if it is not set.
     pub fn from_environment(
         trusted_origins: &TrustedOrigins,
         environment: &Environment,
@@ -64,7 +64,7 @@ impl Direct {
         }
     }
 
-    /// The name of the app that a notification is for; empty if there is none.
+    /// Returns the name of the app that a notification is for; empty if there is none.
     async fn app_of(&self, notification: Notification<'_>) -> String {
         let apps = self.apps.current().await.ok();
         let app = apps.as_ref().and_then(|apps| apps.app(notification).ok());
@@ -77,7 +77,7 @@ impl Gateway for Direct {
         Box::pin(self.send(notification))
     }
 
-    /// Each app has its own quota and credentials at a provider, and each origin of Web Push is a server of its own.
+    /// Each app has its own quota and credentials at a provider, and each origin of Web Push is a separate server.
     fn push_service<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, PushService> {
         Box::pin(async move {
             let options = &notification.registration.options;

@@ -11,7 +11,8 @@ pub trait ProviderClient: Send + Sync {
     /// Sends one notification to the device of its registration.
     fn publish<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, ProviderResult>;
 
-    /// Opens the connection to the provider, and fetches the tokens that it requires. By default the first notification does.
+    /// Opens the connection to the provider, and fetches the tokens that it requires. The default leaves this to the
+    /// first notification.
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async { Ok(()) })
     }
@@ -20,8 +21,8 @@ pub trait ProviderClient: Send + Sync {
 /// The result of a publish, unless the provider refuses our credentials.
 pub type ProviderResult = Result<Outcome, Unauthorized>;
 
-/// The provider refuses our credentials, or there are none. They are read again, since they may have changed; if they have
-/// not, this is the outcome of the publish.
+/// The provider refuses our credentials, or there are none. The caller reads them again, since they may have changed;
+/// if they have not, this is the outcome of the publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unauthorized(pub Outcome);
 
@@ -32,31 +33,31 @@ pub enum Provider {
     Apns,
     /// Firebase Cloud Messaging.
     Fcm,
-    /// Web Push (RFC 8030), also by UnifiedPush.
+    /// Web Push (RFC 8030), which UnifiedPush uses, too.
     WebPush,
 }
 
-/// A form whose field `service` names no provider: the client must correct it. The text does not quote the value, which may
-/// be a token in the wrong field.
+/// A form whose field `service` names no provider: the client must correct it. The text does not quote the value, which
+/// may be a token in the wrong field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidService {
-    /// The field is missing.
+    /// The field is missing or empty.
     #[error("the form has no field \"service\"")]
     Missing,
-    /// The field has another value.
+    /// The field has an unknown value.
     #[error("the form's field \"service\" must be apns, fcm, web-push or unifiedpush")]
     Unknown,
 }
 
 impl Unauthorized {
-    /// Refused credentials that only other credentials can replace.
+    /// Credentials that the provider refuses until the operator replaces them.
     pub fn refused(reason: String) -> Self {
         Self(Outcome::Refused(reason))
     }
 }
 
 impl Provider {
-    /// The provider that the option `service` names.
+    /// Returns the provider that the form's field `service` names.
     pub fn of(options: &PublishOptions) -> Result<Self, InvalidService> {
         match options.given("service") {
             None => Err(InvalidService::Missing),
@@ -67,7 +68,7 @@ impl Provider {
         }
     }
 
-    /// The provider's usual name, for logs and explanations.
+    /// Returns the provider's usual name, for logs and explanations.
     pub fn name(self) -> &'static str {
         match self {
             Self::Apns => "APNs",

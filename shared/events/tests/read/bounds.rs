@@ -1,4 +1,4 @@
-//! Bodies within the limits that would outgrow them on their way to the worker.
+//! Limits of events, also for bodies that would exceed them in the queue.
 
 use pushlark_events::Effect;
 use pushlark_http::Media;
@@ -24,14 +24,14 @@ fn many_attributes_are_refused() {
 }
 
 #[test]
-fn a_stanza_that_grows_when_it_is_written_is_refused_beyond_the_limit() {
+fn a_stanza_that_exceeds_the_limit_when_it_is_written_is_refused() {
     assert_refused(XML, &message(&format!("x='{}'", "\"".repeat(100_000)), "<body>x</body>"), "bytes");
     let kept = one(XML, message("", &format!("<body>{}</body>", ">".repeat(200_000))));
     assert!(matches!(kept.effect, Effect::Queue(_)));
 }
 
 #[test]
-fn a_body_outside_of_a_stanza_has_a_stanzas_limit() {
+fn a_body_without_a_stanza_has_the_limit_of_a_stanza() {
     let body = "x".repeat(300_000);
     let event = json!({"type": "message", "from": "a@b", "to": "c@d", "chat": "chat", "body": body});
     assert_refused(Media::Json, &event.to_string(), "bytes");
@@ -39,7 +39,7 @@ fn a_body_outside_of_a_stanza_has_a_stanzas_limit() {
 }
 
 #[test]
-fn a_jid_whose_normal_form_is_not_normal_is_refused() {
+fn a_jid_whose_normal_form_is_not_stable_is_refused() {
     for jid in ["a@\u{1806}", "\u{1806}", "\u{1d2c}lice@b"] {
         assert_refused(Media::Json, &json!({"type": "user_removed", "jid": jid}).to_string(), "jid");
     }
@@ -51,7 +51,7 @@ fn a_jid_whose_normal_form_is_not_normal_is_refused() {
 }
 
 #[test]
-fn characters_that_the_queue_does_not_take_are_refused() {
+fn characters_that_the_queue_does_not_accept_are_refused() {
     for id in ["a\u{ffff}", "a\u{fffe}"] {
         let event = json!({"type": "user_removed", "jid": "a@b", "id": id});
         assert_refused(Media::Json, &event.to_string(), "id");
@@ -60,14 +60,14 @@ fn characters_that_the_queue_does_not_take_are_refused() {
 }
 
 #[test]
-fn recipients_are_bounded() {
+fn more_than_5000_recipients_are_refused() {
     let to: Vec<String> = (0..5_001).map(|i| format!("u{i}@b")).collect();
     let event = json!({"type": "message", "from": "a@b", "to": to, "chat": "groupchat", "body": "x"});
     assert_refused(Media::Json, &event.to_string(), "to");
 }
 
 #[test]
-fn so_many_events_are_refused_as_a_whole_and_none_is_looked_at() {
+fn more_than_1000_events_are_refused_before_any_is_read() {
     let nothing = vec!["0"; 1_001];
     let array = format!("[{}]", nothing.join(","));
     for (media, body) in [(Media::Json, &array), (Media::CloudEvents, &array), (Media::JsonLines, &nothing.join("\n"))]
@@ -79,6 +79,6 @@ fn so_many_events_are_refused_as_a_whole_and_none_is_looked_at() {
 }
 
 #[test]
-fn an_array_is_not_an_object() {
+fn an_array_instead_of_an_object_is_refused() {
     assert_refused(Media::Json, r#"[["user_removed"]]"#, "object");
 }

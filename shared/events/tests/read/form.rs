@@ -1,4 +1,4 @@
-//! MongooseIM's form.
+//! The form of MongooseIM's `mod_event_pusher_http`.
 
 use pushlark_http::Media::Form;
 use pushlark_queue::Facts;
@@ -23,7 +23,7 @@ fn the_forms_that_mongooseim_sends_are_chat_messages_between_users_of_its_server
 }
 
 #[test]
-fn fields_come_in_any_order_beside_others_and_normalise_to_jids() {
+fn fields_may_have_any_order_and_become_normalised_jids() {
     let event = one(Form, "message=%3Cb%3E&x=1&receiver=BOB&y&&server=Example.COM&x%20y=&author=%C3%84lice\r\n");
     let queued = queued(event);
     assert_eq!((queued.from.as_str(), queued.to), ("älice@example.com", vec!["bob@example.com".to_owned()]));
@@ -31,7 +31,7 @@ fn fields_come_in_any_order_beside_others_and_normalise_to_jids() {
 }
 
 #[test]
-fn a_percent_that_escapes_nothing_stands_for_itself() {
+fn a_percent_sign_that_escapes_nothing_is_kept() {
     let body = |escaped: &str| queued(one(Form, format!("author=a&server=b&receiver=c&message={escaped}"))).body();
     assert_eq!(body("100%"), "100%");
     assert_eq!(body("%zz%2"), "%zz%2");
@@ -39,7 +39,7 @@ fn a_percent_that_escapes_nothing_stands_for_itself() {
 }
 
 #[test]
-fn each_field_must_be_there_once_and_be_what_it_stands_for() {
+fn each_field_must_be_present_once_and_valid() {
     let complete = [("author", "alice"), ("server", "example.com"), ("receiver", "bob"), ("message", "Hi")];
     let form = |fields: &[(&str, &str)]| {
         fields.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")

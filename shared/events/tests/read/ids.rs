@@ -1,4 +1,4 @@
-//! What a message is called.
+//! Ids of messages.
 
 use std::collections::HashSet;
 
@@ -26,11 +26,11 @@ fn stanza_id(by: &str, id: &str) -> String {
 
 #[track_caller]
 fn assert_new(id: &str) {
-    assert_eq!(Uuid::parse_str(id).unwrap_or_else(|_| panic!("{id} is no UUID")).get_version_num(), 7, "{id}");
+    assert_eq!(Uuid::parse_str(id).unwrap_or_else(|_| panic!("{id} is not a UUID")).get_version_num(), 7, "{id}");
 }
 
 #[test]
-fn an_id_that_is_given_is_kept() {
+fn the_own_id_of_an_event_is_kept() {
     for id in ["x", "https://example.com/events#42", "\u{17c}\u{f3}\u{142}\u{107} \"\\/'", &"x".repeat(256)] {
         for event in [
             json!({"type": "message", "id": id, "from": "a@example.com", "to": "b@example.com", "chat": "chat", "body": "x"}),
@@ -48,7 +48,7 @@ fn an_id_that_is_given_is_kept() {
 }
 
 #[test]
-fn an_id_is_of_1_to_256_bytes_without_control_characters() {
+fn an_id_has_1_to_256_bytes_and_no_control_characters() {
     for id in [
         String::new(),
         "x".repeat(257),
@@ -64,7 +64,7 @@ fn an_id_is_of_1_to_256_bytes_without_control_characters() {
 }
 
 #[test]
-fn what_sns_calls_a_message_is_an_id_like_any_other() {
+fn the_message_id_of_sns_is_checked_like_any_other_id() {
     let topic = "arn:aws:sns:eu-west-1:123456789012:messages";
     let topics = Topics::from_environment(&Environment::from_iter([("SNS_PM_TOPIC", topic)])).unwrap();
     let read = |id: &str| {
@@ -85,7 +85,7 @@ fn what_sns_calls_a_message_is_an_id_like_any_other() {
 }
 
 #[test]
-fn a_stanza_id_of_the_recipients_own_account_names_a_message() {
+fn the_stanza_id_of_the_recipients_account_is_the_id() {
     let id = |children: &str| one(XML, chat("id='own'", children)).id;
     assert_eq!(id(&stanza_id("bob@example.com", "42")), "bob@example.com/42");
     assert_eq!(id(&stanza_id("BOB@Example.com", "42")), "bob@example.com/42");
@@ -96,7 +96,7 @@ fn a_stanza_id_of_the_recipients_own_account_names_a_message() {
 }
 
 #[test]
-fn a_stanza_id_of_the_room_names_a_groupchat_message_for_all_its_recipients() {
+fn the_stanza_id_of_the_room_is_the_id_for_all_recipients_of_a_groupchat_message() {
     let stanza = format!(
         "<message type='groupchat' from='room@muc.example.com/alice'>{}{}</message>",
         stanza_id("eve@example.com", "1"),
@@ -108,14 +108,14 @@ fn a_stanza_id_of_the_room_names_a_groupchat_message_for_all_its_recipients() {
 }
 
 #[test]
-fn a_message_and_its_unacknowledged_twin_have_one_name() {
+fn a_message_and_its_unacknowledged_copy_have_the_same_id() {
     let stanza = chat("", &stanza_id("bob@example.com", "42"));
-    let twin = json!({"type": "unacknowledged", "to": "bob@example.com/Phone", "stanza": stanza});
-    assert_eq!(one(XML, &stanza).id, one(Json, twin.to_string()).id);
+    let copy = json!({"type": "unacknowledged", "to": "bob@example.com/Phone", "stanza": stanza});
+    assert_eq!(one(XML, &stanza).id, one(Json, copy.to_string()).id);
 }
 
 #[test]
-fn neither_a_clients_own_id_nor_anybody_elses_stanza_id_names_a_message() {
+fn neither_the_clients_id_nor_a_stanza_id_of_another_account_is_the_id() {
     for children in [
         String::new(),
         stanza_id("alice@example.com", "1"),
@@ -145,14 +145,14 @@ fn neither_a_clients_own_id_nor_anybody_elses_stanza_id_names_a_message() {
 }
 
 #[test]
-fn one_recipients_stanza_id_does_not_name_the_message_of_several() {
+fn the_stanza_id_of_one_recipient_is_not_the_id_for_several() {
     let event = json!({"type": "message", "to": ["bob@example.com", "eve@example.com"],
                        "stanza": chat("", &stanza_id("bob@example.com", "42"))});
     assert_new(&one(Json, event.to_string()).id);
 }
 
 #[test]
-fn a_stanza_id_that_cannot_be_an_id_still_names_one_message() {
+fn a_stanza_id_that_is_not_a_valid_id_is_replaced_by_a_stable_one() {
     let id = |by: &str, id: &str| {
         let id = one(XML, chat("", &stanza_id(by, id)).replace("bob@example.com/phone", by)).id;
         assert!(id.len() <= 256 && !id.chars().any(char::is_control), "{id}");
@@ -171,7 +171,7 @@ fn a_stanza_id_that_cannot_be_an_id_still_names_one_message() {
 }
 
 #[test]
-fn what_has_no_id_gets_a_new_one_each_time() {
+fn a_message_without_an_id_gets_a_new_one_each_time() {
     let event = json!({"type": "message", "from": "a@example.com", "to": "b@example.com", "chat": "chat", "body": "x"})
         .to_string();
     let ids: HashSet<_> =

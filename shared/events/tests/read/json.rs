@@ -1,4 +1,4 @@
-//! Pushlark's own events.
+//! Native events in JSON.
 
 use pushlark_events::{Effect, Event, Reading};
 use pushlark_http::Media::{Json, JsonLines};
@@ -16,7 +16,7 @@ fn event(event: Value) -> Event {
     one(Json, event.to_string())
 }
 
-/// A message event that is right, with some fields changed; null takes one away.
+/// Returns a valid message event with some fields changed; a null removes the field.
 fn message(changes: Value) -> Value {
     let right = json!({"type": "message", "from": "alice@example.com/pc", "to": "bob@example.com", "chat": "chat", "body": "Hi"});
     changed(right, changes)
@@ -33,7 +33,7 @@ fn changed(mut right: Value, changes: Value) -> Value {
 }
 
 #[test]
-fn a_message_is_given_by_its_type_and_body() {
+fn a_message_may_have_chat_and_body() {
     for (chat, kind) in [("chat", MessageType::Chat), ("groupchat", MessageType::Groupchat)] {
         let queued = queued(event(message(json!({"chat": chat, "body": "1 < 2 & \"3\"\r\n\u{1f600}"}))));
         assert_eq!((queued.from.as_str(), queued.to), ("alice@example.com/pc", vec!["bob@example.com".to_owned()]));
@@ -46,7 +46,7 @@ fn a_message_is_given_by_its_type_and_body() {
 }
 
 #[test]
-fn a_message_is_given_by_its_stanza_which_has_the_addresses_that_the_event_lacks() {
+fn a_message_may_have_a_stanza_whose_addresses_are_used_if_the_event_has_none() {
     let stanza = "<message xmlns='jabber:client' type='chat' from='Alice@example.com/PC' to='bob@example.com/Phone'>\
                   <body>Hi</body><x xmlns='u' a='1'/></message>";
     let own = queued(event(json!({"type": "message", "stanza": stanza})));
@@ -61,7 +61,7 @@ fn a_message_is_given_by_its_stanza_which_has_the_addresses_that_the_event_lacks
 }
 
 #[test]
-fn recipients_are_bare_and_each_is_named_once_in_their_order() {
+fn recipients_become_bare_and_distinct_and_keep_their_order() {
     let to = json!([
         "Carol@example.com",
         "bob@example.com/phone",
@@ -78,7 +78,7 @@ fn recipients_are_bare_and_each_is_named_once_in_their_order() {
 }
 
 #[test]
-fn what_is_said_of_the_recipient_is_passed_on_and_the_rest_left_open() {
+fn the_known_facts_about_a_recipient_are_queued() {
     for (recipient, facts) in [
         (json!({}), Facts::default()),
         (json!({"exists": false}), Facts { exists: Some(false), ..Facts::default() }),
@@ -120,7 +120,7 @@ fn messages_that_notify_nobody_are_accepted_without_effect() {
 }
 
 #[test]
-fn presence_names_a_session_and_its_status() {
+fn presence_must_have_a_session_and_a_status() {
     for (status, availability) in [("online", Availability::Online), ("offline", Availability::Offline)] {
         let presence = json!({"type": "presence", "jid": "Bob@Example.com/Phone", "status": status});
         assert_eq!(event(presence).effect, Effect::Presence("bob@example.com/Phone".parse().unwrap(), availability));
@@ -142,7 +142,7 @@ fn presence_names_a_session_and_its_status() {
 }
 
 #[test]
-fn a_read_mark_names_a_user_and_a_conversation() {
+fn a_read_mark_must_have_a_user_and_a_conversation() {
     let read = json!({"type": "read", "jid": "bob@example.com", "conversation": "alice@example.com"});
     let of = |jid| BareJid::new(jid).unwrap();
     let reading = Reading { user: of("bob@example.com"), conversation: of("alice@example.com") };
@@ -180,7 +180,7 @@ fn removals_are_queued() {
 }
 
 #[test]
-fn what_is_wrong_with_a_message_is_told_with_the_field() {
+fn the_error_of_a_message_names_the_field() {
     let stanza = |xml: &str| json!({"chat": null, "body": null, "stanza": xml});
     for (changes, named) in [
         (json!({"type": null}), "type"),
@@ -236,7 +236,7 @@ fn what_is_wrong_with_a_message_is_told_with_the_field() {
 }
 
 #[test]
-fn addresses_of_a_stanza_that_are_no_jids_are_refused_as_the_events() {
+fn missing_and_invalid_addresses_of_a_stanza_are_refused() {
     for (stanza, named) in [
         ("<message type='chat' to='bob@example.com'/>", "from"),
         ("<message type='chat' from='alice@example.com'/>", "to"),
@@ -248,7 +248,7 @@ fn addresses_of_a_stanza_that_are_no_jids_are_refused_as_the_events() {
 }
 
 #[test]
-fn a_field_that_is_null_is_not_given_and_unknown_fields_are_ignored() {
+fn a_null_field_counts_as_missing_and_unknown_fields_are_ignored() {
     let stanza = "<message type='chat' from='alice@example.com' to='bob@example.com'/>";
     let nulls = json!({"type": "message", "stanza": stanza, "id": null, "at": null, "from": null, "to": null, "chat": null,
                        "body": null, "recipient": null, "jid": null, "later": {"x": [1]}});
@@ -256,13 +256,13 @@ fn a_field_that_is_null_is_not_given_and_unknown_fields_are_ignored() {
 }
 
 #[test]
-fn a_field_that_stands_twice_is_refused() {
+fn a_repeated_field_is_refused() {
     let twice = r#"{"type": "user_removed", "jid": "bob@example.com", "jid": "eve@example.com"}"#;
     assert_refused(Json, twice, "jid");
 }
 
 #[test]
-fn an_event_happened_when_it_says_but_not_in_the_future() {
+fn an_event_has_its_own_time_but_not_a_future_one() {
     let at = |at: &str| event(json!({"type": "user_removed", "jid": "bob@example.com", "at": at})).at;
     for past in [
         "2026-11-22T19:33:37.5Z",
@@ -279,7 +279,7 @@ fn an_event_happened_when_it_says_but_not_in_the_future() {
 }
 
 #[test]
-fn events_that_do_not_say_when_happened_one_after_the_other_as_they_arrived() {
+fn events_without_a_time_have_increasing_times_of_arrival() {
     let removal = |at: Option<&str>| json!({"type": "user_removed", "jid": "bob@example.com", "at": at});
     let batch = json!([removal(None), removal(None), removal(Some("2026-01-01T00:00:00Z")), removal(None)]);
     for events in [
@@ -295,7 +295,7 @@ fn events_that_do_not_say_when_happened_one_after_the_other_as_they_arrived() {
 }
 
 #[test]
-fn a_batch_is_taken_in_its_order() {
+fn a_batch_keeps_its_order() {
     let batch = [
         json!({"type": "message", "id": "0", "from": "a@example.com", "to": "b@example.com", "chat": "chat", "body": "x"}),
         json!({"type": "presence", "id": "1", "jid": "b@example.com/x", "status": "offline"}),
@@ -315,7 +315,7 @@ fn a_batch_is_taken_in_its_order() {
 }
 
 #[test]
-fn of_a_batch_each_bad_event_is_named_and_no_good_one_taken() {
+fn a_batch_with_bad_events_is_refused_and_each_index_is_listed() {
     let good = json!({"type": "user_removed", "jid": "bob@example.com"}).to_string();
     let bad = [r#"{"type": "user_removed"}"#, r#"{"type": "message", "from": 1}"#, "17"];
     let all = [good.as_str(), bad[0], &good, bad[1], bad[2]];
@@ -336,7 +336,7 @@ fn of_a_batch_each_bad_event_is_named_and_no_good_one_taken() {
 }
 
 #[test]
-fn a_line_that_is_no_json_is_one_bad_event() {
+fn a_line_that_is_not_json_is_one_bad_event() {
     let good = json!({"type": "user_removed", "jid": "bob@example.com"});
     let problem = problem(JsonLines, format!("{good}\n{{\"type\":\n{good} {good}\n{good}"));
     let indexes: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|error| error["index"].clone()).collect();
@@ -344,7 +344,7 @@ fn a_line_that_is_no_json_is_one_bad_event() {
 }
 
 #[test]
-fn what_is_no_json_is_refused_as_a_whole() {
+fn a_body_that_is_not_json_is_refused() {
     for body in ["", " ", "{", "nonsense", "{}{}", "<message/>", "\"text\"", "null", "{\"type\":\"read\",}"] {
         assert!(!refusal(Json, body).is_empty());
     }

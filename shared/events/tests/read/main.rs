@@ -1,4 +1,4 @@
-//! What becomes of a webhook's body: events, or the problem that it is answered with.
+//! Reading webhooks: the events of a body, or the problem in the response.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod bounds;
@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 
 const XML: Media = Media::Xml("application/xml");
 
-/// When all requests of these tests arrive.
+/// The time at which all requests of these tests arrive.
 fn now() -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(1_795_376_018_123_456_789).unwrap()
 }
@@ -38,17 +38,17 @@ fn one(media: Media, body: impl AsRef<[u8]>) -> Event {
     event
 }
 
-/// The problem that answers a body that must not be taken.
+/// Returns the problem in the response to a bad body.
 fn problem(media: Media, body: impl AsRef<[u8]>) -> Value {
     let body = body.as_ref().to_vec();
     let text = String::from_utf8_lossy(&body).into_owned();
     match read(&Request::new(Caller::Operator, media, body).unwrap(), &Sources::default(), now()) {
-        Ok(events) => panic!("{text} is taken, as {events:?}"),
+        Ok(events) => panic!("{text} is accepted, as {events:?}"),
         Err(problem) => serde_json::from_str(&problem.to_json()).unwrap(),
     }
 }
 
-/// What is wrong with the only event of a body.
+/// Returns the detail of the problem with a body's only event.
 fn refusal(media: Media, body: impl AsRef<[u8]>) -> String {
     let problem = problem(media, body);
     assert_eq!((&problem["status"], &problem["errors"][0]["index"]), (&400.into(), &0.into()), "{problem}");
@@ -63,7 +63,7 @@ fn assert_refused(media: Media, body: &str, named: &str) {
     assert!(names(&detail, named), "{body}: {detail:?} does not name {named:?}");
 }
 
-/// Whether a detail has the word `named`, aside from saying where in the JSON something was found.
+/// Returns whether a detail has the word `named`, apart from the position in the JSON.
 fn names(detail: &str, named: &str) -> bool {
     let detail = detail.split(" at line ").next().unwrap();
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
@@ -98,7 +98,7 @@ fn queued(event: Event) -> Queued {
     }
 }
 
-/// A captured HTTP request: its media type, and its body.
+/// Returns the media type and the body of a captured HTTP request.
 fn captured(request: &str) -> (Media, &str) {
     let (head, body) = request.split_once("\r\n\r\n").unwrap();
     let media =

@@ -1,11 +1,11 @@
-//! What is not an event's media type.
+//! Media types that are not supported.
 
 use pushlark_http::Media;
 
 use crate::problem;
 
 #[test]
-fn another_media_type_is_refused_with_those_that_are_taken() {
+fn the_refusal_of_another_media_type_lists_the_supported_ones() {
     for media in ["", "text/plain", "application/octet-stream", "multipart/form-data"] {
         let problem = problem(Media::Unknown(media.into()), r#"{"type": "user_removed", "jid": "bob@example.com"}"#);
         assert_eq!(problem["status"], 415);

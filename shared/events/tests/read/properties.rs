@@ -1,4 +1,4 @@
-//! What holds of reading, whatever comes.
+//! Properties of reading that hold for all bodies.
 
 use proptest::collection::vec;
 use proptest::option;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{XML, captured, now, taken};
 
-/// The most that SQS takes in a message ("Amazon SQS message quotas").
+/// The largest message of SQS, in bytes ("Amazon SQS message quotas").
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
 fn config(cases: u32) -> ProptestConfig {
@@ -24,8 +24,8 @@ fn media() -> impl Strategy<Value = Media> {
     select(vec![Media::Json, Media::JsonLines, XML, Media::Form])
 }
 
-/// Reads a body, and gives how many events it has. What is work goes through the queue unchanged, to a worker that can
-/// read it.
+/// Reads a body, and returns the number of its events; `None` if it is refused. Checks that the work of the events
+/// passes through the queue unchanged, to a worker that can read it.
 fn check(media: Media, body: &[u8]) -> Result<Option<usize>, TestCaseError> {
     let Ok(events) = read(&Request::new(Caller::Operator, media, body.to_vec()).unwrap(), &Sources::default(), now())
     else {
@@ -45,7 +45,7 @@ fn check(media: Media, body: &[u8]) -> Result<Option<usize>, TestCaseError> {
     for record in Record::pack(work) {
         let body = serde_json::to_string(&record).unwrap();
         prop_assert!(body.len() <= MAX_MESSAGE_BYTES, "{} bytes", body.len());
-        // SQS takes the characters that XML has.
+        // SQS accepts the characters that XML allows.
         prop_assert!(is_xml_text(&body));
         prop_assert_eq!(&Record::read(&body).unwrap(), &record);
         prop_assert!(record.work.iter().map(|work| recipients_of(&work.subject)).sum::<usize>() <= MAX_RECIPIENTS);
@@ -68,7 +68,7 @@ fn recipients_of(subject: &Subject) -> usize {
     }
 }
 
-/// Bodies that are right, to be changed.
+/// Returns valid bodies, which the tests change.
 fn originals() -> Vec<(Media, Vec<u8>)> {
     let message = r#"{"type":"message","id":"1","at":"2026-11-22T19:33:37Z","from":"a@example.com/x","to":["b@example.com","c@d.example"],"chat":"chat","body":"Hi","recipient":{"exists":true,"online":false,"unread_count":2}}"#;
     let stanza = r#"{"type":"unacknowledged","to":"b@example.com/x","stanza":"<message type='chat' from='a@example.com'><body>\"Hi\"</body></message>"}"#;
@@ -167,7 +167,7 @@ fn jid() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Events that are right.
+/// Generates valid events.
 fn event() -> impl Strategy<Value = Value> {
     let to = vec(jid(), 1..60).prop_map(Value::from);
     let recipient = (option::of(any::<bool>()), option::of(any::<bool>()), option::of(any::<u32>())).prop_map(
@@ -212,7 +212,7 @@ proptest! {
     #![proptest_config(config(1024))]
 
     #[test]
-    fn no_change_to_a_body_makes_reading_panic_or_gives_work_that_cannot_be_read((media, body) in mutated()) {
+    fn no_change_to_a_body_makes_reading_panic_or_queues_unreadable_work((media, body) in mutated()) {
         check(media, &body)?;
     }
 }
@@ -221,7 +221,7 @@ proptest! {
     #![proptest_config(config(48))]
 
     #[test]
-    fn events_that_are_right_become_records_that_are_read_as_they_were_written(events in vec(event(), 1..8)) {
+    fn valid_events_become_records_that_are_read_unchanged(events in vec(event(), 1..8)) {
         let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
         if lines.len() <= pushlark_http::MAX_BODY_BYTES {
             prop_assert_eq!(check(Media::JsonLines, lines.as_bytes())?, Some(events.len()), "{}", lines);
@@ -231,7 +231,7 @@ proptest! {
 }
 
 #[test]
-fn the_bodies_that_are_changed_are_right() {
+fn the_bodies_to_change_are_valid() {
     for (media, body) in originals() {
         assert!(!taken(media, body).is_empty());
     }
@@ -239,7 +239,7 @@ fn the_bodies_that_are_changed_are_right() {
 
 #[test]
 fn the_largest_stanza_to_the_longest_jids_fits_into_records() {
-    // Quotation marks grow in JSON.
+    // JSON needs two bytes for a quotation mark.
     let around = "<message type='groupchat'><body></body></message>".len();
     let body = "\"".repeat(pushlark_xmpp::MAX_STANZA_BYTES - around);
     let stanza = format!("<message type='groupchat'><body>{body}</body></message>");

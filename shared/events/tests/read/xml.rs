@@ -1,4 +1,4 @@
-//! A stanza as the whole body.
+//! Bodies that are a stanza.
 
 use pushlark_events::Effect;
 use pushlark_model::Availability;
@@ -49,7 +49,7 @@ fn the_messages_that_ejabberd_posts_are_queued() {
 }
 
 #[test]
-fn the_stanza_is_queued_with_all_that_it_holds() {
+fn the_stanza_is_queued_with_all_its_children() {
     let (media, stanza) = captured(include_str!("../fixtures/ejabberd/no-store-hint.http"));
     let queued = queued(one(media, stanza));
     assert!(queued.message.element().child("no-store", "urn:xmpp:hints").is_some());
@@ -64,7 +64,7 @@ fn a_message_that_prosody_delivers_is_queued() {
 }
 
 #[test]
-fn a_message_is_taken_from_any_stream_with_its_addresses_normalised() {
+fn a_message_of_any_stream_is_accepted_and_its_addresses_are_normalised() {
     let of = |root: &str, inner: &str| {
         format!(
             "<?xml version='1.0'?>\n<{root} from='Room@MUC.example.com/Nick' to='BOB@example.com/Phone' type='groupchat'>\
@@ -99,7 +99,7 @@ fn messages_that_notify_nobody_are_accepted_without_effect() {
 }
 
 #[test]
-fn what_is_no_message_or_presence_with_addresses_is_refused() {
+fn anything_but_a_message_or_presence_with_addresses_is_refused() {
     let from_to = "from='a@example.com/x' to='b@example.com'";
     for (xml, named) in [
         (format!("<iq type='set' id='1' {from_to}><x xmlns='u'/></iq>"), "<iq/>"),
@@ -147,7 +147,7 @@ fn bob(availability: Availability) -> Effect {
 }
 
 #[test]
-fn a_presence_to_all_oneself_or_ones_server_tells_whether_a_session_is_available() {
+fn a_presence_to_everybody_or_the_own_account_or_server_changes_the_availability() {
     for to in ["", "to='bob@example.com'", "to='BOB@example.com'", "to='example.com'"] {
         assert_eq!(presence(to, ""), bob(Availability::Online), "{to}");
         assert_eq!(presence(to, "<show>xa</show><priority>0</priority>"), bob(Availability::Online), "{to}");
@@ -157,7 +157,7 @@ fn a_presence_to_all_oneself_or_ones_server_tells_whether_a_session_is_available
 }
 
 #[test]
-fn a_presence_directed_to_anybody_else_does_not_count() {
+fn a_presence_directed_to_another_address_is_ignored() {
     for to in [
         "alice@example.com",
         "room@muc.example.com/bob",
@@ -197,7 +197,7 @@ fn a_presence_of_a_service_is_ignored() {
 }
 
 #[test]
-fn a_presence_that_counts_names_a_session_and_a_possible_priority() {
+fn a_presence_must_have_a_session_and_a_valid_priority() {
     assert_refused(XML, "<presence from='bob@example.com'/>", "from");
     for priority in ["128", "-129", "high"] {
         assert_refused(

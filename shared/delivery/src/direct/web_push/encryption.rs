@@ -1,4 +1,4 @@
-//! What only the device can read: one record of `aes128gcm` (RFC 8188), with keys as RFC 8291 has them.
+//! Encryption for the device: one record of `aes128gcm` (RFC 8188), with keys derived by RFC 8291.
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey, UnparsedPublicKey, agree};
@@ -6,20 +6,20 @@ use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use aws_lc_rs::rand;
 
-/// The size of records (`rs`): more than the one record has with its tag (RFC 8291, section 4), and the same for all.
+/// The record size (`rs`): larger than the one record with its tag (RFC 8291, section 4), and always the same.
 const RECORD_SIZE: u32 = 4_096;
-/// What follows the plaintext of the last record, before its padding (RFC 8188, section 2).
+/// The byte between the plaintext of the last record and its padding (RFC 8188, section 2).
 const DELIMITER: u8 = 2;
 
-/// The keys of a device's subscription: a point of P-256, uncompressed, and a secret.
+/// The keys of a device's subscription: an uncompressed point of P-256 (65 bytes), and a secret.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipient<'r> {
     pub p256dh: &'r [u8],
     pub auth: &'r [u8; 16],
 }
 
-/// Encrypts `plaintext`, padded to `length` bytes, so that who sees the ciphertext knows no other length. It fails without
-/// randomness, or for a key that is no point of P-256.
+/// Encrypts `plaintext`, padded to `length` bytes, so that the ciphertext does not show its real length. Fails without
+/// randomness, or if `p256dh` is not a point of P-256.
 pub fn encrypt(plaintext: &[u8], length: usize, recipient: Recipient<'_>) -> Result<Vec<u8>, Unspecified> {
     let mut salt = [0; 16];
     rand::fill(&mut salt)?;
@@ -35,7 +35,7 @@ fn encrypt_with(
 ) -> Result<Vec<u8>, Unspecified> {
     let sender_public = sender.compute_public_key()?;
     let Recipient { p256dh, auth } = recipient;
-    // RFC 8291, section 3.4, and RFC 8188, section 2.2: HKDF, whose outputs are no longer than one hash.
+    // RFC 8291, section 3.4, and RFC 8188, section 2.2: HKDF with outputs that are no longer than one hash.
     let peer = UnparsedPublicKey::new(&ECDH_P256, p256dh);
     let key = agree(sender, peer, Unspecified, |secret| Ok(hmac(auth, &[secret])))?;
     let key = hmac(&key, &[b"WebPush: info\0", p256dh, sender_public.as_ref(), &[1]]);
@@ -48,7 +48,7 @@ fn encrypt_with(
     let content_key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &content_key[..16])?);
     let nonce = Nonce::try_assume_unique_for_key(&nonce[..12])?;
     content_key.seal_in_place_append_tag(nonce, Aad::empty(), &mut record)?;
-    // The point has 65 bytes, which is all that the header tells of it.
+    // 65 is the length of the public key, which the header contains as its key id.
     Ok([&salt[..], &RECORD_SIZE.to_be_bytes(), &[65], sender_public.as_ref(), &record].concat())
 }
 
@@ -73,7 +73,7 @@ mod tests {
 
     /// RFC 8291, appendix A.
     #[test]
-    fn the_example_of_the_rfc_is_encrypted_as_it_is_there() {
+    fn the_example_of_the_rfc_results_in_the_same_bytes() {
         let private_key = decoded("yfWPiYE-n46HLnH0KqZOF1fJJU3MYrct3AELtAQ-oRw");
         let sender = PrivateKey::from_private_key(&ECDH_P256, &private_key).unwrap();
         let salt = decoded("DGv6ra1nlYgDCS1FRnbzlw").try_into().unwrap();

@@ -1,4 +1,4 @@
-//! Whom users may have us call: an endpoint of Web Push is their input.
+//! The endpoints of Web Push that are called. An endpoint is user input.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -6,59 +6,59 @@ use std::str::FromStr;
 use pushlark_settings::{EmptyItem, Environment, HttpUrl, SettingError, items};
 use reqwest::Url;
 
-/// The origins that are trusted although they are not public, use another port or no TLS: the setting
+/// The origins that are called although they are not public, use another port or no TLS: the setting
 /// `WEB_PUSH_TRUSTED_ORIGINS`, comma-separated, such as `https://ntfy.internal:8443`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedOrigins(Vec<Url>);
 
-/// A setting that names no origins; the operator's to mend. It may hold a password, and is not quoted.
+/// A setting that is not a list of origins. The operator must correct it. It may contain a password, and is not quoted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOrigin {
     /// An item is empty.
     #[error(transparent)]
     Empty(#[from] EmptyItem),
-    /// It is something else, or more.
-    #[error("number {0} is no origin such as https://push.example.com:8443")]
+    /// The item with this number, from 1, is not a URL, or contains more than an origin.
+    #[error("number {0} is not an origin such as https://push.example.com:8443")]
     NotOrigin(usize),
 }
 
-/// An endpoint that is not called; the client's to mend.
+/// An endpoint that is not called. The client must enable notifications with another endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEndpoint {
-    /// It is not a URL.
+    /// The endpoint is not a URL.
     #[error("it must be a URL")]
     NotUrl,
-    /// It would be called without TLS.
+    /// The scheme is not `https`: the call would have no TLS.
     #[error("it must begin with https://")]
     NotHttps,
-    /// It holds a user or a password.
+    /// The URL contains a user or a password.
     #[error("it must hold no user and no password")]
     Credentials,
-    /// A port other than 443.
+    /// The port is not 443.
     #[error("its port must be 443")]
     Port,
-    /// An address that the Internet does not know.
+    /// The host is an address that is not public.
     #[error(transparent)]
     NotPublic(#[from] NotPublic),
 }
 
-/// An address, or a name of addresses, that the Internet does not know.
+/// An IP address that is not public, or a host name without a public address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("its host must have a public address")]
 pub struct NotPublic;
 
 impl TrustedOrigins {
-    /// From `WEB_PUSH_TRUSTED_ORIGINS`.
+    /// Reads `WEB_PUSH_TRUSTED_ORIGINS`; without it, no origin is trusted.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         Ok(environment.get("WEB_PUSH_TRUSTED_ORIGINS")?.unwrap_or_default())
     }
 
-    /// Whether the scheme, host and port of `url` are together one of these origins.
+    /// Returns whether the scheme, host and port of `url` are one of these origins.
     pub fn has(&self, url: &Url) -> bool {
         self.0.iter().any(|trusted| trusted.origin() == url.origin())
     }
 
-    /// The endpoint, unless it is one that is not called. What its name resolves to is checked at each call.
+    /// Parses an endpoint, and checks that it may be called. The addresses of its host name are checked at each call.
     pub fn endpoint(&self, url: &str) -> Result<Url, InvalidEndpoint> {
         let url = Url::parse(url).map_err(|_| InvalidEndpoint::NotUrl)?;
         if !url.username().is_empty() || url.password().is_some() {
@@ -70,7 +70,7 @@ impl TrustedOrigins {
         if url.scheme() != "https" {
             return Err(InvalidEndpoint::NotHttps);
         }
-        // A URL leaves out its scheme's own port.
+        // `Url::port` is `None` for the default port of the scheme.
         if url.port().is_some() {
             return Err(InvalidEndpoint::Port);
         }
@@ -97,8 +97,8 @@ impl FromStr for TrustedOrigins {
     }
 }
 
-/// The blocks of IPv4 that are not of the Internet at large, by their prefixes ("IANA IPv4 Special-Purpose Address
-/// Registry"), with multicast.
+/// The IPv4 blocks that are not public, with the lengths of their prefixes ("IANA IPv4 Special-Purpose Address
+/// Registry"), and multicast.
 const SPECIAL_V4: [(Ipv4Addr, u32); 15] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -117,10 +117,10 @@ const SPECIAL_V4: [(Ipv4Addr, u32); 15] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// The one block of IPv6 that is given out …
+/// The only IPv6 block from which public addresses are assigned, with the length of its prefix.
 const GLOBAL_V6: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
-/// … and the parts of it that are not of the Internet at large, or that stand for an address of IPv4 ("IANA IPv6
-/// Special-Purpose Address Registry").
+/// The parts of `GLOBAL_V6` that are not public, or that represent IPv4 addresses ("IANA IPv6 Special-Purpose Address
+/// Registry").
 const SPECIAL_V6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
@@ -128,7 +128,7 @@ const SPECIAL_V6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];
 
-/// Whether an address is one of the Internet at large.
+/// Returns whether an address is public: reachable from the whole Internet.
 pub fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => {
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_public_and_of_https() {
+    fn an_endpoint_must_be_public_and_use_https() {
         let none = TrustedOrigins::default();
         for fine in [
             "https://updates.push.services.mozilla.com/wpush/v2/abc",
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_public_is_called_when_its_origin_is_trusted() {
+    fn an_endpoint_of_a_trusted_origin_may_be_private() {
         let trusted: TrustedOrigins = "https://ntfy.internal:8443, http://127.0.0.1:8080".parse().unwrap();
         trusted.endpoint("https://ntfy.internal:8443/up").unwrap();
         trusted.endpoint("http://127.0.0.1:8080/up").unwrap();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_no_public_network_are_told_from_others() {
+    fn special_purpose_addresses_are_not_public() {
         for public in ["1.1.1.1", "100.63.255.255", "172.32.0.1", "198.20.0.1", "223.255.255.255", "2a00::1"] {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }

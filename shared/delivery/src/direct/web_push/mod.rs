@@ -1,4 +1,4 @@
-//! Web Push (RFC 8030), encrypted for the device (RFC 8291) and signed (RFC 8292): browsers, and UnifiedPush.
+//! Web Push (RFC 8030), encrypted for the device (RFC 8291) and signed (RFC 8292), for browsers and UnifiedPush.
 
 mod encryption;
 pub mod endpoint;
@@ -32,44 +32,46 @@ use encryption::{Recipient, encrypt};
 use endpoint::NotPublic;
 use vapid::Vapid;
 
-/// The most that a push service must take is 4,096 bytes of ciphertext (RFC 8030, section 7.2), which leaves so many
-/// bytes of plaintext (RFC 8291, section 4).
+/// The longest plaintext, in bytes (RFC 8291, section 4): a push service need not accept more than 4,096 bytes of
+/// ciphertext (RFC 8030, section 7.2).
 const MAX_PLAINTEXT: usize = 3_993;
-/// Mozilla's push service hands what is for Firefox on Android on to FCM, in base64 and JSON, and takes 2,744 bytes of
-/// ciphertext for it (autopush, "HTTP endpoints"). Which of its subscriptions are Android's is not told.
+/// The longest plaintext for Mozilla's push service, in bytes. It forwards notifications for Firefox on Android to FCM,
+/// in base64 and JSON, and accepts 2,744 bytes of ciphertext for them (autopush, "HTTP endpoints"). An endpoint does
+/// not show whether the subscription is Android's.
 const MAX_PLAINTEXT_AT_MOZILLA: usize = 2_600;
-/// Plaintexts are padded to a multiple of this, or to the most that there may be: who carries them sees no length of a text.
+/// Plaintexts are padded to a multiple of this number of bytes, or to the limit, so that push services cannot see the
+/// length of a text.
 const PADDING_STEP: usize = 1_024;
-/// The longest time to live: four weeks, above which Google and Microsoft answer 400.
+/// The longest time to live: four weeks. Google and Microsoft answer 400 above it.
 const MAX_TIME_TO_LIVE: Duration = Duration::from_secs(2_419_200);
-/// How much of an answer's text is read, in bytes.
-const MAX_SAID: usize = 1_024;
-/// What Apple (400), Mozilla (401) and Google (403) say of a subscription that was made for another key than ours.
+/// How much of an error response's text is read, in bytes.
+const MAX_ERROR_TEXT: usize = 1_024;
+/// The texts of Apple (400), Mozilla (401) and Google (403) for a subscription that was made for another key than ours.
 const OTHER_KEY: [&str; 3] =
     ["VapidPkHashMismatch", "VAPID public key mismatch", "do not correspond to the credentials used to create"];
-/// As users' browsers write it, with padding or without.
+/// base64url with or without padding: users' browsers write both.
 const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The HTTP clients of all apps.
+/// The HTTP clients that all apps share.
 #[derive(Clone)]
 pub struct Clients {
-    /// For trusted origins.
+    /// For trusted origins, at any address.
     pub trusted: HttpClient,
-    /// For all other endpoints.
+    /// For all other endpoints: public addresses only.
     pub public: HttpClient,
 }
 
-/// The client of one app.
+/// The Web Push client of one app.
 pub struct WebPush {
     clients: Clients,
     trusted_origins: TrustedOrigins,
     vapid: Vapid,
 }
 
-/// Where a device is reached, and the keys that only it can decrypt with.
+/// The endpoint of a device, and the keys to encrypt for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subscription {
     endpoint: Url,
@@ -77,22 +79,22 @@ pub struct Subscription {
     auth: [u8; 16],
 }
 
-/// A form that names no device of Web Push; the client's to mend.
+/// A form that is not a Web Push subscription. The client must correct it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSubscription {
-    /// A field is missing.
+    /// The field of this name is missing or empty.
     #[error("the form has no field {0:?}")]
     Missing(&'static str),
-    /// The endpoint is not one that is called.
+    /// The endpoint is not allowed.
     #[error("the form's field \"endpoint\" cannot be used: {0}")]
     Endpoint(#[from] InvalidEndpoint),
-    /// A key is none.
+    /// The field of this name is not such a key.
     #[error("the form's field {0:?} must be {1} in base64url")]
     Key(&'static str, &'static str),
 }
 
 impl Subscription {
-    /// From the options `endpoint`, `p256dh` and `auth`, as a browser's `PushSubscription` has them (W3C Push API).
+    /// Reads the form's fields `endpoint`, `p256dh` and `auth` from a browser's `PushSubscription` (W3C Push API).
     pub fn new(options: &PublishOptions, trusted_origins: &TrustedOrigins) -> Result<Self, InvalidSubscription> {
         let require = |name| options.given(name).ok_or(InvalidSubscription::Missing(name));
         let endpoint = trusted_origins.endpoint(require("endpoint")?)?;
@@ -105,18 +107,18 @@ impl Subscription {
         Ok(Self { endpoint, p256dh: p256dh.to_encoded_point(false), auth })
     }
 
-    /// Whether the push service is at `domain` or below it.
+    /// Returns whether the host of the push service is `domain` or a subdomain.
     fn is_at(&self, domain: &str) -> bool {
         let host = self.endpoint.host_str().unwrap_or_default().trim_end_matches('.');
         host.strip_suffix(domain).is_some_and(|below| below.is_empty() || below.ends_with('.'))
     }
 
-    /// Whether it is Microsoft's push service, for Edge on Windows.
+    /// Returns whether it is Microsoft's push service, which Edge on Windows uses.
     fn is_at_microsoft(&self) -> bool {
         self.is_at("notify.windows.com")
     }
 
-    /// How many bytes of plaintext the push service takes.
+    /// Returns the longest plaintext that the push service accepts, in bytes.
     fn max_plaintext(&self) -> usize {
         if self.is_at("push.services.mozilla.com") { MAX_PLAINTEXT_AT_MOZILLA } else { MAX_PLAINTEXT }
     }
@@ -139,7 +141,7 @@ impl WebPush {
         };
         let length = padded(text.len(), limit);
         let mut answer = self.post(notification, &subscription, &text, length).await;
-        // Some services take less than they must, and do not say how much.
+        // Some push services accept less than they must, and do not report their limit.
         if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::PAYLOAD_TOO_LARGE)
             && let Ok(text) = truncate(length / 2, notification.payload, self::text)
         {
@@ -151,7 +153,7 @@ impl WebPush {
         })
     }
 
-    /// Posts a text, padded to a length. There may be no answer, which is an outcome, too.
+    /// Posts a text, padded to `length` bytes. The error is the outcome of a publish without an answer.
     async fn post(
         &self,
         notification: Notification<'_>,
@@ -161,7 +163,8 @@ impl WebPush {
     ) -> Result<Response, Outcome> {
         let Subscription { endpoint, p256dh, auth } = subscription;
         let recipient = Recipient { p256dh: p256dh.as_bytes(), auth };
-        let body = encrypt(text, length, recipient).map_err(|_| Outcome::Refused("not encrypted".into()))?;
+        let body = encrypt(text, length, recipient)
+            .map_err(|_| Outcome::Refused("the notification cannot be encrypted".into()))?;
         let urgency = match notification.registration.options.priority() {
             _ if is_call(notification.payload) => "high",
             Ok(Some(Priority::High)) => "high",
@@ -175,13 +178,13 @@ impl WebPush {
                 .header(AUTHORIZATION, &authorization)
                 .header("TTL", time_to_live)
                 .header("Urgency", urgency)
-                // A repeat takes the place of what it repeats, where that still waits for the device.
+                // A retry replaces the earlier notification if that still waits for the device.
                 .header("Topic", notification.name(32))
                 .header(CONTENT_ENCODING, "aes128gcm")
                 .header(CONTENT_TYPE, "application/octet-stream")
                 .body(body.clone());
-            // What is to be kept, and what is not, must be said twice, and in accord ("Push notification service request
-            // and response headers").
+            // Microsoft requires this header to agree with `TTL` ("Push notification service request and response
+            // headers").
             match (subscription.is_at_microsoft(), time_to_live) {
                 (false, _) => request,
                 (true, 0) => request.header("X-WNS-Cache-Policy", "no-cache"),
@@ -203,18 +206,18 @@ impl ProviderClient for WebPush {
     }
 }
 
-/// The origin of a registration's endpoint; empty if the endpoint is not a URL.
+/// Returns the origin of a registration's endpoint; empty if the endpoint is not a URL.
 pub fn origin(options: &PublishOptions) -> String {
     let endpoint = Url::parse(options.get("endpoint").unwrap_or_default());
     endpoint.map(|endpoint| endpoint.origin().ascii_serialization()).unwrap_or_default()
 }
 
-/// How long a plaintext of `length` bytes is with its padding, at most `limit`.
+/// Returns the length of a plaintext of `length` bytes with its padding: at most `limit`.
 fn padded(length: usize, limit: usize) -> usize {
     length.next_multiple_of(PADDING_STEP).min(limit)
 }
 
-/// What the app decrypts: the payload's fields.
+/// Returns the plaintext for the app: a JSON object of the payload's fields.
 fn text(payload: &Payload) -> Vec<u8> {
     let fields: Map<String, Value> = payload.fields().map(|(name, value)| (name.into(), value.into())).collect();
     Value::from(fields).to_string().into_bytes()
@@ -224,15 +227,15 @@ async fn outcome_of(mut response: Response, subscription: &Subscription) -> Outc
     let (status, headers) = (response.status(), response.headers());
     let reason = format!("status {}", status.as_u16());
     let is_at_microsoft = subscription.is_at_microsoft();
-    // Microsoft says so with any status, and drops the notification.
+    // Microsoft sends this header with any status, and drops the notification.
     if is_at_microsoft && headers.get("x-wns-status").is_some_and(|status| status == "channelthrottled") {
         return failure(format!("{reason}, channelthrottled"), headers, Extent::Device).into();
     }
     match status {
         StatusCode::NOT_FOUND => Outcome::Gone(reason),
-        // A limit is a subscription's, not the push service's, …
+        // Push services limit the rate of each subscription.
         StatusCode::TOO_MANY_REQUESTS => failure(reason, headers, Extent::Device).into(),
-        // … but for Microsoft's, which is on all that we send ("the cloud service exceeded its throttle limit").
+        // Microsoft limits the rate of all our notifications ("the cloud service exceeded its throttle limit").
         StatusCode::NOT_ACCEPTABLE if is_at_microsoft => failure(reason, headers, Extent::Service).into(),
         StatusCode::NOT_ACCEPTABLE if headers.contains_key(RETRY_AFTER) => {
             failure(reason, headers, Extent::Device).into()
@@ -240,7 +243,7 @@ async fn outcome_of(mut response: Response, subscription: &Subscription) -> Outc
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             let said = beginning(&mut response).await;
             let is_of_other_key = OTHER_KEY.iter().any(|text| said.contains(text));
-            // Apple's `BadJwtToken` and Google's `invalid JWT provided` are of our signature: of the clock, say.
+            // Apple's `BadJwtToken` and Google's `invalid JWT provided` concern our signature, such as a wrong clock.
             let is_of_token = said.to_ascii_lowercase().contains("jwt");
             if is_of_other_key || status == StatusCode::FORBIDDEN && !is_of_token {
                 return Outcome::Suspect(format!("{reason}: the subscription may be for another key"));
@@ -251,15 +254,15 @@ async fn outcome_of(mut response: Response, subscription: &Subscription) -> Outc
     }
 }
 
-/// How an answer's text begins, after what Microsoft's has in a header instead. It is a server's that a user named, and is
-/// neither read on nor told to anybody.
+/// Returns the beginning of an error response's text, after the text that Microsoft sends in a header. A user may have
+/// chosen the server, so no more of the text is read, and it is neither logged nor returned to anybody.
 async fn beginning(response: &mut Response) -> String {
     let mut text =
         response.headers().get("x-wns-error-description").map_or(Vec::new(), |text| text.as_bytes().to_vec());
-    while text.len() < MAX_SAID
+    while text.len() < MAX_ERROR_TEXT
         && let Ok(Some(chunk)) = response.chunk().await
     {
-        text.extend(chunk.iter().take(MAX_SAID - text.len()));
+        text.extend(chunk.iter().take(MAX_ERROR_TEXT - text.len()));
     }
     String::from_utf8_lossy(&text).into_owned()
 }
@@ -293,7 +296,7 @@ mod tests {
     use super::*;
     use crate::http_client::Kind;
 
-    /// For 127.0.0.1, signed by itself: `openssl req -x509`.
+    /// A self-signed certificate for 127.0.0.1: `openssl req -x509`.
     const CERTIFICATE: &str = "MIIBkTCCATagAwIBAgIUZ7PfbBVMnhuMmLBA6xtRt+gm674wCgYIKoZIzj0EAwIwFDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2\
         MTEyODA1MDg1MloYDzIxMjYxMTA0MDUwODUyWjAUMRIwEAYDVQQDDAkxMjcuMC4wLjEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC\
         AAQOnvKrAu+ET4QZvOMgFDfgpic6XTpBVS6A0Nav2NxVQti8LKT9RvqvkkdZU+jqDBpIlea4WDOuDH3D/12FQKx0o2QwYjAdBgNV\
@@ -303,7 +306,7 @@ mod tests {
     const CERTIFICATE_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgASP1nY08KlRZrC7K6hI+P4uheq3Z1q5K1fTQDI+rjBWhRANCAAQO\
         nvKrAu+ET4QZvOMgFDfgpic6XTpBVS6A0Nav2NxVQti8LKT9RvqvkkdZU+jqDBpIlea4WDOuDH3D/12FQKx0";
 
-    /// What comes of a notification to an endpoint, which may be one of this machine.
+    /// Publishes a notification to an endpoint, which may be on this machine.
     async fn outcome_at(endpoint: &str, is_trusted: bool) -> Outcome {
         let url = Url::parse(endpoint).unwrap();
         let trusted_origins =
@@ -340,11 +343,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_has_no_address_or_refuses_is_unreachable() {
+    async fn a_host_without_an_address_or_that_refuses_connections_is_unreachable() {
         for is_trusted in [true, false] {
             assert_eq!(extent(outcome_at("https://push.invalid/x", is_trusted).await), Extent::Unreachable);
         }
-        // It is bound, and does not listen.
+        // The socket is bound, but does not listen.
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let endpoint = format!("http://{}/x", socket.local_addr().unwrap());
@@ -352,12 +355,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_answers_no_connection_is_unreachable() {
+    async fn a_host_that_does_not_answer_connections_is_unreachable() {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let listener = socket.listen(1).unwrap();
         let address = listener.local_addr().unwrap();
-        // What nobody accepts fills the queue; further connections are not answered.
+        // Connections that nobody accepts fill the queue; further ones are not answered.
         let mut waiting = Vec::new();
         while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
             waiting.push(stream);
@@ -365,9 +368,9 @@ mod tests {
         assert_eq!(extent(outcome_at(&format!("http://{address}/x"), true).await), Extent::Unreachable);
     }
 
-    /// A certificate that is not good is no sign of the host that was meant.
+    /// A server with an invalid certificate may be another host than the intended one.
     #[tokio::test]
-    async fn a_host_that_shows_no_good_certificate_is_unreachable() {
+    async fn a_host_with_an_invalid_certificate_is_unreachable() {
         let certificate = CertificateDer::from(BASE64_STANDARD.decode(CERTIFICATE).unwrap());
         let key = PrivatePkcs8KeyDer::from(BASE64_STANDARD.decode(CERTIFICATE_KEY).unwrap());
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
@@ -387,7 +390,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_takes_the_connection_and_says_nothing_is_reached() {
+    async fn a_host_that_accepts_a_connection_and_does_not_answer_is_reachable() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}/x", listener.local_addr().unwrap());
         assert_eq!(extent(outcome_at(&endpoint, true).await), Extent::Service);
@@ -399,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn plaintexts_have_few_lengths() {
+    fn plaintexts_are_padded_to_few_lengths() {
         let of = |length| padded(length, MAX_PLAINTEXT);
         assert_eq!(
             [of(1), of(1_024), of(1_025), of(3_072), of(3_073), of(3_993)],

@@ -1,4 +1,4 @@
-//! Who sends: the signatures by which push services know an app (RFC 8292).
+//! VAPID: the signatures by which push services identify an app (RFC 8292).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,78 +14,78 @@ use time::OffsetDateTime;
 use super::BASE64_URL;
 use crate::direct::jws::{BadKey, ec_key, es256};
 
-/// How many signatures are kept.
+/// How many signatures are cached, one for each push service. Beyond it, all are removed.
 const MAX_SIGNATURES: usize = 1_000;
-/// How long a signature is good for, in seconds; at most 24 hours (RFC 8292, section 2).
+/// How long a signature is valid, in seconds; at most 24 hours (RFC 8292, section 2).
 const TOKEN_LIFETIME: i64 = 12 * 3_600;
-/// The top-level names at which nobody can be written to (RFC 2606, RFC 6762).
-const NOWHERE: [&str; 3] = ["localhost", "local", "invalid"];
+/// The top-level domains that have no public hosts (RFC 2606, RFC 6762).
+const LOCAL_DOMAINS: [&str; 3] = ["localhost", "local", "invalid"];
 
 /// An app's credentials for Web Push.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The private key of VAPID: P-256, as PEM (PKCS #8 or SEC1) or as 32 bytes in base64.
+    /// The private key: P-256, as PEM (PKCS #8 or SEC1) or as 32 bytes in base64.
     key: String,
-    /// Whom a push service may write to: `mailto:` or `https:`.
+    /// The contact for push services: a `mailto:` or `https:` URL.
     subject: String,
 }
 
-/// Credentials that cannot be used; the operator's to mend.
+/// Credentials that cannot be used. The operator must correct them.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSettings {
-    /// Of the key.
+    /// The private key cannot be read.
     #[error(transparent)]
     Key(#[from] BadKey),
-    /// Of the subject.
+    /// Push services refuse the subject.
     #[error(transparent)]
     Subject(#[from] InvalidSubject),
 }
 
-/// A subject that push services refuse, above all Apple's, which then says `BadJwtToken` of each notification ("Sending web
-/// push notifications in web apps and browsers").
+/// A subject that push services refuse. The operator must correct it. Apple's push service answers each notification
+/// with `BadJwtToken` ("Sending web push notifications in web apps and browsers").
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSubject {
-    /// It is another URI, or none.
+    /// The subject is neither a `mailto:` nor an `https:` URL.
     #[error("the subject must begin with mailto: or https://")]
     Scheme,
-    /// It is written as in the header of a mail, or has white space at its ends.
+    /// The subject is written as in the header of a mail, or has white space.
     #[error("the subject must have no white space, angle brackets or quotation marks")]
     Character,
-    /// No address follows `mailto:`, or more than one.
-    #[error("the subject must have one address behind mailto:, such as mailto:push@example.com")]
+    /// `mailto:` is followed by no address, or by more than one.
+    #[error("the subject must have one address after mailto:, such as mailto:push@example.com")]
     Address,
-    /// No name of a host is in it.
-    #[error("the subject must have a host that has a name with a dot")]
+    /// The subject has no host name with a dot.
+    #[error("the subject must have a host name with a dot")]
     Host,
-    /// The host is nowhere but on a machine or a local network.
+    /// The host exists only on one machine or in a local network.
     #[error("the subject must not be at localhost, .local or .invalid, which push services refuse")]
     Nowhere,
 }
 
-/// The key of one app, and what it has signed.
+/// The key of one app, with a cache of its signatures.
 pub struct Vapid {
     key: SigningKey,
     /// The public key: an uncompressed point, in base64url.
     public_key: String,
     subject: String,
-    /// The signature for each push service, and until when it is good.
+    /// By the origin of a push service: the expiry of the signature, in Unix seconds, and the header `Authorization`.
     signatures: Mutex<HashMap<String, (i64, String)>>,
 }
 
 impl Vapid {
     pub fn new(Settings { key, subject }: Settings) -> Result<Self, InvalidSettings> {
-        let bad = BadKey("one of P-256: PKCS #8 or SEC1 as PEM, or 32 bytes in base64");
+        let bad = BadKey("a P-256 key: PKCS #8 or SEC1 as PEM, or 32 bytes in base64");
         let key = signing_key(key.trim()).ok_or(bad)?;
         check_subject(&subject)?;
         let public_key = BASE64_URL_SAFE_NO_PAD.encode(key.verifying_key().to_encoded_point(false));
         Ok(Self { key, public_key, subject, signatures: Mutex::default() })
     }
 
-    /// The signature for one push service, as the header `Authorization` (RFC 8292, section 3).
+    /// Returns the header `Authorization` for the push service of `endpoint` (RFC 8292, section 3).
     pub fn authorization(&self, endpoint: &Url, now: OffsetDateTime) -> String {
         let (audience, now) = (endpoint.origin().ascii_serialization(), now.unix_timestamp());
-        // Each change is complete in itself.
+        // Every change is a single step, so a poisoned lock still holds valid data.
         let mut signatures = self.signatures.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((expires, signature)) = signatures.get(&audience)
             && expires - now > TOKEN_LIFETIME / 2
@@ -96,7 +96,7 @@ impl Vapid {
         let claims = json!({"aud": audience, "exp": expires, "sub": self.subject});
         let token = es256(&self.key, &json!({"typ": "JWT", "alg": "ES256"}), &claims);
         let signature = format!("vapid t={token}, k={}", self.public_key);
-        // Users name the push services.
+        // Users choose the push services, so there may be any number.
         if signatures.len() >= MAX_SIGNATURES {
             signatures.clear();
         }
@@ -130,11 +130,11 @@ fn check_subject(subject: &str) -> Result<(), InvalidSubject> {
         None => return Err(InvalidSubject::Scheme),
     };
     let url = Url::parse(&url).map_err(|_| InvalidSubject::Host)?;
-    // An address of IP is no name.
+    // `Url::domain` is `None` for an IP address.
     let host = url.domain().ok_or(InvalidSubject::Host)?.trim_end_matches('.');
     match host.rsplit_once('.') {
         _ if host == "localhost" => Err(InvalidSubject::Nowhere),
-        Some((_, top)) if NOWHERE.contains(&top) => Err(InvalidSubject::Nowhere),
+        Some((_, top)) if LOCAL_DOMAINS.contains(&top) => Err(InvalidSubject::Nowhere),
         Some(_) => Ok(()),
         None => Err(InvalidSubject::Host),
     }
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// By `openssl ecparam -name prime256v1 -genkey`.
+    /// A key from `openssl ecparam -name prime256v1 -genkey`.
     const SEC1: &str = "-----BEGIN EC PARAMETERS-----\n\
         BggqhkjOPQMBBw==\n\
         -----END EC PARAMETERS-----\n\
@@ -157,7 +157,7 @@ mod tests {
         AwEHoUQDQgAEQpT808ZFJqcprbhLCE8Ou9506Rq440JmHh33mzOT1QRhLPhDiQ14\n\
         MM7+8D43x+X6Zl2sFTLALKb0vVEyVWpb6A==\n\
         -----END EC PRIVATE KEY-----";
-    /// The same key, by `openssl pkcs8 -topk8 -nocrypt`.
+    /// The same key, converted by `openssl pkcs8 -topk8 -nocrypt`.
     const PKCS8: &str = "-----BEGIN PRIVATE KEY-----\n\
         MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgohNK+YaSVxkn/J9T\n\
         7PSsvm54GTzGA907uOBe2o8iAX+hRANCAARClPzTxkUmpymtuEsITw673nTpGrjj\n\
@@ -165,7 +165,7 @@ mod tests {
         -----END PRIVATE KEY-----";
 
     #[test]
-    fn a_subject_is_an_address_or_a_url_that_can_be_written_to() {
+    fn a_subject_must_be_a_mail_address_or_url_with_a_public_host() {
         for fine in [
             "mailto:push@example.com",
             "mailto:push+chat@mail.example.co.uk",
@@ -208,11 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_taken_however_tools_write_it() {
+    fn a_key_is_accepted_in_each_format_that_tools_write() {
         let key = SigningKey::from_pkcs8_pem(PKCS8).unwrap();
         let raw = key.to_bytes();
         let (url_safe, standard) = (BASE64_URL_SAFE_NO_PAD.encode(raw), BASE64_STANDARD.encode(raw));
-        assert!(url_safe.contains(['-', '_']) && standard.contains(['+', '/']), "one that tells them apart");
+        assert!(
+            url_safe.contains(['-', '_']) && standard.contains(['+', '/']),
+            "the key shows the difference of both alphabets"
+        );
         let on_one_line = |pem: &str| pem.replace('\n', "\\n");
         let without_curve = &SEC1[SEC1.find("-----BEGIN EC PRIVATE").unwrap()..];
         for written in [
