@@ -139,7 +139,7 @@ class Pushlark:
         self.settings.update(settings)
 
     async def start(self):
-        command = [PROGRAMS / "local", "--port", str(self.port), "--data", str(self.folder / "pushlark")]
+        command = [PROGRAMS / "pushlark-local", "--port", str(self.port), "--data", str(self.folder / "pushlark")]
         self.program = Program("pushlark", command, self.folder, self.settings)
         await eventually("Pushlark", lambda: is_open(self.port))
 
@@ -553,9 +553,9 @@ END
             "=WEBHOOK_SECRET": f"={SECRET}",
             "=TOKEN": f"={TOKEN}",
         }
-        lines = filled(snippet("bridge.md", "The bridge", 1), names).splitlines()
-        settings = {**dict(line.split("=", 1) for line in lines), "LISTEN": f"127.0.0.1:{self.rest_port}"}
-        self.bridge = Program(f"{self.name}-bridge", [PROGRAMS / "bridge"], self.folder, settings)
+        lines = filled(snippet("bridge.md", "Installation", 1), names).splitlines()
+        settings = {**dict(line.split("=", 1) for line in lines), "BRIDGE_LISTEN": f"127.0.0.1:{self.rest_port}"}
+        self.bridge = Program(f"{self.name}-bridge", [PROGRAMS / "pushlark-bridge"], self.folder, settings)
         self.bridges += 1
         connected = " connected component="
         await eventually("the bridge", lambda: self.bridge.output.read_text().count(connected) == self.bridges)
@@ -1107,14 +1107,14 @@ class EjabberdStories(Stories):
     async def the_page_of_the_bridge_leads_to_a_bridge(self, alice, bob):
         """Its unit, as systemd reads it, and its command that runs a bridge within `local`."""
         unit, settings = self.server.folder / "pushlark-bridge.service", self.server.folder / "pushlark-bridge.env"
-        settings.write_text(snippet("bridge.md", "The bridge", 1))
-        names = {"/usr/local/bin/bridge": PROGRAMS / "bridge", "/etc/pushlark-bridge.env": settings}
-        unit.write_text(filled(snippet("bridge.md", "The bridge", 2), names))
+        settings.write_text(snippet("bridge.md", "Installation", 1))
+        names = {"/usr/local/bin/pushlark-bridge": PROGRAMS / "pushlark-bridge", "/etc/pushlark-bridge.env": settings}
+        unit.write_text(filled(snippet("bridge.md", "Installation", 2), names))
         said = shell(f"systemd-analyze verify {unit} 2>&1")
         assert unit.name not in said, said
-        [options] = re.findall(r"`cargo run -p local -- (.*?)`", section("bridge.md", "The bridge"))
+        [options] = re.findall(r"`cargo run -p local -- (.*?)`", section("bridge.md", "Installation"))
         server = f"--server 127.0.0.1:{self.server.component_port} --port {free_port()} --memory"
-        command = [PROGRAMS / "local", *f"{filled(options, {'SECRET': 'secret'})} {server}".split()]
+        command = [PROGRAMS / "pushlark-local", *f"{filled(options, {'SECRET': 'secret'})} {server}".split()]
         local = Program("local-with-a-bridge", command, self.server.folder)
         self.servers.append(local)
         await eventually("the component", lambda: "connected component=push.localhost" in local.output.read_text())
