@@ -43,7 +43,7 @@
                 %% The batch in flight, {Id, Events}; its request, or the timer of its retry, and the wait in milliseconds.
                 batch, request, retry, wait = ?FIRST_WAIT,
                 %% Whether the last batch was accepted; whether another push module was reported at a client's request.
-                taken = false, reported = false}).
+                accepted = false, reported = false}).
 
 start(Host, Opts) ->
     {ok, _} = application:ensure_all_started(inets),
@@ -244,10 +244,11 @@ announced(Error) -> Error.
 %% packet's metadata also has the id; only this server can set metadata.
 message(Packet) when element(1, Packet) =:= message ->
     {User, Host, _} = jid:tolower(xmpp:get_to(Packet)),
-    case is_told(Packet) andalso User =/= <<>> andalso ejabberd_auth:user_exists(User, Host) andalso is_let_in(Packet, Host) of
+    case is_notifiable(Packet) andalso User =/= <<>> andalso ejabberd_auth:user_exists(User, Host)
+         andalso is_allowed(Packet, Host) of
         true ->
             {Id, Marked} = marked(Packet, Host),
-            tell_message(Host, message, jid:make(User, Host), Id, Marked, recipient(User, Host, none)),
+            send_message(Host, message, jid:make(User, Host), Id, Marked, recipient(User, Host, none)),
             Marked;
         _ -> Packet
     end;
@@ -286,12 +287,12 @@ id_of(Packet, Host) ->
         {Known, _} -> Known
     end.
 
-is_told(Packet) ->
+is_notifiable(Packet) ->
     element(1, Packet) =:= message andalso lists:member(xmpp:get_type(Packet), [chat, groupchat, normal])
         andalso xmpp:get_from(Packet) =/= undefined.
 
 %% Checks the user's privacy and block lists, which ejabberd does only later.
-is_let_in(Packet, Host) ->
+is_allowed(Packet, Host) ->
     allow =:= ejabberd_hooks:run_fold(privacy_check_packet, Host, allow, [xmpp:get_to(Packet), Packet, in]).
 
 %% Returns the field recipient of an event. The lost session does not count as online.
@@ -302,8 +303,8 @@ recipient(User, Host, Lost) ->
 %% Presence. A session that may be resumed is still online; stanza_sent/3 sends the messages that it misses.
 self_presence({Presence, #{jid := Jid}} = Acc) ->
     case xmpp:get_type(Presence) of
-        available -> tell_presence(Jid, priority(Presence) >= 0);
-        unavailable -> tell_presence(Jid, false);
+        available -> send_presence(Jid, priority(Presence) >= 0);
+        unavailable -> send_presence(Jid, false);
         _ -> ok
     end,
     Acc.
@@ -315,23 +316,23 @@ priority(Presence) ->
 session_closed(_Sid, Jid, _Info) ->
     {User, Host, Resource} = jid:tolower(Jid),
     case ejabberd_sm:get_session_pid(User, Host, Resource) of
-        none -> tell_presence(Jid, false);
+        none -> send_presence(Jid, false);
         _ -> ok
     end.
 
-tell_presence(Jid, Online) ->
+send_presence(Jid, Online) ->
     {_, Host, _} = jid:tolower(Jid),
     Status = case Online of true -> online; false -> offline end,
-    tell(Host, #{type => presence, jid => jid:encode(Jid), status => Status}).
+    send_event(Host, #{type => presence, jid => jid:encode(Jid), status => Status}).
 
 %% Messages that a session did not acknowledge before it was lost, and those that arrive while it is lost.
 session_pending(#{mgmt_queue := Queue} = State) ->
-    [tell_unacknowledged(State, Packet) || {_, _, Packet} <- p1_queue:to_list(Queue)],
+    [send_unacknowledged(State, Packet) || {_, _, Packet} <- p1_queue:to_list(Queue)],
     State;
 session_pending(State) -> State.
 
 stanza_sent(#{mgmt_state := pending} = State, Packet, _Result) ->
-    tell_unacknowledged(State, Packet),
+    send_unacknowledged(State, Packet),
     State;
 stanza_sent(State, _Packet, _Result) -> State.
 
@@ -339,35 +340,35 @@ stanza_sent(State, _Packet, _Result) -> State.
 session_terminated(#{mgmt_state := Mgmt, mgmt_queue := Queue, jid := Jid} = State, _Reason)
   when Mgmt =:= active; Mgmt =:= pending; Mgmt =:= timeout ->
     {User, Host, Resource} = jid:tolower(Jid),
-    [tell_message(Host, message, jid:make(User, Host), Id, Packet, recipient(User, Host, Resource))
-     || {_, _, Packet} <- p1_queue:to_list(Queue), Id <- tell_unacknowledged(State, Packet)],
+    [send_message(Host, message, jid:make(User, Host), Id, Packet, recipient(User, Host, Resource))
+     || {_, _, Packet} <- p1_queue:to_list(Queue), Id <- send_unacknowledged(State, Packet)],
     State;
 session_terminated(State, _Reason) -> State.
 
 %% Returns a list with the id of the message, or an empty list if no event was sent.
-tell_unacknowledged(#{jid := Jid}, Packet) ->
+send_unacknowledged(#{jid := Jid}, Packet) ->
     {_, Host, _} = jid:tolower(Jid),
-    case is_told(Packet) andalso id_of(Packet, Host) of
-        Id when is_binary(Id) -> tell_message(Host, unacknowledged, Jid, Id, Packet, none), [Id];
+    case is_notifiable(Packet) andalso id_of(Packet, Host) of
+        Id when is_binary(Id) -> send_message(Host, unacknowledged, Jid, Id, Packet, none), [Id];
         _ -> []
     end.
 
 user_removed(User, Host) ->
-    tell(Host, #{type => user_removed, jid => jid:encode(jid:make(User, Host))}).
+    send_event(Host, #{type => user_removed, jid => jid:encode(jid:make(User, Host))}).
 
-tell_message(Host, Type, To, Id, Packet, Recipient) ->
+send_message(Host, Type, To, Id, Packet, Recipient) ->
     Stanza = fxml:element_to_binary(xmpp:encode(Packet)),
     Event = #{type => Type, id => Id, from => jid:encode(xmpp:get_from(Packet)), to => jid:encode(To), stanza => Stanza},
     case byte_size(Stanza) of
         Size when Size > ?MAX_STANZA_BYTES ->
             logger:warning("message of ~B bytes to ~ts not sent to Pushlark: it is too large", [Size, jid:encode(To)]);
-        _ when Recipient =:= none -> tell(Host, Event);
-        _ -> tell(Host, Event#{recipient => Recipient})
+        _ when Recipient =:= none -> send_event(Host, Event);
+        _ -> send_event(Host, Event#{recipient => Recipient})
     end.
 
-tell(Host, Event) ->
+send_event(Host, Event) ->
     At = calendar:system_time_to_rfc3339(os:system_time(microsecond), [{unit, microsecond}, {offset, "Z"}]),
-    gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), {tell, to_json(Event#{at => list_to_binary(At)})}).
+    gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), {send_event, to_json(Event#{at => list_to_binary(At)})}).
 
 %% The queue of events, and the one batch in flight.
 init([Host | _]) ->
@@ -377,7 +378,7 @@ init([Host | _]) ->
 
 handle_call(_Request, _From, State) -> {reply, ok, State}.
 
-handle_cast({tell, Event}, State) -> {noreply, next_batch(enqueue(Event, State))};
+handle_cast({send_event, Event}, State) -> {noreply, next_batch(enqueue(Event, State))};
 %% Retry at once, since the new settings may be the right ones.
 handle_cast(try_now, #state{retry = undefined} = State) -> {noreply, next_batch(State#state{wait = ?FIRST_WAIT})};
 handle_cast(try_now, #state{retry = Retry} = State) ->
@@ -452,8 +453,8 @@ answered(Result, #state{host = Host, batch = {_, Events}} = State) ->
     Url = shown(setting(Host, <<"events">>)),
     case {Result, problem(Result)} of
         {{{_, 202, _}, _, _}, _} ->
-            State#state.taken orelse logger:info("~ts: Pushlark accepts events at ~ts", [Host, Url]),
-            next_batch(State#state{batch = undefined, taken = true});
+            State#state.accepted orelse logger:info("~ts: Pushlark accepts events at ~ts", [Host, Url]),
+            next_batch(State#state{batch = undefined, accepted = true});
         %% Bad events stay bad, so they are dropped. Other failures are retried: even a wrong secret can be corrected.
         {{{_, Code, _}, _, _}, #{} = Problem} when Code =:= 400; Code =:= 413; Code =:= 415 ->
             Good = good_events(Problem, Events),
@@ -469,7 +470,7 @@ answered(Result, #state{host = Host, batch = {_, Events}} = State) ->
             logger:warning("~ts: Events not accepted by ~ts: ~ts; ~B events waiting, retry in ~B s",
                            [Host, Url, described(Result), length(Events) + State#state.length, max(1, round(Wait / 1000))]),
             Retry = erlang:start_timer(Wait, self(), try_again),
-            State#state{retry = Retry, wait = min(State#state.wait * 2, ?LAST_WAIT), taken = false}
+            State#state{retry = Retry, wait = min(State#state.wait * 2, ?LAST_WAIT), accepted = false}
     end.
 
 %% Returns the events of a batch that a problem does not list as bad; none if it lists none.

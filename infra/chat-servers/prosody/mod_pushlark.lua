@@ -172,7 +172,7 @@ local waiting, first, last, waiting_bytes, dropped = {}, 1, 0, 0, 0;
 -- The one batch in flight: its request, or the timer of its next retry with the wait in seconds.
 local batch, request, retry, wait;
 -- Whether the last request was accepted.
-local is_taken;
+local is_accepted;
 local next_batch;
 
 local function count_waiting()
@@ -213,8 +213,8 @@ local function send_batch()
 		if batch ~= sent then return; end
 		request = nil;
 		if code == 202 then
-			if not is_taken then module:log("info", "Pushlark accepts events at %s", shown(url)); end
-			is_taken = true;
+			if not is_accepted then module:log("info", "Pushlark accepts events at %s", shown(url)); end
+			is_accepted = true;
 			return batch_is_done();
 		end
 		-- Bad events stay bad, so they are dropped. Other failures are retried: even a wrong secret can be corrected.
@@ -227,7 +227,7 @@ local function send_batch()
 			batch = { id = uuid.generate(), events = good };
 			return send_batch();
 		end
-		is_taken = false;
+		is_accepted = false;
 		wait = math.min(wait and wait * 2 or first_wait, last_wait);
 		local asked = tonumber(response and response.headers and response.headers["retry-after"]);
 		local seconds = math.max(first_wait, math.min(asked or wait, last_wait)) * (0.75 + math.random() / 2);
@@ -307,7 +307,7 @@ local function enqueue(event)
 	waiting_bytes = waiting_bytes + #event;
 end
 
-local function tell(event)
+local function send_event(event)
 	local now = time.now();
 	event.at = datetime.datetime(math.floor(now)):gsub("Z$", ("%.6fZ"):format(now % 1):sub(2));
 	enqueue(json.encode(event));
@@ -351,22 +351,22 @@ local function is_online(session)
 	return session.presence and (session.priority or 0) >= 0;
 end
 
-local function tell_presence(session, online)
-	tell { type = "presence", jid = session.full_jid, status = online and "online" or "offline" };
+local function send_presence(session, online)
+	send_event { type = "presence", jid = session.full_jid, status = online and "online" or "offline" };
 end
 
 local function on_presence(event)
 	local session, stanza = event.origin, event.stanza;
 	if not session.full_jid or stanza.attr.to then return; end
 	if stanza.attr.type == "unavailable" then
-		tell_presence(session, false);
+		send_presence(session, false);
 	elseif not stanza.attr.type then
-		tell_presence(session, (tonumber(stanza:get_child_text("priority")) or 0) >= 0);
+		send_presence(session, (tonumber(stanza:get_child_text("priority")) or 0) >= 0);
 	end
 end
 
 local function on_unbind(event)
-	if event.session.full_jid then tell_presence(event.session, false); end
+	if event.session.full_jid then send_presence(event.session, false); end
 end
 
 -- Messages. The host adds a stanza-id (XEP-0359) to each, so that a repeat after a lost session has the same id.
@@ -388,17 +388,17 @@ local function new_id(stanza)
 	return known and #known <= 256 and known or uuid.generate();
 end
 
-local function is_told(stanza)
+local function is_notifiable(stanza)
 	local kind = stanza.attr.type or "normal";
 	return kind == "chat" or kind == "groupchat" or kind == "normal";
 end
 
-local function tell_message(kind, to, stanza, recipient)
+local function send_message(kind, to, stanza, recipient)
 	local text = tostring(stanza);
 	if #text > max_stanza_bytes then
 		return module:log("warn", "message of %d bytes to %s not sent to Pushlark: it is too large", #text, to);
 	end
-	tell { type = kind, id = id_of(stanza), from = stanza.attr.from, to = to, stanza = text, recipient = recipient };
+	send_event { type = kind, id = id_of(stanza), from = stanza.attr.from, to = to, stanza = text, recipient = recipient };
 end
 
 -- Returns the field recipient of an event. The lost session does not count as online.
@@ -413,7 +413,7 @@ end
 local function on_message(event)
 	local stanza = event.stanza;
 	local username, host = jid.split(stanza.attr.to);
-	if not is_told(stanza) or not username or not stanza.attr.from then return; end
+	if not is_notifiable(stanza) or not username or not stanza.attr.from then return; end
 	if not require "core.usermanager".user_exists(username, host) then return; end
 	local marked = st.clone(stanza);
 	marked:maptags(function (tag)
@@ -422,36 +422,36 @@ local function on_message(event)
 	end);
 	marked:tag("stanza-id", { xmlns = xmlns_sid, by = module.host, id = new_id(stanza) }):up();
 	event.stanza = marked;
-	tell_message("message", jid.bare(marked.attr.to), marked, recipient(username));
+	send_message("message", jid.bare(marked.attr.to), marked, recipient(username));
 end
 
 -- Messages that a session did not acknowledge before it was lost, and those that arrive while it is lost.
-local function tell_unacknowledged(session, stanza)
-	if stanza.name == "message" and not stanza.attr.xmlns and is_told(stanza) and id_of(stanza) then
-		tell_message("unacknowledged", session.full_jid, stanza);
+local function send_unacknowledged(session, stanza)
+	if stanza.name == "message" and not stanza.attr.xmlns and is_notifiable(stanza) and id_of(stanza) then
+		send_message("unacknowledged", session.full_jid, stanza);
 	end
 end
 
 local function on_hibernation(event)
-	for _, stanza in ipairs(event.queue) do tell_unacknowledged(event.origin, stanza); end
+	for _, stanza in ipairs(event.queue) do send_unacknowledged(event.origin, stanza); end
 end
 
 local function on_hibernating(event)
-	tell_unacknowledged(event.origin, event.stanza);
+	send_unacknowledged(event.origin, event.stanza);
 end
 
 -- The session was given up: the message goes to the user again, who may be offline by now.
 local function on_failure(event)
 	local session, stanza = event.session, event.stanza;
-	if session.username and stanza.name == "message" and is_told(stanza) and id_of(stanza) then
-		tell_message("unacknowledged", session.full_jid, stanza);
-		tell_message("message", jid.bare(session.full_jid), stanza, recipient(session.username, session));
+	if session.username and stanza.name == "message" and is_notifiable(stanza) and id_of(stanza) then
+		send_message("unacknowledged", session.full_jid, stanza);
+		send_message("message", jid.bare(session.full_jid), stanza, recipient(session.username, session));
 	end
 end
 
 local function on_removal(event)
 	if event.host == module.host then
-		tell { type = "user_removed", jid = jid.join(event.username, event.host) };
+		send_event { type = "user_removed", jid = jid.join(event.username, event.host) };
 	end
 end
 
