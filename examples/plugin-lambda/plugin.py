@@ -1,6 +1,6 @@
-"""A plugin that is a Lambda function: blocked domains, watches that only private chats notify, and short texts.
+"""A plugin as a Lambda function: blocks domains, notifies watches of private chats only, and shortens texts.
 
-A callback that an answer leaves out is the defaults'. docs/plugin-lambda.md has the JSON.
+If an answer leaves out a callback, the default rule applies. docs/plugin-lambda.md describes the JSON.
 """
 
 import os
@@ -21,14 +21,14 @@ def answer(event):
         answers["should_publish"] = without_watches(event)
     if len(event["body"] or "") > LONGEST_TEXT:
         payload = shortened(event)
-        # Not in prepare_notification, where the defaults' rules, such as that for carbons, would no longer hold.
+        # Not in prepare_notification: that would disable the default rules, such as the one for carbons.
         indexes = range(len(event["services"]))
         answers["publish_notification"] = [{"service": index, "payload": payload} for index in indexes]
     return answers
 
 
 def without_watches(event):
-    # The defaults' rules are this function's to keep once it answers this callback.
+    # An answer to this callback replaces the default rules, so they are repeated here.
     recipient = event["recipient"]
     if event["type"] != "message" or recipient["online"] or not recipient["exists"]:
         return []

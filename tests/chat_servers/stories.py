@@ -35,17 +35,17 @@ PATIENCE = 60
 # Settings of which each turns push off on a host of its own, with what the log says of it. The names are as ejabberd's; a
 # URL of None is not set.
 BAD_SETTINGS = {
-    "none": ({"queue_size": 0}, "queue_size must be a whole number from 1"),
-    "negative": ({"queue_size": -1}, "queue_size must be a whole number from 1"),
-    "words": ({"queue_bytes": "many"}, "queue_bytes must be a whole number from 1"),
-    "broken": ({"queue_size": 1.5}, "queue_size must be a whole number from 1"),
-    "hasty": ({"timeout": 0}, "timeout must be from 1 to 600 seconds"),
-    "idle": ({"timeout": 10000}, "timeout must be from 1 to 600 seconds"),
-    "schemeless": ({"url": "localhost:8080"}, "url must be a URL that begins with https:// or http://"),
-    "spaced": ({"events_url": "http://local host/"}, "events_url must be a URL that begins with https:// or http://"),
+    "none": ({"queue_size": 0}, "queue_size must be a whole number of at least 1"),
+    "negative": ({"queue_size": -1}, "queue_size must be a whole number of at least 1"),
+    "words": ({"queue_bytes": "many"}, "queue_bytes must be a whole number of at least 1"),
+    "broken": ({"queue_size": 1.5}, "queue_size must be a whole number of at least 1"),
+    "hasty": ({"timeout": 0}, "timeout must be between 1 and 600 seconds"),
+    "idle": ({"timeout": 10000}, "timeout must be between 1 and 600 seconds"),
+    "schemeless": ({"url": "localhost:8080"}, "url must be a URL that starts with https:// or http://"),
+    "spaced": ({"events_url": "http://local host/"}, "events_url must be a URL that starts with https:// or http://"),
     "nowhere": ({"url": None}, "enable_url, "),
-    "short": ({"secret": "secret-secret"}, "secret must have 16 bytes or more"),
-    "garbled": ({"secret": "whsec_secret-secret-secret!!"}, "secret must be base64 behind whsec_"),
+    "short": ({"secret": "secret-secret"}, "secret must have at least 16 bytes"),
+    "garbled": ({"secret": "whsec_secret-secret-secret!!"}, "secret must be base64 after whsec_"),
 }
 
 
@@ -139,7 +139,7 @@ class Pushlark:
         self.settings.update(settings)
 
     async def start(self):
-        command = [PROGRAMS / "local", "--port", str(self.port), "--data", str(self.folder / "pushlark")]
+        command = [PROGRAMS / "pushlark-local", "--port", str(self.port), "--data", str(self.folder / "pushlark")]
         self.program = Program("pushlark", command, self.folder, self.settings)
         await eventually("Pushlark", lambda: is_open(self.port))
 
@@ -286,11 +286,11 @@ class Server:
 
     def complaints(self):
         """How often the module has said that events wait."""
-        return self.log().count("takes no events")
+        return self.log().count("Events not accepted by")
 
     def lost(self):
         """How many events the module has dropped, by its own words."""
-        return sum(map(int, re.findall(r"(\d+) events are lost: the queue is full", self.log())))
+        return sum(map(int, re.findall(r"(\d+) events lost: the queue is full", self.log())))
 
     async def restart_bridge(self):
         """Where there is one."""
@@ -553,9 +553,9 @@ END
             "=WEBHOOK_SECRET": f"={SECRET}",
             "=TOKEN": f"={TOKEN}",
         }
-        lines = filled(snippet("bridge.md", "The bridge", 1), names).splitlines()
-        settings = {**dict(line.split("=", 1) for line in lines), "LISTEN": f"127.0.0.1:{self.rest_port}"}
-        self.bridge = Program(f"{self.name}-bridge", [PROGRAMS / "bridge"], self.folder, settings)
+        lines = filled(snippet("bridge.md", "Installation", 1), names).splitlines()
+        settings = {**dict(line.split("=", 1) for line in lines), "BRIDGE_LISTEN": f"127.0.0.1:{self.rest_port}"}
+        self.bridge = Program(f"{self.name}-bridge", [PROGRAMS / "pushlark-bridge"], self.folder, settings)
         self.bridges += 1
         connected = " connected component="
         await eventually("the bridge", lambda: self.bridge.output.read_text().count(connected) == self.bridges)
@@ -684,10 +684,10 @@ class Stories:
         before others reload the configuration."""
         server = self.server
         for name in BAD_SETTINGS:
-            await server.logged(rf"{name}\.localhost.*ush is off: ")
+            await server.logged(rf"{name}\.localhost.*Push is off: ")
         log = server.log()
         for name, (_, problem) in BAD_SETTINGS.items():
-            lines = [line for line in log.splitlines() if f"{name}.localhost" in line and "ush is off: " in line]
+            lines = [line for line in log.splitlines() if f"{name}.localhost" in line and "Push is off: " in line]
             assert len(lines) == 1 and problem in lines[0], (name, lines)
         unwanted = r"traceback|stacktrace|mod_pushlark:start|secret-secret"
         assert not re.search(unwanted, log, re.IGNORECASE), "a trace or a secret"
@@ -704,7 +704,7 @@ class Stories:
         await eventually("push", lambda: self.enables(phone, bob))
         since = len(server.log())
         await server.set(host, url=self.pushlark.url, queue_size=-1)
-        await server.logged(rf"{host}.*he former settings stay: \w*queue_size must be a whole number", since)
+        await server.logged(rf"{host}.*Settings not changed: \w*queue_size must be a whole number", since)
         sender.say(bob, "with the former settings")
         await eventually("the message", lambda: "with the former settings" in phone.bodies)
         await phone.offline()
@@ -720,11 +720,11 @@ class Stories:
         await server.start()
         for notifications, user in [(1, bob), (2, f"{bob}-of-functions")]:
             await asyncio.to_thread(shell, server.commands(filled(script, {**names, "bob": user})), SECRET=TOKEN)
-            await server.logged("takes events")
+            await server.logged("Pushlark accepts events at ")
             await self.pushlark.notified("check", notifications)
             server.paste_functions()
             await asyncio.to_thread(server.reload)
-        assert "he former settings stay" not in server.log()
+        assert "Settings not changed" not in server.log()
 
     async def push_is_announced(self, alice, bob):
         """The server and the account announce urn:xmpp:push:0."""
@@ -847,7 +847,7 @@ class Stories:
         await self.pushlark.notified(bob, 2)
         bodies = sorted(alert["body"] for alert in self.pushlark.notifications(bob))
         assert bodies == ["after", "before"], bodies
-        await eventually("the log to say so", lambda: "1 events are lost, " in self.server.log())
+        await eventually("the log to say so", lambda: "1 events lost: refused by " in self.server.log())
 
     async def beyond_their_bound_the_oldest_events_go(self, alice, bob):
         """pushlark_queue_size and queue_size are 50; what is on its way counts apart; the log counts what is lost."""
@@ -904,26 +904,26 @@ class Stories:
             silent = f"http://127.0.0.1:{free_port()}"
             plain, problem = answers.url, "application/problem+json"
             detail = json.dumps({"detail": "first line\r\n\u0007" + "x" * 1000})
-            html, refuses = "text/html; charset=utf-8", "refuses this server, whose administrator must check the secret"
-            busy, elsewhere = "cannot take the request now, try again later", "is not where this server asks for it"
-            absent = "does not answer, try again later"
+            html, refuses = "text/html; charset=utf-8", "refuses this server. The server's operator must check the secret"
+            busy, elsewhere = "the push service is busy. Try again later", "there is no push service at its URL"
+            absent = "does not respond. Try again later"
             faults = [
                 # The URL, the secret and the answer that is given; what the log says, and the client's text.
-                (self.pushlark.url, OTHER_SECRET, None, r"answers 401 \([^()]+\)", refuses),
-                (silent, SECRET, None, r"does not answer \(connection refused\)", absent),
-                ("http://pushlark.invalid", SECRET, None, r"does not answer \(the host name cannot be resolved\)", absent),
-                (secured.url, SECRET, None, r"does not answer \((its certificate is not trusted|TLS fails: .+)\)", absent),
-                (secured.url.replace("https", "http"), SECRET, None, r"does not answer \([a-z ]+\)", absent),
-                (plain.replace("http", "https"), SECRET, (400, html, "<html>"), r"does not answer \([^(){}<>]+\)", absent),
-                (plain, SECRET, (502, html, "<html>Bad Gateway"), rf"answers 502 \(not as Pushlark does: {html}\)", busy),
-                (plain, SECRET, (413, html, "<html>"), r"answers 413 \(not as Pushlark does: text/html.*\)", elsewhere),
-                (plain, SECRET, (200, html, "<html>"), r"answers 200 \(not as Pushlark does: text/html.*\)", elsewhere),
-                (plain, SECRET, (301, None, ""), r"answers 301 \(a redirect to https://example.org/\)", elsewhere),
-                (plain, SECRET, (500, problem, detail), r"answers 500 \(first line +x{250,300}…\)", busy),
-                (plain, SECRET, (500, problem, "[]"), r"answers 500 \([a-zA-Z: +/]+\)", busy),
+                (self.pushlark.url, OTHER_SECRET, None, r"status 401 \([^()]+\)", refuses),
+                (silent, SECRET, None, r"no response \(connection refused\)", absent),
+                ("http://pushlark.invalid", SECRET, None, r"no response \(the host name cannot be resolved\)", absent),
+                (secured.url, SECRET, None, r"no response \((the certificate is not trusted|TLS fails: .+)\)", absent),
+                (secured.url.replace("https", "http"), SECRET, None, r"no response \([a-z ]+\)", absent),
+                (plain.replace("http", "https"), SECRET, (400, html, "<html>"), r"no response \([^(){}<>]+\)", absent),
+                (plain, SECRET, (502, html, "<html>Bad Gateway"), rf"status 502 \(not a Pushlark response: {html}\)", busy),
+                (plain, SECRET, (413, html, "<html>"), r"status 413 \(not a Pushlark response: text/html.*\)", elsewhere),
+                (plain, SECRET, (200, html, "<html>"), r"status 200 \(not a Pushlark response: text/html.*\)", elsewhere),
+                (plain, SECRET, (301, None, ""), r"status 301 \(redirect to https://example.org/\)", elsewhere),
+                (plain, SECRET, (500, problem, detail), r"status 500 \(first line +x{250,300}…\)", busy),
+                (plain, SECRET, (500, problem, "[]"), r"status 500 \([a-zA-Z: +/]+\)", busy),
                 # Which an HTTP client may try again by itself.
-                (plain, SECRET, (503, None, ""), r"answers 503 \([a-zA-Z: ]+\)", busy),
-                (plain, SECRET, None, r"does not answer \(no answer within [a-z0-9 ]+\)", absent),
+                (plain, SECRET, (503, None, ""), r"status 503 \([a-zA-Z: ]+\)", busy),
+                (plain, SECRET, None, r"no response \(timeout[a-z0-9 ]*\)", absent),
             ]
             for number, (url, secret, answer, told, text) in enumerate(faults, 100):
                 answers.answer, since = answer, len(server.log())
@@ -934,18 +934,18 @@ class Stories:
                 if url == faults[0][0]:
                     sender.say(bob, "while the settings are wrong")
                 address = rf"{host}.*\s{re.escape(url)}"
-                next_try = r"\d+ wait, next try in \d+ seconds\n"
-                await server.logged(rf"{address}/events takes no events: it {told}; {next_try}", since)
+                next_try = r"\d+ events waiting, retry in \d+ s\n"
+                await server.logged(rf"{address}/events: {told}; {next_try}", since)
                 error = await self.refused(sender.enable("node", alice))
                 assert error["type"] == "wait" and text in error["text"], f"{told}: {error}"
                 if secret == OTHER_SECRET:
                     refusal = 'a request is refused status=401 reason="wrong signature"'
                     log = self.pushlark.program.output
                     await eventually("Pushlark's log to say so", lambda: refusal in log.read_text())
-                await server.logged(rf"{address}/enable answers no request to enable push: it {told};", since)
+                await server.logged(rf"{address}/enable: {told};", since)
         since = len(server.log())
         await server.set(host, url=self.pushlark.url + "//")
-        await server.logged(rf"{host}.*\s{re.escape(self.pushlark.url)}/events takes events\n", since)
+        await server.logged(rf"{host}.*accepts events at {re.escape(self.pushlark.url)}/events\n", since)
         sender.say(bob, "after")
         alerts = await self.pushlark.notified(bob, 2)
         bodies = sorted(alert["body"] for alert in alerts)
@@ -954,9 +954,9 @@ class Stories:
     async def another_push_module_is_told_of(self, alice, bob):
         """In the log, at the start, when it is loaded later, and when a client enables; Pushlark answers, whether it is
         loaded or not. A host without another is silent."""
-        other = rf"both\.localhost.*this host has {self.others}, too, so users may be notified twice: unload one push"
+        other = rf"both\.localhost.*this host also has {self.others}, so users may be notified twice: unload one push"
         assert re.search(other, self.server.log())
-        assert not re.search(r"(?<!both\.)localhost:.*this host has ", self.server.log())
+        assert not re.search(r"(?<!both\.)localhost:.*this host also has ", self.server.log())
         since = len(self.server.log())
         phone = await self.client(bob, "phone", "both.localhost")
         await phone.enable("node", bob)
@@ -980,10 +980,10 @@ class Stories:
                 sender = await self.client(alice, "pc", host)
                 self.server.register_once(bob, host)
                 sender.say(bob, host)
-                await server.logged(rf"/{host}/events takes no events")
+                await server.logged(rf"Events not accepted by \S*/{host}/events: ")
             since = len(server.log())
             await asyncio.to_thread(server.unload, "hasty.localhost")
-            await server.logged(r"hasty\.localhost.*\d+ events are lost: they waited for Pushlark", since)
+            await server.logged(r"hasty\.localhost.*\d+ events lost: the module stopped before they were sent", since)
             requests = len(answers.requests)
             await eventually("more tries", lambda: "".join(answers.requests[requests:]).count("/idle.localhost/") >= 3)
             assert "/hasty.localhost/" not in answers.requests[requests:], answers.requests
@@ -1079,7 +1079,7 @@ class ProsodyStories(Stories):
         await self.pushlark.start()
         bodies = sorted(alert["body"] for alert in await self.pushlark.notified(bob, 3))
         assert bodies == ["0", "1", "2"], bodies
-        assert "events are lost" not in self.server.log()[since:]
+        assert "events lost" not in self.server.log()[since:]
 
     async def callbacks_of_mod_rest_are_asked_for_as_xml(self, alice, bob):
         """Its JSON knows no payloads, of which OMEMO's is one; Pushlark says so when mod_rest starts."""
@@ -1107,14 +1107,14 @@ class EjabberdStories(Stories):
     async def the_page_of_the_bridge_leads_to_a_bridge(self, alice, bob):
         """Its unit, as systemd reads it, and its command that runs a bridge within `local`."""
         unit, settings = self.server.folder / "pushlark-bridge.service", self.server.folder / "pushlark-bridge.env"
-        settings.write_text(snippet("bridge.md", "The bridge", 1))
-        names = {"/usr/local/bin/bridge": PROGRAMS / "bridge", "/etc/pushlark-bridge.env": settings}
-        unit.write_text(filled(snippet("bridge.md", "The bridge", 2), names))
+        settings.write_text(snippet("bridge.md", "Installation", 1))
+        names = {"/usr/local/bin/pushlark-bridge": PROGRAMS / "pushlark-bridge", "/etc/pushlark-bridge.env": settings}
+        unit.write_text(filled(snippet("bridge.md", "Installation", 2), names))
         said = shell(f"systemd-analyze verify {unit} 2>&1")
         assert unit.name not in said, said
-        [options] = re.findall(r"`cargo run -p local -- (.*?)`", section("bridge.md", "The bridge"))
+        [options] = re.findall(r"`cargo run -p local -- (.*?)`", section("bridge.md", "Installation"))
         server = f"--server 127.0.0.1:{self.server.component_port} --port {free_port()} --memory"
-        command = [PROGRAMS / "local", *f"{filled(options, {'SECRET': 'secret'})} {server}".split()]
+        command = [PROGRAMS / "pushlark-local", *f"{filled(options, {'SECRET': 'secret'})} {server}".split()]
         local = Program("local-with-a-bridge", command, self.server.folder)
         self.servers.append(local)
         await eventually("the component", lambda: "connected component=push.localhost" in local.output.read_text())

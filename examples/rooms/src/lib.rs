@@ -1,4 +1,4 @@
-//! A plugin of one's own: rooms have names, and devices have quiet hours. All else is as the defaults have it.
+//! An example of a plugin: shows the names of rooms, and respects quiet hours of devices. Uses the defaults otherwise.
 
 mod quiet_hours;
 
@@ -10,24 +10,24 @@ use pushlark_settings::{Environment, SettingError};
 
 use quiet_hours::QuietHours;
 
-/// The field of a registration's form that has its quiet hours, such as `22:00-07:00+02:00`.
+/// The field of a registration's form with its quiet hours, such as `22:00-07:00+02:00`.
 const QUIET_HOURS: &str = "quiet_hours";
 
-/// The plugin.
+/// The plugin, with the names of rooms.
 #[derive(Debug, Clone, Default)]
 pub struct Rooms {
     names: HashMap<BareJid, String>,
 }
 
 impl Rooms {
-    /// From `ROOM_NAMES`, such as `{"team@muc.example.com": "Team"}`.
+    /// Reads `ROOM_NAMES`, a JSON object with room JIDs as keys, such as `{"team@muc.example.com": "Team"}`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         let names = environment.text("ROOM_NAMES").unwrap_or("{}");
         let names = serde_json::from_str(names).map_err(|error| SettingError::invalid("ROOM_NAMES", error))?;
         Ok(Self { names })
     }
 
-    /// The room's name, and who speaks in it.
+    /// Returns the room's name and the speaker's nick: `Team (alice)`.
     fn title(&self, event: &Event) -> String {
         let room = event.from.to_bare();
         let localpart = || room.node().map_or(room.domain().as_str(), |node| node.as_str());

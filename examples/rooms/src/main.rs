@@ -1,4 +1,4 @@
-//! A worker with the plugin `rooms` beside those that come with Pushlark.
+//! A worker with the plugin `rooms` in addition to the built-in ones.
 
 use example_rooms::Rooms;
 use pushlark_settings::Environment;

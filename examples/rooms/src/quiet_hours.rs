@@ -2,7 +2,7 @@
 
 const MINUTES_A_DAY: i64 = 24 * 60;
 
-/// From one minute of the day, up to another one.
+/// A range of minutes of the day, without its end. May span midnight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuietHours {
     start: i64,
@@ -12,7 +12,8 @@ pub struct QuietHours {
 }
 
 impl QuietHours {
-    /// From `HH:MM-HH:MM` and the offset from UTC, `+HH:MM` or `-HH:MM`. The client wrote it, so it may be anything.
+    /// Parses `HH:MM-HH:MM` and the offset from UTC, `+HH:MM` or `-HH:MM`. Returns `None` for any other text, because clients
+    /// can send anything.
     pub fn parse(text: &str) -> Option<Self> {
         let (start, rest) = text.split_once('-')?;
         let (end, offset) = rest.split_at_checked(5)?;
@@ -24,7 +25,7 @@ impl QuietHours {
         Some(Self { start: minutes(start)?, end: minutes(end)?, offset: sign * minutes(&offset[1..])? })
     }
 
-    /// Whether a time, in seconds since 1970, lies in them. Those that end before they start span midnight.
+    /// Whether the quiet hours contain a time in seconds since 1970. If the end is before the start, they span midnight.
     pub fn contain(self, timestamp: i64) -> bool {
         let Self { start, end, offset } = self;
         let now = (timestamp.div_euclid(60) + offset).rem_euclid(MINUTES_A_DAY);

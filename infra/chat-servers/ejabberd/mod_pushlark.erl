@@ -1,6 +1,6 @@
-%% Tells Pushlark what happens at a host: messages to its users, their presence, what a lost session did not acknowledge
-%% (XEP-0198), and users that are removed; and lets Pushlark answer the users' requests to enable and disable push
-%% notifications (XEP-0357). Nothing waits for Pushlark: events are queued in memory, within a bound.
+%% Sends a host's events to Pushlark: messages to its users, their presence, messages that a lost session did not
+%% acknowledge (XEP-0198), and removed users. Forwards the users' requests to enable and disable push notifications
+%% (XEP-0357) to Pushlark. Chat never waits for Pushlark: events wait in a bounded queue in memory.
 -module(mod_pushlark).
 
 -behaviour(gen_mod).
@@ -15,17 +15,17 @@
 -define(NS_SID, <<"urn:xmpp:sid:0">>).
 -define(HOOKS, [{disco_sm_features, account_features, 50},
                 {disco_local_features, server_features, 50},
-                %% Before the archive and the offline storage, which keep the id that is given here.
+                %% Before the archive and the offline storage, so that they keep the id.
                 {sm_receive_packet, message, 10},
                 {c2s_self_presence, self_presence, 90},
                 {sm_remove_connection_hook, session_closed, 90},
                 {c2s_session_pending, session_pending, 50},
                 {c2s_handle_send, stanza_sent, 40},
-                %% Before mod_stream_mgmt sends what was not acknowledged to the user's other sessions.
+                %% Before mod_stream_mgmt sends unacknowledged messages to the user's other sessions.
                 {c2s_terminated, session_terminated, 40},
                 {remove_user, user_removed, 90}]).
 
-%% Run when all modules are started, and when the configuration was read again.
+%% These run when all modules have started, and after the configuration was reloaded.
 -define(GLOBAL_HOOKS, [ejabberd_started, config_reloaded]).
 
 -define(BATCH_EVENTS, 100).
@@ -38,17 +38,17 @@
 -define(MIN_SECRET_BYTES, 16).
 -define(MAX_DETAIL_CHARS, 300).
 
-%% The events that wait, how many they are and how many bytes they have; how many were dropped since the last report.
+%% The queue of JSON events, its length and size in bytes, and the number of events dropped since the last report.
 -record(state, {host, waiting = queue:new(), length = 0, bytes = 0, dropped = 0,
-                %% The events that are on their way, {Id, Events}, and the request that they are on their way by.
+                %% The batch in flight, {Id, Events}; its request, or the timer of its retry, and the wait in milliseconds.
                 batch, request, retry, wait = ?FIRST_WAIT,
-                %% Whether the last events were taken, and whether another push module was reported when a client enabled.
-                taken = false, reported = false}).
+                %% Whether the last batch was accepted; whether another push module was reported at a client's request.
+                accepted = false, reported = false}).
 
 start(Host, Opts) ->
     {ok, _} = application:ensure_all_started(inets),
     {ok, _} = application:ensure_all_started(ssl),
-    %% Without the options: what crashes shows what it was started with.
+    %% Without the options, because a crash report shows the arguments, and one of them is the secret.
     Started = gen_mod:start_child(?MODULE, Host, #{}),
     [ejabberd_hooks:add(Hook, ?MODULE, claim_requests, 90) || Hook <- ?GLOBAL_HOOKS],
     configure(Host, Opts),
@@ -67,7 +67,7 @@ reload(Host, Opts, _Old) -> configure(Host, Opts).
 
 depends(_Host, _Opts) -> [].
 
-%% Checked by read_settings/1: a bad value turns push off, where one that ejabberd refuses would keep it from starting.
+%% read_settings/1 checks the values: a bad value turns push off. If ejabberd refused it, ejabberd would not start.
 mod_opt_type(_Option) -> econf:any().
 
 mod_options(_Host) ->
@@ -76,13 +76,13 @@ mod_options(_Host) ->
 
 mod_doc() -> #{desc => <<"Push notifications (XEP-0357) by Pushlark.">>}.
 
-%% Without right settings push is off, and chat goes on.
+%% Without valid settings push is off, and chat goes on.
 configure(Host, Opts) ->
     Former = settings(Host),
     case read_settings(Opts) of
         {ok, Settings} ->
             maps:get(key, Settings) =:= none andalso
-                logger:warning("~ts: secret is not set: only a Pushlark without WEBHOOK_SECRET takes what is not signed",
+                logger:warning("~ts: secret is not set: only a Pushlark without WEBHOOK_SECRET accepts unsigned requests",
                                [Host]),
             persistent_term:put({?MODULE, Host}, Settings),
             Former =:= off andalso
@@ -90,7 +90,7 @@ configure(Host, Opts) ->
             claim_requests(Host),
             gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), try_now);
         {error, Problems} ->
-            Then = case Former of off -> "push is off"; _ -> "the former settings stay" end,
+            Then = case Former of off -> "Push is off"; _ -> "Settings not changed" end,
             logger:error("~ts: ~ts: ~ts", [Host, Then, lists:join("; ", Problems)])
     end,
     ok.
@@ -99,7 +99,7 @@ settings(Host) -> persistent_term:get({?MODULE, Host}, off).
 
 setting(Host, Name) -> maps:get(Name, settings(Host)).
 
-%% The settings, or all that is wrong with them; a secret is never part of that.
+%% Returns the settings, or all problems with them. No problem quotes the secret.
 read_settings(Opts) ->
     {Numbers, BadNumbers} = lists:unzip([number(Name, Opts) || Name <- [queue_size, queue_bytes]]),
     {Timeout, BadTimeout} = timeout(gen_mod:get_opt(timeout, Opts)),
@@ -121,13 +121,13 @@ read_settings(Opts) ->
 number(Name, Opts) ->
     case econf:validate(econf:pos_int(), gen_mod:get_opt(Name, Opts)) of
         {ok, Number} -> {{Name, Number}, []};
-        _ -> {none, [io_lib:format("~ts must be a whole number from 1", [Name])]}
+        _ -> {none, [io_lib:format("~ts must be a whole number of at least 1", [Name])]}
     end.
 
 timeout(Value) ->
     case econf:validate(econf:timeout(second), Value) of
         {ok, Timeout} when Timeout >= 1000, Timeout =< 600000 -> {Timeout, []};
-        _ -> {none, ["timeout must be from 1 to 600 seconds"]}
+        _ -> {none, ["timeout must be between 1 and 600 seconds"]}
     end.
 
 url(Name, Opts) ->
@@ -136,7 +136,7 @@ url(Name, Opts) ->
         {ok, <<>>} -> {none, []};
         {ok, Url} when Name =:= url -> {string:trim(Url, trailing, "/"), []};
         {ok, Url} -> {Url, []};
-        _ -> {bad, [io_lib:format("~ts must be a URL that begins with https:// or http://", [Name])]}
+        _ -> {bad, [io_lib:format("~ts must be a URL that starts with https:// or http://", [Name])]}
     end.
 
 key(Value) ->
@@ -145,8 +145,8 @@ key(Value) ->
         {ok, Secret} ->
             try key_of(string:trim(Secret)) of
                 Key when byte_size(Key) >= ?MIN_SECRET_BYTES -> {Key, []};
-                _ -> {none, [io_lib:format("secret must have ~B bytes or more", [?MIN_SECRET_BYTES])]}
-            catch _:_ -> {none, ["secret must be base64 behind whsec_"]}
+                _ -> {none, [io_lib:format("secret must have at least ~B bytes", [?MIN_SECRET_BYTES])]}
+            catch _:_ -> {none, ["secret must be base64 after whsec_"]}
             end;
         _ -> {none, ["secret must be a string"]}
     end.
@@ -157,7 +157,8 @@ key_of(<<"whsec_", Encoded/binary>>) ->
     Key;
 key_of(Secret) -> Secret.
 
-%% ejabberd's own push modules take the same requests, and notify on their own; of two modules the later one gets them.
+%% ejabberd's own push modules answer the same requests, and send notifications themselves. ejabberd gives the requests
+%% to the module that registered last.
 claim_requests() -> [claim_requests(Host) || Host <- ejabberd_option:hosts(), settings(Host) =/= off].
 
 claim_requests(Host) ->
@@ -168,12 +169,12 @@ report_others(Host) ->
     case [Module || Module <- [mod_push, mod_push_keepalive], gen_mod:is_loaded(Host, Module)] of
         [] -> false;
         Others ->
-            logger:error("~ts: this host has ~ts, too, so users may be notified twice: unload one push module",
+            logger:error("~ts: this host also has ~ts, so users may be notified twice: unload one push module",
                          [Host, lists:join(" and ", [atom_to_list(Module) || Module <- Others])]),
             true
     end.
 
-%% Requests to enable and to disable are Pushlark's to answer, as they came.
+%% Pushlark answers requests to enable and disable, so they are not decoded here.
 decode_iq_subel(Element) -> Element.
 
 process_iq(Iq) ->
@@ -200,8 +201,8 @@ forward(Host, Name, Iq) ->
     end,
     case reply(Iq, Result) of
         none ->
-            logger:warning("~ts: ~ts answers no request to ~ts push: ~ts; the client may try again",
-                           [Host, shown(setting(Host, Name)), Name, described(Result)]),
+            logger:warning("~ts: Request to ~ts push failed at ~ts: ~ts; the client may retry",
+                           [Host, Name, shown(setting(Host, Name)), described(Result)]),
             ejabberd_router:route_error(Iq, xmpp:err_resource_constraint(explained(Result), <<"en">>));
         Reply -> ejabberd_router:route(Reply)
     end.
@@ -215,15 +216,15 @@ reply(Iq, {{_, 200, _}, _, Body}) ->
     end;
 reply(_Iq, _Result) -> none.
 
-%% The text of the error for a client.
+%% Returns the error text for the client.
 explained({{_, Code, _}, _, _}) when Code =:= 401; Code =:= 403 ->
-    <<"The push service refuses this server, whose administrator must check the secret">>;
+    <<"Push is not available: the push service refuses this server. The server's operator must check the secret">>;
 explained({{_, Code, _}, _, _}) when Code =:= 429; Code >= 500 ->
-    <<"The push service cannot take the request now, try again later">>;
+    <<"Push is not available now: the push service is busy. Try again later">>;
 explained({{_, _, _}, _, _}) ->
-    <<"The push service is not where this server asks for it, its administrator must check the URL">>;
+    <<"Push is not available: there is no push service at its URL. The server's operator must check the URL">>;
 explained(_Error) ->
-    <<"The push service does not answer, try again later">>.
+    <<"Push is not available now: the push service does not respond. Try again later">>.
 
 account_features(Features, From, To, <<>>, _Lang) ->
     case {jid:remove_resource(jid:tolower(From)), jid:remove_resource(jid:tolower(To))} of
@@ -239,14 +240,15 @@ announced({result, Features}) -> {result, [?NS_PUSH | Features]};
 announced(empty) -> {result, [?NS_PUSH]};
 announced(Error) -> Error.
 
-%% Messages. Each is marked with an id of the host's (XEP-0359), by which it is known again when a session loses it. What
-%% comes a second time keeps its id, in what only this server can set.
+%% Messages. The host adds a stanza-id (XEP-0359) to each, so that a repeat after a lost session has the same id. The
+%% packet's metadata also has the id; only this server can set metadata.
 message(Packet) when element(1, Packet) =:= message ->
     {User, Host, _} = jid:tolower(xmpp:get_to(Packet)),
-    case is_told(Packet) andalso User =/= <<>> andalso ejabberd_auth:user_exists(User, Host) andalso is_let_in(Packet, Host) of
+    case is_notifiable(Packet) andalso User =/= <<>> andalso ejabberd_auth:user_exists(User, Host)
+         andalso is_allowed(Packet, Host) of
         true ->
             {Id, Marked} = marked(Packet, Host),
-            tell_message(Host, message, jid:make(User, Host), Id, Marked, recipient(User, Host, none)),
+            send_message(Host, message, jid:make(User, Host), Id, Marked, recipient(User, Host, none)),
             Marked;
         _ -> Packet
     end;
@@ -262,7 +264,7 @@ marked(Packet, Host) ->
         Id -> {Id, Packet}
     end.
 
-%% A room names the message that it sends to each session of a user (XEP-0045).
+%% A room sends one message to each session of a user, with the same stanza-id (XEP-0045).
 room_id(Packet, Els) ->
     Room = jid:encode(jid:remove_resource(xmpp:get_from(Packet))),
     case [Id || El <- Els, xmpp:get_type(Packet) =:= groupchat, is_stanza_id(El, Room),
@@ -271,7 +273,7 @@ room_id(Packet, Els) ->
         _ -> none
     end.
 
-%% Children as elements, whether they came decoded or not.
+%% Returns the children as elements, whether they were decoded or not.
 els(Packet) -> [xmpp:encode(El) || El <- xmpp:get_els(Packet)].
 
 is_stanza_id(El, By) ->
@@ -285,24 +287,24 @@ id_of(Packet, Host) ->
         {Known, _} -> Known
     end.
 
-is_told(Packet) ->
+is_notifiable(Packet) ->
     element(1, Packet) =:= message andalso lists:member(xmpp:get_type(Packet), [chat, groupchat, normal])
         andalso xmpp:get_from(Packet) =/= undefined.
 
-%% What the user's privacy lists and blocks let in, which ejabberd asks about later only.
-is_let_in(Packet, Host) ->
+%% Checks the user's privacy and block lists, which ejabberd does only later.
+is_allowed(Packet, Host) ->
     allow =:= ejabberd_hooks:run_fold(privacy_check_packet, Host, allow, [xmpp:get_to(Packet), Packet, in]).
 
-%% What is known of a user, whose lost session does not count.
+%% Returns the field recipient of an event. The lost session does not count as online.
 recipient(User, Host, Lost) ->
     Online = [R || {Priority, R} <- ejabberd_sm:get_user_present_resources(User, Host), Priority >= 0, R =/= Lost],
     #{exists => true, online => Online =/= []}.
 
-%% Presence. A session that may be resumed is still online; what it misses is told message by message.
+%% Presence. A session that may be resumed is still online; stanza_sent/3 sends the messages that it misses.
 self_presence({Presence, #{jid := Jid}} = Acc) ->
     case xmpp:get_type(Presence) of
-        available -> tell_presence(Jid, priority(Presence) >= 0);
-        unavailable -> tell_presence(Jid, false);
+        available -> send_presence(Jid, priority(Presence) >= 0);
+        unavailable -> send_presence(Jid, false);
         _ -> ok
     end,
     Acc.
@@ -310,65 +312,65 @@ self_presence({Presence, #{jid := Jid}} = Acc) ->
 priority(Presence) ->
     try binary_to_integer(fxml:get_subtag_cdata(xmpp:encode(Presence), <<"priority">>)) catch _:_ -> 0 end.
 
-%% A session that was resumed goes on in another process.
+%% A resumed session continues in another process.
 session_closed(_Sid, Jid, _Info) ->
     {User, Host, Resource} = jid:tolower(Jid),
     case ejabberd_sm:get_session_pid(User, Host, Resource) of
-        none -> tell_presence(Jid, false);
+        none -> send_presence(Jid, false);
         _ -> ok
     end.
 
-tell_presence(Jid, Online) ->
+send_presence(Jid, Online) ->
     {_, Host, _} = jid:tolower(Jid),
     Status = case Online of true -> online; false -> offline end,
-    tell(Host, #{type => presence, jid => jid:encode(Jid), status => Status}).
+    send_event(Host, #{type => presence, jid => jid:encode(Jid), status => Status}).
 
-%% What a session did not acknowledge: when it is lost, and what comes while it is.
+%% Messages that a session did not acknowledge before it was lost, and those that arrive while it is lost.
 session_pending(#{mgmt_queue := Queue} = State) ->
-    [tell_unacknowledged(State, Packet) || {_, _, Packet} <- p1_queue:to_list(Queue)],
+    [send_unacknowledged(State, Packet) || {_, _, Packet} <- p1_queue:to_list(Queue)],
     State;
 session_pending(State) -> State.
 
 stanza_sent(#{mgmt_state := pending} = State, Packet, _Result) ->
-    tell_unacknowledged(State, Packet),
+    send_unacknowledged(State, Packet),
     State;
 stanza_sent(State, _Packet, _Result) -> State.
 
-%% It will not come back: the message is the user's again, who may be offline by now.
+%% The session was given up: the message goes to the user again, who may be offline by now.
 session_terminated(#{mgmt_state := Mgmt, mgmt_queue := Queue, jid := Jid} = State, _Reason)
   when Mgmt =:= active; Mgmt =:= pending; Mgmt =:= timeout ->
     {User, Host, Resource} = jid:tolower(Jid),
-    [tell_message(Host, message, jid:make(User, Host), Id, Packet, recipient(User, Host, Resource))
-     || {_, _, Packet} <- p1_queue:to_list(Queue), Id <- tell_unacknowledged(State, Packet)],
+    [send_message(Host, message, jid:make(User, Host), Id, Packet, recipient(User, Host, Resource))
+     || {_, _, Packet} <- p1_queue:to_list(Queue), Id <- send_unacknowledged(State, Packet)],
     State;
 session_terminated(State, _Reason) -> State.
 
-%% The id of what was told, if it was.
-tell_unacknowledged(#{jid := Jid}, Packet) ->
+%% Returns a list with the id of the message, or an empty list if no event was sent.
+send_unacknowledged(#{jid := Jid}, Packet) ->
     {_, Host, _} = jid:tolower(Jid),
-    case is_told(Packet) andalso id_of(Packet, Host) of
-        Id when is_binary(Id) -> tell_message(Host, unacknowledged, Jid, Id, Packet, none), [Id];
+    case is_notifiable(Packet) andalso id_of(Packet, Host) of
+        Id when is_binary(Id) -> send_message(Host, unacknowledged, Jid, Id, Packet, none), [Id];
         _ -> []
     end.
 
 user_removed(User, Host) ->
-    tell(Host, #{type => user_removed, jid => jid:encode(jid:make(User, Host))}).
+    send_event(Host, #{type => user_removed, jid => jid:encode(jid:make(User, Host))}).
 
-tell_message(Host, Type, To, Id, Packet, Recipient) ->
+send_message(Host, Type, To, Id, Packet, Recipient) ->
     Stanza = fxml:element_to_binary(xmpp:encode(Packet)),
     Event = #{type => Type, id => Id, from => jid:encode(xmpp:get_from(Packet)), to => jid:encode(To), stanza => Stanza},
     case byte_size(Stanza) of
         Size when Size > ?MAX_STANZA_BYTES ->
-            logger:warning("a message of ~B bytes to ~ts is not told to Pushlark", [Size, jid:encode(To)]);
-        _ when Recipient =:= none -> tell(Host, Event);
-        _ -> tell(Host, Event#{recipient => Recipient})
+            logger:warning("message of ~B bytes to ~ts not sent to Pushlark: it is too large", [Size, jid:encode(To)]);
+        _ when Recipient =:= none -> send_event(Host, Event);
+        _ -> send_event(Host, Event#{recipient => Recipient})
     end.
 
-tell(Host, Event) ->
+send_event(Host, Event) ->
     At = calendar:system_time_to_rfc3339(os:system_time(microsecond), [{unit, microsecond}, {offset, "Z"}]),
-    gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), {tell, to_json(Event#{at => list_to_binary(At)})}).
+    gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), {send_event, to_json(Event#{at => list_to_binary(At)})}).
 
-%% Events that wait, and the one batch that is on its way.
+%% The queue of events, and the one batch in flight.
 init([Host | _]) ->
     process_flag(trap_exit, true),
     start_client(Host),
@@ -376,8 +378,8 @@ init([Host | _]) ->
 
 handle_call(_Request, _From, State) -> {reply, ok, State}.
 
-handle_cast({tell, Event}, State) -> {noreply, next_batch(enqueue(Event, State))};
-%% The next try need not wait, since it may be the first one with the right settings.
+handle_cast({send_event, Event}, State) -> {noreply, next_batch(enqueue(Event, State))};
+%% Retry at once, since the new settings may be the right ones.
 handle_cast(try_now, #state{retry = undefined} = State) -> {noreply, next_batch(State#state{wait = ?FIRST_WAIT})};
 handle_cast(try_now, #state{retry = Retry} = State) ->
     erlang:cancel_timer(Retry),
@@ -400,19 +402,19 @@ terminate(_Reason, #state{host = Host, length = Length, batch = Batch, request =
     report_dropped(State),
     case Length + batch_size(Batch) of
         0 -> ok;
-        Lost -> logger:error("~ts: ~B events are lost: they waited for Pushlark", [Host, Lost])
+        Lost -> logger:error("~ts: ~B events lost: the module stopped before they were sent", [Host, Lost])
     end.
 
 report_dropped(#state{dropped = 0} = State) -> State;
 report_dropped(#state{host = Host, dropped = Dropped} = State) ->
-    logger:error("~ts: ~B events are lost: the queue is full (queue_size is ~B, queue_bytes is ~B)",
+    logger:error("~ts: ~B events lost: the queue is full (queue_size is ~B, queue_bytes is ~B)",
                  [Host, Dropped, setting(Host, queue_size), setting(Host, queue_bytes)]),
     State#state{dropped = 0}.
 
 batch_size(undefined) -> 0;
 batch_size({_, Events}) -> length(Events).
 
-%% Adds an event, and drops the oldest ones for which there is no room any more. One event always fits.
+%% Adds an event, and drops the oldest events if the queue is full. One event always fits.
 enqueue(Event, #state{waiting = Waiting, length = Length, bytes = Bytes, dropped = Dropped, host = Host} = State) ->
     case Length < setting(Host, queue_size) andalso Bytes + byte_size(Event) =< setting(Host, queue_bytes) of
         Fits when Fits; Length =:= 0 ->
@@ -451,12 +453,12 @@ answered(Result, #state{host = Host, batch = {_, Events}} = State) ->
     Url = shown(setting(Host, <<"events">>)),
     case {Result, problem(Result)} of
         {{{_, 202, _}, _, _}, _} ->
-            State#state.taken orelse logger:info("~ts: ~ts takes events", [Host, Url]),
-            next_batch(State#state{batch = undefined, taken = true});
-        %% What the events are at fault for stays so; everything else passes, a wrong secret once somebody mends it.
+            State#state.accepted orelse logger:info("~ts: Pushlark accepts events at ~ts", [Host, Url]),
+            next_batch(State#state{batch = undefined, accepted = true});
+        %% Bad events stay bad, so they are dropped. Other failures are retried: even a wrong secret can be corrected.
         {{{_, Code, _}, _, _}, #{} = Problem} when Code =:= 400; Code =:= 413; Code =:= 415 ->
             Good = good_events(Problem, Events),
-            logger:error("~ts: ~B events are lost, ~ts does not take them: ~ts",
+            logger:error("~ts: ~B events lost: refused by ~ts: ~ts",
                          [Host, length(Events) - length(Good), Url, described(Result)]),
             case Good of
                 [] -> next_batch(State#state{batch = undefined});
@@ -465,13 +467,13 @@ answered(Result, #state{host = Host, batch = {_, Events}} = State) ->
         _ ->
             Most = min(asked(Result, State#state.wait), ?LAST_WAIT),
             Wait = Most * 3 div 4 + rand:uniform(Most div 2),
-            logger:warning("~ts: ~ts takes no events: ~ts; ~B wait, next try in ~B seconds",
+            logger:warning("~ts: Events not accepted by ~ts: ~ts; ~B events waiting, retry in ~B s",
                            [Host, Url, described(Result), length(Events) + State#state.length, max(1, round(Wait / 1000))]),
             Retry = erlang:start_timer(Wait, self(), try_again),
-            State#state{retry = Retry, wait = min(State#state.wait * 2, ?LAST_WAIT), taken = false}
+            State#state{retry = Retry, wait = min(State#state.wait * 2, ?LAST_WAIT), accepted = false}
     end.
 
-%% The events of a batch that Pushlark does not call bad; none, where it does not say.
+%% Returns the events of a batch that a problem does not list as bad; none if it lists none.
 good_events(Problem, Events) ->
     Bad = case Problem of
         #{<<"errors">> := Errors} when is_list(Errors) -> [Index || #{<<"index">> := Index} <- Errors];
@@ -482,12 +484,12 @@ good_events(Problem, Events) ->
         Good -> Good
     end.
 
-%% How long Pushlark asks to wait, in milliseconds.
+%% Returns the wait that Pushlark asks for (Retry-After), in milliseconds.
 asked({_, Headers, _}, Default) ->
     try max(1000, 1000 * list_to_integer(proplists:get_value("retry-after", Headers))) catch _:_ -> Default end;
 asked(_, Default) -> Default.
 
-%% The problem details (RFC 9457) of an answer of Pushlark's.
+%% Returns the problem details (RFC 9457) of a response from Pushlark, or none.
 problem({{_, _, _}, Headers, Body}) ->
     try
         "application/problem+json" ++ _ = proplists:get_value("content-type", Headers),
@@ -496,22 +498,22 @@ problem({{_, _, _}, Headers, Body}) ->
     end;
 problem(_Error) -> none.
 
-%% Why an answer is none that was hoped for.
+%% Describes a failure for the log: no response, or an unexpected status.
 described({{_, Code, _}, Headers, _} = Answer) ->
     Location = proplists:get_value("location", Headers),
     Reason = case problem(Answer) of
         #{<<"detail">> := Detail} when is_binary(Detail) -> cleaned(Detail);
         #{} -> "no detail";
-        none when Location =/= undefined, Code div 100 =:= 3 -> ["a redirect to ", shown(cleaned(Location))];
-        none -> ["not as Pushlark does: ", cleaned(proplists:get_value("content-type", Headers, "no content type"))]
+        none when Location =/= undefined, Code div 100 =:= 3 -> ["redirect to ", shown(cleaned(Location))];
+        none -> ["not a Pushlark response: ", cleaned(proplists:get_value("content-type", Headers, "no content type"))]
     end,
-    io_lib:format("it answers ~B (~ts)", [Code, Reason]);
-described({error, Reason}) -> io_lib:format("it does not answer (~ts)", [reason(Reason)]).
+    io_lib:format("status ~B (~ts)", [Code, Reason]);
+described({error, Reason}) -> io_lib:format("no response (~ts)", [reason(Reason)]).
 
-%% Why a request had no answer, which no term of Erlang's tells an administrator.
+%% Translates the reason of a failed request, an Erlang term, for the log.
 reason({failed_connect, Tried}) -> reason(element(3, lists:last([Try || {_, _, _} = Try <- Tried])));
 reason({tls_alert, {Alert, _}}) -> ["TLS fails: ", string:replace(atom_to_list(Alert), "_", " ", all)];
-reason(timeout) -> "no answer within the time for it";
+reason(timeout) -> "timeout";
 reason(nxdomain) -> "the host name cannot be resolved";
 reason(closed) -> "the connection was closed";
 reason(socket_closed_remotely) -> "the connection was closed";
@@ -519,10 +521,10 @@ reason(Reason) when is_atom(Reason) ->
     case inet:format_error(Reason) of "unknown POSIX error" ++ _ -> atom_to_list(Reason); Known -> Known end;
 reason(_Reason) -> "the connection fails".
 
-%% A URL as a log may show it.
+%% Removes user, password and query from a URL, for the log.
 shown(Url) -> re:replace(re:replace(Url, "//[^/@]*@", "//"), "\\?.*", "", [dotall, unicode, {return, binary}]).
 
-%% Text of somebody else's on one line of a log.
+%% Makes a text from outside safe to log: one line, limited length.
 cleaned(Text) ->
     Chars = case unicode:characters_to_list(Text) of
         List when is_list(List) -> List;
@@ -534,20 +536,20 @@ cleaned(Text) ->
         false -> Line
     end.
 
-%% An HTTP client of the host's own, since requests end for sure with their client only: to 503 with Retry-After httpc
-%% says nothing, and sends the request again for as long as that is the answer.
+%% Each host has its own HTTP client, because only stopping the client surely ends its requests: httpc does not report a
+%% 503 with Retry-After, but repeats the request as long as it gets this response.
 client(Host) -> gen_mod:get_module_proc(Host, ?MODULE).
 
 start_client(Host) ->
     inets:stop(httpc, client(Host)),
     {ok, _} = inets:start(httpc, [{profile, client(Host)}]).
 
-%% When httpc has neither given an answer nor said that there is none.
+%% The time in milliseconds after which httpc should have reported a response or a failure.
 overdue(Host) -> setting(Host, timeout) + 1000.
 
-busy() -> {{"HTTP/1.1", 503, ""}, [{"content-type", "application/problem+json"}], <<"{\"detail\": \"to each try\"}">>}.
+busy() -> {{"HTTP/1.1", 503, ""}, [{"content-type", "application/problem+json"}], <<"{\"detail\": \"in each attempt\"}">>}.
 
-%% Posts a body; the id names it in every try (Standard Webhooks).
+%% Posts a body. The id is the same in each retry (Standard Webhooks).
 post(Host, Name, ContentType, Id, Body) ->
     #{Name := Address, timeout := Timeout, key := Key} = settings(Host),
     Timestamp = integer_to_binary(os:system_time(second)),
@@ -566,7 +568,7 @@ post(Host, Name, ContentType, Id, Body) ->
 
 new_id() -> string:lowercase(binary:encode_hex(crypto:strong_rand_bytes(16))).
 
-%% ejabberd's own since 24.12.
+%% ejabberd has its own JSON functions since 24.12.
 to_json(Map) ->
     case erlang:function_exported(misc, json_encode, 1) of
         true -> misc:json_encode(Map);
