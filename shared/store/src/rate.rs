@@ -23,7 +23,7 @@ const CONCURRENCY: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
     /// The account has reached the limit: the caller may retry after this time.
-    #[error("{account} sends more than it may, try again later")]
+    #[error("{account} is over the rate limit, try again later")]
     Exceeded {
         /// The domain, user or sender.
         account: String,
