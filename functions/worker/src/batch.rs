@@ -1,4 +1,4 @@
-//! One batch of queue messages: its tasks side by side, then what is left of them back into the queue.
+//! Handles one batch of queue messages: runs its tasks concurrently, and puts unfinished ones back into the queue.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,40 +21,41 @@ use crate::progress::{self, BatchContext, ByClaimant, Progress, RecipientProgres
 use crate::retry::{RetryCause, Unfinished, backoff, is_too_early};
 use crate::task::{Action, Attempt, Task, TaskError};
 
-/// Tasks that still run so long before the deadline are given up, to leave time to put them back.
+/// Tasks that still run this long before the deadline are cancelled, to leave time to put them back.
 const END_CUTOFF: Duration = Duration::from_millis(700);
-/// When to look again for what a removal may have missed: DynamoDB's indexes follow "within a fraction of a second".
-const SECOND_LOOK: Duration = Duration::from_secs(10);
-/// How often a removal is tried, for a day, before it goes to the dead-letter queue.
+/// The delay before a removal searches again for missed items: DynamoDB updates an index "within a fraction of a
+/// second".
+const RECHECK_DELAY: Duration = Duration::from_secs(10);
+/// The tries of a removal, in about a day, before it goes to the dead-letter queue.
 const REMOVAL_TRIES: u32 = 100;
 
-/// A message of the queue, as SQS delivered it.
+/// A queue message, as SQS delivered it.
 struct Received {
     message_id: String,
     receipt_handle: String,
-    /// How often SQS has delivered it, this time included.
+    /// How often SQS has delivered it, including this time.
     receive_count: u32,
 }
 
-/// A task that runs.
+/// A running task.
 struct RunningTask {
-    /// The place of its message in the batch.
+    /// The index of its message in the batch.
     message: usize,
     user: Option<BareJid>,
     attempt: Attempt,
 }
 
-/// A task that has to be tried again, or one of its registrations.
+/// A task that must be retried, or one of its registrations.
 struct UnfinishedTask {
     task: RunningTask,
-    /// The unread count of the message, if it was counted.
+    /// The unread count, if Pushlark counted the message.
     counted: Option<u32>,
     unfinished: Unfinished,
 }
 
 impl Worker {
-    /// Handles a batch before `deadline`. A task that fails is sent to the queue again, alone and with its own delay. The
-    /// response names the messages of which a task could not be sent: they stay in the queue.
+    /// Handles a batch before `deadline`. A failed task is sent to the queue again, alone and with its own delay. If a
+    /// task cannot be sent, its message is in the response and stays in the queue.
     pub async fn handle(self: &Arc<Self>, batch: SqsEvent, deadline: Instant) -> SqsBatchResponse {
         let before_deadline = |time| deadline.checked_sub(time).unwrap_or(deadline);
         let end_cutoff = before_deadline(END_CUTOFF);
@@ -62,7 +63,7 @@ impl Worker {
         let task_cutoff = before_deadline(self.start_cutoff);
         let context = Arc::new(BatchContext { progress: Progress::default(), task_cutoff, publish_cutoff });
         let mut received: Vec<Received> = Vec::with_capacity(batch.records.len());
-        let (mut stay, mut unfinished) = (BTreeSet::new(), Vec::new());
+        let (mut stay, mut unfinished_tasks) = (BTreeSet::new(), Vec::new());
         let (mut running, mut by_id) = (JoinSet::new(), HashMap::new());
         for message in batch.records {
             let index = received.len();
@@ -71,12 +72,12 @@ impl Worker {
             match Task::read(&body, &message.message_id, message.receive_count > 1, &self.disclosure) {
                 Ok(tasks) => {
                     for task in tasks {
-                        let this = RunningTask { message: index, user: task.user(), attempt: task.attempt.clone() };
+                        let entry = RunningTask { message: index, user: task.user(), attempt: task.attempt.clone() };
                         if is_too_early(&task.attempt.retry) {
-                            unfinished.push(UnfinishedTask::all(this, RetryCause::TooEarly));
+                            unfinished_tasks.push(UnfinishedTask::all(entry, RetryCause::TooEarly));
                         } else {
                             let handle = running.spawn(Arc::clone(self).work(task, Arc::clone(&context)));
-                            by_id.insert(handle.id(), this);
+                            by_id.insert(handle.id(), entry);
                         }
                     }
                 }
@@ -87,13 +88,13 @@ impl Worker {
             }
             received.push(message);
         }
-        unfinished.extend(self.run(&mut running, by_id, &context, end_cutoff).await);
+        unfinished_tasks.extend(self.run(&mut running, by_id, &context, end_cutoff).await);
         let mut recipients = context.progress.take();
-        stay.extend(self.put_back(unfinished, &mut recipients).await);
+        stay.extend(self.put_back(unfinished_tasks, &mut recipients).await);
         self.response(received, &stay).await
     }
 
-    /// Waits for the tasks, until `end_cutoff`. Returns those that have to be tried again.
+    /// Waits for the tasks until `end_cutoff`. Returns those that must be retried.
     async fn run(
         &self,
         running: &mut JoinSet<TaskOutcome>,
@@ -101,7 +102,7 @@ impl Worker {
         batch: &BatchContext,
         end_cutoff: Instant,
     ) -> Vec<UnfinishedTask> {
-        let mut unfinished = Vec::new();
+        let mut unfinished_tasks = Vec::new();
         let mut writing = JoinSet::new();
         let is_due = batch.progress.is_due();
         tokio::pin!(is_due);
@@ -121,26 +122,26 @@ impl Worker {
             let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
             let Some(task) = by_id.remove(&id) else { continue };
             let outcome = ended.map_or_else(
-                // The panic's message may quote the text of a message.
+                // The panic's message is not logged: it may quote the text of a message.
                 |_| {
                     tracing::error!(id = task.attempt.id(), "a task failed: it panicked");
                     TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED))
                 },
                 |(_, outcome)| outcome,
             );
-            unfinished.extend(outcome.unfinished.into_iter().map(|unfinished| {
+            unfinished_tasks.extend(outcome.unfinished.into_iter().map(|unfinished| {
                 let task = RunningTask { user: task.user.clone(), attempt: task.attempt.clone(), ..task };
                 UnfinishedTask { task, counted: outcome.counted, unfinished }
             }));
         }
-        // None of them publishes any more when it is put back.
+        // The other tasks are cancelled: a task that is put back must not publish any more.
         running.shutdown().await;
         for task in by_id.into_values() {
             tracing::error!(id = task.attempt.id(), "a task was given up at the deadline");
-            unfinished.push(UnfinishedTask::all(task, RetryCause::FAILED));
+            unfinished_tasks.push(UnfinishedTask::all(task, RetryCause::FAILED));
         }
         while writing.join_next().await.is_some() {}
-        unfinished
+        unfinished_tasks
     }
 
     async fn work(self: Arc<Self>, task: Task, batch: Arc<BatchContext>) -> TaskOutcome {
@@ -157,9 +158,9 @@ impl Worker {
                 let span = info_span!("message", id, recipient = %event.recipient());
                 self.notify(&mut event, reported, &attempt, turn, &batch).instrument(span).await
             }
-            Action::NotifyDevice(published) => {
-                let span = info_span!("message", id, recipient = %published.owner);
-                self.notify_device(&published, &attempt, turn, &batch).instrument(span).await
+            Action::NotifyDevice(push) => {
+                let span = info_span!("message", id, recipient = %push.owner);
+                self.notify_device(&push, &attempt, turn, &batch).instrument(span).await
             }
             Action::RemoveUser(user) => {
                 let removed = self.store.remove_user(&user, attempt.at(), || Instant::now() < batch.task_cutoff).await;
@@ -173,7 +174,8 @@ impl Worker {
         }
     }
 
-    /// Ends a step of a removal. The rest of the removal is a new message; if SQS delivers both, the second finds nothing.
+    /// Finishes one step of a removal. The next step is a new queue message. If SQS delivers both, the later one finds
+    /// nothing.
     async fn continue_removal(
         &self,
         removed: Result<RemovalProgress, StoreError>,
@@ -191,25 +193,25 @@ impl Worker {
                 tracing::info!(id, user, domain, "removed");
                 return TaskOutcome::default();
             }
-            Ok(RemovalProgress::Swept) => SECOND_LOOK,
+            Ok(RemovalProgress::Swept) => RECHECK_DELAY,
             Ok(RemovalProgress::Partial) => Duration::ZERO,
             Err(error) => {
-                tracing::error!(id, error = %Causes(&error), "not removed yet");
+                tracing::error!(id, error = %Causes(&error), "removal failed: it is retried");
                 return TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
             }
         };
         let records = Record::pack([Work::new(id.to_owned(), attempt.at(), subject)]);
         let records: Vec<_> = records.iter().map(|record| (record, delay)).collect();
         if let Err(error) = self.queue.send_later(&records).await {
-            tracing::error!(id, error = %Causes(&error), "not removed yet");
+            tracing::error!(id, error = %Causes(&error), "removal failed: it is retried");
             return TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
         }
-        tracing::info!(id, seconds = delay.as_secs(), "to be removed further");
+        tracing::info!(id, seconds = delay.as_secs(), "removal not complete: the next step follows");
         TaskOutcome::default()
     }
 
-    /// Moves a record that cannot be read to the dead-letter queue. Returns whether its message can be deleted: a record of
-    /// a later version stays in the queue for a newer worker.
+    /// Moves an unreadable record to the dead-letter queue. Returns whether its message can be deleted: a record of a
+    /// later version stays in the queue for a newer worker.
     async fn dead_letter_unreadable(&self, message_id: &str, body: &str, unreadable: &TaskError) -> bool {
         if let TaskError::Record(InvalidRecord::Newer(version)) = unreadable {
             tracing::warn!(message_id, version, "left to a newer worker");
@@ -224,12 +226,12 @@ impl Worker {
         sent.is_ok()
     }
 
-    /// Sends unfinished tasks to the queue, each with its own delay, and then writes so to the claims: SQS deletes the
-    /// original messages, but may deliver them once more. Returns the messages that have to stay in the queue.
-    async fn put_back(&self, unfinished: Vec<UnfinishedTask>, recipients: &mut ByClaimant) -> BTreeSet<usize> {
+    /// Sends unfinished tasks to the queue, each with its own delay, and then marks them in the claims: SQS deletes the
+    /// original messages, but may deliver them once more. Returns the messages that must stay in the queue.
+    async fn put_back(&self, unfinished_tasks: Vec<UnfinishedTask>, recipients: &mut ByClaimant) -> BTreeSet<usize> {
         let mut by_delay: BTreeMap<Duration, Vec<Work>> = BTreeMap::new();
         let (mut dead, mut messages, mut handed_over) = (Vec::new(), BTreeSet::new(), ByClaimant::new());
-        for UnfinishedTask { task: RunningTask { message, user, attempt }, counted, unfinished } in unfinished {
+        for UnfinishedTask { task: RunningTask { message, user, attempt }, counted, unfinished } in unfinished_tasks {
             messages.insert(message);
             let (retry, delay) = unfinished.next(&attempt.retry, counted);
             let work = attempt.again(retry);
@@ -254,7 +256,7 @@ impl Worker {
         }
         if let Err(error) = sent {
             tracing::error!(error = %Causes(&error), "not put back: the messages return after their visibility timeout");
-            // They return as a whole.
+            // The messages return as a whole, so no registration is put back.
             for recipient in handed_over.values_mut() {
                 recipient.put_back.clear();
             }
@@ -262,15 +264,15 @@ impl Worker {
                 .await;
             return messages;
         }
-        // A later try that has finished must be known to the message that it came from, should SQS deliver that again.
+        // If SQS delivers the original message again, it must find the progress of finished later tries.
         let of_later_tries = std::mem::take(recipients).into_values().filter(RecipientProgress::is_of_later_try);
         let handed_over = handed_over.into_values().filter(RecipientProgress::has_registrations);
         progress::write(&self.store, handed_over.chain(of_later_tries)).await;
         BTreeSet::new()
     }
 
-    /// Whether a task goes to the dead-letter queue: it fails for another reason than a push service, and for too long. A
-    /// notification that a push service does not accept expires by its time to live.
+    /// Returns whether a task goes to the dead-letter queue: it has failed for too long, and not because of a push
+    /// service. A notification that a push service does not accept expires by its time to live.
     fn is_exhausted(&self, work: &Work, unfinished: &Unfinished) -> bool {
         let tries = work.retry.as_ref().map_or(0, |retry| retry.tries);
         match (&work.subject, &unfinished.cause) {
@@ -289,7 +291,7 @@ impl Worker {
         self.dead_letters.send(&Record::pack(dead)).await
     }
 
-    /// The response that keeps messages in the queue, after their visibility time-outs are set.
+    /// Sets the visibility time-outs of messages, and returns the response that keeps these messages in the queue.
     async fn response(&self, received: Vec<Received>, stay: &BTreeSet<usize>) -> SqsBatchResponse {
         let mut response = SqsBatchResponse::default();
         let mut delays = Vec::new();
@@ -303,14 +305,14 @@ impl Worker {
             response.batch_item_failures.push(failure);
         }
         if let Err(error) = self.queue.delay(&delays).await {
-            tracing::warn!(error = %Causes(&error), "messages come back after the queue's own visibility timeout");
+            tracing::warn!(error = %Causes(&error), "not delayed: messages return after the queue's own timeout");
         }
         response
     }
 }
 
 impl UnfinishedTask {
-    /// A task of which all registrations have to be tried again.
+    /// Returns a task of which all registrations must be retried.
     fn all(task: RunningTask, cause: RetryCause) -> Self {
         Self { task, counted: None, unfinished: Unfinished::all(cause) }
     }

@@ -1,4 +1,4 @@
-//! What to publish for one recipient of an event, and why not: pure, over what one query gave.
+//! Decides what to publish for one recipient of an event. Pure: its input is the event and the result of one query.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,46 +12,46 @@ use time::OffsetDateTime;
 
 use crate::task::Attempt;
 
-/// A notification is tried for at least so long, since it spends some time in the queue: a `time_to_live` of 0 means
-/// now or never, not never.
+/// The shortest time for which a notification is tried. The event spends some time in the queue, so without a minimum a
+/// `time_to_live` of 0 would never be delivered.
 pub const MIN_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
-/// What was decided for one recipient of an event, step by step.
+/// The decision for one recipient of an event, with its steps.
 pub struct Decision<'w> {
-    /// What the table holds of the recipient.
+    /// The recipient's registrations and sessions in the table.
     pub snapshot: Snapshot,
-    /// What is known of the recipient.
+    /// The recipient's state, from the event and the table.
     pub known: RecipientState,
-    /// The services that are not notified, and why.
+    /// The registrations that are not notified, each with its reason.
     pub left_out: Vec<(Registration, Reason)>,
-    /// What to publish, and what publishes it.
+    /// The publications to make, each with its publisher.
     pub publications: Vec<PlannedPublication<'w>>,
 }
 
-/// A publication, and what publishes it.
+/// A publication, with its expiry and its publisher.
 pub struct PlannedPublication<'w> {
-    /// What and where.
+    /// The payload and its registration.
     pub publication: Publication,
-    /// Until when it is worth delivering.
+    /// When the notification expires.
     pub expires_at: OffsetDateTime,
-    /// What publishes it.
+    /// The publisher for the registration's host.
     pub publisher: &'w Publisher,
 }
 
-/// Why a service is not notified.
+/// The reason why a registration is not notified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// A rule of the plugin.
+    /// A rule of the plugin leaves it out.
     Rule(Rule),
-    /// The plugin left it out without a word.
+    /// The plugin left it out without a rule.
     NoReason,
-    /// The message is older than its notification is worth.
+    /// The message is older than its time to live.
     TooLate,
-    /// Nothing publishes to the host.
+    /// No publisher is configured for the host.
     Unroutable(Unroutable),
-    /// Another event of this message published to it, or is about to.
+    /// Another event of this message has published to it, or will.
     Claimed,
-    /// It is a device that was enabled while the message was tried again.
+    /// The message is retried, and the device was enabled after it.
     EnabledLater,
 }
 
@@ -68,27 +68,27 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What is known of a recipient, and from where.
+/// The state of a recipient, from the event and the table.
 pub struct RecipientState {
-    /// What the plugin is told.
+    /// The recipient, as the plugin receives it.
     pub recipient: Recipient,
-    /// Where `online` comes from.
+    /// The source of `recipient.online`.
     pub presence: PresenceSource,
 }
 
-/// Where it is known from whether a recipient is online.
+/// The source of a recipient's presence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PresenceSource {
-    /// The event says so.
+    /// The event reports it.
     Event,
-    /// The sessions that the table knows.
+    /// The sessions in the table.
     Sessions,
-    /// Nothing: a user of whom nothing was heard is offline.
+    /// Neither: the user counts as offline.
     Assumed,
 }
 
 impl PresenceSource {
-    /// As it is logged and explained.
+    /// Returns the name of the source in logs and explanations.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Event => "event",
@@ -99,7 +99,7 @@ impl PresenceSource {
 }
 
 impl RecipientState {
-    /// What the event says wins over what the table knows.
+    /// Combines the event's facts with the snapshot of the table. The event's facts take precedence.
     pub fn new(event: &Event, reported: Facts, snapshot: &Snapshot) -> Self {
         let (online, presence) = match (reported.online, snapshot.online) {
             (Some(online), _) => (online, PresenceSource::Event),
@@ -115,7 +115,7 @@ impl RecipientState {
 }
 
 impl Decision<'_> {
-    /// Keeps the services that an attempt is for: the retry of one device publishes to that device alone, and no retry
+    /// Keeps the registrations of an attempt: the retry of one device publishes only to that device, and no retry
     /// publishes to a device that was enabled after the message.
     pub fn restrict_to(&mut self, attempt: &Attempt) {
         self.left_out.retain(|(registration, _)| attempt.concerns(registration));
@@ -132,7 +132,8 @@ impl Decision<'_> {
     }
 }
 
-/// Decides what to publish of `payload`, which the plugin has prepared. `time_to_live` is for registrations that say none.
+/// Decides where to publish `payload`, which the plugin has prepared. `time_to_live` applies to registrations
+/// that set none.
 pub fn decide<'w>(
     plugin: &dyn Plugin,
     delivery: &'w Delivery,

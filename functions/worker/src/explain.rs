@@ -1,4 +1,4 @@
-//! What would become of events, and why, without publishing, claiming or counting anything.
+//! Explains how events would be handled, and why. Nothing is published, claimed or counted.
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -20,40 +20,40 @@ use crate::external::PluginError;
 use crate::notify::DecisionError;
 use crate::task::{Action, Task, TaskError};
 
-/// How many recipients are explained at once, …
+/// The number of recipients that are explained concurrently.
 const CONCURRENCY: usize = 32;
-/// … and in one call, which has ten seconds.
+/// The most recipients of one call, which times out after ten seconds.
 const MAX_RECIPIENTS: usize = 1_000;
 
-/// Why events are not explained.
+/// The reason why events are not explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
-    /// There is nothing to do.
+    /// The invocation has neither a batch nor events. The caller must send one of them.
     #[error("the invocation has neither Records nor explain")]
     Nothing,
-    /// One of them is not an event; the caller's to mend.
+    /// One of the events is invalid. The caller must correct it.
     #[error("event {index}: {detail}")]
     BadEvent {
-        /// Which.
+        /// The index of the event in the request, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The reason why the event is invalid.
         detail: String,
     },
-    /// The caller's to part.
-    #[error("the events have {0} recipients, {MAX_RECIPIENTS} are explained at once")]
+    /// The events have too many recipients. The caller must split the request.
+    #[error("the events have {0} recipients, the limit is {MAX_RECIPIENTS}")]
     TooMany(usize),
-    /// The message is none.
+    /// The stanza of an event is not a message. The caller must correct it.
     #[error(transparent)]
     Unreadable(#[from] TaskError),
-    /// The table does not answer; the caller may try again.
+    /// The table did not answer. A later retry may succeed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The plugin does not answer; the caller may try again.
+    /// The plugin's function gave no decision. A later retry may succeed.
     #[error(transparent)]
     Plugin(#[from] PluginError),
 }
 
-/// What would become of events.
+/// The explanations of events, in the order of the request.
 #[derive(Debug, Serialize)]
 pub struct Explained {
     explained: Vec<ExplainedEvent>,
@@ -62,16 +62,16 @@ pub struct Explained {
 #[derive(Debug, Serialize)]
 struct ExplainedEvent {
     id: String,
-    /// What ingest or the worker would do.
+    /// The action that ingest or the worker would take.
     effect: String,
-    /// What the sender has read, by writing.
+    /// The conversation that the event marks as read, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     reads: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     recipients: Vec<Explanation>,
 }
 
-/// The decision for one recipient.
+/// The explanation for one recipient.
 #[derive(Debug, Serialize)]
 struct Explanation {
     recipient: String,
@@ -82,26 +82,26 @@ struct Explanation {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Outcome {
-    /// The plugin skips the message by this rule; there is no further step.
+    /// The plugin skips the message by this rule, so no further step follows.
     Skipped {
         skipped: String,
     },
     Decided(Steps),
 }
 
-/// A decision's steps, in their order.
+/// The steps of a decision, in order.
 #[derive(Debug, Serialize)]
 struct Steps {
-    /// The reason, where no step can show it.
+    /// The reason why nobody is notified, if no step shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     notice: Option<&'static str>,
     unread_count: u32,
     registrations: Vec<Service>,
     exists: bool,
     online: bool,
-    /// Where it is known from whether the recipient is online: `event`, `sessions` or `assumed`.
+    /// The source of `online`: `event`, `sessions` or `assumed`.
     presence: &'static str,
-    /// The registration that the session is tied to, when the event is of one.
+    /// The registration that the session of an unacknowledged message is tied to.
     #[serde(skip_serializing_if = "Option::is_none")]
     tied: Option<Service>,
     left_out: Vec<LeftOut>,
@@ -128,13 +128,14 @@ struct Target {
     #[serde(serialize_with = "in_order")]
     payload: Payload,
     target: String,
-    /// That nothing is sent there at the moment.
+    /// Present while the push service is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     notice: Option<&'static str>,
 }
 
 impl Worker {
-    /// Explains events as `/events` takes them: `{"explained": [{"id", "effect", "recipients"?: […]}, …]}`.
+    /// Explains events in the JSON that `/events` accepts. The result serializes as
+    /// `{"explained": [{"id", "effect", "reads"?, "recipients"?: […]}, …]}`.
     pub async fn explain(&self, events: &[Box<RawValue>]) -> Result<Explained, ExplainError> {
         let first = Arrival { now: OffsetDateTime::now_utc(), at: None, id: None, sources: &self.sources };
         let events = events.iter().enumerate().map(|(index, event)| {
@@ -161,11 +162,11 @@ impl Worker {
             _ => reading.as_ref(),
         };
         let reads = told.map(|Reading { user, conversation }| {
-            let unless = if self.unread_counts { "" } else { ", but unread counts are not kept" };
-            format!("{user} has read all of {conversation}{unless}")
+            let unless = if self.unread_counts { "" } else { " (no effect: UNREAD_COUNTS is off)" };
+            format!("{user} has read all messages of {conversation}{unless}")
         });
         let effect = match effect {
-            Effect::Queue(Subject::UserRemoved { jid }) => format!("removes what is kept of {jid}"),
+            Effect::Queue(Subject::UserRemoved { jid }) => format!("removes all data of {jid}"),
             Effect::Queue(Subject::DomainRemoved { domain }) => format!("removes the registrations of {domain}"),
             Effect::Queue(subject) => {
                 let work = Work::new(id.clone(), at, subject);
@@ -234,7 +235,7 @@ async fn target(event: &Event, user: &BareJid, planned: PlannedPublication<'_>) 
     let notification =
         Notification { message_id, user, conversation, registration: &registration, payload: &payload, expires_at };
     let is_paused = publisher.is_paused(&notification).await;
-    let notice = "the push service failed too often, and is left alone for a while: it is tried again later";
+    let notice = "the push service failed too often, and is paused: the notification is sent later";
     Target {
         target: publisher.describe(user, &registration),
         notice: is_paused.then_some(notice),

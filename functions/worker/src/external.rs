@@ -1,4 +1,4 @@
-//! A plugin that is a Lambda function, in any language: docs/plugin-lambda.md has the JSON.
+//! A plugin that is a Lambda function, in any language. docs/plugin-lambda.md describes the JSON.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,15 +23,15 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-/// How long the first of several events waits for others that can be asked about in the same call.
-const GATHERING: Duration = Duration::from_millis(10);
-/// The most that one call carries; Lambda takes 6 MB ("Lambda quotas").
+/// How long the first event waits for others that go into the same call.
+const BATCH_DELAY: Duration = Duration::from_millis(10);
+/// The most bytes of events in one call. Lambda accepts 6 MB ("Lambda quotas").
 const MAX_REQUEST_BYTES: usize = 5 * 1024 * 1024;
 
-/// The function that is asked, and the events that wait to be asked about.
+/// The plugin's function, and the events that wait for its next call.
 pub struct External {
     client: Client,
-    /// Its name or ARN.
+    /// The function's name or ARN.
     function: String,
     on_error: OnError,
     waiting: Mutex<Vec<Waiting>>,
@@ -40,45 +40,45 @@ pub struct External {
 /// What to do when the function gives no decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnError {
-    /// Ask again later.
+    /// Retry the event later.
     Retry,
-    /// Decide as the defaults do.
+    /// Decide by the default rules.
     Defaults,
 }
 
 struct Waiting {
     /// The event, as JSON.
     event: String,
-    /// How many services it has, by which the answer's references are checked.
+    /// The number of the event's registrations. The answer refers to them by index.
     services: usize,
     reply: oneshot::Sender<Result<Answer, PluginError>>,
 }
 
-/// The function gave no decision. That is not the event's fault, so it can be asked again.
+/// The function gave no decision. The event is not the cause, so the caller may retry it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PluginError {
-    /// It was not reached, or did not answer in time.
-    #[error("the plugin's function cannot be asked: {0}")]
+    /// The function was not reached, or did not answer in time. A later retry may succeed.
+    #[error("no answer from the plugin's function: {0}")]
     Unreachable(String),
-    /// It failed.
+    /// The function reported an error. A later retry may succeed.
     #[error("the plugin's function failed: {0}")]
     Failed(String),
-    /// It answered what is not an answer.
-    #[error("the plugin's function answered what cannot be understood: {0}")]
+    /// The answer is not of the documented form. A retry succeeds only if the function answers differently.
+    #[error("invalid answer from the plugin's function: {0}")]
     Unreadable(String),
-    /// What asked it has ended.
-    #[error("the plugin's function was not asked")]
+    /// The task that calls the function ended early. A later retry may succeed.
+    #[error("the plugin's function was not called")]
     NotAsked,
 }
 
-/// An event as the function gets it.
+/// An event in the request to the function.
 #[derive(Serialize)]
 struct Question<'q> {
     id: &'q str,
     r#type: &'static str,
     at: String,
     from: &'q str,
-    /// The user; of an unacknowledged message, the session.
+    /// The recipient: the user's bare JID, or the session's full JID for an unacknowledged message.
     to: &'q str,
     chat: &'static str,
     body: Option<Cow<'q, str>>,
@@ -92,7 +92,7 @@ struct Question<'q> {
 struct AskedRecipient {
     exists: bool,
     online: bool,
-    /// The index of the service that the session is tied to.
+    /// The index in `services` of the registration that the session is tied to.
     tied: Option<usize>,
 }
 
@@ -106,16 +106,16 @@ struct AskedService<'q> {
 
 #[derive(Deserialize)]
 struct Answers {
-    /// One for each event, in their order.
+    /// One answer for each event of the request, in the same order.
     events: Vec<Box<RawValue>>,
 }
 
-/// The callbacks' answers for one event; those that are left out are the defaults'.
+/// The answers of the callbacks for one event. The default rules apply to missing ones.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Answer {
     prepare_notification: Option<Prepared>,
-    /// By their index.
+    /// Indexes in the `services` of the event.
     should_publish: Option<Vec<usize>>,
     publish_notification: Option<Vec<AnsweredPublication>>,
 }
@@ -123,22 +123,22 @@ struct Answer {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Prepared {
-    /// The message is skipped, for this reason.
+    /// The message is skipped for this reason.
     Skip(String),
     Payload(Fields),
 }
 
 #[derive(Debug, Deserialize)]
 struct AnsweredPublication {
-    /// By its index.
+    /// An index in the `services` of the event.
     service: usize,
-    /// Another payload than the one that was prepared.
+    /// The payload, if it is not the prepared one.
     payload: Option<Fields>,
 }
 
-/// The function's answers for one event, as the plugin that they are.
+/// A plugin that returns the function's answers for one event.
 pub struct Answered {
-    /// As the setting has it.
+    /// The value of `PLUGIN`.
     name: String,
     services: Vec<Registration>,
     answer: Answer,
@@ -153,11 +153,11 @@ impl OnError {
 }
 
 impl External {
-    /// The function called `function`.
+    /// Returns a plugin that calls `function`, a name or an ARN. `timeout` is for one call.
     pub fn new(function: &str, timeout: Duration, on_error: OnError, aws: &SdkConfig) -> Self {
-        // Both: what is left out here is as `aws` has it, and may be shorter.
+        // Both are set, because a time-out that is not set comes from `aws` and may be shorter.
         let timeouts = TimeoutConfig::builder().operation_timeout(timeout).operation_attempt_timeout(timeout).build();
-        // The queue tries again, and leaves room for it.
+        // The queue retries instead, after a longer delay.
         let retries = aws_sdk_lambda::config::retry::RetryConfig::disabled();
         let config = aws_sdk_lambda::config::Builder::from(aws).timeout_config(timeouts).retry_config(retries);
         Self {
@@ -168,7 +168,7 @@ impl External {
         }
     }
 
-    /// Asks about one event, in one call with others that are asked about at the same time.
+    /// Asks the function about one event. Events that arrive within `BATCH_DELAY` go into one call.
     pub async fn ask(
         self: &Arc<Self>,
         event: &Event,
@@ -181,22 +181,22 @@ impl External {
             return Ok(answered(Answer::default()));
         }
         let (reply, answer) = oneshot::channel();
-        // Texts and numbers always serialize.
+        // Texts and numbers can always be serialized.
         let event = serde_json::to_string(&Question::new(event, recipient, services)).unwrap_or_default();
         let is_first = {
-            // Each change is complete in itself.
+            // A panic leaves no change half done, so a poisoned lock is safe to use.
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.push(Waiting { event, services: services.len(), reply });
             waiting.len() == 1
         };
         if is_first {
-            // A task of its own: the others wait for it, whatever becomes of this event.
+            // A task of its own: other events need the call even if this event's task is cancelled.
             tokio::spawn(Arc::clone(self).ask_for_all());
         }
         match answer.await.unwrap_or(Err(PluginError::NotAsked)) {
             Ok(answer) => Ok(answered(answer)),
             Err(error) if self.on_error == OnError::Defaults => {
-                tracing::warn!(error = %Causes(&error), "decided as the defaults do");
+                tracing::warn!(error = %Causes(&error), "no decision by the plugin: the default rules apply");
                 Ok(answered(Answer::default()))
             }
             Err(error) => Err(error),
@@ -204,7 +204,7 @@ impl External {
     }
 
     async fn ask_for_all(self: Arc<Self>) {
-        sleep(GATHERING).await;
+        sleep(BATCH_DELAY).await;
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         let mut waiting = waiting.into_iter().peekable();
         let mut calls = Vec::new();
@@ -222,7 +222,7 @@ impl External {
         join_all(calls).await;
     }
 
-    /// Asks about all events by one call, and gives each its answer.
+    /// Asks about all events in one call, and sends each its answer.
     async fn ask_together(&self, events: Vec<Waiting>) {
         let bodies: Vec<&str> = events.iter().map(|waiting| waiting.event.as_str()).collect();
         let answers: Vec<_> = match self.call(&bodies).await {
@@ -233,7 +233,7 @@ impl External {
             }
         };
         for (event, answer) in events.into_iter().zip(answers) {
-            // Whoever asked may have been given up at the deadline.
+            // The receiver may be gone: its task is cancelled at the deadline.
             let _ = event.reply.send(answer);
         }
     }
@@ -255,18 +255,18 @@ impl External {
     }
 }
 
-/// Reads the answer for an event that has so many services.
+/// Reads the answer for an event. Every index in it must be below `services`.
 fn read(answer: &RawValue, services: usize) -> Result<Answer, PluginError> {
     let answer: Answer = serde_json::from_str(answer.get()).map_err(PluginError::unreadable)?;
     let unknown = answer.references().find(|index| *index >= services);
     match unknown {
-        Some(index) => Err(PluginError::Unreadable(format!("service {index}, of {services} services"))),
+        Some(index) => Err(PluginError::Unreadable(format!("index {index}, but the event has {services} services"))),
         None => Ok(answer),
     }
 }
 
 impl PluginError {
-    /// The error's own text may quote the answer, which is not for the log.
+    /// Keeps only the position: the text of `error` may quote the answer, which must not be logged.
     fn unreadable(error: serde_json::Error) -> Self {
         Self::Unreadable(format!("line {}, column {}", error.line(), error.column()))
     }
@@ -278,7 +278,7 @@ impl<'q> Question<'q> {
         Self {
             id: &event.id,
             r#type: event.kind.as_str(),
-            // All times that an event may have can be written.
+            // Every time that an event can have can be formatted.
             at: event.at.format(&Rfc3339).unwrap_or_default(),
             from: event.from.as_str(),
             to: match &event.kind {
@@ -311,7 +311,7 @@ impl<'q> AskedService<'q> {
 }
 
 impl Answer {
-    /// The indexes of services that it names.
+    /// Returns all indexes of `services` in the answer.
     fn references(&self) -> impl Iterator<Item = usize> {
         let publications = self.publish_notification.iter().flatten().map(|publication| publication.service);
         self.should_publish.iter().flatten().copied().chain(publications)
@@ -350,7 +350,7 @@ impl Plugin for Answered {
     }
 }
 
-/// A payload's fields in the order in which they stand; numbers and booleans as the text that they are.
+/// The fields of a payload, in the order of the JSON. Numbers and booleans are kept as their JSON text.
 #[derive(Debug)]
 struct Fields(Payload);
 

@@ -1,6 +1,6 @@
-//! Takes batches of events from the queue, asks a plugin what to notify, and publishes it.
+//! Takes batches of events from the queue, asks a plugin which notifications to send, and publishes them.
 //!
-//! A worker with plugins of its own is a crate whose `main` calls [`run`] with them.
+//! To use plugins of your own, write a crate whose `main` calls [`run`] with them.
 
 mod batch;
 mod decision;
@@ -39,16 +39,16 @@ use external::{External, OnError};
 use guard::Guard;
 use shares::Shares;
 
-/// How long an invocation may take, as the template has it.
+/// The time-out of an invocation. The template sets the same value.
 pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest name or ARN of a function, in characters ("Lambda API reference", Invoke).
 const MAX_FUNCTION_NAME: usize = 170;
 
-/// No task begins later than this before the deadline: the longest publish (5 s) and what goes before and after it.
+/// The last task starts this long before the deadline: the longest publish (5 s), and the work before and after it.
 const START_CUTOFF: Duration = Duration::from_millis(6_500);
 
-/// The function.
+/// The worker function: clients, settings, and the limits that all tasks share.
 pub struct Worker {
     store: Store,
     queue: Queue,
@@ -56,46 +56,45 @@ pub struct Worker {
     plugin: ChosenPlugin,
     delivery: Delivery,
     disclosure: Arc<Disclosure>,
-    /// What the settings say of the sources of events.
+    /// The settings for reading events.
     sources: Sources,
-    /// Whether Pushlark counts what is unread.
+    /// Whether Pushlark counts unread messages.
     unread_counts: bool,
-    /// How long a notification is worth delivering when its registration does not say.
+    /// The time to live of notifications whose registration sets none.
     time_to_live: Duration,
-    /// How long before the deadline the last task begins.
+    /// The last task starts this long before the deadline.
     start_cutoff: Duration,
     guard: Guard,
-    /// `WORKER_CONCURRENCY` for the recipients that are decided on, …
+    /// At most `WORKER_CONCURRENCY` recipients are decided on concurrently.
     recipients: Shares,
-    /// … and for the publishes of all of them.
+    /// At most `WORKER_CONCURRENCY` publishes run concurrently, for all recipients together.
     publishes: Shares,
 }
 
-/// Who decides.
+/// The plugin that `PLUGIN` chooses.
 enum ChosenPlugin {
-    /// A plugin that the worker was built with.
+    /// A plugin in Rust that is part of the worker.
     Compiled(Arc<dyn Plugin>),
     /// A Lambda function.
     External(Arc<External>),
 }
 
-/// What the worker is invoked with: a batch of the queue's messages ("Using Lambda with Amazon SQS"), or events that
-/// are to be explained.
+/// The payload of an invocation: a batch of queue messages ("Using Lambda with Amazon SQS"), or events to explain.
 #[derive(Debug, Deserialize)]
 pub struct Invocation {
     #[serde(rename = "Records")]
     records: Option<Vec<SqsMessage>>,
-    /// Events as `/events` takes them as JSON.
+    /// Events in the JSON that `/events` accepts.
     explain: Option<Vec<Box<RawValue>>>,
 }
 
-/// What the worker answers.
+/// The response to an invocation.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// Which messages stay in the queue.
+    /// The messages that stay in the queue.
     BatchContext(SqsBatchResponse),
-    /// What would become of each event.
+    /// An explanation of each event.
     Explained(Explained),
 }
 
@@ -147,11 +146,11 @@ impl Worker {
         })
     }
 
-    /// Answers one invocation, a batch before `deadline`.
+    /// Handles one invocation, and finishes a batch before `deadline`.
     pub async fn answer(self: &Arc<Self>, invocation: Invocation, deadline: Instant) -> Result<Answer, ExplainError> {
         let Invocation { records, explain } = invocation;
         if let Some(events) = explain {
-            // Boxed, to keep it out of every other invocation's future.
+            // Boxed, so that the future of a batch stays small.
             return Box::pin(self.explain(&events)).await.map(Answer::Explained);
         }
         let mut batch = SqsEvent::default();
@@ -159,7 +158,7 @@ impl Worker {
         Ok(Answer::BatchContext(self.handle(batch, deadline).await))
     }
 
-    /// Opens the connections that the first notification will need.
+    /// Opens the connections that the first notification needs.
     pub async fn warm_up(&self) {
         let table = async {
             if let Err(error) = self.store.warm_up().await {
@@ -201,8 +200,8 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     .map_err(anyhow::Error::from_boxed)
 }
 
-/// The instant of a time in milliseconds since 1970. One that is past cannot be an invocation's deadline: cargo-lambda
-/// gives a number of its own, and the template's time-out is taken instead.
+/// Converts a deadline in milliseconds since 1970. If it is in the past, returns the end of the template's time-out:
+/// cargo-lambda sends a number that is not a deadline.
 fn instant_of(milliseconds: u64) -> Instant {
     let time = UNIX_EPOCH + Duration::from_millis(milliseconds);
     Instant::now() + time.duration_since(SystemTime::now()).unwrap_or(FUNCTION_TIMEOUT)
@@ -230,7 +229,7 @@ fn disclosure(environment: &Environment) -> Result<Disclosure, SettingError> {
     Ok(disclosure)
 }
 
-/// Whether Lambda takes a text for a function's name or ARN, with a version or an alias behind it or without.
+/// Returns whether Lambda accepts a text as a function's name or ARN, with or without a version or an alias.
 fn is_function(text: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ':' | '$');
     !text.is_empty() && text.len() <= MAX_FUNCTION_NAME && text.chars().all(is_part)

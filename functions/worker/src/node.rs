@@ -1,4 +1,4 @@
-//! A notification that another server published to a push node: a ready payload, of which no plugin is asked.
+//! Notifies the device of a push node. Another server has published the payload, so no plugin is asked.
 
 use pushlark_delivery::Notification;
 use pushlark_store::Device;
@@ -15,18 +15,18 @@ use crate::shares::Share;
 use crate::task::{Attempt, NodePush};
 
 impl Worker {
-    /// Claims and publishes. `turn` ends before the publish.
+    /// Claims and publishes a notification. `turn` is released before the publish.
     pub(crate) async fn notify_device(
         &self,
-        published: &NodePush,
+        push: &NodePush,
         attempt: &Attempt,
         turn: Share,
         batch: &BatchContext,
     ) -> TaskOutcome {
-        let NodePush { owner: user, registration, payload } = published;
+        let NodePush { owner: user, registration, payload } = push;
         let Some(publisher) = self.delivery.push_service(user, &registration.jid) else {
             count(Metric::Unroutable);
-            tracing::warn!(jid = %registration.jid, "not notified: the node's service is none of the VIRTUAL_PUBSUB_HOSTS");
+            tracing::warn!(jid = %registration.jid, "not notified: the node's host is not in VIRTUAL_PUBSUB_HOSTS");
             return TaskOutcome::default();
         };
         let time_to_live = registration.options.time_to_live().ok().flatten().unwrap_or(self.time_to_live);
@@ -52,7 +52,7 @@ impl Worker {
             Err(error) => return TaskOutcome::default().postponed(&error),
         }
         drop(turn);
-        let conversation = published.conversation();
+        let conversation = push.conversation();
         let (message_id, conversation, expires_at) = (attempt.id(), &conversation, attempt.at() + time_to_live);
         let notification = Notification { message_id, user, conversation, registration, payload, expires_at };
         let device = DeviceRecord::PushNode { is_suspected };

@@ -1,4 +1,4 @@
-//! One recipient of one message: from the decision to the device.
+//! Notifies the devices of one recipient of a message: counts, decides, claims and publishes.
 
 use std::collections::BTreeMap;
 
@@ -21,31 +21,31 @@ use crate::shares::Share;
 use crate::task::Attempt;
 use crate::{ChosenPlugin, Worker};
 
-/// How a recipient's turn ended.
+/// The result of a task.
 #[derive(Debug, Default)]
 pub struct TaskOutcome {
-    /// The message's number, if it was counted.
+    /// The unread count, if Pushlark counted the message.
     pub counted: Option<u32>,
-    /// What has to be tried again.
+    /// The parts of the task that must be retried.
     pub unfinished: Vec<Unfinished>,
 }
 
-/// Why there is no decision.
+/// The reason why there is no decision.
 #[derive(Debug, thiserror::Error)]
 pub enum DecisionError {
-    /// The plugin skips the message.
+    /// The plugin skips the message. No retry follows.
     #[error("skipped by {0}")]
     Skipped(Rule),
-    /// The table does not answer; to be tried again.
+    /// The table did not answer. The caller must retry.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The plugin does not answer; to be tried again.
+    /// The plugin's function gave no decision. The caller must retry.
     #[error(transparent)]
     Plugin(#[from] PluginError),
 }
 
 impl Worker {
-    /// Counts, decides, claims and publishes. `turn` ends before the publishes, whose time others decide.
+    /// Counts, decides, claims and publishes. `turn` is released before the publishes, which depend on other servers.
     pub(crate) async fn notify(
         &self,
         event: &mut Event,
@@ -73,7 +73,7 @@ impl Worker {
         outcome
     }
 
-    /// Claims and publishes what was decided.
+    /// Claims and publishes the publications of a decision.
     async fn claim_and_publish(
         &self,
         event: &Event,
@@ -105,38 +105,38 @@ impl Worker {
             return self.remember_count(event, attempt, outcome).await;
         }
         let key = |registration: &Registration| (registration.jid.clone(), registration.node.clone());
-        // A plugin may publish several notifications to one service, which is finished with the last of them.
+        // A plugin may publish several notifications to one registration, which is complete after the last of them.
         let mut open: BTreeMap<_, usize> = BTreeMap::new();
         for PlannedPublication { publication: Publication { registration, .. }, .. } in &ours {
             *open.entry(key(registration)).or_default() += 1;
         }
         let has_one = |registration: &Registration| open.get(&key(registration)) == Some(&1);
         let snapshot = &decision.snapshot;
-        let published = ours.into_iter().map(async |PlannedPublication { publication, expires_at, publisher }| {
+        let publishes = ours.into_iter().map(async |PlannedPublication { publication, expires_at, publisher }| {
             let Publication { registration, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
             let notification =
                 Notification { message_id, user: &user, conversation, registration, payload, expires_at };
             let device = DeviceRecord::Registration(snapshot);
             let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry };
-            let disposition = self.publish(publish, batch.publish_cutoff).await;
-            if disposition.is_ok() && has_one(registration) {
+            let result = self.publish(publish, batch.publish_cutoff).await;
+            if result.is_ok() && has_one(registration) {
                 batch.progress.add(attempt, &user, counted, [registration.clone()]);
             }
-            (publication.registration, disposition)
+            (publication.registration, result)
         });
-        let (mut delivered, mut progress, mut failed) = (0, Vec::new(), BTreeMap::new());
-        for (registration, disposition) in join_all(published).await {
-            match disposition {
+        let (mut delivered, mut complete, mut failed) = (0, Vec::new(), BTreeMap::new());
+        for (registration, result) in join_all(publishes).await {
+            match result {
                 Ok(disposition) => {
                     delivered += usize::from(disposition == Disposition::Delivered);
-                    progress.extend(Some(registration).filter(|registration| !has_one(registration)));
+                    complete.extend(Some(registration).filter(|registration| !has_one(registration)));
                 }
                 Err(cause) => _ = failed.insert(key(&registration), (registration, cause)),
             }
         }
-        progress.retain(|registration| !failed.contains_key(&key(registration)));
-        batch.progress.add(attempt, &user, counted, progress);
+        complete.retain(|registration| !failed.contains_key(&key(registration)));
+        batch.progress.add(attempt, &user, counted, complete);
         log(event, decision, delivered, failed.len());
         outcome.unfinished.extend(
             failed.into_values().map(|(registration, cause)| Unfinished { registration: Some(registration), cause }),
@@ -144,8 +144,8 @@ impl Worker {
         outcome
     }
 
-    /// Deletes surplus sessions of a recipient. It is stopped in time, so that the event does not fail for it; the next
-    /// event of the recipient goes on.
+    /// Deletes surplus sessions of a recipient. It stops at `end`, so that the event does not fail. The recipient's next
+    /// event continues.
     async fn prune_sessions(&self, user: &BareJid, snapshot: &Snapshot, end: Instant) {
         if !snapshot.has_surplus_sessions() {
             return;
@@ -157,9 +157,9 @@ impl Worker {
         }
     }
 
-    /// Counts a message for its recipient, where the counts are Pushlark's to keep: as MongooseIM's inbox does, every
-    /// message that somebody else wrote, whether it notifies or not. Returns the message's number, which an earlier try may
-    /// have `counted`.
+    /// Counts a message as unread if Pushlark keeps the count. Like MongooseIM's inbox, it counts every message that
+    /// somebody else wrote, even if it is not notified. Returns the unread count; it is `counted` if an earlier try has
+    /// counted the message.
     async fn count(&self, event: &mut Event, reported: Facts, counted: Option<u32>) -> Result<Option<u32>, StoreError> {
         if !self.counts(event, reported) {
             return Ok(None);
@@ -172,7 +172,7 @@ impl Worker {
         Ok(Some(event.unread_count))
     }
 
-    /// Notes the message's number where nothing is claimed: a counter itself only remembers its last messages.
+    /// Stores the unread count in the claim, although nothing is claimed: the counter keeps only its last messages.
     async fn remember_count(&self, event: &Event, attempt: &Attempt, outcome: TaskOutcome) -> TaskOutcome {
         if outcome.counted.is_none() {
             return outcome;
@@ -184,7 +184,7 @@ impl Worker {
         }
     }
 
-    /// Whether a message counts as unread: it has a text for the user to read, and was written by somebody else.
+    /// Returns whether Pushlark counts a message as unread: it has a text, and somebody else wrote it.
     pub(crate) fn counts(&self, event: &Event, reported: Facts) -> bool {
         let message = &event.message;
         let has_text = message.text().is_some() || message.has_omemo_payload();
@@ -197,12 +197,12 @@ impl Worker {
         is_ours_to_count && has_text && is_new && !is_own
     }
 
-    /// Everything that comes before a claim.
+    /// Reads the recipient and decides, without a claim.
     pub(crate) async fn decide(&self, event: &Event, reported: Facts) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         match &self.plugin {
             ChosenPlugin::Compiled(plugin) => {
-                // Before the recipient is read, so that a message that is skipped does not cost that.
+                // The plugin is called before the recipient is read: a skipped message costs no read.
                 let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
                 let snapshot = self.store.snapshot(&event.recipient()).await?;
                 let known = RecipientState::new(event, reported, &snapshot);
@@ -218,8 +218,8 @@ impl Worker {
         }
     }
 
-    /// The publications that this event may make. What another event holds is that event's to finish, even if it has
-    /// failed so far.
+    /// Claims publications, and returns those that this event may make. Those that another event holds are left to it,
+    /// even if it has failed so far.
     async fn claim<'w>(
         &self,
         claimant: Claimant<'_>,
@@ -239,7 +239,7 @@ impl Worker {
 }
 
 impl TaskOutcome {
-    /// Nothing but this is left to do.
+    /// Returns the outcome of a task with one part to retry.
     pub(crate) fn unfinished(unfinished: Unfinished) -> Self {
         Self { counted: None, unfinished: vec![unfinished] }
     }
@@ -251,7 +251,7 @@ impl TaskOutcome {
     }
 }
 
-/// The one line that an event has in the log, unless something goes wrong.
+/// Writes the one log line of an event; failures have lines of their own.
 fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) {
     let Decision { snapshot, known: RecipientState { recipient, presence }, left_out, .. } = decision;
     let left_out: Vec<String> =

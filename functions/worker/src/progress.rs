@@ -1,4 +1,5 @@
-//! The progress of a batch: publications that are complete, written to their claims in case SQS delivers their message again.
+//! The progress of a batch: complete publications. They are written to their claims, because SQS may deliver the
+//! message again.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,17 +17,17 @@ use crate::task::Attempt;
 
 /// The number of claims that are written concurrently.
 const CONCURRENCY: usize = 16;
-/// The longest wait of a complete publication for the rest of its batch before it is written: a worker that dies meanwhile
-/// repeats the notification.
+/// How long a complete publication waits for others before it is written. If the worker crashes in this time, the
+/// notification is repeated.
 const WRITE_DELAY: Duration = Duration::from_millis(500);
 
 /// The state that the tasks of a batch share.
 pub struct BatchContext {
     /// The publications that are complete.
     pub progress: Progress,
-    /// No task starts later.
+    /// Tasks that have not started by then are put back.
     pub task_cutoff: Instant,
-    /// No publish starts later.
+    /// Publishes that have not started by then are put back.
     pub publish_cutoff: Instant,
 }
 
@@ -37,7 +38,7 @@ pub struct Progress {
     added: Notify,
 }
 
-/// The progress of recipients, by the names of their claimants.
+/// The progress of recipients, by claimant name.
 pub type ByClaimant = BTreeMap<String, RecipientProgress>;
 
 /// The progress of one recipient of a message, for its claim.
@@ -46,22 +47,22 @@ pub struct RecipientProgress {
     attempt: Attempt,
     counted: Option<u32>,
     complete: Vec<Registration>,
-    /// The registrations that the next try holds.
+    /// The registrations that are left to the next try.
     pub put_back: Vec<Registration>,
 }
 
 impl RecipientProgress {
-    /// A recipient for whom nothing is complete.
+    /// Returns the progress of a recipient without complete publications.
     pub fn new(attempt: Attempt, user: BareJid, counted: Option<u32>) -> Self {
         Self { user, attempt, counted, complete: Vec::new(), put_back: Vec::new() }
     }
 
-    /// Whether the try is not the first one.
+    /// Returns whether the try is a retry.
     pub fn is_of_later_try(&self) -> bool {
         self.attempt.retry.generation > 0
     }
 
-    /// Whether a registration is complete or put back.
+    /// Returns whether a registration is complete or put back.
     pub fn has_registrations(&self) -> bool {
         !self.complete.is_empty() || !self.put_back.is_empty()
     }
@@ -76,7 +77,7 @@ impl Progress {
         counted: Option<u32>,
         registrations: impl IntoIterator<Item = Registration>,
     ) {
-        // Each change is complete in itself.
+        // A panic leaves no change half done, so a poisoned lock is safe to use.
         let mut by_claimant = self.by_claimant.lock().unwrap_or_else(PoisonError::into_inner);
         if by_claimant.is_empty() {
             self.added.notify_one();
@@ -91,7 +92,7 @@ impl Progress {
         recipient.complete.extend(registrations);
     }
 
-    /// Waits until progress is added, and then half a second.
+    /// Waits until progress is added, and then for `WRITE_DELAY`.
     pub async fn is_due(&self) {
         self.added.notified().await;
         sleep(WRITE_DELAY).await;
@@ -103,14 +104,18 @@ impl Progress {
     }
 }
 
-/// Writes progress to the claims. A failed write costs a repeated notification at most.
+/// Writes progress to the claims. If a write fails, a notification may be repeated.
 pub async fn write(store: &Store, recipients: impl IntoIterator<Item = RecipientProgress>) {
     let writes = recipients.into_iter().map(async |recipient| {
         let RecipientProgress { user, attempt, counted, complete, put_back } = recipient;
         let claimant: Claimant<'_> = attempt.claimant(&user, counted);
         let (complete, put_back): (Vec<_>, Vec<_>) = (complete.iter().collect(), put_back.iter().collect());
         if let Err(error) = store.finish(claimant, &complete, &put_back).await {
-            tracing::error!(id = claimant.id, error = %Causes(&error), "a notification may be repeated");
+            tracing::error!(
+                id = claimant.id,
+                error = %Causes(&error),
+                "claim not updated: a notification may be repeated"
+            );
         }
     });
     stream::iter(writes).buffer_unordered(CONCURRENCY).collect::<()>().await;

@@ -1,4 +1,4 @@
-//! One notification to one device, and the treatment of the push service's answer.
+//! Publishes one notification to one device, and acts on the push service's answer.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use tokio::time::Instant;
 use crate::Worker;
 use crate::retry::RetryCause;
 
-/// The number of tries for a failure that may never pass: two minutes of tries, if no other failure comes between.
-const FEW_TRIES: u32 = 8;
-/// A push service of Web Push that cannot be reached for this time may be gone, in seconds.
-const LONG_UNREACHABLE: u64 = 86_400;
+/// The most tries for a failure that may be permanent: about two minutes, without other failures in between.
+const MAX_DOUBTFUL_TRIES: u32 = 8;
+/// A Web Push service that cannot be reached for this many seconds may be gone.
+const MAX_UNREACHABLE_SECONDS: u64 = 86_400;
 
 /// One notification for one device.
 pub struct Publish<'p> {
-    /// The notification.
+    /// The notification, with its registration.
     pub notification: &'p Notification<'p>,
-    /// The record of the device in the table.
+    /// The item of the table that keeps the answers about the device.
     pub device: DeviceRecord<'p>,
-    /// The publisher.
+    /// The publisher for the registration's host.
     pub publisher: &'p Publisher,
     /// The tries before this one.
     pub retry: &'p Retry,
@@ -31,26 +31,27 @@ pub struct Publish<'p> {
 /// The item of the table that keeps the answers about a device.
 #[derive(Debug, Clone, Copy)]
 pub enum DeviceRecord<'d> {
-    /// The registration, as the recipient's snapshot has it.
+    /// The registration in the recipient's snapshot.
     Registration(&'d Snapshot),
     /// The device item of a push node.
     PushNode {
-        /// Whether the last answer called the device gone, or its push service could not be reached.
+        /// Whether the last answer reported the device as gone, or its push service could not be reached.
         is_suspected: bool,
     },
 }
 
-/// The end of a publish that is not tried again.
+/// The result of a publish that is not retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     /// The push service accepted the notification.
     Delivered,
-    /// The push service will never accept it.
+    /// The push service did not accept the notification, and a retry would not help.
     Undeliverable,
 }
 
 impl Worker {
-    /// Publishes one notification, unless it is later than `cutoff`, and disables the registration if the device is gone.
+    /// Publishes one notification, and disables the registration if the device is gone. Nothing is published after
+    /// `cutoff`.
     pub(crate) async fn publish(&self, publish: Publish<'_>, cutoff: Instant) -> Result<Disposition, RetryCause> {
         let Publish { notification, publisher, retry, .. } = publish;
         let Notification { user, registration, .. } = *notification;
@@ -73,7 +74,7 @@ impl Worker {
                     self.guard.count_delivery(&push_service);
                 }
                 if let Err(error) = self.clear_suspicions(&publish).await {
-                    tracing::warn!(%jid, error = %Causes(&error), "the device is still suspected to be gone");
+                    tracing::warn!(%jid, error = %Causes(&error), "suspicions of the device not deleted");
                 }
                 Ok(Disposition::Delivered)
             }
@@ -100,27 +101,27 @@ impl Worker {
         }
     }
 
-    /// Replaces a transient outcome by a final one after enough tries: a failure that may never pass becomes final after
-    /// some tries, and a push service that a user has named counts as gone after a day without a connection.
+    /// Makes a transient outcome final after enough tries. A failure that may be permanent becomes final after
+    /// `MAX_DOUBTFUL_TRIES`. A push service that a user has chosen may be gone after a day without a connection.
     async fn after_all_tries(&self, publish: &Publish<'_>, outcome: Outcome) -> Outcome {
         let Notification { user, registration, .. } = *publish.notification;
         let Outcome::Transient(Failure { reason, extent, .. }) = &outcome else { return outcome };
         let tries = publish.retry.doubtful + 1;
         match extent {
-            Extent::Node if tries >= FEW_TRIES => Outcome::Suspect(format!("{reason}, {tries} times")),
-            Extent::Unknown if tries >= FEW_TRIES => Outcome::Refused(format!("{reason}, {tries} times")),
+            Extent::Node if tries >= MAX_DOUBTFUL_TRIES => Outcome::Suspect(format!("{reason}, {tries} times")),
+            Extent::Unknown if tries >= MAX_DOUBTFUL_TRIES => Outcome::Refused(format!("{reason}, {tries} times")),
             Extent::Unreachable => {
                 let unreachable = match publish.device {
                     DeviceRecord::Registration(_) => self.store.note_unreachable(user, registration).await,
                     DeviceRecord::PushNode { .. } => self.store.note_unreachable_device(registration).await,
                 };
                 match unreachable {
-                    Ok(seconds) if seconds >= LONG_UNREACHABLE => {
+                    Ok(seconds) if seconds >= MAX_UNREACHABLE_SECONDS => {
                         Outcome::Suspect(format!("{reason}, for {} hours", seconds / 3_600))
                     }
                     Ok(_) => outcome,
                     Err(error) => {
-                        tracing::warn!(error = %Causes(&error), "not noted that the push service cannot be reached");
+                        tracing::warn!(error = %Causes(&error), "unreachable push service not recorded");
                         outcome
                     }
                 }
@@ -130,14 +131,14 @@ impl Worker {
                     && snapshot.is_unreachable(registration)
                     && let Err(error) = self.store.clear_unreachable(user, registration).await
                 {
-                    tracing::warn!(error = %Causes(&error), "not noted that the push service can be reached");
+                    tracing::warn!(error = %Causes(&error), "reachable push service not recorded");
                 }
                 outcome
             }
         }
     }
 
-    /// Removes the suspicions of a device that is delivered to, if there are any.
+    /// Deletes the suspicions of a device after a delivery, if there are any.
     async fn clear_suspicions(&self, publish: &Publish<'_>) -> Result<(), StoreError> {
         let Notification { user, registration, .. } = *publish.notification;
         match publish.device {
@@ -149,7 +150,8 @@ impl Worker {
         }
     }
 
-    /// Counts one more answer by which the device may be gone, and disables the registration after enough of them in a row.
+    /// Counts an answer that says that the device may be gone. Disables the registration after enough such answers in a
+    /// row.
     async fn suspect(
         &self,
         publish: &Publish<'_>,
@@ -169,19 +171,19 @@ impl Worker {
         let suspicions = match suspected {
             Ok(suspicions) => suspicions,
             Err(error) => {
-                tracing::error!(%jid, error = %Causes(&error), "not noted that the device may be gone");
+                tracing::error!(%jid, error = %Causes(&error), "suspicion of the device not recorded");
                 return Ok(Disposition::Undeliverable);
             }
         };
-        tracing::warn!(%jid, reason, suspicions, "not notified: it may be gone");
+        tracing::warn!(%jid, reason, suspicions, "not notified: the device may be gone");
         if suspicions < disable_after {
             return Ok(Disposition::Undeliverable);
         }
         self.disable(publish, push_service, reason).await
     }
 
-    /// Disables the registration of a notification, unless it was enabled again meanwhile or too many devices are called
-    /// gone. At a push node the next publish of the user's server gets the answer that the device is gone.
+    /// Disables the registration of a notification, unless it was enabled again in the meantime or the guard forbids
+    /// it. The device of a push node is marked as gone, and the next publish of the user's server gets an error.
     async fn disable(
         &self,
         publish: &Publish<'_>,
@@ -214,8 +216,8 @@ impl Worker {
     }
 }
 
-/// The name under which the guard counts an answer. All push services that cannot be reached count together where users
-/// name them: if none can be reached, the worker's own network fails.
+/// Returns the name under which the guard counts an answer. Unreachable push services that users have chosen are
+/// counted together: if none can be reached, the worker's own network has failed.
 fn guarded_name(push_service: &PushService, is_unreachable: bool) -> &str {
     push_service.family.filter(|_| is_unreachable).unwrap_or(&push_service.name)
 }

@@ -1,4 +1,4 @@
-//! When something is tried again.
+//! The delays of retries.
 
 use std::time::Duration;
 
@@ -6,48 +6,48 @@ use pushlark_model::Registration;
 use pushlark_queue::{MAX_TIMER, Retry};
 use time::OffsetDateTime;
 
-/// The longest wait between two tries that no push service asks for.
+/// The longest delay between two tries, if no push service asks for a longer one.
 const MAX_BACKOFF: Duration = Duration::from_secs(15 * 60);
-/// The longest wait that a push service may ask for.
+/// The longest delay that a push service may ask for. Longer ones are cut.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(12);
 
-/// What is left to do of a recipient's turn.
+/// A task, or one of its registrations, that must be retried.
 #[derive(Debug)]
 pub struct Unfinished {
-    /// The service that it concerns; `None` for all of the recipient's.
+    /// The registration to retry; `None` for the whole task.
     pub registration: Option<Registration>,
-    /// Why it is left.
+    /// The reason for the retry.
     pub cause: RetryCause,
 }
 
-/// Why something is to be tried again.
+/// The reason for a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryCause {
-    /// The time did not suffice for a try.
+    /// The deadline was too close for a try.
     NotTried,
-    /// A push service asked not to be tried yet.
+    /// The delay that a push service asked for is not over.
     TooEarly,
     /// The try failed.
     Failed {
-        /// How long the push service asks not to be tried, if it does.
+        /// The delay that the push service asks for, if any.
         retry_after: Option<Duration>,
-        /// Whether it may never succeed.
+        /// Whether the failure may be permanent.
         is_doubtful: bool,
     },
 }
 
 impl RetryCause {
-    /// A failure of something else than a push service.
+    /// A failure that no push service has caused.
     pub const FAILED: Self = Self::Failed { retry_after: None, is_doubtful: false };
 }
 
 impl Unfinished {
-    /// All of a recipient's turn.
+    /// Returns a whole task that must be retried.
     pub fn all(cause: RetryCause) -> Self {
         Self { registration: None, cause }
     }
 
-    /// The next try after `retry`, and how long SQS is to delay it, in whole seconds.
+    /// Returns the next try after `retry`, and its delay for SQS: whole seconds, at most `MAX_TIMER`.
     pub fn next(&self, retry: &Retry, counted: Option<u32>) -> (Retry, Duration) {
         self.next_at(retry, counted, OffsetDateTime::now_utc())
     }
@@ -78,19 +78,19 @@ impl Unfinished {
     }
 }
 
-/// Whether a push service asked for more time than SQS has delayed this try.
+/// Returns whether SQS delivered this try before the delay that a push service asked for is over.
 pub fn is_too_early(retry: &Retry) -> bool {
     until(retry.not_before, OffsetDateTime::now_utc()) > Duration::ZERO
 }
 
-/// The time that is left until then, in whole seconds.
+/// Returns the time until `not_before`, rounded up to whole seconds.
 fn until(not_before: Option<OffsetDateTime>, now: OffsetDateTime) -> Duration {
-    let unfinished: Duration = not_before.map_or(Duration::ZERO, |then| (then - now).try_into().unwrap_or_default());
-    Duration::from_secs(unfinished.as_secs() + u64::from(unfinished.subsec_nanos() > 0))
+    let remaining: Duration = not_before.map_or(Duration::ZERO, |then| (then - now).try_into().unwrap_or_default());
+    Duration::from_secs(remaining.as_secs() + u64::from(remaining.subsec_nanos() > 0))
 }
 
-/// One second, doubling to a quarter of an hour with the number of tries, less up to a quarter so that many failures do
-/// not return at once.
+/// Returns the delay after `tries` failed tries: 1 s after the first, then twice as long each time, at most 15
+/// minutes. A random part of up to a quarter is subtracted, so that many failures do not return at the same time.
 pub fn backoff(tries: u32) -> Duration {
     let seconds = 2_u64.saturating_pow(tries.saturating_sub(1)).min(MAX_BACKOFF.as_secs());
     Duration::from_secs(seconds - fastrand::u64(0..=seconds / 4))
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn tries_are_a_second_apart_and_then_longer_to_a_quarter_of_an_hour() {
+    fn the_delay_doubles_from_a_second_to_a_quarter_of_an_hour() {
         assert_eq!(backoff(1), Duration::from_secs(1));
         for (tries, longest) in [(2, 2), (4, 8), (10, 512), (11, 900), (100, 900), (u32::MAX, 900)] {
             let delay = backoff(tries).as_secs();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_service_makes_the_delay_longer_and_never_shorter() {
+    fn a_push_service_can_make_the_delay_longer_but_not_shorter() {
         let now = OffsetDateTime::UNIX_EPOCH;
         for (asked, expected) in [(None, 1), (Some(0), 1), (Some(60), 60), (Some(900), 900)] {
             let (retry, delay) = failed(asked).next_at(&first(), None, now);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_that_sqs_cannot_have_is_kept_by_early_tries() {
+    fn a_delay_that_is_too_long_for_sqs_is_split() {
         let now = OffsetDateTime::UNIX_EPOCH;
         let (mut retry, mut delay) = failed(Some(2_000)).next_at(&first(), Some(7), now);
         let mut waited = delay;
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_tried_is_tried_at_once_and_costs_no_try() {
+    fn a_task_that_was_not_tried_is_retried_at_once_and_not_counted_as_a_try() {
         let (retry, delay) = Unfinished::all(RetryCause::NotTried).next(&first(), None);
         assert_eq!((retry.generation, retry.tries, delay), (1, 0, Duration::ZERO));
     }

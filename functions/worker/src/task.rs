@@ -1,4 +1,4 @@
-//! The events of a record, one recipient at a time.
+//! Splits the events of a record into tasks: one for each recipient.
 
 use std::sync::Arc;
 
@@ -9,65 +9,65 @@ use pushlark_store::Claimant;
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanza, Message, ParseError, parse_jid};
 use time::OffsetDateTime;
 
-/// One thing to do.
+/// An action, and its try.
 #[derive(Debug)]
 pub struct Task {
-    /// What to do.
+    /// The action.
     pub action: Action,
-    /// Which try it is.
+    /// The try, with the tries before it.
     pub attempt: Attempt,
 }
 
 /// One try of one recipient of an event.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// The tries before, and the name by which this one claims.
+    /// The earlier tries, and the claimant's name.
     pub retry: Retry,
     /// Whether the event was tried before, or SQS delivered it before.
     pub is_repeat: bool,
-    /// The event, to be put back into the queue if the try fails.
+    /// The event, which is put back into the queue if the try fails.
     work: Arc<Work>,
-    /// Which of its recipients the try is for.
+    /// The index of the recipient in the event.
     index: usize,
 }
 
-/// What a task does.
+/// The action of a task.
 #[derive(Debug)]
 pub enum Action {
-    /// Notify a recipient.
+    /// Notify the devices of a recipient.
     Notify {
         /// The message and its recipient.
         event: Box<Event>,
-        /// What the webhook said of the recipient.
+        /// The recipient's state, as the webhook reports it.
         reported: Facts,
     },
     /// Notify the device of a push node.
     NotifyDevice(Box<NodePush>),
-    /// Delete what is kept of a user.
+    /// Delete all data of a user.
     RemoveUser(BareJid),
-    /// Delete a domain's registrations.
+    /// Delete the registrations of a domain.
     RemoveDomain(DomainPart),
 }
 
-/// A record that cannot be understood, however often it is tried.
+/// A record that cannot be read. A retry by this worker does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
-    /// It is not a record of this version or an earlier one.
+    /// The text is not a record, or only a newer worker can read it.
     #[error(transparent)]
     Record(#[from] InvalidRecord),
-    /// A stanza in it is not XML.
-    #[error("a stanza in the record")]
+    /// A stanza is not XML, or exceeds the parser's limits. The sender must correct it.
+    #[error("a stanza cannot be parsed")]
     Xml(#[from] ParseError),
-    /// The publish options in it are out of bounds.
-    #[error("the publish options in the record")]
+    /// The publish options are out of bounds. The sender must correct them.
+    #[error("the publish options are invalid")]
     Options(#[from] PublishOptionsError),
-    /// A stanza in it is not a message.
-    #[error("a stanza in the record")]
+    /// A stanza is not a message. The sender must correct it.
+    #[error("a stanza is not a message")]
     Stanza(#[from] InvalidStanza),
 }
 
 impl Task {
-    /// The tasks of a queue message: of its body, its id, and whether SQS delivered it before.
+    /// Reads the tasks of a queue message. `is_repeat` is whether SQS delivered it before.
     pub fn read(
         body: &str,
         message_id: &str,
@@ -78,7 +78,7 @@ impl Task {
         Self::of(work, uid.as_deref().unwrap_or(message_id), is_repeat, disclosure)
     }
 
-    /// The tasks of events, which claim by `name` and their place if they were not tried before.
+    /// Returns the tasks of events. Tasks without an earlier try have the claimants `{name}.0`, `{name}.1`, …
     pub fn of(
         work: Vec<Work>,
         name: &str,
@@ -99,48 +99,48 @@ impl Task {
         Ok(tasks)
     }
 
-    /// Whose turn it is, if it is a user's.
+    /// Returns the user to notify; `None` for a removal.
     pub fn user(&self) -> Option<BareJid> {
         match &self.action {
             Action::Notify { event, .. } => Some(event.recipient()),
-            Action::NotifyDevice(published) => Some(published.owner.clone()),
+            Action::NotifyDevice(push) => Some(push.owner.clone()),
             Action::RemoveUser(_) | Action::RemoveDomain(_) => None,
         }
     }
 }
 
 impl Attempt {
-    /// The message's id.
+    /// Returns the id of the message.
     pub fn id(&self) -> &str {
         &self.work.id
     }
 
-    /// When it happened.
+    /// Returns the time of the event.
     pub fn at(&self) -> OffsetDateTime {
         self.work.at
     }
 
-    /// Who claims.
+    /// Returns the claimant for `user`. `counted` is the unread count, if Pushlark counted the message.
     pub fn claimant<'a>(&'a self, user: &'a BareJid, counted: Option<u32>) -> Claimant<'a> {
         let Retry { claimant: name, generation, .. } = &self.retry;
         Claimant { id: self.id(), user, name, generation: *generation, counted }
     }
 
-    /// Whether it is for this service: any of the recipient's, or the one that is tried again.
+    /// Returns whether the try includes a registration: all of the recipient's, or only the one that is retried.
     pub fn concerns(&self, registration: &Registration) -> bool {
-        let is_it =
+        let is_same =
             |RegistrationKey { jid, node }: &RegistrationKey| *jid == registration.jid && *node == registration.node;
-        self.retry.registration.as_ref().is_none_or(is_it)
+        self.retry.registration.as_ref().is_none_or(is_same)
     }
 
-    /// The part of the event that it is for, to be tried again.
+    /// Returns the recipient's part of the event, for the queue.
     pub fn again(&self, retry: Retry) -> Work {
         self.work.again(self.index, retry)
     }
 }
 
 impl Action {
-    /// The actions of an event, in the order of its recipients.
+    /// Returns the actions of an event, in the order of its recipients.
     fn of(work: &Work, disclosure: &Arc<Disclosure>) -> Result<Vec<Self>, TaskError> {
         let (from, kinds, stanza, reported): (_, Vec<_>, _, _) = match &work.subject {
             Subject::Message { from, to, stanza, recipient } => {
@@ -150,8 +150,8 @@ impl Action {
                 (from, to.iter().cloned().map(EventKind::Unacknowledged).collect(), stanza, *recipient)
             }
             Subject::Notification(notification) => {
-                let published = NodePush::new((**notification).clone(), disclosure)?;
-                return Ok(vec![Self::NotifyDevice(Box::new(published))]);
+                let push = NodePush::new((**notification).clone(), disclosure)?;
+                return Ok(vec![Self::NotifyDevice(Box::new(push))]);
             }
             Subject::UserRemoved { jid } => return Ok(vec![Self::RemoveUser(jid.clone())]),
             Subject::DomainRemoved { domain } => return Ok(vec![Self::RemoveDomain(domain.clone())]),
@@ -170,19 +170,19 @@ impl Action {
     }
 }
 
-/// What a node's notification is for its device.
+/// A notification that was published to a push node, for the node's device.
 #[derive(Debug)]
 pub struct NodePush {
     /// The node's owner.
     pub owner: BareJid,
-    /// The device, as if the owner had enabled it.
+    /// The device, as a registration of the owner.
     pub registration: Registration,
-    /// The notification.
+    /// The payload for the device.
     pub payload: Payload,
 }
 
 impl NodePush {
-    /// What `notification` tells, as far as the disclosure goes.
+    /// Converts `notification`, without the fields that `disclosure` excludes.
     pub fn new(notification: NodeNotification, disclosure: &Disclosure) -> Result<Self, PublishOptionsError> {
         let NodeNotification { jid, node, owner, created_at, options, summary } = notification;
         let registration = Registration { jid, node, options: PublishOptions::new(options)?, created_at };
@@ -190,14 +190,14 @@ impl NodePush {
         Ok(Self { owner, registration, payload })
     }
 
-    /// Whose message it tells of; without a sender, the service's own.
+    /// Returns the bare JID of the message's sender; without a sender, the JID of the PubSub service.
     pub fn conversation(&self) -> BareJid {
         let sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).and_then(|sender| parse_jid(sender).ok());
         sender.map_or_else(|| self.registration.jid.clone(), |sender| sender.to_bare())
     }
 }
 
-/// The summary, with a text, since an alert needs one.
+/// Converts a summary. If it has no body, the placeholder is added, because an alert needs a text.
 fn payload(summary: Vec<(String, String)>, disclosure: &Disclosure) -> Payload {
     let mut payload = Payload::default();
     for (name, value) in summary {
