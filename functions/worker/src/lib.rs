@@ -93,7 +93,7 @@ pub struct Invocation {
 #[serde(untagged)]
 pub enum Answer {
     /// The messages that stay in the queue.
-    BatchContext(SqsBatchResponse),
+    Batch(SqsBatchResponse),
     /// An explanation of each event.
     Explained(Explained),
 }
@@ -155,7 +155,7 @@ impl Worker {
         }
         let mut batch = SqsEvent::default();
         batch.records = records.ok_or(ExplainError::Nothing)?;
-        Ok(Answer::BatchContext(self.handle(batch, deadline).await))
+        Ok(Answer::Batch(self.handle(batch, deadline).await))
     }
 
     /// Opens the connections that the first notification needs.
