@@ -139,7 +139,7 @@ class Pushlark:
         self.settings.update(settings)
 
     async def start(self):
-        command = [PROGRAMS / "local", "--port", str(self.port), "--data", str(self.folder / "pushlark")]
+        command = [PROGRAMS / "pushlark-local", "--port", str(self.port), "--data", str(self.folder / "pushlark")]
         self.program = Program("pushlark", command, self.folder, self.settings)
         await eventually("Pushlark", lambda: is_open(self.port))
 
@@ -554,8 +554,8 @@ END
             "=TOKEN": f"={TOKEN}",
         }
         lines = filled(snippet("bridge.md", "The bridge", 1), names).splitlines()
-        settings = {**dict(line.split("=", 1) for line in lines), "LISTEN": f"127.0.0.1:{self.rest_port}"}
-        self.bridge = Program(f"{self.name}-bridge", [PROGRAMS / "bridge"], self.folder, settings)
+        settings = {**dict(line.split("=", 1) for line in lines), "BRIDGE_LISTEN": f"127.0.0.1:{self.rest_port}"}
+        self.bridge = Program(f"{self.name}-bridge", [PROGRAMS / "pushlark-bridge"], self.folder, settings)
         self.bridges += 1
         connected = " connected component="
         await eventually("the bridge", lambda: self.bridge.output.read_text().count(connected) == self.bridges)
@@ -1108,13 +1108,13 @@ class EjabberdStories(Stories):
         """Its unit, as systemd reads it, and its command that runs a bridge within `local`."""
         unit, settings = self.server.folder / "pushlark-bridge.service", self.server.folder / "pushlark-bridge.env"
         settings.write_text(snippet("bridge.md", "The bridge", 1))
-        names = {"/usr/local/bin/bridge": PROGRAMS / "bridge", "/etc/pushlark-bridge.env": settings}
+        names = {"/usr/local/bin/pushlark-bridge": PROGRAMS / "pushlark-bridge", "/etc/pushlark-bridge.env": settings}
         unit.write_text(filled(snippet("bridge.md", "The bridge", 2), names))
         said = shell(f"systemd-analyze verify {unit} 2>&1")
         assert unit.name not in said, said
         [options] = re.findall(r"`cargo run -p local -- (.*?)`", section("bridge.md", "The bridge"))
         server = f"--server 127.0.0.1:{self.server.component_port} --port {free_port()} --memory"
-        command = [PROGRAMS / "local", *f"{filled(options, {'SECRET': 'secret'})} {server}".split()]
+        command = [PROGRAMS / "pushlark-local", *f"{filled(options, {'SECRET': 'secret'})} {server}".split()]
         local = Program("local-with-a-bridge", command, self.server.folder)
         self.servers.append(local)
         await eventually("the component", lambda: "connected component=push.localhost" in local.output.read_text())

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::sqs::MAX_REQUEST_BYTES;
+use crate::sqs::MAX_SQS_REQUEST_BYTES;
 
 /// How long a client may take to send a request.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +53,7 @@ where
 /// Passes a request on once its body has arrived. The routes have limits of their own, none of them above that of SQS.
 async fn with_whole_body(State(patience): State<Duration>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    match timeout(patience, to_bytes(body, MAX_REQUEST_BYTES)).await {
+    match timeout(patience, to_bytes(body, MAX_SQS_REQUEST_BYTES)).await {
         Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
         Ok(Err(_)) => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
         Err(_) => {
