@@ -29,8 +29,8 @@ const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
 const REMAINDER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this time without a stanza, a space is sent to detect a dead connection.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// After a stream that lasted this long, the component reconnects at once: ejabberd drops registrations while a component
-/// is away.
+/// After a stream that lasted this long, the component reconnects at once: ejabberd drops registrations while a
+/// component is away.
 const STABLE_STREAM: Duration = Duration::from_secs(10);
 /// The first delay before the component reconnects; it doubles with each try.
 const FIRST_RECONNECT_DELAY: Duration = Duration::from_secs(1);
@@ -83,8 +83,8 @@ pub enum SendError {
 }
 
 impl Component {
-    /// Returns a component, and the queue for [`Component::run`]. At most `queue_bytes` of messages, and again of IQs, wait
-    /// for the functions.
+    /// Returns a component, and the queue for [`Component::run`]. At most `queue_bytes` of messages, and again of IQs,
+    /// wait for the functions.
     pub fn new(
         (name, secret): (DomainPart, String),
         server: ServerAddress,

@@ -14,8 +14,8 @@ pub enum Frame {
     Start(String),
     /// A first-level element.
     Stanza(Element),
-    /// A first-level element that cannot be parsed: the reason, and the element without its content if its start tag can be
-    /// parsed. Chat servers forward the stanzas of their users, so the stream continues.
+    /// A first-level element that cannot be parsed: the reason, and the element without its content if its start tag
+    /// can be parsed. Chat servers forward the stanzas of their users, so the stream continues.
     Refused(ParseError, Option<Element>),
     /// The end tag of the stream.
     End,

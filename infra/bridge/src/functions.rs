@@ -75,8 +75,8 @@ pub struct StatusError {
 }
 
 impl MessageError {
-    /// Whether a retry can succeed. Only 400, 413 and 415 mean that the message itself is invalid; the operator can correct
-    /// a wrong secret or URL.
+    /// Whether a retry can succeed. Only 400, 413 and 415 mean that the message itself is invalid; the operator can
+    /// correct a wrong secret or URL.
     pub fn is_transient(&self) -> bool {
         !matches!(self, Self::Refused(StatusError { status, .. }) if matches!(status.as_u16(), 400 | 413 | 415))
     }
@@ -159,8 +159,8 @@ impl Functions {
         self.messages_url.as_ref().map(without_credentials)
     }
 
-    /// Returns the answer to the IQ `text` of type `get` or `set`, whose start tag is `iq`. If the function has no answer, it
-    /// is an error of type `wait`: servers drop their registrations on other types.
+    /// Returns the answer to the IQ `text` of type `get` or `set`, whose start tag is `iq`. If the function has no
+    /// answer, it is an error of type `wait`: servers drop their registrations on other types.
     pub async fn answer(&self, iq: &Iq, text: &str) -> Element {
         match self.ask(iq, text).await {
             Ok(answer) => answer,

@@ -7,8 +7,8 @@ use pushlark_settings::{Environment, SettingError};
 use pushlark_telemetry::{Format, start};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Connects a chat server to Pushlark as a component (XEP-0114): posts the IQs and messages to the component to Pushlark's
-/// functions, and sends the stanzas that are posted to /rest to the chat server.
+/// Connects a chat server to Pushlark as a component (XEP-0114): posts the IQs and messages to the component to
+/// Pushlark's functions, and sends the stanzas that are posted to /rest to the chat server.
 #[derive(Parser)]
 #[command(name = "pushlark-bridge")]
 struct Arguments {

@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use crate::functions::Functions;
 
-/// How long the stream is not read while the queue is full and the function accepts no message. ejabberd closes a stream
-/// that is not read for 15 s, and drops registrations while the component is away.
+/// How long the stream is not read while the queue is full and the function accepts no message. ejabberd closes a
+/// stream that is not read for 15 s, and drops registrations while the component is away.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The delay before the first retry of a message; it doubles with each retry.
 const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -94,8 +94,8 @@ impl Messages {
         Self { component, functions, budget, retry, stopped, waiting, stalled, counts }
     }
 
-    /// Takes a message from the stream and posts it in a new task. Returns when there is room for the message; until then,
-    /// the stream is not read. If there is no room in time, the message is lost, because IQs wait behind it.
+    /// Takes a message from the stream and posts it in a new task. Returns when there is room for the message; until
+    /// then, the stream is not read. If there is no room in time, the message is lost, because IQs wait behind it.
     pub async fn take(self: &Arc<Self>, message: Element, tasks: &mut JoinSet<()>) {
         if !self.functions.has_messages_url() {
             tracing::debug!("a message is dropped: BRIDGE_MESSAGES_URL is not set");
@@ -197,8 +197,9 @@ impl Messages {
     }
 }
 
-/// Adds a stanza id (XEP-0359) in the name of the recipient, for whose domain the component is the server. With this id,
-/// Pushlark recognises a message that it gets twice because an answer was lost. Forged ids of the same name are removed.
+/// Adds a stanza id (XEP-0359) in the name of the recipient, for whose domain the component is the server. With this
+/// id, Pushlark recognises a message that it gets twice because an answer was lost. Forged ids of the same name are
+/// removed.
 fn with_stanza_id(message: Element) -> Element {
     let Some(recipient) = message.attribute("to").and_then(|to| parse_jid(to).ok()) else { return message };
     let by = recipient.to_bare();

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pushlark_xmpp::{DomainPart, Element, Iq, Jid, parse_jid};
 use tokio::sync::oneshot;
 
-/// The pending IQs of all components, by IQ id. They are shared because ejabberd may send a stanza for one component of a
-/// listener on the stream of another one, unless its option `global_routes` is off.
+/// The pending IQs of all components, by IQ id. They are shared because ejabberd may send a stanza for one component of
+/// a listener on the stream of another one, unless its option `global_routes` is off.
 #[derive(Clone, Default)]
 pub struct PendingIqs(Arc<Mutex<HashMap<String, PendingIq>>>);
 

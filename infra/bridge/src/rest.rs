@@ -164,9 +164,9 @@ impl RestApi {
         Ok(([(header::CONTENT_TYPE, XMPP)], answer.to_string()).into_response())
     }
 
-    /// The component that sends a stanza, and the sender address if it is of that component's domain: servers let a component
-    /// send only from its own domain. For the address of a server, it is the component that is a subdomain of it, or else the
-    /// first one.
+    /// The component that sends a stanza, and the sender address if it is of that component's domain: servers let a
+    /// component send only from its own domain. For the address of a server, it is the component that is a subdomain of
+    /// it, or else the first one.
     fn sender(&self, from: Option<&str>) -> Result<(&Component, Option<String>), RestError> {
         let named = |name: &DomainPart| self.components.iter().find(|component| component.name == *name);
         let from = from.map(parse_jid).transpose().map_err(unprocessable)?;

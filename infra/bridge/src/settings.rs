@@ -65,12 +65,12 @@ pub struct BridgeOptions {
     /// The private key of the certificate, a PEM file.
     #[arg(long, env = "BRIDGE_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
-    /// The timeout for answers of the functions and of the chat server, in milliseconds. Must be shorter than the worker's
-    /// timeout for /rest, so that the worker gets the error.
+    /// The timeout for answers of the functions and of the chat server, in milliseconds. Must be shorter than the
+    /// worker's timeout for /rest, so that the worker gets the error.
     #[arg(long, env = "BRIDGE_TIMEOUT_MS", default_value_t = 4_000, value_parser = number)]
     pub timeout_ms: u32,
-    /// The most bytes of messages, and again of IQs, that wait for the functions, for each component. A stanza counts 1 KiB
-    /// more than its length. When the queue is full, the chat server has to wait.
+    /// The most bytes of messages, and again of IQs, that wait for the functions, for each component. A stanza counts 1
+    /// KiB more than its length. When the queue is full, the chat server has to wait.
     #[arg(long, env = "BRIDGE_QUEUE_BYTES", default_value_t = 16 << 20, value_parser = number)]
     pub queue_bytes: u32,
     /// How long a message is retried while the function does not accept it, in seconds. 0 means a single try.
@@ -112,9 +112,9 @@ pub(crate) struct RestConfig {
     pub tls: Option<(PathBuf, PathBuf)>,
 }
 
-/// Refuses a variable that has the name of an earlier version, such as `SERVER` for `BRIDGE_SERVER`. It is accepted if the
-/// current name is set, too: the variable then belongs to another program. `shared` are old names that are settings of
-/// another program in this process.
+/// Refuses a variable that has the name of an earlier version, such as `SERVER` for `BRIDGE_SERVER`. It is accepted if
+/// the current name is set, too: the variable then belongs to another program. `shared` are old names that are settings
+/// of another program in this process.
 pub fn refuse_old_names(environment: &Environment, shared: &[&str]) -> Result<(), SettingError> {
     for current in RENAMED {
         let old = current.strip_prefix(PREFIX).unwrap_or(current);

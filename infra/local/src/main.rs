@@ -11,8 +11,8 @@ use pushlark_settings::{Environment, SettingError};
 use pushlark_telemetry::{Format, start};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Pushlark on one machine: all functions, with DynamoDB and SQS embedded. The functions read their settings from environment
-/// variables, as on Lambda.
+/// Pushlark on one machine: all functions, with DynamoDB and SQS embedded. The functions read their settings from
+/// environment variables, as on Lambda.
 #[derive(Parser)]
 #[command(name = "pushlark-local")]
 struct Arguments {
@@ -91,8 +91,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses the bridge's variables of earlier versions if the bridge runs, or ran in an earlier version. `WEBHOOK_SECRET` and
-/// `LOG_LEVEL` are settings of the functions.
+/// Refuses the bridge's variables of earlier versions if the bridge runs, or ran in an earlier version.
+/// `WEBHOOK_SECRET` and `LOG_LEVEL` are settings of the functions.
 fn refuse_old_bridge_names(bridge: &BridgeOptions, environment: &Environment) -> Result<(), SettingError> {
     if bridge.components.is_none() && environment.text("COMPONENTS").is_none() {
         return Ok(());

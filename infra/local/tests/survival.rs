@@ -259,3 +259,55 @@ fn the_stack_starts_within_two_seconds_and_stops_on_sigterm() {
     assert!(terminated.success());
     assert!(stack.child.wait().unwrap().success());
 }
+
+/// The bridge in the stack signs with the `WEBHOOK_SECRET` of the functions, unless it has a secret of its own.
+#[tokio::test]
+async fn the_bridge_signs_with_the_secret_of_the_functions() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap().to_string();
+    let bridge = [("BRIDGE_SERVER", &*server), ("BRIDGE_COMPONENTS", "push.localhost=secret")];
+    for (name, bridge_secret, expected) in
+        [("shared", "", "type=\"result\""), ("own", "another secret of the bridge", "type=\"error\"")]
+    {
+        let functions = [("WEBHOOK_SECRET", "the secret of the functions"), ("BRIDGE_WEBHOOK_SECRET", bridge_secret)];
+        let settings: Vec<_> = bridge.into_iter().chain(functions).filter(|(_, value)| !value.is_empty()).collect();
+        let folder = folder(&format!("bridge-{name}"));
+        let _stack = StackProcess::start_with(&folder, "http://127.0.0.1:9", &settings);
+        let (mut stream, _) = tokio::time::timeout(TEST_TIMEOUT, listener.accept()).await.unwrap().unwrap();
+        let iq = "<iq type='get' id='1' from='bob@localhost/pc' to='push.localhost'>\
+            <query xmlns='http://jabber.org/protocol/disco#info'/></iq>";
+        let header = "<stream:stream xmlns='jabber:component:accept' \
+            xmlns:stream='http://etherx.jabber.org/streams' id='1'><handshake/>";
+        stream.write_all(format!("{header}{iq}").as_bytes()).await.unwrap();
+        let mut received = String::new();
+        while !received.contains("<iq ") {
+            let mut bytes = [0; 4096];
+            let length = tokio::time::timeout(TEST_TIMEOUT, stream.read(&mut bytes)).await.unwrap().unwrap();
+            assert!(length > 0, "{received}");
+            received += &String::from_utf8_lossy(&bytes[..length]);
+        }
+        assert!(received.contains(expected), "{name}: {received}");
+    }
+}
+
+#[test]
+fn an_old_variable_of_the_bridge_is_refused_only_for_the_bridge() {
+    let components = ("COMPONENTS", "push.localhost=secret");
+    let refused = |name: &str| format!("{name}: the bridge no longer reads this variable, set BRIDGE_{name}");
+    for (variables, error) in [
+        (&[components][..], refused("COMPONENTS")),
+        (&[("BRIDGE_COMPONENTS", "push.localhost=secret"), ("SERVER", "127.0.0.1:5347")], refused("SERVER")),
+        // The error of a setting of the functions: the variables of the bridge are accepted.
+        (&[("SERVER", "127.0.0.1:5347"), ("PLUGIN", "none")], "PLUGIN: ".into()),
+        (
+            &[("BRIDGE_COMPONENTS", "push.localhost=secret"), ("LOG_LEVEL", "info"), ("PLUGIN", "none")],
+            "PLUGIN: ".into(),
+        ),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pushlark-local"));
+        let output = command.args(["--memory", "--port", "0"]).envs(variables.iter().copied()).output().unwrap();
+        assert!(!output.status.success());
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.contains(&error), "{variables:?}: {errors}");
+    }
+}

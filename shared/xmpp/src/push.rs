@@ -2,47 +2,52 @@
 
 use std::collections::BTreeMap;
 
+use jid::{BareJid, Jid};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use crate::{BareJid, DataForm, Element, Iq, Jid, is_xml_text, ns, parse_jid};
+use crate::address::parse_jid;
+use crate::element::{Element, is_xml_text};
+use crate::form::DataForm;
+use crate::ns;
+use crate::stanza::Iq;
 
 /// The longest node, in bytes of UTF-8.
 pub const MAX_NODE_BYTES: usize = 512;
 
-/// A well-formed request to enable notifications.
+/// A valid request to enable notifications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enable {
-    /// Whose messages are notified. With a resource, the session that the registration is tied to.
+    /// The user who gets notifications. With a resource, the registration is tied to this session.
     pub user: Jid,
-    /// The PubSub service that notifications are published to.
+    /// The PubSub service to which notifications are published.
     pub jid: BareJid,
-    /// The node there.
+    /// The node at the service, 1 to [`MAX_NODE_BYTES`] bytes.
     pub node: String,
-    /// The publish options' fields, without FORM_TYPE; empty when there was no form.
+    /// The fields of the publish options, without FORM_TYPE. Empty if there is no form.
     pub form: BTreeMap<String, String>,
 }
 
-/// A well-formed request to disable notifications.
+/// A valid request to disable notifications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disable {
-    /// Who asks.
+    /// The user whose notifications are disabled.
     pub user: Jid,
     /// The PubSub service.
     pub jid: BareJid,
-    /// The node there; `None` for all of the user's nodes at this service.
+    /// The node at the service. `None` means all of the user's nodes at this service.
     pub node: Option<String>,
 }
 
-/// What is wrong with a request, naming the field: `bad-request`, the sender's to mend.
+/// Why a request is invalid. The text names the field; the stanza error is `bad-request`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidRequest(String);
 
-/// The fields of a request as they came, in JSON or in an IQ.
+/// The fields of a request in JSON or in an IQ, not yet checked.
 #[derive(Debug, Deserialize)]
-struct Fields {
-    /// The command, in JSON: a signature over the body is then a signature for this command alone.
+struct RequestFields {
+    /// The command, in JSON. With it, a signature of the body is valid for this command only.
     r#type: Option<String>,
     user: Option<String>,
     jid: Option<String>,
@@ -53,13 +58,13 @@ struct Fields {
 
 impl<'de> Deserialize<'de> for Enable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Fields::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
+        RequestFields::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
     }
 }
 
 impl<'de> Deserialize<'de> for Disable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Fields::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
+        RequestFields::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
     }
 }
 
@@ -79,7 +84,7 @@ impl TryFrom<&Iq> for Enable {
             }
             _ => return Err(InvalidRequest("<enable/> has more than one form".into())),
         };
-        Fields { form, ..Fields::of(iq, enable) }.try_into()
+        RequestFields { form, ..RequestFields::of(iq, enable) }.try_into()
     }
 }
 
@@ -87,18 +92,18 @@ impl TryFrom<&Iq> for Disable {
     type Error = InvalidRequest;
 
     fn try_from(iq: &Iq) -> Result<Self, InvalidRequest> {
-        Fields::of(iq, command(iq, "disable")?).try_into()
+        RequestFields::of(iq, command(iq, "disable")?).try_into()
     }
 }
 
-impl TryFrom<Fields> for Enable {
+impl TryFrom<RequestFields> for Enable {
     type Error = InvalidRequest;
 
-    fn try_from(fields: Fields) -> Result<Self, InvalidRequest> {
+    fn try_from(fields: RequestFields) -> Result<Self, InvalidRequest> {
         fields.check_type("enable")?;
         let (user, jid) = (fields.user()?, fields.service()?);
         if user.to_bare() == jid {
-            return Err(InvalidRequest("jid is the user's own bare JID, which is no PubSub service".into()));
+            return Err(InvalidRequest("jid is the user's own bare JID, which is not a PubSub service".into()));
         }
         let node = fields.node.ok_or_else(|| InvalidRequest("node is missing".into()))?;
         let mut form = fields.form.unwrap_or_default();
@@ -112,20 +117,20 @@ impl TryFrom<Fields> for Enable {
     }
 }
 
-impl TryFrom<Fields> for Disable {
+impl TryFrom<RequestFields> for Disable {
     type Error = InvalidRequest;
 
-    fn try_from(fields: Fields) -> Result<Self, InvalidRequest> {
+    fn try_from(fields: RequestFields) -> Result<Self, InvalidRequest> {
         fields.check_type("disable")?;
         if fields.form.is_some() {
-            return Err(InvalidRequest("form belongs to a request to enable, not to one to disable".into()));
+            return Err(InvalidRequest("form is allowed only in a request to enable".into()));
         }
         let (user, jid) = (fields.user()?, fields.service()?);
         Ok(Self { user, jid, node: fields.node.map(check_node).transpose()? })
     }
 }
 
-impl Fields {
+impl RequestFields {
     fn of(iq: &Iq, command: &Element) -> Self {
         Self {
             r#type: None,
@@ -181,7 +186,7 @@ fn check_node(node: String) -> Result<String, InvalidRequest> {
     }
 }
 
-/// Reads a map (or null, for none) and refuses a key that stands twice.
+/// Reads a map (or null, for none) and refuses a duplicate key.
 fn distinct<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
     struct Distinct;
 

@@ -24,8 +24,8 @@ pub(super) struct MessageAttribute {
 }
 
 impl MessageAttribute {
-    /// The type code for the MD5 of the attributes, and the value's bytes. `None` if the value is empty or missing for the
-    /// data type.
+    /// The type code for the MD5 of the attributes, and the value's bytes. `None` if the value is empty or missing for
+    /// the data type.
     pub(super) fn value(&self) -> Option<(u8, Cow<'_, [u8]>)> {
         let (kind, bytes): (u8, Cow<'_, [u8]>) = match self.data_type.split('.').next()? {
             "String" | "Number" => (1, self.string_value.as_deref()?.as_bytes().into()),

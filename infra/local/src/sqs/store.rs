@@ -139,7 +139,8 @@ impl QueueStore {
         find(&self.queues, url)
     }
 
-    /// Runs `work` in a transaction, after it has deleted the queue's messages that are older than the retention period.
+    /// Runs `work` in a transaction, after it has deleted the queue's messages that are older than the retention
+    /// period.
     pub(super) fn transact<T>(
         &mut self,
         queue_url: &str,

@@ -19,8 +19,8 @@ const SENDER_WITH_COUNTS: &str = "counting";
 /// The local part of a room with several recipients per event.
 pub const ROOM_NAME: &str = "room";
 
-/// The most messages in a conversation. An unread counter remembers this many messages, so none of them is counted twice if a
-/// worker dies between the count and the claim.
+/// The most messages in a conversation. An unread counter remembers this many messages, so none of them is counted
+/// twice if a worker dies between the count and the claim.
 const CONVERSATION_MESSAGES: usize = 30;
 
 /// The number of users who stay offline with enabled devices: they must be notified of each message.

@@ -92,7 +92,8 @@ impl Harness {
         self.history().offline.get_mut(user).unwrap().set(becomes);
     }
 
-    /// Waits until all notifications of a user are delivered, but not longer than `longest`: a retry may be minutes away.
+    /// Waits until all notifications of a user are delivered, but not longer than `longest`: a retry may be minutes
+    /// away.
     pub async fn settle(&self, user: &str, longest: Duration) -> bool {
         let done = async {
             while !self.history().is_done(user) {

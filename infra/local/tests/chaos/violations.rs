@@ -105,8 +105,8 @@ impl History {
                 }
             }
         }
-        // On a very busy machine, the timeout may expire before the stack has read an immediate response. Its log line is the
-        // same as for a missing response.
+        // On a very busy machine, the timeout may expire before the stack has read an immediate response. Its log line
+        // is the same as for a missing response.
         repeats.retain(|user, repeats| {
             let is_users = |attempt: &&Attempt| self.devices.get(&attempt.device).is_some_and(|d| d.user == *user);
             let hung = self.attempts.iter().filter(is_users).filter(|attempt| attempt.hung).count();
