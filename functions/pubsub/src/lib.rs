@@ -12,8 +12,8 @@ use pushlark_queue::Queue;
 use pushlark_store::{Admission, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError, micros};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
-    AccessModel, Affiliation, BareJid, Condition, Disable, DomainPart, Element, Enable, InvalidPubSub, Iq, IqType, Jid,
-    MAX_NODE_BYTES, NodeConfig, PubSubRequest, PublishModel, ns, parse_jid,
+    AccessModel, Affiliation, BareJid, Condition, Disable, DomainPart, Element, Enable, Iq, IqType, Jid,
+    MAX_NODE_BYTES, NodeConfig, PubSubRequest, PubSubRequestError, PublishModel, ns, parse_jid,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -332,8 +332,8 @@ impl Refusal {
     }
 }
 
-impl From<InvalidPubSub> for Refusal {
-    fn from(invalid: InvalidPubSub) -> Self {
+impl From<PubSubRequestError> for Refusal {
+    fn from(invalid: PubSubRequestError) -> Self {
         Self { condition: invalid.condition, text: invalid.text }
     }
 }

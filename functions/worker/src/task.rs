@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pushlark_plugin::{Disclosure, Event, EventKind, InvalidOptions, PublishService};
 use pushlark_queue::{Facts, InvalidRecord, Record, Registration, Retry, Subject, Work};
 use pushlark_store::Claimant;
-use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanza, Message, ParseError};
+use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError};
 use time::OffsetDateTime;
 
 use crate::node::Published;
@@ -64,7 +64,7 @@ pub enum Unreadable {
     Options(#[from] InvalidOptions),
     /// A stanza in it is not a message.
     #[error("a stanza in the record")]
-    Stanza(#[from] InvalidStanza),
+    Stanza(#[from] InvalidStanzaError),
 }
 
 impl Task {

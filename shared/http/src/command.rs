@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushlark_xmpp::{Condition, Element, InvalidRequest, Iq, IqType};
+use pushlark_xmpp::{Condition, Element, Iq, IqType, PushRequestError};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -59,7 +59,7 @@ pub async fn command<C>(
     act: impl AsyncFnOnce(C) -> Result<Value, Rejection>,
 ) -> Result<Response, Problem>
 where
-    C: DeserializeOwned + for<'iq> TryFrom<&'iq Iq, Error = InvalidRequest>,
+    C: DeserializeOwned + for<'iq> TryFrom<&'iq Iq, Error = PushRequestError>,
 {
     match request.media {
         Media::Json => {

@@ -20,7 +20,7 @@ pub struct Levels(pub Targets);
 /// A part of the setting that is not a level.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither a level (error, warn, info, debug, trace) nor a target with one, such as worker=debug")]
-pub struct InvalidLevel(String);
+pub struct LevelError(String);
 
 impl Default for Levels {
     fn default() -> Self {
@@ -30,9 +30,9 @@ impl Default for Levels {
 
 /// The parser of `Targets` reads an unknown level as a target, and then disables all other targets.
 impl FromStr for Levels {
-    type Err = InvalidLevel;
+    type Err = LevelError;
 
-    fn from_str(text: &str) -> Result<Self, InvalidLevel> {
+    fn from_str(text: &str) -> Result<Self, LevelError> {
         text.split(',').map(str::trim).try_fold(Self::default(), |Self(targets), directive| {
             let (target, level) = match directive.split_once('=') {
                 Some((target, level)) => (Some(target.trim()), level.trim()),
@@ -43,7 +43,7 @@ impl FromStr for Levels {
                 !target.is_empty() && target.chars().all(is_part)
             };
             let level = LEVELS.iter().find(|(name, _)| name.eq_ignore_ascii_case(level)).map(|(_, level)| *level);
-            let level = level.filter(|_| target.is_none_or(is_target)).ok_or_else(|| InvalidLevel(directive.into()))?;
+            let level = level.filter(|_| target.is_none_or(is_target)).ok_or_else(|| LevelError(directive.into()))?;
             Ok(Self(match target {
                 Some(target) => targets.with_target(target, level),
                 None => targets.with_default(level),
@@ -86,7 +86,7 @@ mod tests {
             ("info,worker", "worker"),
             ("", ""),
         ] {
-            assert_eq!(text.parse::<Levels>().unwrap_err(), InvalidLevel(part.into()), "{text}");
+            assert_eq!(text.parse::<Levels>().unwrap_err(), LevelError(part.into()), "{text}");
         }
     }
 }

@@ -32,7 +32,7 @@ pub struct Key(hmac::Key);
 
 /// Why a secret cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSecret {
+pub enum KeyError {
     /// The text after the prefix is empty or not base64.
     #[error("{PREFIX} must be followed by base64")]
     Encoding,
@@ -43,7 +43,7 @@ pub enum InvalidSecret {
 
 /// Why a webhook is not verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unverified {
+pub enum SignatureError {
     /// A header is missing, or the timestamp is not a number.
     #[error("{ID}, {TIMESTAMP} and {SIGNATURE} are all required, and the timestamp must be a number of seconds")]
     Incomplete,
@@ -68,20 +68,20 @@ pub struct Headers<'h> {
 
 impl Key {
     /// Returns the key of a secret: the decoded base64 after `whsec_`, or the bytes of any other secret.
-    pub fn new(secret: &str) -> Result<Self, InvalidSecret> {
+    pub fn new(secret: &str) -> Result<Self, KeyError> {
         let secret = secret.trim();
         let bytes = match secret.strip_prefix(PREFIX) {
             Some(encoded) => {
-                let decoded = BASE64_STANDARD.decode(encoded).map_err(|_| InvalidSecret::Encoding)?;
+                let decoded = BASE64_STANDARD.decode(encoded).map_err(|_| KeyError::Encoding)?;
                 if decoded.is_empty() {
-                    return Err(InvalidSecret::Encoding);
+                    return Err(KeyError::Encoding);
                 }
                 decoded
             }
             None => secret.as_bytes().to_vec(),
         };
         if bytes.len() < MIN_SECRET_BYTES {
-            return Err(InvalidSecret::Short);
+            return Err(KeyError::Short);
         }
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }
@@ -103,13 +103,13 @@ impl Headers<'_> {
     /// Verifies a webhook that arrives at `now`, in seconds since 1970. Returns the indexes of the `keys` that signed
     /// it, at least one. There is one HMAC per key, whatever the number of signatures, and each comparison takes
     /// constant time.
-    pub fn verify(&self, keys: &[Key], body: &[u8], now: i64) -> Result<Vec<usize>, Unverified> {
+    pub fn verify(&self, keys: &[Key], body: &[u8], now: i64) -> Result<Vec<usize>, SignatureError> {
         let (Some(id), Some(timestamp), Some(signatures)) = (self.id, self.timestamp, self.signature) else {
-            return Err(Unverified::Incomplete);
+            return Err(SignatureError::Incomplete);
         };
-        let timestamp: i64 = timestamp.parse().map_err(|_| Unverified::Incomplete)?;
+        let timestamp: i64 = timestamp.parse().map_err(|_| SignatureError::Incomplete)?;
         if timestamp.abs_diff(now) > TOLERANCE {
-            return Err(Unverified::Untimely);
+            return Err(SignatureError::Untimely);
         }
         let tags = signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,"));
         let tags: Vec<Vec<u8>> =
@@ -119,18 +119,18 @@ impl Headers<'_> {
 }
 
 /// Verifies the value of [`HUB_SIGNATURE`]. Returns the indexes of the `keys` that signed the body, at least one.
-pub fn verify_body(signature: &str, keys: &[Key], body: &[u8]) -> Result<Vec<usize>, Unverified> {
-    let tag = signature.strip_prefix("sha256=").and_then(hexadecimal).ok_or(Unverified::Wrong)?;
+pub fn verify_body(signature: &str, keys: &[Key], body: &[u8]) -> Result<Vec<usize>, SignatureError> {
+    let tag = signature.strip_prefix("sha256=").and_then(hexadecimal).ok_or(SignatureError::Wrong)?;
     signers(keys, b"", body, &[tag])
 }
 
-fn signers(keys: &[Key], prefix: &[u8], body: &[u8], tags: &[Vec<u8>]) -> Result<Vec<usize>, Unverified> {
+fn signers(keys: &[Key], prefix: &[u8], body: &[u8], tags: &[Vec<u8>]) -> Result<Vec<usize>, SignatureError> {
     let has_signed = |key: &Key| {
         let own = key.tag(prefix, body);
         tags.iter().fold(false, |any, tag| any | verify_slices_are_equal(own.as_ref(), tag).is_ok())
     };
     let signers: Vec<usize> = keys.iter().enumerate().filter(|(_, key)| has_signed(key)).map(|(at, _)| at).collect();
-    if signers.is_empty() { Err(Unverified::Wrong) } else { Ok(signers) }
+    if signers.is_empty() { Err(SignatureError::Wrong) } else { Ok(signers) }
 }
 
 fn hexadecimal(digits: &str) -> Option<Vec<u8>> {
@@ -161,7 +161,7 @@ mod tests {
         timestamp: &str,
         signature: &str,
         body: &[u8],
-    ) -> Result<Vec<usize>, Unverified> {
+    ) -> Result<Vec<usize>, SignatureError> {
         let keys: Vec<Key> = secrets.iter().map(|secret| key(secret)).collect();
         Headers { id: Some(id), timestamp: Some(timestamp), signature: Some(signature) }.verify(&keys, body, NOW)
     }
@@ -181,18 +181,18 @@ mod tests {
         };
         assert_eq!(check("1614265330", signature, REFERENCE_BODY), Ok(vec![1]));
         assert_eq!(check("1614265330", &format!("v1,AAAA v2,x {signature}"), REFERENCE_BODY), Ok(vec![1]));
-        assert_eq!(check("1614265330", signature, b"{}"), Err(Unverified::Wrong));
-        assert_eq!(check("1614265331", signature, REFERENCE_BODY), Err(Unverified::Wrong));
-        assert_eq!(check("1614265330", &signature[3..], REFERENCE_BODY), Err(Unverified::Wrong));
-        assert_eq!(check("1614265330", "", REFERENCE_BODY), Err(Unverified::Wrong));
-        assert_eq!(check("soon", signature, REFERENCE_BODY), Err(Unverified::Incomplete));
+        assert_eq!(check("1614265330", signature, b"{}"), Err(SignatureError::Wrong));
+        assert_eq!(check("1614265331", signature, REFERENCE_BODY), Err(SignatureError::Wrong));
+        assert_eq!(check("1614265330", &signature[3..], REFERENCE_BODY), Err(SignatureError::Wrong));
+        assert_eq!(check("1614265330", "", REFERENCE_BODY), Err(SignatureError::Wrong));
+        assert_eq!(check("soon", signature, REFERENCE_BODY), Err(SignatureError::Incomplete));
     }
 
     #[test]
     fn the_timestamp_may_differ_by_five_minutes() {
         let secret = "a secret for five minutes";
         let key = key(secret);
-        for (seconds, expected) in [(300, Ok(vec![0])), (-300, Ok(vec![0])), (301, Err(Unverified::Untimely))] {
+        for (seconds, expected) in [(300, Ok(vec![0])), (-300, Ok(vec![0])), (301, Err(SignatureError::Untimely))] {
             let at = NOW + seconds;
             assert_eq!(
                 verify(&[secret], "m", &at.to_string(), &key.sign("m", at, REFERENCE_BODY), REFERENCE_BODY),
@@ -200,13 +200,13 @@ mod tests {
             );
         }
         let longest = i64::MIN.to_string();
-        assert_eq!(verify(&[secret], "m", &longest, "v1,", REFERENCE_BODY), Err(Unverified::Untimely));
+        assert_eq!(verify(&[secret], "m", &longest, "v1,", REFERENCE_BODY), Err(SignatureError::Untimely));
     }
 
     #[test]
     fn all_three_headers_are_required() {
         let headers = Headers { id: Some("m"), timestamp: None, signature: Some("v1,") };
-        assert_eq!(headers.verify(&[key(REFERENCE_SECRET)], REFERENCE_BODY, NOW), Err(Unverified::Incomplete));
+        assert_eq!(headers.verify(&[key(REFERENCE_SECRET)], REFERENCE_BODY, NOW), Err(SignatureError::Incomplete));
     }
 
     #[test]
@@ -223,19 +223,19 @@ mod tests {
             ("sha256=+5", "Hello, World!"),
             ("sha1=757107ea", "Hello, World!"),
         ] {
-            assert_eq!(verify_body(signature, &keys, body.as_bytes()), Err(Unverified::Wrong), "{signature}");
+            assert_eq!(verify_body(signature, &keys, body.as_bytes()), Err(SignatureError::Wrong), "{signature}");
         }
     }
 
     #[test]
     fn a_secret_that_is_short_or_not_base64_is_refused() {
         for (secret, error) in [
-            ("", InvalidSecret::Short),
-            ("fifteen bytes .", InvalidSecret::Short),
-            ("whsec_", InvalidSecret::Encoding),
-            ("whsec_%%%%%%%%%%%%%%%%%%%%%%%%", InvalidSecret::Encoding),
-            ("whsec_c2l4dGVlbiBieXRlcyAuLg", InvalidSecret::Encoding),
-            ("whsec_ZmlmdGVlbiBieXRlcyAu", InvalidSecret::Short),
+            ("", KeyError::Short),
+            ("fifteen bytes .", KeyError::Short),
+            ("whsec_", KeyError::Encoding),
+            ("whsec_%%%%%%%%%%%%%%%%%%%%%%%%", KeyError::Encoding),
+            ("whsec_c2l4dGVlbiBieXRlcyAuLg", KeyError::Encoding),
+            ("whsec_ZmlmdGVlbiBieXRlcyAu", KeyError::Short),
         ] {
             assert_eq!(Key::new(secret).err(), Some(error), "{secret}");
         }
@@ -251,7 +251,7 @@ mod tests {
             let headers = Headers { id: Some("m"), timestamp: Some("1614265330"), signature: Some(signatures) };
             let times = (0..5).map(|_| {
                 let begun = Instant::now();
-                assert_eq!(headers.verify(&keys, &body, NOW), Err(Unverified::Wrong));
+                assert_eq!(headers.verify(&keys, &body, NOW), Err(SignatureError::Wrong));
                 begun.elapsed()
             });
             times.min().unwrap()

@@ -4,7 +4,7 @@ use jid::{Error, Jid};
 
 /// Why a text is not a JID.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidJid {
+pub enum JidError {
     /// The text is not a JID (RFC 6122).
     #[error("not a JID: {0}")]
     Malformed(#[from] Error),
@@ -14,7 +14,7 @@ pub enum InvalidJid {
 }
 
 /// Parses and normalises a JID. A trailing dot of the domain is removed (RFC 7622, section 3.2).
-pub fn parse_jid(text: &str) -> Result<Jid, InvalidJid> {
+pub fn parse_jid(text: &str) -> Result<Jid, JidError> {
     let bare_length = text.find('/').unwrap_or(text.len());
     let (bare, resource) = text.split_at(bare_length);
     let jid = match bare.strip_suffix('.') {
@@ -23,6 +23,6 @@ pub fn parse_jid(text: &str) -> Result<Jid, InvalidJid> {
     }?;
     match Jid::new(jid.as_str()) {
         Ok(again) if again == jid && !jid.domain().as_str().ends_with('.') => Ok(jid),
-        _ => Err(InvalidJid::Unstable),
+        _ => Err(JidError::Unstable),
     }
 }

@@ -10,15 +10,16 @@ mod pubsub;
 mod push;
 mod stanza;
 
-pub use address::{InvalidJid, parse_jid};
+pub use address::{JidError, parse_jid};
 pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
 pub use form::{DataForm, FormError};
 pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
 pub use pubsub::{
-    AccessModel, Affiliation, GivenOptions, InvalidPubSub, NodeConfig, PubSubRequest, PublishModel,
+    AccessModel, Affiliation, GivenOptions, NodeConfig, PubSubRequest, PubSubRequestError, PublishModel,
     PublishNotification, PublishedItem,
 };
-pub use push::{Disable, Enable, InvalidRequest, MAX_NODE_BYTES};
+pub use push::{Disable, Enable, MAX_NODE_BYTES, PushRequestError};
 pub use stanza::{
-    Condition, ErrorType, Hint, InvalidStanza, Iq, IqType, Message, MessageType, Presence, PresenceType, StanzaError,
+    Condition, ErrorType, Hint, InvalidStanzaError, Iq, IqType, Message, MessageType, Presence, PresenceType,
+    StanzaError,
 };

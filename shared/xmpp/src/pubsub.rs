@@ -203,7 +203,7 @@ names! {
 /// Why an IQ is not a valid request to a push node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
-pub struct InvalidPubSub {
+pub struct PubSubRequestError {
     /// The condition of the error reply.
     pub condition: Condition,
     /// The text of the error reply.
@@ -211,9 +211,9 @@ pub struct InvalidPubSub {
 }
 
 impl TryFrom<&Iq> for PubSubRequest {
-    type Error = InvalidPubSub;
+    type Error = PubSubRequestError;
 
-    fn try_from(iq: &Iq) -> Result<Self, InvalidPubSub> {
+    fn try_from(iq: &Iq) -> Result<Self, PubSubRequestError> {
         let payload = iq.payload().ok_or_else(|| bad("the IQ must have exactly one child"))?;
         let (name, namespace) = (payload.name(), payload.namespace());
         match (iq.kind(), name, namespace) {
@@ -284,7 +284,7 @@ impl NodeConfig {
 
     /// Reads the form in `parent`, unless its type is `cancel`. FormFields that have no meaning for a push node are
     /// ignored.
-    fn of(parent: &Element) -> Result<Self, InvalidPubSub> {
+    fn of(parent: &Element) -> Result<Self, PubSubRequestError> {
         let x = parent.child("x", ns::DATA_FORMS).filter(|x| x.attribute("type") != Some("cancel"));
         let Some(x) = x else { return Ok(Self::default()) };
         let value = |name| {
@@ -306,7 +306,7 @@ impl NodeConfig {
     }
 }
 
-fn create(pubsub: &Element, create: &Element) -> Result<PubSubRequest, InvalidPubSub> {
+fn create(pubsub: &Element, create: &Element) -> Result<PubSubRequest, PubSubRequestError> {
     if create.attribute("type").is_some_and(|kind| kind != "push" && kind != "leaf") {
         return Err(invalid(Condition::Unsupported("create-nodes"), "the type of a node is push"));
     }
@@ -324,7 +324,7 @@ fn create(pubsub: &Element, create: &Element) -> Result<PubSubRequest, InvalidPu
     Ok(PubSubRequest::Create { node, config })
 }
 
-fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRequest, InvalidPubSub> {
+fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRequest, PubSubRequestError> {
     let invalid_payload = |text| invalid(Condition::InvalidPayload, text);
     let mut items = publish.children().filter(|child| child.is("item", ns::PUBSUB));
     let item = items.next().ok_or_else(|| invalid(Condition::ItemRequired, "<publish/> has no <item/>"))?;
@@ -391,7 +391,7 @@ impl FormFields {
     }
 }
 
-fn affiliation(element: &Element) -> Result<(BareJid, Option<Affiliation>), InvalidPubSub> {
+fn affiliation(element: &Element) -> Result<(BareJid, Option<Affiliation>), PubSubRequestError> {
     let jid = element.attribute("jid").ok_or_else(|| bad("an affiliation has no jid"))?;
     let jid = parse_jid(jid).map(Jid::into_bare).map_err(|error| bad(format!("an affiliation's jid is {error}")))?;
     let name = element.attribute("affiliation").unwrap_or_default();
@@ -406,11 +406,11 @@ fn name_of(element: &Element) -> Option<String> {
     element.attribute("node").filter(|node| !node.is_empty()).map(Into::into)
 }
 
-fn invalid(condition: Condition, text: impl Into<String>) -> InvalidPubSub {
-    InvalidPubSub { condition, text: text.into() }
+fn invalid(condition: Condition, text: impl Into<String>) -> PubSubRequestError {
+    PubSubRequestError { condition, text: text.into() }
 }
 
-fn bad(text: impl Into<String>) -> InvalidPubSub {
+fn bad(text: impl Into<String>) -> PubSubRequestError {
     invalid(Condition::BadRequest, text)
 }
 

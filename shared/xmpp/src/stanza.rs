@@ -8,14 +8,17 @@ use crate::ns;
 /// Why an element is not the expected stanza.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidStanza(String);
+pub struct InvalidStanzaError(String);
 
-fn check_is(element: &Element, name: &str) -> Result<(), InvalidStanza> {
+fn check_is(element: &Element, name: &str) -> Result<(), InvalidStanzaError> {
     if element.name() != name {
-        return Err(InvalidStanza(format!("expected <{name}/>, this is <{}/>", element.name())));
+        return Err(InvalidStanzaError(format!("expected <{name}/>, this is <{}/>", element.name())));
     }
     if !ns::STANZAS.contains(&element.namespace()) {
-        return Err(InvalidStanza(format!("<{name}/> is in the namespace {:?}, not a stanza's", element.namespace())));
+        return Err(InvalidStanzaError(format!(
+            "<{name}/> is in the namespace {:?}, not a stanza's",
+            element.namespace()
+        )));
     }
     Ok(())
 }
@@ -153,16 +156,16 @@ pub enum ErrorType {
 
 impl Iq {
     /// Checks that an element is an IQ with an id and a known type.
-    pub fn from_element(element: Element) -> Result<Self, InvalidStanza> {
+    pub fn from_element(element: Element) -> Result<Self, InvalidStanzaError> {
         check_is(&element, "iq")?;
         let kind = match element.attribute("type") {
             Some("get") => IqType::Get,
             Some("set") => IqType::Set,
             Some("result") => IqType::Result,
             Some("error") => IqType::Error,
-            other => return Err(InvalidStanza(format!("{:?} is not a type of an IQ", other.unwrap_or_default()))),
+            other => return Err(InvalidStanzaError(format!("{:?} is not a type of an IQ", other.unwrap_or_default()))),
         };
-        let id = element.attribute("id").ok_or_else(|| InvalidStanza("the IQ has no id".into()))?.to_owned();
+        let id = element.attribute("id").ok_or_else(|| InvalidStanzaError("the IQ has no id".into()))?.to_owned();
         Ok(Self { element, kind, id })
     }
 
@@ -286,7 +289,7 @@ impl Message {
     }
 
     /// Checks that an element is a message.
-    pub fn from_element(element: Element) -> Result<Self, InvalidStanza> {
+    pub fn from_element(element: Element) -> Result<Self, InvalidStanzaError> {
         check_is(&element, "message")?;
         Ok(Self(element))
     }
@@ -421,7 +424,7 @@ pub enum PresenceType {
 
 impl Presence {
     /// Checks that an element is a presence.
-    pub fn from_element(element: Element) -> Result<Self, InvalidStanza> {
+    pub fn from_element(element: Element) -> Result<Self, InvalidStanzaError> {
         check_is(&element, "presence")?;
         Ok(Self(element))
     }
@@ -432,7 +435,7 @@ impl Presence {
     }
 
     /// The type, with the priority if it is available (0 if there is none).
-    pub fn kind(&self) -> Result<PresenceType, InvalidStanza> {
+    pub fn kind(&self) -> Result<PresenceType, InvalidStanzaError> {
         match self.0.attribute("type") {
             None => {}
             Some("unavailable") => return Ok(PresenceType::Unavailable),
@@ -440,7 +443,7 @@ impl Presence {
         }
         let priority = self.0.children().find(|c| c.name() == "priority" && ns::STANZAS.contains(&c.namespace()));
         let priority = priority.map_or(Ok(0), |priority| priority.text().trim().parse());
-        let priority = priority.map_err(|_| InvalidStanza("priority is not a number from -128 to 127".into()))?;
+        let priority = priority.map_err(|_| InvalidStanzaError("priority is not a number from -128 to 127".into()))?;
         Ok(PresenceType::Available(priority))
     }
 }

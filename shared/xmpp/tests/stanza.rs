@@ -1,7 +1,7 @@
 //! Reading the three stanzas, and replies to an IQ.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use pushlark_xmpp::{Condition, Element, InvalidStanza, Iq, IqType, Message, MessageType, Presence, PresenceType};
+use pushlark_xmpp::{Condition, Element, InvalidStanzaError, Iq, IqType, Message, MessageType, Presence, PresenceType};
 
 const NAMESPACES: [&str; 4] = ["", "jabber:client", "jabber:server", "jabber:component:accept"];
 
@@ -23,7 +23,7 @@ fn presence(xml: &str) -> Presence {
 
 #[test]
 fn a_stanza_has_its_name_and_one_of_four_namespaces() {
-    let refusals = |xml: &str| -> [Option<InvalidStanza>; 3] {
+    let refusals = |xml: &str| -> [Option<InvalidStanzaError>; 3] {
         let element = parse(xml);
         [
             Iq::from_element(element.clone()).err(),
