@@ -40,7 +40,7 @@ where
             }
         }
     };
-    // On AWS the function has all paths.
+    // On AWS, the function serves all paths.
     Router::new().route(path, any(serve.clone())).route(&format!("{path}/{{*rest}}"), any(serve))
 }
 

@@ -282,7 +282,7 @@ impl NodeConfig {
         form("form", ns::NODE_CONFIG, fields)
     }
 
-    /// Reads the form in `parent`, unless its type is `cancel`. FormFields that have no meaning for a push node are
+    /// Reads the form in `parent`, unless its type is `cancel`. Fields that have no meaning for a push node are
     /// ignored.
     fn of(parent: &Element) -> Result<Self, PubSubRequestError> {
         let x = parent.child("x", ns::DATA_FORMS).filter(|x| x.attribute("type") != Some("cancel"));

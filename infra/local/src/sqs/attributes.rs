@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 
-/// The start of every queue's ARN_PREFIX.
+/// The start of every queue's ARN.
 pub(super) const ARN_PREFIX: &str = "arn:aws:sqs:us-east-1:000000000000:";
 
 /// A queue's attributes, as [SetQueueAttributes] defines them: times in seconds, sizes in bytes.

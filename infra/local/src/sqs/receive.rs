@@ -47,12 +47,12 @@ impl ReceiveMessage {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Received {
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) messages: Vec<Message>,
+    pub(super) messages: Vec<ReceivedMessage>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Message {
+pub(super) struct ReceivedMessage {
     message_id: String,
     receipt_handle: String,
     #[serde(rename = "MD5OfBody")]
@@ -91,7 +91,7 @@ impl StoredMessage {
     }
 
     /// The message in the response of the receive at `now`, which is counted.
-    fn received(self, request: &ReceiveMessage, queue: &Queue, now: i64) -> Result<Message, Error> {
+    fn received(self, request: &ReceiveMessage, queue: &Queue, now: i64) -> Result<ReceivedMessage, Error> {
         let receive_count = self.receive_count + 1;
         let first_received_at = self.first_received_at.unwrap_or(now);
         let mut attributes = BTreeMap::from([
@@ -107,7 +107,7 @@ impl StoredMessage {
         let mut message_attributes: MessageAttributes =
             serde_json::from_str(&self.attributes).map_err(Error::Stored)?;
         message_attributes.retain(|name, _| request.wants(name));
-        Ok(Message {
+        Ok(ReceivedMessage {
             receipt_handle: receipt_handle(queue, receive_count, &self.id),
             message_id: self.id,
             md5_of_body: md5_of(self.body.as_bytes()),
