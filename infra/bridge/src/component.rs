@@ -19,7 +19,7 @@ use crate::functions::Functions;
 use crate::messages::{ByteBudget, Messages};
 use crate::pending::PendingIqs;
 use crate::settings::ServerAddress;
-use crate::stream::{Connection, STREAMS, StreamError, describe, open, read, write};
+use crate::stream::{STREAMS, StreamConnection, StreamError, describe, open, read, write};
 
 /// The most stanzas that wait to be sent to the chat server.
 const OUTGOING_STANZAS: usize = 256;
@@ -185,7 +185,7 @@ impl Component {
     /// Reads and sends stanzas. Returns `Ok` only when the bridge stops.
     async fn serve(
         self: &Arc<Self>,
-        connection: Box<dyn Connection>,
+        connection: Box<dyn StreamConnection>,
         framer: Framer,
         queue: &mut SendQueue,
         tasks: &mut JoinSet<()>,

@@ -45,12 +45,12 @@ pub struct Framer {
     skipped: usize,
     /// The number of open elements, including the stream.
     depth: usize,
-    state: State,
+    state: ScanState,
 }
 
 /// The syntactic context of the next byte.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ScanState {
     #[default]
     Text,
     /// After a `<`.
@@ -85,37 +85,37 @@ impl Framer {
         while let Some(byte) = self.buffer.get(self.seen).copied() {
             self.seen += 1;
             self.state = match (self.state, byte) {
-                (State::Text, b'<') => {
+                (ScanState::Text, b'<') => {
                     if self.depth <= 1 {
                         self.begin();
                     }
-                    State::Open
+                    ScanState::Open
                 }
-                (State::Open, b'/') => State::Tag(Tag::End),
-                (State::Open, b'!') => State::Bang,
-                (State::Bang, b'[') => State::CData(0),
-                (State::Bang, _) | (State::Open, b'?') if self.depth > 0 => {
+                (ScanState::Open, b'/') => ScanState::Tag(Tag::End),
+                (ScanState::Open, b'!') => ScanState::Bang,
+                (ScanState::Bang, b'[') => ScanState::CData(0),
+                (ScanState::Bang, _) | (ScanState::Open, b'?') if self.depth > 0 => {
                     return Err(malformed("a declaration within the stream"));
                 }
-                (State::Bang, _) | (State::Open, b'?') => State::Tag(Tag::Declaration),
-                (State::CData(2), b'>') => State::Text,
-                (State::CData(brackets), b']') => State::CData(2.min(brackets + 1)),
-                (State::CData(_), _) => State::CData(0),
-                (State::Tag(tag), quote @ (b'"' | b'\'')) => State::Quoted(tag, quote),
-                (State::Quoted(tag, quote), byte) if byte == quote => State::Tag(tag),
-                (State::Tag(Tag::Start), b'/') => State::Tag(Tag::Empty),
-                (State::Tag(tag), b'>') => {
-                    self.state = State::Text;
+                (ScanState::Bang, _) | (ScanState::Open, b'?') => ScanState::Tag(Tag::Declaration),
+                (ScanState::CData(2), b'>') => ScanState::Text,
+                (ScanState::CData(brackets), b']') => ScanState::CData(2.min(brackets + 1)),
+                (ScanState::CData(_), _) => ScanState::CData(0),
+                (ScanState::Tag(tag), quote @ (b'"' | b'\'')) => ScanState::Quoted(tag, quote),
+                (ScanState::Quoted(tag, quote), byte) if byte == quote => ScanState::Tag(tag),
+                (ScanState::Tag(Tag::Start), b'/') => ScanState::Tag(Tag::Empty),
+                (ScanState::Tag(tag), b'>') => {
+                    self.state = ScanState::Text;
                     if let Some(frame) = self.tag(tag)? {
                         return Ok(Some(frame));
                     }
                     continue;
                 }
-                (State::Open | State::Tag(Tag::Empty), _) => State::Tag(Tag::Start),
+                (ScanState::Open | ScanState::Tag(Tag::Empty), _) => ScanState::Tag(Tag::Start),
                 (state, _) => state,
             };
         }
-        if self.depth == 1 && self.state == State::Text {
+        if self.depth == 1 && self.state == ScanState::Text {
             // Between stanzas there is only white space, which keeps the connection alive.
             self.discard();
         }

@@ -93,7 +93,7 @@ impl MessageError {
 impl StatusError {
     async fn from_response(response: Response) -> Self {
         #[derive(Deserialize)]
-        struct Problem {
+        struct ProblemDetail {
             detail: String,
         }
 
@@ -103,7 +103,7 @@ impl StatusError {
         let mut detail = None;
         if is_problem && is_unauthorized(status) {
             let body = read(response, MAX_PROBLEM_BYTES).await.unwrap_or_default();
-            detail = serde_json::from_slice(&body).ok().map(|Problem { detail }| detail);
+            detail = serde_json::from_slice(&body).ok().map(|ProblemDetail { detail }| detail);
         }
         Self { status, retry_after, detail }
     }

@@ -45,12 +45,12 @@ pub struct Messages {
     /// Since when a message has found no room. Reset to `None` when the function accepts a message.
     stalled: Mutex<Option<Instant>>,
     /// The counts for the next report.
-    counts: Mutex<Counts>,
+    counts: Mutex<ReportCounts>,
 }
 
 /// Counts by reason.
 #[derive(Default)]
-struct Counts {
+struct ReportCounts {
     /// Failed tries that will be retried.
     failed: BTreeMap<String, usize>,
     /// Lost messages.
@@ -132,7 +132,7 @@ impl Messages {
     fn report_now(&self) {
         let (component, waiting) = (&self.component, self.waiting.load(Ordering::Relaxed));
         let url = self.functions.messages_url();
-        let Counts { failed, lost } = take(&mut *lock(&self.counts));
+        let ReportCounts { failed, lost } = take(&mut *lock(&self.counts));
         for (reason, tries) in failed {
             tracing::warn!(%component, url, tries, waiting, reason, "the function does not accept messages; the bridge retries");
         }

@@ -14,7 +14,7 @@ use reqwest::Url;
 use sha2::{Digest, Sha256};
 
 /// Earlier versions read the variables without this prefix.
-const PREFIX: &str = "BRIDGE_";
+const VARIABLE_PREFIX: &str = "BRIDGE_";
 
 /// The current names of all variables that had another name in an earlier version.
 const RENAMED: [&str; 13] = [
@@ -117,7 +117,7 @@ pub(crate) struct RestConfig {
 /// of another program in this process.
 pub fn refuse_old_names(environment: &Environment, shared: &[&str]) -> Result<(), SettingError> {
     for current in RENAMED {
-        let old = current.strip_prefix(PREFIX).unwrap_or(current);
+        let old = current.strip_prefix(VARIABLE_PREFIX).unwrap_or(current);
         if !shared.contains(&old) && environment.text(old).is_some() && environment.text(current).is_none() {
             return Err(SettingError::invalid(old, format!("the bridge no longer reads this variable, set {current}")));
         }

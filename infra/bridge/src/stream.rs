@@ -43,15 +43,15 @@ pub enum StreamError {
     Ended(String),
 }
 
-pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
+pub trait StreamConnection: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<C: AsyncRead + AsyncWrite + Send + Unpin> StreamConnection for C {}
 
 /// Connects, and authenticates as the component `name`. The framer holds the data that came after the handshake.
 pub async fn open(
     server: &ServerAddress,
     name: &DomainPart,
     secret: &str,
-) -> Result<(Box<dyn Connection>, Framer), StreamError> {
+) -> Result<(Box<dyn StreamConnection>, Framer), StreamError> {
     timeout(HANDSHAKE_TIMEOUT, handshake(server, name, secret)).await.unwrap_or(Err(StreamError::NoHandshake))
 }
 
@@ -59,8 +59,8 @@ async fn handshake(
     server: &ServerAddress,
     name: &DomainPart,
     secret: &str,
-) -> Result<(Box<dyn Connection>, Framer), StreamError> {
-    let mut connection: Box<dyn Connection> = match server {
+) -> Result<(Box<dyn StreamConnection>, Framer), StreamError> {
+    let mut connection: Box<dyn StreamConnection> = match server {
         ServerAddress::Loopback(address) => Box::new(tcp(address).await?),
         ServerAddress::Tls(host, port) => {
             let config = ClientConfig::with_platform_verifier().map_err(|error| StreamError::Tls(error.into()))?;

@@ -26,12 +26,12 @@ pub struct Sink(Arc<Mutex<SinkState>>);
 #[derive(Debug, Default)]
 struct SinkState {
     /// Newest first.
-    notifications: VecDeque<Notification>,
+    notifications: VecDeque<SinkNotification>,
     responses: HashMap<String, DeviceResponse>,
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct Notification {
+struct SinkNotification {
     device_id: String,
     api: String,
     received_at: String,
@@ -85,7 +85,7 @@ async fn notify(
     println!("  {device_id} ({status}) {}", described(&notification));
     let received_at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let mut state = sink.state();
-    state.notifications.push_front(Notification { device_id, api, received_at, status, notification });
+    state.notifications.push_front(SinkNotification { device_id, api, received_at, status, notification });
     state.notifications.truncate(MAX_NOTIFICATIONS);
     (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(body)).into_response()
 }
@@ -151,9 +151,10 @@ fn described(notification: &Value) -> String {
     }
 }
 
-async fn list(State(sink): State<Sink>, Query(filter): Query<Filter>) -> Json<Vec<Notification>> {
-    let wanted =
-        |notification: &&Notification| filter.device_id.as_ref().is_none_or(|device| notification.device_id == *device);
+async fn list(State(sink): State<Sink>, Query(filter): Query<Filter>) -> Json<Vec<SinkNotification>> {
+    let wanted = |notification: &&SinkNotification| {
+        filter.device_id.as_ref().is_none_or(|device| notification.device_id == *device)
+    };
     Json(sink.state().notifications.iter().filter(wanted).cloned().collect())
 }
 

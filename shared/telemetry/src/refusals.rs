@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// The minimum time between two lines with the same status and reason.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-static LINES: Mutex<Lines> = Mutex::new(Lines(BTreeMap::new()));
+static LINES: Mutex<LogLines> = Mutex::new(LogLines(BTreeMap::new()));
 
 /// A request that is refused because of its credential. It contains nothing of the credential.
 #[derive(Debug, Clone, Copy)]
@@ -23,9 +23,9 @@ pub struct Refusal<'r> {
 }
 
 /// The last line of each status and reason.
-struct Lines(BTreeMap<(u16, &'static str), Line>);
+struct LogLines(BTreeMap<(u16, &'static str), LogLine>);
 
-struct Line {
+struct LogLine {
     at: Instant,
     /// The refusals without a line since then.
     left_out: u64,
@@ -41,11 +41,11 @@ pub fn log_refusal(Refusal { status, reason, caller, detail }: Refusal<'_>) {
     }
 }
 
-impl Lines {
+impl LogLines {
     /// Returns the number of refusals without a line, if this one is to be logged.
     fn admit(&mut self, status: u16, reason: &'static str, now: Instant) -> Option<u64> {
         let Some(line) = self.0.get_mut(&(status, reason)) else {
-            self.0.insert((status, reason), Line { at: now, left_out: 0 });
+            self.0.insert((status, reason), LogLine { at: now, left_out: 0 });
             return Some(0);
         };
         if now.saturating_duration_since(line.at) < INTERVAL {
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_reason_has_one_line_in_ten_seconds_with_the_number_of_omitted_ones() {
-        let (mut lines, start) = (Lines(BTreeMap::new()), Instant::now());
+        let (mut lines, start) = (LogLines(BTreeMap::new()), Instant::now());
         let mut admit = |status, reason, seconds| lines.admit(status, reason, start + Duration::from_secs(seconds));
         assert_eq!((admit(401, "a", 0), admit(401, "b", 0), admit(403, "a", 0)), (Some(0), Some(0), Some(0)));
         assert_eq!((0..1_000).filter_map(|_| admit(401, "a", 9)).count(), 0);

@@ -19,7 +19,7 @@ pub const HUB_SIGNATURE: &str = "x-hub-signature-256";
 /// The minimum length of a secret, in bytes. A shorter one can be guessed from a recorded signature.
 pub const MIN_SECRET_BYTES: usize = 16;
 /// The prefix of a secret of Standard Webhooks. Base64 follows.
-const PREFIX: &str = "whsec_";
+const SECRET_PREFIX: &str = "whsec_";
 
 /// The largest difference between a webhook's timestamp and its arrival, in seconds.
 const TOLERANCE: u64 = 5 * 60;
@@ -34,7 +34,7 @@ pub struct Key(hmac::Key);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The text after the prefix is empty or not base64.
-    #[error("{PREFIX} must be followed by base64")]
+    #[error("{SECRET_PREFIX} must be followed by base64")]
     Encoding,
     /// The secret has fewer than [`MIN_SECRET_BYTES`] bytes.
     #[error("a secret must have at least {MIN_SECRET_BYTES} bytes")]
@@ -70,7 +70,7 @@ impl Key {
     /// Returns the key of a secret: the decoded base64 after `whsec_`, or the bytes of any other secret.
     pub fn new(secret: &str) -> Result<Self, KeyError> {
         let secret = secret.trim();
-        let bytes = match secret.strip_prefix(PREFIX) {
+        let bytes = match secret.strip_prefix(SECRET_PREFIX) {
             Some(encoded) => {
                 let decoded = BASE64_STANDARD.decode(encoded).map_err(|_| KeyError::Encoding)?;
                 if decoded.is_empty() {

@@ -54,7 +54,7 @@ pub struct Element {
     name: String,
     namespace: String,
     attributes: Vec<Attribute>,
-    children: Vec<Node>,
+    children: Vec<ChildNode>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ struct Attribute {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Node {
+enum ChildNode {
     Element(Element),
     Text(String),
 }
@@ -85,19 +85,19 @@ impl Element {
 
     /// Appends a child.
     pub fn with_child(mut self, child: Self) -> Self {
-        self.children.push(Node::Element(child));
+        self.children.push(ChildNode::Element(child));
         self
     }
 
     /// Removes the child elements for which `is_unwanted` returns true.
     pub fn without_children(mut self, is_unwanted: impl Fn(&Self) -> bool) -> Self {
-        self.children.retain(|node| !matches!(node, Node::Element(child) if is_unwanted(child)));
+        self.children.retain(|node| !matches!(node, ChildNode::Element(child) if is_unwanted(child)));
         self
     }
 
     /// Appends text.
     pub fn with_text(mut self, text: impl Into<String>) -> Self {
-        self.children.push(Node::Text(text.into()));
+        self.children.push(ChildNode::Text(text.into()));
         self
     }
 
@@ -124,8 +124,8 @@ impl Element {
     /// The child elements, in document order.
     pub fn children(&self) -> impl Iterator<Item = &Self> {
         self.children.iter().filter_map(|node| match node {
-            Node::Element(element) => Some(element),
-            Node::Text(_) => None,
+            ChildNode::Element(element) => Some(element),
+            ChildNode::Text(_) => None,
         })
     }
 
@@ -137,8 +137,8 @@ impl Element {
     /// The text directly inside this element.
     pub fn text(&self) -> Cow<'_, str> {
         let mut texts = self.children.iter().filter_map(|node| match node {
-            Node::Text(text) => Some(text.as_str()),
-            Node::Element(_) => None,
+            ChildNode::Text(text) => Some(text.as_str()),
+            ChildNode::Element(_) => None,
         });
         match (texts.next(), texts.next()) {
             (None, _) => Cow::Borrowed(""),
@@ -234,7 +234,7 @@ impl Element {
             if let Some(element) = complete {
                 bindings -= element.bindings(open.last());
                 match open.last_mut() {
-                    Some(parent) => parent.children.push(Node::Element(element)),
+                    Some(parent) => parent.children.push(ChildNode::Element(element)),
                     None => root = Some(element),
                 }
             }
@@ -301,8 +301,8 @@ impl Element {
         f.write_str(">")?;
         for child in &self.children {
             match child {
-                Node::Element(element) => element.write(f, &self.namespace)?,
-                Node::Text(text) => f.write_str(&escape_text(text))?,
+                ChildNode::Element(element) => element.write(f, &self.namespace)?,
+                ChildNode::Text(text) => f.write_str(&escape_text(text))?,
             }
         }
         write!(f, "</{}>", self.name)
@@ -391,9 +391,9 @@ fn push_text(open: &mut [Element], text: &str) -> Result<(), ParseError> {
     check_text(text)?;
     match open.last_mut() {
         Some(Element { children, .. }) => match children.last_mut() {
-            Some(Node::Text(before)) => before.push_str(text),
+            Some(ChildNode::Text(before)) => before.push_str(text),
             _ if text.is_empty() => {}
-            _ => children.push(Node::Text(text.into())),
+            _ => children.push(ChildNode::Text(text.into())),
         },
         None if text.trim_ascii().is_empty() => {}
         None => return Err(malformed("character data outside of the element")),

@@ -12,7 +12,7 @@ use crate::push::MAX_NODE_BYTES;
 use crate::stanza::{Condition, Iq, IqType};
 
 /// The most affiliations in one request.
-const MAX_AFFILIATIONS: usize = 32;
+const MAX_AFFILIATION_CHANGES: usize = 32;
 
 /// A notification for a node of a real PubSub service (XEP-0357, section 7).
 #[derive(Debug, Clone, Copy)]
@@ -241,8 +241,8 @@ impl TryFrom<&Iq> for PubSubRequest {
             (IqType::Set, ns::PUBSUB_OWNER, "affiliations") => {
                 let changes = action.children().filter(|child| child.is("affiliation", ns::PUBSUB_OWNER));
                 let changes: Vec<_> = changes.map(affiliation).collect::<Result<_, _>>()?;
-                if changes.len() > MAX_AFFILIATIONS {
-                    return Err(bad(format!("{} affiliations, {MAX_AFFILIATIONS} are allowed", changes.len())));
+                if changes.len() > MAX_AFFILIATION_CHANGES {
+                    return Err(bad(format!("{} affiliations, {MAX_AFFILIATION_CHANGES} are allowed", changes.len())));
                 }
                 Ok(Self::Affiliate { node: node()?, changes })
             }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::Clock;
 use super::error::Error;
 use super::operation::Operation;
-use super::store::{Queue, QueueStore, is_name};
+use super::store::{QueueStore, StoredQueue, is_name};
 
 /// The limit for all messages of a batch together, in bytes.
 const MAX_BATCH_BYTES: usize = 1_048_576;
@@ -23,18 +23,18 @@ pub(super) trait MessageOperation: DeserializeOwned {
         0
     }
 
-    fn apply(self, queue: &Queue, db: &Connection, clock: Clock) -> Result<Self::Output, Error>;
+    fn apply(self, queue: &StoredQueue, db: &Connection, clock: Clock) -> Result<Self::Output, Error>;
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Single<A> {
+pub(super) struct SingleRequest<A> {
     queue_url: String,
     #[serde(flatten)]
     operation: A,
 }
 
-impl<A: MessageOperation> Operation for Single<A> {
+impl<A: MessageOperation> Operation for SingleRequest<A> {
     type Output = A::Output;
 
     fn run(self, store: &mut QueueStore, _host: &str) -> Result<A::Output, Error> {
@@ -45,7 +45,7 @@ impl<A: MessageOperation> Operation for Single<A> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Batch<A> {
+pub(super) struct BatchRequest<A> {
     queue_url: String,
     entries: Vec<Entry<A>>,
 }
@@ -60,21 +60,21 @@ pub(super) struct Entry<T> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Results<T> {
+pub(super) struct BatchResults<T> {
     successful: Vec<Entry<T>>,
-    failed: Vec<Entry<Failure>>,
+    failed: Vec<Entry<BatchFailure>>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Failure {
+pub(super) struct BatchFailure {
     code: &'static str,
     message: String,
     sender_fault: bool,
 }
 
-impl<A: MessageOperation> Operation for Batch<A> {
-    type Output = Results<A::Output>;
+impl<A: MessageOperation> Operation for BatchRequest<A> {
+    type Output = BatchResults<A::Output>;
 
     fn run(self, store: &mut QueueStore, _host: &str) -> Result<Self::Output, Error> {
         let clock = store.clock;
@@ -86,12 +86,13 @@ impl<A: MessageOperation> Operation for Batch<A> {
                     Ok(content) => successful.push(Entry { id, content }),
                     Err(error) if error.is_internal() => return Err(error),
                     Err(error) => {
-                        let content = Failure { code: error.code(), message: error.to_string(), sender_fault: true };
+                        let content =
+                            BatchFailure { code: error.code(), message: error.to_string(), sender_fault: true };
                         failed.push(Entry { id, content });
                     }
                 }
             }
-            Ok(Results { successful, failed })
+            Ok(BatchResults { successful, failed })
         })
     }
 }

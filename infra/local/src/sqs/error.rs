@@ -130,7 +130,7 @@ impl Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         #[derive(Serialize)]
-        struct Body {
+        struct ErrorBody {
             #[serde(rename = "__type")]
             shape: &'static str,
             message: String,
@@ -143,7 +143,7 @@ impl IntoResponse for Error {
             (StatusCode::BAD_REQUEST, "Sender")
         };
         let message = self.to_string();
-        let body = Body { shape, message };
+        let body = ErrorBody { shape, message };
         (
             status,
             [("x-amzn-query-error", format!("{code};{fault}"))],

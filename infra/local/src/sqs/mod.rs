@@ -30,7 +30,7 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 pub use attributes::QueueAttributes;
-use batch::{Batch, Single};
+use batch::{BatchRequest, SingleRequest};
 pub use clock::Clock;
 pub use error::Error;
 use error::JSON_1_0;
@@ -138,13 +138,13 @@ async fn serve(State(sqs): State<Sqs>, headers: HeaderMap, body: Bytes) -> Resul
         "SetQueueAttributes" => sqs.run::<SetQueueAttributes>(host, &body),
         "ListQueues" => sqs.run::<ListQueues>(host, &body),
         "PurgeQueue" => sqs.run::<PurgeQueue>(host, &body),
-        "SendMessage" => sqs.run::<Single<SendMessage>>(host, &body),
-        "SendMessageBatch" => sqs.run::<Batch<SendMessage>>(host, &body),
+        "SendMessage" => sqs.run::<SingleRequest<SendMessage>>(host, &body),
+        "SendMessageBatch" => sqs.run::<BatchRequest<SendMessage>>(host, &body),
         "ReceiveMessage" => sqs.receive(&body).await,
-        "DeleteMessage" => sqs.run::<Single<DeleteMessage>>(host, &body),
-        "DeleteMessageBatch" => sqs.run::<Batch<DeleteMessage>>(host, &body),
-        "ChangeMessageVisibility" => sqs.run::<Single<ChangeMessageVisibility>>(host, &body),
-        "ChangeMessageVisibilityBatch" => sqs.run::<Batch<ChangeMessageVisibility>>(host, &body),
+        "DeleteMessage" => sqs.run::<SingleRequest<DeleteMessage>>(host, &body),
+        "DeleteMessageBatch" => sqs.run::<BatchRequest<DeleteMessage>>(host, &body),
+        "ChangeMessageVisibility" => sqs.run::<SingleRequest<ChangeMessageVisibility>>(host, &body),
+        "ChangeMessageVisibilityBatch" => sqs.run::<BatchRequest<ChangeMessageVisibility>>(host, &body),
         _ => Err(Error::UnknownOperation(target.to_owned())),
     }
 }

@@ -8,7 +8,7 @@ use super::batch::MessageOperation;
 use super::clock::Clock;
 use super::error::Error;
 use super::operation::{Empty, within};
-use super::store::Queue;
+use super::store::StoredQueue;
 
 /// The longest visibility timeout, 12 hours, in seconds.
 pub(super) const MAX_VISIBILITY_SECONDS: u32 = 43_200;
@@ -23,7 +23,7 @@ impl MessageOperation for DeleteMessage {
     type Output = Empty;
 
     /// Also accepts the handle of an earlier receive or of a deleted message.
-    fn apply(self, queue: &Queue, db: &Connection, _clock: Clock) -> Result<Empty, Error> {
+    fn apply(self, queue: &StoredQueue, db: &Connection, _clock: Clock) -> Result<Empty, Error> {
         let id = message_id(&self.receipt_handle, queue)?;
         db.prepare_cached("DELETE FROM messages WHERE id = ?1 AND queue = ?2")?.execute((id, &queue.name))?;
         Ok(Empty {})
@@ -41,7 +41,7 @@ impl MessageOperation for ChangeMessageVisibility {
     type Output = Empty;
 
     /// Also accepts the handle of an earlier receive, as AWS does not exclude it.
-    fn apply(self, queue: &Queue, db: &Connection, clock: Clock) -> Result<Empty, Error> {
+    fn apply(self, queue: &StoredQueue, db: &Connection, clock: Clock) -> Result<Empty, Error> {
         let asked = self.visibility_timeout;
         let timeout = within("VisibilityTimeout", asked, 0..=MAX_VISIBILITY_SECONDS)?;
         let id = message_id(&self.receipt_handle, queue)?;
@@ -68,12 +68,12 @@ impl MessageOperation for ChangeMessageVisibility {
     }
 }
 
-pub(super) fn receipt_handle(queue: &Queue, receive_count: u32, id: &str) -> String {
+pub(super) fn receipt_handle(queue: &StoredQueue, receive_count: u32, id: &str) -> String {
     format!("{}/{receive_count}/{id}", queue.name)
 }
 
 /// The id of the message of a receipt handle.
-fn message_id<'a>(handle: &'a str, queue: &Queue) -> Result<&'a str, Error> {
+fn message_id<'a>(handle: &'a str, queue: &StoredQueue) -> Result<&'a str, Error> {
     let id = || {
         let (count, id) = handle.strip_prefix(&queue.name)?.strip_prefix('/')?.split_once('/')?;
         count.parse::<u32>().ok()?;

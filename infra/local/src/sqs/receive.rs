@@ -12,7 +12,7 @@ use super::error::Error;
 use super::message_attributes::{MessageAttributes, md5_of, md5_of_attributes};
 use super::operation::within;
 use super::receipts::{MAX_VISIBILITY_SECONDS, receipt_handle};
-use super::store::{Queue, QueueStore};
+use super::store::{QueueStore, StoredQueue};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -45,7 +45,7 @@ impl ReceiveMessage {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Received {
+pub(super) struct ReceiveMessageOutput {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) messages: Vec<ReceivedMessage>,
 }
@@ -91,7 +91,7 @@ impl StoredMessage {
     }
 
     /// The message in the response of the receive at `now`, which is counted.
-    fn received(self, request: &ReceiveMessage, queue: &Queue, now: i64) -> Result<ReceivedMessage, Error> {
+    fn received(self, request: &ReceiveMessage, queue: &StoredQueue, now: i64) -> Result<ReceivedMessage, Error> {
         let receive_count = self.receive_count + 1;
         let first_received_at = self.first_received_at.unwrap_or(now);
         let mut attributes = BTreeMap::from([
@@ -132,7 +132,10 @@ impl QueueStore {
 
     /// Receives the messages that are visible now. If there are none, also returns the time until the next one becomes
     /// visible.
-    pub(super) fn receive(&mut self, request: &ReceiveMessage) -> Result<(Received, Option<Duration>), Error> {
+    pub(super) fn receive(
+        &mut self,
+        request: &ReceiveMessage,
+    ) -> Result<(ReceiveMessageOutput, Option<Duration>), Error> {
         let most = within("MaxNumberOfMessages", request.max_number_of_messages.unwrap_or(1), 1..=10)?;
         let (clock, now) = (self.clock, self.clock.now());
         let mut dead_letters = None;
@@ -165,7 +168,7 @@ impl QueueStore {
                 }
             }
             let next = if messages.is_empty() { next_visible(queue, db)? } else { None };
-            Ok((Received { messages }, next.map(|next| duration(next - now))))
+            Ok((ReceiveMessageOutput { messages }, next.map(|next| duration(next - now))))
         })?;
         if let Some(queue) = dead_letters {
             self.queue(&queue)?.wake.notify_waiters();
@@ -174,7 +177,7 @@ impl QueueStore {
     }
 }
 
-fn visible(queue: &Queue, db: &Connection, now: i64, most: u32) -> Result<Vec<StoredMessage>, Error> {
+fn visible(queue: &StoredQueue, db: &Connection, now: i64, most: u32) -> Result<Vec<StoredMessage>, Error> {
     let mut statement = db.prepare_cached(
         "SELECT id, sent_at, first_received_at, receive_count, source, attributes, body
          FROM messages WHERE queue = ?1 AND visible_at <= ?2 ORDER BY visible_at, id LIMIT ?3",
@@ -183,7 +186,7 @@ fn visible(queue: &Queue, db: &Connection, now: i64, most: u32) -> Result<Vec<St
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn next_visible(queue: &Queue, db: &Connection) -> Result<Option<i64>, Error> {
+fn next_visible(queue: &StoredQueue, db: &Connection) -> Result<Option<i64>, Error> {
     let mut statement = db.prepare_cached("SELECT min(visible_at) FROM messages WHERE queue = ?1")?;
     Ok(statement.query_row([&queue.name], |row| row.get(0))?)
 }
@@ -198,7 +201,7 @@ fn hide(id: &str, db: &Connection, now: i64, until: i64) -> Result<(), Error> {
     Ok(())
 }
 
-fn move_to(target: &str, id: &str, from: &Queue, db: &Connection, now: i64) -> Result<(), Error> {
+fn move_to(target: &str, id: &str, from: &StoredQueue, db: &Connection, now: i64) -> Result<(), Error> {
     let mut statement =
         db.prepare_cached("UPDATE messages SET queue = ?2, source = ?3, visible_at = ?4 WHERE id = ?1")?;
     statement.execute((id, target, from.arn(), now))?;

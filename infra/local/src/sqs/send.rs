@@ -9,7 +9,7 @@ use super::clock::Clock;
 use super::error::Error;
 use super::message_attributes::{MessageAttributes, is_allowed, md5_of, md5_of_attributes};
 use super::operation::within;
-use super::store::Queue;
+use super::store::StoredQueue;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -23,7 +23,7 @@ pub(super) struct SendMessage {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Sent {
+pub(super) struct SendMessageOutput {
     message_id: String,
     #[serde(rename = "MD5OfMessageBody")]
     md5_of_body: String,
@@ -53,7 +53,7 @@ impl SendMessage {
 }
 
 impl MessageOperation for SendMessage {
-    type Output = Sent;
+    type Output = SendMessageOutput;
 
     fn size(&self) -> usize {
         let attributes = self.message_attributes.iter().map(|(name, attribute)| {
@@ -63,7 +63,7 @@ impl MessageOperation for SendMessage {
         self.message_body.len() + attributes.sum::<usize>()
     }
 
-    fn apply(self, queue: &Queue, db: &Connection, clock: Clock) -> Result<Sent, Error> {
+    fn apply(self, queue: &StoredQueue, db: &Connection, clock: Clock) -> Result<SendMessageOutput, Error> {
         self.check(queue.attributes.maximum_message_size)?;
         let delay = match self.delay_seconds {
             Some(asked) => within("DelaySeconds", asked, 0..=900)?,
@@ -81,7 +81,7 @@ impl MessageOperation for SendMessage {
         statement.execute((&message_id, &queue.name, now, visible_at, attributes, &self.message_body))?;
         // A woken receive waits for the lock of the store until this is committed.
         queue.wake.notify_waiters();
-        Ok(Sent {
+        Ok(SendMessageOutput {
             message_id,
             md5_of_body: md5_of(self.message_body.as_bytes()),
             md5_of_attributes: md5_of_attributes(&self.message_attributes),

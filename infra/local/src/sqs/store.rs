@@ -14,11 +14,11 @@ use super::error::Error;
 /// The database, and a copy of its table `queues`.
 pub(super) struct QueueStore {
     db: Connection,
-    pub(super) queues: BTreeMap<String, Queue>,
+    pub(super) queues: BTreeMap<String, StoredQueue>,
     pub(super) clock: Clock,
 }
 
-pub(super) struct Queue {
+pub(super) struct StoredQueue {
     pub(super) name: String,
     pub(super) attributes: QueueAttributes,
     /// Milliseconds since 1970.
@@ -29,7 +29,7 @@ pub(super) struct Queue {
     pub(super) wake: Arc<Notify>,
 }
 
-impl Queue {
+impl StoredQueue {
     pub(super) fn arn(&self) -> String {
         format!("{ARN_PREFIX}{}", self.name)
     }
@@ -78,7 +78,7 @@ impl QueueStore {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let attributes: String = row.get(1)?;
-            let queue = Queue {
+            let queue = StoredQueue {
                 name: row.get(0)?,
                 attributes: serde_json::from_str(&attributes).map_err(Error::Stored)?,
                 created_at: row.get(2)?,
@@ -111,7 +111,7 @@ impl QueueStore {
         self.db
             .prepare_cached("INSERT OR REPLACE INTO queues VALUES (?1, ?2, ?3, ?4)")?
             .execute((name, stored, created_at, now))?;
-        let queue = self.queues.entry(name.to_owned()).or_insert_with(|| Queue {
+        let queue = self.queues.entry(name.to_owned()).or_insert_with(|| StoredQueue {
             name: name.to_owned(),
             attributes: QueueAttributes::default(),
             created_at,
@@ -135,7 +135,7 @@ impl QueueStore {
         })
     }
 
-    pub(super) fn queue(&self, url: &str) -> Result<&Queue, Error> {
+    pub(super) fn queue(&self, url: &str) -> Result<&StoredQueue, Error> {
         find(&self.queues, url)
     }
 
@@ -144,7 +144,7 @@ impl QueueStore {
     pub(super) fn transact<T>(
         &mut self,
         queue_url: &str,
-        work: impl FnOnce(&Queue, &Transaction<'_>) -> Result<T, Error>,
+        work: impl FnOnce(&StoredQueue, &Transaction<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let queue = find(&self.queues, queue_url)?;
         let kept = self.clock.millis(queue.attributes.message_retention_period);
@@ -159,7 +159,7 @@ impl QueueStore {
 }
 
 /// The queue of a URL, or of a bare name. The host is ignored, because clients have different names for this machine.
-fn find<'a>(queues: &'a BTreeMap<String, Queue>, url: &str) -> Result<&'a Queue, Error> {
+fn find<'a>(queues: &'a BTreeMap<String, StoredQueue>, url: &str) -> Result<&'a StoredQueue, Error> {
     let name = url.rsplit('/').next().unwrap_or(url);
     queues.get(name).ok_or(Error::QueueDoesNotExist)
 }
