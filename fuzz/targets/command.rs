@@ -12,7 +12,7 @@ use pushlark_access::Access;
 use pushlark_http::{Invocation, Methods, Rejection, Response, answer, command};
 use pushlark_model::PublishOptions;
 use pushlark_settings::Environment;
-use pushlark_xmpp::{Disable, Element, Enable, InvalidRequest, Iq, Jid, MAX_NODE_BYTES, is_xml_text};
+use pushlark_xmpp::{Disable, Element, Enable, Iq, Jid, MAX_NODE_BYTES, PushRequestError, is_xml_text};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -41,7 +41,7 @@ fuzz_target!(|data: &[u8]| {
 
 fn check_command<C>(media: &str, body: &[u8], act: fn(C) -> Result<Value, Rejection>)
 where
-    C: DeserializeOwned + for<'iq> TryFrom<&'iq Iq, Error = InvalidRequest>,
+    C: DeserializeOwned + for<'iq> TryFrom<&'iq Iq, Error = PushRequestError>,
 {
     let acted = answer(&OPEN, Methods::Post, post(&[("content-type", media)], body), async |request| {
         command(request, async |asked| act(asked)).await

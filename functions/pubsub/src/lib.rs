@@ -13,8 +13,8 @@ use pushlark_queue::Queue;
 use pushlark_store::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
-    AccessModel, Affiliation, BareJid, Condition, Disable, DomainPart, Element, Enable, InvalidPubSub, Iq, IqType, Jid,
-    MAX_NODE_BYTES, NodeConfig, PubSubRequest, PublishModel, ns, parse_jid,
+    AccessModel, Affiliation, BareJid, Condition, Disable, DomainPart, Element, Enable, Iq, IqType, Jid,
+    MAX_NODE_BYTES, NodeConfig, PubSubRequest, PubSubRequestError, PublishModel, ns, parse_jid,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -349,8 +349,8 @@ impl Refusal {
     }
 }
 
-impl From<InvalidPubSub> for Refusal {
-    fn from(invalid: InvalidPubSub) -> Self {
+impl From<PubSubRequestError> for Refusal {
+    fn from(invalid: PubSubRequestError) -> Self {
         Self { condition: invalid.condition, text: invalid.text }
     }
 }

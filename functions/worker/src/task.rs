@@ -6,7 +6,7 @@ use pushlark_model::{Payload, PublishOptions, PublishOptionsError, Registration}
 use pushlark_plugin::{Disclosure, Event, EventKind};
 use pushlark_queue::{Facts, InvalidRecord, NodeNotification, Record, RegistrationKey, Retry, Subject, Work};
 use pushlark_store::Claimant;
-use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanza, Message, ParseError, parse_jid};
+use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, parse_jid};
 use time::OffsetDateTime;
 
 /// An action, and its try.
@@ -63,7 +63,7 @@ pub enum TaskError {
     Options(#[from] PublishOptionsError),
     /// A stanza is not a message. The sender must correct it.
     #[error("a stanza is not a message")]
-    Stanza(#[from] InvalidStanza),
+    Stanza(#[from] InvalidStanzaError),
 }
 
 impl Task {

@@ -1,56 +1,56 @@
-//! A component's stream cut into its stanzas (RFC 6120, section 4), however the bytes come.
+//! Splits the bytes of a component's stream into stanzas (RFC 6120, section 4).
 
 use pushlark_xmpp::{Element, MAX_STANZA_BYTES, ParseError};
 
 /// The namespaces of a component's stream (XEP-0114), which its stanzas do not declare again.
 const CONTEXT: &str = "<s xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback'>";
-/// The longest start tag or stanza that is kept; a little more than one that can be parsed.
+/// The longest start tag or stanza that is buffered: slightly longer than the longest that can be parsed.
 const MAX_FRAME_BYTES: usize = MAX_STANZA_BYTES + 1024;
 
-/// A piece of a stream.
+/// A part of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// The stream's own start tag: its `id`.
+    /// The start tag of the stream: its `id`.
     Start(String),
     /// A first-level element.
     Stanza(Element),
-    /// A first-level element that cannot be taken, why, and the element without its content where its start tag can be read.
-    /// Chat servers pass on what their users send, so the stream goes on.
+    /// A first-level element that cannot be parsed: the reason, and the element without its content if its start tag
+    /// can be parsed. Chat servers forward the stanzas of their users, so the stream continues.
     Refused(ParseError, Option<Element>),
-    /// The stream's own end tag.
+    /// The end tag of the stream.
     End,
 }
 
-/// Why a stream cannot go on.
+/// Why a stream cannot continue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadStream {
-    /// The stream's own start tag is longer than any stanza may be.
-    #[error("the stream's start has more than {MAX_FRAME_BYTES} bytes")]
+pub enum FramingError {
+    /// The start tag of the stream is longer than [`MAX_FRAME_BYTES`].
+    #[error("the start tag of the stream has more than {MAX_FRAME_BYTES} bytes")]
     TooLarge,
-    /// Not XML, or not as a stream has it.
+    /// Not XML, or not a valid stream.
     #[error("{0}")]
     Malformed(String),
 }
 
-/// Takes bytes and gives pieces.
+/// Takes bytes and returns frames.
 #[derive(Debug, Default)]
 pub struct Framer {
-    /// What was received since the last piece.
+    /// The bytes received since the last frame.
     buffer: Vec<u8>,
-    /// How many bytes of the buffer have been looked at.
+    /// How many bytes of the buffer have been scanned.
     seen: usize,
-    /// How long the start tag is of the stanza that is being read, once that has ended.
+    /// The length of the current stanza's start tag, once the tag is complete.
     start_tag: usize,
-    /// How many bytes of that stanza were too many to be kept.
+    /// How many bytes of the current stanza were dropped because it is too long.
     skipped: usize,
-    /// How many elements are open, the stream's included.
+    /// The number of open elements, including the stream.
     depth: usize,
-    state: State,
+    state: ScanState,
 }
 
-/// Where the byte that comes next is.
+/// The syntactic context of the next byte.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ScanState {
     #[default]
     Text,
     /// After a `<`.
@@ -58,70 +58,70 @@ enum State {
     /// After a `<!`.
     Bang,
     Tag(Tag),
-    /// In a quoted value of a tag.
+    /// In a quoted attribute value.
     Quoted(Tag, u8),
-    /// In a CDATA section, after so many `]`.
+    /// In a CDATA section, after this many `]` (at most 2).
     CData(u8),
 }
 
-/// What kind of tag it is, by what was seen of it.
+/// The kind of a tag, as far as it has been scanned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tag {
     Start,
-    /// A start tag that is an end tag too if it ends here.
+    /// A start tag after `/`: an empty element if `>` follows.
     Empty,
     End,
     Declaration,
 }
 
 impl Framer {
-    /// Takes what was received.
+    /// Appends received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next piece, once all of it was received.
-    pub fn next(&mut self) -> Result<Option<Frame>, BadStream> {
+    /// Returns the next frame, or `None` until all of it has been received.
+    pub fn next(&mut self) -> Result<Option<Frame>, FramingError> {
         while let Some(byte) = self.buffer.get(self.seen).copied() {
             self.seen += 1;
             self.state = match (self.state, byte) {
-                (State::Text, b'<') => {
+                (ScanState::Text, b'<') => {
                     if self.depth <= 1 {
                         self.begin();
                     }
-                    State::Open
+                    ScanState::Open
                 }
-                (State::Open, b'/') => State::Tag(Tag::End),
-                (State::Open, b'!') => State::Bang,
-                (State::Bang, b'[') => State::CData(0),
-                (State::Bang, _) | (State::Open, b'?') if self.depth > 0 => {
+                (ScanState::Open, b'/') => ScanState::Tag(Tag::End),
+                (ScanState::Open, b'!') => ScanState::Bang,
+                (ScanState::Bang, b'[') => ScanState::CData(0),
+                (ScanState::Bang, _) | (ScanState::Open, b'?') if self.depth > 0 => {
                     return Err(malformed("a declaration within the stream"));
                 }
-                (State::Bang, _) | (State::Open, b'?') => State::Tag(Tag::Declaration),
-                (State::CData(2), b'>') => State::Text,
-                (State::CData(brackets), b']') => State::CData(2.min(brackets + 1)),
-                (State::CData(_), _) => State::CData(0),
-                (State::Tag(tag), quote @ (b'"' | b'\'')) => State::Quoted(tag, quote),
-                (State::Quoted(tag, quote), byte) if byte == quote => State::Tag(tag),
-                (State::Tag(Tag::Start), b'/') => State::Tag(Tag::Empty),
-                (State::Tag(tag), b'>') => {
-                    self.state = State::Text;
+                (ScanState::Bang, _) | (ScanState::Open, b'?') => ScanState::Tag(Tag::Declaration),
+                (ScanState::CData(2), b'>') => ScanState::Text,
+                (ScanState::CData(brackets), b']') => ScanState::CData(2.min(brackets + 1)),
+                (ScanState::CData(_), _) => ScanState::CData(0),
+                (ScanState::Tag(tag), quote @ (b'"' | b'\'')) => ScanState::Quoted(tag, quote),
+                (ScanState::Quoted(tag, quote), byte) if byte == quote => ScanState::Tag(tag),
+                (ScanState::Tag(Tag::Start), b'/') => ScanState::Tag(Tag::Empty),
+                (ScanState::Tag(tag), b'>') => {
+                    self.state = ScanState::Text;
                     if let Some(frame) = self.tag(tag)? {
                         return Ok(Some(frame));
                     }
                     continue;
                 }
-                (State::Open | State::Tag(Tag::Empty), _) => State::Tag(Tag::Start),
+                (ScanState::Open | ScanState::Tag(Tag::Empty), _) => ScanState::Tag(Tag::Start),
                 (state, _) => state,
             };
         }
-        if self.depth == 1 && self.state == State::Text {
-            // Between stanzas there is white space at most, which keeps a connection alive.
+        if self.depth == 1 && self.state == ScanState::Text {
+            // Between stanzas there is only white space, which keeps the connection alive.
             self.discard();
         }
         if self.buffer.len() > MAX_FRAME_BYTES {
             if self.depth == 0 {
-                return Err(BadStream::TooLarge);
+                return Err(FramingError::TooLarge);
             }
             self.skipped += self.seen - self.start_tag;
             self.buffer.truncate(self.start_tag);
@@ -130,20 +130,22 @@ impl Framer {
         Ok(None)
     }
 
-    /// Begins a stanza, or the stream, with the `<` that was just seen.
+    /// Starts a stanza or the stream at the `<` that was just scanned.
     fn begin(&mut self) {
         self.buffer.drain(..self.seen - 1);
         (self.seen, self.start_tag, self.skipped) = (1, 0, 0);
     }
 
-    /// Looks at the tag that has just ended.
-    fn tag(&mut self, tag: Tag) -> Result<Option<Frame>, BadStream> {
+    /// Handles the tag that has just ended.
+    fn tag(&mut self, tag: Tag) -> Result<Option<Frame>, FramingError> {
         if self.depth == 1 && tag != Tag::End && self.skipped == 0 {
             self.start_tag = self.seen;
         }
         match tag {
             Tag::Start => self.depth += 1,
-            Tag::End => self.depth = self.depth.checked_sub(1).ok_or_else(|| malformed("an end without start"))?,
+            Tag::End => {
+                self.depth = self.depth.checked_sub(1).ok_or_else(|| malformed("an end tag without a start tag"))?
+            }
             Tag::Empty => {}
             Tag::Declaration => {
                 self.discard();
@@ -164,7 +166,7 @@ impl Framer {
         Ok(Some(frame))
     }
 
-    /// The stanza that has just ended.
+    /// Parses the stanza that has just ended.
     fn stanza(&self) -> Result<Element, ParseError> {
         match self.skipped {
             0 => in_context(text(&self.buffer[..self.seen])?),
@@ -172,20 +174,20 @@ impl Framer {
         }
     }
 
-    /// That stanza without its content.
+    /// Parses the start tag of that stanza as an empty element.
     fn empty(&self) -> Option<Element> {
         let tag = text(&self.buffer[..self.start_tag]).ok()?.strip_suffix('>')?;
         in_context(&format!("{}/>", tag.strip_suffix('/').unwrap_or(tag))).ok()
     }
 
-    /// Forgets what was seen.
+    /// Drops the scanned bytes.
     fn discard(&mut self) {
         self.buffer.drain(..self.seen);
         self.seen = 0;
     }
 }
 
-/// Parses what is a first-level element of the stream.
+/// Parses a first-level element of the stream.
 fn in_context(text: &str) -> Result<Element, ParseError> {
     let stream = Element::parse(&format!("{CONTEXT}{text}</s>"))?;
     stream.children().next().cloned().ok_or_else(|| ParseError::Malformed("no element".into()))
@@ -195,8 +197,8 @@ fn text(bytes: &[u8]) -> Result<&str, ParseError> {
     std::str::from_utf8(bytes).map_err(|error| ParseError::Malformed(error.to_string()))
 }
 
-fn malformed(reason: impl ToString) -> BadStream {
-    BadStream::Malformed(reason.to_string())
+fn malformed(reason: impl ToString) -> FramingError {
+    FramingError::Malformed(reason.to_string())
 }
 
 #[cfg(test)]
@@ -211,7 +213,7 @@ mod tests {
         <iq type='set' id='a>\"b' from='x'><a b='/>'><![CDATA[<]]]>ü</a><c/></iq>\
         <stream:error><conflict xmlns='urn:x'/></stream:error></stream:stream>";
 
-    fn read(chunks: impl Iterator<Item = impl AsRef<[u8]>>) -> Result<Vec<Frame>, BadStream> {
+    fn read(chunks: impl Iterator<Item = impl AsRef<[u8]>>) -> Result<Vec<Frame>, FramingError> {
         let (mut framer, mut frames) = (Framer::default(), Vec::new());
         for chunk in chunks {
             framer.push(chunk.as_ref());
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_cut_into_its_stanzas_wherever_its_bytes_are_cut() {
+    fn stanzas_are_found_wherever_the_bytes_are_split() {
         let whole = read([STREAM].iter()).unwrap();
         let [Frame::Start(id), Frame::Stanza(handshake), Frame::Stanza(iq), Frame::Stanza(error), Frame::End] =
             whole.as_slice()
@@ -243,21 +245,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stream_is_refused() {
+    fn an_invalid_stream_is_refused() {
         let start = "<stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='1'>";
         for bad in
             ["</a>", "<stream:stream>", &format!("{start}<!-- "), &format!("{start}<a><?"), &format!("{start}<!D")]
         {
-            assert!(matches!(read([bad].iter()), Err(BadStream::Malformed(_))), "{bad}");
+            assert!(matches!(read([bad].iter()), Err(FramingError::Malformed(_))), "{bad}");
         }
         let large = format!("<stream:stream id='{}", "x".repeat(MAX_FRAME_BYTES));
-        assert_eq!(read([large].iter()), Err(BadStream::TooLarge));
+        assert_eq!(read([large].iter()), Err(FramingError::TooLarge));
         let blank = format!("{start}{}<a/>", " ".repeat(2 * MAX_FRAME_BYTES));
         assert_eq!(read([blank].iter()).unwrap().len(), 2);
     }
 
     #[test]
-    fn a_stanza_that_cannot_be_taken_is_passed_over() {
+    fn a_stanza_that_cannot_be_parsed_is_skipped() {
         let start = "<stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='1'>";
         let deep = format!("{}{}", "<a>".repeat(MAX_DEPTH), "</a>".repeat(MAX_DEPTH));
         let wide: String = (0..65).map(|n| format!(" a{n}=''")).collect();
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stanza_without_end_takes_no_more_memory() {
+    fn an_endless_stanza_does_not_grow_the_buffer() {
         let mut framer = Framer::default();
         framer.push(b"<stream:stream xmlns:stream='http://etherx.jabber.org/streams' id='1'><iq>");
         for _ in 0..10_000 {

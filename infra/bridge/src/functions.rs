@@ -1,4 +1,4 @@
-//! Pushlark's functions, to which stanzas are posted as signed webhooks.
+//! Posts stanzas to Pushlark's functions, as signed webhooks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +16,16 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::StartError;
+use crate::error::StartError;
 
-/// How many IQs, and how many messages, are posted at the same time.
-const IN_FLIGHT: usize = 256;
-/// How long an IQ waits until it can be posted. Chat servers give up an IQ after about 30 s.
-const IQ_WAIT: Duration = Duration::from_secs(10);
-
-/// The most that is read of a problem.
+/// The most IQs, and the most messages, that are posted at the same time.
+const MAX_IN_FLIGHT: usize = 256;
+/// How long an IQ waits before it is posted. Chat servers time out an IQ after about 30 s.
+const IQ_QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most that is read of a problem document (RFC 9457).
 const MAX_PROBLEM_BYTES: usize = 8 * 1024;
 
-/// The functions' client.
+/// The HTTP client for the functions.
 #[derive(Clone)]
 pub struct Functions {
     http: Client,
@@ -38,51 +37,51 @@ pub struct Functions {
     messages: Arc<Semaphore>,
 }
 
-/// Why a function gives no answer that could be passed on.
+/// Why the function has no answer to an IQ that the bridge could forward.
 #[derive(Debug, thiserror::Error)]
-enum Unanswered {
-    #[error("IQ_URL is not set")]
-    Nowhere,
-    #[error("{IN_FLIGHT} IQs wait for the function")]
+enum IqError {
+    #[error("BRIDGE_IQ_URL is not set")]
+    NoUrl,
+    #[error("{MAX_IN_FLIGHT} IQs are already waiting for the function")]
     Busy,
     #[error("no answer")]
     Http(#[source] reqwest::Error),
     #[error(transparent)]
-    Refused(Refused),
-    #[error("the answer is no IQ of type result or error")]
-    NoAnswer,
+    Refused(StatusError),
+    #[error("the answer is not an IQ of type result or error")]
+    InvalidAnswer,
 }
 
-/// Why the function does not take a message.
+/// Why the function did not accept a message.
 #[derive(Debug, thiserror::Error)]
-pub enum NotTaken {
+pub enum MessageError {
     /// No connection, or no answer within the timeout.
     #[error("no answer")]
     Http(#[source] reqwest::Error),
-    /// A status other than 2xx.
+    /// A status that is not 2xx.
     #[error(transparent)]
-    Refused(Refused),
+    Refused(StatusError),
 }
 
-/// A status that refuses a request.
+/// The function refused a request.
 #[derive(Debug, thiserror::Error)]
 #[error("status {}{}", status.as_u16(), detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default())]
-pub struct Refused {
+pub struct StatusError {
     status: StatusCode,
     /// The seconds in `Retry-After`.
     retry_after: Option<u64>,
-    /// The detail of the problem (RFC 9457) with a credential. Of other problems it can be about the content of a stanza.
+    /// The detail of a problem (RFC 9457) about a credential. The details of other problems may quote a stanza.
     detail: Option<String>,
 }
 
-impl NotTaken {
-    /// Whether another try can succeed. The message itself is wrong only with 400, 413 and 415; the operator can correct
-    /// a wrong secret or URL.
+impl MessageError {
+    /// Whether a retry can succeed. Only 400, 413 and 415 mean that the message itself is invalid; the operator can
+    /// correct a wrong secret or URL.
     pub fn is_transient(&self) -> bool {
-        !matches!(self, Self::Refused(Refused { status, .. }) if matches!(status.as_u16(), 400 | 413 | 415))
+        !matches!(self, Self::Refused(StatusError { status, .. }) if matches!(status.as_u16(), 400 | 413 | 415))
     }
 
-    /// How long the function wants the next try to wait.
+    /// The delay before the next try that the function asks for.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(refused) => refused.retry_after.map(Duration::from_secs),
@@ -91,10 +90,10 @@ impl NotTaken {
     }
 }
 
-impl Refused {
-    async fn by(response: Response) -> Self {
+impl StatusError {
+    async fn from_response(response: Response) -> Self {
         #[derive(Deserialize)]
-        struct Problem {
+        struct ProblemDetail {
             detail: String,
         }
 
@@ -104,20 +103,20 @@ impl Refused {
         let mut detail = None;
         if is_problem && is_unauthorized(status) {
             let body = read(response, MAX_PROBLEM_BYTES).await.unwrap_or_default();
-            detail = serde_json::from_slice(&body).ok().map(|Problem { detail }| detail);
+            detail = serde_json::from_slice(&body).ok().map(|ProblemDetail { detail }| detail);
         }
         Self { status, retry_after, detail }
     }
 }
 
-impl Unanswered {
-    /// The text for the sender of the IQ.
+impl IqError {
+    /// The error text for the sender of the IQ.
     fn text(&self) -> &'static str {
         match self {
             Self::Refused(refused) if is_unauthorized(refused.status) => {
-                "the push service refuses this server, whose administrator must check the secret"
+                "the push service refused this server: its administrator must check the secret"
             }
-            _ => "the push service does not answer, try again",
+            _ => "the push service did not answer, try again later",
         }
     }
 }
@@ -126,7 +125,7 @@ fn is_unauthorized(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
-/// The body, or somewhat more than `limit` bytes of it.
+/// Reads the body, and stops after the chunk that exceeds `limit` bytes.
 async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
     while body.len() <= limit
@@ -146,63 +145,63 @@ impl Functions {
     ) -> Result<Self, StartError> {
         let http = Client::builder().timeout(timeout).redirect(Policy::none()).build();
         let http = http.map_err(|error| StartError::Client(error.into()))?;
-        let permits = || Arc::new(Semaphore::new(IN_FLIGHT));
+        let permits = || Arc::new(Semaphore::new(MAX_IN_FLIGHT));
         Ok(Self { http, iq_url, messages_url, key, iqs: permits(), messages: permits() })
     }
 
-    /// Whether there is a function for messages.
-    pub fn take_messages(&self) -> bool {
+    /// Whether `BRIDGE_MESSAGES_URL` is set.
+    pub fn has_messages_url(&self) -> bool {
         self.messages_url.is_some()
     }
 
-    /// The URL of the function for messages, as a log may show it, if there is one.
+    /// The URL of the function for messages, without credentials, for the log.
     pub fn messages_url(&self) -> Option<String> {
         self.messages_url.as_ref().map(without_credentials)
     }
 
-    /// The answer to the IQ `text` of type `get` or `set`, whose start tag is `iq`. Where the function gives none it is one of
-    /// type `wait`: on others, servers give up their registrations.
+    /// Returns the answer to the IQ `text` of type `get` or `set`, whose start tag is `iq`. If the function has no
+    /// answer, it is an error of type `wait`: servers drop their registrations on other types.
     pub async fn answer(&self, iq: &Iq, text: &str) -> Element {
         match self.ask(iq, text).await {
             Ok(answer) => answer,
-            Err(unanswered) => {
+            Err(error) => {
                 let url = self.iq_url.as_ref().map(without_credentials);
-                tracing::warn!(id = iq.id(), url, error = %Causes(&unanswered), "an IQ is not answered by the function");
-                iq.error(Condition::RemoteServerTimeout, unanswered.text())
+                tracing::warn!(id = iq.id(), url, error = %Causes(&error), "an IQ is not answered by the function");
+                iq.error(Condition::RemoteServerTimeout, error.text())
             }
         }
     }
 
-    /// Posts a message once, as the webhook `id`, which is the same in each try.
-    pub async fn tell(&self, id: &str, message: &str) -> Result<(), NotTaken> {
+    /// Posts a message once. `id` is the webhook's id, the same for each try.
+    pub async fn post_message(&self, id: &str, message: &str) -> Result<(), MessageError> {
         let Some(url) = &self.messages_url else { return Ok(()) };
         // The semaphore is never closed.
         let _permit = self.messages.acquire().await;
-        // Allocated only now: thousands of messages may wait for a permit.
+        // Allocated only now, because thousands of messages may wait for a permit.
         let posted = Box::pin(self.post(url, id, message)).await;
-        let response = posted.map_err(|error| NotTaken::Http(error.without_url()))?;
+        let response = posted.map_err(|error| MessageError::Http(error.without_url()))?;
         if response.status().is_success() {
             return Ok(());
         }
-        Err(NotTaken::Refused(Refused::by(response).await))
+        Err(MessageError::Refused(StatusError::from_response(response).await))
     }
 
-    async fn ask(&self, iq: &Iq, text: &str) -> Result<Element, Unanswered> {
-        let url = self.iq_url.as_ref().ok_or(Unanswered::Nowhere)?;
-        let _permit = timeout(IQ_WAIT, self.iqs.acquire()).await.map_err(|_| Unanswered::Busy)?;
+    async fn ask(&self, iq: &Iq, text: &str) -> Result<Element, IqError> {
+        let url = self.iq_url.as_ref().ok_or(IqError::NoUrl)?;
+        let _permit = timeout(IQ_QUEUE_TIMEOUT, self.iqs.acquire()).await.map_err(|_| IqError::Busy)?;
         let id = Uuid::new_v4().to_string();
         let posted = Box::pin(self.post(url, &id, text)).await;
-        let response = posted.map_err(|error| Unanswered::Http(error.without_url()))?;
+        let response = posted.map_err(|error| IqError::Http(error.without_url()))?;
         if response.status() != StatusCode::OK {
-            return Err(Unanswered::Refused(Refused::by(response).await));
+            return Err(IqError::Refused(StatusError::from_response(response).await));
         }
         let body = read(response, MAX_STANZA_BYTES).await;
-        let body = body.map_err(|error| Unanswered::Http(error.without_url()))?;
+        let body = body.map_err(|error| IqError::Http(error.without_url()))?;
         let answer = Element::parse(&String::from_utf8_lossy(&body)).ok();
         let answer = answer.and_then(|answer| Iq::from_element(answer).ok());
         let is_answer = |answer: &Iq| matches!(answer.kind(), IqType::Result | IqType::Error);
-        let answer = answer.filter(is_answer).ok_or(Unanswered::NoAnswer)?;
-        // Whatever the function says, it answers this IQ.
+        let answer = answer.filter(is_answer).ok_or(IqError::InvalidAnswer)?;
+        // The answer gets the id and addresses of this IQ, whatever the function sent.
         let addressed = |answer: Element, name, address: Option<&str>| match address {
             Some(address) => answer.with_attribute(name, address),
             None => answer,

@@ -1,78 +1,68 @@
-//! A bridge between a chat server that speaks to components by XML streams (XEP-0114) and Pushlark's functions, which speak
-//! HTTP.
+//! A bridge between the XML streams of a chat server's components (XEP-0114) and the HTTP of Pushlark's functions.
 //!
-//! Towards the functions it is what a chat server's own HTTP module would be: it posts what the chat server sends to its
-//! components. Towards the worker it is Prosody's `mod_rest`: stanzas that are posted to `/rest` go to the chat server, and
-//! the answer to an IQ is the answer to the POST.
+//! The bridge posts the stanzas that the chat server sends to its components to the functions, like an HTTP module of a
+//! chat server. It also serves `/rest`, like Prosody's `mod_rest`: it sends a posted stanza to the chat server, and the
+//! answer to an IQ is the response to the POST.
 
 mod component;
+mod error;
 mod framing;
 mod functions;
 mod messages;
+mod pending;
 mod rest;
 mod settings;
+mod stream;
 
-pub use settings::{Given, Settings};
+pub use error::StartError;
+pub use settings::{BridgeConfig, BridgeOptions, refuse_old_names};
 
-use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pushlark_xmpp::DomainPart;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use component::{Component, Waiting};
+use component::Component;
 use functions::Functions;
 use messages::Messages;
-use rest::Rest;
+use pending::PendingIqs;
+use rest::RestApi;
 
-/// How long what was begun may take when the bridge is stopped.
-const LAST_ANSWERS: Duration = Duration::from_secs(6);
+/// How long tasks may still run when the bridge stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A running bridge. Dropping it stops it at once.
 #[derive(Debug)]
 pub struct Bridge {
-    /// Where `/rest` is served, if it is.
+    /// The address of `/rest`; `None` if it is not served.
     pub rest: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
-/// Why the bridge does not start; the operator's to mend.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Another program listens where `/rest` is to be, or the certificate cannot be used.
-    #[error("/rest cannot be served at {0}")]
-    Rest(SocketAddr, #[source] io::Error),
-    /// No HTTP client or no root certificates.
-    #[error("no client can be made")]
-    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
 impl Bridge {
-    /// Starts, and returns once `/rest` is served; the chat server may come later.
-    pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let Settings { server, components, iq_url, messages_url, key, rest, timeout, queue_bytes, retry } = settings;
+    /// Starts the bridge. Returns once `/rest` is served; the connection to the chat server may follow later.
+    pub async fn start(config: BridgeConfig) -> Result<Self, StartError> {
+        let BridgeConfig { server, components, iq_url, messages_url, key, rest, timeout, queue_bytes, retry } = config;
         let functions = Functions::new(iq_url, messages_url, key, timeout)?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let waiting = Waiting::default();
-        let component = |named: (DomainPart, String)| {
-            let messages = Messages::new(named.0.clone(), functions.clone(), queue_bytes, retry, stopped.clone());
-            let (server, functions, waiting) = (server.clone(), functions.clone(), Arc::clone(&waiting));
-            Component::new(named, server, functions, messages, queue_bytes, waiting)
+        let pending = PendingIqs::default();
+        let component = |(name, secret): (DomainPart, String)| {
+            let messages = Messages::new(name.clone(), functions.clone(), queue_bytes, retry, stopped.clone());
+            let (server, functions, pending) = (server.clone(), functions.clone(), pending.clone());
+            Component::new((name, secret), server, functions, messages, queue_bytes, pending)
         };
         let (components, queues): (Vec<_>, Vec<_>) = components.into_iter().map(component).unzip();
         let rest = match rest {
-            Some(settings) => Some(
-                Rest::new(components.clone(), settings.token, timeout)
-                    .serve(settings, &mut tasks, stopped.clone())
-                    .await?,
-            ),
+            Some(config) => {
+                let api = RestApi::new(components.clone(), config.token, timeout);
+                Some(api.serve(config, &mut tasks, stopped.clone()).await?)
+            }
             None => {
-                tracing::info!("REST_TOKEN is not set: /rest is not served");
+                tracing::info!("/rest is not served: BRIDGE_REST_TOKEN is not set");
                 None
             }
         };
@@ -82,13 +72,13 @@ impl Bridge {
         Ok(Self { rest, stop, tasks })
     }
 
-    /// Answers what was begun, and ends the streams.
+    /// Finishes the requests in progress, and closes the streams.
     pub async fn stop(mut self) {
         // All tasks may have stopped already.
         let _ = self.stop.send(true);
         let all_stopped = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(LAST_ANSWERS, all_stopped).await.is_err() {
-            tracing::warn!("something still ran after {} seconds", LAST_ANSWERS.as_secs());
+        if tokio::time::timeout(STOP_TIMEOUT, all_stopped).await.is_err() {
+            tracing::warn!("tasks are aborted: they still ran {} s after the stop", STOP_TIMEOUT.as_secs());
         }
     }
 }

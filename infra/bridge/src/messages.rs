@@ -1,4 +1,4 @@
-//! Messages on their way from a component's stream to the function.
+//! The queue of messages from a component's stream to the function `ingest`.
 
 use std::collections::BTreeMap;
 use std::mem::take;
@@ -16,18 +16,18 @@ use uuid::Uuid;
 
 use crate::functions::Functions;
 
-/// How long the stream is not read while no message finds room and the function takes none. ejabberd closes a stream that
-/// is not read for 15 s, and removes registrations while the component is away.
-const STALL: Duration = Duration::from_secs(10);
-/// The wait between two tries to post a message: the first, …
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// … and the longest.
-const LAST_WAIT: Duration = Duration::from_secs(60);
+/// How long the stream is not read while the queue is full and the function accepts no message. ejabberd closes a
+/// stream that is not read for 15 s, and drops registrations while the component is away.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The delay before the first retry of a message; it doubles with each retry.
+const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The longest delay before a retry.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
 /// The time between two reports in the log.
-const REPORT: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Room for the stanzas of one kind that wait for the functions.
-pub struct Room {
+/// Limits the bytes of the stanzas of one kind that wait for the functions.
+pub struct ByteBudget {
     free: Arc<Semaphore>,
     bytes: u32,
 }
@@ -36,52 +36,52 @@ pub struct Room {
 pub struct Messages {
     component: DomainPart,
     functions: Functions,
-    room: Room,
-    /// How long a message is tried.
+    budget: ByteBudget,
+    /// How long a message is retried.
     retry: Duration,
     stopped: watch::Receiver<bool>,
-    /// How many messages were read, and are neither taken by the function nor lost.
+    /// The messages that were read, and are neither accepted by the function nor lost.
     waiting: AtomicUsize,
-    /// Since when a message finds no room; `None` once the function takes a message.
+    /// Since when a message has found no room. Reset to `None` when the function accepts a message.
     stalled: Mutex<Option<Instant>>,
-    /// What the next report tells.
-    tally: Mutex<Tally>,
+    /// The counts for the next report.
+    counts: Mutex<ReportCounts>,
 }
 
 /// Counts by reason.
 #[derive(Default)]
-struct Tally {
-    /// Tries that failed and are repeated.
+struct ReportCounts {
+    /// Failed tries that will be retried.
     failed: BTreeMap<String, usize>,
-    /// Messages.
+    /// Lost messages.
     lost: BTreeMap<String, usize>,
 }
 
-impl Room {
-    /// What a stanza occupies besides its text.
-    const OVERHEAD: usize = 1024;
+impl ByteBudget {
+    /// The memory that a stanza needs besides its text, in bytes.
+    const STANZA_OVERHEAD: usize = 1024;
 
     pub fn new(bytes: u32) -> Self {
         Self { free: Arc::new(Semaphore::new(bytes as usize)), bytes }
     }
 
-    /// Room for a stanza, if there is any now.
+    /// Takes room for a stanza, or returns `None` if there is none now.
     pub fn try_take(&self, stanza: &str) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).try_acquire_many_owned(self.occupied_by(stanza)).ok()
     }
 
-    /// Room for a stanza, once there is any.
+    /// Waits for room for a stanza.
     async fn take(&self, stanza: &str) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).acquire_many_owned(self.occupied_by(stanza)).await.ok()
     }
 
     fn occupied_by(&self, stanza: &str) -> u32 {
-        u32::try_from(stanza.len() + Self::OVERHEAD).unwrap_or(u32::MAX).min(self.bytes)
+        u32::try_from(stanza.len() + Self::STANZA_OVERHEAD).unwrap_or(u32::MAX).min(self.bytes)
     }
 }
 
 impl Messages {
-    /// At most `bytes` of messages wait, and none longer than `retry`.
+    /// At most `bytes` of messages wait, and none waits longer than `retry`.
     pub fn new(
         component: DomainPart,
         functions: Functions,
@@ -89,22 +89,22 @@ impl Messages {
         retry: Duration,
         stopped: watch::Receiver<bool>,
     ) -> Self {
-        let (room, waiting, stalled, tally) =
-            (Room::new(bytes), AtomicUsize::new(0), Mutex::default(), Mutex::default());
-        Self { component, functions, room, retry, stopped, waiting, stalled, tally }
+        let (budget, waiting) = (ByteBudget::new(bytes), AtomicUsize::new(0));
+        let (stalled, counts) = (Mutex::default(), Mutex::default());
+        Self { component, functions, budget, retry, stopped, waiting, stalled, counts }
     }
 
-    /// Takes a message from the stream and posts it in a task of its own. Returns when there is room for the message, and
-    /// meanwhile the stream is not read. Without room in time the message is lost, since IQs wait behind it.
+    /// Takes a message from the stream and posts it in a new task. Returns when there is room for the message; until
+    /// then, the stream is not read. If there is no room in time, the message is lost, because IQs wait behind it.
     pub async fn take(self: &Arc<Self>, message: Element, tasks: &mut JoinSet<()>) {
-        if !self.functions.take_messages() {
-            tracing::debug!("a message is dropped, since MESSAGES_URL is not set");
+        if !self.functions.has_messages_url() {
+            tracing::debug!("a message is dropped: BRIDGE_MESSAGES_URL is not set");
             return;
         }
-        let message = identified(message).to_string();
+        let message = with_stanza_id(message).to_string();
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let Some(room) = self.room(&message).await else {
-            return self.lose("the queue is full (QUEUE_BYTES) and the function takes no message".into());
+            return self.lose("the queue is full (BRIDGE_QUEUE_BYTES) and the function accepts no message".into());
         };
         let this = Arc::clone(self);
         tasks.spawn(async move {
@@ -113,18 +113,18 @@ impl Messages {
         });
     }
 
-    /// Logs from time to time how many tries failed and how many messages are lost.
+    /// Logs the failed tries and the lost messages every [`REPORT_INTERVAL`].
     pub async fn report(&self) {
         loop {
-            sleep(REPORT).await;
+            sleep(REPORT_INTERVAL).await;
             self.report_now();
         }
     }
 
-    /// Counts the messages that still wait as lost, and logs what is not logged yet.
+    /// Counts the messages that still wait as lost, and logs the last report.
     pub fn close(&self) {
         for _ in 0..self.waiting.load(Ordering::Relaxed) {
-            self.lose("the bridge is stopped".into());
+            self.lose("the bridge stopped".into());
         }
         self.report_now();
     }
@@ -132,9 +132,9 @@ impl Messages {
     fn report_now(&self) {
         let (component, waiting) = (&self.component, self.waiting.load(Ordering::Relaxed));
         let url = self.functions.messages_url();
-        let Tally { failed, lost } = take(&mut *lock(&self.tally));
+        let ReportCounts { failed, lost } = take(&mut *lock(&self.counts));
         for (reason, tries) in failed {
-            tracing::warn!(%component, url, tries, waiting, reason, "the function does not take messages; the bridge tries again");
+            tracing::warn!(%component, url, tries, waiting, reason, "the function does not accept messages; the bridge retries");
         }
         for (reason, messages) in lost {
             tracing::error!(%component, messages, reason, "messages are lost");
@@ -142,44 +142,46 @@ impl Messages {
     }
 
     async fn room(&self, message: &str) -> Option<OwnedSemaphorePermit> {
-        if let Some(room) = self.room.try_take(message) {
+        if let Some(room) = self.budget.try_take(message) {
             return Some(room);
         }
-        let mut room = pin!(self.room.take(message));
+        let mut room = pin!(self.budget.take(message));
         loop {
-            let until = *lock(&self.stalled).get_or_insert_with(Instant::now) + STALL;
+            let until = *lock(&self.stalled).get_or_insert_with(Instant::now) + STALL_TIMEOUT;
             match timeout_at(until, &mut room).await {
                 Ok(room) => return room,
-                // Unless the function has taken a message meanwhile.
-                Err(_) if lock(&self.stalled).is_some_and(|since| since + STALL <= Instant::now()) => return None,
+                // Unless the function has accepted a message in the meantime.
+                Err(_) if lock(&self.stalled).is_some_and(|since| since + STALL_TIMEOUT <= Instant::now()) => {
+                    return None;
+                }
                 Err(_) => {}
             }
         }
     }
 
-    /// Posts a message until the function takes it, or until another try makes no sense.
+    /// Posts a message until the function accepts it, or until a retry is useless.
     async fn deliver(&self, message: &str) {
         let (id, read) = (Uuid::new_v4().to_string(), Instant::now());
-        let (mut wait, mut stopped) = (FIRST_WAIT, self.stopped.clone());
+        let (mut delay, mut stopped) = (FIRST_RETRY_DELAY, self.stopped.clone());
         let refused = loop {
-            let Err(error) = self.functions.tell(&id, message).await else { break None };
+            let Err(error) = self.functions.post_message(&id, message).await else { break None };
             if !error.is_transient() {
                 break Some(error);
             }
-            let jittered = wait.mul_f64(0.75 + fastrand::f64() / 2.0);
-            let pause = error.retry_after().unwrap_or_default().min(LAST_WAIT).max(jittered);
+            let jittered = delay.mul_f64(0.75 + fastrand::f64() / 2.0);
+            let pause = error.retry_after().unwrap_or_default().min(MAX_RETRY_DELAY).max(jittered);
             if *stopped.borrow() || read.elapsed() + pause > self.retry {
                 return self.lose(Causes(&error).to_string());
             }
-            *lock(&self.tally).failed.entry(Causes(&error).to_string()).or_default() += 1;
+            *lock(&self.counts).failed.entry(Causes(&error).to_string()).or_default() += 1;
             tokio::select! {
                 () = sleep(pause) => {}
-                // One last try. An error means that the bridge was dropped.
+                // The last try. An error means that the bridge was dropped.
                 _ = stopped.wait_for(|stopped| *stopped) => {}
             }
-            wait = (wait * 2).min(LAST_WAIT);
+            delay = (delay * 2).min(MAX_RETRY_DELAY);
         };
-        // The function works, whatever it says about this message.
+        // The function works, even if it refused this message.
         *lock(&self.stalled) = None;
         match refused {
             Some(error) => self.lose(Causes(&error).to_string()),
@@ -191,14 +193,14 @@ impl Messages {
 
     fn lose(&self, reason: String) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        *lock(&self.tally).lost.entry(reason).or_default() += 1;
+        *lock(&self.counts).lost.entry(reason).or_default() += 1;
     }
 }
 
-/// A message with an id that the recipient's server gives (XEP-0359): a component is the server of its own domain. By this id
-/// Pushlark recognises a message that it gets twice because an answer was lost. Ids that pretend to be from the same server
-/// are removed.
-fn identified(message: Element) -> Element {
+/// Adds a stanza id (XEP-0359) in the name of the recipient, for whose domain the component is the server. With this
+/// id, Pushlark recognises a message that it gets twice because an answer was lost. Forged ids of the same name are
+/// removed.
+fn with_stanza_id(message: Element) -> Element {
     let Some(recipient) = message.attribute("to").and_then(|to| parse_jid(to).ok()) else { return message };
     let by = recipient.to_bare();
     let is_forged = |child: &Element| {
@@ -222,13 +224,13 @@ mod tests {
     use super::*;
 
     fn messages() -> Messages {
-        let functions = Functions::new(None, None, None, STALL).unwrap();
+        let functions = Functions::new(None, None, None, STALL_TIMEOUT).unwrap();
         let name = DomainPart::new("push.example.com").unwrap().into_owned();
-        Messages::new(name, functions, 4_000, STALL, watch::channel(false).1)
+        Messages::new(name, functions, 4_000, STALL_TIMEOUT, watch::channel(false).1)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_waits_for_room_as_long_as_the_function_takes_messages() {
+    async fn a_message_waits_for_room_while_the_function_accepts_messages() {
         let messages = messages();
         // Each occupies 1,524 bytes.
         let text = "x".repeat(500);
@@ -240,7 +242,7 @@ mod tests {
         };
         assert_eq!(waited().await, (false, 10));
         assert_eq!(waited().await, (false, 10));
-        // The function has taken one, but room is made by another only.
+        // The function accepts one message, but the room is free only later.
         *lock(&messages.stalled) = None;
         let taken = async {
             sleep(Duration::from_secs(9)).await;
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_one_id_of_the_recipients_server() {
+    fn a_message_gets_one_stanza_id_in_the_name_of_the_recipient() {
         let id = |by: &str| format!("<stanza-id xmlns='urn:xmpp:sid:0' by='{by}' id='forged'/>");
         let text = format!(
             "<message to='Bob@push.example.com/phone'>{}<body>Hi</body>{}{}</message>",
@@ -260,11 +262,11 @@ mod tests {
             id("room@muc.example.com"),
             id("BOB@push.example.com")
         );
-        let message = identified(Element::parse(&text).unwrap());
+        let message = with_stanza_id(Element::parse(&text).unwrap());
         let ids = message.children().filter(|child| child.name() == "stanza-id");
         let ids: Vec<_> = ids.map(|id| (id.attribute("by").unwrap(), id.attribute("id") == Some("forged"))).collect();
         assert_eq!(ids, [("room@muc.example.com", true), ("bob@push.example.com", false)]);
         let nowhere = Element::parse("<message to='@'/>").unwrap();
-        assert_eq!(identified(nowhere.clone()), nowhere);
+        assert_eq!(with_stanza_id(nowhere.clone()), nowhere);
     }
 }

@@ -1,4 +1,4 @@
-//! `POST /rest`, as Prosody's `mod_rest` has it.
+//! `POST /rest`, compatible with Prosody's `mod_rest`.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -22,49 +22,49 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::StartError;
-use crate::component::{Component, NotSent};
-use crate::settings;
+use crate::component::{Component, SendError};
+use crate::error::StartError;
+use crate::settings::RestConfig;
 
 const XMPP: &str = "application/xmpp+xml";
-/// How long a caller may take to send the header of a request, …
-const HEADER: Duration = Duration::from_secs(10);
-/// … and its body.
-const BODY: Duration = Duration::from_secs(30);
+/// How long a caller may take to send the header of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a caller may take to send the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What `/rest` needs to answer.
-pub struct Rest {
+/// The handler of `/rest`.
+pub struct RestApi {
     /// At least one.
     components: Vec<Arc<Component>>,
     token: [u8; 32],
     timeout: Duration,
 }
 
-/// Why a request is not acted on.
-enum Refusal {
+/// Why a request is refused.
+enum RestError {
     NoCredential,
     WrongCredential,
-    Media,
-    Slow,
+    MediaType,
+    BodyTimeout,
     Body(BytesRejection),
     Stanza(StatusCode, String),
-    NotSent(NotSent),
+    NotSent(SendError),
 }
 
-impl Rest {
+impl RestApi {
     pub fn new(components: Vec<Arc<Component>>, token: [u8; 32], timeout: Duration) -> Self {
         Self { components, token, timeout }
     }
 
-    /// Listens, and serves until it is stopped.
+    /// Starts to serve, until the bridge stops. Returns the address with the actual port.
     pub async fn serve(
         self,
-        settings: settings::Rest,
+        config: RestConfig,
         tasks: &mut JoinSet<()>,
         mut stopped: watch::Receiver<bool>,
     ) -> Result<SocketAddr, StartError> {
-        let failed = |error| StartError::Rest(settings.address, error);
-        let listener = TcpListener::bind(settings.address).map_err(failed)?;
+        let failed = |error| StartError::Rest(config.address, error);
+        let listener = TcpListener::bind(config.address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let limit = DefaultBodyLimit::max(MAX_STANZA_BYTES);
@@ -77,7 +77,7 @@ impl Rest {
             let _ = stopped.wait_for(|stopped| *stopped).await;
             stopping.graceful_shutdown(Some(Duration::from_secs(5)));
         });
-        let tls = match &settings.tls {
+        let tls = match &config.tls {
             Some((certificate, key)) => {
                 let tls = RustlsConfig::from_pem_chain_file(certificate, key).await.map_err(failed)?;
                 let mut config = ServerConfig::clone(&tls.get_inner());
@@ -100,35 +100,36 @@ impl Rest {
                 },
             };
             if let Err(error) = served {
-                tracing::error!(%error, "/rest is served no more");
+                tracing::error!(%error, "the server of /rest failed");
             }
         });
         Ok(address)
     }
 
-    fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let authorization = headers.get(header::AUTHORIZATION).ok_or(Refusal::NoCredential)?;
+    fn check(&self, headers: &HeaderMap) -> Result<(), RestError> {
+        let authorization = headers.get(header::AUTHORIZATION).ok_or(RestError::NoCredential)?;
         let token = authorization.to_str().ok().and_then(|value| value.split_once(' '));
         let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let (_, token) = token.ok_or(Refusal::NoCredential)?;
+        let (_, token) = token.ok_or(RestError::NoCredential)?;
         let digest: [u8; 32] = Sha256::digest(token.trim()).into();
-        if digest.ct_eq(&self.token).into() { Ok(()) } else { Err(Refusal::WrongCredential) }
+        if digest.ct_eq(&self.token).into() { Ok(()) } else { Err(RestError::WrongCredential) }
     }
 
-    /// Reads the body only after the token is found right.
-    async fn send(&self, request: Request) -> Result<Response, Refusal> {
+    /// Reads the body only after the token was accepted.
+    async fn send(&self, request: Request) -> Result<Response, RestError> {
         let headers = request.headers();
         self.check(headers)?;
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(XMPP) {
-            return Err(Refusal::Media);
+            return Err(RestError::MediaType);
         }
-        let body = timeout(BODY, Bytes::from_request(request, &())).await.map_err(|_| Refusal::Slow)?;
-        let body = body.map_err(Refusal::Body)?;
+        let body =
+            timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await.map_err(|_| RestError::BodyTimeout)?;
+        let body = body.map_err(RestError::Body)?;
         let text = std::str::from_utf8(&body).map_err(bad_request)?;
         let stanza = Element::parse(text).map_err(bad_request)?;
         if !ns::STANZAS.contains(&stanza.namespace()) {
-            return Err(unprocessable("the stanza is in no namespace of a stanza"));
+            return Err(unprocessable("the stanza is not in the namespace of a stanza"));
         }
         let (component, from) = self.sender(stanza.attribute("from"))?;
         let stanza = match &from {
@@ -137,21 +138,21 @@ impl Rest {
         };
         match stanza.name() {
             "message" | "presence" => {
-                component.send(&stanza, self.timeout).await.map_err(Refusal::NotSent)?;
+                component.send(&stanza, self.timeout).await.map_err(RestError::NotSent)?;
                 Ok(StatusCode::ACCEPTED.into_response())
             }
             "iq" => self.ask(component, stanza, text).await,
-            other => Err(unprocessable(format!("<{other}/> is no stanza"))),
+            other => Err(unprocessable(format!("<{other}/> is not a stanza"))),
         }
     }
 
-    async fn ask(&self, component: &Component, stanza: Element, given: &str) -> Result<Response, Refusal> {
+    async fn ask(&self, component: &Component, stanza: Element, given: &str) -> Result<Response, RestError> {
         let iq = Iq::from_element(stanza).map_err(unprocessable)?;
         if matches!(iq.kind(), IqType::Result | IqType::Error) || iq.payload().is_none() {
             return Err(unprocessable("the IQ must be of type get or set, with exactly one child"));
         }
-        let answer = component.ask(&iq, self.timeout).await.map_err(Refusal::NotSent)?;
-        // As the caller has addressed it.
+        let answer = component.ask(&iq, self.timeout).await.map_err(RestError::NotSent)?;
+        // The caller gets its own id and addresses back.
         let given = Element::parse(given).ok().and_then(|given| Iq::from_element(given).ok());
         let given = given.as_ref().unwrap_or(&iq);
         let timed_out = || given.error(Condition::RemoteServerTimeout, "no answer in time");
@@ -163,9 +164,10 @@ impl Rest {
         Ok(([(header::CONTENT_TYPE, XMPP)], answer.to_string()).into_response())
     }
 
-    /// The component that a stanza goes by, and the sender, where it may say whom: servers let a component speak for its own
-    /// name only. A server is spoken for by the component that is a subdomain of it, or else by the first.
-    fn sender(&self, from: Option<&str>) -> Result<(&Component, Option<String>), Refusal> {
+    /// The component that sends a stanza, and the sender address if it is of that component's domain: servers let a
+    /// component send only from its own domain. For the address of a server, it is the component that is a subdomain of
+    /// it, or else the first one.
+    fn sender(&self, from: Option<&str>) -> Result<(&Component, Option<String>), RestError> {
         let named = |name: &DomainPart| self.components.iter().find(|component| component.name == *name);
         let from = from.map(parse_jid).transpose().map_err(unprocessable)?;
         let Some(from) = from else { return Ok((&self.components[0], None)) };
@@ -180,41 +182,41 @@ impl Rest {
     }
 }
 
-async fn answer(State(rest): State<Arc<Rest>>, request: Request) -> Response {
+async fn answer(State(rest): State<Arc<RestApi>>, request: Request) -> Response {
     let answered = rest.send(request).await;
     if let Err(refusal) = &answered {
         refusal.log();
     }
-    answered.unwrap_or_else(Refusal::into_response)
+    answered.unwrap_or_else(RestError::into_response)
 }
 
-/// HTTP/1.1 alone, of which hyper bounds the time for a header.
+/// HTTP/1.1 only, because hyper has a header timeout for it.
 fn bounded<A>(mut server: Server<SocketAddr, A>) -> Server<SocketAddr, A> {
-    server.http_builder().http1().header_read_timeout(HEADER);
+    server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT);
     server.http1_only()
 }
 
-fn bad_request(reason: impl ToString) -> Refusal {
-    Refusal::Stanza(StatusCode::BAD_REQUEST, reason.to_string())
+fn bad_request(reason: impl ToString) -> RestError {
+    RestError::Stanza(StatusCode::BAD_REQUEST, reason.to_string())
 }
 
-fn unprocessable(reason: impl ToString) -> Refusal {
-    Refusal::Stanza(StatusCode::UNPROCESSABLE_ENTITY, reason.to_string())
+fn unprocessable(reason: impl ToString) -> RestError {
+    RestError::Stanza(StatusCode::UNPROCESSABLE_ENTITY, reason.to_string())
 }
 
-impl Refusal {
-    /// Logs the refusal of a credential.
+impl RestError {
+    /// Logs the error if it is about the credential.
     fn log(&self) {
         let (status, reason) = match self {
             Self::NoCredential => (401, "no bearer token at /rest"),
-            Self::WrongCredential => (403, "another token than REST_TOKEN at /rest"),
+            Self::WrongCredential => (403, "wrong bearer token at /rest"),
             _ => return,
         };
         log_refusal(pushlark_telemetry::Refusal { status, reason, caller: None, detail: None });
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for RestError {
     fn into_response(self) -> Response {
         let with = |status: StatusCode, header: (HeaderName, &'static str), reason: String| {
             (status, [header], reason).into_response()
@@ -226,11 +228,11 @@ impl IntoResponse for Refusal {
                 "a bearer token is required".into(),
             ),
             Self::WrongCredential => (StatusCode::FORBIDDEN, "the token is not valid").into_response(),
-            Self::Media => {
+            Self::MediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the content type must be {XMPP}")).into_response()
             }
-            Self::Slow => {
-                let reason = format!("the body did not arrive within {} s", BODY.as_secs());
+            Self::BodyTimeout => {
+                let reason = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
                 with(StatusCode::REQUEST_TIMEOUT, (header::CONNECTION, "close"), reason)
             }
             Self::Body(rejection) => rejection.into_response(),

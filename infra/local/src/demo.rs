@@ -1,4 +1,4 @@
-//! The main job on real input, told to whoever runs it.
+//! A demonstration: webhooks in each format become notifications, and a device that is gone is disabled.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep};
 use crate::{Options, Stack};
 
 /// How long a notification may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One chat message from alice to bob, in each format of a webhook: the content type, the text, and the body.
+/// A chat message from alice to bob in each webhook format: the content type, the text, and the body of the webhook.
 const WEBHOOKS: [(&str, &str, &str); 4] = [
     (
         "application/json",
@@ -39,14 +39,14 @@ const WEBHOOKS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// Runs the main job through a stack of its own, in memory; an error says what was not as it must be.
+/// Runs the demonstration with a new stack in memory. An error says which result was wrong.
 pub async fn demo() -> anyhow::Result<()> {
     let stack = Stack::start(Options::default()).await?;
     let store = Store::from_environment(stack.dynamodb.clone(), &stack.environment)?;
     let demo = Demo { http: Client::new(), url: stack.url.clone(), store };
-    let told = demo.tell().await;
+    let result = demo.run().await;
     stack.stop().await;
-    told
+    result
 }
 
 struct Demo {
@@ -56,43 +56,46 @@ struct Demo {
 }
 
 impl Demo {
-    async fn tell(&self) -> anyhow::Result<()> {
-        println!("bob enables two devices, by the IQ of XEP-0357:");
+    async fn run(&self) -> anyhow::Result<()> {
+        println!("bob enables two devices with the IQ of XEP-0357:");
         for (node, service, device_id) in [("phone", "fcm", "PHONE"), ("tablet", "apns", "TABLET")] {
             let reply = self.post("/enable", "application/xmpp+xml", &enable(node, service, device_id)).await?;
-            ensure!(reply.contains("type=\"result\""), "enable was answered by {reply}");
+            ensure!(reply.contains("type=\"result\""), "the answer to enable is {reply}");
             println!("  {reply}");
         }
         for (content_type, text, body) in WEBHOOKS {
-            println!("a chat message comes as {content_type}:");
+            println!("a chat message is posted as {content_type}:");
             self.post("/events", content_type, body).await?;
             for device_id in ["PHONE", "TABLET"] {
                 let notification = self.notification(device_id, text).await?;
                 let alert = json!({"body": text, "title": "alice@example.com", "tag": "alice@example.com", "badge": 1});
-                ensure!(notification["notification"]["alert"] == alert, "not as it must be: {notification}");
-                ensure!(notification["status"] == 200, "not taken: {notification}");
+                ensure!(notification["notification"]["alert"] == alert, "wrong notification: {notification}");
+                ensure!(
+                    notification["status"] == 200,
+                    "the push service did not accept the notification: {notification}"
+                );
             }
         }
-        println!("the tablet's push service answers 410 from now on, so the next message disables the tablet:");
+        println!("the push service answers 410 for the tablet from now on, so the next message disables the tablet:");
         let gone = json!({"status": 410, "body": {"reason": "unregistered"}});
-        let told = self.http.put(format!("{}/sink/devices/TABLET", self.url)).json(&gone).send().await?;
-        ensure!(told.status() == StatusCode::NO_CONTENT, "the sink answered {}", told.status());
+        let response = self.http.put(format!("{}/sink/devices/TABLET", self.url)).json(&gone).send().await?;
+        ensure!(response.status() == StatusCode::NO_CONTENT, "the sink answered {}", response.status());
         self.send("To both").await?;
         self.notification("PHONE", "To both").await?;
         let refused = self.notification("TABLET", "To both").await?;
-        ensure!(refused["status"] == 410, "not refused: {refused}");
+        ensure!(refused["status"] == 410, "the push service did not answer 410: {refused}");
         self.until_disabled().await?;
-        println!("what comes later goes to the phone alone:");
+        println!("the next message is notified only to the phone:");
         self.send("To the phone").await?;
         self.notification("PHONE", "To the phone").await?;
-        ensure!(self.received("TABLET", "To the phone").await?.is_none(), "the tablet was notified all the same");
-        println!("all as it must be");
+        ensure!(self.received("TABLET", "To the phone").await?.is_none(), "the disabled tablet was notified");
+        println!("all results are as expected");
         Ok(())
     }
 
     async fn until_disabled(&self) -> anyhow::Result<()> {
         let bob = BareJid::new("bob@example.com")?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + NOTIFICATION_TIMEOUT;
         while self.store.snapshot(&bob).await?.registrations.iter().any(|registration| registration.node == "tablet") {
             ensure!(Instant::now() < deadline, "the tablet was not disabled");
             sleep(Duration::from_millis(10)).await;
@@ -115,13 +118,13 @@ impl Demo {
     }
 
     async fn notification(&self, device_id: &str, text: &str) -> anyhow::Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + NOTIFICATION_TIMEOUT;
         loop {
             if let Some(notification) = self.received(device_id, text).await? {
                 return Ok(notification);
             }
             if Instant::now() > deadline {
-                bail!("{device_id} was not notified of {text:?} within {PATIENCE:?}");
+                bail!("{device_id} was not notified of {text:?} within {NOTIFICATION_TIMEOUT:?}");
             }
             sleep(Duration::from_millis(10)).await;
         }

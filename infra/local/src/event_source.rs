@@ -1,4 +1,4 @@
-//! What Lambda's event source mapping does between the queue and the worker: "Using Lambda with Amazon SQS".
+//! The event source mapping between the queue and the worker, as on Lambda ("Using Lambda with Amazon SQS").
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use worker::{FUNCTION_TIMEOUT, Worker};
 
-/// The most messages that one receive gives.
+/// The most messages in one response of `ReceiveMessage`.
 const MAX_RECEIVED: u32 = 10;
-/// How long a receive waits for messages, in seconds.
+/// The wait time of a receive, in seconds.
 const LONG_POLL: i32 = 20;
 /// The values of `BATCHING_WINDOW`, in seconds, as the template has them.
 const BATCHING_WINDOWS: [u32; 17] = [0, 1, 2, 3, 4, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300];
 
-/// Feeds a worker from a queue.
+/// Invokes a worker with the messages of a queue.
 pub struct EventSource {
     client: Client,
     queue_url: String,
@@ -29,14 +29,14 @@ pub struct EventSource {
     mapping: Mapping,
 }
 
-/// How a worker is fed, by the names of the template's parameters.
+/// The settings of the mapping, which are parameters of the template.
 #[derive(Debug, Clone, Copy)]
 pub struct Mapping {
-    /// MaximumConcurrency: how many batches are handled at once.
+    /// `MaximumConcurrency`: the most batches that are handled at the same time.
     workers: u32,
-    /// The most messages that a batch has.
+    /// The most messages in a batch.
     batch_size: u32,
-    /// How long a batch waits to fill after its first message.
+    /// How long a batch waits for more messages after its first receive.
     pub batching_window: Duration,
 }
 
@@ -63,7 +63,7 @@ impl EventSource {
         Self { client, queue_url, worker, mapping }
     }
 
-    /// Receives and handles until it is stopped, then finishes the batches that it has.
+    /// Receives and handles messages until the stack stops, then finishes the batches in progress.
     pub async fn run(self, mut stopped: watch::Receiver<bool>) {
         let this = Arc::new(self);
         let permits = Arc::new(Semaphore::new(this.mapping.workers as usize));
@@ -123,7 +123,7 @@ impl EventSource {
         }
     }
 
-    /// Messages that a worker failed at stay in the queue; so does a whole batch when it panics or times out.
+    /// Deletes the messages that the worker has handled. If it panics or times out, the whole batch stays in the queue.
     async fn handle(&self, messages: Vec<Message>) {
         let event = json!({"Records": messages.iter().map(record).collect::<Vec<_>>()});
         let event: SqsEvent = match serde_json::from_value(event) {
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batching_windows_are_those_of_the_template() {
+    fn batching_windows_equal_those_of_the_template() {
         let template = include_str!("../../template.yaml");
         let (_, parameter) = template.split_once("\n  BatchingWindow:\n").unwrap();
         let (_, values) = parameter.split_once("AllowedValues: [").unwrap();

@@ -1,5 +1,5 @@
-//! What a Function URL does between an HTTP client and a function: "Invoking Lambda function URLs", "Request and
-//! response payloads".
+//! The Function URL between an HTTP client and a function, as on Lambda ("Invoking Lambda function URLs", "Request and
+//! response payloads").
 
 use std::future::Future;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,8 +16,8 @@ use percent_encoding::percent_decode_str;
 use pushlark_http::{Answer, Invocation};
 use serde_json::{Map, Value, json};
 
-/// The largest request that Lambda takes: 6 MB ("Lambda quotas").
-const MAX_REQUEST_BYTES: usize = 6 * 1024 * 1024;
+/// The largest payload of an invocation on Lambda, 6 MB ("Lambda quotas").
+const MAX_INVOCATION_BYTES: usize = 6 * 1024 * 1024;
 
 /// Serves a function at `path`.
 pub fn route<F, H, R>(path: &str, function: F, handle: H) -> Router
@@ -35,18 +35,18 @@ where
             };
             match serde_json::from_value(event) {
                 Ok(invocation) => response(handle(function, invocation).await),
-                // What Lambda answers when a function cannot read its event.
+                // Lambda's response if a function cannot read its event.
                 Err(_) => StatusCode::BAD_GATEWAY.into_response(),
             }
         }
     };
-    // On AWS the function has all paths.
+    // On AWS, the function serves all paths.
     Router::new().route(path, any(serve.clone())).route(&format!("{path}/{{*rest}}"), any(serve))
 }
 
 async fn event(request: Request) -> Result<Value, StatusCode> {
     let (head, body) = request.into_parts();
-    let body = to_bytes(body, MAX_REQUEST_BYTES).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?;
+    let body = to_bytes(body, MAX_INVOCATION_BYTES).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)?;
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (body, is_base64_encoded) = match std::str::from_utf8(&body) {
         Ok(text) if is_text(content_type) => (text.to_owned(), false),
@@ -115,7 +115,7 @@ fn parameters(query: &str) -> Map<String, Value> {
 fn response(answer: Answer) -> Response {
     let answer = match answer {
         Answer::Http(answer) => answer,
-        // Only a direct invocation is answered directly, or fails.
+        // Only direct invocations have these answers.
         Answer::Direct(_) | Answer::Failed(_) => return StatusCode::BAD_GATEWAY.into_response(),
     };
     let status = u16::try_from(answer.status_code).ok().and_then(|status| StatusCode::from_u16(status).ok());

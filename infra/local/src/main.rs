@@ -1,40 +1,40 @@
-//! `cargo run -p local`: Pushlark on loopback, until Ctrl-C.
+//! `pushlark-local`: Pushlark on this machine, until SIGINT or SIGTERM.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use bridge::{Bridge, Given};
+use bridge::{Bridge, BridgeOptions, refuse_old_names};
 use clap::{Parser, Subcommand};
 use local::{Options, Stack, demo};
-use pushlark_settings::Environment;
+use pushlark_settings::{Environment, SettingError};
 use pushlark_telemetry::{Format, start};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Pushlark on one machine: all functions, with DynamoDB and SQS embedded. Settings are taken from the environment,
-/// by the names that they have on Lambda.
+/// Pushlark on one machine: all functions, with DynamoDB and SQS embedded. The functions read their settings from
+/// environment variables, as on Lambda.
 #[derive(Parser)]
-#[command(name = "local")]
+#[command(name = "pushlark-local")]
 struct Arguments {
     /// The port of /enable, /disable, /events, /pubsub, /explain and /sink.
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Keeps registrations and events in memory alone.
+    /// Keep registrations and events only in memory.
     #[arg(long)]
     memory: bool,
-    /// Where they are kept otherwise.
+    /// The folder for registrations and events.
     #[arg(long, default_value = ".pushlark", value_name = "FOLDER")]
     data: PathBuf,
-    /// With --components, the bridge to a chat server beside it.
+    /// With `--components`, the bridge to a chat server runs, too.
     #[command(flatten)]
-    bridge: Given,
+    bridge: BridgeOptions,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Sends real webhooks through a fresh stack, shows the notifications, and fails if one is not as it must be.
+    /// Post webhooks to a new stack, show the notifications, and fail if one is wrong.
     Demo,
 }
 
@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
     match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("local: {error:#}");
+            eprintln!("pushlark-local: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -57,20 +57,23 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let environment = Environment::of_process();
     start(Format::Human, &environment)?;
-    // Before anybody is told that it runs, and may want it to stop.
+    refuse_old_bridge_names(&arguments.bridge, &environment)?;
+    // Before the start is printed, since a signal may follow at once.
     let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let data = (!arguments.memory).then_some(arguments.data);
     let options = Options { port: arguments.port, data: data.clone(), environment, ..Options::default() };
     let stack = Stack::start(options).await?;
     introduce(&stack, data.as_deref())?;
     let bridge = match arguments.bridge {
-        Given { components: None, .. } => None,
+        BridgeOptions { components: None, .. } => None,
         bridge => {
             let to = |path| Some(format!("{}{path}", stack.url));
             let (iq_url, messages_url) = (to("/pubsub"), to("/events"));
-            let bridge = Given {
+            let webhook_secret = stack.environment.text("WEBHOOK_SECRET").map(str::to_owned);
+            let bridge = BridgeOptions {
                 iq_url: bridge.iq_url.or(iq_url),
                 messages_url: bridge.messages_url.or(messages_url),
+                webhook_secret: bridge.webhook_secret.or(webhook_secret),
                 ..bridge
             };
             Some(Bridge::start(bridge.try_into()?).await?)
@@ -88,6 +91,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses the bridge's variables of earlier versions if the bridge runs, or ran in an earlier version.
+/// `WEBHOOK_SECRET` and `LOG_LEVEL` are settings of the functions.
+fn refuse_old_bridge_names(bridge: &BridgeOptions, environment: &Environment) -> Result<(), SettingError> {
+    if bridge.components.is_none() && environment.text("COMPONENTS").is_none() {
+        return Ok(());
+    }
+    refuse_old_names(environment, &["WEBHOOK_SECRET", "LOG_LEVEL"])
+}
+
 fn introduce(stack: &Stack, data: Option<&Path>) -> anyhow::Result<()> {
     let Stack { url, dynamodb_url, sqs_url, .. } = stack;
     println!(
@@ -98,9 +110,9 @@ fn introduce(stack: &Stack, data: Option<&Path>) -> anyhow::Result<()> {
         std::fs::write(&file, stack.lambda_env()).with_context(|| format!("cannot write {}", file.display()))?;
         println!("Data is kept in {}; for cargo lambda, --env-file {}.", folder.display(), file.display());
     }
-    // The shell that tries them has the secret; it is not printed.
+    // The secret is not printed: the commands read it from the shell.
     let (hint, credential) = match stack.environment.text("WEBHOOK_SECRET") {
-        Some(_) => (" (with one of the secrets in $SECRET)", r#" -H "Authorization: Bearer $SECRET""#),
+        Some(_) => (" (set SECRET to one of the secrets)", r#" -H "Authorization: Bearer $SECRET""#),
         None => ("", ""),
     };
     println!(

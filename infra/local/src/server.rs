@@ -1,4 +1,4 @@
-//! The HTTP servers of the stack, which wait for no client for ever.
+//! The HTTP servers of the stack, with timeouts for clients.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -15,18 +15,18 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::sqs::MAX_REQUEST_BYTES;
+use crate::sqs::MAX_SQS_REQUEST_BYTES;
 
 /// How long a client may take to send a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// The header, from the end of the request before; then the connection is closed.
+    /// For the header, from the end of the previous request. Then the connection is closed.
     pub header: Duration,
-    /// The body; then the answer is 408.
+    /// For the body. Then the response is 408.
     pub body: Duration,
 }
 
-/// Serves HTTP/1.1 until `stopped`, and then answers what has begun.
+/// Serves HTTP/1.1 until `stopped`, then finishes the requests in progress.
 pub fn serve<F>(tasks: &mut JoinSet<()>, listener: TcpListener, router: Router, timeouts: Timeouts, stopped: F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -45,19 +45,19 @@ where
             }
         };
         if let Err(error) = served {
-            tracing::error!(%error, "a server stopped");
+            tracing::error!(%error, "an HTTP server failed");
         }
     });
 }
 
-/// Passes a request on once its body has arrived. The routes have limits of their own, none of them above that of SQS.
-async fn with_whole_body(State(patience): State<Duration>, request: Request, next: Next) -> Response {
+/// Forwards a request when its body has arrived. The routes have limits of their own, none above that of SQS.
+async fn with_whole_body(State(longest): State<Duration>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    match timeout(patience, to_bytes(body, MAX_REQUEST_BYTES)).await {
+    match timeout(longest, to_bytes(body, MAX_SQS_REQUEST_BYTES)).await {
         Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
         Ok(Err(_)) => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
         Err(_) => {
-            let reason = format!("the body did not arrive within {patience:?}");
+            let reason = format!("the body did not arrive within {longest:?}");
             (StatusCode::REQUEST_TIMEOUT, [(header::CONNECTION, "close")], reason).into_response()
         }
     }

@@ -1,4 +1,4 @@
-//! A double of MongoosePush that keeps what it is sent.
+//! A double of MongoosePush that keeps the notifications that are posted to it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,24 +14,24 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// How many notifications are kept.
-const CAPACITY: usize = 1_000;
-/// The most that APNs and FCM take, in bytes.
-const MAX_FORWARDED: usize = 4_096;
+/// The number of notifications that are kept.
+const MAX_NOTIFICATIONS: usize = 1_000;
+/// The largest notification for APNs and FCM, in bytes.
+const MAX_FORWARDED_BYTES: usize = 4_096;
 
-/// The notifications that were posted, and what each device answers.
+/// The posted notifications, and the responses for single devices.
 #[derive(Debug, Clone, Default)]
-pub struct Sink(Arc<Mutex<Kept>>);
+pub struct Sink(Arc<Mutex<SinkState>>);
 
 #[derive(Debug, Default)]
-struct Kept {
-    /// The newest first.
-    notifications: VecDeque<Notification>,
-    devices: HashMap<String, Behaviour>,
+struct SinkState {
+    /// Newest first.
+    notifications: VecDeque<SinkNotification>,
+    responses: HashMap<String, DeviceResponse>,
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct Notification {
+struct SinkNotification {
     device_id: String,
     api: String,
     received_at: String,
@@ -40,7 +40,7 @@ struct Notification {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-struct Behaviour {
+struct DeviceResponse {
     status: u16,
     #[serde(default)]
     body: Value,
@@ -59,11 +59,11 @@ impl Sink {
         Router::new()
             .route("/{api}/notification/{device_id}", post(notify))
             .route("/notifications", get(list))
-            .route("/devices/{device_id}", put(behave))
+            .route("/devices/{device_id}", put(set_response))
             .with_state(self)
     }
 
-    fn state(&self) -> MutexGuard<'_, Kept> {
+    fn state(&self) -> MutexGuard<'_, SinkState> {
         // Each change is complete in itself.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,28 +78,28 @@ async fn notify(
         return StatusCode::NOT_FOUND.into_response();
     }
     let refusal = refusal(&api, &notification);
-    let behaviour = refusal.or_else(|| sink.state().devices.get(&device_id).cloned());
-    let Behaviour { status, body, delay_ms } =
-        behaviour.unwrap_or_else(|| Behaviour { status: 200, body: json!("OK"), delay_ms: 0 });
+    let response = refusal.or_else(|| sink.state().responses.get(&device_id).cloned());
+    let DeviceResponse { status, body, delay_ms } =
+        response.unwrap_or_else(|| DeviceResponse { status: 200, body: json!("OK"), delay_ms: 0 });
     tokio::time::sleep(Duration::from_millis(delay_ms)).await;
     println!("  {device_id} ({status}) {}", described(&notification));
     let received_at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let mut state = sink.state();
-    state.notifications.push_front(Notification { device_id, api, received_at, status, notification });
-    state.notifications.truncate(CAPACITY);
+    state.notifications.push_front(SinkNotification { device_id, api, received_at, status, notification });
+    state.notifications.truncate(MAX_NOTIFICATIONS);
     (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(body)).into_response()
 }
 
-/// What MongoosePush answers when Apple or Google does not take what it makes of a notification.
-fn refusal(api: &str, notification: &Value) -> Option<Behaviour> {
-    let is_for_apple = notification["service"] == "apns";
+/// MongoosePush's response if APNs or FCM refuses its version of a notification.
+fn refusal(api: &str, notification: &Value) -> Option<DeviceResponse> {
+    let is_apns = notification["service"] == "apns";
     let mut names = notification["data"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
     let is_reserved = |name: &str| {
         let is_word = matches!(name, "from" | "message_type" | "collapse_key");
         is_word || name.starts_with("google") || name.starts_with("gcm")
     };
-    let is_too_large = forwarded(notification).to_string().len() > MAX_FORWARDED;
-    let (status, reason) = match (is_for_apple, is_too_large) {
+    let is_too_large = forwarded(notification).to_string().len() > MAX_FORWARDED_BYTES;
+    let (status, reason) = match (is_apns, is_too_large) {
         (true, true) if api == "v3" => (413, "payload_too_large"),
         (true, true) => (500, "PayloadTooLarge"),
         (true, false) => return None,
@@ -108,10 +108,11 @@ fn refusal(api: &str, notification: &Value) -> Option<Behaviour> {
         (false, _) => (500, "INVALID_ARGUMENT"),
     };
     let field = if api == "v3" { "reason" } else { "details" };
-    Some(Behaviour { status, body: json!({field: reason}), delay_ms: 0 })
+    Some(DeviceResponse { status, body: json!({field: reason}), delay_ms: 0 })
 }
 
-/// What MongoosePush sends to APNs, or to FCM as a message's `android` (its `service/apns.ex` and `service/fcm.ex`).
+/// The payload that MongoosePush sends to APNs, or to FCM as the `android` of a message (its `service/apns.ex` and
+/// `service/fcm.ex`).
 fn forwarded(notification: &Value) -> Value {
     let alert = &notification["alert"];
     let given = |of: &Value, names: &[(&str, &str)]| -> Map<String, Value> {
@@ -138,7 +139,7 @@ fn forwarded(notification: &Value) -> Value {
     payload.into()
 }
 
-/// A notification as a person reads it.
+/// A summary of a notification for the terminal.
 fn described(notification: &Value) -> String {
     let service = notification["service"].as_str().unwrap_or("?");
     let (title, body) = (&notification["alert"]["title"], &notification["alert"]["body"]);
@@ -150,20 +151,21 @@ fn described(notification: &Value) -> String {
     }
 }
 
-async fn list(State(sink): State<Sink>, Query(filter): Query<Filter>) -> Json<Vec<Notification>> {
-    let wanted =
-        |notification: &&Notification| filter.device_id.as_ref().is_none_or(|device| notification.device_id == *device);
+async fn list(State(sink): State<Sink>, Query(filter): Query<Filter>) -> Json<Vec<SinkNotification>> {
+    let wanted = |notification: &&SinkNotification| {
+        filter.device_id.as_ref().is_none_or(|device| notification.device_id == *device)
+    };
     Json(sink.state().notifications.iter().filter(wanted).cloned().collect())
 }
 
-async fn behave(
+async fn set_response(
     State(sink): State<Sink>,
     Path(device_id): Path<String>,
-    Json(behaviour): Json<Behaviour>,
+    Json(response): Json<DeviceResponse>,
 ) -> (StatusCode, &'static str) {
-    if !(200..=599).contains(&behaviour.status) {
+    if !(200..=599).contains(&response.status) {
         return (StatusCode::BAD_REQUEST, "status must be between 200 and 599");
     }
-    sink.state().devices.insert(device_id, behaviour);
+    sink.state().responses.insert(device_id, response);
     (StatusCode::NO_CONTENT, "")
 }

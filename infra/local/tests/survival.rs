@@ -1,4 +1,4 @@
-//! The stack as a process: what it prints, what outlives a SIGKILL, and who may not disturb it.
+//! The stack as a process: its output, data after a SIGKILL, its data folder, timeouts, and settings.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -20,23 +20,23 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// How long a test waits for a condition: far longer than it takes on a machine that compiles beside the tests.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-struct Process {
+struct StackProcess {
     child: Child,
     url: String,
-    /// What it has printed since it was started.
+    /// The lines that it has printed since its start line.
     printed: Arc<Mutex<Vec<String>>>,
 }
 
-impl Process {
-    /// Starts the stack with its data in `folder`, and waits until it says where it is.
+impl StackProcess {
+    /// Starts the stack with its data in `folder`, and waits for its start line.
     fn start(folder: &Path, push_service: &str) -> Self {
         Self::start_with(folder, push_service, &[])
     }
 
     fn start_with(folder: &Path, push_service: &str, settings: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_local"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_pushlark-local"))
             .args(["--port", "0", "--data"])
             .arg(folder)
             .env("MONGOOSEPUSH_URL", push_service)
@@ -50,7 +50,7 @@ impl Process {
         let url = line.split(' ').nth(3).unwrap().strip_suffix("/enable,").unwrap().to_owned();
         let printed = Arc::<Mutex<Vec<String>>>::default();
         let kept = Arc::clone(&printed);
-        // Somebody has to read on, or the process blocks.
+        // Without a reader, the process would block.
         std::thread::spawn(move || lines.for_each(|line| kept.lock().unwrap().push(line)));
         Self { child, url, printed }
     }
@@ -60,7 +60,7 @@ impl Process {
         request.send().await.unwrap().status().as_u16()
     }
 
-    /// Waits for so many printed lines of a kind, and gives all of that kind.
+    /// Waits for `count` lines of a kind. Returns all lines of this kind.
     async fn printed(&self, count: usize, is_of_kind: impl Fn(&str) -> bool) -> Vec<String> {
         let begun = Instant::now();
         loop {
@@ -69,7 +69,7 @@ impl Process {
             if lines.len() >= count {
                 return lines;
             }
-            assert!(begun.elapsed() < PATIENCE, "{lines:?}");
+            assert!(begun.elapsed() < TEST_TIMEOUT, "{lines:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -80,15 +80,15 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for StackProcess {
     fn drop(&mut self) {
-        // Already dead where the test killed it.
+        // It is already dead if the test killed it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A push service that reports each device that it is asked to notify.
+/// A push service that sends the device of each notification to the receiver.
 async fn push_service(listener: TcpListener) -> UnboundedReceiver<String> {
     let (notified, received) = unbounded_channel();
     let answer = async |State(notified): State<UnboundedSender<String>>, Segment(device): Segment<String>| {
@@ -107,14 +107,14 @@ fn folder(name: &str) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn an_accepted_event_outlives_a_kill_right_after_its_202() {
+async fn an_accepted_event_survives_a_kill_right_after_its_202() {
     let folder = folder("killed");
-    // Connections are refused until it listens, and no other program can take its port.
+    // Connections are refused until it listens, and the port is reserved.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let push_service_url = format!("http://{}", socket.local_addr().unwrap());
 
-    let stack = Process::start(&folder, &push_service_url);
+    let stack = StackProcess::start(&folder, &push_service_url);
     let form = json!({"service": "fcm", "device_id": "phone"});
     let enable = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "n", "form": form});
     assert_eq!(stack.post("/enable", enable).await, 200);
@@ -123,34 +123,34 @@ async fn an_accepted_event_outlives_a_kill_right_after_its_202() {
     stack.kill();
 
     let mut notified = push_service(socket.listen(1024).unwrap()).await;
-    let _stack = Process::start(&folder, &push_service_url);
-    let device = tokio::time::timeout(PATIENCE, notified.recv()).await;
+    let _stack = StackProcess::start(&folder, &push_service_url);
+    let device = tokio::time::timeout(TEST_TIMEOUT, notified.recv()).await;
     assert_eq!(device.expect("notified in time").unwrap(), "phone");
 }
 
-/// They are for a shell that has the secret as `$SECRET`, if one is set.
+/// If there is a secret, the commands read it from `$SECRET`.
 #[tokio::test]
-async fn the_commands_that_it_prints_work() {
-    const SECRET: &str = "a-secret-that-is-not-printed";
-    for (name, settings) in [("open", &[][..]), ("closed", &[("WEBHOOK_SECRET", SECRET)])] {
-        let stack = Process::start_with(&folder(name), "http://127.0.0.1:9", settings);
+async fn the_printed_commands_work() {
+    const UNPRINTED_SECRET: &str = "a-secret-that-is-not-printed";
+    for (name, settings) in [("open", &[][..]), ("closed", &[("WEBHOOK_SECRET", UNPRINTED_SECRET)])] {
+        let stack = StackProcess::start_with(&folder(name), "http://127.0.0.1:9", settings);
         let commands = stack.printed(3, |line| line.starts_with("  curl ")).await;
         assert_eq!(commands.len(), 3);
-        assert!(!stack.printed.lock().unwrap().join("\n").contains(SECRET));
+        assert!(!stack.printed.lock().unwrap().join("\n").contains(UNPRINTED_SECRET));
         let script =
             format!("set -e\ncurl() {{ command curl --silent --fail-with-body \"$@\"; }}\n{}", commands.join("\n"));
         let mut bash = tokio::process::Command::new("bash");
-        let ran = bash.arg("-c").arg(script).env("SECRET", SECRET).output().await.unwrap();
+        let ran = bash.arg("-c").arg(script).env("SECRET", UNPRINTED_SECRET).output().await.unwrap();
         assert!(ran.status.success(), "{name}: {commands:?}: {}", String::from_utf8_lossy(&ran.stdout));
     }
 }
 
 #[tokio::test]
-async fn each_event_is_one_line_that_says_why_and_nothing_of_what_was_said() {
+async fn each_event_has_one_log_line_with_the_reason_but_without_the_text() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let push_service_url = format!("http://{}", listener.local_addr().unwrap());
     let mut notified = push_service(listener).await;
-    let stack = Process::start(&folder("logged"), &push_service_url);
+    let stack = StackProcess::start(&folder("logged"), &push_service_url);
     let form = json!({"service": "fcm", "device_id": "device-token"});
     let enable = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "device-node", "form": form});
     assert_eq!(stack.post("/enable", enable).await, 200);
@@ -182,28 +182,28 @@ async fn each_event_is_one_line_that_says_why_and_nothing_of_what_was_said() {
 #[test]
 fn a_data_folder_belongs_to_one_process() {
     let folder = folder("locked");
-    let first = Process::start(&folder, "http://127.0.0.1:9");
+    let first = StackProcess::start(&folder, "http://127.0.0.1:9");
     let pid = first.child.id();
-    let mut second = Command::new(env!("CARGO_BIN_EXE_local"));
+    let mut second = Command::new(env!("CARGO_BIN_EXE_pushlark-local"));
     second.args(["--port", "0", "--data"]).arg(&folder).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut second = second.spawn().unwrap();
     let begun = Instant::now();
-    while second.try_wait().unwrap().is_none() && begun.elapsed() < PATIENCE {
+    while second.try_wait().unwrap().is_none() && begun.elapsed() < TEST_TIMEOUT {
         std::thread::sleep(Duration::from_millis(5));
     }
-    // Does nothing where it has ended, as it must.
+    // Has no effect if it has ended, as it must.
     second.kill().unwrap();
     let output = second.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&format!("{} is in use by the process {pid}.", folder.display())), "{said}");
     first.kill();
-    // At once, and not after somebody has deleted a file.
-    Process::start(&folder, "http://127.0.0.1:9");
+    // The system has released the lock at once.
+    StackProcess::start(&folder, "http://127.0.0.1:9");
 }
 
 #[tokio::test]
-async fn a_client_that_sends_slowly_is_cut_off() {
+async fn a_slow_client_is_disconnected() {
     let timeouts = Duration::from_secs(1);
     let options = Options { header_timeout: timeouts, body_timeout: timeouts, ..Options::default() };
     let stack = Stack::start(options).await.unwrap();
@@ -215,7 +215,7 @@ async fn a_client_that_sends_slowly_is_cut_off() {
             client.write_all(sent.as_bytes()).await.unwrap();
             let mut answer = String::new();
             let read = tokio::time::timeout(Duration::from_secs(20), client.read_to_string(&mut answer)).await;
-            read.expect("cut off").unwrap();
+            read.expect("disconnected").unwrap();
             assert!(answer.starts_with(expected) && answer.is_empty() == expected.is_empty(), "{answer}");
         }
     }
@@ -223,19 +223,20 @@ async fn a_client_that_sends_slowly_is_cut_off() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_said_so() {
+fn a_port_in_use_is_reported() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
-    let output = Command::new(env!("CARGO_BIN_EXE_local")).args(["--memory", "--port", &port]).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_pushlark-local")).args(["--memory", "--port", &port]).output().unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&format!("port {port} is taken")), "{said}");
 }
 
 #[test]
-fn a_bad_setting_is_said_by_its_name() {
+fn the_error_of_an_invalid_setting_names_it() {
     for (name, value) in [("WORKER_CONCURRENCY", "0"), ("PLUGIN", "none"), ("VIRTUAL_PUBSUB_HOSTS", "push.@HOSTS@")] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pushlark-local"));
         let output = command.args(["--memory", "--port", "0"]).env(name, value).output().unwrap();
         assert!(!output.status.success());
         let said = String::from_utf8(output.stderr).unwrap();
@@ -243,18 +244,70 @@ fn a_bad_setting_is_said_by_its_name() {
     }
 }
 
-/// Of its own processor time, so that other programs do not count.
+/// Measures processor time, so that other programs do not count.
 #[test]
-fn it_starts_within_two_seconds_and_stops_when_asked() {
+fn the_stack_starts_within_two_seconds_and_stops_on_sigterm() {
     let started = Instant::now();
-    let mut stack = Process::start(&folder("started"), "http://127.0.0.1:9");
+    let mut stack = StackProcess::start(&folder("started"), "http://127.0.0.1:9");
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", stack.child.id())).unwrap();
     // proc(5): utime and stime, in hundredths of a second.
     let times = stat.rsplit(") ").next().unwrap().split(' ').skip(11).take(2);
     let processor_time = Duration::from_millis(times.map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum());
     assert!(processor_time < Duration::from_secs(2), "{processor_time:?}");
-    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    assert!(started.elapsed() < TEST_TIMEOUT, "{:?}", started.elapsed());
     let terminated = Command::new("kill").args(["-TERM", &stack.child.id().to_string()]).status().unwrap();
     assert!(terminated.success());
     assert!(stack.child.wait().unwrap().success());
+}
+
+/// The bridge in the stack signs with the `WEBHOOK_SECRET` of the functions, unless it has a secret of its own.
+#[tokio::test]
+async fn the_bridge_signs_with_the_secret_of_the_functions() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap().to_string();
+    let bridge = [("BRIDGE_SERVER", &*server), ("BRIDGE_COMPONENTS", "push.localhost=secret")];
+    for (name, bridge_secret, expected) in
+        [("shared", "", "type=\"result\""), ("own", "another secret of the bridge", "type=\"error\"")]
+    {
+        let functions = [("WEBHOOK_SECRET", "the secret of the functions"), ("BRIDGE_WEBHOOK_SECRET", bridge_secret)];
+        let settings: Vec<_> = bridge.into_iter().chain(functions).filter(|(_, value)| !value.is_empty()).collect();
+        let folder = folder(&format!("bridge-{name}"));
+        let _stack = StackProcess::start_with(&folder, "http://127.0.0.1:9", &settings);
+        let (mut stream, _) = tokio::time::timeout(TEST_TIMEOUT, listener.accept()).await.unwrap().unwrap();
+        let iq = "<iq type='get' id='1' from='bob@localhost/pc' to='push.localhost'>\
+            <query xmlns='http://jabber.org/protocol/disco#info'/></iq>";
+        let header = "<stream:stream xmlns='jabber:component:accept' \
+            xmlns:stream='http://etherx.jabber.org/streams' id='1'><handshake/>";
+        stream.write_all(format!("{header}{iq}").as_bytes()).await.unwrap();
+        let mut received = String::new();
+        while !received.contains("<iq ") {
+            let mut bytes = [0; 4096];
+            let length = tokio::time::timeout(TEST_TIMEOUT, stream.read(&mut bytes)).await.unwrap().unwrap();
+            assert!(length > 0, "{received}");
+            received += &String::from_utf8_lossy(&bytes[..length]);
+        }
+        assert!(received.contains(expected), "{name}: {received}");
+    }
+}
+
+#[test]
+fn an_old_variable_of_the_bridge_is_refused_only_for_the_bridge() {
+    let components = ("COMPONENTS", "push.localhost=secret");
+    let refused = |name: &str| format!("{name}: the bridge no longer reads this variable, set BRIDGE_{name}");
+    for (variables, error) in [
+        (&[components][..], refused("COMPONENTS")),
+        (&[("BRIDGE_COMPONENTS", "push.localhost=secret"), ("SERVER", "127.0.0.1:5347")], refused("SERVER")),
+        // The error of a setting of the functions: the variables of the bridge are accepted.
+        (&[("SERVER", "127.0.0.1:5347"), ("PLUGIN", "none")], "PLUGIN: ".into()),
+        (
+            &[("BRIDGE_COMPONENTS", "push.localhost=secret"), ("LOG_LEVEL", "info"), ("PLUGIN", "none")],
+            "PLUGIN: ".into(),
+        ),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pushlark-local"));
+        let output = command.args(["--memory", "--port", "0"]).envs(variables.iter().copied()).output().unwrap();
+        assert!(!output.status.success());
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.contains(&error), "{variables:?}: {errors}");
+    }
 }

@@ -16,7 +16,7 @@ use base64::prelude::BASE64_STANDARD;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, by_domain};
 use pushlark_sns::{MESSAGE_TYPE, SnsError, SnsMessage, Topics};
 use pushlark_telemetry::{Causes, Metric, Refusal, count, log_refusal};
-use pushlark_webhooks::{HUB_SIGNATURE, Headers, ID, Key, SIGNATURE, TIMESTAMP, Unverified, verify_body};
+use pushlark_webhooks::{HUB_SIGNATURE, Headers, ID, Key, SIGNATURE, SignatureError, TIMESTAMP, verify_body};
 use pushlark_xmpp::{BareJid, DomainPart, DomainRef};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -193,7 +193,7 @@ enum Unknown {
     Credential,
     /// The signature is incomplete, made with another secret, or its timestamp is too far from now.
     #[error(transparent)]
-    Signature(#[from] Unverified),
+    Signature(#[from] SignatureError),
 }
 
 impl Access {
@@ -300,14 +300,14 @@ impl Unknown {
         match self {
             Self::Missing => "no credential",
             Self::Credential => "unknown secret",
-            Self::Signature(Unverified::Incomplete) => "incomplete headers of a signature",
-            Self::Signature(Unverified::Untimely) => "timestamp of a signature too far from now",
-            Self::Signature(Unverified::Wrong) => "wrong signature",
+            Self::Signature(SignatureError::Incomplete) => "incomplete headers of a signature",
+            Self::Signature(SignatureError::Untimely) => "timestamp of a signature too far from now",
+            Self::Signature(SignatureError::Wrong) => "wrong signature",
         }
     }
 
     fn may_be_of_a_newer_secret(&self) -> bool {
-        matches!(self, Self::Credential | Self::Signature(Unverified::Wrong))
+        matches!(self, Self::Credential | Self::Signature(SignatureError::Wrong))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pushlark_json::read_json;
 use pushlark_store::AdmissionError;
 use pushlark_telemetry::Causes;
-use pushlark_xmpp::{Condition, Element, InvalidRequest, Iq, IqType};
+use pushlark_xmpp::{Condition, Element, PushRequestError, Iq, IqType};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -76,7 +76,7 @@ pub async fn command<C>(
     act: impl AsyncFnOnce(C) -> Result<Value, Rejection>,
 ) -> Result<Response, Problem>
 where
-    C: DeserializeOwned + for<'iq> TryFrom<&'iq Iq, Error = InvalidRequest>,
+    C: DeserializeOwned + for<'iq> TryFrom<&'iq Iq, Error = PushRequestError>,
 {
     match request.media {
         Media::Json => {

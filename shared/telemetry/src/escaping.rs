@@ -1,4 +1,4 @@
-//! Text from outside in log lines: shown, not obeyed.
+//! Escapes characters in log lines that could forge lines or control a terminal.
 
 use std::io::{self, Write};
 
@@ -6,13 +6,13 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::Format;
 
-/// Escapes each character that would begin a line, steer a terminal or change how the text around it reads. A line must
-/// come in one piece, as tracing-subscriber writes it.
+/// Escapes each character that would begin a line, control a terminal or change the order of the visible text. Each
+/// write must be one whole line, as tracing-subscriber writes it.
 #[derive(Debug)]
 pub struct Escaping<W> {
-    /// How the line looks, and so how a character is escaped.
+    /// The format of the line, which determines the escape sequences.
     pub format: Format,
-    /// Where the line goes.
+    /// The output.
     pub writer: W,
 }
 
@@ -41,7 +41,7 @@ fn escape(line: &str, format: Format) -> String {
     for c in text.chars() {
         match format {
             _ if !is_unseen(c) => escaped.push(c),
-            // It can only stand in a string, since JSON is written without white space around its values.
+            // It can only be within a string, because there is no white space between the values.
             Format::Json => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| escaped += &format!("\\u{unit:04x}")),
             Format::Human => escaped.extend(c.escape_default()),
         }
@@ -49,7 +49,7 @@ fn escape(line: &str, format: Format) -> String {
     escaped + &line[text.len()..]
 }
 
-/// Whether a character is a control, or one of Unicode's formats without a glyph of its own.
+/// Whether a character is a control character, or a format character of Unicode without a glyph.
 fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
@@ -69,7 +69,7 @@ mod tests {
     use crate::dispatch;
     use crate::levels::Levels;
 
-    /// The lines of two events, the first of which has `text` in a field of each kind, in a span and in the message.
+    /// The lines of two events. The first one has `text` in a field of each kind, in a span and in the message.
     fn written(format: Format, text: &str) -> String {
         let (mut lines, writer) = pipe().unwrap();
         with_default(&dispatch(format, Levels::default(), Arc::new(writer)), || {
@@ -83,7 +83,7 @@ mod tests {
         written
     }
 
-    /// All that must never be raw in a line.
+    /// All characters that must be escaped.
     fn unseen() -> String {
         let ranges = [0..=0x1f, 0x7f..=0x9f, 0x61c..=0x61c, 0x200b..=0x200f, 0x2028..=0x202e, 0x2060..=0x206f];
         let more = [0xfeff..=0xfeff, 0xe0000..=0xe007f];
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_stays_one_line_and_shows_in_its_order() {
+    fn a_line_stays_one_line_in_its_visible_order() {
         let unseen = unseen();
         for text in ["Eve\n2026-01-01T00:00:00Z  INFO disabled", "\u{202e}evil\u{2066}\r\u{1b}[2K\u{85}", &unseen] {
             for format in [Format::Json, Format::Human] {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn json_tells_the_same_text() {
+    fn json_decodes_to_the_same_text() {
         for text in ["Zażółć 😀 مرحبا 👩‍👧 \"q\" \\u202e \\", "\\\u{202e}\u{e0041}\n", &unseen()] {
             let written = written(Format::Json, text);
             let line: Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_seen_is_written_as_it_is() {
+    fn visible_characters_are_not_escaped() {
         let text = "Zażółć 😀 مرحبا שלום 你好 e\u{301} <>&'";
         for format in [Format::Json, Format::Human] {
             let written = written(format, text);

@@ -1,4 +1,4 @@
-//! Which lines are logged.
+//! The setting `LOG_LEVEL`.
 
 use std::str::FromStr;
 
@@ -13,14 +13,14 @@ const LEVELS: [(&str, Level); 5] = [
     ("trace", Level::TRACE),
 ];
 
-/// The level of all targets, and of single ones.
+/// The level of all targets, and levels of single targets.
 #[derive(Debug)]
 pub struct Levels(pub Targets);
 
-/// A part of the setting that says no level; the operator's to mend.
+/// A part of the setting that is not a level.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither a level (error, warn, info, debug, trace) nor a target with one, such as worker=debug")]
-pub struct InvalidLevel(String);
+pub struct LevelError(String);
 
 impl Default for Levels {
     fn default() -> Self {
@@ -28,11 +28,11 @@ impl Default for Levels {
     }
 }
 
-/// `Targets` itself takes a word that is no level for a target, and then logs nothing of any other.
+/// The parser of `Targets` reads an unknown level as a target, and then disables all other targets.
 impl FromStr for Levels {
-    type Err = InvalidLevel;
+    type Err = LevelError;
 
-    fn from_str(text: &str) -> Result<Self, InvalidLevel> {
+    fn from_str(text: &str) -> Result<Self, LevelError> {
         text.split(',').map(str::trim).try_fold(Self::default(), |Self(targets), directive| {
             let (target, level) = match directive.split_once('=') {
                 Some((target, level)) => (Some(target.trim()), level.trim()),
@@ -43,7 +43,7 @@ impl FromStr for Levels {
                 !target.is_empty() && target.chars().all(is_part)
             };
             let level = LEVELS.iter().find(|(name, _)| name.eq_ignore_ascii_case(level)).map(|(_, level)| *level);
-            let level = level.filter(|_| target.is_none_or(is_target)).ok_or_else(|| InvalidLevel(directive.into()))?;
+            let level = level.filter(|_| target.is_none_or(is_target)).ok_or_else(|| LevelError(directive.into()))?;
             Ok(Self(match target {
                 Some(target) => targets.with_target(target, level),
                 None => targets.with_default(level),
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_level_and_levels_of_targets_are_taken() {
+    fn levels_and_levels_of_targets_are_accepted() {
         let logs = |text: &str, target: &str, level| text.parse::<Levels>().unwrap().0.would_enable(target, &level);
         for (name, level) in LEVELS {
             assert!(logs(name, "worker", level), "{name}");
@@ -66,11 +66,11 @@ mod tests {
         assert!(!logs("warn", "worker", Level::INFO) && logs("INFO", "worker", Level::INFO));
         assert!(logs("info, worker=debug", "worker::notify", Level::DEBUG));
         assert!(!logs("info,worker=debug", "ingest", Level::DEBUG));
-        assert!(logs("worker=debug", "ingest", Level::INFO), "a level of one target is no level of others");
+        assert!(logs("worker=debug", "ingest", Level::INFO), "a level of one target does not change the others");
     }
 
     #[test]
-    fn a_word_that_is_no_level_is_refused() {
+    fn a_word_that_is_not_a_level_is_refused() {
         for (text, part) in [
             ("verbose", "verbose"),
             ("infoo", "infoo"),
@@ -86,7 +86,7 @@ mod tests {
             ("info,worker", "worker"),
             ("", ""),
         ] {
-            assert_eq!(text.parse::<Levels>().unwrap_err(), InvalidLevel(part.into()), "{text}");
+            assert_eq!(text.parse::<Levels>().unwrap_err(), LevelError(part.into()), "{text}");
         }
     }
 }

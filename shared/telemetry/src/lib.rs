@@ -1,4 +1,4 @@
-//! Logs, and metrics in CloudWatch's embedded format.
+//! Logging, and metrics in CloudWatch's embedded metric format.
 
 mod escaping;
 mod levels;
@@ -22,25 +22,25 @@ use tracing_subscriber::layer::SubscriberExt;
 use escaping::Escaping;
 use levels::Levels;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// An object a line, as CloudWatch Logs Insights reads it. The platform adds the time.
+    /// One JSON object per line, for CloudWatch Logs Insights. The platform adds the time.
     Json,
-    /// For a person at a terminal.
+    /// Plain text for a terminal.
     Human,
 }
 
-/// Starts logging at the level of `LOG_LEVEL`: `error`, `warn`, `info`, `debug` or `trace`, and levels for single targets,
-/// such as `info,worker=debug`; where it has none, `info`.
+/// Starts logging at the level of `LOG_LEVEL`: `error`, `warn`, `info` (the default), `debug` or `trace`, and levels
+/// for single targets, such as `info,worker=debug`.
 ///
 /// With `STACK_NAME`, metrics have the dimension `Stack`.
 ///
-/// A panic is a line of the log, too, with where it was; what it says may quote a message, and is told at `debug`.
+/// A panic is logged with its location. Its message may quote a stanza, so it is logged at `debug`.
 pub fn start(format: Format, environment: &Environment) -> Result<(), SettingError> {
     set_hook(Box::new(|panic| {
         tracing::error!(at = panic.location().map(ToString::to_string), "a panic");
-        tracing::debug!(%panic, "what a panic says");
+        tracing::debug!(%panic, "the message of a panic");
     }));
     if let Some(name) = environment.value("STACK_NAME")? {
         metrics::set_stack(name);
@@ -48,13 +48,13 @@ pub fn start(format: Format, environment: &Environment) -> Result<(), SettingErr
     start_to(io::stdout, format, environment)
 }
 
-/// Starts logging as [`start`] does, to another place: each line is one write.
+/// Starts logging like [`start`], to another output. Each line is one write.
 pub fn start_to<W>(writer: W, format: Format, environment: &Environment) -> Result<(), SettingError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let levels = environment.get("LOG_LEVEL")?.unwrap_or_default();
-    // Only a second start in one process fails, and leaves the first one's logging in place.
+    // Fails only at the second start in a process. The first one's logging stays.
     let _ = set_global_default(dispatch(format, levels, writer));
     Ok(())
 }
@@ -64,7 +64,7 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let registry = tracing_subscriber::registry().with(levels);
-    // Without colours, whose escapes would be taken for somebody else's.
+    // Without colours: their escape sequences would be escaped, too.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Escaping { format, writer });
     match format {
         Format::Json => registry.with(lines.json().flatten_event(true).with_current_span(false).without_time()).into(),

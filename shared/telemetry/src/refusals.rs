@@ -1,38 +1,38 @@
-//! Refused requests in the log: anybody can cause them, so that their lines are bounded.
+//! Logs refused requests. Anybody can cause them, so their lines are rate-limited.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long after a line the next one with the same reason may come.
+/// The minimum time between two lines with the same status and reason.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-static LINES: Mutex<Lines> = Mutex::new(Lines(BTreeMap::new()));
+static LINES: Mutex<LogLines> = Mutex::new(LogLines(BTreeMap::new()));
 
-/// A request that is refused for its credential. Nothing of the credential is in it.
+/// A request that is refused because of its credential. It contains nothing of the credential.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal<'r> {
-    /// As HTTP has it: 401 or 403.
+    /// The HTTP status, 401 or 403.
     pub status: u16,
-    /// One of a few.
+    /// One of a few fixed texts.
     pub reason: &'static str,
-    /// The domain, or the user, that the credential is bound to, if the credential is known.
+    /// The domain or user of the credential, if the credential is known.
     pub caller: Option<&'r str>,
-    /// What was asked for.
+    /// The refused access, such as a domain.
     pub detail: Option<&'r str>,
 }
 
 /// The last line of each status and reason.
-struct Lines(BTreeMap<(u16, &'static str), Line>);
+struct LogLines(BTreeMap<(u16, &'static str), LogLine>);
 
-struct Line {
+struct LogLine {
     at: Instant,
-    /// How many refusals have had no line since.
+    /// The refusals without a line since then.
     left_out: u64,
 }
 
-/// Logs a refused request, if none was logged for the same reason in the last ten seconds; the next line tells how many
-/// were left out.
+/// Logs a refused request, unless one with the same status and reason was logged in the last ten seconds. The next line
+/// has the number of requests without a line as `left_out`.
 pub fn log_refusal(Refusal { status, reason, caller, detail }: Refusal<'_>) {
     // Each change is complete in itself.
     let admitted = LINES.lock().unwrap_or_else(PoisonError::into_inner).admit(status, reason, Instant::now());
@@ -41,11 +41,11 @@ pub fn log_refusal(Refusal { status, reason, caller, detail }: Refusal<'_>) {
     }
 }
 
-impl Lines {
-    /// How many refusals were left out before this one, if it is to be logged.
+impl LogLines {
+    /// Returns the number of refusals without a line, if this one is to be logged.
     fn admit(&mut self, status: u16, reason: &'static str, now: Instant) -> Option<u64> {
         let Some(line) = self.0.get_mut(&(status, reason)) else {
-            self.0.insert((status, reason), Line { at: now, left_out: 0 });
+            self.0.insert((status, reason), LogLine { at: now, left_out: 0 });
             return Some(0);
         };
         if now.saturating_duration_since(line.at) < INTERVAL {
@@ -62,8 +62,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_has_one_line_in_ten_seconds_and_the_next_tells_how_many_had_none() {
-        let (mut lines, start) = (Lines(BTreeMap::new()), Instant::now());
+    fn a_reason_has_one_line_in_ten_seconds_with_the_number_of_omitted_ones() {
+        let (mut lines, start) = (LogLines(BTreeMap::new()), Instant::now());
         let mut admit = |status, reason, seconds| lines.admit(status, reason, start + Duration::from_secs(seconds));
         assert_eq!((admit(401, "a", 0), admit(401, "b", 0), admit(403, "a", 0)), (Some(0), Some(0), Some(0)));
         assert_eq!((0..1_000).filter_map(|_| admit(401, "a", 9)).count(), 0);

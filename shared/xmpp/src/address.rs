@@ -1,20 +1,20 @@
-//! JIDs as they come from outside.
+//! Reads JIDs from untrusted input.
 
 use jid::{Error, Jid};
 
-/// What is wrong with a JID; the sender's to mend.
+/// Why a text is not a JID.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidJid {
-    /// It is no JID (RFC 6122).
+pub enum JidError {
+    /// The text is not a JID (RFC 6122).
     #[error("not a JID: {0}")]
     Malformed(#[from] Error),
-    /// Its normal form is not normal: two ways to write it would be two users.
+    /// Normalising the normal form changes it, so two spellings of one JID would be two users.
     #[error("not a JID: it has characters that are normalised to others that are not allowed")]
     Unstable,
 }
 
-/// Reads and normalises a JID. One final dot of the domain is dropped, as RFC 7622, section 3.2 has it.
-pub fn parse_jid(text: &str) -> Result<Jid, InvalidJid> {
+/// Parses and normalises a JID. A trailing dot of the domain is removed (RFC 7622, section 3.2).
+pub fn parse_jid(text: &str) -> Result<Jid, JidError> {
     let bare_length = text.find('/').unwrap_or(text.len());
     let (bare, resource) = text.split_at(bare_length);
     let jid = match bare.strip_suffix('.') {
@@ -23,6 +23,6 @@ pub fn parse_jid(text: &str) -> Result<Jid, InvalidJid> {
     }?;
     match Jid::new(jid.as_str()) {
         Ok(again) if again == jid && !jid.domain().as_str().ends_with('.') => Ok(jid),
-        _ => Err(InvalidJid::Unstable),
+        _ => Err(JidError::Unstable),
     }
 }

@@ -1,4 +1,4 @@
-//! An XML element as XMPP allows it: parsed within bounds, written without loss.
+//! XML elements, as XMPP restricts them: parsed within limits, written without loss.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,49 +12,49 @@ use quick_xml::{Error, XmlVersion};
 
 /// The largest stanza that is parsed, in bytes.
 pub const MAX_STANZA_BYTES: usize = 256 * 1024;
-/// How deep elements may be nested; deeper than any stanza in use.
+/// The deepest nesting of elements that is parsed. Real stanzas are less deep.
 pub const MAX_DEPTH: usize = 64;
 
-/// The most attributes that an element may have, and the longest namespace, in bytes: each is compared with the others of
-/// its element, and written again with each element that is not in its parent's.
+/// The most attributes of an element: each is compared with all others of its element.
 const MAX_ATTRIBUTES: usize = 64;
+/// The longest namespace, in bytes. It is written again for each element with another namespace than its parent.
 const MAX_NAMESPACE_BYTES: usize = 256;
-/// The most namespaces that may be declared where an element stands: each name is looked for among them.
+/// The most namespace declarations in scope: they are searched for each name.
 const MAX_BINDINGS: usize = 128;
 
 const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
 const XMLNS_NAMESPACE: &str = "http://www.w3.org/2000/xmlns/";
 
-/// Why a text is not the XML of a stanza. Each of them is the sender's to mend.
+/// Why a text is not the XML of a stanza.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// Over [`MAX_STANZA_BYTES`].
+    /// Longer than [`MAX_STANZA_BYTES`]; the length in bytes.
     #[error("the stanza has {0} bytes, {MAX_STANZA_BYTES} are allowed")]
     TooLarge(usize),
-    /// Over [`MAX_DEPTH`].
+    /// Nested deeper than [`MAX_DEPTH`].
     #[error("elements are nested deeper than {MAX_DEPTH}")]
     TooDeep,
-    /// Over the bounds on one element's attributes or on namespaces.
+    /// Over a limit for attributes or namespaces.
     #[error(
         "an element has more than {MAX_ATTRIBUTES} attributes or is within more than {MAX_BINDINGS} declarations of \
          namespaces, or a namespace has more than {MAX_NAMESPACE_BYTES} bytes"
     )]
     TooWide,
-    /// XML that XMPP forbids: RFC 6120, section 11.1.
+    /// XML that XMPP prohibits (RFC 6120, section 11.1).
     #[error("{0} is not allowed in a stanza")]
     Restricted(&'static str),
-    /// Not well-formed XML, or not by the rules for namespaces.
+    /// Not well-formed XML, or not namespace-well-formed.
     #[error("malformed XML: {0}")]
     Malformed(String),
 }
 
-/// An element with its namespace, whatever prefix it was written with.
+/// An element with its namespace. The prefix is not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
     name: String,
     namespace: String,
     attributes: Vec<Attribute>,
-    children: Vec<Node>,
+    children: Vec<ChildNode>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ struct Attribute {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Node {
+enum ChildNode {
     Element(Element),
     Text(String),
 }
@@ -76,28 +76,28 @@ impl Element {
         Self { name: name.into(), namespace: namespace.into(), attributes: Vec::new(), children: Vec::new() }
     }
 
-    /// This element with the attribute `name`, in no namespace, in place of one that it has.
+    /// Sets the attribute `name`, which is in no namespace.
     pub fn with_attribute(mut self, name: &str, value: impl Into<String>) -> Self {
         self.attributes.retain(|attribute| attribute.name != name || !attribute.namespace.is_empty());
         self.attributes.push(Attribute { name: name.into(), namespace: String::new(), value: value.into() });
         self
     }
 
-    /// This element with one more child.
+    /// Appends a child.
     pub fn with_child(mut self, child: Self) -> Self {
-        self.children.push(Node::Element(child));
+        self.children.push(ChildNode::Element(child));
         self
     }
 
-    /// This element without the child elements for which `is_unwanted` returns true.
+    /// Removes the child elements for which `is_unwanted` returns true.
     pub fn without_children(mut self, is_unwanted: impl Fn(&Self) -> bool) -> Self {
-        self.children.retain(|node| !matches!(node, Node::Element(child) if is_unwanted(child)));
+        self.children.retain(|node| !matches!(node, ChildNode::Element(child) if is_unwanted(child)));
         self
     }
 
-    /// This element with one more piece of text.
+    /// Appends text.
     pub fn with_text(mut self, text: impl Into<String>) -> Self {
-        self.children.push(Node::Text(text.into()));
+        self.children.push(ChildNode::Text(text.into()));
         self
     }
 
@@ -106,7 +106,7 @@ impl Element {
         &self.name
     }
 
-    /// The namespace, empty for none.
+    /// The namespace; empty if there is none.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -121,11 +121,11 @@ impl Element {
         self.attributes.iter().find(|a| a.name == name && a.namespace.is_empty()).map(|a| a.value.as_str())
     }
 
-    /// The child elements, in their order.
+    /// The child elements, in document order.
     pub fn children(&self) -> impl Iterator<Item = &Self> {
         self.children.iter().filter_map(|node| match node {
-            Node::Element(element) => Some(element),
-            Node::Text(_) => None,
+            ChildNode::Element(element) => Some(element),
+            ChildNode::Text(_) => None,
         })
     }
 
@@ -137,8 +137,8 @@ impl Element {
     /// The text directly inside this element.
     pub fn text(&self) -> Cow<'_, str> {
         let mut texts = self.children.iter().filter_map(|node| match node {
-            Node::Text(text) => Some(text.as_str()),
-            Node::Element(_) => None,
+            ChildNode::Text(text) => Some(text.as_str()),
+            ChildNode::Element(_) => None,
         });
         match (texts.next(), texts.next()) {
             (None, _) => Cow::Borrowed(""),
@@ -151,10 +151,10 @@ impl Element {
         }
     }
 
-    /// Parses one element, with nothing but white space (and an XML declaration) around it.
+    /// Parses one element. Only white space and an XML declaration may surround it.
     ///
-    /// Document types, comments, processing instructions and entities other than XML's own five are refused, as
-    /// RFC 6120, section 11.1 has it.
+    /// Document types, comments, processing instructions and entities other than the five predefined ones are refused
+    /// (RFC 6120, section 11.1).
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         if text.len() > MAX_STANZA_BYTES {
             return Err(ParseError::TooLarge(text.len()));
@@ -162,7 +162,8 @@ impl Element {
         let mut reader = NsReader::from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
         reader.resolver_mut().set_max_namespace_bindings(MAX_BINDINGS);
         let mut open: Vec<Self> = Vec::new();
-        // How many the open elements declare when they are written, which may be more than when they were read.
+        // The number of namespaces that the open elements declare when written. It may differ from the number in the
+        // input.
         let mut bindings = 0;
         let mut root: Option<Self> = None;
         let mut at_start = true;
@@ -209,7 +210,7 @@ impl Element {
                         Some(character) => Cow::Owned(character.to_string()),
                         None => Cow::Borrowed(
                             quick_xml::escape::resolve_xml_entity(&reference)
-                                .ok_or(ParseError::Restricted("an entity other than XML's own five"))?,
+                                .ok_or(ParseError::Restricted("an entity other than the five predefined ones"))?,
                         ),
                     };
                     if open.is_empty() {
@@ -233,7 +234,7 @@ impl Element {
             if let Some(element) = complete {
                 bindings -= element.bindings(open.last());
                 match open.last_mut() {
-                    Some(parent) => parent.children.push(Node::Element(element)),
+                    Some(parent) => parent.children.push(ChildNode::Element(element)),
                     None => root = Some(element),
                 }
             }
@@ -244,7 +245,7 @@ impl Element {
         let (namespace, name) = reader.resolver().resolve_element(tag.name());
         let mut element = Self::new(check_name(name.into_inner())?, &resolved(namespace)?);
         if element.namespace == XML_NAMESPACE {
-            // It can be written with the prefix "xml" alone, which only attributes are.
+            // It would need the prefix "xml", which is written only for attributes.
             return Err(malformed("an element in the namespace of XML itself"));
         }
         for attribute in tag.attributes() {
@@ -274,7 +275,7 @@ impl Element {
         Ok(element)
     }
 
-    /// How many namespaces this element declares when it is written.
+    /// The number of namespaces that this element declares when written.
     fn bindings(&self, parent: Option<&Self>) -> usize {
         let declares = |attribute: &&Attribute| !matches!(attribute.namespace.as_str(), "" | XML_NAMESPACE);
         usize::from(self.namespace != parent.map_or("", Self::namespace))
@@ -300,22 +301,22 @@ impl Element {
         f.write_str(">")?;
         for child in &self.children {
             match child {
-                Node::Element(element) => element.write(f, &self.namespace)?,
-                Node::Text(text) => f.write_str(&escape_text(text))?,
+                ChildNode::Element(element) => element.write(f, &self.namespace)?,
+                ChildNode::Text(text) => f.write_str(&escape_text(text))?,
             }
         }
         write!(f, "</{}>", self.name)
     }
 }
 
-/// The element as XML. Prefixes are not kept, namespaces are.
+/// The element as XML, with its namespaces but without the original prefixes.
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write(f, "")
     }
 }
 
-/// Whether `text` has only characters that XML 1.0 allows (its production 2, `Char`).
+/// Whether `text` has only characters that XML 1.0 allows (production 2, `Char`).
 pub fn is_xml_text(text: &str) -> bool {
     text.chars().all(is_xml_char)
 }
@@ -328,15 +329,15 @@ fn malformed(reason: impl Into<String>) -> ParseError {
     ParseError::Malformed(reason.into())
 }
 
-/// What the reader finds wrong, without the names that it quotes: where a text is not escaped, they are words of it.
+/// The error of the XML reader without the names that it quotes: in unescaped text, they may be words of the text.
 fn unquoted(error: impl Into<Error>) -> Cow<'static, str> {
     Cow::Borrowed(match error.into() {
         Error::IllFormed(MissingEndTag(_) | UnmatchedEndTag(_) | MismatchedEndTag { .. }) => {
             "a start tag and an end tag do not match"
         }
         Error::IllFormed(MissingDeclVersion(_)) => "the XML declaration does not begin with a version",
-        Error::Escape(_) => "a reference is neither to a character nor to one of XML's own five entities",
-        Error::Namespace(_) => "a prefix stands for a namespace that it cannot stand for",
+        Error::Escape(_) => "a reference is neither a character reference nor one of the five predefined entities",
+        Error::Namespace(_) => "a prefix is bound to a reserved namespace",
         other => return Cow::Owned(other.to_string()),
     })
 }
@@ -352,9 +353,9 @@ fn resolved<'n>(namespace: ResolveResult<'n>) -> Result<Cow<'n, str>, ParseError
         ResolveResult::Bound(namespace) => {
             let namespace = quick_xml::escape::unescape(namespace.into_inner()).map_err(unread)?;
             if namespace == XMLNS_NAMESPACE {
-                return Err(malformed("a name in the namespace of declarations"));
+                return Err(malformed("a name is in the namespace of namespace declarations"));
             }
-            // Written again it must be within the bound, too.
+            // The escaped namespace must be within the limit, too.
             if escape_attribute(&namespace).len() > MAX_NAMESPACE_BYTES {
                 return Err(ParseError::TooWide);
             }
@@ -364,7 +365,7 @@ fn resolved<'n>(namespace: ResolveResult<'n>) -> Result<Cow<'n, str>, ParseError
     }
 }
 
-/// The reader splits names but does not look into them. What is a name: XML 1.0, productions 4 and 4a, without the colon.
+/// Checks the characters of a name, which the reader does not check: XML 1.0, productions 4 and 4a, without the colon.
 fn check_name(name: &str) -> Result<&str, ParseError> {
     let start = |c: char| {
         matches!(c, 'A'..='Z' | '_' | 'a'..='z' | '\u{c0}'..='\u{d6}' | '\u{d8}'..='\u{f6}' | '\u{f8}'..='\u{2ff}'
@@ -378,7 +379,7 @@ fn check_name(name: &str) -> Result<&str, ParseError> {
     if name.starts_with(start) && name.chars().all(inside) {
         Ok(name)
     } else {
-        Err(malformed("a name has a character that names have not"))
+        Err(malformed("a name has a character that is not allowed in names"))
     }
 }
 
@@ -390,9 +391,9 @@ fn push_text(open: &mut [Element], text: &str) -> Result<(), ParseError> {
     check_text(text)?;
     match open.last_mut() {
         Some(Element { children, .. }) => match children.last_mut() {
-            Some(Node::Text(before)) => before.push_str(text),
+            Some(ChildNode::Text(before)) => before.push_str(text),
             _ if text.is_empty() => {}
-            _ => children.push(Node::Text(text.into())),
+            _ => children.push(ChildNode::Text(text.into())),
         },
         None if text.trim_ascii().is_empty() => {}
         None => return Err(malformed("character data outside of the element")),
@@ -400,8 +401,8 @@ fn push_text(open: &mut [Element], text: &str) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// As little as must be (XML 1.0, section 2.4), so that what was within bounds stays so. What XML has no character for is
-/// left out.
+/// Escapes only the required characters (XML 1.0, section 2.4), so that the text stays within the limits. Characters
+/// that XML does not allow are removed.
 fn escape_text(text: &str) -> String {
     minimal_escape(without_invalid(text)).replace("]]>", "]]&gt;").replace('\r', "&#13;")
 }

@@ -2,34 +2,35 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Element, ns};
+use crate::element::Element;
+use crate::ns;
 
-/// A form of type `submit` in which every field has exactly one value, as publish options are given (XEP-0357,
-/// section 5; MongooseIM asks for the same).
+/// A form of type `submit` in which every field has exactly one value, such as publish options (XEP-0357, section 5;
+/// MongooseIM requires the same).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataForm {
     /// The value of the field FORM_TYPE (XEP-0068), without surrounding white space.
     pub form_type: String,
-    /// The other fields, by their `var`.
+    /// The other fields, by `var`.
     pub fields: BTreeMap<String, String>,
 }
 
-/// What is wrong with a form; the sender's to mend.
+/// Why a form is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormError {
-    /// Only a submitted form carries values.
+    /// The type is not `submit`.
     #[error("the form must be of type \"submit\"")]
     NotSubmitted,
-    /// There is no FORM_TYPE.
+    /// The field FORM_TYPE is missing.
     #[error("the form has no FORM_TYPE")]
     NoFormType,
-    /// A field stands twice, or has no value, or several.
+    /// A field occurs twice, or has no value or several values.
     #[error("the form's field {0:?} must have exactly one value")]
     NotOneValue(String),
 }
 
 impl DataForm {
-    /// Reads an `<x xmlns='jabber:x:data'/>`. A field without a name, such as one of type `fixed`, tells nothing.
+    /// Reads an `<x xmlns='jabber:x:data'/>`. Fields without a name, such as those of type `fixed`, are ignored.
     pub fn from_element(x: &Element) -> Result<Self, FormError> {
         if x.attribute("type") != Some("submit") {
             return Err(FormError::NotSubmitted);
@@ -52,7 +53,7 @@ impl DataForm {
     }
 }
 
-/// The fields of a form that have a name, with their names.
+/// The fields of a form that have a `var`, with the `var`.
 pub(crate) fn named_fields(x: &Element) -> impl Iterator<Item = (&str, &Element)> {
     let fields = x.children().filter(|child| child.is("field", ns::DATA_FORMS));
     fields.filter_map(|field| Some((field.attribute("var").filter(|name| !name.is_empty())?, field)))

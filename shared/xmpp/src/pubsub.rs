@@ -1,14 +1,20 @@
-//! Publish-subscribe as push notifications use it (XEP-0060, XEP-0357).
+//! Publish-subscribe for push notifications (XEP-0060, XEP-0357).
 
 use std::collections::{BTreeMap, HashMap};
 
+use jid::{BareJid, DomainRef, Jid};
+
+use crate::address::parse_jid;
+use crate::element::Element;
 use crate::form::named_fields;
-use crate::{BareJid, Condition, DomainRef, Element, Iq, IqType, Jid, MAX_NODE_BYTES, ns, parse_jid};
+use crate::ns;
+use crate::push::MAX_NODE_BYTES;
+use crate::stanza::{Condition, Iq, IqType};
 
-/// The most affiliations that one request sets.
-const MAX_AFFILIATIONS: usize = 32;
+/// The most affiliations in one request.
+const MAX_AFFILIATION_CHANGES: usize = 32;
 
-/// A notification on its way to a node of a real PubSub service (XEP-0357, section 7).
+/// A notification for a node of a real PubSub service (XEP-0357, section 7).
 #[derive(Debug, Clone, Copy)]
 pub struct PublishNotification<'p> {
     /// The IQ's id.
@@ -17,14 +23,14 @@ pub struct PublishNotification<'p> {
     pub from: &'p DomainRef,
     /// The PubSub service.
     pub to: &'p BareJid,
-    /// The node there.
+    /// The node at the service.
     pub node: &'p str,
-    /// The publish options; without any the element is left out.
+    /// The publish options. If there are none, `<publish-options/>` is omitted.
     pub options: &'p BTreeMap<String, String>,
 }
 
 impl PublishNotification<'_> {
-    /// The IQ, with these fields as the summary, in their order.
+    /// The IQ. `summary` are the fields of the summary, in their order.
     pub fn to_iq<'f>(&self, summary: impl Iterator<Item = (&'f str, &'f str)>) -> Element {
         let pubsub = |name| Element::new(name, ns::PUBSUB);
         let notification = Element::new("notification", ns::PUSH).with_child(form("submit", ns::PUSH_SUMMARY, summary));
@@ -45,94 +51,94 @@ impl PublishNotification<'_> {
     }
 }
 
-/// What a push node is asked (XEP-0060; XEP-0357, sections 4 and 7).
+/// A request to a push node or to its service (XEP-0060; XEP-0357, sections 4 and 7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PubSubRequest {
-    /// What the service, or the node, is.
+    /// The identity and features of the service or of a node.
     DiscoInfo {
-        /// The node, if it is asked of one.
+        /// `None` for the service.
         node: Option<String>,
     },
-    /// The items of the service, or of a node, of which nobody is told any.
+    /// The items of the service or of a node. The list is always empty.
     DiscoItems {
-        /// The node, if it is asked of one.
+        /// `None` for the service.
         node: Option<String>,
     },
-    /// To create a node; without a name, one of the service's choice.
+    /// Creates a node.
     Create {
-        /// Its name.
+        /// The name; `None` if the service chooses it.
         node: Option<String>,
-        /// What of its configuration is given.
+        /// The configuration, as far as it is given.
         config: NodeConfig,
     },
-    /// How a node is configured.
+    /// Reads the configuration of a node.
     Configuration {
         /// The node.
         node: String,
     },
-    /// To configure a node.
+    /// Changes the configuration of a node.
     Configure {
         /// The node.
         node: String,
-        /// What is to change.
+        /// The changes.
         config: NodeConfig,
     },
-    /// The affiliations of a node.
+    /// Reads the affiliations of a node.
     Affiliations {
         /// The node.
         node: String,
     },
-    /// To change affiliations of a node.
+    /// Changes affiliations of a node.
     Affiliate {
         /// The node.
         node: String,
-        /// Of whom; `None` ends one.
+        /// Each entity with its new affiliation; `None` removes it.
         changes: Vec<(BareJid, Option<Affiliation>)>,
     },
-    /// To delete a node.
+    /// Deletes a node.
     Delete {
         /// The node.
         node: String,
     },
-    /// To publish to a node.
+    /// Publishes to a node.
     Publish {
         /// The node.
         node: String,
-        /// What is published.
+        /// The notification.
         item: PublishedItem,
         /// The publish options.
         options: GivenOptions,
     },
 }
 
-/// Publish options as they came (XEP-0060, section 7.1.5).
+/// The publish options of a request (XEP-0060, section 7.1.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GivenOptions {
-    /// There were none.
+    /// There are none.
     None,
     /// The fields that have one value, without FORM_TYPE.
     Submitted(BTreeMap<String, String>),
-    /// Not submitted as publish options.
+    /// A form that is not of type `submit`, or has another FORM_TYPE.
     NotSubmitted,
 }
 
-/// A notification as servers publish it: with a summary of any shape, or empty.
+/// A notification that a server publishes. It may have no summary.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PublishedItem {
     /// The item's id, if it has one.
     pub id: Option<String>,
     /// The summary's fields that have one value, without FORM_TYPE, in their order.
     pub summary: Vec<(String, String)>,
-    /// The names of its fields without a value.
+    /// The names of the summary's fields without a value.
     pub without_value: Vec<String>,
 }
 
 /// A node's configuration, as far as it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NodeConfig {
-    /// `pubsub#access_model`
+    /// The field `pubsub#access_model`.
     pub access_model: Option<AccessModel>,
-    /// `pubsub#publish_model`
+    /// The field `pubsub#publish_model`.
     pub publish_model: Option<PublishModel>,
 }
 
@@ -143,12 +149,12 @@ macro_rules! names {
         pub enum $type { $($(#[$variant_doc])* $variant),* }
 
         impl $type {
-            /// As it is written.
+            /// The value in XML.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),* }
             }
 
-            /// As it was written, if there is such a one.
+            /// Parses the value in XML.
             pub fn of(name: &str) -> Option<Self> {
                 match name { $($name => Some(Self::$variant),)* _ => None }
             }
@@ -157,29 +163,29 @@ macro_rules! names {
 }
 
 names! {
-    /// What somebody may do with a node (XEP-0060, section 4.1, of which a push node has use).
+    /// The rights of an entity at a node (XEP-0060, section 4.1, as far as push nodes use them).
     Affiliation {
-        /// Everything.
+        /// May do everything.
         Owner = "owner",
-        /// Publish.
+        /// May publish.
         Publisher = "publisher",
-        /// Publish, and no more.
+        /// May publish. The same as `Publisher`, since nobody can subscribe.
         PublishOnly = "publish-only",
-        /// Subscribe, which nobody can: nothing.
+        /// May subscribe. Has no rights, since nobody can subscribe.
         Member = "member",
-        /// Nothing, even where all others may.
+        /// Has no rights, even if the publish model is `open`.
         Outcast = "outcast",
     }
 }
 
 names! {
-    /// Who may subscribe; nobody can, but servers and clients ask for it.
+    /// Who may subscribe. Nobody can, but servers and clients set it.
     AccessModel {
         /// Anybody.
         Open = "open",
         /// Members.
         Whitelist = "whitelist",
-        /// Those whom the owner approves.
+        /// Entities that the owner approves.
         Authorize = "authorize",
     }
 }
@@ -187,27 +193,27 @@ names! {
 names! {
     /// Who may publish.
     PublishModel {
-        /// Anybody but outcasts.
+        /// Anybody except outcasts.
         Open = "open",
         /// Owners and publishers.
         Publishers = "publishers",
     }
 }
 
-/// Why an IQ is no request that a push node can answer; the sender's to correct.
+/// Why an IQ is not a valid request to a push node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
-pub struct InvalidPubSub {
-    /// The condition of the error that answers it.
+pub struct PubSubRequestError {
+    /// The condition of the error reply.
     pub condition: Condition,
-    /// The reason, for a person.
+    /// The text of the error reply.
     pub text: String,
 }
 
 impl TryFrom<&Iq> for PubSubRequest {
-    type Error = InvalidPubSub;
+    type Error = PubSubRequestError;
 
-    fn try_from(iq: &Iq) -> Result<Self, InvalidPubSub> {
+    fn try_from(iq: &Iq) -> Result<Self, PubSubRequestError> {
         let payload = iq.payload().ok_or_else(|| bad("the IQ must have exactly one child"))?;
         let (name, namespace) = (payload.name(), payload.namespace());
         match (iq.kind(), name, namespace) {
@@ -235,8 +241,8 @@ impl TryFrom<&Iq> for PubSubRequest {
             (IqType::Set, ns::PUBSUB_OWNER, "affiliations") => {
                 let changes = action.children().filter(|child| child.is("affiliation", ns::PUBSUB_OWNER));
                 let changes: Vec<_> = changes.map(affiliation).collect::<Result<_, _>>()?;
-                if changes.len() > MAX_AFFILIATIONS {
-                    return Err(bad(format!("{} affiliations, {MAX_AFFILIATIONS} are allowed", changes.len())));
+                if changes.len() > MAX_AFFILIATION_CHANGES {
+                    return Err(bad(format!("{} affiliations, {MAX_AFFILIATION_CHANGES} are allowed", changes.len())));
                 }
                 Ok(Self::Affiliate { node: node()?, changes })
             }
@@ -250,7 +256,7 @@ impl TryFrom<&Iq> for PubSubRequest {
     }
 }
 
-/// The feature of XEP-0060, section 10, that an action belongs to which a push service does not have.
+/// The feature of XEP-0060, section 10, of an action that a push service does not support.
 fn feature_of(namespace: &str, action: &str) -> Option<&'static str> {
     Some(match (namespace, action) {
         (ns::PUBSUB, "subscribe" | "unsubscribe") => "subscribe",
@@ -266,7 +272,7 @@ fn feature_of(namespace: &str, action: &str) -> Option<&'static str> {
 }
 
 impl NodeConfig {
-    /// The configuration as the result form that a client reads (XEP-0060, section 8.2.1).
+    /// The configuration as a form of type `form` (XEP-0060, section 8.2.1).
     pub fn to_form(&self) -> Element {
         let models = [
             ("pubsub#access_model", self.access_model.map(AccessModel::as_str)),
@@ -276,9 +282,9 @@ impl NodeConfig {
         form("form", ns::NODE_CONFIG, fields)
     }
 
-    /// What a form inside of `parent` gives, unless the form cancels. Fields that mean nothing for a push node are passed
-    /// over.
-    fn of(parent: &Element) -> Result<Self, InvalidPubSub> {
+    /// Reads the form in `parent`, unless its type is `cancel`. Fields that have no meaning for a push node are
+    /// ignored.
+    fn of(parent: &Element) -> Result<Self, PubSubRequestError> {
         let x = parent.child("x", ns::DATA_FORMS).filter(|x| x.attribute("type") != Some("cancel"));
         let Some(x) = x else { return Ok(Self::default()) };
         let value = |name| {
@@ -300,7 +306,7 @@ impl NodeConfig {
     }
 }
 
-fn create(pubsub: &Element, create: &Element) -> Result<PubSubRequest, InvalidPubSub> {
+fn create(pubsub: &Element, create: &Element) -> Result<PubSubRequest, PubSubRequestError> {
     if create.attribute("type").is_some_and(|kind| kind != "push" && kind != "leaf") {
         return Err(invalid(Condition::Unsupported("create-nodes"), "the type of a node is push"));
     }
@@ -318,7 +324,7 @@ fn create(pubsub: &Element, create: &Element) -> Result<PubSubRequest, InvalidPu
     Ok(PubSubRequest::Create { node, config })
 }
 
-fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRequest, InvalidPubSub> {
+fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRequest, PubSubRequestError> {
     let invalid_payload = |text| invalid(Condition::InvalidPayload, text);
     let mut items = publish.children().filter(|child| child.is("item", ns::PUBSUB));
     let item = items.next().ok_or_else(|| invalid(Condition::ItemRequired, "<publish/> has no <item/>"))?;
@@ -333,7 +339,7 @@ fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRe
     };
     let mut published = PublishedItem { id: item.attribute("id").map(Into::into), ..PublishedItem::default() };
     if let Some(x) = notification.child("x", ns::DATA_FORMS) {
-        let Fields { form_type, with_value, without_value } = Fields::of(x);
+        let FormFields { form_type, with_value, without_value } = FormFields::of(x);
         if form_type.is_some_and(|form_type| form_type != ns::PUSH_SUMMARY) {
             return Err(invalid_payload("the notification's FORM_TYPE must be urn:xmpp:push:summary"));
         }
@@ -341,8 +347,8 @@ fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRe
     }
     let options = match pubsub.child("publish-options", ns::PUBSUB).and_then(|o| o.child("x", ns::DATA_FORMS)) {
         None => GivenOptions::None,
-        Some(x) => match Fields::of(x) {
-            Fields { form_type: Some(form_type), with_value, .. }
+        Some(x) => match FormFields::of(x) {
+            FormFields { form_type: Some(form_type), with_value, .. }
                 if x.attribute("type") == Some("submit") && form_type == ns::PUBLISH_OPTIONS =>
             {
                 GivenOptions::Submitted(with_value.into_iter().collect())
@@ -353,15 +359,15 @@ fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRe
     Ok(PubSubRequest::Publish { node, item: published, options })
 }
 
-/// What a form says in fields of one value. A field that has several, or stands several times, tells nothing.
-struct Fields {
+/// The fields of a form of any type. A field with several values, or that occurs several times, is ignored.
+struct FormFields {
     form_type: Option<String>,
     /// The other fields, in their order.
     with_value: Vec<(String, String)>,
     without_value: Vec<String>,
 }
 
-impl Fields {
+impl FormFields {
     fn of(x: &Element) -> Self {
         let mut values: HashMap<&str, Vec<&Element>> = HashMap::new();
         let mut names = Vec::new();
@@ -385,30 +391,30 @@ impl Fields {
     }
 }
 
-fn affiliation(element: &Element) -> Result<(BareJid, Option<Affiliation>), InvalidPubSub> {
+fn affiliation(element: &Element) -> Result<(BareJid, Option<Affiliation>), PubSubRequestError> {
     let jid = element.attribute("jid").ok_or_else(|| bad("an affiliation has no jid"))?;
     let jid = parse_jid(jid).map(Jid::into_bare).map_err(|error| bad(format!("an affiliation's jid is {error}")))?;
     let name = element.attribute("affiliation").unwrap_or_default();
     match Affiliation::of(name) {
-        None if name != "none" => Err(bad(format!("{name:?} is no affiliation"))),
+        None if name != "none" => Err(bad(format!("{name:?} is not an affiliation"))),
         affiliation => Ok((jid, affiliation)),
     }
 }
 
-/// The node that a request names. One that is too long does not exist: it cannot be created.
+/// The node of a request. A node that is too long does not exist, because it cannot be created.
 fn name_of(element: &Element) -> Option<String> {
     element.attribute("node").filter(|node| !node.is_empty()).map(Into::into)
 }
 
-fn invalid(condition: Condition, text: impl Into<String>) -> InvalidPubSub {
-    InvalidPubSub { condition, text: text.into() }
+fn invalid(condition: Condition, text: impl Into<String>) -> PubSubRequestError {
+    PubSubRequestError { condition, text: text.into() }
 }
 
-fn bad(text: impl Into<String>) -> InvalidPubSub {
+fn bad(text: impl Into<String>) -> PubSubRequestError {
     invalid(Condition::BadRequest, text)
 }
 
-/// A form (XEP-0004).
+/// Builds a form (XEP-0004).
 fn form<'f>(kind: &str, form_type: &str, fields: impl Iterator<Item = (&'f str, &'f str)>) -> Element {
     let data = |name| Element::new(name, ns::DATA_FORMS);
     let field =

@@ -2,47 +2,52 @@
 
 use std::collections::BTreeMap;
 
+use jid::{BareJid, Jid};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use crate::{BareJid, DataForm, Element, Iq, Jid, is_xml_text, ns, parse_jid};
+use crate::address::parse_jid;
+use crate::element::{Element, is_xml_text};
+use crate::form::DataForm;
+use crate::ns;
+use crate::stanza::Iq;
 
 /// The longest node, in bytes of UTF-8.
 pub const MAX_NODE_BYTES: usize = 512;
 
-/// A well-formed request to enable notifications.
+/// A valid request to enable notifications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enable {
-    /// Whose messages are notified. With a resource, the session that the registration is tied to.
+    /// The user who gets notifications. With a resource, the registration is tied to this session.
     pub user: Jid,
-    /// The PubSub service that notifications are published to.
+    /// The PubSub service to which notifications are published.
     pub jid: BareJid,
-    /// The node there.
+    /// The node at the service, 1 to [`MAX_NODE_BYTES`] bytes.
     pub node: String,
-    /// The publish options' fields, without FORM_TYPE; empty when there was no form.
+    /// The fields of the publish options, without FORM_TYPE. Empty if there is no form.
     pub form: BTreeMap<String, String>,
 }
 
-/// A well-formed request to disable notifications.
+/// A valid request to disable notifications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disable {
-    /// Who asks.
+    /// The user whose notifications are disabled.
     pub user: Jid,
     /// The PubSub service.
     pub jid: BareJid,
-    /// The node there; `None` for all of the user's nodes at this service.
+    /// The node at the service. `None` means all of the user's nodes at this service.
     pub node: Option<String>,
 }
 
-/// What is wrong with a request, naming the field: `bad-request`, the sender's to mend.
+/// Why a request is invalid. The text names the field; the stanza error is `bad-request`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidRequest(String);
+pub struct PushRequestError(String);
 
-/// The fields of a request as they came, in JSON or in an IQ.
+/// The fields of a request in JSON or in an IQ, not yet checked.
 #[derive(Debug, Deserialize)]
-struct Fields {
-    /// The command, in JSON: a signature over the body is then a signature for this command alone.
+struct RequestFields {
+    /// The command, in JSON. With it, a signature of the body is valid for this command only.
     r#type: Option<String>,
     user: Option<String>,
     jid: Option<String>,
@@ -53,79 +58,79 @@ struct Fields {
 
 impl<'de> Deserialize<'de> for Enable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Fields::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
+        RequestFields::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
     }
 }
 
 impl<'de> Deserialize<'de> for Disable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Fields::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
+        RequestFields::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
     }
 }
 
 impl TryFrom<&Iq> for Enable {
-    type Error = InvalidRequest;
+    type Error = PushRequestError;
 
-    fn try_from(iq: &Iq) -> Result<Self, InvalidRequest> {
+    fn try_from(iq: &Iq) -> Result<Self, PushRequestError> {
         let enable = command(iq, "enable")?;
         let mut forms = enable.children().filter(|child| child.is("x", ns::DATA_FORMS));
         let form = match (forms.next(), forms.next()) {
             (None, _) => None,
             (Some(x), None) => {
                 let DataForm { form_type, mut fields } =
-                    DataForm::from_element(x).map_err(|error| InvalidRequest(error.to_string()))?;
+                    DataForm::from_element(x).map_err(|error| PushRequestError(error.to_string()))?;
                 fields.insert("FORM_TYPE".into(), form_type);
                 Some(fields)
             }
-            _ => return Err(InvalidRequest("<enable/> has more than one form".into())),
+            _ => return Err(PushRequestError("<enable/> has more than one form".into())),
         };
-        Fields { form, ..Fields::of(iq, enable) }.try_into()
+        RequestFields { form, ..RequestFields::of(iq, enable) }.try_into()
     }
 }
 
 impl TryFrom<&Iq> for Disable {
-    type Error = InvalidRequest;
+    type Error = PushRequestError;
 
-    fn try_from(iq: &Iq) -> Result<Self, InvalidRequest> {
-        Fields::of(iq, command(iq, "disable")?).try_into()
+    fn try_from(iq: &Iq) -> Result<Self, PushRequestError> {
+        RequestFields::of(iq, command(iq, "disable")?).try_into()
     }
 }
 
-impl TryFrom<Fields> for Enable {
-    type Error = InvalidRequest;
+impl TryFrom<RequestFields> for Enable {
+    type Error = PushRequestError;
 
-    fn try_from(fields: Fields) -> Result<Self, InvalidRequest> {
+    fn try_from(fields: RequestFields) -> Result<Self, PushRequestError> {
         fields.check_type("enable")?;
         let (user, jid) = (fields.user()?, fields.service()?);
         if user.to_bare() == jid {
-            return Err(InvalidRequest("jid is the user's own bare JID, which is no PubSub service".into()));
+            return Err(PushRequestError("jid is the user's own bare JID, which is not a PubSub service".into()));
         }
-        let node = fields.node.ok_or_else(|| InvalidRequest("node is missing".into()))?;
+        let node = fields.node.ok_or_else(|| PushRequestError("node is missing".into()))?;
         let mut form = fields.form.unwrap_or_default();
         if form.remove("FORM_TYPE").is_some_and(|form_type| form_type.trim() != ns::PUBLISH_OPTIONS) {
-            return Err(InvalidRequest(format!("the form's FORM_TYPE must be {}", ns::PUBLISH_OPTIONS)));
+            return Err(PushRequestError(format!("the form's FORM_TYPE must be {}", ns::PUBLISH_OPTIONS)));
         }
         if let Some(name) = form.iter().find(|(name, value)| !is_xml_text(name) || !is_xml_text(value)).map(|f| f.0) {
-            return Err(InvalidRequest(format!("the form's field {name:?} has a character that XML does not allow")));
+            return Err(PushRequestError(format!("the form's field {name:?} has a character that XML does not allow")));
         }
         Ok(Self { user, jid, node: check_node(node)?, form })
     }
 }
 
-impl TryFrom<Fields> for Disable {
-    type Error = InvalidRequest;
+impl TryFrom<RequestFields> for Disable {
+    type Error = PushRequestError;
 
-    fn try_from(fields: Fields) -> Result<Self, InvalidRequest> {
+    fn try_from(fields: RequestFields) -> Result<Self, PushRequestError> {
         fields.check_type("disable")?;
         if fields.form.is_some() {
-            return Err(InvalidRequest("form belongs to a request to enable, not to one to disable".into()));
+            return Err(PushRequestError("form is allowed only in a request to enable".into()));
         }
         let (user, jid) = (fields.user()?, fields.service()?);
         Ok(Self { user, jid, node: fields.node.map(check_node).transpose()? })
     }
 }
 
-impl Fields {
+impl RequestFields {
     fn of(iq: &Iq, command: &Element) -> Self {
         Self {
             r#type: None,
@@ -136,52 +141,52 @@ impl Fields {
         }
     }
 
-    fn check_type(&self, command: &str) -> Result<(), InvalidRequest> {
+    fn check_type(&self, command: &str) -> Result<(), PushRequestError> {
         match self.r#type.as_deref() {
-            Some(other) if other != command => Err(InvalidRequest(format!("type: {other:?} is not {command:?}"))),
+            Some(other) if other != command => Err(PushRequestError(format!("type: {other:?} is not {command:?}"))),
             _ => Ok(()),
         }
     }
 
-    fn user(&self) -> Result<Jid, InvalidRequest> {
+    fn user(&self) -> Result<Jid, PushRequestError> {
         let user = jid_of("user (an IQ's from)", self.user.as_deref())?;
         if user.node().is_none() {
-            return Err(InvalidRequest("user (an IQ's from) must be a user's JID, with a localpart".into()));
+            return Err(PushRequestError("user (an IQ's from) must be a user's JID, with a localpart".into()));
         }
         Ok(user)
     }
 
-    fn service(&self) -> Result<BareJid, InvalidRequest> {
+    fn service(&self) -> Result<BareJid, PushRequestError> {
         jid_of("jid", self.jid.as_deref()).map(Jid::into_bare)
     }
 }
 
-fn command<'i>(iq: &'i Iq, name: &str) -> Result<&'i Element, InvalidRequest> {
+fn command<'i>(iq: &'i Iq, name: &str) -> Result<&'i Element, PushRequestError> {
     iq.payload()
         .filter(|payload| payload.is(name, ns::PUSH))
-        .ok_or_else(|| InvalidRequest(format!("expected <{name} xmlns='{}'/>", ns::PUSH)))
+        .ok_or_else(|| PushRequestError(format!("expected <{name} xmlns='{}'/>", ns::PUSH)))
 }
 
-fn jid_of(field: &str, jid: Option<&str>) -> Result<Jid, InvalidRequest> {
+fn jid_of(field: &str, jid: Option<&str>) -> Result<Jid, PushRequestError> {
     match jid {
-        None => Err(InvalidRequest(format!("{field} is missing"))),
-        Some("") => Err(InvalidRequest(format!("{field} is empty"))),
-        Some(jid) => parse_jid(jid).map_err(|error| InvalidRequest(format!("{field} is {error}"))),
+        None => Err(PushRequestError(format!("{field} is missing"))),
+        Some("") => Err(PushRequestError(format!("{field} is empty"))),
+        Some(jid) => parse_jid(jid).map_err(|error| PushRequestError(format!("{field} is {error}"))),
     }
 }
 
-fn check_node(node: String) -> Result<String, InvalidRequest> {
+fn check_node(node: String) -> Result<String, PushRequestError> {
     match node.len() {
-        0 => Err(InvalidRequest("node is empty".into())),
+        0 => Err(PushRequestError("node is empty".into())),
         length if length > MAX_NODE_BYTES => {
-            Err(InvalidRequest(format!("node has {length} bytes, {MAX_NODE_BYTES} are allowed")))
+            Err(PushRequestError(format!("node has {length} bytes, {MAX_NODE_BYTES} are allowed")))
         }
-        _ if !is_xml_text(&node) => Err(InvalidRequest("node has a character that XML does not allow".into())),
+        _ if !is_xml_text(&node) => Err(PushRequestError("node has a character that XML does not allow".into())),
         _ => Ok(node),
     }
 }
 
-/// Reads a map (or null, for none) and refuses a key that stands twice.
+/// Reads a map (or null, for none) and refuses a duplicate key.
 fn distinct<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
     struct Distinct;
 

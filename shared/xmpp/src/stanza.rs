@@ -1,25 +1,29 @@
-//! The three stanzas (RFC 6120, section 8), as far as a push server looks into them.
+//! The three stanzas (RFC 6120, section 8), as far as a push server reads them.
 
 use std::borrow::Cow;
 
-use crate::{Element, ns};
+use crate::element::Element;
+use crate::ns;
 
-/// An element that is not the stanza it should be, and why. The sender's to mend.
+/// Why an element is not the expected stanza.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidStanza(String);
+pub struct InvalidStanzaError(String);
 
-fn check_is(element: &Element, name: &str) -> Result<(), InvalidStanza> {
+fn check_is(element: &Element, name: &str) -> Result<(), InvalidStanzaError> {
     if element.name() != name {
-        return Err(InvalidStanza(format!("expected <{name}/>, this is <{}/>", element.name())));
+        return Err(InvalidStanzaError(format!("expected <{name}/>, this is <{}/>", element.name())));
     }
     if !ns::STANZAS.contains(&element.namespace()) {
-        return Err(InvalidStanza(format!("<{name}/> is in the namespace {:?}, not a stanza's", element.namespace())));
+        return Err(InvalidStanzaError(format!(
+            "<{name}/> is in the namespace {:?}, not a stanza's",
+            element.namespace()
+        )));
     }
     Ok(())
 }
 
-/// An IQ with what RFC 6120, section 8.2.3 demands: an id and a type.
+/// An IQ, which has an id and a type (RFC 6120, section 8.2.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Iq {
     element: Element,
@@ -37,20 +41,20 @@ pub enum IqType {
     Error,
 }
 
-/// The condition of a stanza error (RFC 6120, section 8.3.3), of those that Pushlark answers with.
+/// The condition of a stanza error that Pushlark sends (RFC 6120, section 8.3.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// The request is wrong; error type `modify`.
     BadRequest,
-    /// There is something of this name already; error type `cancel`.
+    /// The name is already in use; error type `cancel`.
     Conflict,
-    /// The device is known to be no more, as MongooseIM says it: `not-acceptable`; error type `cancel`.
+    /// The push service said that the device is gone, as in MongooseIM: `not-acceptable`; error type `cancel`.
     DeviceNotRegistered,
-    /// There is no such feature; error type `cancel`.
+    /// The feature is not implemented; error type `cancel`.
     FeatureNotImplemented,
     /// The sender may not do this; error type `auth`.
     Forbidden,
-    /// There is no such node; error type `cancel`.
+    /// The node does not exist; error type `cancel`.
     ItemNotFound,
     /// The published item is not a notification (XEP-0060, section 7.1.3.6): `bad-request`.
     InvalidPayload,
@@ -60,24 +64,25 @@ pub enum Condition {
     NodeIdRequired,
     /// The name of a new node is empty (XEP-0060, section 8.1.2): `not-acceptable`; error type `modify`.
     NodeNameRequired,
-    /// A node cannot be configured like this (XEP-0060, section 8.2.4.3); error type `modify`.
+    /// The configuration of a node is not supported (XEP-0060, section 8.2.4.3); error type `modify`.
     NotAcceptable,
-    /// No such request may be made; error type `cancel`.
+    /// Nobody may send this request; error type `cancel`.
     NotAllowed,
     /// A published item is empty (XEP-0060, section 7.1.3.5): `bad-request`.
     PayloadRequired,
-    /// The publish options are not what the node demands (XEP-0060, section 7.1.5): `conflict`; error type `cancel`.
+    /// The publish options do not meet the node's preconditions (XEP-0060, section 7.1.5): `conflict`; error type
+    /// `cancel`.
     PreconditionNotMet,
-    /// Whoever would answer does not; error type `wait`.
+    /// The service behind the component did not answer; error type `wait`.
     RemoteServerTimeout,
-    /// The request may be repeated later; error type `wait`.
+    /// The request may be retried later; error type `wait`.
     ResourceConstraint,
-    /// The service lacks this feature of XEP-0060, section 10: `feature-not-implemented`.
+    /// The service does not support this feature of XEP-0060, section 10: `feature-not-implemented`.
     Unsupported(&'static str),
 }
 
 impl Condition {
-    /// The condition's name and the error's type.
+    /// The name of the condition and the type of the error.
     fn parts(self) -> (&'static str, &'static str) {
         match self {
             Self::BadRequest
@@ -97,7 +102,7 @@ impl Condition {
         }
     }
 
-    /// The element that tells more, of the namespace `pubsub#errors`.
+    /// The PubSub-specific condition, in the namespace `pubsub#errors`.
     fn detail(self) -> Option<Element> {
         let name = match self {
             Self::DeviceNotRegistered => "device-not-registered",
@@ -123,79 +128,79 @@ impl Condition {
     }
 }
 
-/// What an answer of type `error` says.
+/// The error in a reply of type `error`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StanzaError {
-    /// What may be done about it.
+    /// The type, which says whether a retry is useful.
     pub kind: ErrorType,
-    /// The condition's name.
+    /// The name of the condition.
     pub condition: String,
-    /// What else is said of it.
+    /// The descriptive text.
     pub text: Option<String>,
 }
 
 /// The `type` of a stanza error (RFC 6120, section 8.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorType {
-    /// Try again with credentials.
+    /// Retry with credentials.
     Auth,
-    /// Do not try again.
+    /// Do not retry.
     Cancel,
-    /// It was only a warning.
+    /// Only a warning.
     Continue,
-    /// Try again with another request.
+    /// Retry with another request.
     Modify,
-    /// Try again later.
+    /// Retry later.
     Wait,
 }
 
 impl Iq {
-    /// Takes an element as an IQ.
-    pub fn from_element(element: Element) -> Result<Self, InvalidStanza> {
+    /// Checks that an element is an IQ with an id and a known type.
+    pub fn from_element(element: Element) -> Result<Self, InvalidStanzaError> {
         check_is(&element, "iq")?;
         let kind = match element.attribute("type") {
             Some("get") => IqType::Get,
             Some("set") => IqType::Set,
             Some("result") => IqType::Result,
             Some("error") => IqType::Error,
-            other => return Err(InvalidStanza(format!("{:?} is not a type of an IQ", other.unwrap_or_default()))),
+            other => return Err(InvalidStanzaError(format!("{:?} is not a type of an IQ", other.unwrap_or_default()))),
         };
-        let id = element.attribute("id").ok_or_else(|| InvalidStanza("the IQ has no id".into()))?.to_owned();
+        let id = element.attribute("id").ok_or_else(|| InvalidStanzaError("the IQ has no id".into()))?.to_owned();
         Ok(Self { element, kind, id })
     }
 
-    /// The stanza itself.
+    /// The whole stanza.
     pub fn element(&self) -> &Element {
         &self.element
     }
 
-    /// The type.
+    /// The attribute `type`.
     pub fn kind(&self) -> IqType {
         self.kind
     }
 
-    /// The id.
+    /// The attribute `id`.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The sender, as it was written.
+    /// The attribute `from`, not normalised.
     pub fn from(&self) -> Option<&str> {
         self.element.attribute("from")
     }
 
-    /// Whom it is to, as it was written.
+    /// The attribute `to`, not normalised.
     pub fn to(&self) -> Option<&str> {
         self.element.attribute("to")
     }
 
-    /// The request itself: the only child, of which a request has exactly one.
+    /// The payload of a request, which is its only child. `None` if there is not exactly one child.
     pub fn payload(&self) -> Option<&Element> {
         let mut children = self.element.children();
         children.next().filter(|_| children.next().is_none())
     }
 
-    /// The error in an answer of type `error`; `None` if it lacks one that can be understood.
+    /// The error in a reply of type `error`; `None` if there is none of a known type.
     pub fn stanza_error(&self) -> Option<StanzaError> {
         let is_error = |child: &&Element| child.name() == "error" && ns::STANZAS.contains(&child.namespace());
         let error = self.element.children().find(is_error)?;
@@ -213,17 +218,17 @@ impl Iq {
         Some(StanzaError { kind, condition: condition.into(), text })
     }
 
-    /// The empty result that answers this request.
+    /// The empty result for this request.
     pub fn result(&self) -> Element {
         self.reply("result")
     }
 
-    /// The result that answers this request, with a payload.
+    /// The result for this request, with a payload.
     pub fn result_with(&self, payload: Element) -> Element {
         self.result().with_child(payload)
     }
 
-    /// The error that answers this request, with the request's payload in it.
+    /// The error reply to this request. It contains the payload of the request.
     pub fn error(&self, condition: Condition, text: &str) -> Element {
         let (name, error_type) = condition.parts();
         let mut reply = self.reply("error");
@@ -264,7 +269,7 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    /// The type as it is written.
+    /// The value of the attribute `type`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Chat => "chat",
@@ -277,24 +282,24 @@ impl MessageType {
 }
 
 impl Message {
-    /// A message that has no more than a type and a body, as some webhooks give it.
+    /// A message with only a type and a body, as in some webhooks.
     pub fn with_body(kind: MessageType, body: &str) -> Self {
         let message = Element::new("message", ns::CLIENT).with_attribute("type", kind.as_str());
         Self(message.with_child(Element::new("body", ns::CLIENT).with_text(body)))
     }
 
-    /// Takes an element as a message.
-    pub fn from_element(element: Element) -> Result<Self, InvalidStanza> {
+    /// Checks that an element is a message.
+    pub fn from_element(element: Element) -> Result<Self, InvalidStanzaError> {
         check_is(&element, "message")?;
         Ok(Self(element))
     }
 
-    /// The stanza itself.
+    /// The whole stanza.
     pub fn element(&self) -> &Element {
         &self.0
     }
 
-    /// The type; one that is missing or unknown is `normal`.
+    /// The type; `normal` if it is missing or unknown.
     pub fn kind(&self) -> MessageType {
         match self.0.attribute("type") {
             Some("chat") => MessageType::Chat,
@@ -311,32 +316,32 @@ impl Message {
         Some(body.text())
     }
 
-    /// The body's text, unless there is nothing in it to read.
+    /// The text of the first `<body/>`, unless it is empty.
     pub fn text(&self) -> Option<Cow<'_, str>> {
         self.body().filter(|body| !body.is_empty())
     }
 
-    /// The ids that servers and rooms gave this message, each with who gave it: `(by, id)` (XEP-0359).
+    /// The ids that servers and rooms assigned, as `(by, id)` (XEP-0359).
     pub fn stanza_ids(&self) -> impl Iterator<Item = (&str, &str)> {
         let ids = self.0.children().filter(|child| child.is("stanza-id", ns::STANZA_ID));
         ids.filter_map(|id| Some((id.attribute("by")?, id.attribute("id")?)))
     }
 }
 
-/// What the extensions that matter to a push server say of a message.
+/// The extensions that matter for push notifications.
 impl Message {
     /// Whether the message carries a processing hint.
     pub fn has_hint(&self, hint: Hint) -> bool {
         self.0.child(hint.as_str(), ns::HINTS).is_some()
     }
 
-    /// The call that the message is about: the step's name, such as `propose`, and the session's id (XEP-0353).
+    /// The Jingle message in it: the name of the element, such as `propose`, and the id of the session (XEP-0353).
     pub fn jingle_message(&self) -> Option<(&str, &str)> {
         let step = self.0.children().find(|child| child.namespace() == ns::JINGLE_MESSAGE)?;
         Some((step.name(), step.attribute("id")?))
     }
 
-    /// Whether the sender tells by it how far the conversation is read (XEP-0333).
+    /// Whether it has a displayed marker: the sender has read the conversation up to a message (XEP-0333).
     pub fn is_displayed_marker(&self) -> bool {
         self.0.child("displayed", ns::CHAT_MARKERS).is_some()
     }
@@ -346,13 +351,13 @@ impl Message {
         self.0.child("replace", ns::CORRECTION).is_some()
     }
 
-    /// Whether it is a copy of what the user's own session sent or got (XEP-0280).
+    /// Whether it is a carbon copy of a message of another session of the user (XEP-0280).
     pub fn is_carbon(&self) -> bool {
         ["sent", "received"].into_iter().any(|direction| self.0.child(direction, ns::CARBONS).is_some())
     }
 
-    /// Whether the body, if there is one, only says that the message is encrypted (XEP-0380, XEP-0384, XEP-0373,
-    /// XEP-0027).
+    /// Whether the message is encrypted (XEP-0380, XEP-0384, XEP-0373, XEP-0027). Its body then has only a hint for
+    /// clients without encryption.
     pub fn is_encrypted(&self) -> bool {
         let openpgp = [("openpgp", ns::OPENPGP), ("x", ns::LEGACY_OPENPGP)];
         self.0.child("encryption", ns::ENCRYPTION).is_some()
@@ -360,18 +365,18 @@ impl Message {
             || openpgp.into_iter().any(|(name, namespace)| self.0.child(name, namespace).is_some())
     }
 
-    /// Whether it carries a text that is encrypted by OMEMO, and not keys alone (XEP-0384, section 5.5).
+    /// Whether it has a text that is encrypted with OMEMO, not only keys (XEP-0384, section 5.5).
     pub fn has_omemo_payload(&self) -> bool {
         self.omemo().is_some_and(|encrypted| encrypted.child("payload", encrypted.namespace()).is_some())
     }
 
-    /// The URIs of those whom the text mentions (XEP-0372).
+    /// The URIs of the mentioned entities (XEP-0372).
     pub fn mentions(&self) -> impl Iterator<Item = &str> {
         let references = self.0.children().filter(|child| child.is("reference", ns::REFERENCE));
         references.filter(|child| child.attribute("type") == Some("mention")).filter_map(|child| child.attribute("uri"))
     }
 
-    /// Whether the sender calls it urgent: the header `Urgency` is `high` (XEP-0131, section 3).
+    /// Whether the header `Urgency` is `high` (XEP-0131, section 3).
     pub fn is_urgent(&self) -> bool {
         let headers = self.0.children().filter(|child| child.is("headers", ns::HEADERS));
         headers
@@ -384,12 +389,12 @@ impl Message {
     }
 }
 
-/// What the sender wants to be done with a message (XEP-0334).
+/// A message processing hint (XEP-0334).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hint {
-    /// Store it, though it has no body.
+    /// Store the message even without a body.
     Store,
-    /// Store it nowhere.
+    /// Do not store the message.
     NoStore,
 }
 
@@ -406,31 +411,31 @@ impl Hint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence(Element);
 
-/// What a presence says of the session that sent it (RFC 6121, section 4.7.1).
+/// The type of a presence, with regard to the session that sent it (RFC 6121, section 4.7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PresenceType {
-    /// Available, with its priority.
+    /// Available, with the priority, -128 to 127.
     Available(i8),
-    /// Unavailable.
+    /// Not available any more.
     Unavailable,
-    /// Of subscriptions, probes or errors: nothing about the session.
+    /// About subscriptions, probes or errors, not about the session.
     Other,
 }
 
 impl Presence {
-    /// Takes an element as a presence.
-    pub fn from_element(element: Element) -> Result<Self, InvalidStanza> {
+    /// Checks that an element is a presence.
+    pub fn from_element(element: Element) -> Result<Self, InvalidStanzaError> {
         check_is(&element, "presence")?;
         Ok(Self(element))
     }
 
-    /// The stanza itself.
+    /// The whole stanza.
     pub fn element(&self) -> &Element {
         &self.0
     }
 
-    /// The type, and the priority of one that is available (0 when it has none).
-    pub fn kind(&self) -> Result<PresenceType, InvalidStanza> {
+    /// The type, with the priority if it is available (0 if there is none).
+    pub fn kind(&self) -> Result<PresenceType, InvalidStanzaError> {
         match self.0.attribute("type") {
             None => {}
             Some("unavailable") => return Ok(PresenceType::Unavailable),
@@ -438,7 +443,7 @@ impl Presence {
         }
         let priority = self.0.children().find(|c| c.name() == "priority" && ns::STANZAS.contains(&c.namespace()));
         let priority = priority.map_or(Ok(0), |priority| priority.text().trim().parse());
-        let priority = priority.map_err(|_| InvalidStanza("priority is not a number from -128 to 127".into()))?;
+        let priority = priority.map_err(|_| InvalidStanzaError("priority is not a number from -128 to 127".into()))?;
         Ok(PresenceType::Available(priority))
     }
 }

@@ -1,4 +1,4 @@
-//! What XML is a stanza's, and what is refused.
+//! XML that is parsed, and XML that is refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use pushlark_xmpp::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
@@ -21,7 +21,7 @@ fn assert_malformed(xml: &str) {
 }
 
 #[test]
-fn a_namespace_counts_and_its_prefix_does_not() {
+fn elements_with_different_prefixes_of_one_namespace_are_equal() {
     let element = parse("<a xmlns='urn:u'><b c='1'/></a>");
     for other in [
         "<p:a xmlns:p='urn:u'><p:b c='1'/></p:a>",
@@ -49,7 +49,7 @@ fn a_default_namespace_is_inherited_until_it_is_undeclared() {
 }
 
 #[test]
-fn a_default_namespace_is_not_that_of_attributes() {
+fn a_default_namespace_does_not_apply_to_attributes() {
     assert_eq!(parse("<p:a xmlns='v' xmlns:p='u' p:b='1' b='2'/>").attribute("b"), Some("2"));
     assert_eq!(parse("<p:a xmlns:p='u' p:b='1'/>").attribute("b"), None);
     assert_eq!(parse("<a xmlns='u' b='1'/>").attribute("b"), Some("1"));
@@ -58,7 +58,7 @@ fn a_default_namespace_is_not_that_of_attributes() {
 }
 
 #[test]
-fn names_that_are_not_bound_or_are_no_names_are_refused() {
+fn undeclared_prefixes_and_invalid_names_are_refused() {
     for xml in [
         "<p:a/>",
         "<a p:b='1'/>",
@@ -84,7 +84,7 @@ fn names_that_are_not_bound_or_are_no_names_are_refused() {
 }
 
 #[test]
-fn an_attribute_stands_once_by_its_qualified_and_by_its_expanded_name() {
+fn a_duplicate_attribute_is_refused_by_qualified_and_by_expanded_name() {
     for xml in [
         "<a b='1' b='2'/>",
         "<a b='1' b='1'/>",
@@ -101,7 +101,7 @@ fn an_attribute_stands_once_by_its_qualified_and_by_its_expanded_name() {
 }
 
 #[test]
-fn an_attribute_has_a_quoted_value_without_a_less_than() {
+fn an_attribute_value_is_quoted_and_has_no_less_than_sign() {
     for xml in
         ["<a b/>", "<a b=1/>", "<a b=''c/>", "<a b='1/>", "<a ='1'/>", "<a b='<'/>", "<a b='1' / >", "<a b=='1'/>"]
     {
@@ -120,7 +120,7 @@ fn predefined_and_numeric_references_are_decoded_once() {
 }
 
 #[test]
-fn references_to_anything_else_are_refused() {
+fn other_references_are_refused() {
     for reference in ["&nbsp;", "&LT;", "&a;", "&lt", "&", "&;", "& amp;", "&amp ;"] {
         refusal(&format!("<a>{reference}</a>"));
         refusal(&format!("<a b='{reference}'/>"));
@@ -133,7 +133,7 @@ fn references_to_anything_else_are_refused() {
 }
 
 #[test]
-fn what_xmpp_restricts_is_refused_wherever_it_stands() {
+fn xml_that_xmpp_restricts_is_refused_everywhere() {
     for (restricted, named) in [
         ("<!DOCTYPE a>", "document type"),
         ("<!DOCTYPE a SYSTEM 'http://127.0.0.1/a.dtd'>", "document type"),
@@ -151,7 +151,7 @@ fn what_xmpp_restricts_is_refused_wherever_it_stands() {
 }
 
 #[test]
-fn a_billion_laughs_expand_to_none() {
+fn a_billion_laughs_attack_is_refused() {
     let entities: String =
         (1..10).map(|i| format!("<!ENTITY l{i} '{}'>", format!("&l{};", i - 1).repeat(10))).collect();
     let bomb =
@@ -160,7 +160,7 @@ fn a_billion_laughs_expand_to_none() {
 }
 
 #[test]
-fn character_data_sections_are_text() {
+fn cdata_sections_are_text() {
     assert_eq!(parse("<a>x<![CDATA[<b/>&amp;]]>y</a>"), parse("<a>x&lt;b/>&amp;amp;y</a>"));
     assert_eq!(parse("<a><![CDATA[]]></a>"), parse("<a/>"));
     assert_eq!(parse("<a>]]<![CDATA[>]]></a>").text(), "]]>");
@@ -170,7 +170,7 @@ fn character_data_sections_are_text() {
 }
 
 #[test]
-fn line_ends_and_white_space_are_normalised_as_xml_has_it() {
+fn line_ends_and_white_space_are_normalised_as_in_xml() {
     assert_eq!(parse("<a>1\r\n2\r3\n4\t5&#13;&#10;</a>").text(), "1\n2\n3\n4\t5\r\n");
     assert_eq!(parse("<a><![CDATA[1\r\n2\r3]]></a>").text(), "1\n2\n3");
     let attributes = parse("<a b='1\r\n2\t3\n4' c='1&#13;&#10;2&#9;3'/>");
@@ -179,7 +179,7 @@ fn line_ends_and_white_space_are_normalised_as_xml_has_it() {
 }
 
 #[test]
-fn only_characters_that_xml_allows_are_taken() {
+fn only_characters_that_xml_allows_are_accepted() {
     let may = [0x9, 0xa, 0xd, 0x20, 0x7f, 0x85, 0xd7ff, 0xe000, 0xfffd, 0x1_0000, 0x10_ffff];
     for c in may.map(|code| char::from_u32(code).unwrap()) {
         assert!(is_xml_text(&c.to_string()), "{c:?}");
@@ -205,7 +205,7 @@ fn only_characters_that_xml_allows_are_taken() {
 }
 
 #[test]
-fn there_is_one_root_and_nothing_but_white_space_around_it() {
+fn only_white_space_may_surround_the_root_element() {
     assert_eq!(parse(" \r\n\t<a/>\n "), parse("<a></a>"));
     for xml in [
         "",
@@ -225,7 +225,7 @@ fn there_is_one_root_and_nothing_but_white_space_around_it() {
 }
 
 #[test]
-fn tags_match() {
+fn tags_that_do_not_match_are_refused() {
     for xml in [
         "<a></b>",
         "<a><b></a></b>",
@@ -244,7 +244,7 @@ fn tags_match() {
 }
 
 #[test]
-fn what_is_cut_short_is_refused_wherever_it_is_cut() {
+fn a_truncated_stanza_is_refused() {
     for whole in [include_str!("fixtures/prosody/enable.xml"), include_str!("fixtures/ejabberd/error.xml")] {
         let whole = whole.trim();
         parse(whole);
@@ -255,7 +255,7 @@ fn what_is_cut_short_is_refused_wherever_it_is_cut() {
 }
 
 #[test]
-fn elements_are_nested_to_a_bound() {
+fn the_nesting_of_elements_is_limited() {
     let nested = |depth: usize, inner: &str| format!("{}{inner}{}", "<a>".repeat(depth), "</a>".repeat(depth));
     for inner in ["", "text"] {
         parse(&nested(MAX_DEPTH, inner));
@@ -267,7 +267,7 @@ fn elements_are_nested_to_a_bound() {
 }
 
 #[test]
-fn a_stanza_is_large_to_a_bound() {
+fn the_size_of_a_stanza_is_limited() {
     let of_size = |bytes: usize| format!("<a>{}</a>", "x".repeat(bytes - "<a></a>".len()));
     parse(&of_size(MAX_STANZA_BYTES));
     assert_eq!(refusal(&of_size(MAX_STANZA_BYTES + 1)), ParseError::TooLarge(MAX_STANZA_BYTES + 1));
@@ -275,7 +275,7 @@ fn a_stanza_is_large_to_a_bound() {
 }
 
 #[test]
-fn a_byte_order_mark_and_a_declaration_may_stand_at_the_start_alone() {
+fn a_byte_order_mark_and_a_declaration_are_allowed_only_at_the_start() {
     let element = parse("<a/>");
     for xml in [
         "\u{feff}<a/>",
@@ -298,7 +298,7 @@ fn a_byte_order_mark_and_a_declaration_may_stand_at_the_start_alone() {
 }
 
 #[test]
-fn text_is_that_directly_inside_in_its_order() {
+fn text_is_the_text_directly_inside_in_its_order() {
     let element = parse("<a>1<b>no</b>2&amp;<c/><![CDATA[3]]></a>");
     assert_eq!(element.text(), "12&3");
     assert_eq!(element.children().map(Element::name).collect::<Vec<_>>(), ["b", "c"]);
@@ -306,7 +306,7 @@ fn text_is_that_directly_inside_in_its_order() {
 }
 
 #[test]
-fn what_is_written_has_the_same_namespaces() {
+fn a_written_element_has_the_same_namespaces() {
     for xml in [
         "<a xmlns='u'><b xmlns=''><c xmlns='u'/></b></a>",
         "<a xmlns:p='u' xmlns:q='v&amp;&lt;&quot;&apos;' p:b='1' q:b='2' b='3' xml:lang='en'><p:c q:d='4'/></a>",
@@ -320,12 +320,12 @@ fn what_is_written_has_the_same_namespaces() {
 }
 
 #[test]
-fn what_would_be_beyond_a_bound_once_it_is_written_is_refused() {
+fn an_element_that_would_exceed_a_limit_when_written_is_refused() {
     let namespace = |bytes| format!("<a xmlns='{}'/>", "\"".repeat(bytes));
     assert_eq!(parse(&parse(&namespace(42)).to_string()), parse(&namespace(42)));
     assert_eq!(refusal(&namespace(43)), ParseError::TooWide);
 
-    // One declaration serves all of them where it is read, and none where they are written.
+    // The input has one declaration for all attributes; the output has one for each.
     let attributes = |count: usize| (0..count).map(|i| format!(" p:b{i}='1'")).collect::<String>();
     let nested = |inner| {
         let (outer, inner) = (attributes(63), attributes(inner));
@@ -338,7 +338,7 @@ fn what_would_be_beyond_a_bound_once_it_is_written_is_refused() {
 }
 
 #[test]
-fn the_namespaces_of_xml_itself_are_those_of_attributes_alone() {
+fn the_namespaces_of_xml_itself_are_allowed_only_for_attributes() {
     parse("<a xml:lang='en' xmlns:xml='http://www.w3.org/XML/1998/namespace'/>");
     for xml in [
         "<xml:a/>",

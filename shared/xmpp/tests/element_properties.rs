@@ -1,4 +1,4 @@
-//! What holds of parsing and writing, whatever comes.
+//! Properties of parsing and writing, for random input.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use proptest::collection::{btree_map, vec};
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use pushlark_xmpp::{Disable, Element, Enable, Iq, Message, Presence, is_xml_text};
 
-const STANZAS: [&str; 6] = [
+const SAMPLE_STANZAS: [&str; 6] = [
     include_str!("fixtures/prosody/enable.xml"),
     include_str!("fixtures/prosody/message.xml"),
     include_str!("fixtures/ejabberd/disable.xml"),
@@ -16,7 +16,7 @@ const STANZAS: [&str; 6] = [
     "<presence xmlns='jabber:client' from='bob@localhost/phone'><priority>-1</priority><show>xa</show></presence>",
 ];
 
-/// What XML is made of, so that random sequences come near to it.
+/// Parts of XML, so that random sequences are similar to XML.
 const PIECES: [&str; 44] = [
     "<a",
     "<b",
@@ -95,7 +95,7 @@ fn tag() -> impl Strategy<Value = Element> {
     })
 }
 
-/// Trees as parsing gives them: text stands beside elements, never beside text.
+/// Random trees, as the parser returns them: no two adjacent text nodes.
 fn element() -> impl Strategy<Value = Element> {
     let add = |element: Element, text: Option<String>| match text {
         Some(text) => element.with_text(text),
@@ -112,14 +112,14 @@ fn element() -> impl Strategy<Value = Element> {
     })
 }
 
-/// A real stanza with a few places of it changed.
+/// A real stanza with a few changes.
 fn mutated() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         select(&PIECES[..]).prop_map(str::to_owned),
         any::<char>().prop_map(String::from),
         Just(String::new())
     ];
-    (select(&STANZAS[..]), vec((any::<Index>(), 0..12_usize, piece), 1..5)).prop_map(|(stanza, changes)| {
+    (select(&SAMPLE_STANZAS[..]), vec((any::<Index>(), 0..12_usize, piece), 1..5)).prop_map(|(stanza, changes)| {
         let mut stanza: Vec<char> = stanza.chars().collect();
         for (at, length, piece) in changes {
             let start = at.index(stanza.len() + 1);
@@ -130,7 +130,7 @@ fn mutated() -> impl Strategy<Value = String> {
     })
 }
 
-/// Reads `xml` as all that it could be. What parses is written so that it parses to the same.
+/// Reads `xml` as each stanza. If it parses, the written element must parse to the same element.
 fn read(xml: &str) -> Result<(), TestCaseError> {
     let Ok(element) = Element::parse(xml) else { return Ok(()) };
     let written = element.to_string();
@@ -151,13 +151,13 @@ proptest! {
     #![proptest_config(config(256))]
 
     #[test]
-    fn an_element_that_is_written_parses_to_itself(element in element()) {
+    fn a_written_element_parses_to_itself(element in element()) {
         let written = element.to_string();
         prop_assert_eq!(Element::parse(&written), Ok(element), "{}", written);
     }
 
     #[test]
-    fn no_text_makes_parsing_panic(text in "\\PC{0,60}|[<>/&;#x!?'\"=a: \\[\\]\\-0-9]{0,60}") {
+    fn parsing_any_text_does_not_panic(text in "\\PC{0,60}|[<>/&;#x!?'\"=a: \\[\\]\\-0-9]{0,60}") {
         read(&text)?;
     }
 }
@@ -166,12 +166,12 @@ proptest! {
     #![proptest_config(config(1000))]
 
     #[test]
-    fn no_sequence_of_xml_makes_parsing_panic(pieces in vec(select(&PIECES[..]), 0..24)) {
+    fn parsing_any_sequence_of_xml_does_not_panic(pieces in vec(select(&PIECES[..]), 0..24)) {
         read(&pieces.concat())?;
     }
 
     #[test]
-    fn no_change_to_a_stanza_makes_parsing_panic(stanza in mutated()) {
+    fn parsing_a_changed_stanza_does_not_panic(stanza in mutated()) {
         read(&stanza)?;
     }
 }

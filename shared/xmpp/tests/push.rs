@@ -16,7 +16,7 @@ fn iq(xml: &str) -> Iq {
     Iq::from_element(Element::parse(xml).unwrap()).unwrap_or_else(|error| panic!("{xml}: {error}"))
 }
 
-/// The request as the server passes it on: with the sender's address.
+/// The request with the sender's address, as the server forwards it.
 fn from_bob(request: &str) -> Iq {
     iq(&request.trim().replacen("<iq ", "<iq from='Bob@LocalHost/Phone' ", 1))
 }
@@ -35,7 +35,7 @@ fn map<const N: usize>(fields: [(&str, &str); N]) -> BTreeMap<String, String> {
     fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
-/// Checks that a refusal has the word `field`.
+/// Checks that an error text has the word `field`.
 #[track_caller]
 fn assert_names(refusal: &str, field: &str) {
     let named = refusal.match_indices(field).any(|(start, _)| {
@@ -86,7 +86,7 @@ fn real_requests_without_a_node_or_a_sender_are_refused() {
 }
 
 #[test]
-fn enable_needs_its_namespace_a_jid_and_a_node() {
+fn enable_requires_its_namespace_a_jid_and_a_node() {
     let attributes =
         [("xmlns='urn:xmpp:push:0'", "urn:xmpp:push:0"), ("jid='push.example.com'", "jid"), ("node='n'", "node")];
     for given in 0..7 {
@@ -100,7 +100,7 @@ fn enable_needs_its_namespace_a_jid_and_a_node() {
 }
 
 #[test]
-fn disable_needs_its_namespace_and_a_jid() {
+fn disable_requires_its_namespace_and_a_jid() {
     for (attributes, named) in
         [("", "urn:xmpp:push:0"), ("jid='push.example.com'", "urn:xmpp:push:0"), ("xmlns='urn:xmpp:push:0'", "jid")]
     {
@@ -110,7 +110,7 @@ fn disable_needs_its_namespace_and_a_jid() {
 }
 
 #[test]
-fn attributes_that_are_empty_or_impossible_are_refused() {
+fn empty_or_invalid_attributes_are_refused() {
     let long = "n".repeat(MAX_NODE_BYTES + 1);
     let long_jid = format!("{}@push.example.com", "u".repeat(1024));
     for (jid, node, named) in [
@@ -142,7 +142,7 @@ fn attributes_that_are_empty_or_impossible_are_refused() {
 }
 
 #[test]
-fn a_node_is_long_to_a_bound_of_bytes() {
+fn the_length_of_a_node_is_limited_in_bytes() {
     let request = |node: String| json!({"user": "bob@example.com", "jid": "push.example.com", "node": node});
     let longest = "é".repeat(MAX_NODE_BYTES / 2);
     assert_eq!(serde_json::from_value::<Enable>(request(longest.clone())).unwrap().node, longest);
@@ -151,7 +151,7 @@ fn a_node_is_long_to_a_bound_of_bytes() {
 }
 
 #[test]
-fn the_user_is_a_users_jid() {
+fn the_user_must_have_a_localpart() {
     for user in ["example.com", "example.com/phone", "", "@example.com", "bob@", "bo b@example.com", "bob@example.com/"]
     {
         let xml = "<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'/>";
@@ -163,7 +163,7 @@ fn the_user_is_a_users_jid() {
 }
 
 #[test]
-fn jids_are_normalised_and_the_services_is_bare() {
+fn jids_are_normalised_and_the_jid_of_the_service_is_bare() {
     for (user, normalised) in [
         ("BOB@Example.COM/Phone", "bob@example.com/Phone"),
         ("bob@example.com", "bob@example.com"),
@@ -183,7 +183,7 @@ fn jids_are_normalised_and_the_services_is_bare() {
 }
 
 #[test]
-fn without_a_form_there_are_no_options() {
+fn a_request_without_a_form_has_no_options() {
     assert_eq!(with_form("").unwrap().form, BTreeMap::new());
     assert_eq!(with_form(&form("")).unwrap().form, BTreeMap::new());
 }
@@ -267,7 +267,7 @@ fn json_form(form: Value) -> Result<Enable, serde_json::Error> {
 }
 
 #[test]
-fn json_says_the_same_as_an_iq() {
+fn json_and_an_iq_give_the_same_request() {
     let from_json: Enable = serde_json::from_str(
         r#"{"user": "bob@example.com/phone", "jid": "push.example.com", "node": "n", "form": {"service": "fcm", "a": ""}}"#,
     )
@@ -282,7 +282,7 @@ fn json_says_the_same_as_an_iq() {
 }
 
 #[test]
-fn a_field_of_json_that_is_null_is_not_given() {
+fn a_null_field_in_json_is_ignored() {
     let disable = json!({"user": "bob@example.com", "jid": "push.example.com", "node": null});
     assert_eq!(serde_json::from_value::<Disable>(disable.clone()).unwrap().node, None);
     assert_names(&serde_json::from_value::<Enable>(disable).unwrap_err().to_string(), "node is missing");
@@ -295,7 +295,7 @@ fn a_field_of_json_that_is_null_is_not_given() {
 }
 
 #[test]
-fn the_form_of_json_keeps_the_rules_of_the_iqs() {
+fn the_form_in_json_has_the_same_rules_as_in_an_iq() {
     assert_eq!(json_form(json!({"FORM_TYPE": PUBLISH_OPTIONS, "a": "1"})).unwrap().form, map([("a", "1")]));
     for wrong in [
         json!({"FORM_TYPE": "wrong"}),
@@ -317,7 +317,7 @@ fn the_form_of_json_keeps_the_rules_of_the_iqs() {
 }
 
 #[test]
-fn fields_of_a_summary_with_several_values_are_passed_over() {
+fn fields_of_a_summary_with_several_values_are_ignored() {
     let published = |fields: &str| {
         let form_type = "<field var='FORM_TYPE'><value>urn:xmpp:push:summary</value></field>";
         let x = format!("<x xmlns='jabber:x:data' type='submit'>{form_type}{fields}</x>");

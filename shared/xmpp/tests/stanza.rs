@@ -1,7 +1,7 @@
-//! What is read of the three stanzas, and what answers an IQ.
+//! Reading the three stanzas, and replies to an IQ.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use pushlark_xmpp::{Condition, Element, InvalidStanza, Iq, IqType, Message, MessageType, Presence, PresenceType};
+use pushlark_xmpp::{Condition, Element, InvalidStanzaError, Iq, IqType, Message, MessageType, Presence, PresenceType};
 
 const NAMESPACES: [&str; 4] = ["", "jabber:client", "jabber:server", "jabber:component:accept"];
 
@@ -22,8 +22,8 @@ fn presence(xml: &str) -> Presence {
 }
 
 #[test]
-fn a_stanza_is_in_one_of_four_namespaces_by_its_own_name() {
-    let refusals = |xml: &str| -> [Option<InvalidStanza>; 3] {
+fn a_stanza_has_its_name_and_one_of_four_namespaces() {
+    let refusals = |xml: &str| -> [Option<InvalidStanzaError>; 3] {
         let element = parse(xml);
         [
             Iq::from_element(element.clone()).err(),
@@ -64,7 +64,7 @@ fn an_iq_has_an_id_and_one_of_four_types() {
 }
 
 #[test]
-fn a_result_is_empty_and_goes_back_to_the_sender() {
+fn a_result_is_empty_and_addressed_to_the_sender() {
     for namespace in NAMESPACES {
         let request = iq(&format!(
             "<iq xmlns='{namespace}' type='set' id='x&amp;43' from='Bob@example.com/Phone' to='example.com'><a xmlns='u'/></iq>"
@@ -78,7 +78,7 @@ fn a_result_is_empty_and_goes_back_to_the_sender() {
 }
 
 #[test]
-fn an_error_echoes_the_request_and_tells_what_to_do() {
+fn an_error_contains_the_payload_of_the_request() {
     let payload =
         "<enable xmlns='urn:xmpp:push:0' jid='j'><x xmlns='jabber:x:data' type='submit'>1 &lt; 2</x></enable>";
     for (condition, name, kind) in [
@@ -122,12 +122,12 @@ fn a_message_without_a_known_type_is_normal() {
 }
 
 #[test]
-fn a_body_is_a_stanzas_own() {
+fn only_a_body_in_a_stanza_namespace_counts() {
     for namespace in NAMESPACES {
         let stanza =
             format!("<message xmlns='{namespace}'><body>1 &lt; 2</body><body xml:lang='pl'>no</body></message>");
         assert_eq!(message(&stanza).body().as_deref(), Some("1 < 2"));
-        // A stanza that was taken off a stream may have lost its namespace above its body, or the other way round.
+        // Outside of its stream, the stanza or its body may have no namespace declaration.
         assert_eq!(
             message(&format!("<message><body xmlns='{namespace}'>x</body></message>")).body().as_deref(),
             Some("x")
@@ -145,7 +145,7 @@ fn a_body_is_a_stanzas_own() {
 }
 
 #[test]
-fn a_message_of_a_type_and_a_body_reads_as_such() {
+fn with_body_sets_the_type_and_the_body() {
     for (kind, name) in [(MessageType::Chat, "chat"), (MessageType::Groupchat, "groupchat")] {
         let written = Message::with_body(kind, "<b> & \r\n").element().to_string();
         let stanza = message(&written);
@@ -155,7 +155,7 @@ fn a_message_of_a_type_and_a_body_reads_as_such() {
 }
 
 #[test]
-fn stanza_ids_are_read_with_their_givers() {
+fn stanza_ids_are_read_with_the_assigning_entity() {
     let real = message(include_str!("fixtures/prosody/message.xml").trim());
     assert_eq!(real.stanza_ids().collect::<Vec<_>>(), [("bob@localhost", "4vHDZVotkjVv5llhCgreqM-w")]);
     let several = message(
@@ -168,7 +168,7 @@ fn stanza_ids_are_read_with_their_givers() {
 }
 
 #[test]
-fn a_presence_is_available_with_its_priority() {
+fn an_available_presence_has_a_priority() {
     for (xml, priority) in [
         ("<presence/>", 0),
         ("<presence><priority>5</priority></presence>", 5),
@@ -187,7 +187,7 @@ fn a_presence_is_available_with_its_priority() {
 }
 
 #[test]
-fn a_presence_of_another_type_says_nothing_of_availability() {
+fn a_presence_of_another_type_is_not_about_availability() {
     let of_type = |kind: &str| presence(&format!("<presence type='{kind}'><priority>x</priority></presence>")).kind();
     assert_eq!(of_type("unavailable"), Ok(PresenceType::Unavailable));
     for kind in ["subscribe", "subscribed", "unsubscribe", "unsubscribed", "probe", "error", "available", ""] {

@@ -3,10 +3,10 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::JSON;
+/// The media type of requests and responses: AWS JSON 1.0.
+pub(super) const JSON_1_0: &str = "application/x-amz-json-1.0";
 
-/// What SQS answers when it can't do what was asked: the errors of each action in the *Amazon SQS API Reference*, and
-/// its [common errors].
+/// An error response: the errors of each action in the *Amazon SQS API Reference*, and its [common errors].
 ///
 /// [common errors]: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html
 #[derive(Debug, thiserror::Error)]
@@ -14,42 +14,42 @@ pub enum Error {
     /// SQLite failed: the file can't be opened, or isn't a database.
     #[error("database: {0}")]
     Database(#[from] rusqlite::Error),
-    /// The file holds what this module didn't write.
+    /// Stored JSON is invalid: this module did not write it.
     #[error("stored data can't be read: {0}")]
     Stored(#[source] serde_json::Error),
     /// The request isn't JSON, or lacks a field that it must have.
     #[error("{0}")]
     Malformed(#[source] serde_json::Error),
-    /// No such operation here.
+    /// The operation is unknown.
     #[error("The operation {0} is not one of the local SQS.")]
     UnknownOperation(String),
-    /// A queue of a kind that isn't supported.
+    /// The kind of queue is not supported.
     #[error("The local SQS has standard queues only: {0} is the name of a FIFO queue.")]
     UnsupportedOperation(String),
-    /// A parameter that must be there isn't, or is empty.
+    /// A required parameter is missing or empty.
     #[error("The request must contain the parameter {0}.")]
     MissingParameter(&'static str),
-    /// A parameter's value is out of range or otherwise impossible.
+    /// The value of a parameter is out of range or otherwise invalid.
     #[error("{0}")]
     InvalidParameterValue(String),
-    /// No such queue attribute.
+    /// The queue attribute is unknown.
     #[error("Unknown Attribute {0}.")]
     InvalidAttributeName(String),
-    /// A queue attribute's value is out of range.
+    /// The value of a queue attribute is out of range.
     #[error("Invalid value for the parameter {0}.")]
     InvalidAttributeValue(String),
-    /// No such queue.
+    /// The queue does not exist.
     #[error("The specified queue does not exist.")]
     QueueDoesNotExist,
     /// The queue exists, with other attributes than those given.
     #[error("A queue already exists with the same name and a different value for attribute {0}")]
     QueueNameExists(String),
-    /// The body has a character that XML doesn't allow.
+    /// The body has a character that XML does not allow.
     #[error(
         "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF"
     )]
     InvalidMessageContents,
-    /// The receipt handle is none of this queue's.
+    /// The receipt handle is not one of this queue.
     #[error("The input receipt handle \"{0}\" is not a valid receipt handle.")]
     ReceiptHandleIsInvalid(String),
     /// The message is visible again, or was never received.
@@ -64,12 +64,12 @@ pub enum Error {
     /// Two entries of a batch have the same id.
     #[error("Id {0} repeated.")]
     BatchEntryIdsNotDistinct(String),
-    /// An entry's id has a character that it can't have, or too many of them.
+    /// The id of an entry has an invalid character or is too long.
     #[error(
         "A batch entry id can only contain alphanumeric characters, hyphens and underscores. It can be at most 80 letters long."
     )]
     InvalidBatchEntryId,
-    /// The messages of a batch are too long together.
+    /// The messages of a batch are too long in total.
     #[error("Batch requests cannot be longer than 1048576 bytes. You have sent {0} bytes.")]
     BatchRequestTooLong(usize),
 }
@@ -79,8 +79,7 @@ impl Error {
         Self::InvalidParameterValue(format!("Value {value} for parameter {parameter} is invalid. Reason: {reason}"))
     }
 
-    /// The shape's name, and the code that clients of the older query protocol knew the error by: the SDKs go by the
-    /// latter.
+    /// The name of the shape, and the code of the older query protocol, which the SDKs use.
     fn names(&self) -> (&'static str, &'static str) {
         use Error::*;
         match self {
@@ -122,7 +121,7 @@ impl Error {
         self.names().1
     }
 
-    /// Whether the fault is the server's, and so of the whole request: one entry of a batch can't have it.
+    /// Whether it is an error of the server. It then fails a whole batch, not one entry.
     pub(super) fn is_internal(&self) -> bool {
         matches!(self, Self::Database(_) | Self::Stored(_))
     }
@@ -131,7 +130,7 @@ impl Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         #[derive(Serialize)]
-        struct Body {
+        struct ErrorBody {
             #[serde(rename = "__type")]
             shape: &'static str,
             message: String,
@@ -144,12 +143,12 @@ impl IntoResponse for Error {
             (StatusCode::BAD_REQUEST, "Sender")
         };
         let message = self.to_string();
-        let body = Body { shape, message };
+        let body = ErrorBody { shape, message };
         (
             status,
             [("x-amzn-query-error", format!("{code};{fault}"))],
-            [(CONTENT_TYPE, JSON)],
-            // Two strings always serialise.
+            [(CONTENT_TYPE, JSON_1_0)],
+            // Two strings are always serialisable.
             serde_json::to_vec(&body).unwrap_or_default(),
         )
             .into_response()

@@ -5,13 +5,20 @@
 //! called as often as one likes, and any number of messages may be in flight. `MessageGroupId` and
 //! `MessageSystemAttributes` are accepted and not kept; FIFO queues are refused.
 
+mod attributes;
+mod batch;
+mod clock;
 mod error;
-mod message;
-mod queue;
+mod message_attributes;
+mod operation;
+mod queue_operations;
+mod receipts;
+mod receive;
+mod send;
+mod store;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -20,56 +27,27 @@ use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
+pub use attributes::QueueAttributes;
+use batch::{BatchRequest, SingleRequest};
+pub use clock::Clock;
 pub use error::Error;
-use message::{Batch, ChangeMessageVisibility, DeleteMessage, One, ReceiveMessage, SendMessage};
-pub use queue::QueueAttributes;
-use queue::{CreateQueue, GetQueueAttributes, GetQueueUrl, ListQueues, PurgeQueue, SetQueueAttributes, Store};
-
-const JSON: &str = "application/x-amz-json-1.0";
+use error::JSON_1_0;
+use operation::Operation;
+use queue_operations::{CreateQueue, GetQueueAttributes, GetQueueUrl, ListQueues, PurgeQueue, SetQueueAttributes};
+use receipts::{ChangeMessageVisibility, DeleteMessage};
+use receive::ReceiveMessage;
+use send::SendMessage;
+use store::QueueStore;
 
 /// A message of 1 MiB is longer on the wire: JSON writes a quote as two bytes, and some clients `<` as six.
-pub(crate) const MAX_REQUEST_BYTES: usize = 8 << 20;
-
-/// How fast SQS's time passes. Timestamps are always the wall clock's.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    factor: u32,
-}
-
-impl Clock {
-    /// SQS's seconds are the wall clock's.
-    #[must_use]
-    pub const fn real() -> Self {
-        Self::scaled(1)
-    }
-
-    /// Visibility timeouts, delays, retention and long polls pass `factor` times as fast as the wall clock, so that a
-    /// test can live through an hour. A factor of 0 counts as 1.
-    #[must_use]
-    pub const fn scaled(factor: u32) -> Self {
-        Self { factor: if factor == 0 { 1 } else { factor } }
-    }
-
-    /// Milliseconds since the epoch.
-    fn now(self) -> i64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    }
-
-    /// The milliseconds of wall clock that so many of SQS's seconds last: never 0 unless they are.
-    fn millis(self, seconds: u32) -> i64 {
-        let factor = i64::from(self.factor);
-        (i64::from(seconds) * 1000 + factor - 1) / factor
-    }
-}
+pub(crate) const MAX_SQS_REQUEST_BYTES: usize = 8 << 20;
 
 /// An SQS server: clones share its queues.
 #[derive(Clone)]
 pub struct Sqs {
-    store: Arc<Mutex<Store>>,
+    store: Arc<Mutex<QueueStore>>,
 }
 
 impl Sqs {
@@ -81,7 +59,7 @@ impl Sqs {
     /// # Errors
     /// When the file can't be opened or isn't a database of this module.
     pub fn open(path: Option<&Path>, clock: Clock) -> Result<Self, Error> {
-        let store = Arc::new(Mutex::new(Store::open(path, clock)?));
+        let store = Arc::new(Mutex::new(QueueStore::open(path, clock)?));
         Ok(Self { store })
     }
 
@@ -114,12 +92,12 @@ impl Sqs {
     pub fn router(&self) -> Router {
         Router::new()
             .route("/", routing::post(serve))
-            .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+            .layer(DefaultBodyLimit::max(MAX_SQS_REQUEST_BYTES))
             .with_state(self.clone())
     }
 
     /// Held for well under a millisecond and never over an await, so that no blocking thread is needed.
-    fn store(&self) -> MutexGuard<'_, Store> {
+    fn store(&self) -> MutexGuard<'_, QueueStore> {
         // What a panic interrupted was rolled back with its transaction.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -149,14 +127,6 @@ impl Sqs {
     }
 }
 
-/// An operation other than `ReceiveMessage`, which alone has to wait: its fields are its request.
-trait Operation: DeserializeOwned {
-    type Answer: Serialize;
-
-    /// `host` is where the client found this server, for the queue URLs of the answer.
-    fn run(self, store: &mut Store, host: &str) -> Result<Self::Answer, Error>;
-}
-
 async fn serve(State(sqs): State<Sqs>, headers: HeaderMap, body: Bytes) -> Result<Response, Error> {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let host = header(HOST.as_str()).unwrap_or("localhost");
@@ -168,20 +138,20 @@ async fn serve(State(sqs): State<Sqs>, headers: HeaderMap, body: Bytes) -> Resul
         "SetQueueAttributes" => sqs.run::<SetQueueAttributes>(host, &body),
         "ListQueues" => sqs.run::<ListQueues>(host, &body),
         "PurgeQueue" => sqs.run::<PurgeQueue>(host, &body),
-        "SendMessage" => sqs.run::<One<SendMessage>>(host, &body),
-        "SendMessageBatch" => sqs.run::<Batch<SendMessage>>(host, &body),
+        "SendMessage" => sqs.run::<SingleRequest<SendMessage>>(host, &body),
+        "SendMessageBatch" => sqs.run::<BatchRequest<SendMessage>>(host, &body),
         "ReceiveMessage" => sqs.receive(&body).await,
-        "DeleteMessage" => sqs.run::<One<DeleteMessage>>(host, &body),
-        "DeleteMessageBatch" => sqs.run::<Batch<DeleteMessage>>(host, &body),
-        "ChangeMessageVisibility" => sqs.run::<One<ChangeMessageVisibility>>(host, &body),
-        "ChangeMessageVisibilityBatch" => sqs.run::<Batch<ChangeMessageVisibility>>(host, &body),
+        "DeleteMessage" => sqs.run::<SingleRequest<DeleteMessage>>(host, &body),
+        "DeleteMessageBatch" => sqs.run::<BatchRequest<DeleteMessage>>(host, &body),
+        "ChangeMessageVisibility" => sqs.run::<SingleRequest<ChangeMessageVisibility>>(host, &body),
+        "ChangeMessageVisibilityBatch" => sqs.run::<BatchRequest<ChangeMessageVisibility>>(host, &body),
         _ => Err(Error::UnknownOperation(target.to_owned())),
     }
 }
 
 fn json(answer: &impl Serialize) -> Response {
     match serde_json::to_vec(answer) {
-        Ok(body) => ([(CONTENT_TYPE, JSON)], body).into_response(),
+        Ok(body) => ([(CONTENT_TYPE, JSON_1_0)], body).into_response(),
         Err(error) => Error::Stored(error).into_response(),
     }
 }

@@ -1,0 +1,52 @@
+//! XML namespaces, named after the title of their specification.
+
+/// Data Forms (XEP-0004).
+pub const DATA_FORMS: &str = "jabber:x:data";
+/// Push Notifications (XEP-0357).
+pub const PUSH: &str = "urn:xmpp:push:0";
+/// FORM_TYPE of publish options (XEP-0060, section 7.1.5; XEP-0357, section 6).
+pub const PUBLISH_OPTIONS: &str = "http://jabber.org/protocol/pubsub#publish-options";
+/// FORM_TYPE of the summary in a notification (XEP-0357, section 7).
+pub const PUSH_SUMMARY: &str = "urn:xmpp:push:summary";
+/// Publish-Subscribe (XEP-0060).
+pub const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
+/// Requests of a node's owner (XEP-0060, section 8).
+pub const PUBSUB_OWNER: &str = "http://jabber.org/protocol/pubsub#owner";
+/// PubSub-specific error conditions (XEP-0060).
+pub const PUBSUB_ERRORS: &str = "http://jabber.org/protocol/pubsub#errors";
+/// FORM_TYPE of a node's configuration (XEP-0060, section 8.2).
+pub const NODE_CONFIG: &str = "http://jabber.org/protocol/pubsub#node_config";
+/// Identity and features of an entity (XEP-0030).
+pub const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
+/// The items of an entity (XEP-0030).
+pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
+/// Stanza errors (RFC 6120, section 8.3).
+pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
+/// Unique and stable stanza ids (XEP-0359).
+pub const STANZA_ID: &str = "urn:xmpp:sid:0";
+/// Message processing hints (XEP-0334).
+pub const HINTS: &str = "urn:xmpp:hints";
+/// Jingle message initiation: calls (XEP-0353).
+pub const JINGLE_MESSAGE: &str = "urn:xmpp:jingle-message:0";
+/// Displayed markers (XEP-0333).
+pub const CHAT_MARKERS: &str = "urn:xmpp:chat-markers:0";
+/// Message carbons: copies for a user's other sessions (XEP-0280).
+pub const CARBONS: &str = "urn:xmpp:carbons:2";
+/// Last message correction (XEP-0308).
+pub const CORRECTION: &str = "urn:xmpp:message-correct:0";
+/// Explicit message encryption (XEP-0380).
+pub const ENCRYPTION: &str = "urn:xmpp:eme:0";
+/// OMEMO (XEP-0384), the versions in use.
+pub const OMEMO: [&str; 3] = ["eu.siacs.conversations.axolotl", "urn:xmpp:omemo:1", "urn:xmpp:omemo:2"];
+/// OpenPGP (XEP-0373).
+pub const OPENPGP: &str = "urn:xmpp:openpgp:0";
+/// The earlier version of OpenPGP (XEP-0027).
+pub const LEGACY_OPENPGP: &str = "jabber:x:encrypted";
+/// References, such as mentions (XEP-0372).
+pub const REFERENCE: &str = "urn:xmpp:reference:0";
+/// Stanza headers and internet metadata (XEP-0131).
+pub const HEADERS: &str = "http://jabber.org/protocol/shim";
+/// The stream of a client (RFC 6120, section 4.8.2). Pushlark writes stanzas in this namespace.
+pub const CLIENT: &str = "jabber:client";
+/// The namespaces of a stanza: none, or that of its stream.
+pub const STANZAS: [&str; 4] = ["", CLIENT, "jabber:server", "jabber:component:accept"];
