@@ -14,6 +14,7 @@ use aws_config::SdkConfig;
 use futures_util::future::{BoxFuture, join_all};
 use pushlark_model::{Mode, Registration};
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError};
+use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
 
 use crate::gateway::{Gateway, PushService};
@@ -106,7 +107,13 @@ impl Gateway for Direct {
 
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async {
-            let apps = self.apps.current().await?;
+            let apps = match self.apps.current().await {
+                Ok(apps) => apps,
+                Err(error) => {
+                    tracing::error!(error = %Causes(&error), "the credentials for push services cannot be used");
+                    return Ok(());
+                }
+            };
             join_all(apps.clients().map(async |(app, provider, client)| {
                 if let Err(Failure { reason, .. }) = client.warm_up().await {
                     tracing::warn!(app, provider = provider.name(), reason, "a push service cannot be reached");
