@@ -1,6 +1,9 @@
 //! Disables notifications (XEP-0357, section 6): deletes registrations.
 
-use pushlark_http::{Access, Answer, Caller, Invocation, Methods, Rejection, answer, command};
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::Client;
+use pushlark_http::{Access, Answer, Caller, Clients, Invocation, Methods, Rejection, answer, command};
+use pushlark_settings::{Environment, SettingError};
 use pushlark_store::{Admission, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::Disable;
@@ -9,13 +12,25 @@ use serde_json::{Value, json};
 /// The function.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Who may call.
-    pub access: Access,
-    /// Where registrations are kept.
-    pub store: Store,
+    access: Access,
+    store: Store,
 }
 
 impl Function {
+    /// From the settings of [`Clients`] and [`Store`]. `access` admits servers; tokens of clients are admitted besides, if
+    /// `JWT_KEYS` is set.
+    pub async fn from_environment(
+        environment: &Environment,
+        aws: &SdkConfig,
+        access: Access,
+        dynamodb: Client,
+    ) -> Result<Self, SettingError> {
+        Ok(Self {
+            access: access.with_clients(Clients::from_environment(environment, aws).await?),
+            store: Store::from_environment(dynamodb, environment)?,
+        })
+    }
+
     /// Answers one invocation: `{"user", "jid", "node"?}`, by the number of registrations that are `removed`, or the
     /// `<disable/>` IQ.
     pub async fn handle(&self, invocation: Invocation) -> Answer {

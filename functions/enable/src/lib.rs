@@ -1,10 +1,14 @@
 //! Enables notifications (XEP-0357, section 5): stores a registration.
 
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::Client;
 use pushlark_delivery::Destinations;
 use pushlark_http::{
-    Access, Answer, Caller, Invocation, Method, Methods, Problem, Rejection, Request, Response, answer, command,
+    Access, Answer, Caller, Clients, Invocation, Method, Methods, Problem, Rejection, Request, Response, answer,
+    command,
 };
 use pushlark_plugin::{PublishOptions, PublishService};
+use pushlark_settings::{Environment, SettingError};
 use pushlark_store::{Admission, Registered, Store, StoreError, micros, of_micros};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, Enable, parse_jid};
@@ -15,15 +19,27 @@ use time::format_description::well_known::Rfc3339;
 /// The function.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Who may call.
-    pub access: Access,
-    /// Where registrations are kept.
-    pub store: Store,
-    /// The PubSub hosts, and the options that they need.
-    pub destinations: Destinations,
+    access: Access,
+    store: Store,
+    destinations: Destinations,
 }
 
 impl Function {
+    /// From the settings of [`Clients`], [`Store`] and [`Destinations`]. `access` admits servers; tokens of clients are
+    /// admitted besides, if `JWT_KEYS` is set.
+    pub async fn from_environment(
+        environment: &Environment,
+        aws: &SdkConfig,
+        access: Access,
+        dynamodb: Client,
+    ) -> Result<Self, SettingError> {
+        Ok(Self {
+            access: access.with_clients(Clients::from_environment(environment, aws).await?),
+            store: Store::from_environment(dynamodb, environment)?,
+            destinations: Destinations::from_environment(environment)?,
+        })
+    }
+
     /// Answers one invocation: `{"user", "jid", "node", "form"?}`, with a `notice` if no notification is sent with these
     /// settings, or the `<enable/>` IQ; and GET, with `?user=` by whoever is not the user's own client, by what is enabled,
     /// without what is secret of it.

@@ -5,6 +5,7 @@ use pushlark_events::{Effect, Event, Reading, Sources, read, read_notification};
 use pushlark_http::sns::{Notification, SnsMessage, Topics};
 use pushlark_http::{Access, Answer, Caller, Invocation, Methods, Problem, Request, Response, answer};
 use pushlark_queue::{Queue, Record, Work};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_store::{Admission, Availability, MAX_COUNTED, Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::Jid;
@@ -19,18 +20,12 @@ const WRITES: usize = 16;
 /// The function.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Who may call.
-    pub access: Access,
-    /// Where sessions are kept.
-    pub store: Store,
-    /// Where work goes.
-    pub queue: Queue,
-    /// The topics of SNS whose messages are taken.
-    pub topics: Topics,
-    /// What the settings say of the sources of events.
-    pub sources: Sources,
-    /// Whether unread counts are kept, so that what is read is noted.
-    pub unread_counts: bool,
+    access: Access,
+    store: Store,
+    queue: Queue,
+    topics: Topics,
+    sources: Sources,
+    unread_counts: bool,
 }
 
 /// What an event changes at once.
@@ -46,6 +41,25 @@ struct Accepted {
 }
 
 impl Function {
+    /// From `QUEUE_URL`, `UNREAD_COUNTS` and the settings of [`Store`], [`Topics`] and [`Sources`]. `access` admits servers;
+    /// messages of SNS topics are admitted besides.
+    pub fn from_environment(
+        environment: &Environment,
+        access: Access,
+        dynamodb: aws_sdk_dynamodb::Client,
+        sqs: aws_sdk_sqs::Client,
+    ) -> Result<Self, SettingError> {
+        let topics = Topics::from_environment(environment)?;
+        Ok(Self {
+            access: access.with_topics(topics.clone()),
+            store: Store::from_environment(dynamodb, environment)?,
+            queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
+            topics,
+            sources: Sources::from_environment(environment)?,
+            unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
+        })
+    }
+
     /// Answers one invocation, once all of its events are in the queue or in the table. One of SNS fails otherwise, so that
     /// Lambda tries again.
     pub async fn handle(&self, invocation: Invocation) -> Answer {

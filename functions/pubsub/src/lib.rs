@@ -9,6 +9,7 @@ use pushlark_http::{
     Access, Answer, Caller, Invocation, Media, Methods, Problem, Response, answer, read_json, read_text,
 };
 use pushlark_queue::Queue;
+use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_store::{Admission, MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError, micros};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
@@ -22,14 +23,10 @@ use uuid::Uuid;
 /// The function.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Who may call.
-    pub access: Access,
-    /// Where nodes are kept.
-    pub store: Store,
-    /// Where notifications go.
-    pub queue: Queue,
-    /// The hosts whose nodes stand for devices.
-    pub destinations: Destinations,
+    access: Access,
+    store: Store,
+    queue: Queue,
+    destinations: Destinations,
 }
 
 /// What the account of a sender at the push node begins with. Domains and bare JIDs have no slash.
@@ -50,6 +47,21 @@ struct Parties {
 }
 
 impl Function {
+    /// From `QUEUE_URL` and the settings of [`Store`] and [`Destinations`]. `access` admits servers.
+    pub fn from_environment(
+        environment: &Environment,
+        access: Access,
+        dynamodb: aws_sdk_dynamodb::Client,
+        sqs: aws_sdk_sqs::Client,
+    ) -> Result<Self, SettingError> {
+        Ok(Self {
+            access,
+            store: Store::from_environment(dynamodb, environment)?,
+            queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
+            destinations: Destinations::from_environment(environment)?,
+        })
+    }
+
     /// Answers one invocation, an IQ or `{"stanza": "<iq …/>"}`, by the IQ that answers it, in kind.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         #[derive(Serialize, Deserialize)]

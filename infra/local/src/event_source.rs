@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -18,8 +18,6 @@ use worker::{FUNCTION_TIMEOUT, Worker};
 const MAX_RECEIVED: u32 = 10;
 /// How long a receive waits for messages, in seconds.
 const LONG_POLL: i32 = 20;
-/// The values of `BATCHING_WINDOW`, in seconds, as the template has them.
-const BATCHING_WINDOWS: [u32; 17] = [0, 1, 2, 3, 4, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300];
 
 /// Feeds a worker from a queue.
 pub struct EventSource {
@@ -43,16 +41,12 @@ pub struct Mapping {
 impl Mapping {
     /// From `WORKERS`, `BATCH_SIZE` and `BATCHING_WINDOW`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        let workers = environment.number("WORKERS", 2..=1_000, 100)?;
-        let batch_size = environment.number("BATCH_SIZE", 1..=10_000, MAX_RECEIVED)?;
-        let batching_window = environment.number("BATCHING_WINDOW", 0..=300, 0)?;
-        if !BATCHING_WINDOWS.contains(&batching_window) {
-            let windows = BATCHING_WINDOWS.map(|window| window.to_string()).join(", ");
-            return Err(SettingError::invalid("BATCHING_WINDOW", format!("{batching_window} is none of: {windows}")));
-        }
+        let workers = environment.number(&catalogue::WORKERS)?;
+        let batch_size = environment.number(&catalogue::BATCH_SIZE)?;
+        let batching_window = environment.number(&catalogue::BATCHING_WINDOW)?;
         if batch_size > MAX_RECEIVED && batching_window == 0 {
             let reason = format!("a batch of more than {MAX_RECEIVED} messages needs a BATCHING_WINDOW");
-            return Err(SettingError::invalid("BATCH_SIZE", reason));
+            return Err(catalogue::BATCH_SIZE.invalid(reason));
         }
         Ok(Self { workers, batch_size, batching_window: Duration::from_secs(batching_window.into()) })
     }
@@ -180,23 +174,4 @@ fn record(message: &Message) -> Value {
         "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:pushlark",
         "awsRegion": "us-east-1",
     })
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batching_windows_are_those_of_the_template() {
-        let template = include_str!("../../template.yaml");
-        let (_, parameter) = template.split_once("\n  BatchingWindow:\n").unwrap();
-        let (_, values) = parameter.split_once("AllowedValues: [").unwrap();
-        let values: Vec<u32> =
-            values.split(']').next().unwrap().split(", ").map(|value| value.parse().unwrap()).collect();
-        assert_eq!(values, BATCHING_WINDOWS);
-        let window = |seconds: &str| Mapping::from_environment(&Environment::from_iter([("BATCHING_WINDOW", seconds)]));
-        assert_eq!(window("20").unwrap().batching_window, Duration::from_secs(20));
-        assert!(window("7").unwrap_err().to_string().starts_with("BATCHING_WINDOW: 7 is none of: 0, 1,"));
-    }
 }

@@ -4,11 +4,11 @@ use std::str::FromStr;
 
 use pushlark_plugin::xmpp::{BareJid, DomainPart};
 use pushlark_plugin::{InvalidOptions, PublishOptions};
-use pushlark_settings::{Environment, HostPatterns, HttpUrl, SettingError};
+use pushlark_settings::{Environment, HostPatterns, HttpUrl, SettingError, catalogue};
 use reqwest::Url;
 
 use crate::direct::{InvalidService, Provider};
-use crate::pubsub::{self, Servers};
+use crate::pubsub::Servers;
 use crate::web_push::{InvalidSubscription, Subscription, TrustedOrigins};
 
 /// The PubSub hosts that users can enable notifications at.
@@ -113,10 +113,10 @@ impl Destinations {
     /// From `VIRTUAL_PUBSUB_HOSTS`, `PUBSUB_HOSTS`, `PUBSUB_URL`, `PUSH_SERVICE` and `WEB_PUSH_TRUSTED_ORIGINS`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         Ok(Self {
-            virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
-            pubsub_hosts: environment.get("PUBSUB_HOSTS")?,
-            pubsub_servers: environment.get(pubsub::URL)?.unwrap_or_default(),
-            push_service: environment.get("PUSH_SERVICE")?.unwrap_or_default(),
+            virtual_hosts: environment.get(&catalogue::VIRTUAL_PUBSUB_HOSTS)?.unwrap_or_default(),
+            pubsub_hosts: environment.get(&catalogue::PUBSUB_HOSTS)?,
+            pubsub_servers: environment.get(&catalogue::PUBSUB_URL)?.unwrap_or_default(),
+            push_service: environment.require(&catalogue::PUSH_SERVICE)?,
             trusted_origins: TrustedOrigins::from_environment(environment)?,
         })
     }

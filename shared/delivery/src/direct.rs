@@ -8,6 +8,7 @@ use aws_config::SdkConfig;
 use futures_util::future::join_all;
 use pushlark_plugin::PublishOptions;
 use pushlark_plugin::xmpp::BareJid;
+use pushlark_settings::catalogue::PUSH_CREDENTIALS;
 use pushlark_settings::{Environment, HostPatterns, InvalidHost, RotatingSecret, Secret, SecretError, SettingError};
 use pushlark_telemetry::Causes;
 use serde::Deserialize;
@@ -20,7 +21,6 @@ use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
 use crate::web_push::{self, TrustedOrigins, WebPush};
 
-pub const CREDENTIALS: &str = "PUSH_CREDENTIALS";
 /// The app of registrations that neither name one nor are at a host of one.
 const DEFAULT_APP: &str = "default";
 
@@ -128,7 +128,7 @@ impl Direct {
         timeout: Duration,
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
-        let Some(setting) = environment.value(CREDENTIALS)? else { return Ok(None) };
+        let Some(setting) = environment.value(&PUSH_CREDENTIALS)? else { return Ok(None) };
         let clients = Clients {
             google: HttpClient::new(Kind::Http2, timeout),
             apple: Mutex::default(),
@@ -140,7 +140,8 @@ impl Direct {
             trusted_origins: trusted_origins.clone(),
         };
         let secret = Secret::new(setting, aws);
-        let apps = RotatingSecret::new(CREDENTIALS, secret, move |text| Apps::read(text, &clients)).checked()?;
+        let apps =
+            RotatingSecret::new(PUSH_CREDENTIALS.name, secret, move |text| Apps::read(text, &clients)).checked()?;
         Ok(Some(Self { apps }))
     }
 

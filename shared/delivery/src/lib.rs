@@ -29,7 +29,7 @@ use aws_config::SdkConfig;
 use futures_util::future::join_all;
 use pushlark_plugin::xmpp::BareJid;
 use pushlark_plugin::{Mode, PublishService};
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
@@ -122,21 +122,18 @@ impl Publisher {
         let mongoosepush = MongoosePush::from_environment(environment, timeout)?;
         let direct = Direct::from_environment(&destinations.trusted_origins, environment, timeout, aws)?;
         let key = webhook::key_from_environment(environment, aws)?;
-        let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
-        let most_gone = Some(environment.number("DISABLE_MAX_PERCENT", 1..=100, 50)?);
+        let disable_after = Some(environment.number(&catalogue::DISABLE_AFTER_SUSPECTS)?);
+        let most_gone = Some(environment.number(&catalogue::DISABLE_MAX_PERCENT)?);
         let Some(chosen) = destinations.push_service() else { return Ok(None) };
-        let missing = |name, purpose| SettingError::Missing { name, purpose };
         let kind = match chosen {
-            PushService::MongoosePush => PublisherKind::MongoosePush(
-                mongoosepush.ok_or(missing(mongoosepush::URL, "where notifications for virtual hosts are posted"))?,
-            ),
+            PushService::MongoosePush => {
+                PublisherKind::MongoosePush(mongoosepush.ok_or_else(|| catalogue::MONGOOSEPUSH_URL.missing())?)
+            }
             PushService::Direct => {
-                let purpose = "the apps' credentials for push services";
-                PublisherKind::Direct(Box::new(direct.ok_or(missing(direct::CREDENTIALS, purpose))?))
+                PublisherKind::Direct(Box::new(direct.ok_or_else(|| catalogue::PUSH_CREDENTIALS.missing())?))
             }
             PushService::Webhook(url) => {
-                let purpose = "the secret that signs notifications to your own push service";
-                let key = key.ok_or(missing(webhook::SECRET, purpose))?;
+                let key = key.ok_or_else(|| catalogue::PUSH_SERVICE_SECRET.missing())?;
                 PublisherKind::Webhook(Box::new(Webhook::new(url.clone(), key, timeout)))
             }
         };
@@ -149,7 +146,7 @@ impl Publisher {
         destinations: &Destinations,
     ) -> Result<Option<Self>, SettingError> {
         let timeout = publish_timeout(environment)?;
-        let disable_after = match environment.number("PUBSUB_MAX_ERRORS", 0..=1_000, 0)? {
+        let disable_after = match environment.number(&catalogue::PUBSUB_MAX_ERRORS)? {
             0 => None,
             errors => Some(errors),
         };
@@ -272,6 +269,6 @@ fn origin(notification: &Notification<'_>) -> String {
 }
 
 fn publish_timeout(environment: &Environment) -> Result<Duration, SettingError> {
-    let timeout = environment.number("PUBLISH_TIMEOUT_MS", 100..=5_000, 5_000)?;
+    let timeout = environment.number(&catalogue::PUBLISH_TIMEOUT_MS)?;
     Ok(Duration::from_millis(timeout.into()))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use pushlark_plugin::{Payload, PublishOptions};
+use pushlark_settings::catalogue::{MONGOOSEPUSH_API_VERSION, MONGOOSEPUSH_URL};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
@@ -17,7 +18,6 @@ use crate::http_client::{Answer, HttpClient, Kind, failure, named, outcome, unan
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
 
-pub const URL: &str = "MONGOOSEPUSH_URL";
 /// The most that a request may hold, in bytes. What MongoosePush makes of it for APNs or FCM may have 4,096 bytes, and has a
 /// few more than the request: in a silent one for APNs, `{"aps":{"content-available":1}}` takes the place of
 /// `{"service":"apns","data":{}}` (Sparrow's `apns.ex` and `android.ex`).
@@ -43,11 +43,11 @@ enum Version {
 impl MongoosePush {
     /// From `MONGOOSEPUSH_URL` and `MONGOOSEPUSH_API_VERSION`; `None` without a URL.
     pub fn from_environment(environment: &Environment, timeout: Duration) -> Result<Option<Self>, SettingError> {
-        let versions = [("v2", ("v2", Version::V2)), ("v3", ("v3", Version::V3))];
-        let (name, version) = environment.choice("MONGOOSEPUSH_API_VERSION", &versions)?.unwrap_or(("v3", Version::V3));
-        let Some(HttpUrl(url)) = environment.get(URL)? else { return Ok(None) };
+        let versions = [("v2", Version::V2), ("v3", Version::V3)];
+        let (name, version) = environment.choice(&MONGOOSEPUSH_API_VERSION, versions)?;
+        let Some(HttpUrl(url)) = environment.get(&MONGOOSEPUSH_URL)? else { return Ok(None) };
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(SettingError::invalid(URL, "it ends in a query: the path of the API must follow"));
+            return Err(MONGOOSEPUSH_URL.invalid("it ends in a query: the path of the API must follow"));
         }
         let endpoint = format!("{}/{name}/notification/", url.as_str().trim_end_matches('/'));
         Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), version, endpoint }))

@@ -8,6 +8,7 @@ use aws_config::SdkConfig;
 use pushlark_plugin::xmpp::{
     BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification, StanzaError,
 };
+use pushlark_settings::catalogue::{PUBSUB_TOKEN, PUBSUB_WITHOUT_OPTIONS};
 use pushlark_settings::{
     Environment, HostPatterns, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError, by_domain,
     without_credentials,
@@ -19,10 +20,6 @@ use uuid::Uuid;
 use crate::http_client::{HttpClient, Kind, failure, named, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
-
-/// The chat servers that send stanzas, each for a domain or for all others.
-pub const URL: &str = "PUBSUB_URL";
-const TOKEN: &str = "PUBSUB_TOKEN";
 
 /// The way to PubSub services.
 pub struct PubSub {
@@ -56,10 +53,12 @@ impl PubSub {
         timeout: Duration,
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
-        let without_options = environment.get("PUBSUB_WITHOUT_OPTIONS")?.unwrap_or_default();
-        let tokens = match environment.value(TOKEN)? {
-            Some(setting) => RotatingSecret::new(TOKEN, Secret::new(setting, aws), Tokens::read).checked()?,
-            None => RotatingSecret::new(TOKEN, "".into(), |_| Ok(Tokens(Vec::new()))),
+        let without_options = environment.get(&PUBSUB_WITHOUT_OPTIONS)?.unwrap_or_default();
+        let tokens = match environment.value(&PUBSUB_TOKEN)? {
+            Some(setting) => {
+                RotatingSecret::new(PUBSUB_TOKEN.name, Secret::new(setting, aws), Tokens::read).checked()?
+            }
+            None => RotatingSecret::new(PUBSUB_TOKEN.name, "".into(), |_| Ok(Tokens(Vec::new()))),
         };
         let (http, servers) = (HttpClient::new(Kind::Any, timeout), servers.clone());
         Ok((!servers.0.is_empty()).then_some(Self { http, servers, tokens, without_options }))

@@ -13,7 +13,7 @@ pub use native::read_event;
 
 use pushlark_http::sns::{Notification, SnsMessage};
 use pushlark_http::{Media, Problem, Request, read_text};
-use pushlark_settings::{Environment, HostPatterns, SettingError};
+use pushlark_settings::{Environment, HostPatterns, SettingError, catalogue};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
@@ -21,9 +21,6 @@ use event::check_id;
 
 /// The header that names a webhook (Standard Webhooks 1.0), and so its messages.
 const WEBHOOK_ID: &str = "webhook-id";
-
-/// `MUC_LIGHT_HOSTS` is the subdomain of this name when it is not set, as in MongooseIM's `mod_muc_light`.
-const MUC_LIGHT: &str = "muclight";
 
 /// The most events of one request: for each, the table may be written to before the request is answered.
 const MAX_EVENTS: usize = 1_000;
@@ -40,17 +37,17 @@ pub struct Sources {
 impl Sources {
     /// From `MUC_HOSTS` and `MUC_LIGHT_HOSTS`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        let default = Self::default();
         Ok(Self {
-            muc_hosts: environment.get("MUC_HOSTS")?,
-            muc_light_hosts: environment.get("MUC_LIGHT_HOSTS")?.unwrap_or(default.muc_light_hosts),
+            muc_hosts: environment.get(&catalogue::MUC_HOSTS)?,
+            muc_light_hosts: environment.require(&catalogue::MUC_LIGHT_HOSTS)?,
         })
     }
 }
 
 impl Default for Sources {
     fn default() -> Self {
-        Self { muc_hosts: None, muc_light_hosts: HostPatterns::subdomain_of_users(MUC_LIGHT) }
+        let muc_light_hosts = catalogue::MUC_LIGHT_HOSTS.kind.default().and_then(|hosts| hosts.parse().ok());
+        Self { muc_hosts: None, muc_light_hosts: muc_light_hosts.unwrap_or_default() }
     }
 }
 

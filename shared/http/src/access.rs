@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use pushlark_settings::catalogue::WEBHOOK_SECRET;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, by_domain};
 use pushlark_telemetry::{Causes, Metric, Refusal, count, log_refusal};
 use pushlark_webhooks::{HUB_SIGNATURE, Headers, ID, Key, SIGNATURE, TIMESTAMP, Unverified, verify_body};
@@ -18,7 +19,6 @@ use crate::clients::Clients;
 use crate::sns::{MESSAGE_TYPE, SnsMessage, Topics};
 use crate::{HttpRequest, Problem};
 
-const SETTING: &str = "WEBHOOK_SECRET";
 /// Why a credential that is known is refused, for the log.
 const NOT_GOOD: &str = "the credential is not good for this";
 /// How long a removed secret is taken at most by a function that is called.
@@ -145,8 +145,8 @@ impl Access {
     /// From `WEBHOOK_SECRET`: secrets, comma-separated, or the place that holds them (see [`Secret`]), which is read again
     /// when a credential is unknown and at least every 5 minutes.
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
-        let Some(setting) = environment.value(SETTING)? else { return Self::of_secrets("") };
-        let secrets = RotatingSecret::new(SETTING, Secret::new(setting, aws), Secrets::parse);
+        let Some(setting) = environment.value(&WEBHOOK_SECRET)? else { return Self::of_secrets("") };
+        let secrets = RotatingSecret::new(WEBHOOK_SECRET.name, Secret::new(setting, aws), Secrets::parse);
         secrets.current().await?;
         Ok(Self::of(secrets))
     }
@@ -155,7 +155,7 @@ impl Access {
     /// every request is refused.
     pub fn of_secrets(secrets: &str) -> Result<Self, SettingError> {
         let parse = if secrets.is_empty() { |_: &str| Ok(Secrets::default()) } else { Secrets::parse };
-        Ok(Self::of(RotatingSecret::new(SETTING, secrets.into(), parse).checked()?))
+        Ok(Self::of(RotatingSecret::new(WEBHOOK_SECRET.name, secrets.into(), parse).checked()?))
     }
 
     fn of(secrets: RotatingSecret<Secrets>) -> Self {

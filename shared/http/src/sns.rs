@@ -8,6 +8,7 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use pushlark_settings::catalogue::{AWS_ENDPOINT_URL_SNS, SNS_MUC_TOPIC, SNS_PM_TOPIC, SNS_PRESENCE_TOPIC};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
 use pushlark_telemetry::Causes;
 use reqwest::Url;
@@ -149,21 +150,21 @@ impl Topics {
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         let mut topics = Vec::new();
         for (setting, kind) in [
-            ("SNS_PRESENCE_TOPIC", TopicKind::Presence),
-            ("SNS_PM_TOPIC", TopicKind::PrivateMessages),
-            ("SNS_MUC_TOPIC", TopicKind::GroupMessages),
+            (&SNS_PRESENCE_TOPIC, TopicKind::Presence),
+            (&SNS_PM_TOPIC, TopicKind::PrivateMessages),
+            (&SNS_MUC_TOPIC, TopicKind::GroupMessages),
         ] {
             let Some(arn) = environment.value(setting)? else { continue };
             if host(arn).is_none() {
                 let expected = "the ARN of an SNS topic, such as arn:aws:sns:eu-west-1:123456789012:messages";
-                return Err(SettingError::invalid(setting, format!("{arn:?} is not {expected}")));
+                return Err(setting.invalid(format!("{arn:?} is not {expected}")));
             }
             if topics.iter().any(|(other, _)| other == arn) {
-                return Err(SettingError::invalid(setting, "it is the topic of another setting, too"));
+                return Err(setting.invalid("it is the topic of another setting, too"));
             }
             topics.push((arn.to_owned(), kind));
         }
-        let endpoint = environment.get("AWS_ENDPOINT_URL_SNS")?.map(|HttpUrl(url)| url);
+        let endpoint = environment.get(&AWS_ENDPOINT_URL_SNS)?.map(|HttpUrl(url)| url);
         Ok(Self(Arc::new(Inner { topics, endpoint, fetch: Fetch::default(), keys: Mutex::default() })))
     }
 

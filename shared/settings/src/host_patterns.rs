@@ -30,11 +30,6 @@ pub enum InvalidHost {
 }
 
 impl HostPatterns {
-    /// `name.@HOST@`: the subdomain `name` of each user's own domain.
-    pub fn subdomain_of_users(name: &str) -> Self {
-        Self(vec![Pattern::SubdomainOfUsers(format!("{name}."))])
-    }
-
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -44,14 +44,12 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use time::OffsetDateTime;
 
 use conflicts::Conflicts;
 use item::{Item, text};
 
-/// `SESSION_LIFETIME` when it is not set, in seconds: a week.
-const SESSION_LIFETIME: u32 = 7 * 86_400;
 /// How many items are written side by side.
 const WRITES: usize = 16;
 
@@ -87,11 +85,11 @@ impl Store {
     /// From `TABLE_NAME`, the settings of [`Limits`] and `SESSION_LIFETIME`: for how many seconds a session is remembered
     /// after the last that was heard of it, so that a lost "offline" does not keep a user's notifications back for ever.
     pub fn from_environment(client: Client, environment: &Environment) -> Result<Self, SettingError> {
-        let session_lifetime = environment.number("SESSION_LIFETIME", 1..=365 * 86_400, SESSION_LIFETIME)?;
+        let session_lifetime = environment.number(&catalogue::SESSION_LIFETIME)?;
         let config = client.config().to_builder().retry_classifier(Conflicts).build();
         Ok(Self {
             client: Client::from_conf(config),
-            table: environment.require("TABLE_NAME", "the table that holds the registrations")?,
+            table: environment.require(&catalogue::TABLE_NAME)?,
             session_lifetime: Duration::from_secs(session_lifetime.into()),
             limits: Limits::from_environment(environment)?,
         })

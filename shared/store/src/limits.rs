@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 
 use crate::item::number;
 use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
-/// `MAX_NODES` when it is not set.
-const MAX_NODES: u32 = 20;
 /// For how long a domain's events are counted together.
 const WINDOW: Duration = Duration::from_secs(60);
 /// The most domains and users that one request is counted for: as many as are counted within two seconds.
@@ -52,13 +50,10 @@ pub enum Admission {
 impl Limits {
     /// From `MAX_NODES`, `MAX_NODES_REACHED` and `RATE_LIMIT`.
     pub(crate) fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        let when_reached = environment.choice(
-            "MAX_NODES_REACHED",
-            &[("replace-oldest", WhenReached::ReplaceOldest), ("refuse-newest", WhenReached::RefuseNewest)],
-        )?;
-        let when_reached = when_reached.unwrap_or(WhenReached::ReplaceOldest);
-        let nodes = environment.number("MAX_NODES", 1..=1_000, MAX_NODES)?;
-        let rate = environment.number("RATE_LIMIT", 0..=1_000_000, 0)?;
+        let when_reached = [WhenReached::ReplaceOldest, WhenReached::RefuseNewest];
+        let when_reached = environment.choice(&catalogue::MAX_NODES_REACHED, when_reached)?;
+        let nodes = environment.number(&catalogue::MAX_NODES)?;
+        let rate = environment.number(&catalogue::RATE_LIMIT)?;
         // It is at most 1,000.
         Ok(Self { nodes: nodes as usize, when_reached, rate: NonZeroU32::new(rate) })
     }

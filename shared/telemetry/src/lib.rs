@@ -13,7 +13,7 @@ use std::fmt;
 use std::io;
 use std::panic::set_hook;
 
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use tracing::Dispatch;
 use tracing::dispatcher::set_global_default;
 use tracing_subscriber::fmt::MakeWriter;
@@ -38,14 +38,16 @@ pub enum Format {
 ///
 /// A panic is a line of the log, too, with where it was; what it says may quote a message, and is told at `debug`.
 pub fn start(format: Format, environment: &Environment) -> Result<(), SettingError> {
+    let stack = environment.value(&catalogue::STACK_NAME)?;
+    start_to(io::stdout, format, environment)?;
     set_hook(Box::new(|panic| {
         tracing::error!(at = panic.location().map(ToString::to_string), "a panic");
         tracing::debug!(%panic, "what a panic says");
     }));
-    if let Some(name) = environment.value("STACK_NAME")? {
+    if let Some(name) = stack {
         metrics::set_stack(name);
     }
-    start_to(io::stdout, format, environment)
+    Ok(())
 }
 
 /// Starts logging as [`start`] does, to another place: each line is one write.
@@ -53,7 +55,7 @@ pub fn start_to<W>(writer: W, format: Format, environment: &Environment) -> Resu
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let levels = environment.get("LOG_LEVEL")?.unwrap_or_default();
+    let levels = environment.get(&catalogue::LOG_LEVEL)?.unwrap_or_default();
     // Only a second start in one process fails, and leaves the first one's logging in place.
     let _ = set_global_default(dispatch(format, levels, writer));
     Ok(())
