@@ -43,7 +43,7 @@ catalogue! {
         /// Secrets of chat servers and app backends, comma-separated. `example.com=SECRET` may speak for `example.com`
         /// only. Callers present a secret or sign with it; without any, every request is refused (401).
         WEBHOOK_SECRET: Text = Text::secret("secrets of 16 bytes or more, comma-separated"), for &[Enable, Disable, Ingest, Pubsub];
-        /// Keys that sign the tokens of clients which enable and disable push themselves. Without keys there are no such
+        /// Keys that verify the tokens of clients that enable and disable push themselves. Without keys there are no such
         /// clients.
         JWT_KEYS: Text = Text::secret("JWK Set, or the URL of one"), for &[Enable, Disable];
         /// The only signature algorithm that these tokens may use; needed if `JWT_KEYS` is set.
