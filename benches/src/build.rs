@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 /// The functions.
-pub const FUNCTIONS: [&str; 4] = ["enable", "disable", "ingest", "worker"];
+pub const FUNCTIONS: [&str; 5] = ["enable", "disable", "ingest", "worker", "pubsub"];
 /// The function that does nothing.
 pub const EMPTY: &str = "empty";
 /// The parts that do no I/O.

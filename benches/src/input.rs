@@ -95,3 +95,46 @@ pub fn enable(number: u64) -> Value {
 pub fn disable(number: u64) -> Value {
     json!({"user": user(number), "jid": "push.example.com", "node": format!("node-{}", number % USERS)})
 }
+
+/// The IQ with which a client registers its device at the push node.
+pub fn enable_node(number: u64) -> String {
+    let (node, form) = (number % USERS, device_form(number));
+    let enable = format!("<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='node-{node}'>{form}</enable>");
+    iq_to_push_node(&user(number), number, &enable)
+}
+
+/// The IQ with which a chat server publishes a notification to the node of a device.
+pub fn publish(number: u64) -> String {
+    let (node, body) = (number % USERS, BODY.replace('&', "&amp;"));
+    let field = |name, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
+    let summary = [
+        field("FORM_TYPE", "urn:xmpp:push:summary"),
+        field("message-count", "1"),
+        field("last-message-sender", "alice@example.com"),
+        field("last-message-body", &body),
+    ];
+    let publish = format!(
+        "<pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='node-{node}'><item>\
+         <notification xmlns='urn:xmpp:push:0'><x xmlns='jabber:x:data' type='submit'>{}</x></notification>\
+         </item></publish><publish-options>{}</publish-options></pubsub>",
+        summary.concat(),
+        device_form(number)
+    );
+    iq_to_push_node("example.com", number, &publish)
+}
+
+/// The publish options of the device of this number, as a data form.
+fn device_form(number: u64) -> String {
+    let field = |(name, value): (&String, &Value)| {
+        format!("<field var='{name}'><value>{}</value></field>", value.as_str().unwrap_or_default())
+    };
+    let fields: String = enable(number)["form"].as_object().into_iter().flatten().map(field).collect();
+    format!(
+        "<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'>\
+         <value>http://jabber.org/protocol/pubsub#publish-options</value></field>{fields}</x>"
+    )
+}
+
+fn iq_to_push_node(from: &str, number: u64, payload: &str) -> String {
+    format!("<iq xmlns='jabber:client' type='set' id='iq-{number}' from='{from}' to='push.example.com'>{payload}</iq>")
+}

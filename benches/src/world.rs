@@ -79,9 +79,14 @@ impl World {
         variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 
-    /// Enables the one device of a user.
+    /// Enables the node `device` of a user.
     pub async fn enable(&self, user: &str, form: Value) -> anyhow::Result<()> {
-        let request = json!({"user": user, "jid": "push.example.com", "node": "device", "form": form});
+        self.enable_node(user, "device", form).await
+    }
+
+    /// Enables a node of a user.
+    pub async fn enable_node(&self, user: &str, node: &str, form: Value) -> anyhow::Result<()> {
+        let request = json!({"user": user, "jid": "push.example.com", "node": node, "form": form});
         let response = self.http.post(format!("{}/enable", self.stack.url)).json(&request).send().await?;
         ensure!(response.status() == 200, "not enabled: {}", response.text().await?);
         Ok(())
