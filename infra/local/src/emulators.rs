@@ -89,8 +89,7 @@ pub fn dynamodb_at(endpoint: &str, aws: &SdkConfig) -> aws_sdk_dynamodb::Client 
     aws_sdk_dynamodb::Client::from_conf(config)
 }
 
-/// Creates the data folder if necessary, and locks it for this process. The system releases the lock when the process ends,
-/// however it ends.
+/// Creates the data folder if necessary, and locks it for this process. The system releases the lock when the process ends.
 fn lock(folder: &Path) -> anyhow::Result<File> {
     let name = folder.display();
     fs::create_dir_all(folder).with_context(|| format!("cannot create {name}"))?;
@@ -101,7 +100,7 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
-            // Without the number the message is still right.
+            // Without the number the message is still correct.
             let _ = file.read_to_string(&mut pid);
             let owner = pid.trim().parse().map_or("another process".into(), |pid: u32| format!("the process {pid}"));
             bail!("{name} is in use by {owner}. Stop it, or choose another folder with --data");
@@ -130,7 +129,7 @@ fn open_queues(options: &Options, batching_window: Duration) -> anyhow::Result<S
     // The window is at most 300 s.
     let visibility_timeout = options.visibility_timeout + batching_window.as_secs() as u32;
     sqs.create_queue(QUEUE, QueueAttributes { visibility_timeout, max_receive, ..attributes })?;
-    // Whoever had received something was part of the process before this one.
+    // Messages that were received belong to the process before this one.
     sqs.release(QUEUE)?;
     Ok(sqs)
 }

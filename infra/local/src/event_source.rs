@@ -1,4 +1,4 @@
-//! What Lambda's event source mapping does between the queue and the worker: "Using Lambda with Amazon SQS".
+//! Lambda's event source mapping between the queue and the worker ("Using Lambda with Amazon SQS").
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use worker::{FUNCTION_TIMEOUT, Worker};
 
-/// The most messages that one receive gives.
+/// Most messages per `ReceiveMessage`.
 const MAX_RECEIVED: u32 = 10;
-/// How long a receive waits for messages, in seconds.
+/// Wait time of `ReceiveMessage`, in seconds.
 const LONG_POLL: i32 = 20;
 
-/// Feeds a worker from a queue.
+/// Receives batches from a queue, invokes a worker with them, and deletes the handled messages.
 pub struct EventSource {
     client: Client,
     queue_url: String,
@@ -27,14 +27,14 @@ pub struct EventSource {
     mapping: Mapping,
 }
 
-/// How a worker is fed, by the names of the template's parameters.
+/// The properties of the event source mapping, by the names of the template's parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct Mapping {
-    /// MaximumConcurrency: how many batches are handled at once.
+    /// Most batches at the same time (`MaximumConcurrency`).
     workers: u32,
-    /// The most messages that a batch has.
+    /// Most messages per batch.
     batch_size: u32,
-    /// How long a batch waits to fill after its first message.
+    /// The time that a batch waits to fill after its first message.
     pub batching_window: Duration,
 }
 
@@ -57,7 +57,7 @@ impl EventSource {
         Self { client, queue_url, worker, mapping }
     }
 
-    /// Receives and handles until it is stopped, then finishes the batches that it has.
+    /// Runs until it is stopped, then finishes the received batches.
     pub async fn run(self, mut stopped: watch::Receiver<bool>) {
         let this = Arc::new(self);
         let permits = Arc::new(Semaphore::new(this.mapping.workers as usize));
@@ -110,14 +110,14 @@ impl EventSource {
         match received {
             Ok(received) => received.messages.unwrap_or_default(),
             Err(error) => {
-                tracing::error!(%error, "the queue cannot be read");
+                tracing::error!(%error, "the queue cannot be received from");
                 sleep(Duration::from_secs(1)).await;
                 Vec::new()
             }
         }
     }
 
-    /// Messages that a worker failed at stay in the queue; so does a whole batch when it panics or times out.
+    /// Messages that the worker reports as failed stay in the queue; so does a whole batch if the worker panics or times out.
     async fn handle(&self, messages: Vec<Message>) {
         let event = json!({"Records": messages.iter().map(record).collect::<Vec<_>>()});
         let event: SqsEvent = match serde_json::from_value(event) {

@@ -1,5 +1,5 @@
-//! What a Function URL does between an HTTP client and a function: "Invoking Lambda function URLs", "Request and
-//! response payloads".
+//! A Lambda Function URL: turns an HTTP request into an event and the answer into a response ("Invoking Lambda function
+//! URLs", "Request and response payloads").
 
 use std::future::Future;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use percent_encoding::percent_decode_str;
 use pushlark_http::{Answer, Invocation};
 use serde_json::{Map, Value, json};
 
-/// The largest request that Lambda takes: 6 MB ("Lambda quotas").
+/// The largest request that Lambda accepts: 6 MB ("Lambda quotas").
 const MAX_REQUEST_BYTES: usize = 6 * 1024 * 1024;
 
 /// Serves a function at `path`.
@@ -35,7 +35,7 @@ where
             };
             match serde_json::from_value(event) {
                 Ok(invocation) => response(handle(function, invocation).await),
-                // What Lambda answers when a function cannot read its event.
+                // Lambda's response when a function cannot read its event.
                 Err(_) => StatusCode::BAD_GATEWAY.into_response(),
             }
         }
@@ -115,7 +115,7 @@ fn parameters(query: &str) -> Map<String, Value> {
 fn response(answer: Answer) -> Response {
     let answer = match answer {
         Answer::Http(answer) => answer,
-        // Only a direct invocation is answered directly, or fails.
+        // Only direct invocations have these answers.
         Answer::Direct(_) | Answer::Failed(_) => return StatusCode::BAD_GATEWAY.into_response(),
     };
     let status = u16::try_from(answer.status_code).ok().and_then(|status| StatusCode::from_u16(status).ok());

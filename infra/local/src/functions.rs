@@ -60,7 +60,7 @@ impl Functions {
     }
 }
 
-/// Invokes the worker with events to explain, as IAM lets an operator do on AWS.
+/// Invokes the worker with events to explain, as an operator can on AWS with IAM.
 async fn explain(access: &Access, worker: &Worker, invocation: Invocation) -> Answer {
     #[derive(Deserialize)]
     struct Explain {

@@ -39,27 +39,26 @@ use server::{Timeouts, serve};
 use sink::Sink;
 use sqs::Clock;
 
-/// How a stack is started.
+/// The options of a stack.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The port of the HTTP routes; 0 for any.
     pub port: u16,
-    /// The folder that keeps the table and the queues; `None` for memory.
+    /// The folder of the table and the queues; `None` for memory.
     pub data: Option<PathBuf>,
-    /// Settings of the functions, which take the place of the stack's own defaults.
+    /// Settings of the functions, which override the stack's own defaults.
     pub environment: Environment,
-    /// How fast time passes in SQS.
+    /// The clock of SQS.
     pub clock: Clock,
-    /// How long SQS hides a received message besides `BATCHING_WINDOW`, in SQS's own seconds.
+    /// The visibility time-out without `BATCHING_WINDOW`, in seconds of SQS's clock.
     pub visibility_timeout: u32,
     /// The plugins that `PLUGIN` chooses from.
     pub plugins: Plugins,
-    /// Where the functions look for DynamoDB when something stands between, such as an outage.
+    /// The endpoint of DynamoDB for the functions, if it is not the stack's, such as a proxy that fails.
     pub dynamodb_endpoint: Option<String>,
-    /// How long a client may take to send a request's header before its connection is closed. The time includes that before
-    /// the next request of a connection.
+    /// Time for the header of a request, including the time between two requests; then the connection is closed.
     pub header_timeout: Duration,
-    /// How long a client may take to send a request's body before it is answered 408.
+    /// Time for the body of a request; then the response is 408.
     pub body_timeout: Duration,
 }
 
@@ -80,10 +79,10 @@ impl Default for Options {
     }
 }
 
-/// A running stack. Dropping it stops all of it at once; [`Stack::stop`] lets it finish what it has begun.
+/// A running stack. Dropping it stops it at once; [`Stack::stop`] finishes running requests and batches first.
 #[derive(Debug)]
 pub struct Stack {
-    /// Where the functions and the sink are served.
+    /// The URL of the functions and the sink.
     pub url: String,
     /// The endpoint of DynamoDB.
     pub dynamodb_url: String,
@@ -95,7 +94,7 @@ pub struct Stack {
     pub dynamodb: aws_sdk_dynamodb::Client,
     /// A client of the stack's SQS.
     pub sqs: aws_sdk_sqs::Client,
-    /// The function behind `/events`, as it is invoked without HTTP.
+    /// The function behind `/events`, for invocations without HTTP.
     pub ingest: ingest::Function,
     stop: watch::Sender<bool>,
     functions: JoinSet<()>,
@@ -104,7 +103,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts everything, and returns once it serves.
+    /// Starts the emulators, builds the functions and serves their routes; returns once it serves.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let listener = bind(options.port).await?;
         let url = url(listener.local_addr()?);
@@ -143,13 +142,13 @@ impl Stack {
         })
     }
 
-    /// Finishes what was begun, and stops.
+    /// Finishes running requests and batches, for at most twelve seconds, and stops.
     pub async fn stop(mut self) {
         // All tasks may have stopped already.
         let _ = self.stop.send(true);
         let all_stopped = async { while self.functions.join_next().await.is_some() {} };
         if tokio::time::timeout(Duration::from_secs(12), all_stopped).await.is_err() {
-            tracing::warn!("something still ran after twelve seconds");
+            tracing::warn!("stopped after twelve seconds, while requests or batches were still running");
         }
     }
 
@@ -203,7 +202,7 @@ async fn until_stopped(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-/// Credentials that no real service takes, whatever is configured on this machine.
+/// Credentials that no real service accepts, whatever is configured on this machine.
 async fn aws_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .region(Region::from_static("us-east-1"))

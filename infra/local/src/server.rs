@@ -1,4 +1,4 @@
-//! The HTTP servers of the stack, which wait for no client for ever.
+//! The HTTP servers of the stack, with time-outs for clients.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -17,16 +17,16 @@ use tokio::time::timeout;
 
 use crate::sqs::MAX_REQUEST_BYTES;
 
-/// How long a client may take to send a request.
+/// The time that a client has to send a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// The header, from the end of the request before; then the connection is closed.
+    /// For the header, from the end of the previous request; then the connection is closed.
     pub header: Duration,
-    /// The body; then the answer is 408.
+    /// For the body; then the response is 408.
     pub body: Duration,
 }
 
-/// Serves HTTP/1.1 until `stopped`, and then answers what has begun.
+/// Serves HTTP/1.1 until `stopped`, then finishes running requests.
 pub fn serve<F>(tasks: &mut JoinSet<()>, listener: TcpListener, router: Router, timeouts: Timeouts, stopped: F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -50,7 +50,7 @@ where
     });
 }
 
-/// Passes a request on once its body has arrived. The routes have limits of their own, none of them above that of SQS.
+/// Passes a request on once its body has arrived. The routes have limits of their own, none above that of SQS.
 async fn with_whole_body(State(patience): State<Duration>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     match timeout(patience, to_bytes(body, MAX_REQUEST_BYTES)).await {

@@ -1,4 +1,4 @@
-//! A double of MongoosePush that keeps what it is sent.
+//! A double of MongoosePush that keeps the notifications that it receives.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,10 @@ use time::format_description::well_known::Rfc3339;
 
 /// How many notifications are kept.
 const CAPACITY: usize = 1_000;
-/// The most that APNs and FCM take, in bytes.
+/// The largest notification that APNs and FCM accept, in bytes.
 const MAX_FORWARDED: usize = 4_096;
 
-/// The notifications that were posted, and what each device answers.
+/// The received notifications, and the answer of each device.
 #[derive(Debug, Clone, Default)]
 pub struct Sink(Arc<Mutex<Kept>>);
 

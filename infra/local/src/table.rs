@@ -1,4 +1,4 @@
-//! The table, as the template declares it.
+//! The DynamoDB table that the template declares.
 
 use anyhow::Context;
 use aws_sdk_dynamodb::Client;
@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::{
     ScalarAttributeType, TimeToLiveSpecification,
 };
 
-/// Creates the table, unless it is there.
+/// Creates the table, unless it exists.
 pub async fn create(client: &Client, name: &str) -> anyhow::Result<()> {
     let by_domain = GlobalSecondaryIndex::builder()
         .index_name("domain")

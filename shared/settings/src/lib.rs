@@ -30,8 +30,8 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 
-/// What the AWS clients of a function have in common: the process's region, credentials and endpoints, and time-outs that
-/// leave room for a second try within a function's ten seconds.
+/// The common configuration of a function's AWS clients: region, credentials and endpoints from the process's environment,
+/// and time-outs that leave room for a second try within a function's ten seconds.
 pub async fn aws_config() -> SdkConfig {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_millis(1_000))
@@ -41,17 +41,17 @@ pub async fn aws_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_max_attempts(2))
-        // Each answer is small and comes at once or not at all, for which there are the time-outs.
+        // Answers are small and come at once or not at all; the time-outs cover that.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .load()
         .await
 }
 
-/// The variables that a function is started with.
+/// The environment variables that a function is started with.
 #[derive(Debug, Clone, Default)]
 pub struct Environment(HashMap<String, String>);
 
-/// A setting that stops the function at its start.
+/// A setting that prevents the start of a function.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingError {
     /// The operator must set the variable.
@@ -59,7 +59,7 @@ pub enum SettingError {
     Missing {
         /// The variable.
         name: &'static str,
-        /// What it is needed for.
+        /// What the setting is for, as the catalogue has it.
         purpose: &'static str,
     },
     /// The operator must correct the variable's value.
@@ -67,7 +67,7 @@ pub enum SettingError {
     Invalid {
         /// The variable.
         name: &'static str,
-        /// What is wrong; never holds the value itself, which may be a secret.
+        /// The reason. Never contains a value that may be secret.
         reason: String,
     },
 }
@@ -80,7 +80,7 @@ impl SettingError {
 }
 
 impl Environment {
-    /// The process's own environment. Variables that are not UTF-8 are left out.
+    /// The environment of this process, without variables that are not UTF-8.
     pub fn of_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
