@@ -1,4 +1,4 @@
-//! Each function under load: events a second, processor time, instructions and memory of its process.
+//! Each function under load: events per second, processor time, instructions and memory of its process.
 
 use std::process::Command;
 use std::time::Instant;
@@ -15,18 +15,18 @@ use crate::table::{Table, judged};
 use crate::valgrind::instructions_of_each;
 use crate::world::World;
 
-/// The figures are those of the round that took the least processor time: what else runs on the machine only adds to it.
+/// Rounds of a load. The one with the least processor time counts, since other processes only add to it.
 const ROUNDS: u32 = 5;
 
-/// The same kind of event, over and over.
+/// Invocations with the same kind of event.
 struct Load {
     function: &'static str,
     what: &'static str,
-    /// How many events, or recipients of one, an invocation has.
+    /// Events, or recipients of one event, per invocation.
     events: u64,
-    /// How many invocations a round has.
+    /// Invocations per round.
     invocations: u64,
-    /// How many milliseconds of processor time an event may take.
+    /// Most milliseconds of processor time per event.
     target: Option<f64>,
     /// The event of this number.
     event: fn(u64) -> anyhow::Result<Value>,
@@ -118,10 +118,10 @@ fn loads() -> Vec<Load> {
     ]
 }
 
-/// The most memory that a function may hold, in MB.
+/// Most memory of a function, in MB.
 const PEAK_MEMORY: f64 = 30.0;
 
-/// Runs all loads, and prints what they take.
+/// Runs all loads, and prints their figures.
 pub async fn measure(binaries: &Binaries) -> anyhow::Result<()> {
     let world = World::start().await?;
     let loads = loads();
@@ -146,7 +146,7 @@ pub async fn measure(binaries: &Binaries) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the best round took.
+/// The figures of the best round.
 struct Best {
     per_second: f64,
     milliseconds: f64,
@@ -173,14 +173,14 @@ impl Load {
         Ok(best)
     }
 
-    /// The instructions that the whole process spends on an event, in user space.
+    /// The instructions of the whole process per event, in user space.
     async fn instructions(&self, binaries: &Binaries, world: &World) -> anyhow::Result<u64> {
         let few = (60 / self.events).max(2);
         let per_invocation = instructions_of_each([few, 3 * few], async |times, mut command| {
             self.prepare(world).await?;
             command.arg(binaries.path(self.function)?);
             let mut environment = world.environment();
-            // Time passes fifty times as fast as without valgrind; the calls have their time-outs nevertheless.
+            // Under valgrind everything takes fifty times as long, but the time-outs of calls stay.
             environment.push(("WORKER_CONCURRENCY".into(), "4".into()));
             let function = Function::start(command, &environment).await?;
             let responses = function.runtime_api.invoke(self.events(0, times)?).await?;
@@ -207,7 +207,7 @@ impl Load {
         (first..first + invocations).map(|number| Ok((self.event)(number)?.to_string().into_bytes())).collect()
     }
 
-    /// Fails unless each event did what it should.
+    /// Fails unless each event had its result.
     async fn check(&self, responses: &[Bytes], world: &World) -> anyhow::Result<()> {
         for response in responses {
             let response: Value = serde_json::from_slice(response)?;

@@ -17,15 +17,15 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// No invocation takes longer, not even under valgrind.
+/// The time-out of an invocation, even under valgrind.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a function says to an invocation: its response, or its error.
+/// A function's response to an invocation, or its error.
 type Answer = Result<Bytes, Bytes>;
 
 /// The Runtime API of one process.
 pub struct RuntimeApi {
-    /// Where it is.
+    /// The address, for `AWS_LAMBDA_RUNTIME_API`.
     pub address: SocketAddr,
     invocations: mpsc::UnboundedSender<Invocation>,
     asked: watch::Receiver<Option<Instant>>,
@@ -45,7 +45,7 @@ struct Shared {
 }
 
 impl RuntimeApi {
-    /// Starts serving.
+    /// Starts the server on a free port.
     pub async fn start() -> anyhow::Result<Self> {
         let (invocations, waiting) = mpsc::unbounded_channel();
         let (asked_sender, asked) = watch::channel(None);
@@ -71,14 +71,14 @@ impl RuntimeApi {
         Ok(Self { address, invocations, asked, _server: server })
     }
 
-    /// When the function asked for its first event.
+    /// The time at which the function asked for its first event.
     pub async fn first_next(&self) -> anyhow::Result<Instant> {
         let mut asked = self.asked.clone();
         let asked = timeout(PATIENCE, asked.wait_for(Option::is_some)).await;
         asked.context("the function never asked for an event")??.context("it asked")
     }
 
-    /// Invokes the function with each event, one after the other, and gives its responses.
+    /// Invokes the function with each event, one after the other, and returns its responses.
     pub async fn invoke(&self, events: Vec<Vec<u8>>) -> anyhow::Result<Vec<Bytes>> {
         let mut answers = Vec::with_capacity(events.len());
         for event in events {

@@ -1,4 +1,4 @@
-//! The main job on real input, told to whoever runs it.
+//! `local demo`: the main job on real input, with its steps on standard output.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{Options, Stack};
 
-/// How long a notification may take.
+/// Longest time until a notification arrives.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One chat message from alice to bob, in each format of a webhook: the content type, the text, and the body.
@@ -39,7 +39,7 @@ const WEBHOOKS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// Runs the main job through a stack of its own, in memory; an error says what was not as it must be.
+/// Runs the main job through a stack of its own, in memory. An error names the unexpected result.
 pub async fn demo() -> anyhow::Result<()> {
     let stack = Stack::start(Options::default()).await?;
     let store = Store::from_environment(stack.dynamodb.clone(), &stack.environment)?;

@@ -8,21 +8,22 @@ use bridge::{Bridge, Given};
 use clap::{Parser, Subcommand};
 use local::{Options, Stack, demo};
 use pushlark_settings::Environment;
+use pushlark_settings::catalogue::WEBHOOK_SECRET;
 use pushlark_telemetry::{Format, start};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Pushlark on one machine: all functions, with DynamoDB and SQS embedded. Settings are taken from the environment,
-/// by the names that they have on Lambda.
+/// Pushlark on one machine: all functions, with DynamoDB and SQS embedded. Settings are environment variables with the
+/// names that they have on Lambda.
 #[derive(Parser)]
 #[command(name = "local")]
 struct Arguments {
     /// The port of /enable, /disable, /events, /pubsub, /explain and /sink.
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Keeps registrations and events in memory alone.
+    /// Keep registrations and events in memory only.
     #[arg(long)]
     memory: bool,
-    /// Where they are kept otherwise.
+    /// The folder of registrations and events.
     #[arg(long, default_value = ".pushlark", value_name = "FOLDER")]
     data: PathBuf,
     /// With --components, the bridge to a chat server beside it.
@@ -57,7 +58,7 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let environment = Environment::of_process();
     start(Format::Human, &environment)?;
-    // Before anybody is told that it runs, and may want it to stop.
+    // Before the first output, after which a signal may come.
     let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let data = (!arguments.memory).then_some(arguments.data);
     let options = Options { port: arguments.port, data: data.clone(), environment, ..Options::default() };
@@ -98,8 +99,8 @@ fn introduce(stack: &Stack, data: Option<&Path>) -> anyhow::Result<()> {
         std::fs::write(&file, stack.lambda_env()).with_context(|| format!("cannot write {}", file.display()))?;
         println!("Data is kept in {}; for cargo lambda, --env-file {}.", folder.display(), file.display());
     }
-    // The shell that tries them has the secret; it is not printed.
-    let (hint, credential) = match stack.environment.text("WEBHOOK_SECRET") {
+    // The commands take the secret from the shell; it is not printed.
+    let (hint, credential) = match stack.environment.value(&WEBHOOK_SECRET)? {
         Some(_) => (" (with one of the secrets in $SECRET)", r#" -H "Authorization: Bearer $SECRET""#),
         None => ("", ""),
     };

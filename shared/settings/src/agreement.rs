@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::catalogue::all;
-use crate::setting::Reader::{Disable, Enable, Ingest, Local, Pubsub, Worker};
+use crate::setting::Reader::{Disable, Enable, Ingest, Local, PushNode, Worker};
 use crate::{Entry, Reader, Values};
 
 const README: &str = include_str!("../../../README.md");
@@ -18,7 +18,7 @@ const FUNCTIONS: [(Reader, &str, &str); 5] = [
     (Disable, "Disable", "disable"),
     (Ingest, "Ingest", "ingest"),
     (Worker, "Worker", "worker"),
-    (Pubsub, "PushNode", "pubsub"),
+    (PushNode, "PushNode", "push node"),
 ];
 
 /// Parameters that are no settings of a function.
@@ -38,8 +38,8 @@ as `file:` and a path. Secrets in Secrets Manager and in files are read again wh
 *Host patterns* are domains, comma-separated; `push.@HOST@` is the subdomain `push` of each user's own domain. Lists take no
 empty items.
 
-*Read by* names the functions; `pubsub` is the push node, and `local` the local stack (`cargo run -p local`). On AWS,
-`WORKERS`, `BATCH_SIZE` and `BATCHING_WINDOW` configure the worker's event source mapping.
+*Read by* names the functions; `local` is the local stack (`cargo run -p local`). On AWS, `WORKERS`, `BATCH_SIZE` and
+`BATCHING_WINDOW` configure the worker's event source mapping.
 
 This page is generated: `UPDATE=1 cargo test --workspace --lib page` writes it from `shared/settings/src/catalogue.rs`.
 ";
@@ -55,10 +55,12 @@ fn page() -> String {
                 "\n## {topic}\n\n| setting | value | default | read by | purpose |\n| --- | --- | --- | --- | --- |\n"
             );
         }
-        let Entry { name, values, default, is_secret, readers, purpose, .. } = setting;
+        let Entry { name, values, default, is_secret, readers, purpose, former, .. } = setting;
         let default = default.map_or("none".into(), |default| format!("`{default}`"));
         let secret = if is_secret { "*secret*: " } else { "" };
-        page += &format!("| `{name}` | {secret}{} | {default} | {} | {purpose} |\n", values_text(&values), by(readers));
+        let former: String = former.iter().map(|former| format!(" Former name: `{former}`.")).collect();
+        let (values, readers) = (values_text(&values), by(readers));
+        page += &format!("| `{name}` | {secret}{values} | {default} | {readers} | {purpose}{former} |\n");
     }
     page
 }

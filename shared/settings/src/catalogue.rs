@@ -4,7 +4,7 @@
 //! To add a setting, declare it here, read it in the `from_environment` of what needs it, and add it to the template. The
 //! tests name what is still missing.
 
-use crate::setting::Reader::{Disable, Enable, Ingest, Local, Pubsub, Worker};
+use crate::setting::Reader::{Disable, Enable, Ingest, Local, PushNode, Worker};
 use crate::setting::{Choice, Entry, Number, Reader, Setting, Switch, Text, Words};
 
 /// The form of the settings that are read as [`crate::HostPatterns`].
@@ -12,7 +12,7 @@ const HOSTS: &str = "host patterns";
 const URL: &str = "URL";
 const ANY: &str = "text";
 
-const ALL: &[Reader] = &[Enable, Disable, Ingest, Worker, Pubsub];
+const ALL: &[Reader] = &[Enable, Disable, Ingest, Worker, PushNode];
 
 /// Declares settings: a doc comment, which is also the purpose in the documentation, then
 /// `NAME: Kind = value, for readers;`, with `was "OLD_NAME"` before the semicolon for a name of an earlier version.
@@ -42,7 +42,7 @@ catalogue! {
     "Access" {
         /// Secrets of chat servers and app backends, comma-separated. `example.com=SECRET` may speak for `example.com`
         /// only. Callers present a secret or sign with it; without any, every request is refused (401).
-        WEBHOOK_SECRET: Text = Text::secret("secrets of 16 bytes or more, comma-separated"), for &[Enable, Disable, Ingest, Pubsub];
+        WEBHOOK_SECRET: Text = Text::secret("secrets of 16 bytes or more, comma-separated"), for &[Enable, Disable, Ingest, PushNode];
         /// Keys that verify the tokens of clients that enable and disable push themselves. Without keys there are no such
         /// clients.
         JWT_KEYS: Text = Text::secret("JWK Set, or the URL of one"), for &[Enable, Disable];
@@ -62,10 +62,10 @@ catalogue! {
         /// What happens when a user with `MAX_NODES` nodes enables one more. One more at the push node is always refused.
         MAX_NODES_REACHED: Choice<2> = Choice { words: ["replace-oldest", "refuse-newest"], default: Some(0) }, for ALL;
         /// PubSub hosts that stand for the push service (MongooseIM: `virtual_pubsub_hosts`).
-        VIRTUAL_PUBSUB_HOSTS: Text = Text::new(HOSTS), for &[Enable, Worker, Pubsub];
+        VIRTUAL_PUBSUB_HOSTS: Text = Text::new(HOSTS), for &[Enable, Worker, PushNode];
         /// Real PubSub hosts that users may name; without it, all. Set it: otherwise a user can make the chat server
         /// publish to any node to which the server may write.
-        PUBSUB_HOSTS: Text = Text::new(HOSTS), for &[Enable, Worker, Pubsub];
+        PUBSUB_HOSTS: Text = Text::new(HOSTS), for &[Enable, Worker, PushNode];
     }
     "Events" {
         /// Hosts of rooms, which mark group messages of MongooseIM where neither a topic nor a routing key does.
@@ -111,7 +111,7 @@ catalogue! {
     "Push services" {
         /// The push service of virtual hosts: `mongoosepush`; `direct` for APNs, FCM, Web Push and UnifiedPush; or the URL
         /// of your own.
-        PUSH_SERVICE: Text = Text::new("`mongoosepush`, `direct` or URL").or("mongoosepush"), for &[Enable, Worker, Pubsub];
+        PUSH_SERVICE: Text = Text::new("`mongoosepush`, `direct` or URL").or("mongoosepush"), for &[Enable, Worker, PushNode];
         /// The credentials of the apps, for `PUSH_SERVICE=direct`.
         PUSH_CREDENTIALS: Text = Text::secret("JSON of apps"), for &[Worker];
         /// The key that signs notifications to your own push service.
@@ -121,7 +121,7 @@ catalogue! {
         /// API version of MongoosePush. With `v2`, devices that are gone are never detected.
         MONGOOSEPUSH_API_VERSION: Choice<2> = Choice { words: ["v2", "v3"], default: Some(1) }, for &[Worker];
         /// Origins of Web Push and UnifiedPush that may have a private address, another port than 443, or no TLS.
-        WEB_PUSH_TRUSTED_ORIGINS: Text = Text::new("origins (scheme, host and port), comma-separated"), for &[Enable, Worker, Pubsub];
+        WEB_PUSH_TRUSTED_ORIGINS: Text = Text::new("origins (scheme, host and port), comma-separated"), for &[Enable, Worker, PushNode];
         /// Disable a device after this many answers in a row that may mean that the device is gone.
         DISABLE_AFTER_SUSPECTS: Number = Number::new(1..=1_000, "answers", 3), for &[Worker];
         /// If more than this percentage of the recent answers of a push service say that the device is gone, no device is
@@ -131,7 +131,7 @@ catalogue! {
     "Real PubSub nodes" {
         /// Where stanzas to real PubSub nodes are posted: a chat server's HTTP interface (Prosody: `mod_rest`) or the bridge.
         /// `example.com=URL` is for the users of `example.com` only.
-        PUBSUB_URL: Text = Text::new("URLs, comma-separated, each with or without `domain=`"), for &[Enable, Worker, Pubsub];
+        PUBSUB_URL: Text = Text::new("URLs, comma-separated, each with or without `domain=`"), for &[Enable, Worker, PushNode];
         /// The bearer token for `PUBSUB_URL`; with several URLs, tokens by domain in the same form.
         PUBSUB_TOKEN: Text = Text::secret("tokens, comma-separated, each with or without `domain=`"), for &[Worker];
         /// PubSub services that do not accept publish options, such as ejabberd's.
@@ -164,7 +164,7 @@ catalogue! {
         /// Name or ARN of the DynamoDB table, set by the template.
         TABLE_NAME: Text = Text::new("name or ARN"), for ALL;
         /// URL of the queue of events, set by the template.
-        QUEUE_URL: Text = Text::new(URL), for &[Ingest, Worker, Pubsub];
+        QUEUE_URL: Text = Text::new(URL), for &[Ingest, Worker, PushNode];
         /// URL of the queue for records that cannot be understood, set by the template.
         DEAD_LETTER_QUEUE_URL: Text = Text::new(URL), for &[Worker];
         /// Endpoint of Lambda, for a plugin that runs on this machine.

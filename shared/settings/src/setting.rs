@@ -31,8 +31,8 @@ pub enum Reader {
     Ingest,
     /// `functions/worker`.
     Worker,
-    /// `functions/pubsub`, the push node.
-    Pubsub,
+    /// `functions/pubsub`.
+    PushNode,
     /// The local stack itself, beside the functions that it runs.
     Local,
 }

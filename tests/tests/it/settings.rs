@@ -240,7 +240,7 @@ async fn build(function: Reader, environment: &Environment, aws: &SdkConfig) -> 
             disable::Function::from_environment(environment, aws, access.await?, dynamodb).await?;
         }
         Reader::Ingest => drop(ingest::Function::from_environment(environment, access.await?, dynamodb, sqs)?),
-        Reader::Pubsub => drop(pubsub::Function::from_environment(environment, access.await?, dynamodb, sqs)?),
+        Reader::PushNode => drop(pubsub::Function::from_environment(environment, access.await?, dynamodb, sqs)?),
         Reader::Worker => {
             Worker::from_environment(environment, aws, &Plugins::built_in(), dynamodb, sqs)?;
         }
@@ -253,7 +253,7 @@ async fn build(function: Reader, environment: &Environment, aws: &SdkConfig) -> 
 #[tokio::test]
 async fn each_function_reads_the_settings_that_the_catalogue_gives_it() {
     let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
-    let functions = [Reader::Enable, Reader::Disable, Reader::Ingest, Reader::Worker, Reader::Pubsub];
+    let functions = [Reader::Enable, Reader::Disable, Reader::Ingest, Reader::Worker, Reader::PushNode];
     for setting in catalogue::all() {
         let needed = ["TABLE_NAME", "QUEUE_URL", "DEAD_LETTER_QUEUE_URL"].map(|name| (name, "any"));
         let environment: Environment = needed.into_iter().chain([(setting.name, " ")]).collect();
