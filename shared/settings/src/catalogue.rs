@@ -17,9 +17,10 @@ const ALL: &[Reader] = &[Enable, Disable, Ingest, Worker, PushNode];
 /// Declares settings: a doc comment, which is also the purpose in the documentation, then
 /// `NAME: Kind = value, for readers;`, with `was "OLD_NAME"` before the semicolon for a name of an earlier version.
 macro_rules! catalogue {
-    ($($topic:literal {
-        $($(#[doc = $purpose:literal])+ $name:ident: $kind:ty = $value:expr, for $readers:expr $(, was $($former:literal),+)?;)+
-    })+) => {
+    ($($topic:literal {$(
+        $(#[doc = $purpose:literal])+
+        $name:ident: $kind:ty = $value:expr, for $readers:expr $(, was $($former:literal),+)?;
+    )+})+) => {
         $($(
             $(#[doc = $purpose])+
             pub static $name: Setting<$kind> = Setting {
@@ -42,7 +43,8 @@ catalogue! {
     "Access" {
         /// Secrets of chat servers and app backends, comma-separated. `example.com=SECRET` may speak for `example.com`
         /// only. Callers present a secret or sign with it; without any, every request is refused (401).
-        WEBHOOK_SECRET: Text = Text::secret("secrets of 16 bytes or more, comma-separated"), for &[Enable, Disable, Ingest, PushNode];
+        WEBHOOK_SECRET: Text = Text::secret("secrets of 16 bytes or more, comma-separated"),
+            for &[Enable, Disable, Ingest, PushNode];
         /// Keys that verify the tokens of clients that enable and disable push themselves. Without keys there are no such
         /// clients.
         JWT_KEYS: Text = Text::secret("JWK Set, or the URL of one"), for &[Enable, Disable];
@@ -111,7 +113,8 @@ catalogue! {
     "Push services" {
         /// The push service of virtual hosts: `mongoosepush`; `direct` for APNs, FCM, Web Push and UnifiedPush; or the URL
         /// of your own.
-        PUSH_SERVICE: Text = Text::new("`mongoosepush`, `direct` or URL").or("mongoosepush"), for &[Enable, Worker, PushNode];
+        PUSH_SERVICE: Text = Text::new("`mongoosepush`, `direct` or URL").or("mongoosepush"),
+            for &[Enable, Worker, PushNode];
         /// The credentials of the apps, for `PUSH_SERVICE=direct`.
         PUSH_CREDENTIALS: Text = Text::secret("JSON of apps"), for &[Worker];
         /// The key that signs notifications to your own push service.
@@ -121,7 +124,8 @@ catalogue! {
         /// API version of MongoosePush. With `v2`, devices that are gone are never detected.
         MONGOOSEPUSH_API_VERSION: Choice<2> = Choice { words: ["v2", "v3"], default: Some(1) }, for &[Worker];
         /// Origins of Web Push and UnifiedPush that may have a private address, another port than 443, or no TLS.
-        WEB_PUSH_TRUSTED_ORIGINS: Text = Text::new("origins (scheme, host and port), comma-separated"), for &[Enable, Worker, PushNode];
+        WEB_PUSH_TRUSTED_ORIGINS: Text = Text::new("origins (scheme, host and port), comma-separated"),
+            for &[Enable, Worker, PushNode];
         /// Disable a device after this many answers in a row that may mean that the device is gone.
         DISABLE_AFTER_SUSPECTS: Number = Number::new(1..=1_000, "answers", 3), for &[Worker];
         /// If more than this percentage of the recent answers of a push service say that the device is gone, no device is
@@ -131,9 +135,11 @@ catalogue! {
     "Real PubSub nodes" {
         /// Where stanzas to real PubSub nodes are posted: a chat server's HTTP interface (Prosody: `mod_rest`) or the bridge.
         /// `example.com=URL` is for the users of `example.com` only.
-        PUBSUB_URL: Text = Text::new("URLs, comma-separated, each with or without `domain=`"), for &[Enable, Worker, PushNode];
+        PUBSUB_URL: Text = Text::new("URLs, comma-separated, each with or without `domain=`"),
+            for &[Enable, Worker, PushNode];
         /// The bearer token for `PUBSUB_URL`; with several URLs, tokens by domain in the same form.
-        PUBSUB_TOKEN: Text = Text::secret("tokens, comma-separated, each with or without `domain=`"), for &[Worker];
+        PUBSUB_TOKEN: Text = Text::secret("tokens, comma-separated, each with or without `domain=`"),
+            for &[Worker];
         /// PubSub services that do not accept publish options, such as ejabberd's.
         PUBSUB_WITHOUT_OPTIONS: Text = Text::new(HOSTS), for &[Worker];
         /// Disable a node after this many errors in a row; 0 means never. Errors that say that the node is gone disable it
