@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::{Options, Stack};
 
 /// Longest time until a notification arrives.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One chat message from alice to bob, in each format of a webhook: the content type, the text, and the body.
 const WEBHOOKS: [(&str, &str, &str); 4] = [
@@ -92,7 +92,7 @@ impl Demo {
 
     async fn until_disabled(&self) -> anyhow::Result<()> {
         let bob = BareJid::new("bob@example.com")?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.store.snapshot(&bob).await?.services.iter().any(|service| service.node == "tablet") {
             ensure!(Instant::now() < deadline, "the tablet was not disabled");
             sleep(Duration::from_millis(10)).await;
@@ -115,13 +115,13 @@ impl Demo {
     }
 
     async fn notification(&self, device_id: &str, text: &str) -> anyhow::Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(notification) = self.received(device_id, text).await? {
                 return Ok(notification);
             }
             if Instant::now() > deadline {
-                bail!("{device_id} was not notified of {text:?} within {PATIENCE:?}");
+                bail!("{device_id} was not notified of {text:?} within {TIMEOUT:?}");
             }
             sleep(Duration::from_millis(10)).await;
         }

@@ -51,13 +51,13 @@ where
 }
 
 /// Passes a request on once its body has arrived. The routes have limits of their own, none above that of SQS.
-async fn with_whole_body(State(patience): State<Duration>, request: Request, next: Next) -> Response {
+async fn with_whole_body(State(time): State<Duration>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    match timeout(patience, to_bytes(body, MAX_REQUEST_BYTES)).await {
+    match timeout(time, to_bytes(body, MAX_REQUEST_BYTES)).await {
         Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
         Ok(Err(_)) => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
         Err(_) => {
-            let reason = format!("the body did not arrive within {patience:?}");
+            let reason = format!("the body did not arrive within {time:?}");
             (StatusCode::REQUEST_TIMEOUT, [(header::CONNECTION, "close")], reason).into_response()
         }
     }
