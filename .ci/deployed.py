@@ -100,7 +100,7 @@ class Deployed(unittest.TestCase):
 
         disco = "<iq type='get' id='d' from='example.org' to='push.example.com'>" \
             "<query xmlns='http://jabber.org/protocol/disco#info'/></iq>"
-        status, answer = stack.call("PubsubUrl", disco, media="application/xml")
+        status, answer = stack.call("PushNodeUrl", disco, media="application/xml")
         self.assertEqual(status, 200)
         self.assertIn('type="result"', answer)
 

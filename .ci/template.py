@@ -1,4 +1,4 @@
-"""The template, samconfig.toml and the snippets of README.md and docs/ must fit together."""
+"""The template, samconfig.toml, the toolchain and the snippets of README.md and docs/ must fit together."""
 
 import configparser
 import re
@@ -240,6 +240,17 @@ class Queues(unittest.TestCase):
             loops = any(queue in statement for queue in queues for statement in sends)
             self.assertEqual(function.get("RecursiveLoop"), "Allow" if loops else None, name)
         self.assertEqual(RESOURCES["Worker"]["Properties"]["RecursiveLoop"], "Allow")
+
+
+class Toolchain(unittest.TestCase):
+    def test_the_crates_and_the_readme_name_the_version_of_the_toolchain_file(self):
+        channel = tomllib.loads((ROOT / "rust-toolchain.toml").read_text())["toolchain"]["channel"]
+        version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["rust-version"]
+        self.assertEqual(channel.rsplit(".", 1)[0], version)
+        self.assertIn(f"Rust {version}", (ROOT / "README.md").read_text())
+        for manifest in ROOT.glob("*/*/Cargo.toml"):
+            package = tomllib.loads(manifest.read_text())["package"]
+            self.assertEqual(package.get("rust-version"), {"workspace": True}, manifest)
 
 
 class Stacks(unittest.TestCase):

@@ -1,4 +1,4 @@
-//! Builds what is measured, as it is deployed: in release, without the features of anything else.
+//! Builds the measured binaries as they are deployed: in release, without the features of other crates.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,18 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-/// The functions.
-pub const FUNCTIONS: [&str; 4] = ["enable", "disable", "ingest", "worker"];
+/// The functions, by their crates. `pubsub` is the push node.
+pub const FUNCTIONS: [&str; 5] = ["enable", "disable", "ingest", "worker", "pubsub"];
 /// The function that does nothing.
 pub const EMPTY: &str = "empty";
 /// The parts that do no I/O.
 pub const PURE: &str = "pure";
 
-/// Binaries, by their names.
+/// The paths of the built binaries, by name.
 pub struct Binaries(HashMap<String, PathBuf>);
 
 impl Binaries {
-    /// Builds all.
+    /// Builds the functions, the empty one and the pure parts.
     pub fn build() -> anyhow::Result<Self> {
         let mut all = Self(HashMap::new());
         all.add(&FUNCTIONS.map(|function| ["-p", function]).concat())?;
@@ -27,7 +27,7 @@ impl Binaries {
         Ok(all)
     }
 
-    /// Where a binary is.
+    /// The path of a binary.
     pub fn path(&self, name: &str) -> anyhow::Result<&Path> {
         self.0.get(name).map(PathBuf::as_path).with_context(|| format!("cargo built no {name}"))
     }

@@ -1,4 +1,4 @@
-//! A function's binary as a process, and what the kernel says of it.
+//! A function's binary as a process, and the kernel's figures for it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,19 +13,19 @@ use crate::runtime_api::RuntimeApi;
 
 /// A process of a function.
 pub struct Function {
-    // Dropped first: a function does not survive its Runtime API without a cry.
+    // Dropped first: a function that loses its Runtime API logs errors.
     process: Process,
     started: Instant,
-    /// What it asks for events.
+    /// The Runtime API that it polls for events.
     pub runtime_api: RuntimeApi,
     complaint: Arc<Mutex<Option<String>>>,
 }
 
-/// Ends with its owner.
+/// A process that is killed when it is dropped.
 struct Process(Child);
 
 impl Function {
-    /// Starts `command`, with Lambda's environment and these variables.
+    /// Starts `command` with Lambda's environment variables and these.
     pub async fn start(mut command: Command, environment: &[(String, String)]) -> anyhow::Result<Self> {
         let runtime_api = RuntimeApi::start().await?;
         command
@@ -50,7 +50,7 @@ impl Function {
         let log = process.0.stdout.take().context("the log")?;
         let complaint = Arc::new(Mutex::new(None));
         let complained = Arc::clone(&complaint);
-        // As on Lambda, somebody reads what it logs.
+        // As on Lambda, the log is read.
         thread::spawn(move || {
             for line in BufReader::new(log).lines().map_while(Result::ok) {
                 if line.contains("\"level\":\"ERROR\"") || line.contains("\"level\":\"WARN\"") {
@@ -61,12 +61,12 @@ impl Function {
         Ok(Self { process, started, runtime_api, complaint })
     }
 
-    /// How long it took from the start of the process to its first request for an event.
+    /// The time from the start of the process to its first request for an event.
     pub async fn time_to_first_next(&self) -> anyhow::Result<Duration> {
         Ok(self.runtime_api.first_next().await? - self.started)
     }
 
-    /// The processor time that its threads have used, in user space and in the kernel.
+    /// The processor time of its threads so far, in user space and in the kernel.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         let mut total = Duration::ZERO;
         for thread in fs::read_dir(format!("/proc/{}/task", self.process.0.id()))? {
@@ -77,7 +77,7 @@ impl Function {
         Ok(total)
     }
 
-    /// The most memory that it has held, in bytes.
+    /// Its peak resident memory, in bytes.
     pub fn peak_memory(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.0.id()))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
@@ -91,7 +91,7 @@ impl Function {
         Ok(())
     }
 
-    /// Asks it to end, as valgrind needs it to write its figures.
+    /// Sends SIGTERM and waits for the end, so that valgrind writes its figures.
     pub fn terminate(mut self) -> anyhow::Result<()> {
         Command::new("kill").arg(self.process.0.id().to_string()).status()?;
         self.process.0.wait()?;

@@ -1,5 +1,5 @@
-//! Webhooks as chat servers send them, and the records that ingest makes of them. Each is one of a series: its number
-//! makes it a message of its own.
+//! Webhooks as chat servers send them, ingest's records, and the requests of clients. Each takes a number, which makes it
+//! different from the others of its series.
 
 use std::iter;
 
@@ -10,7 +10,7 @@ use pushlark_queue::{Record, Work};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-/// How many users there are; the series goes round them.
+/// The number of users; a series starts again after the last one.
 pub const USERS: u64 = 500;
 
 const BODY: &str = "Are you coming to the station at six, or shall I take the bus & wait?";
@@ -51,7 +51,7 @@ pub fn stanza_event(number: u64) -> Value {
     json!({"type": "message", "from": "alice@example.com/laptop", "to": user(number), "stanza": stanza(number)})
 }
 
-/// A message with what usual clients and an archive put into it.
+/// A message with the extensions that usual clients and an archive add.
 pub fn stanza(number: u64) -> String {
     let (to, body) = (user(number), BODY.replace('&', "&amp;"));
     format!(
@@ -69,7 +69,7 @@ pub fn form(number: u64) -> String {
     format!("author=alice&server=example.com&receiver=user{}&message={body}", number % USERS)
 }
 
-/// The record that ingest makes of a message to so many recipients.
+/// Ingest's record of a message to so many recipients.
 pub fn record(number: u64, recipients: u64) -> anyhow::Result<String> {
     let event = if recipients == 1 { event(number) } else { group_event(number, recipients) };
     let request = Request::new(Caller::Operator, Media::Json, event.to_string().into_bytes());
@@ -85,14 +85,57 @@ pub fn record(number: u64, recipients: u64) -> anyhow::Result<String> {
     Ok(serde_json::to_string(&records[0])?)
 }
 
-/// What a client asks to enable its device with.
+/// The request with which a client enables its device.
 pub fn enable(number: u64) -> Value {
     let device_id: String = iter::repeat_n(format!("d{}T", number % USERS), 40).collect();
     json!({"user": user(number), "jid": "push.example.com", "node": format!("node-{}", number % USERS),
         "form": {"service": "fcm", "device_id": device_id, "priority": "high", "time_to_live": "86400"}})
 }
 
-/// What a client asks to disable its device with.
+/// The request with which a client disables its device.
 pub fn disable(number: u64) -> Value {
     json!({"user": user(number), "jid": "push.example.com", "node": format!("node-{}", number % USERS)})
+}
+
+/// The IQ with which a client registers its device at the push node.
+pub fn enable_node(number: u64) -> String {
+    let (node, form) = (number % USERS, device_form(number));
+    let enable = format!("<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='node-{node}'>{form}</enable>");
+    iq_to_push_node(&user(number), number, &enable)
+}
+
+/// The IQ with which a chat server publishes a notification to the node of a device.
+pub fn publish(number: u64) -> String {
+    let (node, body) = (number % USERS, BODY.replace('&', "&amp;"));
+    let field = |name, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
+    let summary = [
+        field("FORM_TYPE", "urn:xmpp:push:summary"),
+        field("message-count", "1"),
+        field("last-message-sender", "alice@example.com"),
+        field("last-message-body", &body),
+    ];
+    let publish = format!(
+        "<pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='node-{node}'><item>\
+         <notification xmlns='urn:xmpp:push:0'><x xmlns='jabber:x:data' type='submit'>{}</x></notification>\
+         </item></publish><publish-options>{}</publish-options></pubsub>",
+        summary.concat(),
+        device_form(number)
+    );
+    iq_to_push_node("example.com", number, &publish)
+}
+
+/// The publish options of the device of this number, as a data form.
+fn device_form(number: u64) -> String {
+    let field = |(name, value): (&String, &Value)| {
+        format!("<field var='{name}'><value>{}</value></field>", value.as_str().unwrap_or_default())
+    };
+    let fields: String = enable(number)["form"].as_object().into_iter().flatten().map(field).collect();
+    format!(
+        "<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'>\
+         <value>http://jabber.org/protocol/pubsub#publish-options</value></field>{fields}</x>"
+    )
+}
+
+fn iq_to_push_node(from: &str, number: u64, payload: &str) -> String {
+    format!("<iq xmlns='jabber:client' type='set' id='iq-{number}' from='{from}' to='push.example.com'>{payload}</iq>")
 }

@@ -1,4 +1,4 @@
-//! How much the trouble of a device touches the notifications of others: the same load with the trouble and without.
+//! The effect of a failing device on the notifications of others: the same load with the failure and without.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,28 +17,28 @@ use crate::table::Table;
 
 /// How many times each load runs with the trouble and without it, unless the command line says otherwise.
 pub const ROUNDS: u32 = 3;
-/// For so many seconds messages are sent.
+/// Duration of the messages, in seconds.
 const SECONDS: u32 = 6;
-/// How many messages a room gets in that time.
+/// Messages to a room in that time.
 const ROOM_MESSAGES: u32 = 3;
-/// How many messages of chats others get in a second.
+/// Chat messages to others per second.
 const CHATS: u32 = 15;
-/// How many of them come in one request, together with messages for the devices in trouble.
+/// Those of them that are in one request with messages for the failing devices.
 const TOGETHER: u32 = 5;
-/// How long the messages of a busy chat come before the others.
+/// The lead of a busy chat's messages over the others.
 const BEFORE: Duration = Duration::from_millis(200);
-/// How long each push service takes for its answer.
+/// Response time of each push service.
 const ANSWERS_AFTER: Duration = Duration::from_millis(50);
-/// What comes later has not come.
+/// A notification that arrives later counts as lost.
 const LATEST: Duration = Duration::from_secs(60);
-/// How long a load is watched for repeats when all has come.
+/// Time in which repeats are counted after all notifications have arrived.
 const WATCHED: Duration = Duration::from_secs(2);
-/// The most that the median of others may grow by the trouble: so many times what it is without.
+/// Largest ratio of the median time of others with the failure to that without.
 const MOST: f64 = 1.2;
 /// The user, and its device, of [`Neighbour`].
 const NEIGHBOUR: &str = "neighbour";
 
-/// Which doubles a load needs.
+/// The push service of a load, which decides its doubles.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Fcm,
@@ -47,15 +47,15 @@ enum Kind {
     Webhook,
 }
 
-/// What a device in trouble does.
+/// The failure of a device.
 enum Trouble {
-    /// It has this answered, whatever it is sent.
+    /// Each notification gets this response.
     Answers(Answer),
-    /// It never has an answer. It is at an origin of its own.
+    /// No notification gets a response. The device has an origin of its own.
     Silent,
 }
 
-/// How the messages come.
+/// The order of the messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Traffic {
     /// Chats with one user whose device is in trouble: each second a request of so many messages for it, then one with
@@ -71,7 +71,7 @@ enum Traffic {
 /// A recipient whose own push service fails at first, with the trouble and without it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Neighbour {
-    /// There is none.
+    /// No such recipient.
     None,
     /// Of so many tries as there are messages, each is answered 503.
     FailsOnce,
@@ -134,7 +134,7 @@ fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Runs the loads whose names hold `name`, prints a table, and answers whether all targets are met.
+/// Runs the loads whose names contain `name`, prints a table, and returns whether all targets are met.
 pub async fn measure(name: &str, rounds: u32) -> anyhow::Result<bool> {
     let mut results: Vec<_> = scenarios()
         .into_iter()
@@ -177,7 +177,7 @@ pub async fn measure(name: &str, rounds: u32) -> anyhow::Result<bool> {
     Ok(missed == 0)
 }
 
-/// Adds what came of some recipients, and answers how many targets are missed.
+/// Adds the results of some recipients, and returns the number of missed targets.
 fn row(table: &mut Table, name: &str, who: &str, halves: [&Told; 2], has_ratio: bool) -> usize {
     let [without, with] = halves;
     let [came_without, came_with] = halves.map(Told::came);
@@ -208,7 +208,7 @@ fn row(table: &mut Table, name: &str, who: &str, halves: [&Told; 2], has_ratio: 
     usize::from(!all_came) + usize::from(!is_near)
 }
 
-/// What came of a load.
+/// The results of a load.
 #[derive(Default)]
 struct Half {
     others: Told,
@@ -220,7 +220,7 @@ struct Half {
 struct Told {
     /// From the webhook to the push service that takes the notification; none later than [`LATEST`].
     times: Vec<Duration>,
-    /// How many notifications were taken again.
+    /// Notifications that arrived again.
     repeats: usize,
 }
 
@@ -249,7 +249,7 @@ impl Told {
 
 /// A webhook of a load.
 struct Post {
-    /// When it is sent, from the beginning.
+    /// The time at which it is sent, from the beginning.
     at: Duration,
     events: Value,
     /// The users without trouble whom it is about, with the texts of their messages.
@@ -426,12 +426,12 @@ async fn tell(http: reqwest::Client, url: String, events: Value) -> anyhow::Resu
 #[derive(Default)]
 struct Taken {
     times: HashMap<(String, String), Vec<Instant>>,
-    /// How many requests were looked at.
+    /// Requests that were read.
     read: usize,
 }
 
 impl Taken {
-    /// Waits until all of these were taken, and answers whether they were by then.
+    /// Waits until all of these have arrived, and returns whether they have by then.
     async fn wait(&mut self, services: &Services, expected: &[(String, String)], latest: Instant) -> bool {
         loop {
             self.read(services);
@@ -445,7 +445,7 @@ impl Taken {
         }
     }
 
-    /// Reads what came since the last time.
+    /// Reads the requests since the last call.
     fn read(&mut self, services: &Services) {
         let requests = services.double().requests();
         for request in &requests[self.read..] {
@@ -458,7 +458,7 @@ impl Taken {
     }
 }
 
-/// The doubles of a load.
+/// The running doubles of a load.
 enum Services {
     Fcm(Fcm),
     MongoosePush(MongoosePush),

@@ -1,4 +1,4 @@
-//! The events that Lambda invokes a function with.
+//! The events with which Lambda invokes a function.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

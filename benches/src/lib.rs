@@ -1,4 +1,4 @@
-//! What the benchmark feeds to Pushlark.
+//! The input of the benchmark.
 
 #[cfg(feature = "pure")]
 pub mod input;

@@ -1,4 +1,4 @@
-//! What Pushlark's functions take: `cargo run --release -p pushlark-benches -- all`.
+//! The cost of Pushlark's functions: `cargo run --release -p pushlark-benches -- all`.
 
 mod build;
 mod function;
@@ -36,9 +36,9 @@ struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// All that follows.
+    /// Everything below.
     All,
-    /// What the trouble of a device costs others.
+    /// The effect of a failing device on the notifications of others.
     Isolation,
     /// Processor time, instructions and memory under load.
     Load,
@@ -46,7 +46,7 @@ enum What {
     Pure,
     /// The worker against doubles of each push service.
     Services,
-    /// The size of what is deployed.
+    /// The size of the deployed files.
     Size,
     /// The time until a function asks for its first event.
     Start,

@@ -8,7 +8,7 @@ use crate::build::{Binaries, PURE};
 use crate::table::{Table, judged};
 use crate::valgrind::instructions_of_each;
 
-/// The parts, what they are, and how many events each has.
+/// The parts, with a description and the number of events.
 const PARTS: [(&str, &str, u64); 9] = [
     ("json", "ingest: JSON", 1),
     ("json-stanza", "ingest: JSON with a stanza", 1),
@@ -20,12 +20,12 @@ const PARTS: [(&str, &str, u64); 9] = [
     ("worker", "worker: record of 1 event", 1),
     ("worker-group", "worker: record of 25 recipients", 25),
 ];
-/// How many microseconds an event may take.
+/// Most microseconds per event.
 const MICROSECONDS: f64 = 20.0;
-/// The time is that of the fastest run.
+/// Runs of a part. The fastest one counts.
 const RUNS: u64 = 7;
 
-/// Runs all parts, and prints what they take.
+/// Runs all parts, and prints their figures.
 pub async fn measure(binaries: &Binaries) -> anyhow::Result<()> {
     let pure = binaries.path(PURE)?;
     let mut table = Table::new(["pure part", "instructions/event", "µs/event", "target"]);

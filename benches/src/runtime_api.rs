@@ -17,15 +17,15 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// No invocation takes longer, not even under valgrind.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The time-out of an invocation, even under valgrind.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What a function says to an invocation: its response, or its error.
+/// A function's response to an invocation, or its error.
 type Answer = Result<Bytes, Bytes>;
 
 /// The Runtime API of one process.
 pub struct RuntimeApi {
-    /// Where it is.
+    /// The address, for `AWS_LAMBDA_RUNTIME_API`.
     pub address: SocketAddr,
     invocations: mpsc::UnboundedSender<Invocation>,
     asked: watch::Receiver<Option<Instant>>,
@@ -45,7 +45,7 @@ struct Shared {
 }
 
 impl RuntimeApi {
-    /// Starts serving.
+    /// Starts the server on a free port.
     pub async fn start() -> anyhow::Result<Self> {
         let (invocations, waiting) = mpsc::unbounded_channel();
         let (asked_sender, asked) = watch::channel(None);
@@ -71,14 +71,14 @@ impl RuntimeApi {
         Ok(Self { address, invocations, asked, _server: server })
     }
 
-    /// When the function asked for its first event.
+    /// The time at which the function asked for its first event.
     pub async fn first_next(&self) -> anyhow::Result<Instant> {
         let mut asked = self.asked.clone();
-        let asked = timeout(PATIENCE, asked.wait_for(Option::is_some)).await;
+        let asked = timeout(TIMEOUT, asked.wait_for(Option::is_some)).await;
         asked.context("the function never asked for an event")??.context("it asked")
     }
 
-    /// Invokes the function with each event, one after the other, and gives its responses.
+    /// Invokes the function with each event, one after the other, and returns its responses.
     pub async fn invoke(&self, events: Vec<Vec<u8>>) -> anyhow::Result<Vec<Bytes>> {
         let mut answers = Vec::with_capacity(events.len());
         for event in events {
@@ -88,7 +88,7 @@ impl RuntimeApi {
         }
         let mut responses = Vec::with_capacity(answers.len());
         for answer in answers {
-            let answer = timeout(PATIENCE, answer).await.context("the function does not answer")??;
+            let answer = timeout(TIMEOUT, answer).await.context("the function does not answer")??;
             responses
                 .push(answer.map_err(|error| anyhow!("the function failed: {}", String::from_utf8_lossy(&error)))?);
         }
@@ -101,7 +101,7 @@ async fn next(State(shared): State<Arc<Shared>>) -> Result<Response<Body>, Statu
     let Invocation { event, answer } = shared.waiting.lock().await.recv().await.ok_or(StatusCode::GONE)?;
     let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
     shared.running.lock().await.insert(id, answer);
-    let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + PATIENCE;
+    let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + TIMEOUT;
     let function = "arn:aws:lambda:us-east-1:000000000000:function:pushlark";
     let trace = "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=0";
     Response::builder()

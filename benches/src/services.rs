@@ -16,11 +16,11 @@ use crate::table::Table;
 use crate::world::World;
 
 const HOLDS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(50)];
-/// How many invocations a round has, each of 10 records of 25 recipients.
+/// Invocations per round, each of 10 records of 25 recipients.
 const INVOCATIONS: u64 = 8;
 const ROUNDS: u64 = 3;
 
-/// All services, as the worker is told of them.
+/// The doubles of all services.
 struct Services {
     apns: Apns,
     fcm: Fcm,

@@ -1,4 +1,4 @@
-//! How large what is deployed is.
+//! The size of the deployed files.
 
 use std::fs;
 use std::process::Command;
@@ -8,7 +8,7 @@ use anyhow::ensure;
 use crate::build::{Binaries, FUNCTIONS};
 use crate::table::{Table, judged};
 
-/// The most that a function's zip file may have, in MiB.
+/// Largest zip file of a function, in MiB.
 const TARGET: f64 = 4.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -17,7 +17,7 @@ pub fn measure(binaries: &Binaries) -> anyhow::Result<()> {
     let mut table = Table::new(["function", "binary, MiB", "zip, MiB", "target"]);
     for name in FUNCTIONS {
         let binary = binaries.path(name)?;
-        // A zip file holds what gzip makes, between headers of about as many bytes.
+        // A zip file contains the output of gzip, with headers of about the same size.
         let zipped = Command::new("gzip").args(["-9", "--stdout"]).arg(binary).output()?;
         ensure!(zipped.status.success(), "gzip fails");
         let [zip, target] = judged(zipped.stdout.len() as f64 / MIB, 2, Some(TARGET));

@@ -1,4 +1,4 @@
-//! How long a function takes from the start of its process to its first request for an event.
+//! The time from the start of a function's process to its first request for an event.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,9 +8,9 @@ use crate::function::Function;
 use crate::table::{Table, judged};
 use crate::world::World;
 
-/// How often each is started, in turn.
+/// Starts of each function, in turn.
 const STARTS: usize = 41;
-/// How many times as long as the empty function each may take.
+/// Longest time, as a multiple of the empty function's.
 const TARGET: f64 = 1.3;
 
 /// Starts all functions, and prints the medians.
@@ -39,7 +39,7 @@ pub async fn measure(binaries: &Binaries) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// In milliseconds.
+/// The median, in milliseconds.
 fn median(mut times: Vec<Duration>) -> f64 {
     times.sort();
     times[times.len() / 2].as_secs_f64() * 1e3

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A table.
 pub struct Table {
-    /// The first is the heading.
+    /// The first row is the heading.
     rows: Vec<Vec<String>>,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The cells of a figure and of the most that it may be, which say whether it is more.
+/// The cells of a figure and of its upper limit, with "met" or "MISSED".
 pub fn judged(figure: f64, digits: usize, target: Option<f64>) -> [String; 2] {
     let target = target
         .map_or(String::new(), |target| format!("{target}{}", if figure <= target { ", met" } else { ", MISSED" }));

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::Context;
 
-/// The instructions that one more repetition takes: the difference between `run` with a few repetitions and with many.
-/// `run` is to start the program under the command that it is given.
+/// The instructions of one repetition: the difference between `run` with few and with many, divided by theirs. `run` gets
+/// the number of repetitions and a command under which it starts the program.
 pub async fn instructions_of_each(
     times: [u64; 2],
     run: impl AsyncFn(u64, Command) -> anyhow::Result<()>,

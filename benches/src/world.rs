@@ -1,4 +1,4 @@
-//! What is around a function: DynamoDB and SQS of the local stack, and a push service that takes everything at once.
+//! The surroundings of a function: DynamoDB and SQS of the local stack, and a push service that accepts everything at once.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// The credential that the functions ask for.
+/// The credential of the functions.
 pub const SECRET: &str = "a-secret-of-some-length";
 
-/// All of it.
+/// DynamoDB, SQS and the push service.
 pub struct World {
     stack: Stack,
-    /// A queue that nobody receives from, unlike the stack's own.
+    /// A queue without a receiver, unlike the stack's own.
     queue_url: String,
     push_service_url: String,
     notifications: Arc<AtomicU64>,
@@ -30,12 +30,12 @@ pub struct World {
 }
 
 impl World {
-    /// Starts all of it, in memory.
+    /// Starts everything in memory.
     pub async fn start() -> anyhow::Result<Self> {
         Self::with(&[]).await
     }
 
-    /// Starts all of it with these settings.
+    /// Starts everything in memory, the stack with these settings.
     pub async fn with(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let environment = Environment::from_iter(settings.iter().copied());
         let stack = Stack::start(Options { environment, ..Options::default() }).await?;
@@ -79,20 +79,25 @@ impl World {
         variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 
-    /// Enables the one device of a user.
+    /// Enables the node `device` of a user.
     pub async fn enable(&self, user: &str, form: Value) -> anyhow::Result<()> {
-        let request = json!({"user": user, "jid": "push.example.com", "node": "device", "form": form});
+        self.enable_node(user, "device", form).await
+    }
+
+    /// Enables a node of a user.
+    pub async fn enable_node(&self, user: &str, node: &str, form: Value) -> anyhow::Result<()> {
+        let request = json!({"user": user, "jid": "push.example.com", "node": node, "form": form});
         let response = self.http.post(format!("{}/enable", self.stack.url)).json(&request).send().await?;
         ensure!(response.status() == 200, "not enabled: {}", response.text().await?);
         Ok(())
     }
 
-    /// How many notifications the push service took since the last call.
+    /// The number of notifications that the push service accepted since the last call.
     pub fn take_notifications(&self) -> u64 {
         self.notifications.swap(0, Ordering::Relaxed)
     }
 
-    /// How many records are in the queue, which is empty afterwards.
+    /// The number of records in the queue, which it empties.
     pub async fn take_records(&self) -> anyhow::Result<u64> {
         let (sqs, name) = (&self.stack.sqs, QueueAttributeName::ApproximateNumberOfMessages);
         let counted =

@@ -25,7 +25,6 @@ use futures_util::FutureExt;
 use local::sqs::Clock;
 use local::{Options, Stack};
 use pushlark_plugin::Plugins;
-use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use pushlark_store::Store;
 use pushlark_telemetry::{Format, start_to};
@@ -313,10 +312,11 @@ impl Apart {
 }
 
 fn worker_of(pushlark: &Pushlark, queue_url: &str) -> Arc<Worker> {
-    let queue = || Queue::new(pushlark.stack.sqs.clone(), queue_url);
-    let (environment, aws) = (&pushlark.stack.environment, SdkConfig::builder().build());
-    let plugins = Plugins::built_in();
-    Arc::new(Worker::from_environment(environment, &aws, &plugins, pushlark.store(), queue(), queue()).unwrap())
+    let Stack { environment, dynamodb, sqs, .. } = &pushlark.stack;
+    let mut environment = environment.clone();
+    environment.extend([("QUEUE_URL", queue_url), ("DEAD_LETTER_QUEUE_URL", queue_url)]);
+    let (aws, plugins) = (SdkConfig::builder().build(), Plugins::built_in());
+    Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb.clone(), sqs.clone()).unwrap())
 }
 
 /// DynamoDB or SQS as the functions see it, with each call counted.

@@ -1,4 +1,4 @@
-//! A function that does nothing: what the start of the others is compared with.
+//! A function that does nothing, to which the starts of the others are compared.
 
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use serde_json::Value;

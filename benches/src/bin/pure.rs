@@ -55,7 +55,7 @@ fn run<T>(times: u32, mut part: impl FnMut() -> anyhow::Result<T>) -> anyhow::Re
     Ok(())
 }
 
-/// What the table would hold of a recipient.
+/// The registrations of a recipient.
 fn services() -> anyhow::Result<Vec<Registration>> {
     let mut enable = input::enable(1);
     Ok(vec![Registration {
@@ -66,7 +66,7 @@ fn services() -> anyhow::Result<Vec<Registration>> {
     }])
 }
 
-/// What the worker does between its queue, its table and its push service.
+/// The worker's computation between its queue, its table and its push service.
 fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<Vec<u8>>> {
     let record = Record::read(record)?;
     let mut notifications = Vec::new();
@@ -95,7 +95,7 @@ fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<
     Ok(notifications)
 }
 
-/// The body for MongoosePush, which `pushlark_delivery` keeps to itself.
+/// The body for MongoosePush, which is private in `pushlark_delivery`.
 #[derive(Serialize)]
 struct Notification<'n> {
     service: &'n str,

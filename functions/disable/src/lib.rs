@@ -1,7 +1,10 @@
 //! Disables notifications (XEP-0357, section 6) by deleting registrations.
 
-use pushlark_access::{Access, Caller};
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::Client;
+use pushlark_access::{Access, Caller, Clients};
 use pushlark_http::{Answer, Invocation, Methods, Rejection, answer, command};
+use pushlark_settings::{Environment, SettingError};
 use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::Disable;
@@ -10,13 +13,25 @@ use serde_json::{Value, json};
 /// The function.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Who may call.
-    pub access: Access,
-    /// Where registrations are kept.
-    pub store: Store,
+    access: Access,
+    store: Store,
 }
 
 impl Function {
+    /// From the settings of [`Clients`] and [`Store`]. `access` admits servers; tokens of clients are admitted besides, if
+    /// `JWT_KEYS` is set.
+    pub async fn from_environment(
+        environment: &Environment,
+        aws: &SdkConfig,
+        access: Access,
+        dynamodb: Client,
+    ) -> Result<Self, SettingError> {
+        Ok(Self {
+            access: access.with_clients(Clients::from_environment(environment, aws).await?),
+            store: Store::from_environment(dynamodb, environment)?,
+        })
+    }
+
     /// Handles one invocation: `{"user", "jid", "node"?}` or the `<disable/>` IQ. Without `node`, all registrations of
     /// the user at `jid` are deleted. The JSON response has their number as `removed`.
     pub async fn handle(&self, invocation: Invocation) -> Answer {

@@ -1,10 +1,13 @@
 //! Enables notifications (XEP-0357, section 5) by storing a registration, and lists the registrations of a user.
 
-use pushlark_access::{Access, Caller};
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::Client;
+use pushlark_access::{Access, Caller, Clients};
 use pushlark_delivery::Destinations;
 use pushlark_http::{Answer, Invocation, Method, Methods, Problem, Rejection, Request, Response, answer, command};
 use pushlark_model::time::{from_micros, to_micros};
 use pushlark_model::{PublishOptions, Registration};
+use pushlark_settings::{Environment, SettingError};
 use pushlark_store::{Registered, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, Enable, parse_jid};
@@ -15,15 +18,27 @@ use time::format_description::well_known::Rfc3339;
 /// The function.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Who may call.
-    pub access: Access,
-    /// Where registrations are kept.
-    pub store: Store,
-    /// The PubSub hosts, and the options that they need.
-    pub destinations: Destinations,
+    access: Access,
+    store: Store,
+    destinations: Destinations,
 }
 
 impl Function {
+    /// From the settings of [`Clients`], [`Store`] and [`Destinations`]. `access` admits servers; tokens of clients are
+    /// admitted besides, if `JWT_KEYS` is set.
+    pub async fn from_environment(
+        environment: &Environment,
+        aws: &SdkConfig,
+        access: Access,
+        dynamodb: Client,
+    ) -> Result<Self, SettingError> {
+        Ok(Self {
+            access: access.with_clients(Clients::from_environment(environment, aws).await?),
+            store: Store::from_environment(dynamodb, environment)?,
+            destinations: Destinations::from_environment(environment)?,
+        })
+    }
+
     /// Handles one invocation. POST takes `{"user", "jid", "node", "form"?}` or the `<enable/>` IQ, and stores the
     /// registration; the JSON response has a `notice` if these settings send it no notification. GET lists the
     /// registrations of a user with masked options; `?user=` is required unless the caller is the user's client.

@@ -1,10 +1,8 @@
 //! The function as Lambda starts it.
 
-use pushlark_access::{Access, Clients};
-use pushlark_delivery::Destinations;
+use pushlark_access::Access;
 use pushlark_http::run;
 use pushlark_settings::{Environment, aws_config};
-use pushlark_store::Store;
 use pushlark_telemetry::{Format, start};
 
 #[tokio::main(flavor = "current_thread")]
@@ -12,12 +10,8 @@ async fn main() -> anyhow::Result<()> {
     let environment = Environment::of_process();
     start(Format::Json, &environment)?;
     let aws = aws_config().await;
-    let function = enable::Function {
-        access: Access::from_environment(&environment, &aws)
-            .await?
-            .with_clients(Clients::from_environment(&environment, &aws).await?),
-        store: Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
-        destinations: Destinations::from_environment(&environment)?,
-    };
+    let access = Access::from_environment(&environment, &aws).await?;
+    let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
+    let function = enable::Function::from_environment(&environment, &aws, access, dynamodb).await?;
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)
 }

@@ -7,6 +7,7 @@ use pushlark_events::{Effect, Event, Reading, Sources, read};
 use pushlark_http::{Answer, Invocation, Methods, Problem, Response, answer};
 use pushlark_model::Availability;
 use pushlark_queue::{Queue, Record, Work};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_sns::{SnsMessage, Topics};
 use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -21,18 +22,12 @@ const MAX_CONCURRENT_WRITES: usize = 16;
 /// The function.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Who may call.
-    pub access: Access,
-    /// Where sessions are kept.
-    pub store: Store,
-    /// Where work goes.
-    pub queue: Queue,
-    /// The topics of SNS whose messages are taken.
-    pub topics: Topics,
-    /// What the settings say of the sources of events.
-    pub sources: Sources,
-    /// Whether unread counts are kept, so that what is read is noted.
-    pub unread_counts: bool,
+    access: Access,
+    store: Store,
+    queue: Queue,
+    topics: Topics,
+    sources: Sources,
+    unread_counts: bool,
 }
 
 /// A change that is written to the table before the response.
@@ -48,6 +43,25 @@ struct Accepted {
 }
 
 impl Function {
+    /// From `QUEUE_URL`, `UNREAD_COUNTS` and the settings of [`Store`], [`Topics`] and [`Sources`]. `access` admits servers;
+    /// messages of SNS topics are admitted besides.
+    pub fn from_environment(
+        environment: &Environment,
+        access: Access,
+        dynamodb: aws_sdk_dynamodb::Client,
+        sqs: aws_sdk_sqs::Client,
+    ) -> Result<Self, SettingError> {
+        let topics = Topics::from_environment(environment)?;
+        Ok(Self {
+            access: access.with_topics(topics.clone()),
+            store: Store::from_environment(dynamodb, environment)?,
+            queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
+            topics,
+            sources: Sources::from_environment(environment)?,
+            unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
+        })
+    }
+
     /// Handles one invocation. It returns 202 with the ids of the events when all of them are in the queue or the
     /// table.
     pub async fn handle(&self, invocation: Invocation) -> Answer {

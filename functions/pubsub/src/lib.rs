@@ -10,6 +10,7 @@ use pushlark_http::{Answer, Invocation, Media, Methods, Problem, Rejection, Resp
 use pushlark_json::read_json;
 use pushlark_model::time::to_micros;
 use pushlark_queue::Queue;
+use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_store::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
@@ -23,14 +24,10 @@ use uuid::Uuid;
 /// The function.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Who may call.
-    pub access: Access,
-    /// Where nodes are kept.
-    pub store: Store,
-    /// Where notifications go.
-    pub queue: Queue,
-    /// The hosts whose nodes stand for devices.
-    pub destinations: Destinations,
+    access: Access,
+    store: Store,
+    queue: Queue,
+    destinations: Destinations,
 }
 
 /// The prefix of a sender's account for `RATE_LIMIT`. Domains and bare JIDs contain no slash, so it cannot equal
@@ -52,6 +49,21 @@ struct Parties {
 }
 
 impl Function {
+    /// From `QUEUE_URL` and the settings of [`Store`] and [`Destinations`]. `access` admits servers.
+    pub fn from_environment(
+        environment: &Environment,
+        access: Access,
+        dynamodb: aws_sdk_dynamodb::Client,
+        sqs: aws_sdk_sqs::Client,
+    ) -> Result<Self, SettingError> {
+        Ok(Self {
+            access,
+            store: Store::from_environment(dynamodb, environment)?,
+            queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
+            destinations: Destinations::from_environment(environment)?,
+        })
+    }
+
     /// Handles one invocation, an IQ or `{"stanza": "<iq …/>"}`. The response is the IQ result or error in the same
     /// form.
     pub async fn handle(&self, invocation: Invocation) -> Answer {

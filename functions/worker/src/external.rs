@@ -13,7 +13,7 @@ use aws_sdk_lambda::primitives::Blob;
 use futures_util::future::join_all;
 use pushlark_model::{Payload, Registration};
 use pushlark_plugin::{Choice, Defaults, Event, EventKind, Plugin, Publication, Recipient, Rule};
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_telemetry::{Causes, Metric, count};
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -147,8 +147,7 @@ pub struct Answered {
 impl OnError {
     /// From `PLUGIN_ON_ERROR`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        let choices = [("retry", Self::Retry), ("defaults", Self::Defaults)];
-        Ok(environment.choice("PLUGIN_ON_ERROR", &choices)?.unwrap_or(Self::Retry))
+        environment.choice(&catalogue::PLUGIN_ON_ERROR, [Self::Retry, Self::Defaults])
     }
 }
 

@@ -28,7 +28,7 @@ use pushlark_delivery::Delivery;
 use pushlark_events::Sources;
 use pushlark_plugin::Disclosure;
 use pushlark_queue::Queue;
-use pushlark_settings::{Environment, SettingError, aws_config, items};
+use pushlark_settings::{Environment, SettingError, aws_config, catalogue};
 use pushlark_store::Store;
 use pushlark_telemetry::{Causes, Format, flush, start};
 use serde::{Deserialize, Serialize};
@@ -99,20 +99,23 @@ pub enum Answer {
 }
 
 impl Worker {
-    /// From `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, the settings of what
-    /// notifications tell and those of [`Sources`] and [`Delivery`]. `aws` is for a plugin that is a Lambda function, and for secrets.
+    /// From `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, the
+    /// settings of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin
+    /// that is a Lambda function, and for secrets.
     pub fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,
         plugins: &Plugins,
-        store: Store,
-        queue: Queue,
-        dead_letters: Queue,
+        dynamodb: aws_sdk_dynamodb::Client,
+        sqs: aws_sdk_sqs::Client,
     ) -> Result<Self, SettingError> {
+        let queue = |setting| -> Result<Queue, SettingError> {
+            Ok(Queue::new(sqs.clone(), environment.require::<String>(setting)?))
+        };
         let mut start_cutoff = START_CUTOFF;
-        let timeout = environment.number("PLUGIN_TIMEOUT_MS", 100..=2_500, 2_000)?;
+        let timeout = environment.number(&catalogue::PLUGIN_TIMEOUT_MS)?;
         let on_error = OnError::from_environment(environment)?;
-        let name = environment.value("PLUGIN")?.unwrap_or("defaults");
+        let name: String = environment.require(&catalogue::PLUGIN)?;
         let plugin = match name.strip_prefix("lambda:") {
             Some(function) if is_function(function) => {
                 let timeout = Duration::from_millis(timeout.into());
@@ -120,24 +123,24 @@ impl Worker {
                 ChosenPlugin::External(Arc::new(External::new(function, timeout, on_error, aws)))
             }
             Some(_) => {
-                return Err(SettingError::invalid("PLUGIN", "lambda: is not followed by a function's name or ARN"));
+                return Err(catalogue::PLUGIN.invalid("lambda: is not followed by a function's name or ARN"));
             }
             None => {
-                let plugin = plugins.get(name).map_err(|unknown| SettingError::invalid("PLUGIN", unknown))?;
+                let plugin = plugins.get(&name).map_err(|unknown| catalogue::PLUGIN.invalid(unknown))?;
                 ChosenPlugin::Compiled(plugin)
             }
         };
-        let concurrency = environment.number("WORKER_CONCURRENCY", 1..=1_000, 32)? as usize;
-        let time_to_live = environment.number("TIME_TO_LIVE", 60..=14 * 86_400, 86_400)?;
+        let concurrency = environment.number(&catalogue::WORKER_CONCURRENCY)? as usize;
+        let time_to_live = environment.number(&catalogue::TIME_TO_LIVE)?;
         Ok(Self {
-            store,
-            queue,
-            dead_letters,
+            store: Store::from_environment(dynamodb, environment)?,
+            queue: queue(&catalogue::QUEUE_URL)?,
+            dead_letters: queue(&catalogue::DEAD_LETTER_QUEUE_URL)?,
             plugin,
             delivery: Delivery::from_environment(environment, aws)?,
             disclosure: Arc::new(disclosure(environment)?),
             sources: Sources::from_environment(environment)?,
-            unread_counts: environment.switch("UNREAD_COUNTS", false)?,
+            unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
             time_to_live: Duration::from_secs(time_to_live.into()),
             start_cutoff,
             guard: Guard::default(),
@@ -174,18 +177,8 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     let environment = Environment::of_process();
     start(Format::Json, &environment)?;
     let aws = aws_config().await;
-    let sqs = aws_sdk_sqs::Client::new(&aws);
-    let queue: String = environment.require("QUEUE_URL", "the queue that the events come from")?;
-    let dead_letters: String =
-        environment.require("DEAD_LETTER_QUEUE_URL", "the queue for what cannot be understood")?;
-    let worker = Arc::new(Worker::from_environment(
-        &environment,
-        &aws,
-        &plugins,
-        Store::from_environment(aws_sdk_dynamodb::Client::new(&aws), &environment)?,
-        Queue::new(sqs.clone(), queue),
-        Queue::new(sqs, dead_letters),
-    )?);
+    let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_sqs::Client::new(&aws));
+    let worker = Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb, sqs)?);
     let warming = Arc::clone(&worker);
     tokio::spawn(async move { warming.warm_up().await });
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Invocation>| {
@@ -209,24 +202,14 @@ fn instant_of(milliseconds: u64) -> Instant {
 
 /// From `INCLUDE_BODY`, `INCLUDE_SENDER`, `BODY_PLACEHOLDER` and `GROUP_DATA`.
 fn disclosure(environment: &Environment) -> Result<Disclosure, SettingError> {
-    let mut disclosure = Disclosure {
-        body: environment.switch("INCLUDE_BODY", true)?,
-        sender: environment.switch("INCLUDE_SENDER", true)?,
-        ..Disclosure::default()
-    };
-    if let Some(placeholder) = environment.value("BODY_PLACEHOLDER")? {
-        disclosure.placeholder = placeholder.into();
-    }
-    let Some(fields) = environment.value("GROUP_DATA")? else { return Ok(disclosure) };
-    let invalid = |reason: String| SettingError::invalid("GROUP_DATA", reason);
-    for field in items(fields).map_err(|empty| invalid(empty.to_string()))? {
-        match field {
-            "urgent" => disclosure.urgent = true,
-            "mention" => disclosure.mention = true,
-            other => return Err(invalid(format!("{other:?} is none of: urgent, mention"))),
-        }
-    }
-    Ok(disclosure)
+    let [urgent, mention] = environment.words(&catalogue::GROUP_DATA)?;
+    Ok(Disclosure {
+        body: environment.switch(&catalogue::INCLUDE_BODY)?,
+        sender: environment.switch(&catalogue::INCLUDE_SENDER)?,
+        placeholder: environment.require(&catalogue::BODY_PLACEHOLDER)?,
+        urgent,
+        mention,
+    })
 }
 
 /// Returns whether Lambda accepts a text as a function's name or ARN, with or without a version or an alias.

@@ -35,7 +35,7 @@ async fn main() -> anyhow::Result<()> {
 /// Starts logging at the level of `BRIDGE_LOG_LEVEL`. Logging knows the setting by the functions' name, `LOG_LEVEL`.
 fn start_logging(environment: &Environment) -> Result<(), SettingError> {
     const LOG_LEVEL: &str = "BRIDGE_LOG_LEVEL";
-    let level = environment.value(LOG_LEVEL)?.map(|level| ("LOG_LEVEL", level));
+    let level = environment.text(LOG_LEVEL).map(|level| ("LOG_LEVEL", level));
     start(Format::Human, &Environment::from_iter(level)).map_err(|error| match error {
         SettingError::Invalid { reason, .. } => SettingError::invalid(LOG_LEVEL, reason),
         missing => missing,

@@ -1,4 +1,4 @@
-//! The event source mapping between the queue and the worker, as on Lambda ("Using Lambda with Amazon SQS").
+//! Lambda's event source mapping between the queue and the worker ("Using Lambda with Amazon SQS").
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,21 +7,19 @@ use std::time::Duration;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use worker::{FUNCTION_TIMEOUT, Worker};
 
-/// The most messages in one response of `ReceiveMessage`.
+/// Most messages per `ReceiveMessage`.
 const MAX_RECEIVED: u32 = 10;
-/// The wait time of a receive, in seconds.
+/// Wait time of `ReceiveMessage`, in seconds.
 const LONG_POLL: i32 = 20;
-/// The values of `BATCHING_WINDOW`, in seconds, as the template has them.
-const BATCHING_WINDOWS: [u32; 17] = [0, 1, 2, 3, 4, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300];
 
-/// Invokes a worker with the messages of a queue.
+/// Receives batches from a queue, invokes a worker with them, and deletes the handled messages.
 pub struct EventSource {
     client: Client,
     queue_url: String,
@@ -29,30 +27,26 @@ pub struct EventSource {
     mapping: Mapping,
 }
 
-/// The settings of the mapping, which are parameters of the template.
+/// The properties of the event source mapping, by the names of the template's parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct Mapping {
-    /// `MaximumConcurrency`: the most batches that are handled at the same time.
+    /// Most batches at the same time (`MaximumConcurrency`).
     workers: u32,
-    /// The most messages in a batch.
+    /// Most messages per batch.
     batch_size: u32,
-    /// How long a batch waits for more messages after its first receive.
+    /// The time that a batch waits to fill after its first message.
     pub batching_window: Duration,
 }
 
 impl Mapping {
     /// From `WORKERS`, `BATCH_SIZE` and `BATCHING_WINDOW`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        let workers = environment.number("WORKERS", 2..=1_000, 100)?;
-        let batch_size = environment.number("BATCH_SIZE", 1..=10_000, MAX_RECEIVED)?;
-        let batching_window = environment.number("BATCHING_WINDOW", 0..=300, 0)?;
-        if !BATCHING_WINDOWS.contains(&batching_window) {
-            let windows = BATCHING_WINDOWS.map(|window| window.to_string()).join(", ");
-            return Err(SettingError::invalid("BATCHING_WINDOW", format!("{batching_window} is none of: {windows}")));
-        }
+        let workers = environment.number(&catalogue::WORKERS)?;
+        let batch_size = environment.number(&catalogue::BATCH_SIZE)?;
+        let batching_window = environment.number(&catalogue::BATCHING_WINDOW)?;
         if batch_size > MAX_RECEIVED && batching_window == 0 {
             let reason = format!("a batch of more than {MAX_RECEIVED} messages needs a BATCHING_WINDOW");
-            return Err(SettingError::invalid("BATCH_SIZE", reason));
+            return Err(catalogue::BATCH_SIZE.invalid(reason));
         }
         Ok(Self { workers, batch_size, batching_window: Duration::from_secs(batching_window.into()) })
     }
@@ -63,7 +57,7 @@ impl EventSource {
         Self { client, queue_url, worker, mapping }
     }
 
-    /// Receives and handles messages until the stack stops, then finishes the batches in progress.
+    /// Runs until it is stopped, then finishes the received batches.
     pub async fn run(self, mut stopped: watch::Receiver<bool>) {
         let this = Arc::new(self);
         let permits = Arc::new(Semaphore::new(this.mapping.workers as usize));
@@ -116,14 +110,14 @@ impl EventSource {
         match received {
             Ok(received) => received.messages.unwrap_or_default(),
             Err(error) => {
-                tracing::error!(%error, "the queue cannot be read");
+                tracing::error!(%error, "the queue cannot be received from");
                 sleep(Duration::from_secs(1)).await;
                 Vec::new()
             }
         }
     }
 
-    /// Deletes the messages that the worker has handled. If it panics or times out, the whole batch stays in the queue.
+    /// Messages that the worker reports as failed stay in the queue; so does a whole batch if the worker panics or times out.
     async fn handle(&self, messages: Vec<Message>) {
         let event = json!({"Records": messages.iter().map(record).collect::<Vec<_>>()});
         let event: SqsEvent = match serde_json::from_value(event) {
@@ -180,23 +174,4 @@ fn record(message: &Message) -> Value {
         "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:pushlark",
         "awsRegion": "us-east-1",
     })
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batching_windows_equal_those_of_the_template() {
-        let template = include_str!("../../template.yaml");
-        let (_, parameter) = template.split_once("\n  BatchingWindow:\n").unwrap();
-        let (_, values) = parameter.split_once("AllowedValues: [").unwrap();
-        let values: Vec<u32> =
-            values.split(']').next().unwrap().split(", ").map(|value| value.parse().unwrap()).collect();
-        assert_eq!(values, BATCHING_WINDOWS);
-        let window = |seconds: &str| Mapping::from_environment(&Environment::from_iter([("BATCHING_WINDOW", seconds)]));
-        assert_eq!(window("20").unwrap().batching_window, Duration::from_secs(20));
-        assert!(window("7").unwrap_err().to_string().starts_with("BATCHING_WINDOW: 7 is none of: 0, 1,"));
-    }
 }

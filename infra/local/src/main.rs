@@ -7,6 +7,7 @@ use anyhow::Context;
 use bridge::{Bridge, BridgeOptions, refuse_old_names};
 use clap::{Parser, Subcommand};
 use local::{Options, Stack, demo};
+use pushlark_settings::catalogue::WEBHOOK_SECRET;
 use pushlark_settings::{Environment, SettingError};
 use pushlark_telemetry::{Format, start};
 use tokio::signal::unix::{SignalKind, signal};
@@ -111,7 +112,7 @@ fn introduce(stack: &Stack, data: Option<&Path>) -> anyhow::Result<()> {
         println!("Data is kept in {}; for cargo lambda, --env-file {}.", folder.display(), file.display());
     }
     // The secret is not printed: the commands read it from the shell.
-    let (hint, credential) = match stack.environment.text("WEBHOOK_SECRET") {
+    let (hint, credential) = match stack.environment.value(&WEBHOOK_SECRET)? {
         Some(_) => (" (set SECRET to one of the secrets)", r#" -H "Authorization: Bearer $SECRET""#),
         None => ("", ""),
     };

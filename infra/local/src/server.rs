@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::sqs::MAX_SQS_REQUEST_BYTES;
 
-/// How long a client may take to send a request.
+/// The time that a client has to send a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
     /// For the header, from the end of the previous request. Then the connection is closed.

@@ -9,6 +9,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use pushlark_fetch::Fetch;
 use pushlark_json::read_json;
+use pushlark_settings::catalogue::{JWT_ALGORITHM, JWT_AUDIENCE, JWT_ISSUER, JWT_KEYS};
 use pushlark_settings::{Environment, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, parse_jid};
@@ -19,11 +20,6 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::AccessError;
-
-const ALGORITHM: &str = "JWT_ALGORITHM";
-const KEYS: &str = "JWT_KEYS";
-const ISSUER: &str = "JWT_ISSUER";
-const AUDIENCE: &str = "JWT_AUDIENCE";
 
 /// The reason for a credential that is neither a secret nor a JWT.
 const NO_TOKEN: &str = "the credential is neither one of the secrets in WEBHOOK_SECRET nor a client's token";
@@ -84,16 +80,13 @@ impl Clients {
     /// of the secret that contains it (see [`Secret`]); and `JWT_ALGORITHM`, `JWT_ISSUER` and `JWT_AUDIENCE`, which the
     /// tokens must have. Returns `None` if `JWT_KEYS` is not set.
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
-        let algorithm = environment.choice(
-            ALGORITHM,
-            &[("HS256", Algorithm::HS256), ("RS256", Algorithm::RS256), ("ES256", Algorithm::ES256)],
-        )?;
-        let (issuer, audience) = (environment.value(ISSUER)?, environment.value(AUDIENCE)?);
-        let Some(keys) = environment.value(KEYS)? else { return Ok(None) };
-        let missing = |name, purpose| SettingError::Missing { name, purpose };
-        let algorithm = algorithm.ok_or(missing(ALGORITHM, "the algorithm of the clients' tokens"))?;
-        let issuer = issuer.ok_or(missing(ISSUER, "the issuer of the clients' tokens"))?;
-        let audience = audience.ok_or(missing(AUDIENCE, "the audience of the clients' tokens"))?;
+        let algorithms = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256];
+        let algorithm = environment.choice_if_set(&JWT_ALGORITHM, algorithms)?;
+        let (issuer, audience) = (environment.value(&JWT_ISSUER)?, environment.value(&JWT_AUDIENCE)?);
+        let Some(keys) = environment.value(&JWT_KEYS)? else { return Ok(None) };
+        let algorithm = algorithm.ok_or_else(|| JWT_ALGORITHM.missing())?;
+        let issuer = issuer.ok_or_else(|| JWT_ISSUER.missing())?;
+        let audience = audience.ok_or_else(|| JWT_AUDIENCE.missing())?;
         let mut validation = Validation::new(algorithm);
         validation.set_issuer(&[issuer]);
         validation.set_audience(&[audience]);
@@ -104,7 +97,7 @@ impl Clients {
             Source::Published { url: published(keys, algorithm)?, fetch: Fetch::default(), kept: Mutex::default() }
         } else {
             let read = move |text: &str| read_keys(text.as_bytes(), algorithm);
-            let keys = RotatingSecret::new(KEYS, Secret::new(keys, aws), read).with_max_age(KEYS_LIFETIME);
+            let keys = RotatingSecret::new(JWT_KEYS.name, Secret::new(keys, aws), read).with_max_age(KEYS_LIFETIME);
             keys.current().await?;
             Source::Secret(keys)
         };
@@ -191,13 +184,13 @@ impl Clients {
 /// Checks the URL of published keys. HTTP is refused, except on loopback, since somebody on the path could replace the
 /// keys; so is HS256, whose keys are secret.
 fn published(url: &str, algorithm: Algorithm) -> Result<Url, SettingError> {
-    let HttpUrl(url) = url.parse().map_err(|invalid: InvalidUrl| SettingError::invalid(KEYS, invalid))?;
+    let HttpUrl(url) = url.parse().map_err(|invalid: InvalidUrl| JWT_KEYS.invalid(invalid))?;
     let is_loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     if url.scheme() != "https" && !is_loopback {
-        return Err(SettingError::invalid(KEYS, "the URL must begin with https://"));
+        return Err(JWT_KEYS.invalid("the URL must begin with https://"));
     }
     if algorithm == Algorithm::HS256 {
-        return Err(SettingError::invalid(KEYS, "an HS256 key is secret and must not be published at a URL"));
+        return Err(JWT_KEYS.invalid("an HS256 key is secret and must not be published at a URL"));
     }
     Ok(url)
 }

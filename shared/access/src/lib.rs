@@ -13,6 +13,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use pushlark_settings::catalogue::WEBHOOK_SECRET;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, by_domain};
 use pushlark_sns::{MESSAGE_TYPE, SnsError, SnsMessage, Topics};
 use pushlark_telemetry::{Causes, Metric, Refusal, count, log_refusal};
@@ -23,7 +24,6 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 
-const SETTING: &str = "WEBHOOK_SECRET";
 /// The logged reason for a 403.
 const NOT_PERMITTED: &str = "the credential does not permit this request";
 /// The maximum time for which a function that receives requests still accepts a removed secret.
@@ -205,8 +205,8 @@ impl Access {
     /// Reads `WEBHOOK_SECRET`: comma-separated secrets, or the name of a secret that contains them (see [`Secret`]),
     /// which is read again when a credential is unknown, and when the last read is 5 minutes old.
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
-        let Some(setting) = environment.value(SETTING)? else { return Self::of_secrets("") };
-        let secrets = RotatingSecret::new(SETTING, Secret::new(setting, aws), Secrets::parse);
+        let Some(setting) = environment.value(&WEBHOOK_SECRET)? else { return Self::of_secrets("") };
+        let secrets = RotatingSecret::new(WEBHOOK_SECRET.name, Secret::new(setting, aws), Secrets::parse);
         secrets.current().await?;
         Ok(Self::of(secrets))
     }
@@ -215,7 +215,7 @@ impl Access {
     /// `secrets` is empty, every request is refused.
     pub fn of_secrets(secrets: &str) -> Result<Self, SettingError> {
         let parse = if secrets.is_empty() { |_: &str| Ok(Secrets::default()) } else { Secrets::parse };
-        Ok(Self::of(RotatingSecret::new(SETTING, secrets.into(), parse).checked()?))
+        Ok(Self::of(RotatingSecret::new(WEBHOOK_SECRET.name, secrets.into(), parse).checked()?))
     }
 
     fn of(secrets: RotatingSecret<Secrets>) -> Self {

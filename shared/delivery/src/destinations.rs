@@ -3,13 +3,13 @@
 use std::str::FromStr;
 
 use pushlark_model::{PublishOptions, PublishOptionsError};
-use pushlark_settings::{Environment, HostPatterns, HttpUrl, SettingError};
+use pushlark_settings::{Environment, HostPatterns, HttpUrl, SettingError, catalogue};
 use pushlark_xmpp::{BareJid, DomainPart};
 use reqwest::Url;
 
 use crate::direct::provider::{InvalidService, Provider};
 use crate::direct::web_push::{InvalidSubscription, Subscription, TrustedOrigins};
-use crate::pubsub::{self, Servers};
+use crate::pubsub::Servers;
 
 /// The PubSub hosts at which users can enable notifications.
 #[derive(Debug, Clone, Default)]
@@ -113,10 +113,10 @@ impl Destinations {
     /// Reads `VIRTUAL_PUBSUB_HOSTS`, `PUBSUB_HOSTS`, `PUBSUB_URL`, `PUSH_SERVICE` and `WEB_PUSH_TRUSTED_ORIGINS`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         Ok(Self {
-            virtual_hosts: environment.get("VIRTUAL_PUBSUB_HOSTS")?.unwrap_or_default(),
-            pubsub_hosts: environment.get("PUBSUB_HOSTS")?,
-            pubsub_servers: environment.get(pubsub::URL)?.unwrap_or_default(),
-            push_service: environment.get("PUSH_SERVICE")?.unwrap_or_default(),
+            virtual_hosts: environment.get(&catalogue::VIRTUAL_PUBSUB_HOSTS)?.unwrap_or_default(),
+            pubsub_hosts: environment.get(&catalogue::PUBSUB_HOSTS)?,
+            pubsub_servers: environment.get(&catalogue::PUBSUB_URL)?.unwrap_or_default(),
+            push_service: environment.require(&catalogue::PUSH_SERVICE)?,
             trusted_origins: TrustedOrigins::from_environment(environment)?,
         })
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use pushlark_model::{Payload, PublishOptions, Registration};
+use pushlark_settings::catalogue::{MONGOOSEPUSH_API_VERSION, MONGOOSEPUSH_URL};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
 use pushlark_xmpp::BareJid;
 use reqwest::StatusCode;
@@ -20,7 +21,6 @@ use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
 use crate::truncate::send_truncated;
 
-pub const URL: &str = "MONGOOSEPUSH_URL";
 /// The largest request, in bytes. MongoosePush's own request to APNs or FCM may have 4,096 bytes, and is a few bytes
 /// longer: in a silent notification for APNs, `{"aps":{"content-available":1}}` replaces `{"service":"apns","data":{}}`
 /// (Sparrow's `apns.ex` and `android.ex`).
@@ -46,14 +46,12 @@ enum Version {
 impl MongoosePush {
     /// Reads `MONGOOSEPUSH_URL` and `MONGOOSEPUSH_API_VERSION`; returns `None` without a URL.
     pub fn from_environment(environment: &Environment, timeout: Duration) -> Result<Option<Self>, SettingError> {
-        let versions = [("v2", ("v2", Version::V2)), ("v3", ("v3", Version::V3))];
-        let (name, version) = environment.choice("MONGOOSEPUSH_API_VERSION", &versions)?.unwrap_or(("v3", Version::V3));
-        let Some(HttpUrl(url)) = environment.get(URL)? else { return Ok(None) };
+        let versions = [("v2", Version::V2), ("v3", Version::V3)];
+        let (name, version) = environment.choice(&MONGOOSEPUSH_API_VERSION, versions)?;
+        let Some(HttpUrl(url)) = environment.get(&MONGOOSEPUSH_URL)? else { return Ok(None) };
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(SettingError::invalid(
-                URL,
-                "the URL must have no query or fragment, since the path of the API is appended",
-            ));
+            let reason = "the URL must have no query or fragment, since the path of the API is appended";
+            return Err(MONGOOSEPUSH_URL.invalid(reason));
         }
         let endpoint = format!("{}/{name}/notification/", url.as_str().trim_end_matches('/'));
         Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), version, endpoint }))

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use pushlark_model::Registration;
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_xmpp::BareJid;
 use tokio::time::{Instant, timeout_at};
 
 use crate::destinations::{Destinations, PushServiceSetting};
-use crate::direct::{self, Direct};
+use crate::direct::Direct;
 use crate::gateway::{Gateway, PushService};
 use crate::health::{Device, Health};
-use crate::mongoosepush::{self, MongoosePush};
+use crate::mongoosepush::MongoosePush;
 use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
 use crate::pubsub::PubSub;
@@ -47,20 +47,16 @@ impl Publisher {
         let mongoosepush = MongoosePush::from_environment(environment, timeout)?;
         let direct = Direct::from_environment(&destinations.trusted_origins, environment, timeout, aws)?;
         let key = webhook::key_from_environment(environment, aws)?;
-        let disable_after = Some(environment.number("DISABLE_AFTER_SUSPECTS", 1..=1_000, 3)?);
-        let most_gone = Some(environment.number("DISABLE_MAX_PERCENT", 1..=100, 50)?);
+        let disable_after = Some(environment.number(&catalogue::DISABLE_AFTER_SUSPECTS)?);
+        let most_gone = Some(environment.number(&catalogue::DISABLE_MAX_PERCENT)?);
         let Some(chosen) = destinations.push_service() else { return Ok(None) };
-        let missing = |name, purpose| SettingError::Missing { name, purpose };
         let gateway: Box<dyn Gateway> = match chosen {
-            PushServiceSetting::MongoosePush => Box::new(
-                mongoosepush.ok_or(missing(mongoosepush::URL, "where notifications for virtual hosts are posted"))?,
-            ),
-            PushServiceSetting::Direct => {
-                Box::new(direct.ok_or(missing(direct::CREDENTIALS, "the apps' credentials for push services"))?)
+            PushServiceSetting::MongoosePush => {
+                Box::new(mongoosepush.ok_or_else(|| catalogue::MONGOOSEPUSH_URL.missing())?)
             }
+            PushServiceSetting::Direct => Box::new(direct.ok_or_else(|| catalogue::PUSH_CREDENTIALS.missing())?),
             PushServiceSetting::Webhook(url) => {
-                let purpose = "the secret that signs notifications to your own push service";
-                let key = key.ok_or(missing(webhook::SECRET, purpose))?;
+                let key = key.ok_or_else(|| catalogue::PUSH_SERVICE_SECRET.missing())?;
                 Box::new(Webhook::new(url.clone(), key, timeout))
             }
         };
@@ -74,7 +70,7 @@ impl Publisher {
         destinations: &Destinations,
     ) -> Result<Option<Self>, SettingError> {
         let timeout = publish_timeout(environment)?;
-        let disable_after = match environment.number("PUBSUB_MAX_ERRORS", 0..=1_000, 0)? {
+        let disable_after = match environment.number(&catalogue::PUBSUB_MAX_ERRORS)? {
             0 => None,
             errors => Some(errors),
         };
@@ -144,6 +140,6 @@ impl Publisher {
 }
 
 fn publish_timeout(environment: &Environment) -> Result<Duration, SettingError> {
-    let timeout = environment.number("PUBLISH_TIMEOUT_MS", 100..=5_000, 5_000)?;
+    let timeout = environment.number(&catalogue::PUBLISH_TIMEOUT_MS)?;
     Ok(Duration::from_millis(timeout.into()))
 }

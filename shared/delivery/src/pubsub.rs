@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use futures_util::future::BoxFuture;
 use pushlark_model::Registration;
+use pushlark_settings::catalogue::{PUBSUB_TOKEN, PUBSUB_WITHOUT_OPTIONS};
 use pushlark_settings::{
     Environment, HostPatterns, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError, by_domain,
     without_credentials,
@@ -22,10 +23,6 @@ use crate::gateway::{Gateway, PushService};
 use crate::http_client::{HttpClient, Kind, failure, named, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Extent, Failure, Outcome};
-
-/// The setting of the chat servers that send stanzas, each for one domain or for all other domains.
-pub const URL: &str = "PUBSUB_URL";
-const TOKEN: &str = "PUBSUB_TOKEN";
 
 /// The client of real PubSub services.
 pub struct PubSub {
@@ -59,10 +56,12 @@ impl PubSub {
         timeout: Duration,
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
-        let without_options = environment.get("PUBSUB_WITHOUT_OPTIONS")?.unwrap_or_default();
-        let tokens = match environment.value(TOKEN)? {
-            Some(setting) => RotatingSecret::new(TOKEN, Secret::new(setting, aws), Tokens::read).checked()?,
-            None => RotatingSecret::new(TOKEN, "".into(), |_| Ok(Tokens(Vec::new()))),
+        let without_options = environment.get(&PUBSUB_WITHOUT_OPTIONS)?.unwrap_or_default();
+        let tokens = match environment.value(&PUBSUB_TOKEN)? {
+            Some(setting) => {
+                RotatingSecret::new(PUBSUB_TOKEN.name, Secret::new(setting, aws), Tokens::read).checked()?
+            }
+            None => RotatingSecret::new(PUBSUB_TOKEN.name, "".into(), |_| Ok(Tokens(Vec::new()))),
         };
         let (http, servers) = (HttpClient::new(Kind::Any, timeout), servers.clone());
         Ok((!servers.0.is_empty()).then_some(Self { http, servers, tokens, without_options }))

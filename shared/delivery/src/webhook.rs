@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use futures_util::future::BoxFuture;
 use pushlark_model::{Payload, Registration};
+use pushlark_settings::catalogue::PUSH_SERVICE_SECRET;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, without_credentials};
 use pushlark_webhooks::{ID, Key, SIGNATURE, TIMESTAMP};
 use pushlark_xmpp::BareJid;
@@ -26,8 +27,6 @@ pub struct Webhook {
     url: Url,
     key: RotatingSecret<Key>,
 }
-
-pub const SECRET: &str = "PUSH_SERVICE_SECRET";
 
 /// The JSON of a webhook.
 #[derive(Serialize)]
@@ -54,9 +53,9 @@ pub fn key_from_environment(
     environment: &Environment,
     aws: &SdkConfig,
 ) -> Result<Option<RotatingSecret<Key>>, SettingError> {
-    let Some(setting) = environment.value(SECRET)? else { return Ok(None) };
+    let Some(setting) = environment.value(&PUSH_SERVICE_SECRET)? else { return Ok(None) };
     let key = |text: &str| Key::new(text).map_err(|invalid| invalid.to_string());
-    RotatingSecret::new(SECRET, Secret::new(setting, aws), key).checked().map(Some)
+    RotatingSecret::new(PUSH_SERVICE_SECRET.name, Secret::new(setting, aws), key).checked().map(Some)
 }
 
 impl Webhook {

@@ -13,7 +13,7 @@ pub use event::{Arrival, Effect, Event, Reading};
 pub use native::read_event;
 
 use pushlark_http::{Media, Problem, Request, read_text};
-use pushlark_settings::{Environment, HostPatterns, SettingError};
+use pushlark_settings::{Environment, HostPatterns, SettingError, catalogue};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -24,9 +24,6 @@ use native::NativeEvent;
 
 /// The header with the id of a webhook (Standard Webhooks 1.0), which becomes the id of its message.
 const WEBHOOK_ID: &str = "webhook-id";
-
-/// `MUC_LIGHT_HOSTS` is the subdomain of this name when it is not set, as in MongooseIM's `mod_muc_light`.
-const MUC_LIGHT: &str = "muclight";
 
 /// The most events of one request: for each, the table may be written to before the request is answered.
 const MAX_EVENTS: usize = 1_000;
@@ -43,17 +40,17 @@ pub struct Sources {
 impl Sources {
     /// Reads `MUC_HOSTS` and `MUC_LIGHT_HOSTS`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        let default = Self::default();
         Ok(Self {
-            muc_hosts: environment.get("MUC_HOSTS")?,
-            muc_light_hosts: environment.get("MUC_LIGHT_HOSTS")?.unwrap_or(default.muc_light_hosts),
+            muc_hosts: environment.get(&catalogue::MUC_HOSTS)?,
+            muc_light_hosts: environment.require(&catalogue::MUC_LIGHT_HOSTS)?,
         })
     }
 }
 
 impl Default for Sources {
     fn default() -> Self {
-        Self { muc_hosts: None, muc_light_hosts: HostPatterns::subdomain_of_users(MUC_LIGHT) }
+        let muc_light_hosts = catalogue::MUC_LIGHT_HOSTS.kind.default().and_then(|hosts| hosts.parse().ok());
+        Self { muc_hosts: None, muc_light_hosts: muc_light_hosts.unwrap_or_default() }
     }
 }
 

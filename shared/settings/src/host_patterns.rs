@@ -1,4 +1,4 @@
-//! Hosts of users: names of services that a setting gives, for the users of all domains or of each.
+//! Settings that are hosts of services: fixed domains, or subdomains of each user's own domain.
 
 use std::str::FromStr;
 
@@ -6,19 +6,19 @@ use pushlark_xmpp::{BareJid, DomainPart};
 
 use crate::list::{EmptyItem, items};
 
-/// Patterns, comma-separated, as MongooseIM's `virtual_pubsub_hosts` has them.
+/// A comma-separated list of patterns, in the form of MongooseIM's `virtual_pubsub_hosts`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostPatterns(Vec<Pattern>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
-    /// One domain for the users of all.
+    /// One domain, for all users.
     Fixed(DomainPart),
-    /// What stands before `@HOST@`, the dot included: a subdomain of each user's own domain.
+    /// A subdomain of each user's own domain: the text before `@HOST@`, with its dot.
     SubdomainOfUsers(String),
 }
 
-/// A list that is none of hosts; the operator's to mend.
+/// An invalid list of host patterns.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHost {
     /// An item is empty.
@@ -30,17 +30,12 @@ pub enum InvalidHost {
 }
 
 impl HostPatterns {
-    /// `name.@HOST@`: the subdomain `name` of each user's own domain.
-    pub fn subdomain_of_users(name: &str) -> Self {
-        Self(vec![Pattern::SubdomainOfUsers(format!("{name}."))])
-    }
-
-    /// Whether there is none.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether `jid` is, or is at, one of these hosts for `user`.
+    /// Whether the domain of `jid` is one of these hosts for `user`.
     pub fn has(&self, user: &BareJid, jid: &BareJid) -> bool {
         let (users_domain, domain) = (user.domain().as_str(), jid.domain().as_str());
         self.0.iter().any(|pattern| match pattern {

@@ -2,14 +2,21 @@
 //!
 //! A variable that is set but empty counts as not set, since a CloudFormation parameter cannot be absent.
 
+pub mod catalogue;
 mod host_patterns;
 mod list;
 mod secret;
+mod setting;
 mod url;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod agreement;
 
 pub use host_patterns::{HostPatterns, InvalidHost};
 pub use list::{EmptyItem, by_domain, items};
 pub use secret::{RotatingSecret, Secret, SecretError, UnreadSecret};
+pub use setting::{Choice, Entry, Number, Reader, Setting, Switch, Text, Values, Words};
 pub use url::{HttpUrl, InvalidUrl, without_credentials};
 
 use std::collections::HashMap;
@@ -23,8 +30,8 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 
-/// What the AWS clients of a function have in common: the process's region, credentials and endpoints, and time-outs that
-/// leave room for a second try within a function's ten seconds.
+/// The common configuration of a function's AWS clients: region, credentials and endpoints from the process's environment,
+/// and time-outs that leave room for a second try within a function's ten seconds.
 pub async fn aws_config() -> SdkConfig {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_millis(1_000))
@@ -34,17 +41,17 @@ pub async fn aws_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_max_attempts(2))
-        // Each answer is small and comes at once or not at all, for which there are the time-outs.
+        // Answers are small and come at once or not at all; the time-outs cover that.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .load()
         .await
 }
 
-/// The variables that a function is started with.
+/// The environment variables that a function is started with.
 #[derive(Debug, Clone, Default)]
 pub struct Environment(HashMap<String, String>);
 
-/// A setting that stops the function at its start.
+/// A setting that prevents the start of a function.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingError {
     /// The operator must set the variable.
@@ -52,7 +59,7 @@ pub enum SettingError {
     Missing {
         /// The variable.
         name: &'static str,
-        /// What it is needed for.
+        /// What the setting is for, as the catalogue has it.
         purpose: &'static str,
     },
     /// The operator must correct the variable's value.
@@ -60,7 +67,7 @@ pub enum SettingError {
     Invalid {
         /// The variable.
         name: &'static str,
-        /// What is wrong; never holds the value itself, which may be a secret.
+        /// The reason. Never contains a value that may be secret.
         reason: String,
     },
 }
@@ -73,7 +80,7 @@ impl SettingError {
 }
 
 impl Environment {
-    /// The process's own environment. Variables that are not UTF-8 are left out.
+    /// The environment of this process, without variables that are not UTF-8.
     pub fn of_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -85,56 +92,90 @@ impl Environment {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The text of `name` as it was given, if it is set and not empty.
+    /// The variable `name` as it was given, if it is set and not empty. For variables that are not in the [`catalogue`], such
+    /// as the settings of a custom plugin.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The text of `name` without the white space around it, if it is set.
-    pub fn value(&self, name: &'static str) -> Result<Option<&str>, SettingError> {
-        match self.text(name).map(str::trim) {
-            Some("") => Err(SettingError::invalid(name, "it is nothing but white space")),
+    /// The text of a setting without surrounding white space, or its default.
+    pub fn value(&self, setting: &Setting<Text>) -> Result<Option<&str>, SettingError> {
+        Ok(self.given(setting)?.or(setting.kind.default))
+    }
+
+    /// The value of a setting, or its default.
+    pub fn get<T: FromStr<Err: Display>>(&self, setting: &Setting<Text>) -> Result<Option<T>, SettingError> {
+        self.value(setting)?.map(|value| value.parse().map_err(|reason| setting.invalid(reason))).transpose()
+    }
+
+    /// The value of a setting without which the function cannot work.
+    pub fn require<T: FromStr<Err: Display>>(&self, setting: &Setting<Text>) -> Result<T, SettingError> {
+        self.get(setting)?.ok_or_else(|| setting.missing())
+    }
+
+    /// The meaning of the word that a setting has, or of its default, if either is there. `meanings` are in the order of the
+    /// words.
+    pub fn choice_if_set<T: Copy, const N: usize>(
+        &self,
+        setting: &Setting<Choice<N>>,
+        meanings: [T; N],
+    ) -> Result<Option<T>, SettingError> {
+        let Choice { words, default } = &setting.kind;
+        let given = self.given(setting)?.map(|value| index_of(value, words).map_err(|reason| setting.invalid(reason)));
+        Ok(given.transpose()?.or(*default).map(|index| meanings[index]))
+    }
+
+    /// The meaning of the word that a setting has, or of its default. `meanings` are in the order of the words.
+    pub fn choice<T: Copy, const N: usize>(
+        &self,
+        setting: &Setting<Choice<N>>,
+        meanings: [T; N],
+    ) -> Result<T, SettingError> {
+        self.choice_if_set(setting, meanings)?.ok_or_else(|| setting.missing())
+    }
+
+    /// Which of the words of a setting are set, in their order.
+    pub fn words<const N: usize>(&self, setting: &Setting<Words<N>>) -> Result<[bool; N], SettingError> {
+        let mut set = [false; N];
+        for word in self.given(setting)?.map_or(Ok(Vec::new()), items).map_err(|empty| setting.invalid(empty))? {
+            set[index_of(word, &setting.kind.0).map_err(|reason| setting.invalid(reason))?] = true;
+        }
+        Ok(set)
+    }
+
+    /// Whether a switch is on.
+    pub fn switch(&self, setting: &Setting<Switch>) -> Result<bool, SettingError> {
+        let Some(value) = self.given(setting)? else { return Ok(setting.kind.default) };
+        index_of(value, &["on", "off"]).map(|index| index == 0).map_err(|reason| setting.invalid(reason))
+    }
+
+    /// The number that a setting has, or its default.
+    pub fn number(&self, setting: &Setting<Number>) -> Result<u32, SettingError> {
+        let Number { range, only, default, .. } = &setting.kind;
+        let Some(value) = self.given(setting)? else { return Ok(*default) };
+        let number = whole_number(value, range.clone()).map_err(|reason| setting.invalid(reason))?;
+        if only.is_empty() || only.contains(&number) {
+            return Ok(number);
+        }
+        let only: Vec<_> = only.iter().map(u32::to_string).collect();
+        Err(setting.invalid(format!("{number} is none of: {}", only.join(", "))))
+    }
+
+    /// The text that a setting is given, without surrounding white space.
+    fn given<K>(&self, setting: &Setting<K>) -> Result<Option<&str>, SettingError> {
+        if let Some(former) = setting.former.iter().find(|former| self.text(former).is_some()) {
+            return Err(SettingError::invalid(former, format!("the setting is called {} now", setting.name)));
+        }
+        match self.text(setting.name).map(str::trim) {
+            Some("") => Err(setting.invalid("it is nothing but white space")),
             value => Ok(value),
         }
     }
+}
 
-    /// The value of `name`, if it is set.
-    pub fn get<T: FromStr<Err: Display>>(&self, name: &'static str) -> Result<Option<T>, SettingError> {
-        let parse = |value: &str| value.parse().map_err(|reason: T::Err| SettingError::invalid(name, reason));
-        self.value(name)?.map(parse).transpose()
-    }
-
-    /// The value of `name`, without which the function cannot work.
-    pub fn require<T: FromStr<Err: Display>>(
-        &self,
-        name: &'static str,
-        purpose: &'static str,
-    ) -> Result<T, SettingError> {
-        self.get(name)?.ok_or(SettingError::Missing { name, purpose })
-    }
-
-    /// What the word `name` stands for among `choices`, if it is set.
-    pub fn choice<T: Copy>(&self, name: &'static str, choices: &[(&str, T)]) -> Result<Option<T>, SettingError> {
-        let Some(value) = self.value(name)? else { return Ok(None) };
-        match choices.iter().find(|(word, _)| *word == value) {
-            Some((_, choice)) => Ok(Some(*choice)),
-            None => {
-                let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-                Err(SettingError::invalid(name, format!("{value:?} is none of: {}", words.join(", "))))
-            }
-        }
-    }
-
-    /// The switch `name`, which is `on` or `off`, or `default` when it is not set.
-    pub fn switch(&self, name: &'static str, default: bool) -> Result<bool, SettingError> {
-        Ok(self.choice(name, &[("on", true), ("off", false)])?.unwrap_or(default))
-    }
-
-    /// The whole number `name`, which must lie in `range`, or `default` when it is not set.
-    pub fn number(&self, name: &'static str, range: RangeInclusive<u32>, default: u32) -> Result<u32, SettingError> {
-        let Some(value) = self.value(name)? else { return Ok(default) };
-        whole_number(value, range).map_err(|reason| SettingError::invalid(name, reason))
-    }
+fn index_of(value: &str, words: &[&str]) -> Result<usize, String> {
+    let index = words.iter().position(|word| *word == value);
+    index.ok_or_else(|| format!("{value:?} is none of: {}", words.join(", ")))
 }
 
 /// Reads a whole number in `range`.
@@ -166,17 +207,18 @@ mod tests {
 
     #[test]
     fn an_empty_variable_is_not_set() {
-        let environment = Environment::from_iter([("WORKER_CONCURRENCY", "")]);
-        assert_eq!(environment.number("WORKER_CONCURRENCY", 1..=1000, 32).unwrap(), 32);
-        let missing = environment.require::<String>("TABLE_NAME", "the table of registrations").unwrap_err();
-        assert_eq!(missing.to_string(), "TABLE_NAME must be set: the table of registrations");
+        let environment = Environment::from_iter([("WORKER_CONCURRENCY", ""), ("PLUGIN", "")]);
+        assert_eq!(environment.number(&catalogue::WORKER_CONCURRENCY).unwrap(), 32);
+        assert_eq!(environment.value(&catalogue::PLUGIN).unwrap(), Some("defaults"));
+        let missing = environment.require::<String>(&catalogue::TABLE_NAME).unwrap_err().to_string();
+        assert_eq!(missing, "TABLE_NAME must be set: Name or ARN of the DynamoDB table, set by the template.");
     }
 
     #[test]
     fn a_number_is_whole_and_in_its_range() {
         let read = |value: &str| {
             let environment = Environment::from_iter([("WORKERS", value)]);
-            environment.number("WORKERS", 2..=1_000, 100).map_err(|error| error.to_string())
+            environment.number(&catalogue::WORKERS).map_err(|error| error.to_string())
         };
         assert_eq!((read(""), read(" 2 "), read("1000")), (Ok(100), Ok(2), Ok(1_000)));
         for (value, reason) in [
@@ -196,10 +238,25 @@ mod tests {
     #[test]
     fn a_word_is_one_of_the_choices() {
         let environment = Environment::from_iter([("UNREAD_COUNTS", " on "), ("INCLUDE_BODY", "On")]);
-        assert!(
-            environment.switch("UNREAD_COUNTS", false).unwrap() && environment.switch("INCLUDE_SENDER", true).unwrap()
-        );
-        let refused = environment.switch("INCLUDE_BODY", true).unwrap_err().to_string();
+        assert!(environment.switch(&catalogue::UNREAD_COUNTS).unwrap());
+        assert!(environment.switch(&catalogue::INCLUDE_SENDER).unwrap());
+        let refused = environment.switch(&catalogue::INCLUDE_BODY).unwrap_err().to_string();
         assert_eq!(refused, "INCLUDE_BODY: \"On\" is none of: on, off");
+        let refused = Environment::from_iter([("JWT_ALGORITHM", "none")]);
+        let refused = refused.choice(&catalogue::JWT_ALGORITHM, [1, 2, 3]).unwrap_err().to_string();
+        assert_eq!(refused, "JWT_ALGORITHM: \"none\" is none of: HS256, RS256, ES256");
+        assert_eq!(environment.choice_if_set(&catalogue::JWT_ALGORITHM, [1, 2, 3]).unwrap(), None);
+        assert_eq!(environment.choice(&catalogue::MONGOOSEPUSH_API_VERSION, [2, 3]).unwrap(), 3);
+        let environment = Environment::from_iter([("GROUP_DATA", "mention")]);
+        assert_eq!(environment.words(&catalogue::GROUP_DATA).unwrap(), [false, true]);
+    }
+
+    #[test]
+    fn a_former_name_that_is_set_stops_the_start_and_names_the_new_one() {
+        let setting = Setting { name: "NEW", kind: Text::new("text"), readers: &[], purpose: "", former: &["OLD"] };
+        let environment = Environment::from_iter([("OLD", "1"), ("NEW", "2")]);
+        assert_eq!(environment.value(&setting).unwrap_err().to_string(), "OLD: the setting is called NEW now");
+        let environment = Environment::from_iter([("OLD", ""), ("NEW", "2")]);
+        assert_eq!(environment.value(&setting).unwrap(), Some("2"));
     }
 }

@@ -1,19 +1,19 @@
-//! Settings that are lists, some with items for single domains.
+//! Settings that are comma-separated lists, some with items for single domains.
 
 use pushlark_xmpp::DomainPart;
 
-/// A list with an item that is empty; the operator's to mend.
+/// A list with an empty item; holds its number, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("number {0} of the list is empty")]
 pub struct EmptyItem(usize);
 
-/// The items of a comma-separated list, at least one, without the white space around them.
+/// The items of a comma-separated list, at least one, without surrounding white space.
 pub fn items(list: &str) -> Result<Vec<&str>, EmptyItem> {
     let items = list.split(',').map(str::trim).enumerate();
     items.map(|(index, item)| if item.is_empty() { Err(EmptyItem(index + 1)) } else { Ok(item) }).collect()
 }
 
-/// The items of a list by the domain that stands before each, `example.com=value`, if one does.
+/// The items of a list in which each may have a domain, `example.com=value`.
 pub fn by_domain(list: &str) -> Result<Vec<(Option<DomainPart>, &str)>, EmptyItem> {
     let of = |value: &'_ str| {
         let (domain, rest) = value.split_once('=')?;

@@ -14,19 +14,19 @@ use tokio::time::Instant;
 
 use crate::SettingError;
 
-/// How often a secret is read again at most, however many requests ask for a newer value.
+/// The least time between two reads of a secret, however many requests ask for a newer value.
 const REREAD_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the first read that fails stands for the reads of all that wait for the secret.
+/// How long a failed first read is returned to all callers before the next try.
 const FIRST_READ_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where a secret text is: in AWS Secrets Manager (the setting is its ARN), in a file (`file:` and its path), or in the
-/// setting itself.
+/// The place of a secret text: AWS Secrets Manager (the setting is its ARN), a file (`file:` and its path), or the setting
+/// itself.
 #[derive(Debug, Clone)]
 pub struct Secret(Place);
 
 #[derive(Debug, Clone)]
 enum Place {
-    /// The client is made when it is needed.
+    /// The client is created on the first read.
     SecretsManager {
         arn: String,
         aws: Box<SdkConfig>,
@@ -34,7 +34,7 @@ enum Place {
     Local(Local),
 }
 
-/// Where it is read without AWS.
+/// A place that is read without AWS.
 #[derive(Debug, Clone)]
 enum Local {
     File(PathBuf),
@@ -50,7 +50,7 @@ impl fmt::Debug for Given {
     }
 }
 
-/// A secret that cannot be read now: the operator's to mend, or an outage that passes.
+/// A secret cannot be read now: its place is wrong, a permission is missing, or there is an outage.
 #[derive(Debug, thiserror::Error)]
 #[error("the {place} cannot be read")]
 pub struct UnreadSecret {
@@ -66,7 +66,7 @@ impl From<&str> for Secret {
 }
 
 impl Secret {
-    /// The secret that `setting` is, or says the place of.
+    /// The secret that is the value of a setting, or whose place is that value.
     pub fn new(setting: &str, aws: &SdkConfig) -> Self {
         let setting = setting.trim();
         Self(match setting.strip_prefix("file:") {
@@ -82,7 +82,7 @@ impl Secret {
         !matches!(self.0, Place::Local(Local::Given(_)))
     }
 
-    /// Reads it as it is now.
+    /// Reads the current text.
     pub async fn read(&self) -> Result<String, UnreadSecret> {
         match &self.0 {
             Place::Local(local) => local.read(),
@@ -106,11 +106,11 @@ impl Local {
     }
 }
 
-/// A value that is parsed from a secret, and parsed again when the secret changes: a new secret is used, and a removed one
-/// is refused, without a new deployment of the function.
+/// A value that is parsed from a secret, and parsed again when the secret changes: a new secret is accepted and a removed
+/// one is refused without a new deployment.
 ///
-/// A secret that the setting itself holds cannot change. A new text that cannot be parsed is logged, and the value of
-/// before stays; so it does while the secret cannot be read.
+/// A secret in the setting itself cannot change. If a new text cannot be parsed, or the secret cannot be read, the error is
+/// logged and the previous value stays.
 pub struct RotatingSecret<T> {
     setting: &'static str,
     secret: Secret,
@@ -123,20 +123,20 @@ type Parse<T> = dyn Fn(&str) -> Result<T, String> + Send + Sync;
 
 struct State<T> {
     value: Option<Parsed<T>>,
-    /// When the secret was read again last, whether there was a new value or not.
+    /// The time of the last read after the first, with a new value or not.
     reread_at: Option<Instant>,
-    /// Why there is no value, and since when.
+    /// The reason why there is no value, and the time of that read.
     error: Option<(SecretError, Instant)>,
 }
 
 struct Parsed<T> {
     value: Arc<T>,
     text: String,
-    /// When the secret was read last with this text.
+    /// The time of the last read that gave this text.
     read_at: Instant,
 }
 
-/// There is no value of a secret.
+/// A secret has no value.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SecretError {
     /// The secret cannot be read now; the caller can try again later.
@@ -144,7 +144,7 @@ pub enum SecretError {
     Unread {
         /// The setting.
         setting: &'static str,
-        /// Why.
+        /// The reason.
         source: Arc<UnreadSecret>,
     },
     /// The text of the secret is not valid; the operator must correct it.
@@ -152,14 +152,14 @@ pub enum SecretError {
     Invalid {
         /// The setting.
         setting: &'static str,
-        /// What is wrong, without the text.
+        /// The reason, without the text.
         reason: String,
     },
 }
 
 impl<T> RotatingSecret<T> {
-    /// The secret of `setting`, which `parse` turns into a value or says what is wrong with it, without quoting it. Nothing
-    /// is read before the first use.
+    /// The secret of `setting`. `parse` returns its value, or a reason that does not quote the secret. Nothing is read before
+    /// the first use.
     pub fn new(
         setting: &'static str,
         secret: Secret,
@@ -169,12 +169,12 @@ impl<T> RotatingSecret<T> {
         Self { setting, secret, parse: Box::new(parse), max_age: None, state }
     }
 
-    /// The same, read again before a use when the last read is older than `max_age`.
+    /// The same, read again on use if the last read is older than `max_age`.
     pub fn with_max_age(self, max_age: Duration) -> Self {
         Self { max_age: Some(max_age), ..self }
     }
 
-    /// The same, if the secret is valid, or in Secrets Manager: that one is judged when it is read.
+    /// The same, if the secret is valid. One in Secrets Manager is not checked before it is read.
     pub fn checked(mut self) -> Result<Self, SettingError> {
         if let Place::Local(local) = &self.secret.0 {
             accept(self.setting, &*self.parse, self.state.get_mut(), local.read())?;
@@ -182,7 +182,7 @@ impl<T> RotatingSecret<T> {
         Ok(self)
     }
 
-    /// The value. Of several callers one reads the secret, and the others wait for it.
+    /// The value. One of several callers reads the secret; the others wait.
     pub async fn current(&self) -> Result<Arc<T>, SecretError> {
         let mut state = self.state.lock().await;
         let is_due = match &state.value {
@@ -198,12 +198,12 @@ impl<T> RotatingSecret<T> {
         match (&state.value, &state.error) {
             (Some(parsed), _) => Ok(Arc::clone(&parsed.value)),
             (None, Some((error, _))) => Err(error.clone()),
-            // A caller was given up while it read the secret.
+            // A caller was cancelled while it read the secret.
             (None, None) => Err(SecretError::Invalid { setting: self.setting, reason: "it is not read yet".into() }),
         }
     }
 
-    /// A value that is newer than `refused`, which did not serve its purpose: reads the secret again, at most every 10 s.
+    /// A value that is newer than `refused`, if there is one. Reads the secret again, at most every 10 s.
     pub async fn newer(&self, refused: &Arc<T>) -> Option<Arc<T>> {
         let mut state = self.state.lock().await;
         let is_refused = |state: &State<T>| state.value.as_ref().is_some_and(|own| Arc::ptr_eq(&own.value, refused));
@@ -231,7 +231,7 @@ impl<T> RotatingSecret<T> {
     }
 }
 
-/// Takes what was read for the value, if it is another text than before.
+/// Parses a text that was read, and stores its value, if the text has changed.
 fn accept<T>(
     setting: &'static str,
     parse: &Parse<T>,

@@ -4,16 +4,16 @@ use std::str::FromStr;
 
 use url::Url;
 
-/// A URL that is called by HTTP.
+/// A URL with the scheme `http` or `https`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpUrl(pub Url);
 
-/// A text that is none; it may hold a password or a token, and is not quoted.
+/// A text that is not such a URL. The error does not quote it, since it may contain a password or a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is no URL such as https://push.example.com")]
 pub struct InvalidUrl;
 
-/// A URL as a log may show it: without a user, a password or a query.
+/// The origin and path of a URL, for logs: without user, password and query.
 pub fn without_credentials(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
 }

@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pushlark_fetch::{Fetch, FetchError};
 use pushlark_json::read_json;
+use pushlark_settings::catalogue::{AWS_ENDPOINT_URL_SNS, SNS_MUC_TOPIC, SNS_PM_TOPIC, SNS_PRESENCE_TOPIC};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
 use reqwest::Url;
 use rustls_pki_types::CertificateDer;
@@ -156,21 +157,21 @@ impl Topics {
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         let mut topics = Vec::new();
         for (setting, kind) in [
-            ("SNS_PRESENCE_TOPIC", TopicKind::Presence),
-            ("SNS_PM_TOPIC", TopicKind::PrivateMessages),
-            ("SNS_MUC_TOPIC", TopicKind::GroupMessages),
+            (&SNS_PRESENCE_TOPIC, TopicKind::Presence),
+            (&SNS_PM_TOPIC, TopicKind::PrivateMessages),
+            (&SNS_MUC_TOPIC, TopicKind::GroupMessages),
         ] {
             let Some(arn) = environment.value(setting)? else { continue };
             if host(arn).is_none() {
                 let expected = "the ARN of an SNS topic, such as arn:aws:sns:eu-west-1:123456789012:messages";
-                return Err(SettingError::invalid(setting, format!("{arn:?} is not {expected}")));
+                return Err(setting.invalid(format!("{arn:?} is not {expected}")));
             }
             if topics.iter().any(|(other, _)| other == arn) {
-                return Err(SettingError::invalid(setting, "another setting has the same topic"));
+                return Err(setting.invalid("another setting has the same topic"));
             }
             topics.push((arn.to_owned(), kind));
         }
-        let endpoint = environment.get("AWS_ENDPOINT_URL_SNS")?.map(|HttpUrl(url)| url);
+        let endpoint = environment.get(&AWS_ENDPOINT_URL_SNS)?.map(|HttpUrl(url)| url);
         Ok(Self(Arc::new(Inner { topics, endpoint, fetch: Fetch::default(), keys: Mutex::default() })))
     }
 

@@ -49,15 +49,13 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use time::OffsetDateTime;
 
 use attributes::{PK, SK};
 use conflicts::Conflicts;
 use item::{Item, text};
 
-/// `SESSION_LIFETIME` when it is not set, in seconds: a week.
-const SESSION_LIFETIME: u32 = 7 * 86_400;
 /// The number of items that are written concurrently.
 const WRITES: usize = 16;
 
@@ -95,14 +93,14 @@ impl Store {
     /// Reads `TABLE_NAME`, `RATE_LIMIT`, the settings of [`Limits`] and `SESSION_LIFETIME`: the time in seconds from
     /// the last report about a session until it expires, so that notifications resume after a lost "offline".
     pub fn from_environment(client: Client, environment: &Environment) -> Result<Self, SettingError> {
-        let session_lifetime = environment.number("SESSION_LIFETIME", 1..=365 * 86_400, SESSION_LIFETIME)?;
+        let session_lifetime = environment.number(&catalogue::SESSION_LIFETIME)?;
         let config = client.config().to_builder().retry_classifier(Conflicts).build();
         Ok(Self {
             client: Client::from_conf(config),
-            table: environment.require("TABLE_NAME", "the table that holds the registrations")?,
+            table: environment.require(&catalogue::TABLE_NAME)?,
             session_lifetime: Duration::from_secs(session_lifetime.into()),
             limits: Limits::from_environment(environment)?,
-            rate_limit: NonZeroU32::new(environment.number("RATE_LIMIT", 0..=1_000_000, 0)?),
+            rate_limit: NonZeroU32::new(environment.number(&catalogue::RATE_LIMIT)?),
         })
     }
 

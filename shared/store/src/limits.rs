@@ -1,9 +1,7 @@
 //! The number of registrations and push nodes that a user may have.
 
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 
-/// `MAX_NODES` when it is not set.
-const MAX_NODES: u32 = 20;
 
 /// The limits per user, from the settings.
 #[derive(Debug, Clone)]
@@ -23,12 +21,9 @@ pub(crate) enum WhenReached {
 impl Limits {
     /// Reads `MAX_NODES` and `MAX_NODES_REACHED`.
     pub(crate) fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        let when_reached = environment.choice(
-            "MAX_NODES_REACHED",
-            &[("replace-oldest", WhenReached::ReplaceOldest), ("refuse-newest", WhenReached::RefuseNewest)],
-        )?;
-        let when_reached = when_reached.unwrap_or(WhenReached::ReplaceOldest);
-        let nodes = environment.number("MAX_NODES", 1..=1_000, MAX_NODES)?;
+        let when_reached = [WhenReached::ReplaceOldest, WhenReached::RefuseNewest];
+        let when_reached = environment.choice(&catalogue::MAX_NODES_REACHED, when_reached)?;
+        let nodes = environment.number(&catalogue::MAX_NODES)?;
         // It is at most 1,000.
         Ok(Self { nodes: nodes as usize, when_reached })
     }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::io;
 use std::panic::set_hook;
 
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::{Environment, SettingError, catalogue};
 use tracing::Dispatch;
 use tracing::dispatcher::set_global_default;
 use tracing_subscriber::fmt::MakeWriter;
@@ -38,14 +38,16 @@ pub enum Format {
 ///
 /// A panic is logged with its location. Its message may quote a stanza, so it is logged at `debug`.
 pub fn start(format: Format, environment: &Environment) -> Result<(), SettingError> {
+    let stack = environment.value(&catalogue::STACK_NAME)?;
+    start_to(io::stdout, format, environment)?;
     set_hook(Box::new(|panic| {
         tracing::error!(at = panic.location().map(ToString::to_string), "a panic");
         tracing::debug!(%panic, "the message of a panic");
     }));
-    if let Some(name) = environment.value("STACK_NAME")? {
+    if let Some(name) = stack {
         metrics::set_stack(name);
     }
-    start_to(io::stdout, format, environment)
+    Ok(())
 }
 
 /// Starts logging like [`start`], to another output. Each line is one write.
@@ -53,7 +55,7 @@ pub fn start_to<W>(writer: W, format: Format, environment: &Environment) -> Resu
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let levels = environment.get("LOG_LEVEL")?.unwrap_or_default();
+    let levels = environment.get(&catalogue::LOG_LEVEL)?.unwrap_or_default();
     // Fails only at the second start in a process. The first one's logging stays.
     let _ = set_global_default(dispatch(format, levels, writer));
     Ok(())

@@ -1,4 +1,4 @@
-//! Counters, kept in the process and written once an invocation, since each line costs.
+//! Counters, which are kept in the process and written once per invocation, since each log line costs.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,28 +6,39 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-/// What is counted, in the CloudWatch namespace `Pushlark`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metric {
-    /// Events that a webhook brought and that were queued or written.
+macro_rules! metrics {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// A counter, in the CloudWatch namespace `Pushlark` under its name here.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Metric {
+            $($(#[$doc])+ $name,)+
+        }
+
+        /// All metrics, in the order of their numbers, each with its name.
+        const METRICS: [(Metric, &str); [$(stringify!($name)),+].len()] = [$((Metric::$name, stringify!($name))),+];
+    };
+}
+
+metrics! {
+    /// Events that were queued or written to the table.
     EventsAccepted,
-    /// Notifications that a push service took.
+    /// Notifications that a push service accepted.
     Delivered,
-    /// Devices that a push service calls gone.
+    /// Devices that a push service reported as gone.
     Gone,
-    /// Answers that call a device gone and may be wrong; several in a row disable it.
+    /// Answers that may mean that a device is gone; several in a row disable it.
     Suspect,
-    /// Devices called gone that were not disabled, since too many are at once.
+    /// Devices reported as gone that were not disabled, since too many were reported at once.
     DisablingStopped,
-    /// Notifications that a push service does not take from us.
+    /// Notifications that a push service refused because of our request.
     Refused,
     /// Tries that failed and are repeated.
     Transient,
     /// Notifications that outlived their time to live.
     Expired,
-    /// Registrations that nothing can publish to.
+    /// Registrations at a host that nothing publishes to.
     Unroutable,
-    /// Records that could not be understood.
+    /// Records that could not be read.
     DeadLettered,
     /// Calls of a plugin in a Lambda function that gave no decision.
     PluginFailed,
@@ -35,44 +46,29 @@ pub enum Metric {
     Unauthorized,
 }
 
-const METRICS: [Metric; 12] = [
-    Metric::EventsAccepted,
-    Metric::Delivered,
-    Metric::Gone,
-    Metric::Suspect,
-    Metric::DisablingStopped,
-    Metric::Refused,
-    Metric::Transient,
-    Metric::Expired,
-    Metric::Unroutable,
-    Metric::DeadLettered,
-    Metric::PluginFailed,
-    Metric::Unauthorized,
-];
-
-/// The dimension that tells the metrics of one stack from those of another in the same account.
+/// The dimension that separates the stacks of one account.
 const STACK: &str = "Stack";
 
 static STACK_NAME: OnceLock<String> = OnceLock::new();
 static COUNTS: [AtomicU64; METRICS.len()] = [const { AtomicU64::new(0) }; METRICS.len()];
 
-/// Gives all metrics of this process the dimension `Stack`; only the first call has an effect.
+/// Gives all metrics of this process the dimension `Stack`. Only the first call has an effect.
 pub fn set_stack(name: &str) {
     STACK_NAME.get_or_init(|| name.to_owned());
 }
 
-/// Counts one more.
+/// Adds one to a counter.
 pub fn count(metric: Metric) {
     COUNTS[metric as usize].fetch_add(1, Ordering::Relaxed);
 }
 
-/// What was counted since the last [`flush`].
+/// A counter's value since the last [`flush`].
 pub fn total(metric: Metric) -> u64 {
     COUNTS[metric as usize].load(Ordering::Relaxed)
 }
 
-/// Writes what was counted since the last call to standard output, as one line of CloudWatch's embedded metric format
-/// ("Specification: Embedded metric format"), which the platform turns into metrics.
+/// Writes the counters that are not 0 to standard output, as one line of CloudWatch's embedded metric format
+/// ("Specification: Embedded metric format"), and sets them to 0.
 pub fn flush() {
     if let Some(line) = take_line(OffsetDateTime::now_utc(), STACK_NAME.get().map(String::as_str)) {
         println!("{line}");
@@ -82,14 +78,14 @@ pub fn flush() {
 fn take_line(now: OffsetDateTime, stack: Option<&str>) -> Option<Value> {
     let counts: Vec<_> = METRICS
         .into_iter()
-        .map(|metric| (format!("{metric:?}"), COUNTS[metric as usize].swap(0, Ordering::Relaxed)))
+        .map(|(metric, name)| (name, COUNTS[metric as usize].swap(0, Ordering::Relaxed)))
         .filter(|(_, count)| *count > 0)
         .collect();
     if counts.is_empty() {
         return None;
     }
     let units: Vec<_> = counts.iter().map(|(name, _)| json!({"Name": name, "Unit": "Count"})).collect();
-    let mut line: Map<String, Value> = counts.into_iter().map(|(name, count)| (name, count.into())).collect();
+    let mut line: Map<String, Value> = counts.into_iter().map(|(name, count)| (name.into(), count.into())).collect();
     line.extend(stack.map(|name| (STACK.into(), name.into())));
     let dimensions = Vec::from_iter(stack.map(|_| STACK));
     let directive = json!([{"Namespace": "Pushlark", "Dimensions": [dimensions], "Metrics": units}]);
@@ -118,5 +114,17 @@ mod tests {
         let line = take_line(OffsetDateTime::UNIX_EPOCH, Some("pushlark-staging")).unwrap();
         assert_eq!((&line["Delivered"], &line["Stack"]), (&json!(1), &json!("pushlark-staging")));
         assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"], json!([["Stack"]]));
+    }
+
+    #[test]
+    fn alarms_of_the_template_name_metrics_that_exist() {
+        let template = include_str!("../../../infra/template.yaml");
+        let of_pushlark = template.split("Namespace: Pushlark").skip(1);
+        let named: Vec<_> = of_pushlark.map(|rest| rest.split("MetricName: ").nth(1).unwrap()).collect();
+        assert!(!named.is_empty());
+        for rest in named {
+            let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            assert!(METRICS.iter().any(|(_, own)| *own == name), "{name}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use axum::routing::post;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use doubles::planted;
+use local::Stack;
 use pushlark_webhooks::Key;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
@@ -131,7 +132,8 @@ async fn without_a_secret_a_deployed_function_refuses_everything() {
     use pushlark_http::{Access, Answer, Invocation};
 
     let pushlark = Pushlark::start().await;
-    let ingest = ingest::Function { access: Access::of_secrets("").unwrap(), ..pushlark.stack.ingest.clone() };
+    let (Stack { environment, dynamodb, sqs, .. }, access) = (&pushlark.stack, Access::of_secrets("").unwrap());
+    let ingest = ingest::Function::from_environment(environment, access, dynamodb.clone(), sqs.clone()).unwrap();
     for headers in [json!({}), json!({"authorization": "Bearer "}), json!({"authorization": "Basic Og=="})] {
         let event = json!({"headers": headers, "requestContext": {"http": {"method": "POST"}}, "body": "{}"});
         let invocation: Invocation = serde_json::from_value(event).unwrap();

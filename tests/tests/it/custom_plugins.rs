@@ -15,7 +15,6 @@ use example_rooms::Rooms;
 use local::sqs::Clock;
 use local::{Options, Stack};
 use pushlark_plugin::Plugins;
-use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use serde_json::{Value, json};
 use tests::{PATIENCE, Pushlark, ago, eventually};
@@ -472,15 +471,8 @@ async fn a_function_may_take_longer_than_other_services() {
     );
     let mut environment = pushlark.stack.environment.clone();
     environment.extend([("PLUGIN", "lambda:my-plugin"), ("PLUGIN_TIMEOUT_MS", "2500")]);
-    let queue = Queue::new(pushlark.stack.sqs.clone(), "unused");
-    let worker = Worker::from_environment(
-        &environment,
-        &aws.build(),
-        &Plugins::built_in(),
-        pushlark.store(),
-        queue.clone(),
-        queue,
-    );
+    let (dynamodb, sqs) = (pushlark.stack.dynamodb.clone(), pushlark.stack.sqs.clone());
+    let worker = Worker::from_environment(&environment, &aws.build(), &Plugins::built_in(), dynamodb, sqs);
     let event = json!({"type": "message", "from": "a@b", "to": BOB, "chat": "chat", "body": "planted Hi"});
     let invocation = json!({"explain": [event]});
     let worker = Arc::new(worker.unwrap());

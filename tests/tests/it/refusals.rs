@@ -5,6 +5,7 @@ use std::time::Instant;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{EncodingKey, Header, encode};
+use local::Stack;
 use pushlark_http::{Access, Invocation};
 use pushlark_webhooks::Key;
 use reqwest::RequestBuilder;
@@ -71,7 +72,8 @@ async fn each_reason_is_logged_without_the_credential() {
         ] {
             send(refused).await.problem(401);
         }
-        let ingest = ingest::Function { access: Access::of_secrets("").unwrap(), ..pushlark.stack.ingest.clone() };
+        let (Stack { environment, dynamodb, sqs, .. }, access) = (&pushlark.stack, Access::of_secrets("").unwrap());
+        let ingest = ingest::Function::from_environment(environment, access, dynamodb.clone(), sqs.clone()).unwrap();
         let event =
             json!({"headers": {"authorization": "Bearer planted"}, "requestContext": {"http": {"method": "POST"}}});
         ingest.handle(serde_json::from_value::<Invocation>(event).unwrap()).await;

@@ -8,10 +8,10 @@ use axum::routing::post;
 use axum::{Json, Router};
 use doubles::{APNS_KEY, APNS_KEY_ID, APNS_TEAM, APNS_TOPIC, Apns, Fcm};
 use local::{Options, Stack};
+use pushlark_http::Access;
 use pushlark_plugin::Plugins;
-use pushlark_queue::Queue;
-use pushlark_settings::Environment;
-use pushlark_telemetry::{Format, start_to};
+use pushlark_settings::{Environment, Reader, SettingError, catalogue};
+use pushlark_telemetry::{Format, start, start_to};
 use serde_json::{Value, json};
 use tests::{Pushlark, logged};
 use tokio::net::TcpListener;
@@ -183,9 +183,18 @@ async fn what_a_choice_needs_is_named() {
         vec![("JWT_KEYS", keys), ("JWT_ALGORITHM", algorithm), ("JWT_ISSUER", issuer), ("JWT_AUDIENCE", audience)]
     };
     for (settings, message) in [
-        (jwt("", "i", "a"), "JWT_ALGORITHM must be set: the algorithm of the clients' tokens"),
-        (jwt("RS256", "", "a"), "JWT_ISSUER must be set: who issues the clients' tokens"),
-        (jwt("RS256", "i", ""), "JWT_AUDIENCE must be set: whom the clients' tokens are for"),
+        (
+            jwt("", "i", "a"),
+            "JWT_ALGORITHM must be set: The only signature algorithm that these tokens may use; needed if `JWT_KEYS` is set.",
+        ),
+        (
+            jwt("RS256", "", "a"),
+            "JWT_ISSUER must be set: The issuer (`iss`) that these tokens must have; needed if `JWT_KEYS` is set.",
+        ),
+        (
+            jwt("RS256", "i", ""),
+            "JWT_AUDIENCE must be set: The audience (`aud`) that these tokens must have; needed if `JWT_KEYS` is set.",
+        ),
         (jwt("RS256", "i", "a"), "JWT_KEYS: there is no key for RS256"),
         (
             [jwt("RS256", "i", "a"), vec![("JWT_KEYS", "planted")]].concat(),
@@ -195,14 +204,17 @@ async fn what_a_choice_needs_is_named() {
             [jwt("RS256", "i", "a"), vec![("JWT_KEYS", "https://")]].concat(),
             "JWT_KEYS: it is no URL such as https://push.example.com",
         ),
-        (vec![("PUSH_SERVICE", "direct")], "PUSH_CREDENTIALS must be set: the apps' credentials for push services"),
+        (
+            vec![("PUSH_SERVICE", "direct")],
+            "PUSH_CREDENTIALS must be set: The credentials of the apps, for `PUSH_SERVICE=direct`.",
+        ),
         (
             vec![("PUSH_SERVICE", "https://push.example.com/?token=planted")],
-            "PUSH_SERVICE_SECRET must be set: the secret that signs notifications to your own push service",
+            "PUSH_SERVICE_SECRET must be set: The key that signs notifications to your own push service.",
         ),
         (
             vec![("MONGOOSEPUSH_URL", "")],
-            "MONGOOSEPUSH_URL must be set: where notifications for virtual hosts are posted",
+            "MONGOOSEPUSH_URL must be set: Base URL of MongoosePush (MongooseIM: `mod_push_service_mongoosepush`).",
         ),
         (
             vec![
@@ -214,6 +226,57 @@ async fn what_a_choice_needs_is_named() {
     ] {
         assert_eq!(refused(settings).await, message);
     }
+}
+
+/// Builds a function as its `main` does.
+async fn build(function: Reader, environment: &Environment, aws: &SdkConfig) -> Result<(), SettingError> {
+    let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(aws), aws_sdk_sqs::Client::new(aws));
+    let access = Access::from_environment(environment, aws);
+    match function {
+        Reader::Enable => {
+            enable::Function::from_environment(environment, aws, access.await?, dynamodb).await?;
+        }
+        Reader::Disable => {
+            disable::Function::from_environment(environment, aws, access.await?, dynamodb).await?;
+        }
+        Reader::Ingest => drop(ingest::Function::from_environment(environment, access.await?, dynamodb, sqs)?),
+        Reader::PushNode => drop(pubsub::Function::from_environment(environment, access.await?, dynamodb, sqs)?),
+        Reader::Worker => {
+            Worker::from_environment(environment, aws, &Plugins::built_in(), dynamodb, sqs)?;
+        }
+        Reader::Local => unreachable!("it is no function"),
+    }
+    Ok(())
+}
+
+/// Whoever reads a setting refuses one that is nothing but white space.
+#[tokio::test]
+async fn each_function_reads_the_settings_that_the_catalogue_gives_it() {
+    let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
+    let functions = [Reader::Enable, Reader::Disable, Reader::Ingest, Reader::Worker, Reader::PushNode];
+    let mut wrong = Vec::new();
+    for setting in catalogue::all() {
+        let needed = ["TABLE_NAME", "QUEUE_URL", "DEAD_LETTER_QUEUE_URL"].map(|name| (name, "any"));
+        let environment: Environment = needed.into_iter().chain([(setting.name, " ")]).collect();
+        let refusal = format!("{}: {EMPTY}", setting.name);
+        let is_refused = |built: Result<(), SettingError>| built.is_err_and(|error| error.to_string() == refusal);
+        // Each `main` starts logging, which may succeed only once in a process.
+        let is_for_logging = ["LOG_LEVEL", "STACK_NAME"].contains(&setting.name);
+        let is_read_at_start = is_for_logging && is_refused(start(Format::Json, &environment));
+        let mut readers = Vec::new();
+        for function in functions {
+            if is_refused(build(function, &environment, &aws).await) || is_read_at_start {
+                readers.push(function);
+            }
+        }
+        if setting.readers == [Reader::Local] && refused([(setting.name, " ")]).await == refusal {
+            readers.push(Reader::Local);
+        }
+        if readers != setting.readers {
+            wrong.push(format!("{}: {readers:?} read it, not {:?}", setting.name, setting.readers));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
@@ -280,10 +343,9 @@ async fn credentials_in_secrets_manager_are_judged_when_they_are_read() {
             .build();
         let mut pushlark = Pushlark::start().await;
         pushlark.stack.environment.extend([("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", arn)]);
-        let queue = || Queue::new(pushlark.stack.sqs.clone(), "none");
-        let (environment, store) = (&pushlark.stack.environment, pushlark.store());
+        let Stack { environment, dynamodb, sqs, .. } = &pushlark.stack;
         let worker =
-            Worker::from_environment(environment, &aws, &Plugins::built_in(), store, queue(), queue()).unwrap();
+            Worker::from_environment(environment, &aws, &Plugins::built_in(), dynamodb.clone(), sqs.clone()).unwrap();
         worker.warm_up().await;
         return;
     };

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use pushlark_http::Invocation;
-use pushlark_queue::Queue;
+use pushlark_http::{Access, Invocation};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use tests::{Meter, Pushlark, eventually};
@@ -22,8 +21,10 @@ async fn records_are_sent_side_by_side_and_none_is_lost() {
     let sqs = pushlark.stack.sqs.config().to_builder().endpoint_url(&meter.url).build();
     let sqs = aws_sdk_sqs::Client::from_conf(sqs);
     let queue_url = sqs.create_queue().queue_name("many").send().await.unwrap().queue_url.unwrap();
-    let mut ingest = pushlark.stack.ingest.clone();
-    ingest.queue = Queue::new(sqs, &queue_url);
+    let mut environment = pushlark.stack.environment.clone();
+    environment.extend([("QUEUE_URL", &queue_url)]);
+    let dynamodb = pushlark.stack.dynamodb.clone();
+    let ingest = ingest::Function::from_environment(&environment, Access::open(), dynamodb, sqs).unwrap();
     let users: Vec<_> = (0..1_500).map(|number| format!("u{number}@example.com")).collect();
     let event = json!({"type": "message", "from": "room@muc.example.com/alice", "to": users, "chat": "groupchat", "body": "Hi"});
     let events = to_raw_value(&vec![event; 24]).unwrap();

@@ -13,6 +13,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use futures_util::future::{BoxFuture, join_all};
 use pushlark_model::{Mode, Registration};
+use pushlark_settings::catalogue::PUSH_CREDENTIALS;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
@@ -23,8 +24,6 @@ use crate::outcome::{Failure, Outcome};
 use credentials::{Apps, Clients};
 use provider::{Provider, Unauthorized};
 use web_push::TrustedOrigins;
-
-pub const CREDENTIALS: &str = "PUSH_CREDENTIALS";
 
 /// The clients of all apps in `PUSH_CREDENTIALS`.
 pub struct Direct {
@@ -39,10 +38,10 @@ impl Direct {
         timeout: Duration,
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
-        let Some(setting) = environment.value(CREDENTIALS)? else { return Ok(None) };
+        let Some(setting) = environment.value(&PUSH_CREDENTIALS)? else { return Ok(None) };
         let clients = Clients::new(trusted_origins, timeout);
         let secret = Secret::new(setting, aws);
-        let apps = RotatingSecret::new(CREDENTIALS, secret, move |text| Apps::read(text, &clients)).checked()?;
+        let apps = RotatingSecret::new(PUSH_CREDENTIALS.name, secret, move |text| Apps::read(text, &clients)).checked()?;
         Ok(Some(Self { apps }))
     }
 

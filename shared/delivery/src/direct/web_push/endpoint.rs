@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use pushlark_settings::{EmptyItem, Environment, HttpUrl, SettingError, items};
+use pushlark_settings::{EmptyItem, Environment, HttpUrl, SettingError, catalogue, items};
 use reqwest::Url;
 
 /// The origins that are called although they are not public, use another port or no TLS: the setting
@@ -50,7 +50,7 @@ pub struct NotPublic;
 impl TrustedOrigins {
     /// Reads `WEB_PUSH_TRUSTED_ORIGINS`; without it, no origin is trusted.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        Ok(environment.get("WEB_PUSH_TRUSTED_ORIGINS")?.unwrap_or_default())
+        Ok(environment.get(&catalogue::WEB_PUSH_TRUSTED_ORIGINS)?.unwrap_or_default())
     }
 
     /// Returns whether the scheme, host and port of `url` are one of these origins.
