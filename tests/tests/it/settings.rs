@@ -245,7 +245,7 @@ async fn a_bad_key_is_logged_at_the_start_and_stops_its_provider_alone() {
         pushlark.enable_with(BOB, PHONE, json!({"service": "apns"})).await;
         pushlark.message(BOB, "planted Hi").await;
         pushlark.settled().await;
-        assert_eq!(apns.taken(PHONE).len(), 1);
+        assert_eq!(apns.accepted(PHONE).len(), 1);
         return;
     };
     let mut at_start = lines.iter().take_while(|line| line["message"] != "started");
