@@ -172,7 +172,7 @@ class ProsodyScenarios(
         registration = {"user": f"{bob}@relay.localhost", "jid": "push.relay.localhost", "node": "node"}
         self.pushlark.ask("POST", "/enable", {**registration, "form": {"service": "fcm", "device_id": f"{bob}-relay"}})
         sender = await self.client(alice, "pc")
-        message = sender.make_message(f"{bob}@relay.localhost", "The text of nobody", mtype="chat")
+        message = sender.make_message(f"{bob}@relay.localhost", "A text that must not be shown", mtype="chat")
         message.append(ElementTree.fromstring("<encryption xmlns='urn:xmpp:eme:0' namespace='eu.siacs.conversations.axolotl'/>"))
         message.send()
         first = await self.pushlark.notified(f"{bob}-relay", 1)

@@ -1,10 +1,9 @@
 //! Builders of events: as a webhook posts them, and as the worker's queue carries them.
 
-use doubles::canary;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{ALICE, ALICES_PC, ago};
+use crate::{ALICE, ALICES_PC, ago, stanza};
 
 /// An event in Pushlark's own format.
 #[derive(Debug, Clone, Serialize)]
@@ -97,9 +96,9 @@ impl std::fmt::Display for Event {
 pub struct Work(Value);
 
 impl Work {
-    /// The message `m` of now from Alice, with a secret text.
+    /// The message `m` of now from Alice, with the text `canary Hi`.
     pub fn message(to: &[&str]) -> Self {
-        let stanza = format!("<message type='chat'><body>{}</body></message>", canary("Hi"));
+        let stanza = stanza::chat("<body>canary Hi</body>");
         Self::of(json!({"message": {"from": ALICE, "to": to, "stanza": stanza}}))
     }
 

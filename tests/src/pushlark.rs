@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::secrecy::{watch_answer, watch_log};
 use crate::{Event, PushRequest, eventually};
 
-/// A stack in memory that asks for no credentials unless a setting says so, and a client.
+/// A stack in memory that needs no credentials unless a setting says so, and a client.
 pub struct Pushlark {
     /// The stack.
     pub stack: Stack,

@@ -91,6 +91,11 @@ pub fn notification(content: &str) -> String {
     format!("<notification xmlns='urn:xmpp:push:0'>{content}</notification>")
 }
 
+/// Returns a query of service discovery (XEP-0030).
+pub fn disco_info() -> String {
+    format!("<query xmlns='{}'/>", ns::DISCO_INFO)
+}
+
 /// Returns a displayed marker (XEP-0333).
 pub fn displayed(id: &str) -> String {
     format!("<displayed xmlns='urn:xmpp:chat-markers:0' id='{id}'/>")

@@ -77,7 +77,7 @@ fn check(token: &str, errors: &Errors, request: &Request) -> (String, Answer) {
         None => format!("<iq id='{id}' type='result' to='{from}' from='{to}'/>"),
         Some((kind, condition)) => format!(
             "<iq id='{id}' type='error' to='{from}' from='{to}'>{pubsub}<error type='{kind}'>\
-             <{condition} xmlns='{errors}'/><text xmlns='{errors}'>not taken: {values}</text></error></iq>",
+             <{condition} xmlns='{errors}'/><text xmlns='{errors}'>not accepted: {values}</text></error></iq>",
             errors = ns::STANZA_ERRORS,
         ),
     };

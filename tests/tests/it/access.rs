@@ -270,7 +270,8 @@ async fn of_two_domains() -> Pushlark {
 #[tokio::test]
 async fn the_secret_of_a_domain_is_valid_for_its_users_only() {
     let pushlark = of_two_domains().await;
-    let requests: [(&str, fn(&str) -> Value); 10] = [
+    type RequestOf = fn(domain: &str) -> Value;
+    let requests: [(&str, RequestOf); 10] = [
         ("/events", |domain| Event::message(format!("bob@{domain}"), "Hi").from("eve@evil.example/x").into()),
         ("/events", |domain| Event::message(["u@example.com", &format!("bob@{domain}")], "Hi").from("a@b/c").into()),
         ("/events", |domain| Event::unacknowledged(&format!("bob@{domain}/x"), "Hi").from("a@b/c").into()),
@@ -338,7 +339,7 @@ async fn a_message_from_another_domain_marks_nothing_as_read() {
 async fn the_secret_of_a_domain_is_valid_at_its_push_node_and_for_its_users() {
     let pushlark = of_two_domains().await;
     let create = |from: &str, to: &str| json!({"stanza": stanza::iq("set", from, to, &stanza::pubsub("<create/>"))});
-    for (from, to, is_taken) in [
+    for (from, to, is_accepted) in [
         (BOB, "push.example.com", true),
         ("bob@example.com/x", "push.example.org", true),
         ("bob@example.org", "push.example.com", true),
@@ -347,7 +348,7 @@ async fn the_secret_of_a_domain_is_valid_at_its_push_node_and_for_its_users() {
     ] {
         let reply = pushlark.json_as("canary-com-secret", "/pubsub", create(from, to)).await;
         let answer = reply.json()["stanza"].as_str().unwrap().to_owned();
-        assert_eq!(!answer.contains("<forbidden "), is_taken, "{from} → {to}: {answer}");
+        assert_eq!(!answer.contains("<forbidden "), is_accepted, "{from} → {to}: {answer}");
     }
 }
 

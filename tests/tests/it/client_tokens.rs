@@ -8,7 +8,8 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tests::{
-    BOB, BOBS_PHONE, CAROL, Event, PUSH_HOST, PushRequest, Pushlark, Reply, XMPP, send, stanza, within_a_minute,
+    BOB, BOBS_PC, BOBS_PHONE, CAROL, Event, PUSH_HOST, PushRequest, Pushlark, Reply, XMPP, send, stanza,
+    within_a_minute,
 };
 use time::OffsetDateTime;
 
@@ -104,9 +105,8 @@ async fn a_client_token_is_valid_for_its_own_user_only() {
         for user in [BOB, BOBS_PHONE] {
             assert_eq!(post(&pushlark, &bobs, "/enable", &registration(user, "phone")).await.status, 200);
         }
-        let iq = "<iq type='set' id='1' from='bob@example.com/pc'>\
-                  <enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='pc'/></iq>";
-        let enable = |token: &str| pushlark.request("/enable", "application/xml", iq).bearer_auth(token);
+        let iq = stanza::iq("set", BOBS_PC, BOB, &stanza::enable(PUSH_HOST, "pc", ""));
+        let enable = |token: &str| pushlark.request("/enable", XMPP, iq.clone()).bearer_auth(token);
         assert!(send(enable(&bobs)).await.body.contains("type=\"result\""));
 
         let eves = signer.sign(&claims("eve@example.com"));
@@ -363,8 +363,8 @@ async fn the_newest_node_is_refused_at_max_nodes_if_the_setting_says_so() {
     assert!(detail.contains("3 nodes"), "{detail}");
     assert_eq!(enable("a").await.status, 200);
     assert_eq!(nodes(&pushlark, BOB).await, ["a", "b", "c"]);
-    let iq = "<iq type='set' id='1' from='bob@example.com'><enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='e'/></iq>";
-    let reply = send(pushlark.request("/enable", "text/xml", iq).bearer_auth("canary-server-secret")).await;
+    let iq = stanza::iq("set", BOB, BOB, &stanza::enable(PUSH_HOST, "e", ""));
+    let reply = send(pushlark.request("/enable", XMPP, iq).bearer_auth("canary-server-secret")).await;
     assert!(reply.body.contains("<error type=\"cancel\"><not-allowed "), "{}", reply.body);
     let gone = post(&pushlark, "canary-server-secret", "/disable", &disabling(BOB, "b")).await;
     assert_eq!(gone.status, 200);

@@ -79,12 +79,15 @@ async fn the_form_or_the_host_chooses_the_app() {
     pushlark.enable_with(BOB, "012363616e617279", json!({"app": "stranger", "service": "apns"})).await;
     pushlark.message(BOB, "canary Hi").await;
     pushlark.settled().await;
-    let taken = |double: &Fcm| {
+    let devices_of = |double: &Fcm| {
         let mut devices: Vec<_> = double.requests().into_iter().map(|request| request.device).collect();
         devices.sort();
         devices
     };
-    assert_eq!((taken(&fcm), taken(&other)), (vec!["default".into()], vec!["by-host".into(), "named".into()]));
+    assert_eq!(
+        (devices_of(&fcm), devices_of(&other)),
+        (vec!["default".into()], vec!["by-host".into(), "named".into()])
+    );
     assert_eq!(apns.accepted(IPHONE).len(), 1);
     let requests = apns.requests();
     let stranger = requests.iter().find(|request| request.device == "012363616e617279").unwrap();

@@ -13,7 +13,7 @@ use pushlark_plugin::Plugins;
 use pushlark_queue::Queue;
 use pushlark_settings::Environment;
 use serde_json::{Value, json};
-use tests::{ALICE, ALICES_PC, BOB, Event, Pushlark, TEST_TIMEOUT, ago, eventually, stanza};
+use tests::{ALICE, ALICES_PC, BOB, Event, PUSH_HOST, Pushlark, TEST_TIMEOUT, ago, eventually, stanza};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use worker::{Invocation, Worker};
@@ -245,22 +245,23 @@ async fn a_function_gets_all_that_a_plugin_gets() {
     let at = ago(0);
     let facts = json!({"online": true, "unread_count": 3});
     pushlark.event(Event::unacknowledged(&session, "canary Hi").id("m1").at(&at).recipient(facts)).await;
-    let mut asked = eventually("a call", async || lambda.calls().concat().pop()).await;
-    let mut services = asked["services"].take().as_array().unwrap().clone();
-    let tied = asked["recipient"]["tied"].as_u64().unwrap() as usize;
+    let mut sent = eventually("a call", async || lambda.calls().concat().pop()).await;
+    let mut services = sent["services"].take().as_array().unwrap().clone();
+    let tied = sent["recipient"]["tied"].as_u64().unwrap() as usize;
     assert_eq!(services[tied]["node"], "tablet");
     services.sort_by_key(|service| service["node"].to_string());
     assert!(services[0]["created_at"].take().as_u64().unwrap() < services[1]["created_at"].take().as_u64().unwrap());
     let form = |device: &str| json!({"service": "fcm", "device_id": canary(device)});
     let mut phone = form("phone");
     phone["topic"] = json!("app");
-    let service = |node: &str, options: Value| json!({"jid": "push.example.com", "node": node, "options": options, "created_at": null});
+    let service =
+        |node: &str, options: Value| json!({"jid": PUSH_HOST, "node": node, "options": options, "created_at": null});
     assert_eq!(services, [service("phone", phone), service("tablet", form("tablet"))]);
-    assert!(asked["stanza"].take().as_str().unwrap().contains("<body>canary Hi</body>"));
+    assert!(sent["stanza"].take().as_str().unwrap().contains("<body>canary Hi</body>"));
     let expected = json!({"id": "m1", "type": "unacknowledged", "at": at, "from": ALICES_PC, "to": session, "chat": "chat",
         "body": "canary Hi", "stanza": null, "unread_count": 3, "services": null,
         "recipient": {"exists": true, "online": true, "tied": tied}});
-    assert_eq!(asked, expected);
+    assert_eq!(sent, expected);
     pushlark.settled().await;
     assert!(pushlark.alerts("tablet").await.is_empty());
 }
@@ -278,10 +279,10 @@ async fn the_json_of_the_page_about_functions_is_valid() {
         let event = Event::groupchat(ROOM, BOB, "canary Hi");
         let explained = pushlark.json("/explain", json!({"explain": [event]})).await;
         assert_eq!(explained.status, 200, "{answer}: {}", explained.body);
-        let asked = lambda.calls().concat().pop().unwrap();
-        assert_eq!(keys(&asked), keys(&request["events"][0]));
-        assert_eq!(keys(&asked["recipient"]), keys(&request["events"][0]["recipient"]));
-        assert_eq!(keys(&asked["services"][0]), keys(&request["events"][0]["services"][0]));
+        let sent = lambda.calls().concat().pop().unwrap();
+        assert_eq!(keys(&sent), keys(&request["events"][0]));
+        assert_eq!(keys(&sent["recipient"]), keys(&request["events"][0]["recipient"]));
+        assert_eq!(keys(&sent["services"][0]), keys(&request["events"][0]["services"][0]));
     }
 }
 

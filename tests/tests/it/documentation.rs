@@ -189,7 +189,7 @@ fn packages() -> BTreeSet<String> {
 #[tokio::test]
 async fn events_of_the_pages_are_accepted() {
     let (pushlark, _) = stack().await;
-    let mut taken = 0;
+    let mut accepted = 0;
     for Snippet { page, line, text, .. } in of_language("json") {
         if !["README.md", "docs/webhooks.md"].contains(&page.as_str()) {
             continue;
@@ -197,9 +197,9 @@ async fn events_of_the_pages_are_accepted() {
         let request = pushlark.request("/events", "application/x-ndjson", text.clone()).bearer_auth(SECRET);
         let reply = send(request).await;
         assert_eq!(reply.status, 202, "{page}:{line}: {}\n{text}", reply.body);
-        taken += 1;
+        accepted += 1;
     }
-    assert_eq!(taken, 2);
+    assert_eq!(accepted, 2);
 }
 
 #[tokio::test]

@@ -64,8 +64,11 @@ async fn unread_counts_cost_one_more_read_and_one_more_write() {
     let group = Event::groupchat(ROOM_OCCUPANT, BOB, "canary Hi");
     assert_eq!(calls(&pushlark, &counter, group).await, cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 2)]));
     assert_eq!(calls(&pushlark, &counter, Event::message(BOB, "")).await, cost([]));
-    let nobody = Event::message("nobody@example.com", "canary Hi");
-    assert_eq!(calls(&pushlark, &counter, nobody).await, cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 3)]));
+    let not_registered = Event::message("nobody@example.com", "canary Hi");
+    assert_eq!(
+        calls(&pushlark, &counter, not_registered).await,
+        cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 3)])
+    );
     let read = Event::read(BOB, ALICE);
     assert_eq!(calls(&pushlark, &counter, read).await, cost([("UpdateItem", 1)]));
     // At the 33rd and the 50th message another write removes all but 16 message ids from the counter.

@@ -136,7 +136,8 @@ async fn an_iq_is_answered_with_an_iq_in_the_same_media_type() {
     for media in [XMPP, "application/xml", "text/xml; charset=utf-8"] {
         let reply = pushlark.post("/enable", media, enable.clone()).await;
         assert_eq!((reply.status, reply.content_type()), (200, media.split(';').next().unwrap()));
-        let result = "<iq xmlns=\"jabber:client\" type=\"result\" from=\"bob@example.com\" to=\"bob@example.com/phone\" id=\"x43\"/>";
+        let result =
+            r#"<iq xmlns="jabber:client" type="result" from="bob@example.com" to="bob@example.com/phone" id="x43"/>"#;
         assert_eq!(reply.body, result);
     }
     assert_eq!(pushlark.registrations(BOB).await.len(), 1);
@@ -232,7 +233,7 @@ async fn a_wrong_iq_is_answered_with_an_error_that_echoes_it() {
         "<enable xmlns='urn:xmpp:push:0' node='n'/>",
         "<enable xmlns='urn:xmpp:push:0' jid='' node='n'/>",
         "<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node=''/>",
-        "<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>canary</value></field></x></enable>",
+        &stanza::enable(PUSH_HOST, "n", &stanza::form("canary", &[])),
         "<disable xmlns='urn:xmpp:push:0' jid='push.example.com'/>",
     ] {
         let reply = pushlark.post("/enable", XMPP, iq("set", payload)).await;

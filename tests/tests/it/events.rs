@@ -1,7 +1,7 @@
 //! Events, and the users whom they notify.
 
 use serde_json::{Value, json};
-use tests::{ALICE, BOB, BOBS_PHONE, CAROL, Event, Pushlark, ROOM_OCCUPANT, ago};
+use tests::{ALICE, ALICES_PC, BOB, BOBS_PHONE, CAROL, Event, Pushlark, ROOM_OCCUPANT, ago};
 
 async fn with_bob() -> Pushlark {
     let pushlark = Pushlark::start().await;
@@ -21,17 +21,19 @@ async fn a_message_in_each_content_type_notifies() {
         "bob@example.com/x",
         "<message xmlns='jabber:client' type='chat'><body>stanza &amp; more</body></message>",
     );
-    let xml = "<message xmlns='jabber:client' type='chat' from='alice@example.com/pc' to='bob@example.com/phone'><body>xml</body></message>";
+    let addresses = format!("from='{ALICES_PC}' to='{BOBS_PHONE}'");
+    let xml = format!("<message xmlns='jabber:client' type='chat' {addresses}><body>xml</body></message>");
     // The encoding of mod_event_pusher_http.
-    let form = "author=alice&server=example.com&receiver=bob&message=Za%C5%BC%C3%B3%C5%82%C4%87+%F0%9F%98%80+%2B+100%25+%3D+%22ok%22%0Aline2";
+    let encoded = "Za%C5%BC%C3%B3%C5%82%C4%87+%F0%9F%98%80+%2B+100%25+%3D+%22ok%22%0Aline2";
+    let form = format!("author=alice&server=example.com&receiver=bob&message={encoded}");
     for (media, body, texts) in [
         ("application/json", event("json").to_string(), vec!["json"]),
         ("application/json", json!([event("one"), stanza]).to_string(), vec!["one", "stanza & more"]),
         ("application/x-ndjson", format!("{}\n\n{}\n", event("a line"), event("another")), vec!["a line", "another"]),
-        ("application/xml", xml.to_owned(), vec!["xml"]),
+        ("application/xml", xml.clone(), vec!["xml"]),
         ("text/xml", xml.replace("xml<", "text xml<"), vec!["text xml"]),
         ("application/xmpp+xml", xml.replace("xml<", "xmpp xml<"), vec!["xmpp xml"]),
-        ("application/x-www-form-urlencoded", form.to_owned(), vec!["Zażółć 😀 + 100% = \"ok\"\nline2"]),
+        ("application/x-www-form-urlencoded", form, vec!["Zażółć 😀 + 100% = \"ok\"\nline2"]),
     ] {
         let before = pushlark.notifications("phone").await.len();
         let reply = pushlark.post("/events", media, body).await;
@@ -145,7 +147,7 @@ async fn a_user_is_online_while_any_session_is() {
     pushlark.settled().await;
     assert!(pushlark.alerts("phone").await.is_empty());
     pushlark.event(presence("b", "offline")).await;
-    pushlark.message(BOB, "nobody is").await;
+    pushlark.message(BOB, "nobody is online").await;
     pushlark.notified("phone", 1).await;
 }
 
@@ -198,7 +200,7 @@ async fn a_message_posted_twice_notifies_once() {
 }
 
 #[tokio::test]
-async fn one_bad_event_refuses_the_whole_request() {
+async fn one_bad_event_makes_the_whole_request_fail() {
     let pushlark = with_bob().await;
     let good = Event::message(BOB, "canary: good");
     let online = Event::presence("bob@example.com/a", "online");

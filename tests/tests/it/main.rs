@@ -1,7 +1,7 @@
 //! Tests of Pushlark from outside: HTTP in, notifications out, with the local stack.
 //!
-//! - Requests: [`access`], [`client_tokens`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`], [`push_node`],
-//!   [`rate_limit`], [`refused_requests`], [`webhook_formats`].
+//! - Requests: [`access`], [`client_tokens`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
+//!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
 //! - Decisions: [`custom_plugins`], [`notification_content`], [`sessions`], [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
 //!   [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].

@@ -188,7 +188,7 @@ async fn a_registration_of_an_uncommitted_transaction_is_counted() {
 }
 
 #[tokio::test]
-async fn writes_that_meet_a_transaction_are_tried_again() {
+async fn a_write_that_conflicts_with_a_transaction_is_retried() {
     let (pushlark, counter) = CallCounter::with_settings([]).await;
     let conflict = json!({"CancellationReasons": [{"Code": "TransactionConflict"}, {"Code": "None"}]});
     counter.refuse_next("TransactWriteItems", "TransactionCanceledException", conflict);
@@ -207,7 +207,7 @@ async fn writes_that_meet_a_transaction_are_tried_again() {
 }
 
 #[tokio::test]
-async fn registrations_of_an_earlier_version_count() {
+async fn registrations_of_an_earlier_version_are_counted() {
     let pushlark = Pushlark::with_settings([("MAX_NODES", "3"), ("PLUGIN", "enhanced")]).await;
     for node in ["a", "b", "c"] {
         pushlark.enable(BOBS_PHONE, node).await;

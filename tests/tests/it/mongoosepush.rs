@@ -14,8 +14,8 @@ use crate::providers::{RESERVED, WithFields};
 #[tokio::test]
 async fn an_alert_shows_the_message_and_a_silent_notification_carries_it() {
     let pushlark = Pushlark::start().await;
-    let options = json!({"service": "apns", "mode": "prod", "priority": "high", "topic": "some_topic", "click_action": "myactivity",
-        "sound": "default", "mutable_content": "true", "time_to_live": "86400", "tags": "x", "device_id": "canary a b/c?é"});
+    let options = json!({"service": "apns", "mode": "prod", "priority": "high", "topic": "some_topic",
+        "click_action": "myactivity", "sound": "default", "mutable_content": "true", "time_to_live": "86400", "tags": "x", "device_id": "canary a b/c?é"});
     pushlark.enable_with(BOB, "loud", options).await;
     pushlark.enable_with(BOB, "silent", json!({"silent": "true"})).await;
     pushlark.message(BOB, "canary: OH, HAI!").await;

@@ -188,7 +188,7 @@ async fn a_success_or_a_new_registration_resets_the_suspicions() {
     providers.message("suspected again").await;
     providers.enable_iphone(IPHONE, json!({})).await;
     providers.apns.answer_next(bad.clone());
-    providers.message("suspected anew").await;
+    providers.message("suspected after a new registration").await;
     providers.message("cleared").await;
     assert_eq!(providers.apns.accepted(IPHONE).len(), 2);
     providers.apns.device_answers(IPHONE, bad);
@@ -293,8 +293,8 @@ async fn a_notification_too_large_for_apns_or_fcm_is_sent_again_shorter() {
         (&*providers.apns as &Double, IPHONE, "/aps/alert/body"),
         (&providers.fcm, "android", "/message/android/notification/body"),
     ] {
-        let taken = double.accepted(device).remove(0).json();
-        let shorter = taken.pointer(pointer).unwrap().as_str().unwrap().strip_suffix('…').unwrap();
+        let sent = double.accepted(device).remove(0).json();
+        let shorter = sent.pointer(pointer).unwrap().as_str().unwrap().strip_suffix('…').unwrap();
         assert!(text.starts_with(shorter) && (1_500..2_048).contains(&shorter.len()), "{}", shorter.len());
         assert_eq!(double.requests().len(), 2);
     }

@@ -81,8 +81,8 @@ async fn charge_as_others() {
     let settings =
         [("WEBHOOK_SECRET", secrets), ("RATE_LIMIT", "3"), ("VIRTUAL_PUBSUB_HOSTS", "push.@HOST@,push.evil.example")];
     let pushlark = Pushlark::with_settings(settings).await;
-    let info = |from: &str, to: &str| json!({"stanza": stanza::iq("get", from, to, "<query xmlns='http://jabber.org/protocol/disco#info'/>")});
-    let is_taken = async |secret: &str, from: &str, to: &str| {
+    let info = |from: &str, to: &str| json!({"stanza": stanza::iq("get", from, to, &stanza::disco_info())});
+    let is_accepted = async |secret: &str, from: &str, to: &str| {
         let reply = pushlark.json_as(secret, "/pubsub", info(from, to)).await;
         let stanza = reply.json()["stanza"].as_str().unwrap().to_owned();
         assert!(stanza.contains("type=\"result\"") || stanza.contains("<resource-constraint "), "{stanza}");
@@ -90,21 +90,21 @@ async fn charge_as_others() {
     };
     // Evil's domain hosts the service, so its chat server may name any user as the sender.
     for _ in 0..3 {
-        assert!(is_taken("canary-evil-secret", "bob@victim.example", "push.evil.example").await);
+        assert!(is_accepted("canary-evil-secret", "bob@victim.example", "push.evil.example").await);
     }
-    assert!(!is_taken("canary-evil-secret", "carol@victim.example", "push.evil.example").await);
-    assert!(!is_taken("canary-evil-secret", "eve@evil.example", "push.evil.example").await);
+    assert!(!is_accepted("canary-evil-secret", "carol@victim.example", "push.evil.example").await);
+    assert!(!is_accepted("canary-evil-secret", "eve@evil.example", "push.evil.example").await);
     // A message without effect may be about another domain; it counts for evil's domain too.
     let normal = Event::stanza("bob@victim.example", "<message><body>Hi</body></message>").from("eve@evil.example/x");
     pushlark.json_as("canary-evil-secret", "/events", normal).await.problem(429);
-    assert!(is_taken("canary-victim-secret", "bob@victim.example", "push.victim.example").await);
+    assert!(is_accepted("canary-victim-secret", "bob@victim.example", "push.victim.example").await);
 
     // With a secret for all domains, each sender has a limit of its own.
     for _ in 0..3 {
-        assert!(is_taken("canary-all-secret", "mallory@third.example/x", "push.evil.example").await);
+        assert!(is_accepted("canary-all-secret", "mallory@third.example/x", "push.evil.example").await);
     }
-    assert!(!is_taken("canary-all-secret", "mallory@third.example/y", "push.evil.example").await);
-    assert!(is_taken("canary-all-secret", "bob@third.example", "push.evil.example").await);
+    assert!(!is_accepted("canary-all-secret", "mallory@third.example/y", "push.evil.example").await);
+    assert!(is_accepted("canary-all-secret", "bob@third.example", "push.evil.example").await);
     let presence = Event::presence("mallory@third.example/x", "online");
     assert_eq!(pushlark.json_as("canary-all-secret", "/events", presence).await.status, 202);
 }

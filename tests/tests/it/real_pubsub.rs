@@ -101,8 +101,9 @@ async fn a_real_node_gets_the_notifications_of_a_virtual_host() {
     muclight("Heyah!").await;
     let iq = &published(&rest, "phone", 2).await[1];
     assert_eq!(body(iq), ("room@muclight.example.com/alice@example.com".into(), "Heyah!".into()));
-    let options = "<field var=\"field1\"><value>canary-value1</value></field><field var=\"field2\"><value>canary-value2</value></field>";
-    assert!(iq.to_string().contains(options), "{iq}");
+    let option = |name: &str, value: &str| format!("<field var=\"{name}\"><value>{value}</value></field>");
+    let options = option("field1", "canary-value1") + &option("field2", "canary-value2");
+    assert!(iq.to_string().contains(&options), "{iq}");
 
     // Bob disables push, and is removed.
     pushlark.json("/disable", PushRequest::new(BOB, "phone").at(HOST)).await;

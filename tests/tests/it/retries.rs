@@ -229,7 +229,7 @@ async fn two_copies_of_a_record_notify_once() {
 async fn a_retry_does_not_notify_a_device_enabled_after_the_message() {
     let isolated = IsolatedWorker::start().await;
     let pushlark = &isolated.pushlark;
-    for node in ["again", "anew", "failing"] {
+    for node in ["again", "new", "failing"] {
         pushlark.enable(BOB, node).await;
         pushlark.device_answers(node, json!({"status": 500})).await;
     }
@@ -238,12 +238,12 @@ async fn a_retry_does_not_notify_a_device_enabled_after_the_message() {
     let retries = isolated.next(batch.clone()).await.unwrap();
     // A client enables its node again in each session: it is the same device. After a disable it is a new device.
     pushlark.enable(BOB, "again").await;
-    let disable = PushRequest::new(BOB, "anew");
+    let disable = PushRequest::new(BOB, "new");
     assert_eq!(pushlark.json("/disable", disable).await.status, 200);
-    for node in ["anew", "late"] {
+    for node in ["new", "late"] {
         pushlark.enable(BOB, node).await;
     }
-    for node in ["again", "anew", "failing"] {
+    for node in ["again", "new", "failing"] {
         pushlark.device_answers(node, json!({"status": 200})).await;
     }
     // The worker crashes, so the first record is delivered again too.
@@ -252,7 +252,7 @@ async fn a_retry_does_not_notify_a_device_enabled_after_the_message() {
     isolated.handle(repeated).await;
     isolated.handle_all(retries).await;
     for (node, expected) in
-        [("again", vec![500, 200]), ("failing", vec![500, 200]), ("anew", vec![500]), ("late", vec![])]
+        [("again", vec![500, 200]), ("failing", vec![500, 200]), ("new", vec![500]), ("late", vec![])]
     {
         assert_eq!(statuses(pushlark, node).await, expected, "{node}");
     }

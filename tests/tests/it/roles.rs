@@ -19,32 +19,32 @@ fn allowed(function: &str) -> BTreeSet<&'static str> {
 async fn each_function_uses_exactly_the_actions_of_its_role() {
     let settings = [("MAX_NODES", "2"), ("RATE_LIMIT", "1000000"), ("UNREAD_COUNTS", "on")];
     let (pushlark, counter) = CallCounter::with_settings(settings).await;
-    let asked = || counter.take_actions();
-    let assert_asked = |function: &str, asked: BTreeSet<String>| {
-        assert_eq!(asked.iter().map(String::as_str).collect::<BTreeSet<_>>(), allowed(function), "{function}");
+    let actions = || counter.take_actions();
+    let assert_uses = |function: &str, used: BTreeSet<String>| {
+        assert_eq!(used.iter().map(String::as_str).collect::<BTreeSet<_>>(), allowed(function), "{function}");
     };
 
-    asked();
+    actions();
     for node in ["a", "b", "c"] {
         pushlark.enable(BOBS_PHONE, node).await;
     }
     pushlark.listed(BOB).await;
-    let mut enabling = asked();
+    let mut enabling = actions();
     let disable = PushRequest::all_nodes(BOB);
     assert_eq!(pushlark.json("/disable", disable).await.status, 200);
-    assert_asked("Disable", asked());
+    assert_uses("Disable", actions());
 
     // The last node is disabled, so the next transaction checks that it does not exist.
     pushlark.enable(BOBS_PHONE, "d").await;
-    enabling.extend(asked());
-    assert_asked("Enable", enabling);
+    enabling.extend(actions());
+    assert_uses("Enable", enabling);
     let disable = PushRequest::new(BOB, "d");
     assert_eq!(pushlark.json("/disable", disable).await.status, 200);
-    asked();
+    actions();
 
     pushlark.event(Event::presence(BOBS_PHONE, "offline")).await;
     pushlark.event(Event::read(BOB, ALICE)).await;
-    assert_asked("Ingest", asked());
+    assert_uses("Ingest", actions());
 
     let affiliation = "<affiliation jid='example.com' affiliation='publish-only'/>";
     let affiliations = format!("<affiliations node='n'>{affiliation}</affiliations>");
@@ -58,13 +58,13 @@ async fn each_function_uses_exactly_the_actions_of_its_role() {
         let iq = stanza::iq(kind, BOB, PUSH_HOST, &payload);
         pushlark.post("/pubsub", XMPP, iq).await.assert_result();
     }
-    assert_asked("PushNode", asked());
+    assert_uses("PushNode", actions());
 
     pushlark.enable(BOBS_PHONE, "gone").await;
     pushlark.device_answers("gone", json!({"status": 410})).await;
-    asked();
+    actions();
     pushlark.message(BOB, "canary Hi").await;
     pushlark.event(Event::domain_removed("example.com")).await;
     pushlark.settled().await;
-    assert_asked("Worker", asked());
+    assert_uses("Worker", actions());
 }

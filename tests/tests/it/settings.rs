@@ -233,7 +233,7 @@ fn apple(apns: &Apns) -> Value {
 #[tokio::test]
 async fn a_bad_key_is_logged_at_the_start_and_stops_its_provider_alone() {
     const BOB: &str = "bob@example.com";
-    const PHONE: &str = "706c616e74656400fc13adff785122";
+    const PHONE: &str = "63616e61727900fc13adff785122";
     let Some(lines) = logged("settings::a_bad_key_is_logged_at_the_start_and_stops_its_provider_alone") else {
         let (apns, fcm) = (Apns::start().await, Fcm::start().await);
         let mut account = fcm.service_account();

@@ -9,7 +9,7 @@ use super::{ALICE, DEVICE, HOST, SUMMARY, assert_error, assert_result, config, c
 #[tokio::test]
 async fn has_disco_identity() {
     let pushlark = stack().await;
-    let reply = send_iq(&pushlark, ALICE, "get", "d1", "<query xmlns='http://jabber.org/protocol/disco#info'/>").await;
+    let reply = send_iq(&pushlark, ALICE, "get", "d1", &stanza::disco_info()).await;
     assert_result(&reply);
     assert_eq!(
         (reply.attribute("id"), reply.attribute("from"), reply.attribute("to")),

@@ -191,8 +191,8 @@ async fn removing_the_owner_or_its_domain_removes_the_nodes() {
         create(&pushlark, user, user).await;
         create(&pushlark, ALICE, &format!("not {user}")).await;
         // A user does not become the owner of a node that exists already.
-        let taken = stanza::pubsub(&format!("<create node='not {user}'/>"));
-        assert_error(&set(&pushlark, user, &taken).await, "cancel", "conflict", None);
+        let existing = stanza::pubsub(&format!("<create node='not {user}'/>"));
+        assert_error(&set(&pushlark, user, &existing).await, "cancel", "conflict", None);
         pushlark.event(event).await;
         eventually("the removal of the node", async || {
             let reply = set(&pushlark, user, &publish(user, &SUMMARY, &DEVICE)).await;
