@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use doubles::{
-    APNS_KEY, Answer, Double, Fcm, Hold, MongoosePush, Receiver, Request, Subscriber, WebPush, fcm_error, planted,
-};
+use doubles::{APNS_KEY, Answer, Double, Fcm, Gateway, Hold, Request, Subscriber, WebPush, canary, fcm_error};
 use local::{Options, Stack};
 use pushlark_settings::Environment;
 use serde_json::{Value, json};
@@ -461,18 +459,18 @@ impl Taken {
 /// The running doubles of a load.
 enum Services {
     Fcm(Fcm),
-    MongoosePush(MongoosePush),
+    MongoosePush(Gateway),
     WebPush { double: WebPush, silent: WebPush },
-    Webhook(Receiver),
+    Webhook(Gateway),
 }
 
 impl Services {
     async fn start(kind: Kind) -> Self {
         match kind {
             Kind::Fcm => Self::Fcm(Fcm::start().await),
-            Kind::MongoosePush => Self::MongoosePush(MongoosePush::start().await),
+            Kind::MongoosePush => Self::MongoosePush(Gateway::mongoosepush().await),
             Kind::WebPush => Self::WebPush { double: WebPush::start().await, silent: WebPush::start().await },
-            Kind::Webhook => Self::Webhook(Receiver::start().await),
+            Kind::Webhook => Self::Webhook(Gateway::webhook().await),
         }
     }
 
@@ -523,7 +521,7 @@ impl Services {
                     "auth": browser.auth()})
             }
             Self::Webhook(_) => json!({"service": "mine", "device_id": device}),
-            Self::Fcm(_) | Self::MongoosePush(_) => json!({"service": "fcm", "device_id": planted(device)}),
+            Self::Fcm(_) | Self::MongoosePush(_) => json!({"service": "fcm", "device_id": canary(device)}),
         }
     }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use doubles::{APNS_KEY, APNS_KEY_ID, APNS_TEAM, APNS_TOPIC, Apns, Double, Fcm, Receiver, Subscriber, WebPush};
+use doubles::{APNS_KEY, APNS_KEY_ID, APNS_TEAM, APNS_TOPIC, Apns, Double, Fcm, Gateway, Subscriber, WebPush};
 use pushlark_benches::input::{USERS, user};
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ struct Services {
     apns: Apns,
     fcm: Fcm,
     web_push: WebPush,
-    receiver: Receiver,
+    receiver: Gateway,
 }
 
 /// Measures each service, and prints a table.
@@ -34,7 +34,7 @@ pub async fn measure(binaries: &Binaries) -> anyhow::Result<()> {
         apns: Apns::start().await,
         fcm: Fcm::start().await,
         web_push: WebPush::start().await,
-        receiver: Receiver::start().await,
+        receiver: Gateway::webhook().await,
     };
     let doubles: [(&str, &Double); 4] = [
         ("apns", services.apns.deref()),
@@ -45,7 +45,7 @@ pub async fn measure(binaries: &Binaries) -> anyhow::Result<()> {
     let world = World::with(&[("WEB_PUSH_TRUSTED_ORIGINS", &services.web_push.url)]).await?;
     let mut table = Table::new(["push service", "answers after", "notifications/s", "CPU-s/1,000", "connections"]);
     for (name, double) in doubles {
-        double.forget();
+        double.count_only();
         for number in 0..USERS {
             world.enable(&user(number), services.form(name, number)).await?;
         }

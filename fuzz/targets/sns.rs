@@ -19,8 +19,8 @@ use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
 
 const TOPIC: &str = "arn:aws:sns:eu-west-1:123456789012:user_message_sent-dev-1";
-const SIGNED: &str = include_str!("../../tests/doubles/fixtures/sns-signed-by-sha1.json");
-const CERTIFICATE: &[u8] = include_bytes!("../../tests/doubles/fixtures/sns.pem");
+const SIGNED: &str = include_str!("../../tests/fixtures/sns/sns-signed-by-sha1.json");
+const CERTIFICATE: &[u8] = include_bytes!("../../tests/fixtures/sns/sns.pem");
 
 /// The same topic for each of the kinds of messages.
 static TOPICS: LazyLock<[Topics; 3]> = LazyLock::new(|| {

@@ -1,17 +1,17 @@
-//! A watch over all that the tests have Pushlark log and answer: the first secret in it ends the run.
+//! A watch over the log and the answers of Pushlark in all tests: the first secret in them ends the run.
 
 use std::io::{self, Write};
 use std::process::abort;
 use std::sync::Once;
 
-use doubles::is_planted;
+use doubles::contains_canary;
 use pushlark_settings::Environment;
 use pushlark_telemetry::{Format, start_to};
 use pushlark_xmpp::Element;
 
 use crate::Reply;
 
-/// Where the log goes: nowhere, once each line was looked at.
+/// The writer of the log: it checks each line and discards it.
 struct Log;
 
 impl Write for Log {
@@ -25,14 +25,14 @@ impl Write for Log {
     }
 }
 
-/// Watches the log of this process, at the level that it has by default.
+/// Watches the log of this process, at the default level.
 pub fn watch_log() {
     static WATCHED: Once = Once::new();
     WATCHED.call_once(|| start_to(|| Log, Format::Json, &Environment::default()).unwrap());
 }
 
-/// Looks at an answer that tells of an error. What an IQ's answer repeats of the request is the asker's own (RFC 6120,
-/// section 8.3.1); what is said of it is not.
+/// Checks an answer with an error. An error IQ repeats the payload of the request (RFC 6120, section 8.3.1), so only its
+/// `<error/>` is checked.
 pub fn watch_answer(reply: &Reply) {
     if reply.status >= 400 {
         check("an answer", &format!("{:?} {}", reply.headers, reply.body));
@@ -44,10 +44,10 @@ pub fn watch_answer(reply: &Reply) {
     }
 }
 
-/// Whichever test is at fault, and whichever task: none can pass after this.
+/// Ends the process if a text contains a secret: a panic could end in a task whose result no test reads.
 fn check(what: &str, text: &str) {
-    if is_planted(text) {
-        // Past what libtest captures of a test's output, which is lost.
+    if contains_canary(text) {
+        // libtest captures the usual output of a test, and loses it at an abort.
         let _ = writeln!(io::stderr(), "\na secret is in {what}: {text}");
         abort();
     }

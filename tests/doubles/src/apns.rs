@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 
 use crate::{Answer, Double, Request, seconds_now};
 
-/// A `.p8` file.
-pub const APNS_KEY: &str = include_str!("../fixtures/apns.p8");
-/// The same as OpenSSL's `ecparam` writes it (SEC 1).
-pub const APNS_KEY_SEC1: &str = include_str!("../fixtures/apns.sec1.pem");
-/// Another one.
-pub const APNS_NEW_KEY: &str = include_str!("../fixtures/apns-new.p8");
-/// The team that the keys are of.
-pub const APNS_TEAM: &str = "planted123";
-/// The id of both keys.
+/// A provider's private key as Apple's `.p8` file has it (PKCS #8).
+pub const APNS_KEY: &str = include_str!("../../fixtures/keys/apns.p8");
+/// The same key as OpenSSL's `ecparam` writes it (SEC 1).
+pub const APNS_KEY_SEC1: &str = include_str!("../../fixtures/keys/apns.sec1.pem");
+/// Another private key, in PKCS #8.
+pub const APNS_NEW_KEY: &str = include_str!("../../fixtures/keys/apns-new.p8");
+/// The team ID of both keys.
+pub const APNS_TEAM: &str = "canary1234";
+/// The key ID of both keys.
 pub const APNS_KEY_ID: &str = "KEY1234567";
-/// The bundle id of the app.
+/// The bundle ID of the app.
 pub const APNS_TOPIC: &str = "com.example.chat";
 
 /// The double of APNs.
@@ -38,22 +38,22 @@ impl Deref for Apns {
 }
 
 impl Apns {
-    /// Listens, and takes a thousand streams a connection.
+    /// Listens on a free port, with 1,000 streams per connection.
     pub async fn start() -> Self {
         Self::with_streams(1_000).await
     }
 
-    /// Listens, and takes so many streams a connection.
+    /// Listens on a free port, with `streams` streams per connection.
     pub async fn with_streams(streams: u32) -> Self {
         let has_new_key = Arc::new(Mutex::new(false));
         let key = Arc::clone(&has_new_key);
-        // By connection: the provider token that it has seen last.
+        // The last provider token of each connection.
         let tokens: Mutex<HashMap<usize, (String, u64)>> = Mutex::default();
         let double = Double::start(streams, move |_, request| {
             let device = request.path.strip_prefix("/3/device/").unwrap_or_default().to_owned();
             let answer = match check(request, &device, *key.lock().unwrap(), &tokens) {
                 Ok(()) => Answer::json(200, &json!({})).with("apns-id", "00000000-0000-0000-0000-000000000000"),
-                Err((status, reason)) => problem(status, reason),
+                Err((status, reason)) => apns_error(status, reason),
             };
             (device, answer)
         })
@@ -61,14 +61,14 @@ impl Apns {
         Self { double, has_new_key }
     }
 
-    /// Takes tokens signed by the new key, and no others.
+    /// Accepts only tokens that are signed by [`APNS_NEW_KEY`] from now on.
     pub fn change_key(&self) {
         *self.has_new_key.lock().unwrap() = true;
     }
 }
 
-/// Apple's answer to what it does not take.
-pub fn problem(status: u16, reason: &str) -> Answer {
+/// Makes an error answer of APNs.
+pub fn apns_error(status: u16, reason: &str) -> Answer {
     Answer::json(status, &json!({"reason": reason}))
 }
 
@@ -100,7 +100,7 @@ fn check(request: &Request, device: &str, has_new_key: bool, tokens: &Mutex<Hash
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let aps = &body["aps"];
     refused(!aps.is_object(), 400, "BadPayload")?;
-    // Apple takes others too, and delivers them late or not at all.
+    // Apple accepts other payloads too, and delivers them late or never.
     let is_fine = match push_type {
         "alert" => aps["alert"]["body"].is_string(),
         "background" => *aps == json!({"content-available": 1}),
@@ -113,8 +113,11 @@ fn check(request: &Request, device: &str, has_new_key: bool, tokens: &Mutex<Hash
 fn check_token(request: &Request, has_new_key: bool, tokens: &Mutex<HashMap<usize, (String, u64)>>) -> Checked {
     let invalid = (403, "InvalidProviderToken");
     let token = request.header("authorization").strip_prefix("bearer ").ok_or((403, "MissingProviderToken"))?;
-    let public: &[u8] =
-        if has_new_key { include_bytes!("../fixtures/apns-new.pub") } else { include_bytes!("../fixtures/apns.pub") };
+    let public: &[u8] = if has_new_key {
+        include_bytes!("../../fixtures/keys/apns-new.pub")
+    } else {
+        include_bytes!("../../fixtures/keys/apns.pub")
+    };
     let mut validation = Validation::new(Algorithm::ES256);
     validation.required_spec_claims.clear();
     (validation.validate_exp, validation.validate_aud) = (false, false);

@@ -1,4 +1,4 @@
-//! Google's push service: the HTTP v1 API of Firebase Cloud Messaging, and the server that gives out access tokens.
+//! Firebase Cloud Messaging (HTTP v1 API), and Google's OAuth token server.
 
 use std::collections::HashSet;
 use std::ops::Deref;
@@ -7,18 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde_json::{Map, Value, json};
 
-use crate::{Answer, Double, Request, name_of, planted, seconds_now};
+use crate::{Answer, Double, Request, canary, name_of, seconds_now};
 
-/// The private key of a service account.
-pub const GOOGLE_KEY: &str = include_str!("../fixtures/google.pem");
-/// The same in the older form that OpenSSL writes (PKCS #1).
-pub const GOOGLE_KEY_PKCS1: &str = include_str!("../fixtures/google.pkcs1.pem");
-/// Another one.
-pub const GOOGLE_NEW_KEY: &str = include_str!("../fixtures/google-new.pem");
-/// The project.
+/// The private key of a service account (PKCS #8).
+pub const GOOGLE_KEY: &str = include_str!("../../fixtures/keys/google.pem");
+/// The same key in the older format of OpenSSL (PKCS #1).
+pub const GOOGLE_KEY_PKCS1: &str = include_str!("../../fixtures/keys/google.pkcs1.pem");
+/// Another private key, in PKCS #8.
+pub const GOOGLE_NEW_KEY: &str = include_str!("../../fixtures/keys/google-new.pem");
+/// The project ID.
 pub const GOOGLE_PROJECT: &str = "example-chat";
-/// The service account.
-pub const GOOGLE_CLIENT: &str = "planted@example-chat.iam.gserviceaccount.com";
+/// The e-mail address of the service account.
+pub const GOOGLE_CLIENT: &str = "canary@example-chat.iam.gserviceaccount.com";
 
 /// The double of FCM.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ impl Deref for Fcm {
 }
 
 impl Fcm {
-    /// Listens.
+    /// Listens on a free port.
     pub async fn start() -> Self {
         let grants: Arc<Mutex<Grants>> = Arc::default();
         let of_server = Arc::clone(&grants);
@@ -65,34 +65,34 @@ impl Fcm {
         Self { double, grants }
     }
 
-    /// The file of the service account.
+    /// Returns the JSON file of the service account, with this double's URLs.
     pub fn service_account(&self) -> Value {
         let token_uri = format!("{}/token", self.url);
-        json!({"type": "service_account", "project_id": GOOGLE_PROJECT, "private_key_id": "planted",
+        json!({"type": "service_account", "project_id": GOOGLE_PROJECT, "private_key_id": "canary",
             "private_key": GOOGLE_KEY, "client_email": GOOGLE_CLIENT, "token_uri": token_uri, "url": self.url})
     }
 
-    /// How many tokens were given out.
+    /// Returns the number of access tokens that were issued.
     pub fn granted(&self) -> usize {
         self.grants().number
     }
 
-    /// How many requests for a token were refused for their assertion.
+    /// Returns the number of token requests that were refused because of their assertion.
     pub fn refused(&self) -> usize {
         self.grants().refused
     }
 
-    /// Takes back all tokens.
+    /// Revokes all access tokens.
     pub fn revoke_tokens(&self) {
         self.grants().good.clear();
     }
 
-    /// Answers so when it is asked for a token the next time.
+    /// Sets the answer to the next token request.
     pub fn fail_next_grant(&self, answer: Answer) {
         self.grants().fail_next = Some(answer);
     }
 
-    /// Takes assertions signed by the new key, and no others, and takes back all tokens.
+    /// Accepts only assertions that are signed by [`GOOGLE_NEW_KEY`] from now on, and revokes all access tokens.
     pub fn change_key(&self) {
         let mut grants = self.grants();
         grants.has_new_key = true;
@@ -119,9 +119,9 @@ impl Grants {
             return Answer::json(400, &json!({"error": "unsupported_grant_type"}));
         }
         let public: &[u8] = if self.has_new_key {
-            include_bytes!("../fixtures/google-new.pub")
+            include_bytes!("../../fixtures/keys/google-new.pub")
         } else {
-            include_bytes!("../fixtures/google.pub")
+            include_bytes!("../../fixtures/keys/google.pub")
         };
         let mut validation = Validation::new(Algorithm::RS256);
         validation.set_audience(&[format!("{url}/token")]);
@@ -140,13 +140,13 @@ impl Grants {
             return invalid;
         }
         self.number += 1;
-        let token = planted(&format!("ya29.{}", self.number));
+        let token = canary(&format!("ya29.{}", self.number));
         self.good.insert(token.clone());
         Answer::json(200, &json!({"access_token": token, "expires_in": 3_599, "token_type": "Bearer"}))
     }
 }
 
-/// An error as Google writes it (google.rpc.Status), with FCM's own code among its details.
+/// Makes an error answer (google.rpc.Status) with FCM's error code in its details.
 pub fn fcm_error(status: u16, name: &str, error_code: Option<&str>, message: &str) -> Answer {
     let details: Vec<_> = error_code
         .map(|code| json!({"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": code}))
@@ -156,12 +156,12 @@ pub fn fcm_error(status: u16, name: &str, error_code: Option<&str>, message: &st
     Answer::json(status, &json!({"error": error}))
 }
 
-/// The error for a message that is too large, which has no code of its own.
+/// Makes the error for a message that is too large, which has no error code of its own.
 pub fn fcm_too_big() -> Answer {
     fcm_error(400, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT"), "Android message is too big")
 }
 
-/// The error for a device that is sent too much, which has a QuotaFailure among its details.
+/// Makes the error for too many messages to one device, which has a QuotaFailure in its details.
 pub fn fcm_device_quota() -> Answer {
     let description = "Device message rate exceeded";
     let details = json!([{"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": "QUOTA_EXCEEDED"},
@@ -172,7 +172,7 @@ pub fn fcm_device_quota() -> Answer {
     Answer::json(429, &json!({"error": error}))
 }
 
-/// The error for a project that sends too much.
+/// Makes the error for too many messages of one project.
 pub fn fcm_project_quota() -> Answer {
     let details = json!([{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RATE_LIMIT_EXCEEDED",
         "domain": "googleapis.com", "metadata": {"service": "fcm.googleapis.com", "quota_unit": "1/min/{project}",
@@ -206,7 +206,7 @@ fn check(request: &Request, message: &Value, good_tokens: &HashSet<String>) -> A
     }
 }
 
-/// A field of AndroidNotification.
+/// Returns whether this is a field of AndroidNotification.
 fn is_of_notification((name, value): (&String, &Value)) -> bool {
     match name.as_str() {
         "title" | "body" | "tag" | "click_action" | "sound" => value.is_string(),
@@ -215,13 +215,13 @@ fn is_of_notification((name, value): (&String, &Value)) -> bool {
     }
 }
 
-/// A field of the data, whose name is not reserved.
+/// Returns whether this is a field of the data, with a name that is not reserved.
 fn is_of_data((name, value): (&String, &Value)) -> bool {
     let is_word = matches!(name.as_str(), "from" | "message_type" | "collapse_key");
     !(is_word || name.starts_with("google") || name.starts_with("gcm")) && value.is_string()
 }
 
-/// The first field that is not as the reference of the API has it.
+/// Returns the first field that the API reference does not allow.
 fn unknown(request: &Value) -> Option<String> {
     let empty = Map::new();
     let object = |value: &Value| value.as_object().unwrap_or(&empty).clone();

@@ -1,30 +1,30 @@
-//! Doubles of push services, which check what the services check and answer as they document it. Each listens on a port
-//! of loopback without TLS, and takes HTTP/2 with prior knowledge as well as HTTP/1.1.
+//! Doubles of the services that Pushlark calls: each checks requests as the service does, and answers as its documentation
+//! says. A double listens on a loopback port without TLS, by HTTP/1.1 and by HTTP/2 with prior knowledge.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod apns;
+mod canary;
+mod document_server;
 mod fcm;
-mod mongoosepush;
-mod planted;
-mod published;
-mod receiver;
+mod gateway;
+mod lambda;
 mod rest;
+mod secrets_manager;
 mod sns;
 mod web_push;
 
-pub use apns::{
-    APNS_KEY, APNS_KEY_ID, APNS_KEY_SEC1, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, problem as apns_problem,
-};
+pub use apns::{APNS_KEY, APNS_KEY_ID, APNS_KEY_SEC1, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, apns_error};
+pub use canary::{CANARY, canary, contains_canary, name_of};
+pub use document_server::DocumentServer;
 pub use fcm::{
     Fcm, GOOGLE_CLIENT, GOOGLE_KEY, GOOGLE_KEY_PKCS1, GOOGLE_NEW_KEY, GOOGLE_PROJECT, fcm_device_quota, fcm_error,
     fcm_project_quota, fcm_too_big,
 };
-pub use mongoosepush::MongoosePush;
-pub use planted::{MARK, is_planted, name_of, planted};
-pub use published::Published;
-pub use receiver::Receiver;
+pub use gateway::Gateway;
+pub use lambda::{Behaviour, Handler, Lambda};
 pub use rest::Rest;
+pub use secrets_manager::SecretsManager;
 pub use sns::{SNS_SIGNED_BY_SHA1, Sns};
 pub use web_push::{Subscriber, WebPush};
 
@@ -46,17 +46,17 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
-/// What all doubles have in common: what they were sent, and what they are told to answer.
+/// The base of all doubles: records the requests, and lets a test choose the answers.
 #[derive(Clone)]
 pub struct Double {
-    /// Where it listens.
+    /// The base URL.
     pub url: String,
     state: Arc<Mutex<State>>,
     hold: Hold,
     running: Running,
 }
 
-/// How long a double waits before it answers a request, from the arrival of the request.
+/// The time between the arrival of a request and its answer.
 #[derive(Clone)]
 pub struct Hold(Arc<watch::Sender<Duration>>);
 
@@ -67,20 +67,20 @@ impl Default for Hold {
 }
 
 impl Hold {
-    /// Longer than any test runs.
+    /// A day: longer than any test runs.
     pub const FOREVER: Duration = Duration::from_hours(24);
 
-    /// Changes the time, also for the requests that wait.
+    /// Changes the time, also for the requests that wait now.
     pub fn set(&self, hold: Duration) {
         self.0.send_replace(hold);
     }
 
-    /// Waits until it is time to answer a request that arrives now.
+    /// Waits until a request that arrives now is to be answered.
     pub async fn wait(&self) {
         let (arrival, mut hold) = (Instant::now(), self.0.subscribe());
         loop {
             let end = arrival + *hold.borrow_and_update();
-            // An error is the end of the time; a success is a change of it.
+            // An error means that the time is over; a success means that it was changed.
             if Instant::now() >= end || timeout_at(end, hold.changed()).await.is_err() {
                 return;
             }
@@ -92,39 +92,40 @@ impl Hold {
 struct State {
     requests: Vec<Request>,
     count: u64,
-    /// What the next requests are answered, …
+    /// The answers to the next requests, for any device.
     answers: VecDeque<Answer>,
-    /// … what the next ones for a device are, …
+    /// After these, the answers to the next requests for a device.
     next_of_devices: HashMap<String, VecDeque<Answer>>,
-    /// … and what all others for it are.
+    /// After these, the answer to all requests for a device.
     devices: HashMap<String, Answer>,
-    forgetful: bool,
+    counts_only: bool,
     arrived: u64,
+    arrivals: Vec<String>,
     connections: Vec<AbortHandle>,
 }
 
-/// A request as it came.
+/// A request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Its method.
+    /// The HTTP method.
     pub method: Method,
-    /// Its path.
+    /// The path, without the query.
     pub path: String,
-    /// Its headers.
+    /// The headers.
     pub headers: HeaderMap,
-    /// Its body.
+    /// The body.
     pub body: Bytes,
-    /// Which connection it came by.
+    /// The number of its connection, from 0.
     pub connection: usize,
-    /// When it came.
+    /// The time of its arrival.
     pub at: Instant,
-    /// The device that it is for.
+    /// The name of its device, without the canary.
     pub device: String,
-    /// What it was answered.
+    /// The status of its answer.
     pub status: u16,
 }
 
-/// An answer.
+/// An HTTP answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: u16,
@@ -133,29 +134,29 @@ pub struct Answer {
 }
 
 impl Request {
-    /// A header, or nothing.
+    /// Returns a header, or an empty text.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 }
 
 impl Answer {
-    /// An answer of JSON.
+    /// Makes an answer with a JSON body.
     pub fn json(status: u16, body: &Value) -> Self {
         Self { status, headers: Vec::new(), body: body.to_string() }
     }
 
-    /// An answer of any text.
+    /// Makes an answer with a text body.
     pub fn text(status: u16, body: &str) -> Self {
         Self { status, headers: Vec::new(), body: body.into() }
     }
 
-    /// With a header.
+    /// Adds a header.
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -163,9 +164,18 @@ impl Answer {
 }
 
 impl Double {
-    /// Listens; `check` tells what the service itself makes of a request: for which device it is, and what it is answered.
+    /// Listens on a free port, with at most `streams` requests side by side on one connection. `check` gets the double's URL
+    /// and a request, and returns the request's device (empty: the request is no notification) and the service's answer.
     async fn start(streams: u32, check: impl Fn(&str, &Request) -> (String, Answer) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), streams, check)
+    }
+
+    /// The same, on the address of `listener`.
+    fn serve(
+        listener: TcpListener,
+        streams: u32,
+        check: impl Fn(&str, &Request) -> (String, Answer) + Send + Sync + 'static,
+    ) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let double = Self { url, state: Arc::default(), hold: Hold::default(), running: Running::default() };
         let (accepting, check) = (double.clone(), Arc::new(check));
@@ -180,7 +190,7 @@ impl Double {
                     });
                     let mut builder = Builder::new(TokioExecutor::new());
                     builder.http2().max_concurrent_streams(streams);
-                    // The client may go at any time.
+                    // The client may close the connection at any time.
                     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
                 });
                 accepting.state().connections.push(serving.abort_handle());
@@ -202,19 +212,22 @@ impl Double {
         let mut request =
             Request { method: head.method, path, headers: head.headers, body, connection, at, device, status };
         let (device, mut answer) = check(&self.url, &request);
-        // What is not a notification, such as a token's request, is for no device.
+        // Other requests, such as one for an access token, have no device.
         let is_notification = !device.is_empty();
         {
             let mut state = self.state();
             if is_notification && answer.status < 300 {
-                let mut told = state.answers.pop_front();
-                if told.is_none() {
-                    told = state.next_of_devices.get_mut(&device).and_then(VecDeque::pop_front);
+                let mut chosen = state.answers.pop_front();
+                if chosen.is_none() {
+                    chosen = state.next_of_devices.get_mut(&device).and_then(VecDeque::pop_front);
                 }
-                let told = told.or_else(|| state.devices.get(&device).cloned());
-                answer = told.unwrap_or(answer);
+                let chosen = chosen.or_else(|| state.devices.get(&device).cloned());
+                answer = chosen.unwrap_or(answer);
             }
             state.arrived += u64::from(is_notification);
+            if is_notification && !state.counts_only {
+                state.arrivals.push(device.clone());
+            }
         }
         let running = self.running.begin();
         if is_notification {
@@ -225,7 +238,7 @@ impl Double {
             let mut state = self.state();
             state.count += 1;
             (request.device, request.status) = (device, answer.status);
-            if !state.forgetful {
+            if !state.counts_only {
                 state.requests.push(request);
             }
         }
@@ -236,64 +249,69 @@ impl Double {
         Ok(response.body(answer.body.into()).unwrap())
     }
 
-    /// Answers so for a device from then on.
+    /// Sets the answer to all later notifications for a device.
     pub fn device_answers(&self, device: &str, answer: Answer) {
         self.state().devices.insert(device.into(), answer);
     }
 
-    /// Takes notifications for a device again.
+    /// Accepts notifications for a device again.
     pub fn device_recovers(&self, device: &str) {
         self.state().devices.remove(device);
     }
 
-    /// Answers so the next time for a device.
+    /// Sets the answer to the next notification for a device.
     pub fn device_answers_next(&self, device: &str, answer: Answer) {
         self.state().next_of_devices.entry(device.into()).or_default().push_back(answer);
     }
 
-    /// Answers so the next time, whatever the device.
+    /// Sets the answer to the next notification for any device.
     pub fn answer_next(&self, answer: Answer) {
         self.state().answers.push_back(answer);
     }
 
-    /// Takes so long for each notification, also for those that wait for their answer.
+    /// Delays the answer to each notification by this time, also to those that wait for their answer.
     pub fn hold(&self, hold: Duration) {
         self.hold.set(hold);
     }
 
-    /// Only counts what comes, from then on.
-    pub fn forget(&self) {
-        self.state().forgetful = true;
+    /// Counts later requests without recording them.
+    pub fn count_only(&self) {
+        self.state().counts_only = true;
     }
 
-    /// How many notifications arrived, answered or not.
+    /// Returns the number of notifications that arrived, answered or not.
     pub fn arrived(&self) -> u64 {
         self.state().arrived
     }
 
-    /// How many notifications were answered.
+    /// Returns the devices of the notifications that arrived, answered or not, the oldest first.
+    pub fn arrivals(&self) -> Vec<String> {
+        self.state().arrivals.clone()
+    }
+
+    /// Returns the number of notifications that were answered.
     pub fn count(&self) -> u64 {
         self.state().count
     }
 
-    /// The notifications that came, taken or not, in the order of their answers.
+    /// Returns the answered notifications, accepted or not, in the order of their answers.
     pub fn requests(&self) -> Vec<Request> {
         self.state().requests.clone()
     }
 
-    /// The notifications for a device that were taken.
-    pub fn taken(&self, device: &str) -> Vec<Request> {
+    /// Returns the notifications for a device that were accepted.
+    pub fn accepted(&self, device: &str) -> Vec<Request> {
         let mut requests = self.requests();
         requests.retain(|request| request.device == device && request.status < 300);
         requests
     }
 
-    /// How many connections were ever opened.
+    /// Returns the number of connections that were opened.
     pub fn connections(&self) -> usize {
         self.state().connections.len()
     }
 
-    /// How many requests were ever answered side by side.
+    /// Returns the largest number of requests that were answered side by side.
     pub fn most_running(&self) -> usize {
         self.running.most()
     }
@@ -308,12 +326,12 @@ impl Double {
     }
 }
 
-/// How many requests are answered side by side.
+/// Counts the requests that are answered side by side.
 #[derive(Clone, Default)]
 pub struct Running(Arc<Mutex<(usize, usize)>>);
 
 impl Running {
-    /// Counts a request until what is returned is dropped, as it is when the client goes.
+    /// Counts a request until the returned value is dropped. It is also dropped if the client closes the connection.
     pub fn begin(&self) -> RunningRequest {
         let mut counts = self.0.lock().unwrap();
         counts.0 += 1;
@@ -321,7 +339,7 @@ impl Running {
         RunningRequest(self.clone())
     }
 
-    /// How many there ever were.
+    /// Returns the largest number so far.
     pub fn most(&self) -> usize {
         self.0.lock().unwrap().1
     }
@@ -336,7 +354,7 @@ impl Drop for RunningRequest {
     }
 }
 
-/// The seconds since 1970.
+/// Returns the seconds since 1970.
 fn seconds_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }

@@ -1,4 +1,4 @@
-//! A chat server that takes stanzas by HTTP, as Prosody's `mod_rest` does.
+//! A chat server that accepts stanzas over HTTP, as Prosody's `mod_rest` does.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -9,14 +9,14 @@ use pushlark_xmpp::{Element, ns};
 
 use crate::{Answer, Double, Request};
 
-/// The double; a device is the node that an IQ publishes to.
+/// The double. A device is the node to which an IQ publishes.
 #[derive(Clone)]
 pub struct Rest {
     double: Double,
     errors: Arc<Mutex<Errors>>,
 }
 
-/// Of each node that errs: the error's type and condition.
+/// By node: the type and the condition of the error that it answers.
 type Errors = HashMap<String, (String, String)>;
 
 impl Deref for Rest {
@@ -28,7 +28,7 @@ impl Deref for Rest {
 }
 
 impl Rest {
-    /// Listens, for whoever knows the token.
+    /// Listens on a free port, and accepts this bearer token.
     pub async fn start(token: &'static str) -> Self {
         let errors: Arc<Mutex<Errors>> = Arc::default();
         let of_nodes = Arc::clone(&errors);
@@ -36,17 +36,17 @@ impl Rest {
         Self { double, errors }
     }
 
-    /// Answers publishes to a node by an error from then on.
-    pub fn node_errs(&self, node: &str, error_type: &str, condition: &str) {
+    /// Answers all later publishes to a node with this error.
+    pub fn node_fails(&self, node: &str, error_type: &str, condition: &str) {
         self.errors.lock().unwrap().insert(node.into(), (error_type.into(), condition.into()));
     }
 
-    /// Takes publishes to a node again.
+    /// Accepts publishes to a node again.
     pub fn node_recovers(&self, node: &str) {
         self.errors.lock().unwrap().remove(node);
     }
 
-    /// The publish IQs for a node, whatever they were answered.
+    /// Returns the publish IQs for a node, accepted or not.
     pub fn published(&self, node: &str) -> Vec<Element> {
         let requests = self.requests().into_iter().filter(|request| request.device == node);
         requests.map(|request| parse(&request.body).unwrap()).collect()
@@ -70,14 +70,14 @@ fn check(token: &str, errors: &Errors, request: &Request) -> (String, Answer) {
     let [id, from, to] = ["id", "from", "to"].map(|name| iq.attribute(name).unwrap().to_owned());
     let pubsub = iq.child("pubsub", ns::PUBSUB).unwrap();
     let node = pubsub.child("publish", ns::PUBSUB).unwrap().attribute("node").unwrap().to_owned();
-    // A chat server may be as talkative as it likes.
+    // The error text of a chat server may repeat the values of the request.
     let xml = pubsub.to_string();
     let values: String = xml.split("<value>").skip(1).filter_map(|value| value.split("</").next()).collect();
     let reply = match errors.get(&node) {
         None => format!("<iq id='{id}' type='result' to='{from}' from='{to}'/>"),
         Some((kind, condition)) => format!(
             "<iq id='{id}' type='error' to='{from}' from='{to}'>{pubsub}<error type='{kind}'>\
-             <{condition} xmlns='{errors}'/><text xmlns='{errors}'>not taken: {values}</text></error></iq>",
+             <{condition} xmlns='{errors}'/><text xmlns='{errors}'>not accepted: {values}</text></error></iq>",
             errors = ns::STANZA_ERRORS,
         ),
     };

@@ -1,4 +1,4 @@
-//! Amazon SNS, as a subscriber sees it: it publishes its certificate, signs messages, and hears confirmations.
+//! Amazon SNS for a subscriber: it publishes its certificate, signs messages, and receives confirmations.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair;
@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use crate::{Answer, Double};
 
-/// A message that is signed by SHA-1, as SNS does where a topic is not set to the newer version.
-pub const SNS_SIGNED_BY_SHA1: &str = include_str!("../fixtures/sns-signed-by-sha1.json");
+/// A message that is signed with SHA-1, which is the default of a topic (`SignatureVersion` 1).
+pub const SNS_SIGNED_BY_SHA1: &str = include_str!("../../fixtures/sns/sns-signed-by-sha1.json");
 
-/// SNS in all regions.
+/// The double of SNS in all regions.
 #[derive(Clone)]
 pub struct Sns(Double);
 
@@ -27,18 +27,21 @@ impl std::ops::Deref for Sns {
 }
 
 impl Sns {
-    /// Listens.
+    /// Listens on a free port.
     pub async fn start() -> Self {
         let check = |_: &str, request: &crate::Request| {
             let is_certificate = request.method == Method::GET && request.path.ends_with(".pem");
-            let body =
-                if is_certificate { include_str!("../fixtures/sns.pem") } else { "<ConfirmSubscriptionResponse/>" };
+            let body = if is_certificate {
+                include_str!("../../fixtures/sns/sns.pem")
+            } else {
+                "<ConfirmSubscriptionResponse/>"
+            };
             (request.path.clone(), Answer::text(200, body))
         };
         Self(Double::start(100, check).await)
     }
 
-    /// The text of a message that is signed.
+    /// Returns the text that SNS signs for a message.
     pub fn signed_text(message: &Value) -> String {
         let names: &[&str] = match message["Type"].as_str() {
             Some("Notification") => &["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"],
@@ -47,12 +50,12 @@ impl Sns {
         names.iter().filter_map(|name| Some(format!("{name}\n{}\n", message[*name].as_str()?))).collect()
     }
 
-    /// Signs a message by SHA-256, in place of the signature that it has.
+    /// Replaces the signature of a message by one with SHA-256 (`SignatureVersion` 2).
     pub fn signed(mut message: Value) -> Value {
         message["SignatureVersion"] = "2".into();
         message["SigningCertURL"] = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-2.pem".into();
         let text = Self::signed_text(&message);
-        let (_, key) = SecretDocument::from_pem(include_str!("../fixtures/sns-key.p8")).unwrap();
+        let (_, key) = SecretDocument::from_pem(include_str!("../../fixtures/sns/sns-key.p8")).unwrap();
         let key = KeyPair::from_pkcs8(key.as_bytes()).unwrap();
         let mut signature = vec![0; key.public_modulus_len()];
         key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature).unwrap();

@@ -12,10 +12,10 @@ use p256::elliptic_curve::sec1::ToEncodedPoint;
 use p256::{PublicKey, SecretKey};
 use serde_json::{Value, json};
 
-use crate::{Answer, Double, MARK, Request, name_of, planted, seconds_now};
+use crate::{Answer, CANARY, Double, Request, canary, name_of, seconds_now};
 
-/// The double of a push service. To a client that has it for an HTTP proxy it is the push service of each vendor, by the
-/// host that is asked for.
+/// The double of a push service. As an HTTP proxy of a client, it is the push service of each vendor, chosen by the host of
+/// the request.
 #[derive(Clone)]
 pub struct WebPush(Double);
 
@@ -34,7 +34,7 @@ pub struct Subscriber {
 }
 
 impl WebPush {
-    /// Listens.
+    /// Listens on a free port.
     pub async fn start() -> Self {
         let double = Double::start(1_000, |_, request| {
             let device = name_of(request.path.strip_prefix("/push/").unwrap_or("none")).to_owned();
@@ -48,37 +48,37 @@ impl WebPush {
         Self(double)
     }
 
-    /// The endpoint of a device.
+    /// Returns the endpoint URL of a device.
     pub fn endpoint(&self, device: &str) -> String {
-        format!("{}/push/{}", self.url, planted(device))
+        format!("{}/push/{}", self.url, canary(device))
     }
 }
 
 impl Subscriber {
-    /// Always the same keys for the same number, which must not be 0.
+    /// Makes keys from a number from 1: the same number gives the same keys.
     pub fn new(number: u8) -> Self {
         let mut auth = [number; 16];
-        auth[..MARK.len()].copy_from_slice(MARK.as_bytes());
+        auth[..CANARY.len()].copy_from_slice(CANARY.as_bytes());
         Self { key: SecretKey::from_slice(&[number; 32]).unwrap(), auth }
     }
 
-    /// The public key, as a browser gives it.
+    /// Returns the public key: an uncompressed point in base64url.
     pub fn p256dh(&self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(self.key.public_key().to_encoded_point(false))
     }
 
-    /// The secret, as a browser gives it.
+    /// Returns the authentication secret: 16 bytes in base64url.
     pub fn auth(&self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(self.auth)
     }
 
-    /// The private key: 32 bytes in base64url.
+    /// Returns the private key: 32 bytes in base64url.
     pub fn private_key(&self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(self.key.to_bytes())
     }
 
-    /// What was pushed, as the browser decrypts it (RFC 8291, section 3.4), without its padding; `None` if it is not for
-    /// these keys.
+    /// Decrypts a notification (RFC 8291, section 3.4) and removes its padding. Returns `None` if it is encrypted for other
+    /// keys.
     pub fn decrypt(&self, body: &[u8]) -> Option<Vec<u8>> {
         // RFC 8188, section 2.1: a salt, the size of records, the length of the key, the key; then the only record.
         let (salt, sender, mut record) = (body.get(..16)?, body.get(21..86)?, body.get(86..)?.to_vec());
@@ -97,7 +97,7 @@ impl Subscriber {
     }
 }
 
-/// The first block of HKDF with SHA-256 (RFC 5869).
+/// Returns the first block of HKDF with SHA-256 (RFC 5869).
 fn derive(salt: &[u8], secret: &[u8], info: &[u8]) -> [u8; 32] {
     let sign = |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
     let block = sign(sign(salt, secret).as_ref(), &[info, &[1]].concat());
@@ -110,7 +110,7 @@ fn refused(is_wrong: bool, status: u16, reason: &'static str) -> Result<(), (u16
 
 fn check(request: &Request) -> Result<(), (u16, &'static str)> {
     refused(request.method != "POST", 405, "method")?;
-    // Four weeks are the most that Google and Microsoft take.
+    // Google and Microsoft accept at most four weeks.
     refused(request.header("ttl").parse::<u32>().is_ok_and(|seconds| seconds > 2_419_200), 400, "TTL")?;
     refused(request.header("ttl").parse::<u32>().is_err(), 400, "TTL")?;
     refused(request.header("content-encoding") != "aes128gcm", 400, "Content-Encoding")?;
@@ -141,12 +141,12 @@ fn check(request: &Request) -> Result<(), (u16, &'static str)> {
     refused(!is_contact || subject.contains([' ', '<', '>']) || subject.contains("localhost"), 403, "BadJwtToken")
 }
 
-/// What one vendor alone refuses.
+/// Checks the rules of single vendors.
 fn check_as_vendor(request: &Request) -> Result<(), (u16, &'static str)> {
     let host = request.header("host");
     let is_at = |domain| host == domain || host.ends_with(&format!(".{domain}"));
     if is_at("push.services.mozilla.com") {
-        // As for Firefox on Android.
+        // The limit for Firefox on Android.
         refused(request.body.len() > 2_744, 413, "Data payload is too large")?;
     }
     if is_at("notify.windows.com") {

@@ -1,32 +1,20 @@
-//! Claims: which event publishes a message to which service.
-
-use std::collections::BTreeMap;
+//! Claims: the event that publishes a message to a device.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use pushlark_plugin::{PublishOptions, PublishService};
 use pushlark_store::Claimant;
 use pushlark_xmpp::BareJid;
-use serde_json::{Value, json};
-use tests::{Apart, Pushlark, ago};
-
-const BOB: &str = "bob@example.com";
+use serde_json::json;
+use tests::{BOB, IsolatedWorker, Pushlark, Work, registration};
 
 fn text(value: impl ToString) -> AttributeValue {
     AttributeValue::S(value.to_string())
 }
 
 #[tokio::test]
-async fn a_claim_has_room_for_750_nodes_of_the_longest_names() {
+async fn a_claim_holds_750_nodes_with_the_longest_names() {
     let pushlark = Pushlark::start().await;
     let store = pushlark.store();
-    let services: Vec<_> = (0..750)
-        .map(|number| PublishService {
-            jid: BareJid::new("push.example.com").unwrap(),
-            node: format!("{number:0>512}"),
-            options: PublishOptions::new(BTreeMap::new()).unwrap(),
-            created_at: 0,
-        })
-        .collect();
+    let services: Vec<_> = (0..750).map(|number| registration(&format!("{number:0>512}"), &[], 0)).collect();
     let services: Vec<_> = services.iter().collect();
     let bob = BareJid::new(BOB).unwrap();
     let name = "01234567-89ab-cdef-0123-456789abcdef.24";
@@ -42,12 +30,7 @@ async fn a_claim_has_room_for_750_nodes_of_the_longest_names() {
     assert_eq!(store.claim(next, &services).await.unwrap(), [false; 750]);
 }
 
-fn message() -> Value {
-    json!({"id": "m", "at": ago(0), "subject": {"message": {"from": "alice@example.com", "to": [BOB],
-        "stanza": "<message type='chat'><body>planted Hi</body></message>"}}})
-}
-
-/// Writes a claim as earlier versions did.
+/// Writes a claim as earlier versions did, with the name of the service as the attribute.
 async fn claim_by_long_name(pushlark: &Pushlark, node: &str, holder: &str) {
     let update = pushlark.stack.dynamodb.update_item().table_name("pushlark");
     let update = update.key("pk", text(format!("msg/m/{BOB}"))).key("sk", text("claim"));
@@ -58,9 +41,9 @@ async fn claim_by_long_name(pushlark: &Pushlark, node: &str, holder: &str) {
 }
 
 #[tokio::test]
-async fn claims_of_an_earlier_version_are_honoured() {
-    let apart = Apart::start().await;
-    let pushlark = &apart.pushlark;
+async fn claims_of_an_earlier_version_are_valid() {
+    let isolated = IsolatedWorker::start().await;
+    let pushlark = &isolated.pushlark;
     for (node, holder) in [
         ("done", Some("first.0 done")),
         ("begun", Some("first.0")),
@@ -74,19 +57,19 @@ async fn claims_of_an_earlier_version_are_honoured() {
         }
     }
     pushlark.device_answers("failing", json!({"status": 500})).await;
-    // The first event goes on where the earlier version left off; what is put back of it is only what failed.
-    apart.send(&json!({"uid": "first", "work": [message()]})).await;
-    let first = apart.receive().await.unwrap();
-    apart.handle(first.clone()).await;
-    let failing = apart.next(first).await.expect("one that failed");
-    // The other event has lost nothing by that.
-    apart.send(&json!({"uid": "twin", "work": [message()]})).await;
-    let twin = apart.receive().await.unwrap();
-    apart.handle(twin.clone()).await;
+    // The first event continues the work of the earlier version. Only the failed device is put back.
+    isolated.send(&json!({"uid": "first", "work": [Work::message(&[BOB])]})).await;
+    let first = isolated.receive().await.unwrap();
+    isolated.handle(first.clone()).await;
+    let failing = isolated.next(first).await.expect("the device that failed");
+    // The other event still publishes its own claim.
+    isolated.send(&json!({"uid": "twin", "work": [Work::message(&[BOB])]})).await;
+    let twin = isolated.receive().await.unwrap();
+    isolated.handle(twin.clone()).await;
     pushlark.device_answers("failing", json!({"status": 200})).await;
-    apart.handle(failing.clone()).await;
-    apart.delete(failing).await;
-    assert!(apart.next(twin).await.is_none());
+    isolated.handle(failing.clone()).await;
+    isolated.delete(failing).await;
+    assert!(isolated.next(twin).await.is_none());
     for (node, times) in [("done", 0), ("begun", 1), ("of another", 1), ("failing", 2), ("free", 1)] {
         assert_eq!(pushlark.notifications(node).await.len(), times, "{node}");
     }

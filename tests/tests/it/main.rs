@@ -1,30 +1,40 @@
-//! Pushlark from outside: HTTP in, notification out, through the local stack.
+//! Tests of Pushlark from outside: HTTP in, notifications out, with the local stack.
+//!
+//! - Requests: [`access`], [`client_tokens`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
+//!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
+//! - Decisions: [`custom_plugins`], [`notification_content`], [`sessions`], [`unread_counts`].
+//! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
+//!   [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
+//! - Queue and table: [`claims`], [`dynamodb_calls`], [`removal`], [`resilience`], [`retries`], [`roles`], [`scale`],
+//!   [`throughput`], [`upgrade`].
+//! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod access;
-mod answers;
-mod calls;
+mod apns;
 mod claims;
-mod clients;
-mod counts;
+mod client_tokens;
+mod credentials;
 mod custom_plugins;
-mod direct;
-mod enabling;
-mod envelope;
+mod delivery;
+mod documentation;
+mod dynamodb_calls;
+mod enable_disable;
 mod events;
-mod explaining;
-mod extensions;
-mod formats;
-mod judged;
+mod explain;
+mod fcm;
+mod http;
+mod max_nodes;
 mod mongooseim;
-mod nodes;
-mod outcomes;
-mod pages;
+mod mongoosepush;
+mod notification_content;
 mod providers;
 mod push_node;
+mod rate_limit;
 mod real_pubsub;
-mod refusals;
+mod reference;
+mod refused_requests;
 mod removal;
 mod resilience;
 mod retries;
@@ -34,5 +44,8 @@ mod secrecy;
 mod sessions;
 mod settings;
 mod throughput;
+mod unread_counts;
 mod upgrade;
 mod web_push;
+mod webhook_formats;
+mod webhook_gateway;

@@ -1,13 +1,13 @@
-//! What the functions ask of DynamoDB, and what their roles in the template let them.
+//! The DynamoDB actions of each function, and the actions that its role in the template allows.
 
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use tests::Meter;
+use tests::{ALICE, BOB, BOBS_PHONE, CallCounter, Event, PUSH_HOST, PushRequest, XMPP, stanza};
 
 const TEMPLATE: &str = include_str!("../../../infra/template.yaml");
 
-/// The actions on DynamoDB that a function's role allows.
+/// Returns the actions on DynamoDB that a function's role allows.
 fn allowed(function: &str) -> BTreeSet<&'static str> {
     let (_, role) = TEMPLATE.split_once(&format!("\n  {function}Role:\n")).unwrap();
     let (role, _) = role.split_once(&format!("\n  {function}Logs:\n")).unwrap();
@@ -16,59 +16,55 @@ fn allowed(function: &str) -> BTreeSet<&'static str> {
 }
 
 #[tokio::test]
-async fn each_function_asks_what_its_role_lets_it_and_could_not_do_with_less() {
+async fn each_function_uses_exactly_the_actions_of_its_role() {
     let settings = [("MAX_NODES", "2"), ("RATE_LIMIT", "1000000"), ("UNREAD_COUNTS", "on")];
-    let (pushlark, meter) = Meter::with_settings(settings).await;
-    let asked = || meter.take_actions();
-    let assert_asked = |function: &str, asked: BTreeSet<String>| {
-        assert_eq!(asked.iter().map(String::as_str).collect::<BTreeSet<_>>(), allowed(function), "{function}");
+    let (pushlark, counter) = CallCounter::with_settings(settings).await;
+    let actions = || counter.take_actions();
+    let assert_uses = |function: &str, used: BTreeSet<String>| {
+        assert_eq!(used.iter().map(String::as_str).collect::<BTreeSet<_>>(), allowed(function), "{function}");
     };
 
-    asked();
+    actions();
     for node in ["a", "b", "c"] {
-        pushlark.enable("bob@example.com/phone", node).await;
+        pushlark.enable(BOBS_PHONE, node).await;
     }
-    let list = format!("{}/enable?user=bob@example.com", pushlark.stack.url);
-    assert_eq!(pushlark.http.get(list).send().await.unwrap().status(), 200);
-    let mut enabling = asked();
-    let mut disable = json!({"user": "bob@example.com", "jid": "push.example.com"});
-    assert_eq!(pushlark.json("/disable", disable.clone()).await.status, 200);
-    assert_asked("Disable", asked());
-
-    // The node that was added last is not there, so the next transaction checks that.
-    pushlark.enable("bob@example.com/phone", "d").await;
-    enabling.extend(asked());
-    assert_asked("Enable", enabling);
-    disable["node"] = "d".into();
+    pushlark.listed(BOB).await;
+    let mut enabling = actions();
+    let disable = PushRequest::all_nodes(BOB);
     assert_eq!(pushlark.json("/disable", disable).await.status, 200);
-    asked();
+    assert_uses("Disable", actions());
 
-    pushlark.event(json!({"type": "presence", "jid": "bob@example.com/phone", "status": "offline"})).await;
-    pushlark.event(json!({"type": "read", "jid": "bob@example.com", "conversation": "alice@example.com"})).await;
-    assert_asked("Ingest", asked());
+    // The last node is disabled, so the next transaction checks that it does not exist.
+    pushlark.enable(BOBS_PHONE, "d").await;
+    enabling.extend(actions());
+    assert_uses("Enable", enabling);
+    let disable = PushRequest::new(BOB, "d");
+    assert_eq!(pushlark.json("/disable", disable).await.status, 200);
+    actions();
 
-    let owner = "xmlns='http://jabber.org/protocol/pubsub#owner'";
-    for payload in [
-        "<pubsub xmlns='http://jabber.org/protocol/pubsub'><create node='n'/></pubsub>".to_owned(),
-        format!(
-            "<pubsub {owner}><affiliations node='n'><affiliation jid='example.com' affiliation='publish-only'/></affiliations></pubsub>"
-        ),
-        format!("<pubsub {owner}><affiliations node='n'/></pubsub>"),
-        format!("<pubsub {owner}><delete node='n'/></pubsub>"),
-        "<pubsub xmlns='http://jabber.org/protocol/pubsub'><create node='m'/></pubsub>".to_owned(),
+    pushlark.event(Event::presence(BOBS_PHONE, "offline")).await;
+    pushlark.event(Event::read(BOB, ALICE)).await;
+    assert_uses("Ingest", actions());
+
+    let affiliation = "<affiliation jid='example.com' affiliation='publish-only'/>";
+    let affiliations = format!("<affiliations node='n'>{affiliation}</affiliations>");
+    for (kind, payload) in [
+        ("set", stanza::create_node("n")),
+        ("set", stanza::pubsub_owner(&affiliations)),
+        ("get", stanza::pubsub_owner("<affiliations node='n'/>")),
+        ("set", stanza::pubsub_owner("<delete node='n'/>")),
+        ("set", stanza::create_node("m")),
     ] {
-        let iq = format!("<iq type='set' id='1' from='bob@example.com' to='push.example.com'>{payload}</iq>");
-        let iq = if payload.contains("<affiliations node='n'/>") { iq.replace("'set'", "'get'") } else { iq };
-        let reply = pushlark.post("/pubsub", "text/xml", iq).await;
-        assert!(reply.body.contains("type=\"result\""), "{}", reply.body);
+        let iq = stanza::iq(kind, BOB, PUSH_HOST, &payload);
+        pushlark.post("/pubsub", XMPP, iq).await.assert_result();
     }
-    assert_asked("PushNode", asked());
+    assert_uses("PushNode", actions());
 
-    pushlark.enable("bob@example.com/phone", "gone").await;
+    pushlark.enable(BOBS_PHONE, "gone").await;
     pushlark.device_answers("gone", json!({"status": 410})).await;
-    asked();
-    pushlark.message("bob@example.com", "planted Hi").await;
-    pushlark.event(json!({"type": "domain_removed", "domain": "example.com"})).await;
+    actions();
+    pushlark.message(BOB, "canary Hi").await;
+    pushlark.event(Event::domain_removed("example.com")).await;
     pushlark.settled().await;
-    assert_asked("Worker", asked());
+    assert_uses("Worker", actions());
 }

@@ -8,25 +8,25 @@ use std::sync::{Arc, Mutex};
 use axum::extract::{Path, State};
 use axum::routing::post;
 use axum::{Json, Router};
-use doubles::{name_of, planted};
+use doubles::{canary, name_of};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde_json::{Value, json};
-use tests::{Pushlark, eventually, send};
+use serde_json::Value;
+use tests::{Event, Pushlark, ROOM_OCCUPANT, eventually, send};
 use tokio::net::TcpListener;
 
-/// How many events are posted, unless the variable of this name says how many.
+/// The number of events; the environment variable of this name overrides it.
 const EVENTS: usize = 100_000;
-/// How many users the events are for.
+/// The number of users to whom the events are.
 const USERS: usize = 2_000;
-/// How many members the room has, as many as one event may have recipients.
+/// The number of members of the room: the maximum number of recipients of one event.
 const ROOM: usize = 5_000;
-/// How many requests are made side by side.
+/// The number of simultaneous requests.
 const REQUESTS: usize = 16;
 
-/// How often each device was notified of each text.
+/// The number of notifications by device and text.
 type Notified = Arc<Mutex<HashMap<(String, String), usize>>>;
 
-/// A stack, and its push service.
+/// Starts a push service, and a stack that uses it.
 async fn start() -> (Pushlark, Notified) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -50,7 +50,7 @@ async fn enable(pushlark: &Pushlark, users: usize) {
     enabled.buffer_unordered(REQUESTS).collect::<()>().await;
 }
 
-/// Waits until all that was queued is dealt with, as long as the queue becomes shorter.
+/// Waits until the queue is empty. Fails if it does not become shorter for a while.
 async fn drained(pushlark: &Pushlark) {
     let mut left = u32::MAX;
     while left > 0 {
@@ -63,13 +63,14 @@ async fn drained(pushlark: &Pushlark) {
     assert_eq!(pushlark.queue_depth("DEAD_LETTER_QUEUE_URL").await, 0);
 }
 
-/// Checks that exactly these were notified. A busy push service is asked again, and may then have been told twice.
-fn judge(notified: &Notified, expected: impl Iterator<Item = (String, String)>) {
+/// Checks that exactly these notifications have arrived. A notification may arrive twice, if a busy push service has not
+/// answered in time.
+fn assert_notified(notified: &Notified, expected: impl Iterator<Item = (String, String)>) {
     let mut notified = notified.lock().unwrap();
     let total: usize = notified.values().sum();
     let mut count = 0;
-    for told in expected {
-        assert!(notified.remove(&told).is_some(), "lost: {told:?}");
+    for one in expected {
+        assert!(notified.remove(&one).is_some(), "lost: {one:?}");
         count += 1;
     }
     assert!(notified.is_empty(), "{notified:?}");
@@ -78,15 +79,14 @@ fn judge(notified: &Notified, expected: impl Iterator<Item = (String, String)>) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes"]
-async fn of_very_many_events_none_is_lost() {
+async fn none_of_many_events_is_lost() {
     let (pushlark, notified) = start().await;
     enable(&pushlark, USERS).await;
     let events = env::var("EVENTS").map_or(EVENTS, |number| number.parse().unwrap());
     let numbers: Vec<usize> = (0..events).collect();
     let posts = stream::iter(numbers.chunks(100)).map(async |chunk| {
         let event = |number: &usize| {
-            json!({"type": "message", "id": format!("m{number}"), "from": "alice@example.com/pc",
-                "to": user(number % USERS), "chat": "chat", "body": planted(&number.to_string())})
+            Event::message(user(number % USERS), &canary(&number.to_string())).id(&format!("m{number}"))
         };
         let lines: Vec<String> = chunk.iter().map(|number| event(number).to_string()).collect();
         let reply = send(pushlark.request("/events", "application/x-ndjson", lines.join("\n"))).await;
@@ -94,19 +94,16 @@ async fn of_very_many_events_none_is_lost() {
     });
     posts.buffer_unordered(REQUESTS).try_collect::<()>().await.unwrap();
     drained(&pushlark).await;
-    judge(&notified, numbers.iter().map(|number| (user(number % USERS), planted(&number.to_string()))));
+    assert_notified(&notified, numbers.iter().map(|number| (user(number % USERS), canary(&number.to_string()))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes a minute"]
-async fn each_member_of_a_very_large_room_is_notified() {
+async fn each_member_of_a_large_room_is_notified() {
     let (pushlark, notified) = start().await;
     enable(&pushlark, ROOM).await;
     let to: Vec<String> = (0..ROOM).map(user).collect();
-    pushlark
-        .event(json!({"type": "message", "from": "room@muc.example.com/alice", "to": to, "chat": "groupchat",
-            "body": planted("Hi")}))
-        .await;
+    pushlark.event(Event::groupchat(ROOM_OCCUPANT, to, &canary("Hi"))).await;
     drained(&pushlark).await;
-    judge(&notified, (0..ROOM).map(|number| (user(number), planted("Hi"))));
+    assert_notified(&notified, (0..ROOM).map(|number| (user(number), canary("Hi"))));
 }

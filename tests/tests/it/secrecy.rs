@@ -1,6 +1,5 @@
-//! No device token, no credential and no message's text is in a log line, from the level `info` up, or in an answer that
-//! tells of an error. The watch over the whole suite judges that, by the mark that secrets bear; the tests here lead to
-//! where it would have something to find.
+//! No device token, credential or message text is in a log line of the level `info` or above, or in an error answer. All
+//! tests check this, since each secret contains the canary. The tests here lead to the errors that could repeat a secret.
 
 use std::env;
 use std::process::Command;
@@ -10,59 +9,60 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use doubles::{
-    Answer, Apns, Double, Fcm, Hold, Receiver, Subscriber, WebPush, apns_problem, fcm_error, is_planted, planted,
+    Answer, Apns, Double, Fcm, Gateway, Hold, Subscriber, WebPush, apns_error, canary, contains_canary, fcm_error,
 };
 use local::{Options, Stack};
-use pushlark_plugin::{Event, Payload, Plugin, Plugins, PublishOptions, PublishService, Rule};
+use pushlark_model::Payload;
+use pushlark_plugin::{Event as PluginEvent, Plugin, Plugins, Rule};
 use pushlark_settings::Environment;
 use pushlark_webhooks::Key;
-use pushlark_xmpp::{BareJid, Jid};
+use pushlark_xmpp::{Jid, ns};
 use serde_json::{Value, json};
-use tests::{Apart, Pushlark, Reply, ago, eventually, send};
+use tests::{
+    BOB, BOBS_PC, Event, IsolatedWorker, PUSH_HOST, PushRequest, Pushlark, Reply, Work, XMPP, credentials, eventually,
+    registration, send, stanza,
+};
 use time::OffsetDateTime;
 
-const BOB: &str = "bob@example.com";
-const TEXT: &str = "planted: the text of a message";
-const XMPP: &str = "application/xmpp+xml";
-/// The device token of an iPhone.
-const PHONE: &str = "706c616e74656400fc13adff785122";
+const TEXT: &str = "canary: the text of a message";
+/// The start of device tokens of APNs.
+const TOKEN: &str = "63616e61727900fc13adff785122";
 
-/// Has a worker notify Bob once of a message with a secret text, and waits until it has logged what came of it.
-async fn notify(apart: &Apart) {
-    let message = json!({"from": "alice@example.com/pc", "to": [BOB],
-        "stanza": format!("<message type='chat'><body>{TEXT}</body></message>")});
+/// Lets a worker notify Bob of a message with a secret text, and waits until it has handled the message.
+async fn notify(isolated: &IsolatedWorker) {
+    let message = Work::message(&[BOB]).message_field("stanza", stanza::chat(&format!("<body>{TEXT}</body>")));
     let id = OffsetDateTime::now_utc().unix_timestamp_nanos().to_string();
-    let batch = apart.batch(&[json!({"id": id, "at": ago(0), "subject": {"message": message}})]).await;
-    apart.handle(batch).await;
+    let batch = isolated.batch(&[message.id(&id)]).await;
+    isolated.handle(batch).await;
 }
 
-/// Notifies Bob until `condition` holds. On a busy machine publishes time out, and after some failures in a row the worker
-/// leaves a push service alone for a while.
-async fn notify_until(apart: &Apart, what: &str, condition: impl AsyncFn() -> bool) {
+/// Notifies Bob until `condition` holds. On a busy machine a publish may time out, and after some failures in a row the
+/// worker does not call a push service for a while.
+async fn notify_until(isolated: &IsolatedWorker, what: &str, condition: impl AsyncFn() -> bool) {
     eventually(what, async || {
-        notify(apart).await;
+        notify(isolated).await;
         condition().await.then_some(())
     })
     .await;
 }
 
-/// The worker of the same stack with a short time-out.
-async fn impatient(mut apart: Apart) -> Apart {
-    apart.pushlark.stack.environment.extend([("PUBLISH_TIMEOUT_MS", "300")]);
-    Apart::beside(apart.pushlark).await
+/// Returns a worker of the same stack with a short timeout of publishes.
+async fn with_short_timeout(mut isolated: IsolatedWorker) -> IsolatedWorker {
+    isolated.pushlark.stack.environment.extend([("PUBLISH_TIMEOUT_MS", "300")]);
+    IsolatedWorker::beside(isolated.pushlark).await
 }
 
 async fn enable(pushlark: &Pushlark, form: Value) -> Reply {
-    pushlark.json("/enable", json!({"user": BOB, "jid": "push.example.com", "node": "n", "form": form})).await
+    pushlark.json("/enable", PushRequest::new(BOB, "n").form(form)).await
 }
 
 #[tokio::test]
-async fn credentials() {
-    let whsec = format!("whsec_{}", BASE64_STANDARD.encode("planted-secret-in-base64"));
-    let secrets = format!("planted-secret-key,{whsec}");
+async fn no_credential_leaks_from_a_refused_request() {
+    let whsec = format!("whsec_{}", BASE64_STANDARD.encode("canary-secret-in-base64"));
+    let secrets = format!("canary-secret-key,{whsec}");
     let pushlark = Pushlark::with_settings([("WEBHOOK_SECRET", secrets.as_str())]).await;
     for path in ["/enable", "/disable", "/events", "/pubsub", "/explain"] {
-        let request = || pushlark.request(path, "application/json", "{\"user\": planted");
+        let request = || pushlark.request(path, "application/json", "{\"user\": canary");
         let authorized = |credential: &str| request().header("authorization", credential);
         let signed = |key: &str, id: &str, at: i64| {
             let signature = Key::new(key).unwrap().sign(id, at, b"{}");
@@ -71,65 +71,61 @@ async fn credentials() {
         let now = OffsetDateTime::now_utc().unix_timestamp();
         for wrong in [
             request(),
-            request().bearer_auth("planted-wrong"),
-            request().basic_auth("planted-user", Some("planted-wrong")),
-            request().query(&[("token", "planted-wrong")]),
-            request().query(&[("token", "planted-secret-key"), ("token", "planted-secret-key")]),
-            authorized("planted-secret-key"),
-            authorized("Digest planted-secret-key"),
-            authorized("Basic planted-secret-key"),
-            authorized(&format!("Basic {}", BASE64_STANDARD.encode("planted-secret-key"))),
-            signed("planted-wrong-secret", "planted", now),
-            signed(&whsec, "planted", now - 1_000),
-            request().header("webhook-signature", "v1,planted"),
+            request().bearer_auth("canary-wrong"),
+            request().basic_auth("canary-user", Some("canary-wrong")),
+            request().query(&[("token", "canary-wrong")]),
+            request().query(&[("token", "canary-secret-key"), ("token", "canary-secret-key")]),
+            authorized("canary-secret-key"),
+            authorized("Digest canary-secret-key"),
+            authorized("Basic canary-secret-key"),
+            authorized(&format!("Basic {}", BASE64_STANDARD.encode("canary-secret-key"))),
+            signed("canary-wrong-secret", "canary", now),
+            signed(&whsec, "canary", now - 1_000),
+            request().header("webhook-signature", "v1,canary"),
         ] {
             send(wrong).await.problem(401);
         }
-        for right in [request().bearer_auth("planted-secret-key"), request().query(&[("token", whsec.as_str())])] {
+        for right in [request().bearer_auth("canary-secret-key"), request().query(&[("token", whsec.as_str())])] {
             send(right).await.problem(400);
         }
     }
 }
 
-/// XML that is broken where a text is not escaped, or ends too early.
+/// Returns messages with invalid XML: a text is not escaped, or the end is missing.
 fn broken_messages() -> Vec<String> {
     let message = |content: &str| format!("<message type='chat' from='a@b/c' to='{BOB}'>{content}</message>");
     let mut broken: Vec<_> = [
-        "<body>if a <planted b",
-        "<body>if a <planted b</body>",
-        "<body>if <planted> b</body>",
-        "<body>if </planted> b</body>",
-        "<body>if <planted:a/> b</body>",
-        "<body>if <a planted:b=''/> b</body>",
-        "<body>if <a planted='1' planted='2'/> b</body>",
-        "<body>if <planted</> b</body>",
-        "<body>if <a xmlns:xml='planted'/> b</body>",
-        "<body>if <a xmlns:planted='http://www.w3.org/2000/xmlns/'/> b</body>",
-        "<body>planted &planted; planted</body>",
-        "<body>planted &#planted; planted</body>",
-        "<body planted='&planted;'/>",
-        "<body>planted <!-- planted --></body>",
-        "<body>planted <?planted?></body>",
-        "<body>planted \u{1}</body>",
-        "<body>planted ]]> </body>",
+        "<body>if a <canary b",
+        "<body>if a <canary b</body>",
+        "<body>if <canary> b</body>",
+        "<body>if </canary> b</body>",
+        "<body>if <canary:a/> b</body>",
+        "<body>if <a canary:b=''/> b</body>",
+        "<body>if <a canary='1' canary='2'/> b</body>",
+        "<body>if <canary</> b</body>",
+        "<body>if <a xmlns:xml='canary'/> b</body>",
+        "<body>if <a xmlns:canary='http://www.w3.org/2000/xmlns/'/> b</body>",
+        "<body>canary &canary; canary</body>",
+        "<body>canary &#canary; canary</body>",
+        "<body canary='&canary;'/>",
+        "<body>canary <!-- canary --></body>",
+        "<body>canary <?canary?></body>",
+        "<body>canary \u{1}</body>",
+        "<body>canary ]]> </body>",
     ]
     .map(message)
     .into();
-    broken.push(message("<body>planted</body>").replace("</message>", ""));
-    broken.push(message("<body>planted</body>") + "planted");
-    broken.push(message(&format!("<body>{}</body>", "planted".repeat(40_000))));
+    broken.push(message("<body>canary</body>").replace("</message>", ""));
+    broken.push(message("<body>canary</body>") + "canary");
+    broken.push(message(&format!("<body>{}</body>", "canary".repeat(50_000))));
     broken
 }
 
 #[tokio::test]
-async fn bad_events() {
+async fn no_text_leaks_from_a_bad_event() {
     let pushlark = Pushlark::start().await;
-    let with = |field: &str, value: Value| {
-        let mut event = json!({"type": "message", "from": "a@b/c", "to": BOB, "chat": "chat", "body": TEXT});
-        event[field] = value;
-        event
-    };
-    let mut events = vec![with("id", json!("planted".repeat(40)))];
+    let with = |field: &str, value: Value| Event::message(BOB, TEXT).from("a@b/c").with(field, value);
+    let mut events = vec![with("id", json!("canary".repeat(50)))];
     for field in ["body", "stanza", "recipient", "at", "id", "to", "from", "chat", "type"] {
         for wrong in [json!([[TEXT]]), json!({"online": TEXT}), json!(5), json!(true)] {
             events.push(with(field, wrong));
@@ -137,13 +133,13 @@ async fn bad_events() {
     }
     events.push(with("recipient", json!(TEXT)));
     events.push(with("at", json!(TEXT)));
-    for fact in ["exists", "online", "unread_count"] {
-        events.push(with("recipient", json!({fact: format!("{TEXT}, expected a {TEXT}")})));
+    for field in ["exists", "online", "unread_count"] {
+        events.push(with("recipient", json!({field: format!("{TEXT}, expected a {TEXT}")})));
     }
-    events.push(with("body", json!("planted".repeat(40_000))));
+    events.push(with("body", json!("canary".repeat(50_000))));
     for stanza in broken_messages() {
         pushlark.post("/events", "application/xml", stanza.clone()).await.problem(400);
-        events.push(json!({"type": "message", "from": "a@b/c", "to": BOB, "stanza": stanza}));
+        events.push(Event::stanza(BOB, &stanza).from("a@b/c"));
     }
     for event in &events {
         pushlark.json("/events", event.clone()).await.problem(400);
@@ -159,172 +155,164 @@ async fn bad_events() {
             pushlark.post("/events", media, format!("{}\\q{}", &good[..at], &good[at..])).await.problem(400);
         }
     }
-    for form in ["server=b&receiver=bob&message=planted", "author=a&server=b&receiver=bob&message=planted%FF"] {
+    for form in ["server=b&receiver=bob&message=canary", "author=a&server=b&receiver=bob&message=canary%FF"] {
         pushlark.post("/events", "application/x-www-form-urlencoded", form).await.problem(400);
     }
 }
 
 #[tokio::test]
-async fn bad_registrations() {
+async fn no_token_leaks_from_a_bad_registration() {
     let pushlark = Pushlark::start().await;
     let browser = Subscriber::new(3);
     let web_push = |field: &str, value: &str| {
-        let mut form = json!({"service": "web-push", "endpoint": "https://push.example/planted",
-            "p256dh": browser.p256dh(), "auth": browser.auth()});
-        form[field] = value.into();
-        form
+        json!({"service": "web-push", "endpoint": "https://push.example/canary", "p256dh": browser.p256dh(),
+            "auth": browser.auth(), field: value})
     };
     let mut forms = vec![
-        json!("planted-token"),
-        json!(["planted-token"]),
-        json!({"device_id": ["planted-token"]}),
-        json!({"device_id": {"planted": "planted-token"}}),
-        json!({"device_id": null, "auth": "planted-token"}),
-        json!({"device_id": "planted-token\u{0}"}),
-        json!({"device_id": "planted-token".repeat(1_000)}),
-        web_push("endpoint", "planted-token"),
-        web_push("endpoint", "https://planted:planted@push.example/"),
-        web_push("p256dh", "planted-token"),
-        web_push("auth", "planted-token"),
+        json!("canary-token"),
+        json!(["canary-token"]),
+        json!({"device_id": ["canary-token"]}),
+        json!({"device_id": {"canary": "canary-token"}}),
+        json!({"device_id": null, "auth": "canary-token"}),
+        json!({"device_id": "canary-token\u{0}"}),
+        json!({"device_id": "canary-token".repeat(1_000)}),
+        web_push("endpoint", "canary-token"),
+        web_push("endpoint", "https://canary:canary@push.example/"),
+        web_push("p256dh", "canary-token"),
+        web_push("auth", "canary-token"),
     ];
     for field in ["priority", "mode", "silent", "mutable_content", "time_to_live", "FORM_TYPE"] {
-        forms.push(json!({"service": "fcm", "device_id": "planted-token", field: "planted-token"}));
+        forms.push(json!({"service": "fcm", "device_id": "canary-token", field: "canary-token"}));
     }
     for form in forms {
         enable(&pushlark, form).await.problem(400);
     }
-    let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
-    let form_type = field("FORM_TYPE", "http://jabber.org/protocol/pubsub#publish-options");
-    let (service, device) = (field("service", "fcm"), field("device_id", "planted-token"));
+    let form_type = stanza::field("FORM_TYPE", ns::PUBLISH_OPTIONS);
+    let (service, device) = (stanza::field("service", "fcm"), stanza::field("device_id", "canary-token"));
     for fields in [
         device.clone(),
-        field("FORM_TYPE", "planted") + &device,
-        // Which an enable takes that is no push node's.
+        stanza::field("FORM_TYPE", "canary") + &device,
+        // The push node refuses a form without a service.
         format!("{form_type}{device}"),
         format!("{form_type}{device}{device}"),
-        format!("{form_type}{}", device.replace("</value>", "</value><value>planted-token</value>")),
-        format!("{form_type}{}", device.replace("var=", "planted=")),
-        format!("{form_type}{service}{device}{}", field("mode", "planted-token")),
-        format!("{form_type}{service}{}", field("device_id", &"planted".repeat(2_000))),
+        format!("{form_type}{}", device.replace("</value>", "</value><value>canary-token</value>")),
+        format!("{form_type}{}", device.replace("var=", "canary=")),
+        format!("{form_type}{service}{device}{}", stanza::field("mode", "canary-token")),
+        format!("{form_type}{service}{}", stanza::field("device_id", &"canary".repeat(2_000))),
     ] {
         let x = format!("<x xmlns='jabber:x:data' type='submit'>{fields}</x>");
-        let enable = format!("<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node='n'>{x}</enable>");
-        let iq = |to: &str| format!("<iq type='set' id='1' from='{BOB}/pc' to='{to}'>{enable}</iq>");
-        pushlark.post("/enable", XMPP, iq(BOB)).await;
-        let to_the_node = iq("push.example.com");
-        let reply = pushlark.json("/pubsub", json!({"stanza": to_the_node})).await;
+        let enable = stanza::enable(PUSH_HOST, "n", &x);
+        pushlark.post("/enable", XMPP, stanza::iq("set", BOBS_PC, BOB, &enable)).await;
+        let to_push_node = stanza::iq("set", BOBS_PC, PUSH_HOST, &enable);
+        let reply = pushlark.json("/pubsub", json!({"stanza": to_push_node})).await;
         assert!(reply.body.contains("type=\\\"error\\\""), "{}", reply.body);
     }
     for (field, value) in [
-        ("node", json!(["planted"])),
-        ("node", json!("planted".repeat(100))),
-        ("jid", json!(["planted"])),
-        ("jid", json!("planted token@")),
-        ("user", json!({"planted": "planted"})),
-        ("user", json!("planted token")),
+        ("node", json!(["canary"])),
+        ("node", json!("canary".repeat(100))),
+        ("jid", json!(["canary"])),
+        ("jid", json!("canary token@")),
+        ("user", json!({"canary": "canary"})),
+        ("user", json!("canary token")),
     ] {
-        let mut enable = json!({"user": BOB, "jid": "push.example.com", "node": "n"});
-        enable[field] = value;
-        pushlark.json("/enable", enable.clone()).await.problem(400);
-        pushlark.json("/disable", enable).await.problem(400);
+        let request = PushRequest::new(BOB, "n").with(field, value);
+        pushlark.json("/enable", &request).await.problem(400);
+        pushlark.json("/disable", &request).await.problem(400);
     }
-    pushlark.json("/pubsub", json!({"stanza": ["planted"]})).await.problem(400);
-    pushlark.post("/enable", "text/plain", "planted").await.problem(415);
+    pushlark.json("/pubsub", json!({"stanza": ["canary"]})).await.problem(400);
+    pushlark.post("/enable", "text/plain", "canary").await.problem(415);
 }
 
 #[tokio::test]
-async fn bad_publishes_to_a_push_node() {
+async fn no_secret_leaks_from_a_bad_publish() {
     let pushlark = Pushlark::start().await;
-    let asked = async |payload: &str| {
-        let pubsub = format!("<pubsub xmlns='http://jabber.org/protocol/pubsub'>{payload}</pubsub>");
-        let iq = format!("<iq type='set' id='1' from='{BOB}' to='push.example.com'>{pubsub}</iq>");
-        pushlark.post("/pubsub", XMPP, iq).await.body
+    let post = async |payload: &str| {
+        pushlark.post("/pubsub", XMPP, stanza::iq("set", BOB, PUSH_HOST, &stanza::pubsub(payload))).await
     };
-    assert!(asked("<create node='n'/>").await.contains("type=\"result\""));
-    let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
-    let form = |form_type: &str, fields: &str| {
-        format!("<x xmlns='jabber:x:data' type='submit'>{}{fields}</x>", field("FORM_TYPE", form_type))
-    };
-    let options = "http://jabber.org/protocol/pubsub#publish-options";
-    let summary = field("message-count", "1") + &field("last-message-body", TEXT);
-    let device = field("service", "fcm") + &field("device_id", "planted-token");
+    post("<create node='n'/>").await.assert_result();
+    let options = ns::PUBLISH_OPTIONS;
+    let summary = stanza::field("message-count", "1") + &stanza::field("last-message-body", TEXT);
+    let device = stanza::field("service", "fcm") + &stanza::field("device_id", "canary-token");
     for (node, summary, options) in [
-        ("none", form("urn:xmpp:push:summary", &summary), form(options, &device)),
-        ("n", form("planted", &summary), form(options, &device)),
-        ("n", form("urn:xmpp:push:summary", &summary), form(options, &device)),
-        ("n", String::new(), form("planted", &device)),
-        ("n", String::new(), form(options, &device.repeat(2))),
-        ("n", String::new(), form(options, &field("device_id", "planted-token"))),
-        ("n", String::new(), form(options, &(device.clone() + &field("mode", "planted-token")))),
-        ("n", String::new(), form(options, &(device.clone() + &field("x", &"planted".repeat(2_000))))),
+        ("none", stanza::form_of("urn:xmpp:push:summary", &summary), stanza::form_of(options, &device)),
+        ("n", stanza::form_of("canary", &summary), stanza::form_of(options, &device)),
+        ("n", stanza::form_of("urn:xmpp:push:summary", &summary), stanza::form_of(options, &device)),
+        ("n", String::new(), stanza::form_of("canary", &device)),
+        ("n", String::new(), stanza::form_of(options, &device.repeat(2))),
+        ("n", String::new(), stanza::form_of(options, &stanza::field("device_id", "canary-token"))),
+        ("n", String::new(), stanza::form_of(options, &(device.clone() + &stanza::field("mode", "canary-token")))),
+        (
+            "n",
+            String::new(),
+            stanza::form_of(options, &(device.clone() + &stanza::field("x", &"canary".repeat(2_000)))),
+        ),
     ] {
-        let item = format!("<item><notification xmlns='urn:xmpp:push:0'>{summary}</notification></item>");
-        let payload = format!("<publish node='{node}'>{item}</publish><publish-options>{options}</publish-options>");
-        let answer = asked(&payload).await;
+        let item = stanza::notification(&summary);
+        let publish = format!("<publish node='{node}'><item>{item}</item></publish>");
+        let payload = format!("{publish}<publish-options>{options}</publish-options>");
+        let answer = post(&payload).await.body;
         assert!(answer.contains("type=\"error\""), "{answer}");
     }
 }
 
-/// What push services are asked, and what they answer: with a status, and with what they could repeat of the request.
+/// The statuses of the errors of push services. Each error repeats secrets of its request.
 const STATUSES: [u16; 9] = [300, 400, 401, 403, 404, 410, 413, 429, 500];
 
 #[tokio::test]
-async fn what_mongoosepush_answers() {
+async fn no_secret_leaks_from_an_error_of_mongoosepush() {
     for (version, field) in [("v2", "details"), ("v3", "reason")] {
-        let apart = Apart::beside(Pushlark::with_settings([("MONGOOSEPUSH_API_VERSION", version)]).await).await;
+        let isolated =
+            IsolatedWorker::beside(Pushlark::with_settings([("MONGOOSEPUSH_API_VERSION", version)]).await).await;
         for status in STATUSES {
             let device = status.to_string();
-            apart.pushlark.enable(BOB, &device).await;
-            let told = format!("{} is not told {TEXT}", planted(&device));
-            let answer = json!({"status": status, "body": {field: told}});
-            apart.pushlark.device_answers(&device, answer).await;
+            isolated.pushlark.enable(BOB, &device).await;
+            let reason = format!("{} did not get {TEXT}", canary(&device));
+            let answer = json!({"status": status, "body": {field: reason}});
+            isolated.pushlark.device_answers(&device, answer).await;
         }
-        apart.pushlark.enable_with(BOB, "misplaced", json!({"service": "planted-token"})).await;
-        notify_until(&apart, "a request for each device", async || {
+        isolated.pushlark.enable_with(BOB, "misplaced", json!({"service": "canary-token"})).await;
+        notify_until(&isolated, "a request for each device", async || {
             for status in STATUSES {
-                if apart.pushlark.notifications(&status.to_string()).await.is_empty() {
+                if isolated.pushlark.notifications(&status.to_string()).await.is_empty() {
                     return false;
                 }
             }
             true
         })
         .await;
-        apart.pushlark.enable(BOB, "slow").await;
-        apart.pushlark.device_answers("slow", json!({"status": 200, "delay_ms": 3_600_000})).await;
-        notify(&impatient(apart).await).await;
+        isolated.pushlark.enable(BOB, "slow").await;
+        isolated.pushlark.device_answers("slow", json!({"status": 200, "delay_ms": 3_600_000})).await;
+        notify(&with_short_timeout(isolated).await).await;
     }
 }
 
 #[tokio::test]
-async fn a_push_service_that_is_not_there() {
+async fn no_secret_leaks_from_an_unreachable_push_service() {
     for push_service in
-        [("MONGOOSEPUSH_URL", "http://127.0.0.1:1"), ("PUSH_SERVICE", "http://planted:planted@127.0.0.1:1/")]
+        [("MONGOOSEPUSH_URL", "http://127.0.0.1:1"), ("PUSH_SERVICE", "http://canary:canary@127.0.0.1:1/")]
     {
         let settings = [
             push_service,
-            ("PUSH_SERVICE_SECRET", "planted-secret-key"),
-            ("PUBSUB_URL", "http://planted:planted@127.0.0.1:1/"),
-            ("PUBSUB_TOKEN", "planted"),
+            ("PUSH_SERVICE_SECRET", "canary-secret-key"),
+            ("PUBSUB_URL", "http://canary:canary@127.0.0.1:1/"),
+            ("PUBSUB_TOKEN", "canary"),
         ];
-        let apart = Apart::beside(Pushlark::with_settings(settings).await).await;
-        apart.worker.warm_up().await;
-        // So many that it is told that the push service fails.
+        let isolated = IsolatedWorker::beside(Pushlark::with_settings(settings).await).await;
+        isolated.worker.warm_up().await;
+        // After so many failures the worker logs that the push service fails.
         for device in 0..6 {
-            apart.pushlark.enable_with(BOB, &device.to_string(), json!({"service": "planted-token"})).await;
-            let node = json!({"user": BOB, "jid": "pubsub.elsewhere.example", "node": planted(&device.to_string())});
-            assert_eq!(apart.pushlark.json("/enable", node).await.status, 200);
+            isolated.pushlark.enable_with(BOB, &device.to_string(), json!({"service": "canary-token"})).await;
+            let node = PushRequest::new(BOB, &canary(&device.to_string())).at("pubsub.elsewhere.example");
+            assert_eq!(isolated.pushlark.json("/enable", node).await.status, 200);
         }
-        notify(&apart).await;
+        notify(&isolated).await;
     }
 }
 
 #[tokio::test]
-async fn what_push_services_of_devices_answer() {
+async fn no_secret_leaks_from_an_error_of_apns_fcm_or_web_push() {
     let (apns, fcm, web_push) = (Apns::start().await, Fcm::start().await, WebPush::start().await);
-    let apple = json!({"team_id": doubles::APNS_TEAM, "key_id": doubles::APNS_KEY_ID, "key": doubles::APNS_KEY,
-        "topic": doubles::APNS_TOPIC, "url": apns.url});
-    let vapid = json!({"key": Subscriber::new(1).private_key(), "subject": "mailto:planted@example.com"});
-    let credentials = json!({"default": {"apns": apple, "fcm": fcm.service_account(), "web_push": vapid}}).to_string();
+    let credentials = credentials(&apns, &fcm).to_string();
     let origins = format!("{},http://127.0.0.1:1", web_push.url);
     let settings = [
         ("PUSH_SERVICE", "direct"),
@@ -333,165 +321,164 @@ async fn what_push_services_of_devices_answer() {
         ("DISABLE_MAX_PERCENT", "1"),
         ("MAX_NODES", "100"),
     ];
-    let apart = Apart::beside(Pushlark::with_settings(settings).await).await;
-    let pushlark = &apart.pushlark;
+    let isolated = IsolatedWorker::beside(Pushlark::with_settings(settings).await).await;
+    let pushlark = &isolated.pushlark;
     let browser = Subscriber::new(3);
-    // The doubles, and the devices that each is to be asked about.
-    let mut asked: [(&Double, Vec<String>); 3] =
+    // The devices of each double.
+    let mut devices_of: [(&Double, Vec<String>); 3] =
         [&*apns as &Double, &fcm, &web_push].map(|double| (double, Vec::new()));
     for status in STATUSES {
         let name = status.to_string();
-        let iphone = format!("{PHONE}{status}");
+        let iphone = format!("{TOKEN}{status}");
         pushlark.enable_with(BOB, &iphone, json!({"service": "apns"})).await;
-        // Long enough that it ends within the token, should it be cut.
+        // With this length, a truncated answer would end within the token.
         let filler = "x".repeat(80);
-        apns.device_answers(&iphone, apns_problem(status, &format!("{filler} {iphone} {TEXT}")));
+        apns.device_answers(&iphone, apns_error(status, &format!("{filler} {iphone} {TEXT}")));
         pushlark.enable(BOB, &name).await;
-        let told = format!("{filler} {} {TEXT}", planted(&name));
-        fcm.device_answers(&name, fcm_error(status, "planted", Some(&told), &told));
-        let form = json!({"service": "web-push", "endpoint": web_push.endpoint(&name), "p256dh": browser.p256dh(),
-            "auth": browser.auth()});
-        pushlark.enable_with(BOB, &format!("web-push-{status}"), form).await;
-        web_push.device_answers(&name, Answer::json(status, &json!({"reason": told})));
-        for ((_, devices), device) in asked.iter_mut().zip([iphone, name.clone(), name]) {
+        let reason = format!("{filler} {} {TEXT}", canary(&name));
+        fcm.device_answers(&name, fcm_error(status, "canary", Some(&reason), &reason));
+        let enable = PushRequest::new(BOB, &format!("web-push-{status}"))
+            .device(&name)
+            .browser(&web_push.endpoint(&name), &browser);
+        assert_eq!(pushlark.json("/enable", enable).await.status, 200);
+        web_push.device_answers(&name, Answer::json(status, &json!({"reason": reason})));
+        for ((_, devices), device) in devices_of.iter_mut().zip([iphone, name.clone(), name]) {
             devices.push(device);
         }
     }
-    // So many that it is told that the push service fails.
+    // After so many failures the worker logs that the push service fails.
     for device in 0..6 {
-        let form = json!({"service": "web-push", "endpoint": "http://127.0.0.1:1?planted",
-            "p256dh": browser.p256dh(), "auth": browser.auth()});
-        pushlark.enable_with(BOB, &format!("nowhere-{device}"), form).await;
+        let enable = PushRequest::new(BOB, &format!("nowhere-{device}"))
+            .device("nowhere")
+            .browser("http://127.0.0.1:1?canary", &browser);
+        assert_eq!(pushlark.json("/enable", enable).await.status, 200);
     }
     for (node, form) in [
-        ("long", json!({"service": "apns", "device_id": "706c616e746564".repeat(100)})),
-        ("topic", json!({"service": "apns", "device_id": PHONE, "topic": "planted\ntopic"})),
-        ("app", json!({"app": "planted-token"})),
+        ("long", json!({"service": "apns", "device_id": "63616e617279".repeat(117)})),
+        ("topic", json!({"service": "apns", "device_id": TOKEN, "topic": "canary\ntopic"})),
+        ("app", json!({"app": "canary-token"})),
     ] {
         pushlark.enable_with(BOB, node, form).await;
     }
-    // Registrations of the time before `PUSH_SERVICE` was `direct`, which would refuse them.
-    for (node, field, value) in [("nothing", "device_id", ""), ("service", "service", "planted-token")] {
-        let form = [("service", "apns"), ("device_id", PHONE), (field, value)];
-        let options = form.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
-        let options = PublishOptions::new(options).unwrap();
-        let jid = BareJid::new("push.example.com").unwrap();
-        let service = PublishService { jid, node: node.into(), options, created_at: 1 };
-        pushlark.store().register(&Jid::new(BOB).unwrap(), &service).await.unwrap();
+    // Registrations from a time when `PUSH_SERVICE` was not `direct`, which would refuse them.
+    for (node, field, value) in [("nothing", "device_id", ""), ("service", "service", "canary-token")] {
+        let options = [("service", "apns"), ("device_id", TOKEN), (field, value)];
+        pushlark.store().register(&Jid::new(BOB).unwrap(), &registration(node, &options, 1)).await.unwrap();
     }
-    notify_until(&apart, "a request for each device", async || {
-        asked.iter().all(|(double, devices)| was_asked(double, devices))
+    notify_until(&isolated, "a request for each device", async || {
+        devices_of.iter().all(|(double, devices)| has_answered(double, devices))
     })
     .await;
-    let before = asked.each_ref().map(|(double, _)| {
+    let before = devices_of.each_ref().map(|(double, _)| {
         double.hold(Hold::FOREVER);
         double.arrived()
     });
-    notify_until(&impatient(apart).await, "a request that is not answered", async || {
-        asked.iter().zip(before).all(|((double, _), before)| double.arrived() > before)
+    notify_until(&with_short_timeout(isolated).await, "a request without an answer", async || {
+        devices_of.iter().zip(before).all(|((double, _), before)| double.arrived() > before)
     })
     .await;
 }
 
-/// Whether a push service answered a request for each device.
-fn was_asked(double: &Double, devices: &[String]) -> bool {
+/// Returns whether a push service has answered a notification for each device.
+fn has_answered(double: &Double, devices: &[String]) -> bool {
     let requests = double.requests();
     devices.iter().all(|device| requests.iter().any(|request| request.device == *device))
 }
 
 #[tokio::test]
-async fn what_googles_server_of_tokens_answers() {
+async fn no_secret_leaks_from_an_error_of_the_token_server() {
     let fcm = Fcm::start().await;
     let credentials = json!({"default": {"fcm": fcm.service_account()}}).to_string();
     for answer in [
-        Answer::json(400, &json!({"error": "planted", "error_description": "planted"})),
-        Answer::json(503, &json!({"error": "planted"})),
-        Answer::json(200, &json!({"access_token": ["planted"], "expires_in": 3_600})),
-        Answer::text(200, "planted"),
+        Answer::json(400, &json!({"error": "canary", "error_description": "canary"})),
+        Answer::json(503, &json!({"error": "canary"})),
+        Answer::json(200, &json!({"access_token": ["canary"], "expires_in": 3_600})),
+        Answer::text(200, "canary"),
     ] {
         let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str())];
-        let apart = Apart::beside(Pushlark::with_settings(settings).await).await;
-        apart.pushlark.enable(BOB, "android").await;
+        let isolated = IsolatedWorker::beside(Pushlark::with_settings(settings).await).await;
+        isolated.pushlark.enable(BOB, "android").await;
         fcm.fail_next_grant(answer);
-        notify(&apart).await;
+        notify(&isolated).await;
     }
     assert_eq!((fcm.granted(), fcm.count()), (0, 0));
 }
 
 #[tokio::test]
-async fn what_ones_own_push_service_answers() {
-    let receiver = Receiver::start().await;
-    let url = receiver.url.replace("http://", "http://planted:planted@");
-    let url = format!("{url}/push?token=planted");
-    let settings = [("PUSH_SERVICE", url.as_str()), ("PUSH_SERVICE_SECRET", "planted-secret-key")];
-    let apart = Apart::beside(Pushlark::with_settings(settings).await).await;
+async fn no_secret_leaks_from_an_error_of_the_webhook() {
+    let receiver = Gateway::webhook().await;
+    let url = receiver.url.replace("http://", "http://canary:canary@");
+    let url = format!("{url}/push?token=canary");
+    let settings = [("PUSH_SERVICE", url.as_str()), ("PUSH_SERVICE_SECRET", "canary-secret-key")];
+    let isolated = IsolatedWorker::beside(Pushlark::with_settings(settings).await).await;
     for status in STATUSES {
         let device = status.to_string();
-        apart.pushlark.enable(BOB, &device).await;
-        receiver.device_answers(&device, Answer::text(status, &format!("{} {TEXT}", planted(&device))));
+        isolated.pushlark.enable(BOB, &device).await;
+        receiver.device_answers(&device, Answer::text(status, &format!("{} {TEXT}", canary(&device))));
     }
     let devices = STATUSES.map(|status| status.to_string());
-    notify_until(&apart, "a request for each device", async || was_asked(&receiver, &devices)).await;
+    notify_until(&isolated, "a request for each device", async || has_answered(&receiver, &devices)).await;
     receiver.hold(Hold::FOREVER);
     let before = receiver.arrived();
-    notify_until(&impatient(apart).await, "a request that is not answered", async || receiver.arrived() > before).await;
+    notify_until(&with_short_timeout(isolated).await, "a request without an answer", async || {
+        receiver.arrived() > before
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn credentials_for_push_services_that_are_none() {
+async fn no_secret_leaks_from_invalid_credentials() {
     let fcm = Fcm::start().await;
     let of = |provider: &str, credentials: Value| json!({"default": {provider: credentials}}).to_string();
     let mut account = fcm.service_account();
-    account["private_key"] = "planted".into();
+    account["private_key"] = "canary".into();
     for credentials in [
-        of("apns", json!("planted")),
-        of("apns", json!({"team_id": "T", "key_id": "K", "key": ["planted"]})),
-        of("apns", json!({"team_id": "T", "key_id": "K", "key": "planted"})),
+        of("apns", json!("canary")),
+        of("apns", json!({"team_id": "T", "key_id": "K", "key": ["canary"]})),
+        of("apns", json!({"team_id": "T", "key_id": "K", "key": "canary"})),
         of("fcm", account),
-        of("fcm", json!({"private_key": {"planted": "planted"}})),
-        of("web_push", json!({"key": "planted", "subject": "planted"})),
+        of("fcm", json!({"private_key": {"canary": "canary"}})),
+        of("web_push", json!({"key": "canary", "subject": "canary"})),
     ] {
         let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str())];
-        let apart = Apart::beside(Pushlark::with_settings(settings).await).await;
-        apart.worker.warm_up().await;
+        let isolated = IsolatedWorker::beside(Pushlark::with_settings(settings).await).await;
+        isolated.worker.warm_up().await;
         for service in ["apns", "fcm"] {
-            apart.pushlark.enable_with(BOB, service, json!({"service": service})).await;
+            isolated.pushlark.enable_with(BOB, service, json!({"service": service})).await;
         }
-        notify(&apart).await;
+        notify(&isolated).await;
     }
     for credentials in [
-        "planted".to_owned(),
-        json!({"default": "planted"}).to_string(),
-        json!({"default": {"hosts": "planted", "fcm": {}}}).to_string(),
-        of("apns", json!({"unknown": "planted"})),
+        "canary".to_owned(),
+        json!({"default": "canary"}).to_string(),
+        json!({"default": {"hosts": "canary", "fcm": {}}}).to_string(),
+        of("apns", json!({"unknown": "canary"})),
     ] {
         let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str())];
         let options = Options { environment: Environment::from_iter(settings), ..Options::default() };
         let refusal = Stack::start(options).await.unwrap_err().to_string();
-        assert!(refusal.starts_with("PUSH_CREDENTIALS: ") && !is_planted(&refusal), "{refusal}");
+        assert!(refusal.starts_with("PUSH_CREDENTIALS: ") && !contains_canary(&refusal), "{refusal}");
     }
 }
 
 #[tokio::test]
-async fn records_that_cannot_be_understood() {
+async fn no_text_leaks_from_an_unreadable_record() {
     let pushlark = Pushlark::start().await;
-    let work =
-        |subject: Value| json!({"version": 2, "work": [{"id": "m", "at": ago(0), "subject": subject}]}).to_string();
+    let work = |subject: Value| Work::record(&[Work::of(subject)]).to_string();
     let message = |field: &str, value: Value| {
-        let mut message =
-            json!({"from": "a@b/c", "to": [BOB], "stanza": format!("<message><body>{TEXT}</body></message>")});
-        message[field] = value;
-        work(json!({"message": message}))
+        let stanza = format!("<message><body>{TEXT}</body></message>");
+        let message = Work::message(&[BOB]).message_field("from", "a@b/c").message_field("stanza", stanza);
+        Work::record(&[message.message_field(field, value)]).to_string()
     };
     let notification = json!({"jid": "push.example.com", "node": "n", "owner": BOB, "created_at": 1,
-        "options": {"device_id": "planted-token".repeat(1_000)}, "summary": [["last-message-body", TEXT]]});
+        "options": {"device_id": "canary-token".repeat(1_000)}, "summary": [["last-message-body", TEXT]]});
     let mut records = vec![
         TEXT.to_owned(),
         message("stanza", json!([TEXT])),
         message("recipient", json!(TEXT)),
         message("recipient", json!({"online": TEXT})),
         message("to", json!(TEXT)),
-        work(json!({"planted": TEXT})),
+        work(json!({"canary": TEXT})),
         work(json!({"notification": notification})),
     ];
     let good = message("from", json!("a@b"));
@@ -502,29 +489,28 @@ async fn records_that_cannot_be_understood() {
             .filter(|stanza| stanza.len() < 10_000)
             .map(|stanza| message("stanza", json!(stanza))),
     );
-    let queue = pushlark.stack.environment.text("QUEUE_URL").unwrap();
     for record in &records {
-        pushlark.stack.sqs.send_message().queue_url(queue).message_body(record).send().await.unwrap();
+        pushlark.enqueue(record).await;
     }
     pushlark.settled().await;
     assert_eq!(pushlark.queue_depth("DEAD_LETTER_QUEUE_URL").await as usize, records.len());
 }
 
-/// A plugin that fails, and says at what.
+/// A plugin that panics with the text of the message.
 struct Panics(Arc<AtomicUsize>);
 
 impl Plugin for Panics {
-    fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
+    fn prepare_notification(&self, event: &PluginEvent) -> Result<Payload, Rule> {
         self.0.fetch_add(1, Ordering::Relaxed);
         panic!("{}", event.message.element());
     }
 }
 
-/// A plugin that breaks the rule: what it says is for the log.
+/// A plugin that gives the text of the message as the reason, which is logged.
 struct Quotes;
 
 impl Plugin for Quotes {
-    fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
+    fn prepare_notification(&self, event: &PluginEvent) -> Result<Payload, Rule> {
         Err(Rule::new("quotes", event.message.body().unwrap().into_owned()))
     }
 }
@@ -536,16 +522,16 @@ async fn with_plugin(plugin: impl Plugin + 'static) -> Pushlark {
 }
 
 #[tokio::test]
-async fn a_plugin_that_fails() {
+async fn no_text_leaks_from_a_plugin_that_panics() {
     let tries = Arc::default();
     let pushlark = with_plugin(Panics(Arc::clone(&tries))).await;
     pushlark.message(BOB, TEXT).await;
     eventually("a second try", async || (tries.load(Ordering::Relaxed) >= 2).then_some(())).await;
 }
 
-/// Each leak is made by a run of its own, which must end there.
+/// Each leak is made in a process of its own, which must abort.
 #[tokio::test]
-async fn the_watch_ends_a_run_that_leaks() {
+async fn the_watch_aborts_a_run_that_leaks() {
     const LEAK: &str = "PUSHLARK_TEST_LEAK";
     match env::var(LEAK).as_deref() {
         Ok("the log") => {
@@ -556,10 +542,13 @@ async fn the_watch_ends_a_run_that_leaks() {
         Ok(_) => drop(Pushlark::start().await.json("/events", json!({"type": TEXT})).await),
         Err(_) => {
             for leak in ["the log", "an answer"] {
-                let this_test = ["--exact", "secrecy::the_watch_ends_a_run_that_leaks"];
+                let this_test = ["--exact", "secrecy::the_watch_aborts_a_run_that_leaks"];
                 let run = Command::new(env::current_exe().unwrap()).args(this_test).env(LEAK, leak).output().unwrap();
-                let said = String::from_utf8_lossy(&run.stderr);
-                assert!(!run.status.success() && said.contains(&format!("a secret is in {leak}: ")), "{leak}: {said}");
+                let output = String::from_utf8_lossy(&run.stderr);
+                assert!(
+                    !run.status.success() && output.contains(&format!("a secret is in {leak}: ")),
+                    "{leak}: {output}"
+                );
             }
         }
     }

@@ -1,58 +1,51 @@
-//! Sessions: who is online, and which registration a session is tied to.
+//! Sessions: their presence, and the registration to which a session is tied.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, stream};
-use pushlark_store::{Availability, MAX_SESSIONS};
+use pushlark_model::Availability;
+use pushlark_store::{MAX_SESSIONS, Store};
 use pushlark_xmpp::{BareJid, Jid};
-use serde_json::{Value, json};
-use tests::{Meter, Pushlark, ago, eventually};
+use serde_json::json;
+use tests::{BOB, BOBS_PC, BOBS_PHONE, CallCounter, Event, PushRequest, Pushlark, ago, eventually};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-const BOB: &str = "bob@example.com";
-const PHONE: &str = "bob@example.com/phone";
+const BOBS_TABLET: &str = "bob@example.com/tablet";
 
-fn presence(jid: &str, status: &str) -> Value {
-    json!({"type": "presence", "jid": jid, "status": status})
-}
-
-fn unacknowledged(session: &str, body: &str) -> Value {
-    json!({"type": "unacknowledged", "from": "alice@example.com/pc", "to": session, "chat": "chat", "body": body})
-}
-
-/// Bob's phone is online and has enabled a device; his tablet has enabled another one before.
+/// Starts a stack where Bob's tablet has enabled a device, and then his phone, which is online, another one.
 async fn with_a_tied_phone() -> Pushlark {
     let pushlark = Pushlark::with_settings([("PLUGIN", "enhanced")]).await;
-    pushlark.enable("bob@example.com/tablet", "tablet").await;
-    pushlark.event(presence(PHONE, "online")).await;
-    pushlark.enable(PHONE, "phone").await;
+    pushlark.enable(BOBS_TABLET, "tablet").await;
+    pushlark.event(Event::presence(BOBS_PHONE, "online")).await;
+    pushlark.enable(BOBS_PHONE, "phone").await;
     pushlark
 }
 
-/// Checks that an unacknowledged message of the phone's session notifies nobody, by one of the tablet's that does.
+/// Checks that an unacknowledged message of the phone's session does not notify the phone, and one of the tablet's session
+/// notifies the tablet.
 async fn assert_untied(pushlark: &Pushlark) {
     let before = pushlark.alerts("phone").await.len();
-    pushlark.event(unacknowledged(PHONE, "to nobody")).await;
-    pushlark.event(unacknowledged("bob@example.com/tablet", "to the tablet")).await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "to nobody")).await;
+    pushlark.event(Event::unacknowledged(BOBS_TABLET, "to the tablet")).await;
     pushlark.settled().await;
     assert_eq!(pushlark.alerts("phone").await.len(), before);
     assert_eq!(pushlark.alerts("tablet").await, ["to the tablet"]);
 }
 
 #[tokio::test]
-async fn an_unacknowledged_message_notifies_the_service_of_its_session_alone() {
+async fn an_unacknowledged_message_notifies_only_the_device_of_its_session() {
     let pushlark = with_a_tied_phone().await;
-    pushlark.event(unacknowledged(PHONE, "lost")).await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "lost")).await;
     pushlark.notified("phone", 1).await;
-    pushlark.event(unacknowledged("bob@example.com/pc", "nothing was enabled here")).await;
+    pushlark.event(Event::unacknowledged(BOBS_PC, "nothing was enabled here")).await;
     pushlark.settled().await;
     assert_eq!(pushlark.alerts("phone").await, ["lost"]);
     assert!(pushlark.alerts("tablet").await.is_empty());
-    pushlark.enable(PHONE, "watch").await;
-    pushlark.event(unacknowledged(PHONE, "to what was enabled last")).await;
+    pushlark.enable(BOBS_PHONE, "watch").await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "to what was enabled last")).await;
     pushlark.notified("watch", 1).await;
     pushlark.settled().await;
     assert_eq!(pushlark.alerts("phone").await, ["lost"]);
@@ -61,35 +54,39 @@ async fn an_unacknowledged_message_notifies_the_service_of_its_session_alone() {
 #[tokio::test]
 async fn disabling_the_node_unties_the_session() {
     let pushlark = with_a_tied_phone().await;
-    let disable = json!({"user": BOB, "jid": "push.example.com", "node": "phone"});
+    let disable = PushRequest::new(BOB, "phone");
     assert_eq!(pushlark.json("/disable", disable).await.status, 200);
     assert_untied(&pushlark).await;
-    // Nor is it tied to the same node when another session enables that.
-    pushlark.enable("bob@example.com/pc", "phone").await;
-    pushlark.event(unacknowledged(PHONE, "still to nobody")).await;
+    // The session is also not tied to the node when another session enables the node.
+    pushlark.enable(BOBS_PC, "phone").await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "still to nobody")).await;
     pushlark.settled().await;
     assert!(pushlark.alerts("phone").await.is_empty());
 }
 
 #[tokio::test]
-async fn going_offline_unties_the_session_for_good() {
+async fn going_offline_unties_the_session() {
     let pushlark = with_a_tied_phone().await;
-    pushlark.event(presence(PHONE, "offline")).await;
+    pushlark.event(Event::presence(BOBS_PHONE, "offline")).await;
     assert_untied(&pushlark).await;
-    pushlark.event(presence(PHONE, "online")).await;
-    pushlark.event(unacknowledged(PHONE, "a session of the same name")).await;
+    pushlark.event(Event::presence(BOBS_PHONE, "online")).await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "a session of the same name")).await;
     pushlark.settled().await;
     assert!(pushlark.alerts("phone").await.is_empty());
-    pushlark.enable(PHONE, "phone").await;
-    pushlark.event(unacknowledged(PHONE, "tied again")).await;
+    pushlark.enable(BOBS_PHONE, "phone").await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "tied again")).await;
     pushlark.notified("phone", 1).await;
 }
 
 #[tokio::test]
-async fn what_happened_before_the_session_went_offline_still_notifies() {
+async fn a_message_from_before_the_session_went_offline_notifies() {
     let pushlark = with_a_tied_phone().await;
     pushlark
-        .event(json!([unacknowledged(PHONE, "before"), presence(PHONE, "offline"), unacknowledged(PHONE, "after")]))
+        .event(json!([
+            Event::unacknowledged(BOBS_PHONE, "before"),
+            Event::presence(BOBS_PHONE, "offline"),
+            Event::unacknowledged(BOBS_PHONE, "after")
+        ]))
         .await;
     pushlark.notified("phone", 1).await;
     pushlark.settled().await;
@@ -97,26 +94,24 @@ async fn what_happened_before_the_session_went_offline_still_notifies() {
 }
 
 #[tokio::test]
-async fn an_offline_that_arrives_late_unties_what_was_tied_before_it() {
+async fn a_late_offline_event_unties_older_ties() {
     let pushlark = with_a_tied_phone().await;
-    let mut offline = presence(PHONE, "offline");
-    offline["at"] = ago(0).into();
-    pushlark.event(presence(PHONE, "online")).await;
+    let offline = Event::presence(BOBS_PHONE, "offline").at(ago(0));
+    pushlark.event(Event::presence(BOBS_PHONE, "online")).await;
     pushlark.event(offline).await;
     assert_untied(&pushlark).await;
-    // It is older than the "online", which holds.
+    // The offline event is older than the online event, so Bob is online.
     pushlark.message(BOB, "online").await;
     pushlark.settled().await;
     assert_eq!(pushlark.alerts("tablet").await.len(), 1);
 }
 
 #[tokio::test]
-async fn an_offline_of_the_session_before_leaves_the_new_tie() {
+async fn an_offline_event_of_the_previous_session_keeps_the_new_tie() {
     let pushlark = with_a_tied_phone().await;
-    let mut offline = presence(PHONE, "offline");
-    offline["at"] = ago(30).into();
+    let offline = Event::presence(BOBS_PHONE, "offline").at(ago(30));
     pushlark.event(offline).await;
-    pushlark.event(unacknowledged(PHONE, "lost")).await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "lost")).await;
     pushlark.notified("phone", 1).await;
 }
 
@@ -124,54 +119,54 @@ async fn an_offline_of_the_session_before_leaves_the_new_tie() {
 async fn a_gone_device_and_a_removed_user_untie_the_session() {
     let pushlark = with_a_tied_phone().await;
     pushlark.device_answers("phone", json!({"status": 410})).await;
-    pushlark.event(unacknowledged(PHONE, "gone")).await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "gone")).await;
     pushlark.notified("phone", 1).await;
     pushlark.settled().await;
     pushlark.enable(BOB, "phone").await;
     assert_untied(&pushlark).await;
 
     let pushlark = with_a_tied_phone().await;
-    pushlark.event(json!({"type": "user_removed", "jid": BOB})).await;
+    pushlark.event(Event::user_removed(BOB)).await;
     pushlark.settled().await;
     pushlark.enable(BOB, "phone").await;
-    pushlark.event(unacknowledged(PHONE, "removed")).await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "removed")).await;
     pushlark.settled().await;
     assert!(pushlark.alerts("phone").await.is_empty());
 }
 
 #[tokio::test]
-async fn a_session_of_which_nothing_is_heard_is_forgotten_in_time() {
+async fn a_session_without_new_presence_expires() {
     let pushlark = Pushlark::with_settings([("SESSION_LIFETIME", "2")]).await;
     pushlark.enable(BOB, "phone").await;
     let message_notifies = async || {
         let before = pushlark.alerts("phone").await.len();
-        pushlark.message(BOB, "planted Hi").await;
+        pushlark.message(BOB, "canary Hi").await;
         pushlark.settled().await;
         pushlark.alerts("phone").await.len() > before
     };
-    eventually("a message that comes while the session is known", async || {
+    eventually("a message while the session is known", async || {
         let known = Instant::now();
-        pushlark.event(presence(PHONE, "online")).await;
+        pushlark.event(Event::presence(BOBS_PHONE, "online")).await;
         let notified = message_notifies().await;
-        assert!(!notified || known.elapsed() >= Duration::from_secs(1), "forgotten at once");
+        assert!(!notified || known.elapsed() >= Duration::from_secs(1), "the session expired at once");
         (!notified).then_some(())
     })
     .await;
-    eventually("a session that is forgotten", async || message_notifies().await.then_some(())).await;
+    eventually("the end of the session", async || message_notifies().await.then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_message_and_its_twin_at_the_same_time_notify_each_service_once() {
+async fn a_message_and_its_unacknowledged_twin_notify_each_device_once() {
     let pushlark = with_a_tied_phone().await;
     let id = |number: usize| format!("m{number}");
     let twins = (0..40).map(|number| {
-        let mut message = unacknowledged(PHONE, &number.to_string());
-        message["id"] = id(number / 2).into();
-        if number % 2 == 0 {
-            message["type"] = "message".into();
-            message["to"] = BOB.into();
-            message["recipient"] = json!({"online": false});
-        }
+        let body = number.to_string();
+        let message = if number % 2 == 0 {
+            Event::message(BOB, &body).recipient(json!({"online": false}))
+        } else {
+            Event::unacknowledged(BOBS_PHONE, &body)
+        };
+        let message = message.id(&id(number / 2));
         pushlark.request("/events", "application/json", message.to_string())
     });
     let posted =
@@ -179,39 +174,37 @@ async fn a_message_and_its_twin_at_the_same_time_notify_each_service_once() {
     assert!(posted.iter().all(|status| *status == 202));
     pushlark.settled().await;
     assert_eq!(pushlark.alerts("phone").await.len(), 20);
-    // What only the message tells of goes to the tablet too, whichever of the twins came first.
+    // The message also notifies the tablet, whichever of the twins came first.
     assert_eq!(pushlark.alerts("tablet").await.len(), 20);
 }
 
 #[tokio::test]
-async fn a_replaced_registration_leaves_no_tie_to_a_later_one_of_its_name() {
+async fn a_replaced_registration_leaves_no_tie_to_a_later_one() {
     let pushlark = Pushlark::with_settings([("PLUGIN", "enhanced"), ("MAX_NODES", "1")]).await;
-    pushlark.enable(PHONE, "phone").await;
-    pushlark.enable("bob@example.com/tablet", "tablet").await;
+    pushlark.enable(BOBS_PHONE, "phone").await;
+    pushlark.enable(BOBS_TABLET, "tablet").await;
     pushlark.enable(BOB, "phone").await;
-    pushlark.event(unacknowledged(PHONE, "to nobody")).await;
-    pushlark.enable(PHONE, "phone").await;
-    pushlark.enable("bob@example.com/pc", "phone").await;
-    // Two sessions have enabled this one.
-    pushlark.event(unacknowledged(PHONE, "to the phone")).await;
-    pushlark.event(unacknowledged("bob@example.com/pc", "to the phone, too")).await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "to nobody")).await;
+    pushlark.enable(BOBS_PHONE, "phone").await;
+    pushlark.enable(BOBS_PC, "phone").await;
+    // Two sessions have enabled this node.
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "to the phone")).await;
+    pushlark.event(Event::unacknowledged(BOBS_PC, "to the phone, too")).await;
     pushlark.settled().await;
     assert_eq!(pushlark.alerts("phone").await.iter().collect::<BTreeSet<_>>().len(), 2);
     assert!(!pushlark.alerts("phone").await.contains(&"to nobody".to_owned()));
 }
 
-/// Tells of sessions of Bob's, of each that it is online or went offline so many seconds ago.
-async fn tell(pushlark: &Pushlark, sessions: impl IntoIterator<Item = (String, &str, i64)>) {
+/// Posts the presence of sessions of Bob: resource, status, and seconds ago.
+async fn post_presence(pushlark: &Pushlark, sessions: impl IntoIterator<Item = (String, &str, i64)>) {
     let event = |(resource, status, seconds): (String, &str, i64)| {
-        let mut event = presence(&format!("{BOB}/{resource}"), status);
-        event["at"] = ago(seconds).into();
-        event
+        Event::presence(&format!("{BOB}/{resource}"), status).at(ago(seconds))
     };
     let events: Vec<_> = sessions.into_iter().map(event).collect();
-    pushlark.event(events.into()).await;
+    pushlark.event(events).await;
 }
 
-/// The resources of Bob's sessions in the table.
+/// Returns the resources of Bob's sessions in the table.
 async fn sessions(pushlark: &Pushlark) -> BTreeSet<String> {
     let query = pushlark.stack.dynamodb.query().table_name("pushlark").consistent_read(true);
     let mut pages = query
@@ -233,22 +226,22 @@ fn named(prefix: &str, numbers: std::ops::Range<i64>) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn a_user_keeps_32_sessions_and_those_that_went_offline_longest_ago_go() {
+async fn a_user_keeps_the_32_newest_sessions() {
     let pushlark = Pushlark::start().await;
     pushlark.enable(BOB, "phone").await;
-    // They are heard of in another order than that of their names.
-    tell(&pushlark, (0..20).map(|number| (format!("on{number}"), "online", 1_000 - number))).await;
-    tell(&pushlark, (0..20).map(|number| (format!("off{number}"), "offline", 100 + number))).await;
-    assert_eq!(sessions(&pushlark).await.len(), 40, "ingest prunes");
-    pushlark.message(BOB, "planted Hi").await;
+    // The order of their presence is not the order of their names.
+    post_presence(&pushlark, (0..20).map(|number| (format!("on{number}"), "online", 1_000 - number))).await;
+    post_presence(&pushlark, (0..20).map(|number| (format!("off{number}"), "offline", 100 + number))).await;
+    assert_eq!(sessions(&pushlark).await.len(), 40, "ingest has pruned sessions");
+    pushlark.message(BOB, "canary Hi").await;
     pushlark.settled().await;
     let mut expected = named("on", 0..20);
     expected.extend(named("off", 0..12));
     assert_eq!(sessions(&pushlark).await, expected);
-    // None is offline: those that were heard of longest ago go.
-    tell(&pushlark, named("off", 0..12).into_iter().map(|resource| (resource, "online", 50))).await;
-    tell(&pushlark, (0..5).map(|number| (format!("new{number}"), "online", 10))).await;
-    pushlark.message(BOB, "planted Hi").await;
+    // No session is offline now, so the sessions with the oldest presence are pruned.
+    post_presence(&pushlark, named("off", 0..12).into_iter().map(|resource| (resource, "online", 50))).await;
+    post_presence(&pushlark, (0..5).map(|number| (format!("new{number}"), "online", 10))).await;
+    pushlark.message(BOB, "canary Hi").await;
     pushlark.settled().await;
     let mut expected = named("on", 5..20);
     expected.extend(named("off", 0..12));
@@ -257,46 +250,46 @@ async fn a_user_keeps_32_sessions_and_those_that_went_offline_longest_ago_go() {
 }
 
 #[tokio::test]
-async fn sessions_are_pruned_by_what_the_decision_has_read_if_it_has_read_all() {
-    let (pushlark, meter) = Meter::with_settings([]).await;
+async fn sessions_are_pruned_without_another_read() {
+    let (pushlark, counter) = CallCounter::with_settings([]).await;
     pushlark.enable(BOB, "phone").await;
-    tell(&pushlark, (0..35).map(|number| (format!("off{number}"), "offline", 100 + number))).await;
-    meter.take();
-    pushlark.message(BOB, "planted Hi").await;
+    post_presence(&pushlark, (0..35).map(|number| (format!("off{number}"), "offline", 100 + number))).await;
+    counter.take();
+    pushlark.message(BOB, "canary Hi").await;
     pushlark.settled().await;
     let calls = [("Query", 1), ("UpdateItem", 1), ("DeleteItem", 3)].map(|(name, times)| (name.to_owned(), times));
-    assert_eq!(meter.take(), calls.into());
-    // It is not the notification's fault if that fails.
-    tell(&pushlark, [("one more".to_owned(), "offline", 1)]).await;
-    meter.refuse_next("DeleteItem", "AccessDeniedException", json!({}));
-    pushlark.message(BOB, "planted Hello").await;
+    assert_eq!(counter.take(), calls.into());
+    // A failure of pruning does not affect the notification.
+    post_presence(&pushlark, [("one more".to_owned(), "offline", 1)]).await;
+    counter.refuse_next("DeleteItem", "AccessDeniedException", json!({}));
+    pushlark.message(BOB, "canary Hello").await;
     pushlark.settled().await;
-    meter.assert_nothing_left();
-    assert_eq!(pushlark.alerts("phone").await, ["planted Hi", "planted Hello"]);
+    counter.assert_all_failures_occurred();
+    assert_eq!(pushlark.alerts("phone").await, ["canary Hi", "canary Hello"]);
     assert_eq!(sessions(&pushlark).await.len(), MAX_SESSIONS + 1);
 }
 
 #[tokio::test]
-async fn a_decision_reads_a_bounded_number_of_sessions_and_the_right_ones_of_all_are_kept() {
-    let (pushlark, meter) = Meter::with_settings([("MAX_NODES", "5")]).await;
+async fn a_decision_reads_a_limited_number_of_sessions() {
+    let (pushlark, counter) = CallCounter::with_settings([("MAX_NODES", "5")]).await;
     for node in ["a", "b", "c"] {
         pushlark.enable(BOB, node).await;
     }
-    // By their names the newest come last, and a decision does not get that far.
-    tell(&pushlark, (0..120).map(|number| (format!("{number:03}"), "offline", 1_000 - number))).await;
-    tell(&pushlark, [("zzz".to_owned(), "online", 5_000)]).await;
-    meter.take_items_read();
-    meter.take();
-    let message = json!({"type": "message", "from": "alice@example.com/pc", "to": BOB, "chat": "chat", "body": "Hi"});
+    // The newest sessions come last in the order of names, and a decision does not read them.
+    post_presence(&pushlark, (0..120).map(|number| (format!("{number:03}"), "offline", 1_000 - number))).await;
+    post_presence(&pushlark, [("zzz".to_owned(), "online", 5_000)]).await;
+    counter.take_items_read();
+    counter.take();
+    let message = Event::message(BOB, "Hi");
     let explained = pushlark.json("/explain", json!({"explain": [message]})).await.json();
     assert_eq!(explained["explained"][0]["recipients"][0]["registrations"].as_array().unwrap().len(), 3);
-    assert_eq!(meter.take()["Query"], 1);
-    assert!((3 + 32..=5 + 32 + 2).contains(&meter.take_items_read()));
+    assert_eq!(counter.take()["Query"], 1);
+    assert!((3 + 32..=5 + 32 + 2).contains(&counter.take_items_read()));
     let mut expected: BTreeSet<_> = (89..120).map(|number| format!("{number:03}")).collect();
     expected.insert("zzz".into());
-    // One event deletes as many as its time allows.
-    eventually("the right sessions", async || {
-        pushlark.message(BOB, "planted Hi").await;
+    // One event deletes as many sessions as its time allows.
+    eventually("the newest sessions", async || {
+        pushlark.message(BOB, "canary Hi").await;
         pushlark.settled().await;
         (sessions(&pushlark).await == expected).then_some(())
     })
@@ -304,9 +297,9 @@ async fn a_decision_reads_a_bounded_number_of_sessions_and_the_right_ones_of_all
 }
 
 #[tokio::test]
-async fn a_session_that_changes_while_sessions_are_pruned_stays() {
+async fn a_session_that_changes_during_pruning_stays() {
     let pushlark = Pushlark::start().await;
-    tell(&pushlark, (0..36).map(|number| (format!("off{number}"), "offline", 100 + number))).await;
+    post_presence(&pushlark, (0..36).map(|number| (format!("off{number}"), "offline", 100 + number))).await;
     let (store, bob) = (pushlark.store(), BareJid::new(BOB).unwrap());
     let snapshot = store.snapshot(&bob).await.unwrap();
     let back = Jid::new("bob@example.com/off35").unwrap();
@@ -317,21 +310,21 @@ async fn a_session_that_changes_while_sessions_are_pruned_stays() {
 }
 
 #[tokio::test]
-async fn expired_sessions_go_first() {
+async fn expired_sessions_are_pruned_first() {
     let pushlark = Pushlark::with_settings([("SESSION_LIFETIME", "2")]).await;
-    tell(&pushlark, (0..10).map(|number| (format!("old{number}"), "online", 0))).await;
+    post_presence(&pushlark, (0..10).map(|number| (format!("old{number}"), "online", 0))).await;
     let (store, bob) = (pushlark.store(), BareJid::new(BOB).unwrap());
     eventually("sessions that expire", async || store.snapshot(&bob).await.unwrap().online.is_none().then_some(()))
         .await;
-    // These are heard of longer ago, and stay for longer.
+    // These sessions have an older presence and a longer lifetime.
     let long = Pushlark::with_settings([("SESSION_LIFETIME", "1000")]).await.stack.environment;
-    let long = pushlark_store::Store::from_environment(pushlark.stack.dynamodb.clone(), &long).unwrap();
-    let told = (0..30).map(|number| format!("{BOB}/off{number}"));
-    let told = stream::iter(told).for_each(async |session| {
+    let long = Store::from_environment(pushlark.stack.dynamodb.clone(), &long).unwrap();
+    let older = (0..30).map(|number| format!("{BOB}/off{number}"));
+    let writes = stream::iter(older).for_each(async |session| {
         let at = OffsetDateTime::now_utc() - time::Duration::hours(1);
         long.set_presence(&Jid::new(&session).unwrap(), Availability::Offline, at).await.unwrap();
     });
-    told.await;
+    writes.await;
     long.prune_sessions(&bob, &long.snapshot(&bob).await.unwrap()).await.unwrap();
     let left = sessions(&pushlark).await;
     assert_eq!(left.len(), MAX_SESSIONS);

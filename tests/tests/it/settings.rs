@@ -8,7 +8,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use doubles::{APNS_KEY, APNS_KEY_ID, APNS_TEAM, APNS_TOPIC, Apns, Fcm};
 use local::{Options, Stack};
-use pushlark_http::Access;
+use pushlark_access::Access;
 use pushlark_plugin::Plugins;
 use pushlark_settings::{Environment, Reader, SettingError, catalogue};
 use pushlark_telemetry::{Format, start, start_to};
@@ -296,7 +296,7 @@ fn apple(apns: &Apns) -> Value {
 #[tokio::test]
 async fn a_bad_key_is_logged_at_the_start_and_stops_its_provider_alone() {
     const BOB: &str = "bob@example.com";
-    const PHONE: &str = "706c616e74656400fc13adff785122";
+    const PHONE: &str = "63616e61727900fc13adff785122";
     let Some(lines) = logged("settings::a_bad_key_is_logged_at_the_start_and_stops_its_provider_alone") else {
         let (apns, fcm) = (Apns::start().await, Fcm::start().await);
         let mut account = fcm.service_account();
@@ -308,7 +308,7 @@ async fn a_bad_key_is_logged_at_the_start_and_stops_its_provider_alone() {
         pushlark.enable_with(BOB, PHONE, json!({"service": "apns"})).await;
         pushlark.message(BOB, "planted Hi").await;
         pushlark.settled().await;
-        assert_eq!(apns.taken(PHONE).len(), 1);
+        assert_eq!(apns.accepted(PHONE).len(), 1);
         return;
     };
     let mut at_start = lines.iter().take_while(|line| line["message"] != "started");

@@ -1,8 +1,8 @@
-//! An update of a running stack: the release before wrote the table and the queue, this one goes on with them.
+//! The update of a running stack: this release reads the table and the queue of the previous release.
 //!
-//! `tests/upgrade/table.ndjson` has a table's items as DynamoDB JSON, `tests/upgrade/queue.ndjson` the bodies of SQS
-//! messages. When a release is made, `cargo test -p tests --test it -- --ignored upgrade` writes both anew, for the
-//! tests of the next one.
+//! `tests/fixtures/upgrade/table.ndjson` has the items of a table as DynamoDB JSON, `queue.ndjson` beside it the bodies of SQS
+//! messages. At a release, `cargo test --workspace --test it -- --ignored upgrade` writes both files for the tests of the next
+//! release.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,18 +11,18 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use doubles::{Subscriber, WebPush};
 use local::Options;
 use pushlark_settings::Environment;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tests::{Pushlark, ago, eventually};
+use tests::{
+    ALICE, ALICES_PC, BOB, BOBS_PHONE, CAROL, Event, PUSH_HOST, PushRequest, Pushlark, VAPID_KEY, ago, eventually,
+    stanza,
+};
 use time::OffsetDateTime;
 
-const ALICE: &str = "alice@example.com/pc";
-const BOB: &str = "bob@example.com";
-const CAROL: &str = "carol@example.com";
 const DAVE: &str = "dave@example.com";
 const ERIN: &str = "erin@example.com";
 const FRANK: &str = "frank@example.com";
 const GINA: &str = "gina@example.com";
-const HOST: &str = "push.example.com";
 
 fn to_json(value: &AttributeValue) -> Value {
     match value {
@@ -39,46 +39,31 @@ fn item_to_json(item: &HashMap<String, AttributeValue>) -> Map<String, Value> {
 }
 
 async fn iq(pushlark: &Pushlark, from: &str, id: &str, payload: &str) -> String {
-    let iq = format!("<iq type='set' from='{from}' to='{HOST}' id='{id}'>{payload}</iq>");
+    let iq = stanza::iq_with_id("set", from, PUSH_HOST, id, payload);
     let reply = pushlark.post("/pubsub", "application/xml", iq).await;
     assert_eq!(reply.status, 200, "{}", reply.body);
     reply.body
 }
 
-fn form(form_type: &str, fields: &[(&str, &str)]) -> String {
-    let field = |(name, value): &(&str, &str)| format!("<field var='{name}'><value>{value}</value></field>");
-    let fields: String = [("FORM_TYPE", form_type)].iter().chain(fields).map(field).collect();
-    format!("<x xmlns='jabber:x:data' type='submit'>{fields}</x>")
-}
-
-/// What a client sends to the push service, so that `node` is for `device`.
+/// Returns the request of a client to enable a device at a push node.
 fn register(node: &str, device: &str) -> String {
-    let options = form(
-        "http://jabber.org/protocol/pubsub#publish-options",
-        &[("service", "fcm"), ("device_id", device), ("priority", "high")],
-    );
-    format!("<enable xmlns='urn:xmpp:push:0' jid='{HOST}' node='{node}'>{options}</enable>")
+    let options = [("service", "fcm"), ("device_id", device), ("priority", "high")];
+    stanza::enable(PUSH_HOST, node, &stanza::publish_options(&options))
 }
 
 fn publish(node: &str, body: &str) -> String {
-    let summary = form(
-        "urn:xmpp:push:summary",
-        &[("message-count", "4"), ("last-message-sender", ALICE), ("last-message-body", body)],
-    );
-    format!(
-        "<pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='{node}'><item id='i'>\
-         <notification xmlns='urn:xmpp:push:0'>{summary}</notification></item></publish></pubsub>"
-    )
+    let summary = [("message-count", "4"), ("last-message-sender", ALICES_PC), ("last-message-body", body)];
+    stanza::publish(node, &stanza::notification(&stanza::summary(&summary)), &[])
 }
 
-fn chat(id: &str, to: impl Into<Value>, body: &str) -> Value {
-    json!({"type": "message", "id": id, "from": ALICE, "to": to.into(), "chat": "chat", "body": body})
+fn chat(id: &str, to: impl Serialize, body: &str) -> Event {
+    Event::message(to, body).id(id)
 }
 
-/// Writes the sample: what a stack of this release has in its table and its queue when it is updated.
+/// Writes the sample: the table and the queue of a stack of this release.
 #[tokio::test]
 #[ignore = "writes the sample of this release"]
-async fn writes_the_sample() {
+async fn write_the_sample() {
     let settings = [
         ("UNREAD_COUNTS", "on"),
         ("RATE_LIMIT", "1000"),
@@ -90,17 +75,16 @@ async fn writes_the_sample() {
     let environment = Environment::from_iter(settings);
     let pushlark = Pushlark::with(Options { environment, visibility_timeout: 43_200, ..Options::default() }).await;
 
-    // Registrations: with a session and without, for each service.
-    pushlark.enable("bob@example.com/phone", "phone").await;
+    // Registrations of each service, with a session and without one.
+    pushlark.enable(BOBS_PHONE, "phone").await;
     let apns = json!({"service": "apns", "mode": "dev", "topic": "com.example.chat", "priority": "normal"});
     pushlark.enable_with("bob@example.com/tablet", "tablet", apns).await;
     pushlark.enable_with(BOB, "laptop", json!({"silent": "true"})).await;
     pushlark.enable(CAROL, "carol").await;
     pushlark.enable(GINA, "gina").await;
     let browser = Subscriber::new(5);
-    let form = json!({"service": "web-push", "endpoint": "https://updates.push.example/push/planted-browser",
-        "p256dh": browser.p256dh(), "auth": browser.auth()});
-    let enable = json!({"user": DAVE, "jid": HOST, "node": "browser", "form": form});
+    let endpoint = "https://updates.push.example/push/canary-browser";
+    let enable = PushRequest::new(DAVE, "browser").browser(endpoint, &browser);
     assert_eq!(pushlark.json("/enable", enable).await.status, 200);
     pushlark.enable("frank@example.com/pc", "frank").await;
     for number in 0..3 {
@@ -114,50 +98,47 @@ async fn writes_the_sample() {
         ("frank@example.com/pc", "online"),
         ("kate@example.com/pc", "online"),
     ] {
-        pushlark.event(json!({"type": "presence", "jid": session, "status": status})).await;
+        pushlark.event(Event::presence(session, status)).await;
     }
 
-    // Push nodes: of a device, of one that is suspected, of one that is gone, and of none.
+    // Push nodes of a device, of a suspected device, of a gone device, and without a device.
     for node in ["fine", "suspected", "lost"] {
         assert!(
-            iq(&pushlark, ERIN, "e", &register(node, &format!("planted-erin-{node}")))
-                .await
-                .contains("type=\"result\"")
+            iq(&pushlark, ERIN, "e", &register(node, &format!("canary-erin-{node}"))).await.contains("type=\"result\"")
         );
     }
-    let create = "<pubsub xmlns='http://jabber.org/protocol/pubsub'><create node='bare'/></pubsub>";
-    iq(&pushlark, ERIN, "c", create).await;
-    iq(&pushlark, FRANK, "f", &register("franks", "planted-franks")).await;
+    iq(&pushlark, ERIN, "c", &stanza::create_node("bare")).await;
+    iq(&pushlark, FRANK, "f", &register("franks", "canary-franks")).await;
     let unregistered = json!({"status": 500, "body": {"details": "probably_unregistered"}});
     for (device, node, times) in [("erin-suspected", "suspected", 1), ("erin-lost", "lost", 3)] {
         pushlark.device_answers(device, unregistered.clone()).await;
         for number in 0..times {
-            iq(&pushlark, "example.com", &format!("{node}-{number}"), &publish(node, "planted before")).await;
+            iq(&pushlark, "example.com", &format!("{node}-{number}"), &publish(node, "canary before")).await;
             pushlark.settled().await;
         }
     }
 
-    // A registration that is suspected, claims that are done, claims that are held, and unread counts.
-    pushlark.event(chat("read", BOB, "planted before")).await;
+    // A suspected registration, finished and unfinished claims, and unread counts.
+    pushlark.event(chat("read", BOB, "canary before")).await;
     pushlark.settled().await;
-    let read = json!({"type": "read", "jid": BOB, "conversation": "alice@example.com"});
+    let read = Event::read(BOB, ALICE);
     pushlark.event(read).await;
-    pushlark.event(chat("delivered", BOB, "planted before")).await;
+    pushlark.event(chat("delivered", BOB, "canary before")).await;
     pushlark.settled().await;
     pushlark.device_answers("laptop", unregistered.clone()).await;
     for id in ["suspect-1", "suspect-2"] {
-        pushlark.event(chat(id, BOB, "planted before")).await;
+        pushlark.event(chat(id, BOB, "canary before")).await;
         pushlark.settled().await;
     }
     pushlark.device_answers("carol", json!({"status": 503})).await;
-    pushlark.event(chat("held", [GINA, CAROL], "planted held")).await;
+    pushlark.event(chat("held", [GINA, CAROL], "canary held")).await;
     pushlark.notified("carol", 2).await;
 
-    // Both workers are kept busy, and leave in the queue what comes now.
+    // Both workers are busy now, so later records stay in the queue.
     for slow in ["slow-1", "slow-2"] {
         pushlark.device_answers(slow, json!({"status": 503, "delay_ms": 9_000})).await;
         pushlark.enable(&format!("{slow}@example.com"), slow).await;
-        pushlark.event(chat(slow, format!("{slow}@example.com"), "planted slow")).await;
+        pushlark.event(chat(slow, format!("{slow}@example.com"), "canary slow")).await;
     }
     let claimed = async |id: &str| {
         let claim = pushlark.stack.dynamodb.get_item().table_name("pushlark");
@@ -166,28 +147,32 @@ async fn writes_the_sample() {
         claim.item.is_some()
     };
     eventually("busy workers", async || (claimed("slow-1").await && claimed("slow-2").await).then_some(())).await;
-    pushlark.event(chat("one", BOB, "planted one")).await;
-    let group = json!({"type": "message", "id": "group", "from": "room@muclight.example.com/alice@example.com",
-        "to": [BOB, DAVE, FRANK], "chat": "groupchat", "body": "planted group", "recipient": {"online": false}});
+    pushlark.event(chat("one", BOB, "canary one")).await;
+    let group = Event::groupchat("room@muclight.example.com/alice@example.com", [BOB, DAVE, FRANK], "canary group")
+        .id("group")
+        .recipient(json!({"online": false}));
     pushlark.event(group).await;
     pushlark
-        .event(json!({"type": "unacknowledged", "id": "unacknowledged", "from": ALICE, "to": "bob@example.com/phone",
-        "stanza": "<message type='chat'><body>planted unacknowledged</body></message>"}))
+        .event(
+            Event::stanza(BOBS_PHONE, &stanza::chat("<body>canary unacknowledged</body>"))
+                .with("type", "unacknowledged")
+                .id("unacknowledged"),
+        )
         .await;
-    let several = json!([chat("first", BOB, "planted first"), chat("second", BOB, "planted second")]);
+    let several = json!([chat("first", BOB, "canary first"), chat("second", BOB, "canary second")]);
     assert_eq!(pushlark.json("/events", several).await.status, 202);
     for node in ["fine", "suspected"] {
-        iq(&pushlark, "example.com", &format!("queued-{node}"), &publish(node, "planted node")).await;
+        iq(&pushlark, "example.com", &format!("queued-{node}"), &publish(node, "canary node")).await;
     }
-    pushlark.event(json!({"type": "user_removed", "id": "removed-user", "jid": FRANK})).await;
-    pushlark.event(json!({"type": "domain_removed", "id": "removed-domain", "domain": "gone.example"})).await;
+    pushlark.event(Event::user_removed(FRANK).id("removed-user")).await;
+    pushlark.event(Event::domain_removed("gone.example").id("removed-domain")).await;
 
     let mut bodies = Vec::new();
     let queue = pushlark.stack.environment.text("QUEUE_URL").unwrap();
     while bodies.len() < 9 {
         let receive = pushlark.stack.sqs.receive_message().queue_url(queue).max_number_of_messages(10);
         let received = receive.wait_time_seconds(5).send().await.unwrap().messages.unwrap_or_default();
-        assert!(!received.is_empty(), "the workers took some: {bodies:?}");
+        assert!(!received.is_empty(), "the workers have received records: {bodies:?}");
         bodies.extend(received.into_iter().map(|message| message.body.unwrap()));
     }
     bodies.sort();
@@ -195,7 +180,7 @@ async fn writes_the_sample() {
     let items = scan.items().iter().map(|item| Value::from(item_to_json(item)).to_string());
     let mut items: Vec<_> = items.filter(|item| !item.contains("slow-")).collect();
     items.sort();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("upgrade");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/upgrade");
     for (file, lines) in [("table.ndjson", items), ("queue.ndjson", bodies)] {
         std::fs::write(folder.join(file), lines.join("\n") + "\n").unwrap();
     }
@@ -217,7 +202,7 @@ fn item_from_json(item: &Value) -> HashMap<String, AttributeValue> {
     item.as_object().unwrap().iter().map(|(name, value)| (name.clone(), from_json(value))).collect()
 }
 
-/// A stack with the sample's table, as if it was written just now: nothing in it has expired.
+/// Starts a stack with the table of the sample. Its items expire tomorrow.
 async fn updated<'s>(settings: impl IntoIterator<Item = (&'s str, &'s str)>) -> Pushlark {
     let pushlark = Pushlark::with_settings(settings).await;
     load(&pushlark, |item| item).await;
@@ -226,7 +211,7 @@ async fn updated<'s>(settings: impl IntoIterator<Item = (&'s str, &'s str)>) -> 
 
 async fn load(pushlark: &Pushlark, change: impl Fn(String) -> String) {
     let tomorrow = OffsetDateTime::now_utc().unix_timestamp() + 86_400;
-    for line in include_str!("../../upgrade/table.ndjson").lines() {
+    for line in include_str!("../../fixtures/upgrade/table.ndjson").lines() {
         let mut item = item_from_json(&serde_json::from_str(&change(line.to_owned())).unwrap());
         if let Some(expires_at) = item.get_mut("expires_at") {
             *expires_at = AttributeValue::N(tomorrow.to_string());
@@ -236,10 +221,10 @@ async fn load(pushlark: &Pushlark, change: impl Fn(String) -> String) {
     }
 }
 
-/// Queues the sample's records of events with such ids, as if they were queued just now.
+/// Queues the records of the sample whose first id is wanted, with the present time.
 async fn queue(pushlark: &Pushlark, wanted: impl Fn(&str) -> bool) {
-    let (at, queue) = (ago(0), pushlark.stack.environment.text("QUEUE_URL").unwrap());
-    for line in include_str!("../../upgrade/queue.ndjson").lines() {
+    let at = ago(0);
+    for line in include_str!("../../fixtures/upgrade/queue.ndjson").lines() {
         let mut record: Value = serde_json::from_str(line).unwrap();
         let mut work = record["work"].as_array_mut().unwrap().iter_mut();
         let first = work.next().unwrap();
@@ -249,167 +234,146 @@ async fn queue(pushlark: &Pushlark, wanted: impl Fn(&str) -> bool) {
         for event in [first].into_iter().chain(work) {
             event["at"] = at.clone().into();
         }
-        pushlark.stack.sqs.send_message().queue_url(queue).message_body(record.to_string()).send().await.unwrap();
+        pushlark.enqueue(record).await;
     }
 }
 
-async fn enabled(pushlark: &Pushlark, user: &str) -> Vec<String> {
-    let list = pushlark.http.get(format!("{}/enable?user={user}", pushlark.stack.url));
-    let list: Value = list.send().await.unwrap().json().await.unwrap();
-    let nodes = list["registrations"].as_array().unwrap().iter();
-    nodes.map(|registration| registration["node"].as_str().unwrap().to_owned()).collect()
-}
-
-/// The texts that a device was sent, in alphabetical order.
-async fn texts(pushlark: &Pushlark, device: &str) -> Vec<String> {
-    let mut texts = pushlark.alerts(device).await;
-    texts.sort();
-    texts
-}
-
 #[tokio::test]
-async fn what_was_queued_is_notified_once_to_each_device() {
+async fn queued_messages_notify_each_device_once() {
     let pushlark = updated([("PLUGIN", "enhanced"), ("UNREAD_COUNTS", "on")]).await;
     queue(&pushlark, |id| !id.starts_with("removed")).await;
     pushlark.settled().await;
-    let all = ["planted first", "planted group", "planted one", "planted second"];
-    assert_eq!(texts(&pushlark, "tablet").await, all);
-    // The session that did not acknowledge a message had enabled this one.
-    assert_eq!(texts(&pushlark, "phone").await, [&all[..], &["planted unacknowledged"]].concat());
+    let all = ["canary first", "canary group", "canary one", "canary second"];
+    assert_eq!(pushlark.sorted_alerts("tablet").await, all);
+    // The session that did not acknowledge a message has enabled this device.
+    assert_eq!(pushlark.sorted_alerts("phone").await, [&all[..], &["canary unacknowledged"]].concat());
     assert_eq!(pushlark.notifications("laptop").await.len(), all.len());
-    assert_eq!(texts(&pushlark, "frank").await, ["planted group"]);
-    // Its record had failed for Carol, and was delivered to Gina.
-    assert_eq!(texts(&pushlark, "carol").await, ["planted held"]);
-    assert!(texts(&pushlark, "gina").await.is_empty());
+    assert_eq!(pushlark.sorted_alerts("frank").await, ["canary group"]);
+    // This record had failed for Carol, and was delivered to Gina.
+    assert_eq!(pushlark.sorted_alerts("carol").await, ["canary held"]);
+    assert!(pushlark.sorted_alerts("gina").await.is_empty());
     for device in ["erin-fine", "erin-suspected"] {
-        assert_eq!(texts(&pushlark, device).await, ["planted node"]);
+        assert_eq!(pushlark.sorted_alerts(device).await, ["canary node"]);
     }
     // Bob had three unread messages of Alice.
     let notified = pushlark.notifications("phone").await.into_iter();
     let alerts = notified.map(|notified| notified["notification"]["alert"].clone());
     let mut badges: Vec<_> =
-        alerts.filter(|alert| alert["tag"] == "alice@example.com").map(|alert| alert["badge"].as_u64()).collect();
+        alerts.filter(|alert| alert["tag"] == ALICE).map(|alert| alert["badge"].as_u64()).collect();
     badges.sort();
     assert_eq!(badges, [Some(4), Some(5), Some(6), Some(7)]);
     assert_eq!(pushlark.queue_depth("DEAD_LETTER_QUEUE_URL").await, 0);
 }
 
 #[tokio::test]
-async fn what_was_notified_is_not_notified_again() {
+async fn notified_messages_are_not_notified_again() {
     let pushlark = updated([("PLUGIN", "enhanced"), ("UNREAD_COUNTS", "on")]).await;
     for id in ["read", "delivered", "suspect-1"] {
-        pushlark.event(chat(id, BOB, "planted before")).await;
-        let mut twin = chat(id, "bob@example.com/phone", "planted before");
-        twin["type"] = "unacknowledged".into();
-        pushlark.event(twin).await;
+        pushlark.event(chat(id, BOB, "canary before")).await;
+        pushlark.event(Event::unacknowledged(BOBS_PHONE, "canary before").id(id)).await;
     }
-    pushlark.event(chat("held", [GINA, CAROL], "planted before")).await;
-    pushlark.event(chat("new", [BOB, GINA, CAROL], "planted new")).await;
+    pushlark.event(chat("held", [GINA, CAROL], "canary before")).await;
+    pushlark.event(chat("new", [BOB, GINA, CAROL], "canary new")).await;
     pushlark.settled().await;
     for device in ["phone", "tablet", "gina", "carol"] {
-        assert_eq!(pushlark.alerts(device).await, ["planted new"], "{device}");
+        assert_eq!(pushlark.alerts(device).await, ["canary new"], "{device}");
     }
 }
 
 #[tokio::test]
-async fn devices_of_before_are_listed_replaced_and_disabled() {
+async fn old_registrations_are_listed_replaced_and_disabled() {
     let pushlark = updated([("MAX_NODES", "3"), ("MAX_NODES_REACHED", "refuse-newest")]).await;
-    let enable = async |node: &str| {
-        let form = json!({"service": "fcm", "device_id": format!("planted-{node}")});
-        let enable = json!({"user": BOB, "jid": HOST, "node": node, "form": form});
-        pushlark.json("/enable", enable).await.status
-    };
-    assert_eq!(enabled(&pushlark, BOB).await, ["laptop", "phone", "tablet"]);
+    let enable = async |node: &str| pushlark.json("/enable", PushRequest::new(BOB, node).device(node)).await.status;
+    assert_eq!(pushlark.listed_nodes(BOB).await, ["laptop", "phone", "tablet"]);
     assert_eq!(enable("fourth").await, 409);
     assert_eq!(enable("phone").await, 200);
-    let disable = json!({"user": BOB, "jid": HOST, "node": "tablet"});
+    let disable = PushRequest::new(BOB, "tablet");
     assert_eq!(pushlark.json("/disable", disable).await.status, 200);
     assert_eq!(enable("fourth").await, 200);
     assert_eq!(enable("fifth").await, 409);
-    pushlark.message(BOB, "planted new").await;
+    pushlark.message(BOB, "canary new").await;
     pushlark.settled().await;
     for (device, count) in [("phone", 1), ("laptop", 1), ("fourth", 1), ("tablet", 0), ("fifth", 0)] {
         assert_eq!(pushlark.notifications(device).await.len(), count, "{device}");
     }
-    let disable = json!({"user": BOB, "jid": HOST});
+    let disable = PushRequest::all_nodes(BOB);
     assert_eq!(pushlark.json("/disable", disable).await.status, 200);
-    assert!(enabled(&pushlark, BOB).await.is_empty());
+    assert!(pushlark.listed_nodes(BOB).await.is_empty());
 
     let pushlark = updated([("MAX_NODES", "3")]).await;
     pushlark.enable(BOB, "newest").await;
     // The phone was enabled first.
-    assert_eq!(enabled(&pushlark, BOB).await, ["laptop", "newest", "tablet"]);
+    assert_eq!(pushlark.listed_nodes(BOB).await, ["laptop", "newest", "tablet"]);
 }
 
 #[tokio::test]
-async fn suspicions_of_before_count() {
+async fn old_suspicions_count() {
     let pushlark = updated([("MONGOOSEPUSH_API_VERSION", "v2"), ("DISABLE_MAX_PERCENT", "100")]).await;
     let unregistered = json!({"status": 500, "body": {"details": "probably_unregistered"}});
-    // The laptop is suspected for the third time, the phone for the first time.
+    // This is the third error of the laptop, and the first of the phone.
     for device in ["laptop", "phone"] {
         pushlark.device_answers(device, unregistered.clone()).await;
     }
-    pushlark.message(BOB, "planted new").await;
+    pushlark.message(BOB, "canary new").await;
     pushlark.settled().await;
-    assert_eq!(enabled(&pushlark, BOB).await, ["phone", "tablet"]);
+    assert_eq!(pushlark.listed_nodes(BOB).await, ["phone", "tablet"]);
 }
 
 #[tokio::test]
-async fn sessions_of_before_are_online_or_offline() {
+async fn old_sessions_are_online_or_offline() {
     let pushlark = updated([]).await;
     let kate = "kate@example.com";
     pushlark.enable(kate, "kate").await;
-    pushlark.message(kate, "planted: not to be notified").await;
+    pushlark.message(kate, "canary: not to be notified").await;
     pushlark.settled().await;
-    pushlark.event(json!({"type": "presence", "jid": "kate@example.com/pc", "status": "offline"})).await;
-    pushlark.message(kate, "planted new").await;
+    pushlark.event(Event::presence("kate@example.com/pc", "offline")).await;
+    pushlark.message(kate, "canary new").await;
     pushlark.notified("kate", 1).await;
-    assert_eq!(pushlark.alerts("kate").await, ["planted new"]);
+    assert_eq!(pushlark.alerts("kate").await, ["canary new"]);
 }
 
 #[tokio::test]
-async fn push_nodes_of_before_are_published_to_by_their_publishers() {
+async fn old_push_nodes_accept_their_publishers() {
     let pushlark = updated([]).await;
-    let publish = async |from: &str, node: &str| iq(&pushlark, from, "p", &publish(node, "planted new")).await;
+    let publish = async |from: &str, node: &str| iq(&pushlark, from, "p", &publish(node, "canary new")).await;
     assert!(publish("example.com", "fine").await.contains("result"));
     assert!(publish("example.org", "fine").await.contains("forbidden"));
-    // Its device is gone.
+    // The device of this node is gone.
     assert!(publish("example.com", "lost").await.contains("type=\"error\""));
     assert!(publish(ERIN, "bare").await.contains("precondition-not-met"));
     pushlark.notified("erin-fine", 1).await;
     for node in ["fine", "suspected", "lost"] {
-        assert!(iq(&pushlark, ERIN, "e", &register(node, "planted-again")).await.contains("type=\"result\""));
+        assert!(iq(&pushlark, ERIN, "e", &register(node, "canary-again")).await.contains("type=\"result\""));
         assert!(publish("example.com", node).await.contains("result"));
     }
-    let disable = format!("<disable xmlns='urn:xmpp:push:0' jid='{HOST}'/>");
-    assert!(iq(&pushlark, ERIN, "d", &disable).await.contains("result"));
+    assert!(iq(&pushlark, ERIN, "d", &stanza::disable_all(PUSH_HOST)).await.contains("result"));
     for node in ["fine", "suspected", "lost", "bare"] {
         assert!(publish("example.com", node).await.contains("item-not-found"), "{node}");
     }
 }
 
 #[tokio::test]
-async fn removals_of_before_remove_what_was_stored_before() {
+async fn old_removals_remove_old_items() {
     let pushlark = updated([]).await;
     queue(&pushlark, |id| id.starts_with("removed")).await;
-    // The second look at a domain comes after ten seconds.
-    eventually("the end of a user and of a domain", async || {
-        let of_domain = async |number: u32| enabled(&pushlark, &format!("u{number}@gone.example")).await;
-        let left = [enabled(&pushlark, FRANK).await, of_domain(0).await, of_domain(1).await, of_domain(2).await];
+    // The worker checks the domain again after ten seconds.
+    eventually("the removal of a user and of a domain", async || {
+        let of_domain = async |number: u32| pushlark.listed_nodes(&format!("u{number}@gone.example")).await;
+        let left = [pushlark.listed_nodes(FRANK).await, of_domain(0).await, of_domain(1).await, of_domain(2).await];
         left.iter().all(Vec::is_empty).then_some(())
     })
     .await;
-    eventually("the end of a user's node", async || {
-        iq(&pushlark, FRANK, "p", &publish("franks", "planted")).await.contains("item-not-found").then_some(())
+    eventually("the removal of a user's node", async || {
+        iq(&pushlark, FRANK, "p", &publish("franks", "canary")).await.contains("item-not-found").then_some(())
     })
     .await;
-    assert_eq!(enabled(&pushlark, BOB).await.len(), 3);
+    assert_eq!(pushlark.listed_nodes(BOB).await.len(), 3);
 }
 
 #[tokio::test]
-async fn a_browser_of_before_is_notified() {
+async fn an_old_registration_of_a_browser_is_notified() {
     let push_service = WebPush::start().await;
-    let key = json!({"key": "cGxhbnRlZHBsYW50ZWRwbGFudGVkcGxhbnRlZGtleXM", "subject": "mailto:planted@example.com"});
+    let key = json!({"key": VAPID_KEY, "subject": "mailto:canary@example.com"});
     let credentials = json!({"default": {"web_push": key}}).to_string();
     let settings = [
         ("PUSH_SERVICE", "direct"),
@@ -418,7 +382,7 @@ async fn a_browser_of_before_is_notified() {
     ];
     let pushlark = Pushlark::with_settings(settings).await;
     load(&pushlark, |item| item.replace("https://updates.push.example", &push_service.url)).await;
-    pushlark.message(DAVE, "planted new").await;
+    pushlark.message(DAVE, "canary new").await;
     pushlark.settled().await;
-    assert_eq!(push_service.taken("browser").len(), 1);
+    assert_eq!(push_service.accepted("browser").len(), 1);
 }

@@ -1,0 +1,120 @@
+//! The calls of DynamoDB for each kind of request.
+
+use std::collections::BTreeMap;
+
+use tests::{
+    ALICE, BOB, BOBS_PC, BOBS_PHONE, CAROL, CallCounter, Event, PUSH_HOST, PushRequest, Pushlark, ROOM_OCCUPANT, XMPP,
+    stanza,
+};
+
+async fn with_counter(settings: &[(&'static str, &'static str)]) -> (Pushlark, CallCounter) {
+    let (pushlark, counter) = CallCounter::with_settings(settings.iter().copied()).await;
+    pushlark.enable(BOBS_PHONE, "phone").await;
+    pushlark.enable(BOB, "tablet").await;
+    counter.take();
+    (pushlark, counter)
+}
+
+/// Posts an event, waits until the queue is empty, and returns the calls.
+async fn calls(pushlark: &Pushlark, counter: &CallCounter, event: Event) -> BTreeMap<String, u32> {
+    pushlark.event(event).await;
+    pushlark.settled().await;
+    counter.take()
+}
+
+fn cost<const N: usize>(calls: [(&str, u32); N]) -> BTreeMap<String, u32> {
+    calls.into_iter().map(|(operation, times)| (operation.to_owned(), times)).collect()
+}
+
+#[tokio::test]
+async fn a_notified_event_costs_one_read_and_one_write() {
+    for plugin in ["defaults", "enhanced", "hints"] {
+        let (pushlark, counter) = with_counter(&[("PLUGIN", plugin)]).await;
+        let notified = calls(&pushlark, &counter, Event::message(BOB, "canary Hi")).await;
+        assert_eq!(notified, cost([("Query", 1), ("UpdateItem", 1)]), "{plugin}");
+        let unacknowledged = Event::unacknowledged(BOBS_PHONE, "canary Hi");
+        let expected = match plugin {
+            "defaults" => cost([("Query", 1)]),
+            _ => cost([("Query", 1), ("UpdateItem", 1)]),
+        };
+        assert_eq!(calls(&pushlark, &counter, unacknowledged).await, expected, "{plugin}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_without_a_notification_costs_at_most_one_read() {
+    let (pushlark, counter) = with_counter(&[]).await;
+    assert_eq!(calls(&pushlark, &counter, Event::message(BOB, "")).await, cost([]));
+    assert_eq!(
+        calls(&pushlark, &counter, Event::message("nobody@example.com", "canary Hi")).await,
+        cost([("Query", 1)])
+    );
+    assert_eq!(calls(&pushlark, &counter, Event::presence(BOBS_PC, "online")).await, cost([("UpdateItem", 1)]));
+    assert_eq!(calls(&pushlark, &counter, Event::message(BOB, "online")).await, cost([("Query", 1)]));
+    let read = Event::read(BOB, ALICE);
+    assert_eq!(calls(&pushlark, &counter, read).await, cost([]));
+}
+
+#[tokio::test]
+async fn unread_counts_cost_one_more_read_and_one_more_write() {
+    let (pushlark, counter) = with_counter(&[("UNREAD_COUNTS", "on")]).await;
+    // Ingest resets the count of the sender, which is one more write.
+    let notified = cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 3)]);
+    assert_eq!(calls(&pushlark, &counter, Event::message(BOB, "canary Hi")).await, notified);
+    let group = Event::groupchat(ROOM_OCCUPANT, BOB, "canary Hi");
+    assert_eq!(calls(&pushlark, &counter, group).await, cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 2)]));
+    assert_eq!(calls(&pushlark, &counter, Event::message(BOB, "")).await, cost([]));
+    let not_registered = Event::message("nobody@example.com", "canary Hi");
+    assert_eq!(
+        calls(&pushlark, &counter, not_registered).await,
+        cost([("GetItem", 1), ("Query", 1), ("UpdateItem", 3)])
+    );
+    let read = Event::read(BOB, ALICE);
+    assert_eq!(calls(&pushlark, &counter, read).await, cost([("UpdateItem", 1)]));
+    // At the 33rd and the 50th message another write removes all but 16 message ids from the counter.
+    let mut many = BTreeMap::new();
+    for number in 0..60 {
+        for (operation, times) in calls(&pushlark, &counter, Event::message(CAROL, &number.to_string())).await {
+            *many.entry(operation).or_default() += times;
+        }
+    }
+    assert_eq!(many, cost([("GetItem", 60), ("Query", 60), ("UpdateItem", 60 * 3 + 2)]));
+}
+
+#[tokio::test]
+async fn an_enable_costs_one_query_and_one_transaction() {
+    let (pushlark, counter) = with_counter(&[("MAX_NODES", "3")]).await;
+    let enable = cost([("Query", 1), ("TransactWriteItems", 1)]);
+    // A new node, the same node again, and a node that replaces the oldest one, with a session and without.
+    for (user, node) in [(BOB, "watch"), (BOB, "watch"), (BOBS_PC, "pc"), (BOB, "car")] {
+        pushlark.enable(user, node).await;
+        assert_eq!(counter.take(), enable, "{user} {node}");
+    }
+    let disable = PushRequest::new(BOB, "car");
+    assert_eq!(pushlark.json("/disable", disable).await.status, 200);
+    assert_eq!(counter.take(), cost([("DeleteItem", 1)]));
+    let disable = PushRequest::all_nodes(BOB);
+    assert_eq!(pushlark.json("/disable", disable).await.status, 200);
+    assert_eq!(counter.take(), cost([("Query", 1), ("DeleteItem", 2)]));
+
+    let (pushlark, counter) = with_counter(&[("MAX_NODES", "2"), ("MAX_NODES_REACHED", "refuse-newest")]).await;
+    let refused = PushRequest::new(BOB, "watch");
+    pushlark.json("/enable", refused).await.problem(409);
+    assert_eq!(counter.take(), cost([("Query", 1)]));
+}
+
+#[tokio::test]
+async fn a_push_node_costs_one_query_and_one_transaction() {
+    let (pushlark, counter) = with_counter(&[]).await;
+    let ask = async |payload: &str| {
+        pushlark.post("/pubsub", XMPP, stanza::iq("set", BOB, PUSH_HOST, payload)).await.assert_result();
+    };
+    let options = stanza::publish_options(&[("service", "fcm"), ("device_id", "canary")]);
+    let register = stanza::enable(PUSH_HOST, "n", &options);
+    for payload in [&stanza::create_node("n"), &register, &register] {
+        ask(payload).await;
+        assert_eq!(counter.take(), cost([("Query", 1), ("TransactWriteItems", 1)]), "{payload}");
+    }
+    ask(&stanza::disable(PUSH_HOST, "n")).await;
+    assert_eq!(counter.take(), cost([("GetItem", 1), ("TransactWriteItems", 1)]));
+}

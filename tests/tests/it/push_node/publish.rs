@@ -1,0 +1,222 @@
+//! Publishing to push nodes.
+
+use doubles::canary;
+use local::Options;
+use pushlark_settings::Environment;
+use pushlark_xmpp::{Element, ns};
+use serde_json::{Value, json};
+use tests::{ChaosProxy, Pushlark, TEST_TIMEOUT, stanza};
+use tokio::time::timeout;
+
+use super::{
+    ALICE, DEVICE, HOST, SUMMARY, assert_error, assert_result, captured, create, publish, register, send_iq,
+    send_stanza, set, stack, toggle,
+};
+
+#[tokio::test]
+async fn the_push_node_accepts_publishes_of_real_chat_servers() {
+    let pushlark = stack().await;
+    for (name, alert) in [
+        ("prosody-body", json!({"body": "New Message!", "badge": 1})),
+        ("prosody-nooptions", json!({"body": "New Message!"})),
+        ("prosody-omemo", json!({"badge": 1})),
+        ("prosody-chatmarker-nobody", json!({"body": "New message"})),
+        ("prosody-jingle-propose", json!({"badge": 1})),
+        ("ejabberd-default", json!({"body": "New message", "title": "New message", "badge": null, "tag": null})),
+        ("ejabberd-default-nooptions", json!({"body": "New message"})),
+        ("ejabberd-include-body-sender", json!({"body": "Hello <Bob> & co", "title": "alice@full.localhost/desk"})),
+        ("ejabberd-no-body-no-sender", json!({"body": "New message"})),
+        ("ejabberd-omemo", json!({"body": "New message"})),
+        ("ejabberd-sm-pending-1", json!({"body": "New message"})),
+        ("ejabberd-subject-normal-message", json!({"body": "english"})),
+        ("ejabberd-unicode-emoji", json!({"body": "Zażółć gęślą jaźń 😀 \"q\" 'a' \n newline"})),
+    ] {
+        let stanza = captured(name);
+        let publish = Element::parse(&stanza).unwrap();
+        let (from, node) = (publish.attribute("from").unwrap(), node_of(&publish));
+        register(&pushlark, &node, name).await;
+        allow(&pushlark, &node, from).await;
+        // All captured publishes that name a device name the same one.
+        let stanza = stanza.replace("tok-abc-123", &canary(name));
+        assert_result(&send_stanza(&pushlark, &stanza).await);
+        let notified = &pushlark.notified(name, 1).await[0]["notification"];
+        assert_eq!(notified["service"], "fcm", "{name}");
+        for (field, value) in alert.as_object().unwrap() {
+            assert_eq!(notified["alert"].get(field).unwrap_or(&Value::Null), value, "{name}: {notified}");
+        }
+    }
+}
+
+fn node_of(publish: &Element) -> String {
+    let publish = publish.child("pubsub", ns::PUBSUB).unwrap().child("publish", ns::PUBSUB).unwrap();
+    publish.attribute("node").unwrap().to_owned()
+}
+
+async fn allow(pushlark: &Pushlark, node: &str, publisher: &str) {
+    let affiliation = format!("<affiliation jid='{publisher}' affiliation='publish-only'/>");
+    let affiliations = stanza::pubsub_owner(&format!("<affiliations node='{node}'>{affiliation}</affiliations>"));
+    assert_result(&set(pushlark, "bob@localhost", &affiliations).await);
+}
+
+#[tokio::test]
+async fn a_publish_to_an_unknown_node_is_refused() {
+    let pushlark = stack().await;
+    for name in ["prosody-body", "prosody-userpart-jid", "ejabberd-userpart-jid"] {
+        assert_error(&send_stanza(&pushlark, &captured(name)).await, "cancel", "item-not-found", None);
+    }
+    let reply = send_stanza(&pushlark, &captured("prosody-nonode")).await;
+    assert_error(&reply, "modify", "bad-request", Some("nodeid-required"));
+}
+
+/// The rest of the form is used: a chat server must not lose its registration because of a field that is not read.
+#[tokio::test]
+async fn form_fields_with_several_values_or_no_name_are_ignored() {
+    let pushlark = stack().await;
+    create(&pushlark, ALICE, "node").await;
+    let two = "<field var='extra'><value>1</value><value>2</value></field><field><value>x</value></field>\
+        <field var='twice'><value>1</value></field><field var='twice'><value>1</value></field></x>";
+    let publish = publish("node", &SUMMARY, &DEVICE).replace("</x>", two);
+    assert_result(&set(&pushlark, ALICE, &publish).await);
+    let notified = &pushlark.notified("sometoken", 1).await[0]["notification"];
+    assert_eq!(notified["alert"]["body"], "canary message body 576364!!");
+    // A field of the device must have one value.
+    let without = publish.replace("<value>apns</value>", "<value>apns</value><value>fcm</value>");
+    assert_error(&set(&pushlark, ALICE, &without).await, "cancel", "conflict", Some("precondition-not-met"));
+}
+
+#[tokio::test]
+async fn a_summary_may_lack_its_form_type_but_not_have_another() {
+    let pushlark = stack().await;
+    create(&pushlark, ALICE, "node").await;
+    let form_type = "<field var='FORM_TYPE'><value>urn:xmpp:push:summary</value></field>";
+    let publish = publish("node", &SUMMARY, &DEVICE);
+    assert_result(&set(&pushlark, ALICE, &publish.replace(form_type, "")).await);
+    pushlark.notified("sometoken", 1).await;
+    let other = publish.replace("urn:xmpp:push:summary", "urn:xmpp:push:other");
+    assert_error(&set(&pushlark, ALICE, &other).await, "modify", "bad-request", Some("invalid-payload"));
+}
+
+#[tokio::test]
+async fn options_of_another_form_type_are_an_unmet_precondition() {
+    let pushlark = stack().await;
+    create(&pushlark, ALICE, "node").await;
+    let wrong = stanza::form("urn:other", &DEVICE);
+    let item = stanza::notification(&stanza::summary(&SUMMARY));
+    let publish = stanza::pubsub(&format!(
+        "<publish node='node'><item>{item}</item></publish><publish-options>{wrong}</publish-options>"
+    ));
+    let reply = set(&pushlark, ALICE, &publish).await;
+    assert_error(&reply, "cancel", "conflict", Some("precondition-not-met"));
+    // A node with a device needs no options.
+    assert_result(&set(&pushlark, ALICE, &toggle("enable", " node='node'")).await);
+    assert_result(&set(&pushlark, ALICE, &publish).await);
+}
+
+#[tokio::test]
+async fn a_publish_to_a_gone_device_is_answered_with_an_error() {
+    let pushlark = stack().await;
+    create(&pushlark, ALICE, "node").await;
+    pushlark.device_answers("sometoken", json!({"status": 410})).await;
+    // Pushlark answers before it calls the push service.
+    assert_result(&send_iq(&pushlark, ALICE, "set", "p1", &publish("node", &SUMMARY, &DEVICE)).await);
+    pushlark.notified("sometoken", 1).await;
+    pushlark.settled().await;
+    let again = send_iq(&pushlark, ALICE, "set", "p2", &publish("node", &SUMMARY, &DEVICE)).await;
+    assert_error(&again, "cancel", "not-acceptable", Some("device-not-registered"));
+    // The error does not concern another device of the node, or a device that is registered again.
+    let other = [("device_id", "canary-othertoken"), DEVICE[1]];
+    assert_result(&send_iq(&pushlark, ALICE, "set", "p3", &publish("node", &SUMMARY, &other)).await);
+    pushlark.notified("othertoken", 1).await;
+    pushlark.device_answers("sometoken", json!({"status": 200})).await;
+    let enable = stanza::enable(HOST, "node", &stanza::publish_options(&DEVICE));
+    assert_result(&set(&pushlark, "alice@localhost/phone", &enable).await);
+    assert_result(&send_iq(&pushlark, ALICE, "set", "p4", &publish("node", &SUMMARY, &[])).await);
+    pushlark.notified("sometoken", 2).await;
+}
+
+/// A token is not gone if only the mode or the topic was wrong.
+#[tokio::test]
+async fn another_mode_or_topic_makes_another_device() {
+    let pushlark = stack().await;
+    create(&pushlark, ALICE, "node").await;
+    pushlark.device_answers("sometoken", json!({"status": 410})).await;
+    let wrong = [DEVICE[0], DEVICE[1], ("topic", "wrong"), ("mode", "dev")];
+    assert_result(&send_iq(&pushlark, ALICE, "set", "p1", &publish("node", &SUMMARY, &wrong)).await);
+    pushlark.notified("sometoken", 1).await;
+    pushlark.settled().await;
+    pushlark.device_answers("sometoken", json!({"status": 200})).await;
+    let again = send_iq(&pushlark, ALICE, "set", "p2", &publish("node", &SUMMARY, &wrong)).await;
+    assert_error(&again, "cancel", "not-acceptable", Some("device-not-registered"));
+    for (id, right) in [("p3", ("topic", "right")), ("p4", ("mode", "prod"))] {
+        let right = [DEVICE[0], DEVICE[1], right];
+        assert_result(&send_iq(&pushlark, ALICE, "set", id, &publish("node", &SUMMARY, &right)).await);
+    }
+    pushlark.notified("sometoken", 3).await;
+}
+
+#[tokio::test]
+async fn a_suspected_device_is_gone_after_three_errors_in_a_row() {
+    let settings = [("VIRTUAL_PUBSUB_HOSTS", HOST), ("MONGOOSEPUSH_API_VERSION", "v2")];
+    let pushlark = Pushlark::with_settings(settings).await;
+    create(&pushlark, ALICE, "node").await;
+    let mut round = 0;
+    let mut answers = async |status: u16| {
+        round += 1;
+        let answer = json!({"status": status, "body": {"details": "probably_unregistered"}});
+        pushlark.device_answers("sometoken", answer).await;
+        let publish = publish("node", &SUMMARY, &DEVICE);
+        assert_result(&send_iq(&pushlark, ALICE, "set", &format!("p{round}"), &publish).await);
+        pushlark.notified("sometoken", round).await;
+        pushlark.settled().await;
+    };
+    for status in [500, 500, 200, 500, 500, 500] {
+        answers(status).await;
+    }
+    let reply = send_iq(&pushlark, ALICE, "set", "last", &publish("node", &SUMMARY, &DEVICE)).await;
+    assert_error(&reply, "cancel", "not-acceptable", Some("device-not-registered"));
+}
+
+#[tokio::test]
+async fn a_repeated_publish_notifies_once() {
+    let pushlark = stack().await;
+    create(&pushlark, ALICE, "node").await;
+    let other = [SUMMARY[0], SUMMARY[1], ("last-message-body", "canary other")];
+    for (id, summary) in [("p1", &SUMMARY), ("p1", &SUMMARY), ("p2", &SUMMARY), ("p1", &other), ("p1", &other)] {
+        assert_result(&send_iq(&pushlark, ALICE, "set", id, &publish("node", summary, &DEVICE)).await);
+    }
+    pushlark.settled().await;
+    let mut bodies = pushlark.alerts("sometoken").await;
+    bodies.sort_unstable();
+    assert_eq!(bodies, [SUMMARY[2].1, SUMMARY[2].1, "canary other"]);
+}
+
+#[tokio::test]
+async fn a_publish_with_a_transient_error_is_retried() {
+    let pushlark = stack().await;
+    create(&pushlark, ALICE, "node").await;
+    pushlark.device_answers("sometoken", json!({"status": 503})).await;
+    assert_result(&set(&pushlark, ALICE, &publish("node", &SUMMARY, &DEVICE)).await);
+    pushlark.notified("sometoken", 1).await;
+    pushlark.device_answers("sometoken", json!({"status": 200})).await;
+    pushlark.settled().await;
+    assert_eq!(pushlark.notifications("sometoken").await.last().unwrap()["status"], 200);
+}
+
+#[tokio::test]
+async fn an_unavailable_table_gives_a_temporary_error() {
+    let proxy = ChaosProxy::start().await;
+    let options = Options {
+        environment: Environment::from_iter([("VIRTUAL_PUBSUB_HOSTS", HOST)]),
+        dynamodb_endpoint: Some(proxy.url.clone()),
+        ..Options::default()
+    };
+    let pushlark = Pushlark::with(options).await;
+    proxy.connect(&pushlark.stack.dynamodb_url);
+    create(&pushlark, ALICE, "node").await;
+    proxy.cut();
+    let reply =
+        timeout(TEST_TIMEOUT, set(&pushlark, ALICE, &publish("node", &SUMMARY, &DEVICE))).await.expect("an answer");
+    assert_error(&reply, "wait", "resource-constraint", None);
+    proxy.connect(&pushlark.stack.dynamodb_url);
+    assert_result(&set(&pushlark, ALICE, &publish("node", &SUMMARY, &DEVICE)).await);
+}
