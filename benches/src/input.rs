@@ -77,7 +77,7 @@ pub fn record(number: u64, recipients: u64) -> anyhow::Result<String> {
     let refused = |problem: Problem| anyhow::anyhow!("ingest refuses its input: {}", problem.to_json());
     let events = request.and_then(read).map_err(refused)?;
     let work = events.into_iter().filter_map(|event| match event.effect {
-        Effect::Queue(subject) => Some(Work::new(event.id, event.at, subject)),
+        Effect::Queue(kind) => Some(Work::new(event.id, event.at, kind)),
         _ => None,
     });
     let records = Record::pack(work);

@@ -5,10 +5,10 @@ use std::task::{Context, Poll, Waker};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use pushlark_events::{Effect, Event, Reading, Sources, read};
+use pushlark_events::{Effect, WebhookEvent, Reading, Sources, read};
 use pushlark_access::{Access, Caller};
 use pushlark_http::{Answer, Invocation, MAX_BODY_BYTES, Media, Methods, Problem, Request, Response, answer};
-use pushlark_queue::{MAX_RECIPIENTS, Record, Subject, Work};
+use pushlark_queue::{MAX_RECIPIENTS, Record, WorkKind, Work};
 use pushlark_settings::Environment;
 use pushlark_xmpp::{BareJid, DomainPart, Element, MAX_STANZA_BYTES, Message, is_xml_text};
 use serde_json::{Value, json};
@@ -85,7 +85,7 @@ pub fn check_answer(answer: &Answer) -> Option<&str> {
 }
 
 /// Reads a body for each kind of caller.
-pub fn check_body(media: &Media, body: &[u8], sources: &Sources) -> Vec<Event> {
+pub fn check_body(media: &Media, body: &[u8], sources: &Sources) -> Vec<WebhookEvent> {
     if body.len() > MAX_BODY_BYTES {
         return Vec::new();
     }
@@ -106,14 +106,14 @@ pub fn check_body(media: &Media, body: &[u8], sources: &Sources) -> Vec<Event> {
     told.unwrap_or_default()
 }
 
-fn told(caller: Caller, media: &Media, body: &[u8], sources: &Sources) -> Result<Vec<Event>, Problem> {
+fn told(caller: Caller, media: &Media, body: &[u8], sources: &Sources) -> Result<Vec<WebhookEvent>, Problem> {
     let request = Request::new(caller, media.clone(), body.to_vec()).expect("it is small");
     read(&request, sources, OffsetDateTime::UNIX_EPOCH)
 }
 
 /// What a caller of a domain tells is of that domain, and otherwise what anybody tells by the same body.
-fn check_bounds(caller: &Caller, all: &[Event], own: Result<Vec<Event>, Problem>, is_right: bool) {
-    let is_own = |event: &Event| {
+fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEvent>, Problem>, is_right: bool) {
+    let is_own = |event: &WebhookEvent| {
         let speaks = event.domains().into_iter().all(|domain| caller.speaks_for_domain(domain));
         speaks || matches!(event.effect, Effect::None(_))
     };
@@ -135,18 +135,18 @@ fn check_bounds(caller: &Caller, all: &[Event], own: Result<Vec<Event>, Problem>
 
 /// What must hold of events, whoever tells them: what is work goes through the queue unchanged, to a worker that can read
 /// it.
-pub fn check_events(events: &[Event]) {
+pub fn check_events(events: &[WebhookEvent]) {
     let mut work = Vec::new();
     let mut recipients = 0;
-    for Event { id, at, effect, reading } in events {
+    for WebhookEvent { id, at, effect, reading } in events {
         assert!((1..=256).contains(&id.len()) && is_xml_text(id) && !id.contains(char::is_control), "the id {id:?}");
         if let Some(Reading { user, .. }) = reading {
             assert!(user.node().is_some(), "{user} reads");
         }
         match effect {
-            Effect::Queue(subject) => {
-                recipients += recipients_of(subject);
-                work.push(Work::new(id.clone(), *at, subject.clone()));
+            Effect::Queue(kind) => {
+                recipients += recipients_of(kind);
+                work.push(Work::new(id.clone(), *at, kind.clone()));
             }
             Effect::Presence(session, _) => assert!(session.node().is_some(), "{session} is present"),
             Effect::Read(Reading { user, .. }) => assert!(user.node().is_some(), "{user} reads"),
@@ -158,10 +158,10 @@ pub fn check_events(events: &[Event]) {
         assert!(body.len() <= MAX_MESSAGE_BYTES, "a record has {} bytes", body.len());
         assert!(is_xml_text(&body), "{body:?}");
         assert_eq!(Record::read(&body).expect("a record"), record);
-        assert!(record.work.iter().map(|work| recipients_of(&work.subject)).sum::<usize>() <= MAX_RECIPIENTS);
-        for Work { subject, .. } in &record.work {
-            recipients -= recipients_of(subject);
-            if let Subject::Message { stanza, .. } | Subject::Unacknowledged { stanza, .. } = subject {
+        assert!(record.work.iter().map(|work| recipients_of(&work.kind)).sum::<usize>() <= MAX_RECIPIENTS);
+        for Work { kind, .. } in &record.work {
+            recipients -= recipients_of(kind);
+            if let WorkKind::Message { stanza, .. } | WorkKind::Unacknowledged { stanza, .. } = kind {
                 let element = Element::parse(stanza).unwrap_or_else(|error| panic!("{stanza}: {error}"));
                 Message::from_element(element).unwrap_or_else(|error| panic!("{stanza}: {error}"));
             }
@@ -170,11 +170,11 @@ pub fn check_events(events: &[Event]) {
     assert_eq!(recipients, 0, "recipients are lost");
 }
 
-fn recipients_of(subject: &Subject) -> usize {
-    match subject {
-        Subject::Message { to, .. } => to.len(),
-        Subject::Unacknowledged { to, .. } => to.len(),
-        Subject::Notification(_) | Subject::UserRemoved { .. } | Subject::DomainRemoved { .. } => 1,
+fn recipients_of(kind: &WorkKind) -> usize {
+    match kind {
+        WorkKind::Message { to, .. } => to.len(),
+        WorkKind::Unacknowledged { to, .. } => to.len(),
+        WorkKind::Notification(_) | WorkKind::UserRemoved { .. } | WorkKind::DomainRemoved { .. } => 1,
     }
 }
 

@@ -9,7 +9,7 @@ use pushlark_delivery::Destinations;
 use pushlark_events::{Sources, read};
 use pushlark_fuzz::{at_once, caller, check_answer, check_events, chosen, post};
 use pushlark_access::Access;
-use pushlark_http::{Invocation, Methods, Rejection, Response, answer, command};
+use pushlark_http::{Invocation, Methods, CommandError, Response, answer, command};
 use pushlark_model::PublishOptions;
 use pushlark_settings::Environment;
 use pushlark_xmpp::{Disable, Element, Enable, Iq, Jid, MAX_NODE_BYTES, PushRequestError, is_xml_text};
@@ -39,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn check_command<C>(media: &str, body: &[u8], act: fn(C) -> Result<Value, Rejection>)
+fn check_command<C>(media: &str, body: &[u8], act: fn(C) -> Result<Value, CommandError>)
 where
     C: DeserializeOwned + for<'iq> TryFrom<&'iq Iq, Error = PushRequestError>,
 {
@@ -55,19 +55,19 @@ where
     }
 }
 
-fn enable(Enable { user, jid, node, form }: Enable) -> Result<Value, Rejection> {
+fn enable(Enable { user, jid, node, form }: Enable) -> Result<Value, CommandError> {
     check_parties(&user, Some(&node));
     assert!(form.iter().all(|(name, value)| is_xml_text(name) && is_xml_text(value)));
-    let options = PublishOptions::new(form).map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
+    let options = PublishOptions::new(form).map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
     assert!(options.masked().iter().zip(options.fields()).all(|((a, _), (b, _))| a == b));
     let notice = DESTINATIONS.check(&user.to_bare(), &jid, &options);
-    let notice = notice.map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
+    let notice = notice.map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
     Ok(json!({"node": node, "notice": notice.map(|notice| notice.to_string())}))
 }
 
-fn disable(Disable { user, node, .. }: Disable) -> Result<Value, Rejection> {
+fn disable(Disable { user, node, .. }: Disable) -> Result<Value, CommandError> {
     check_parties(&user, node.as_deref());
-    Err(Rejection::Forbidden(user.to_string()))
+    Err(CommandError::Forbidden(user.to_string()))
 }
 
 fn check_parties(user: &Jid, node: Option<&str>) {

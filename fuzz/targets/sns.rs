@@ -10,10 +10,11 @@ use std::sync::{LazyLock, Mutex};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use libfuzzer_sys::fuzz_target;
-use pushlark_events::{Sources, read_notification};
+use pushlark_events::{Sources, read};
 use pushlark_fuzz::{admitted, check_events, chosen, post, settings};
-use pushlark_access::Access;
-use pushlark_sns::{Notification, SnsMessage, Topics};
+use pushlark_access::{Access, Caller};
+use pushlark_http::{Media, Request};
+use pushlark_sns::{SnsMessage, Topics};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
@@ -60,10 +61,12 @@ fuzz_target!(
 
 fn check_message(body: &[u8]) {
     for topics in TOPICS.iter() {
-        for notification in delivered(topics, body).unwrap_or_default() {
-            if let Ok(event) = read_notification(&notification, &Sources::default(), OffsetDateTime::UNIX_EPOCH) {
-                check_events(&[event]);
-            }
+        let mut request = Request::new(Caller::Operator, Media::Json, Vec::new()).expect("an empty body");
+        request.sns = delivered(topics, body).unwrap_or_default();
+        if !request.sns.is_empty()
+            && let Ok(events) = read(&request, &Sources::default(), OffsetDateTime::UNIX_EPOCH)
+        {
+            check_events(&events);
         }
     }
     publish_next(CERTIFICATE.to_vec());
@@ -73,7 +76,7 @@ fn check_message(body: &[u8]) {
 }
 
 /// The notifications of an invocation by SNS itself.
-fn delivered(topics: &Topics, body: &[u8]) -> Option<Vec<Notification>> {
+fn delivered(topics: &Topics, body: &[u8]) -> Option<Vec<SnsMessage>> {
     let event = format!(r#"{{"Records":[{{"EventSource":"aws:sns","Sns":{}}}]}}"#, std::str::from_utf8(body).ok()?);
     topics.delivered(&RawValue::from_string(event).ok()?)?.ok()
 }
@@ -87,7 +90,7 @@ fn check_certificate(pem: Vec<u8>) {
 
 fn taken(body: &[u8]) -> Option<SnsMessage> {
     let request = post(&[("x-amz-sns-message-type", "Notification")], body);
-    RUNTIME.block_on(admitted(&ACCESS, request)).map(|request| request.sns.expect("a message of SNS"))
+    RUNTIME.block_on(admitted(&ACCESS, request)).map(|request| request.sns.into_iter().next().expect("an SNS message"))
 }
 
 fn publish_next(document: Vec<u8>) {

@@ -11,8 +11,8 @@ use pushlark_events::Sources;
 use pushlark_http::{Media, Problem, Request};
 use pushlark_model::{Payload, PublishOptions, Registration};
 use pushlark_plugin::xmpp::{BareJid, Element, Message};
-use pushlark_plugin::{Defaults, Disclosure, Event, EventKind, Plugin, Publication, Recipient};
-use pushlark_queue::{Record, Subject};
+use pushlark_plugin::{ContentPolicy, Defaults, Event, EventKind, Plugin, Publication, Recipient};
+use pushlark_queue::{Record, WorkKind};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -70,9 +70,9 @@ fn services() -> anyhow::Result<Vec<Registration>> {
 fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<Vec<u8>>> {
     let record = Record::read(record)?;
     let mut notifications = Vec::new();
-    let disclosure = Arc::new(Disclosure::default());
+    let content_policy = Arc::new(ContentPolicy::default());
     for work in record.work {
-        let Subject::Message { from, to, stanza, recipient } = work.subject else { continue };
+        let WorkKind::Message { from, to, stanza, recipient } = work.kind else { continue };
         let message = Arc::new(Message::from_element(Element::parse(&stanza)?)?);
         for to in to {
             let event = Event {
@@ -82,7 +82,7 @@ fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<
                 kind: EventKind::Message(to),
                 message: Arc::clone(&message),
                 unread_count: recipient.unread_count.unwrap_or(1),
-                disclosure: Arc::clone(&disclosure),
+                content_policy: Arc::clone(&content_policy),
             };
             let payload = Defaults.prepare_notification(&event).map_err(|rule| anyhow!(rule.to_string()))?;
             let offline = Recipient { exists: true, online: false, tied: None };

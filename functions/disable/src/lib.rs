@@ -2,8 +2,8 @@
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
-use pushlark_access::{Access, Caller, Clients};
-use pushlark_http::{Answer, Invocation, Methods, Rejection, answer, command};
+use pushlark_access::{Access, Caller, ClientTokens};
+use pushlark_http::{Answer, CommandError, Invocation, Methods, answer, command};
 use pushlark_settings::{Environment, SettingError};
 use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::Causes;
@@ -18,7 +18,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// From the settings of [`Clients`] and [`Store`]. `access` admits servers; tokens of clients are admitted besides, if
+    /// From the settings of [`ClientTokens`] and [`Store`]. `access` admits servers; tokens of clients are admitted besides, if
     /// `JWT_KEYS` is set.
     pub async fn from_environment(
         environment: &Environment,
@@ -27,7 +27,7 @@ impl Function {
         dynamodb: Client,
     ) -> Result<Self, SettingError> {
         Ok(Self {
-            access: access.with_clients(Clients::from_environment(environment, aws).await?),
+            access: access.with_clients(ClientTokens::from_environment(environment, aws).await?),
             store: Store::from_environment(dynamodb, environment)?,
         })
     }
@@ -42,15 +42,15 @@ impl Function {
         .await
     }
 
-    async fn disable(&self, caller: &Caller, disable: Disable) -> Result<Value, Rejection> {
+    async fn disable(&self, caller: &Caller, disable: Disable) -> Result<Value, CommandError> {
         let Disable { user, jid, node } = disable;
         let user = user.into_bare();
         if !caller.speaks_for(&user) {
-            return Err(Rejection::Forbidden(user.to_string()));
+            return Err(CommandError::Forbidden(user.to_string()));
         }
         let unavailable = |error: StoreError| {
             tracing::error!(%user, %jid, error = %Causes(&error), "not disabled");
-            Rejection::Unavailable
+            CommandError::Unavailable
         };
         self.store.admit(&[caller.charged_for(&user)]).await?;
         let removed = self.store.unregister(&user, &jid, node.as_deref()).await.map_err(unavailable)?;

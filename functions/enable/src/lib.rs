@@ -2,9 +2,9 @@
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
-use pushlark_access::{Access, Caller, Clients};
+use pushlark_access::{Access, Caller, ClientTokens};
 use pushlark_delivery::Destinations;
-use pushlark_http::{Answer, Invocation, Method, Methods, Problem, Rejection, Request, Response, answer, command};
+use pushlark_http::{Answer, CommandError, Invocation, Method, Methods, Problem, Request, Response, answer, command};
 use pushlark_model::time::{from_micros, to_micros};
 use pushlark_model::{PublishOptions, Registration};
 use pushlark_settings::{Environment, SettingError};
@@ -24,7 +24,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// From the settings of [`Clients`], [`Store`] and [`Destinations`]. `access` admits servers; tokens of clients are
+    /// From the settings of [`ClientTokens`], [`Store`] and [`Destinations`]. `access` admits servers; tokens of clients are
     /// admitted besides, if `JWT_KEYS` is set.
     pub async fn from_environment(
         environment: &Environment,
@@ -33,7 +33,7 @@ impl Function {
         dynamodb: Client,
     ) -> Result<Self, SettingError> {
         Ok(Self {
-            access: access.with_clients(Clients::from_environment(environment, aws).await?),
+            access: access.with_clients(ClientTokens::from_environment(environment, aws).await?),
             store: Store::from_environment(dynamodb, environment)?,
             destinations: Destinations::from_environment(environment)?,
         })
@@ -53,24 +53,24 @@ impl Function {
         .await
     }
 
-    async fn enable(&self, caller: &Caller, enable: Enable) -> Result<Value, Rejection> {
+    async fn enable(&self, caller: &Caller, enable: Enable) -> Result<Value, CommandError> {
         let Enable { user, jid, node, form } = enable;
         let owner = user.to_bare();
         if !caller.speaks_for(&owner) {
-            return Err(Rejection::Forbidden(owner.to_string()));
+            return Err(CommandError::Forbidden(owner.to_string()));
         }
-        let options = PublishOptions::new(form).map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
+        let options = PublishOptions::new(form).map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
         let notice = self.destinations.check(&owner, &jid, &options);
-        let notice = notice.map_err(|invalid| Rejection::BadRequest(invalid.to_string()))?;
+        let notice = notice.map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
         let registration = Registration { jid, node, options, created_at: to_micros(OffsetDateTime::now_utc()) };
         let unavailable = |error: StoreError| {
             tracing::error!(user = %owner, jid = %registration.jid, error = %Causes(&error), "not enabled");
-            Rejection::Unavailable
+            CommandError::Unavailable
         };
         self.store.admit(&[caller.charged_for(&owner)]).await?;
         if self.store.register(&user, &registration).await.map_err(unavailable)? == Registered::Refused {
             let most = self.store.limits().nodes;
-            return Err(Rejection::Full(format!("{owner} has {most} nodes already, disable one first")));
+            return Err(CommandError::Full(format!("{owner} has {most} nodes already, disable one first")));
         }
         let mut answer = json!({"status": "enabled", "user": owner.as_str(), "jid": registration.jid.as_str(), "node": registration.node});
         match notice {
@@ -93,11 +93,11 @@ impl Function {
         };
         let user: BareJid = user.into_bare();
         if !request.caller.speaks_for(&user) {
-            return Err(Rejection::Forbidden(user.to_string()).into());
+            return Err(CommandError::Forbidden(user.to_string()).into());
         }
         let unavailable = |error: StoreError| {
             tracing::error!(%user, error = %Causes(&error), "not listed");
-            Rejection::Unavailable
+            CommandError::Unavailable
         };
         self.store.admit(&[request.caller.charged_for(&user)]).await?;
         let snapshot = self.store.snapshot(&user).await.map_err(unavailable)?;

@@ -3,7 +3,7 @@
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_access::{Access, Caller};
-use pushlark_events::{Effect, Event, Reading, Sources, read};
+use pushlark_events::{Effect, Reading, Sources, WebhookEvent, read};
 use pushlark_http::{Answer, Invocation, Methods, Problem, Response, answer};
 use pushlark_model::Availability;
 use pushlark_queue::{Queue, Record, Work};
@@ -84,19 +84,19 @@ impl Function {
         .await
     }
 
-    async fn accept(&self, events: Vec<Event>, caller: &Caller) -> Result<Vec<String>, Problem> {
+    async fn accept(&self, events: Vec<WebhookEvent>, caller: &Caller) -> Result<Vec<String>, Problem> {
         let charged: Vec<_> =
             events.iter().flat_map(|event| event.charged(caller)).map(|domain| domain.as_str()).collect();
         self.store.admit(&charged).await?;
         let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), Vec::new(), Vec::new());
-        for Event { id, at, effect, reading } in events {
+        for WebhookEvent { id, at, effect, reading } in events {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
             if let Some(reading) = reading.filter(|_| self.unread_counts) {
                 state.push((State::Reading(reading), at));
             }
             match effect {
-                Effect::Queue(subject) => work.push(Work::new(id, at, subject)),
+                Effect::Queue(kind) => work.push(Work::new(id, at, kind)),
                 Effect::Presence(session, availability) => state.push((State::Presence(session, availability), at)),
                 Effect::Read(reading) if self.unread_counts => state.push((State::Reading(reading), at)),
                 Effect::Read(_) | Effect::None(_) => {}

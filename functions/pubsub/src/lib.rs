@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use pushlark_access::{Access, Caller};
 use pushlark_delivery::Destinations;
-use pushlark_http::{Answer, Invocation, Media, Methods, Problem, Rejection, Response, answer, read_text};
+use pushlark_http::{Answer, CommandError, Invocation, Media, Methods, Problem, Response, answer, read_text};
 use pushlark_json::read_json;
 use pushlark_model::time::to_micros;
 use pushlark_queue::Queue;
@@ -35,7 +35,7 @@ pub struct Function {
 const NODE_ACCOUNT: &str = "push-node/";
 
 /// An IQ error: its stanza error condition and its text.
-struct Refusal {
+struct PushNodeError {
     condition: Condition,
     text: String,
 }
@@ -97,25 +97,25 @@ impl Function {
         let reply = match self.reply(caller, &iq).await {
             Ok(Some(payload)) => iq.result_with(payload),
             Ok(None) => iq.result(),
-            Err(Refusal { condition, text }) => iq.error(condition, &text),
+            Err(PushNodeError { condition, text }) => iq.error(condition, &text),
         };
         Ok(reply.to_string())
     }
 
-    async fn reply(&self, caller: &Caller, iq: &Iq) -> Result<Option<Element>, Refusal> {
+    async fn reply(&self, caller: &Caller, iq: &Iq) -> Result<Option<Element>, PushNodeError> {
         let parties = Parties::of(iq)?;
         if !parties.are_vouched_for_by(caller) {
             let text = format!("the credential speaks neither for {} nor for {}", parties.from, parties.to);
             caller.log_refusal(&text);
-            return Err(Refusal::new(Condition::Forbidden, text));
+            return Err(PushNodeError::new(Condition::Forbidden, text));
         }
-        self.store.admit(&[&parties.charged(caller)]).await.map_err(Rejection::from)?;
+        self.store.admit(&[&parties.charged(caller)]).await.map_err(CommandError::from)?;
         if iq.payload().is_some_and(|payload| payload.is("enable", ns::PUSH)) {
-            let enable = Enable::try_from(iq).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
+            let enable = Enable::try_from(iq).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
             return self.enable(&parties, enable).await.map(|()| None);
         }
         if iq.payload().is_some_and(|payload| payload.is("disable", ns::PUSH)) {
-            let disable = Disable::try_from(iq).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
+            let disable = Disable::try_from(iq).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
             return self.disable(&parties, disable).await.map(|()| None);
         }
         match PubSubRequest::try_from(iq)? {
@@ -134,7 +134,7 @@ impl Function {
         }
     }
 
-    async fn disco_info(&self, parties: &Parties, node: Option<String>) -> Result<Element, Refusal> {
+    async fn disco_info(&self, parties: &Parties, node: Option<String>) -> Result<Element, PushNodeError> {
         let info = |name| Element::new(name, ns::DISCO_INFO);
         let mut query = info("query");
         if let Some(node) = node {
@@ -148,7 +148,7 @@ impl Function {
     }
 
     /// Returns an empty list, since the names of nodes are known to their owners only.
-    async fn disco_items(&self, parties: &Parties, node: Option<String>) -> Result<Element, Refusal> {
+    async fn disco_items(&self, parties: &Parties, node: Option<String>) -> Result<Element, PushNodeError> {
         let query = Element::new("query", ns::DISCO_ITEMS);
         match node {
             Some(node) => Ok(query.with_attribute("node", self.node(parties, node).await?.address.node)),
@@ -161,7 +161,7 @@ impl Function {
         parties: &Parties,
         name: Option<String>,
         config: NodeConfig,
-    ) -> Result<Option<Element>, Refusal> {
+    ) -> Result<Option<Element>, PushNodeError> {
         let instant = name.is_none();
         // A generated name cannot be guessed.
         let name = name.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
@@ -173,7 +173,7 @@ impl Function {
         Ok(instant.then(created))
     }
 
-    async fn configuration(&self, parties: &Parties, node: String) -> Result<Element, Refusal> {
+    async fn configuration(&self, parties: &Parties, node: String) -> Result<Element, PushNodeError> {
         let node = self.owned(parties, node).await?;
         let (access_model, publish_model) = (Some(node.access_model), Some(node.publish_model));
         let form = NodeConfig { access_model, publish_model }.to_form();
@@ -181,12 +181,12 @@ impl Function {
         Ok(owner("pubsub").with_child(configure))
     }
 
-    async fn configure(&self, parties: &Parties, node: String, config: NodeConfig) -> Result<(), Refusal> {
+    async fn configure(&self, parties: &Parties, node: String, config: NodeConfig) -> Result<(), PushNodeError> {
         let node = self.owned(parties, node).await?;
         changed(self.store.configure_node(&node.address, config).await?)
     }
 
-    async fn affiliations(&self, parties: &Parties, node: String) -> Result<Element, Refusal> {
+    async fn affiliations(&self, parties: &Parties, node: String) -> Result<Element, PushNodeError> {
         let node = self.owned(parties, node).await?;
         let all = [(&node.owner, &Affiliation::Owner)].into_iter().chain(&node.affiliations);
         let list = owner("affiliations").with_attribute("node", &node.address.node);
@@ -202,7 +202,7 @@ impl Function {
         parties: &Parties,
         node: String,
         changes: &[(BareJid, Option<Affiliation>)],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), PushNodeError> {
         let node = self.owned(parties, node).await?;
         let mut affiliations = node.affiliations.clone();
         for (jid, affiliation) in changes.iter().cloned() {
@@ -213,12 +213,12 @@ impl Function {
         }
         if affiliations.len() > MAX_AFFILIATIONS.max(node.affiliations.len()) {
             let text = format!("a node has at most {MAX_AFFILIATIONS} affiliations");
-            return Err(Refusal::new(Condition::NotAllowed, text));
+            return Err(PushNodeError::new(Condition::NotAllowed, text));
         }
         changed(self.store.affiliate(&node.address, changes).await?)
     }
 
-    async fn delete(&self, parties: &Parties, node: String) -> Result<(), Refusal> {
+    async fn delete(&self, parties: &Parties, node: String) -> Result<(), PushNodeError> {
         let node = self.owned(parties, node).await?;
         self.store.delete_node(&node).await?;
         tracing::info!(owner = %node.owner, jid = %node.address.jid, "node deleted");
@@ -227,10 +227,10 @@ impl Function {
 
     /// Handles a client's `<enable/>` that is sent to the push service instead of the client's server. It stores a node
     /// for the form's device, to which the client's server may publish.
-    async fn enable(&self, parties: &Parties, enable: Enable) -> Result<(), Refusal> {
+    async fn enable(&self, parties: &Parties, enable: Enable) -> Result<(), PushNodeError> {
         let Enable { jid, node: name, form, .. } = enable;
         if jid != parties.to {
-            return Err(Refusal::bad_request(format!("jid must be the service in the IQ's to, {}", parties.to)));
+            return Err(PushNodeError::bad_request(format!("jid must be the service in the IQ's to, {}", parties.to)));
         }
         let device = self.device(form)?;
         let mut node = parties.new_node(&self.destinations, name, NodeConfig::default())?;
@@ -243,10 +243,10 @@ impl Function {
 
     /// Handles a client's `<disable/>` that is sent to the push service, and deletes the node. A missing node is not an
     /// error.
-    async fn disable(&self, parties: &Parties, disable: Disable) -> Result<(), Refusal> {
+    async fn disable(&self, parties: &Parties, disable: Disable) -> Result<(), PushNodeError> {
         let Disable { jid, node, .. } = disable;
         if jid != parties.to {
-            return Err(Refusal::bad_request(format!("jid must be the service in the IQ's to, {}", parties.to)));
+            return Err(PushNodeError::bad_request(format!("jid must be the service in the IQ's to, {}", parties.to)));
         }
         let nodes = match node {
             Some(node) => vec![node],
@@ -262,19 +262,19 @@ impl Function {
         Ok(())
     }
 
-    fn check_placed(&self, node: &Node, placed: NodePlaced) -> Result<(), Refusal> {
+    fn check_placed(&self, node: &Node, placed: NodePlaced) -> Result<(), PushNodeError> {
         match placed {
             NodePlaced::Stored => Ok(()),
-            NodePlaced::Taken => Err(Refusal::new(Condition::Conflict, "there is a node of this name")),
+            NodePlaced::Taken => Err(PushNodeError::new(Condition::Conflict, "there is a node of this name")),
             NodePlaced::Full => {
                 let text = format!("{} has {} nodes already, delete one first", node.owner, self.store.limits().nodes);
-                Err(Refusal::new(Condition::NotAllowed, text))
+                Err(PushNodeError::new(Condition::NotAllowed, text))
             }
         }
     }
 
-    async fn node(&self, parties: &Parties, node: String) -> Result<Node, Refusal> {
-        let not_found = || Refusal::new(Condition::ItemNotFound, "there is no node of this name");
+    async fn node(&self, parties: &Parties, node: String) -> Result<Node, PushNodeError> {
+        let not_found = || PushNodeError::new(Condition::ItemNotFound, "there is no node of this name");
         // The table cannot store longer names, so no such node exists.
         if node.len() > MAX_NODE_BYTES {
             return Err(not_found());
@@ -284,20 +284,20 @@ impl Function {
     }
 
     /// Returns the node if the sender is an owner of it.
-    async fn owned(&self, parties: &Parties, node: String) -> Result<Node, Refusal> {
+    async fn owned(&self, parties: &Parties, node: String) -> Result<Node, PushNodeError> {
         let node = self.node(parties, node).await?;
         match node.affiliation(&parties.from) {
             Some(Affiliation::Owner) => Ok(node),
-            _ => Err(Refusal::new(Condition::Forbidden, "only an owner of the node may do that")),
+            _ => Err(PushNodeError::new(Condition::Forbidden, "only an owner of the node may do that")),
         }
     }
 }
 
 impl Parties {
-    fn of(iq: &Iq) -> Result<Self, Refusal> {
-        let jid = |name: &str, jid: Option<&str>| -> Result<BareJid, Refusal> {
-            let jid = jid.ok_or_else(|| Refusal::bad_request(format!("{name} is missing")))?;
-            let jid = parse_jid(jid).map_err(|error| Refusal::bad_request(format!("{name} is {error}")))?;
+    fn of(iq: &Iq) -> Result<Self, PushNodeError> {
+        let jid = |name: &str, jid: Option<&str>| -> Result<BareJid, PushNodeError> {
+            let jid = jid.ok_or_else(|| PushNodeError::bad_request(format!("{name} is missing")))?;
+            let jid = parse_jid(jid).map_err(|error| PushNodeError::bad_request(format!("{name} is {error}")))?;
             Ok(Jid::into_bare(jid))
         };
         Ok(Self { from: jid("from", iq.from())?, to: jid("to", iq.to())? })
@@ -329,10 +329,10 @@ impl Parties {
 
     /// Creates a node that the sender owns. It is refused if the service is not a virtual host for the sender, since
     /// its notifications would not be sent.
-    fn new_node(&self, destinations: &Destinations, node: String, config: NodeConfig) -> Result<Node, Refusal> {
+    fn new_node(&self, destinations: &Destinations, node: String, config: NodeConfig) -> Result<Node, PushNodeError> {
         if !destinations.is_virtual(&self.from, &self.to) {
             let text = format!("{} is not one of the VIRTUAL_PUBSUB_HOSTS for {}", self.to, self.from);
-            return Err(Refusal::new(Condition::NotAllowed, text));
+            return Err(PushNodeError::new(Condition::NotAllowed, text));
         }
         Ok(Node {
             address: NodeAddress { jid: self.to.clone(), node },
@@ -346,7 +346,7 @@ impl Parties {
     }
 }
 
-impl Refusal {
+impl PushNodeError {
     fn new(condition: Condition, text: impl Into<String>) -> Self {
         Self { condition, text: text.into() }
     }
@@ -361,19 +361,19 @@ impl Refusal {
     }
 }
 
-impl From<PubSubRequestError> for Refusal {
+impl From<PubSubRequestError> for PushNodeError {
     fn from(invalid: PubSubRequestError) -> Self {
         Self { condition: invalid.condition, text: invalid.text }
     }
 }
 
-impl From<Rejection> for Refusal {
-    fn from(rejection: Rejection) -> Self {
+impl From<CommandError> for PushNodeError {
+    fn from(rejection: CommandError) -> Self {
         Self::new(rejection.condition(), rejection.to_string())
     }
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for PushNodeError {
     fn from(error: StoreError) -> Self {
         tracing::error!(error = %Causes(&error), "not answered");
         Self::unavailable()
@@ -385,9 +385,9 @@ fn owner(name: &str) -> Element {
 }
 
 /// Returns `item-not-found` if the node was deleted before the change.
-fn changed(is_changed: bool) -> Result<(), Refusal> {
+fn changed(is_changed: bool) -> Result<(), PushNodeError> {
     match is_changed {
         true => Ok(()),
-        false => Err(Refusal::new(Condition::ItemNotFound, "there is no node of this name")),
+        false => Err(PushNodeError::new(Condition::ItemNotFound, "there is no node of this name")),
     }
 }

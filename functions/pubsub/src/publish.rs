@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use pushlark_model::{Payload, PublishOptions, Registration};
-use pushlark_queue::{NodeNotification, Record, Subject, Work};
-use pushlark_store::{Device, Node};
+use pushlark_queue::{NodeNotification, Record, Work, WorkKind};
+use pushlark_store::{DeviceStatus, Node};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::{Affiliation, BareJid, Condition, Element, GivenOptions, Iq, PublishModel, PublishedItem, ns};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{Function, Refusal};
+use crate::{Function, PushNodeError};
 
 /// The options that address a device, except with Web Push.
 const MANDATORY: [&str; 2] = ["service", "device_id"];
@@ -32,7 +32,7 @@ impl Function {
         node: Node,
         item: PublishedItem,
         options: GivenOptions,
-    ) -> Result<Element, Refusal> {
+    ) -> Result<Element, PushNodeError> {
         check_publisher(&node, publisher)?;
         let options = match (options, &node.device) {
             (GivenOptions::Submitted(fields), _) if is_complete(&fields) => self.device(fields)?,
@@ -42,17 +42,17 @@ impl Function {
                     "the publish options must be a form of type submit with the FORM_TYPE {}",
                     ns::PUBLISH_OPTIONS
                 );
-                return Err(Refusal::new(Condition::PreconditionNotMet, text));
+                return Err(PushNodeError::new(Condition::PreconditionNotMet, text));
             }
             _ => {
                 let text = "the publish options must have device_id and service";
-                return Err(Refusal::new(Condition::PreconditionNotMet, text));
+                return Err(PushNodeError::new(Condition::PreconditionNotMet, text));
             }
         };
         check_summary(&item, options.silent().unwrap_or(false))?;
         let registration = node.registration(options);
-        if self.store.device(&registration).await? == Device::Gone {
-            return Err(Refusal::new(Condition::DeviceNotRegistered, "the device is not registered any more"));
+        if self.store.device(&registration).await? == DeviceStatus::Gone {
+            return Err(PushNodeError::new(Condition::DeviceNotRegistered, "the device is not registered any more"));
         }
         let item_id = item.id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         let Registration { jid, node: name, options, created_at } = registration;
@@ -68,25 +68,25 @@ impl Function {
             summary: item.summary,
         };
         let id = format!("{publisher}/{}/{}", iq.id(), digest(iq));
-        let subject = Subject::Notification(Box::new(notification));
-        let work = Work::new(id.clone(), OffsetDateTime::now_utc(), subject);
+        let kind = WorkKind::Notification(Box::new(notification));
+        let work = Work::new(id.clone(), OffsetDateTime::now_utc(), kind);
         self.queue.send(&Record::pack([work])).await.map_err(|error| {
             tracing::error!(id, error = %Causes(&error), "not queued");
-            Refusal::unavailable()
+            PushNodeError::unavailable()
         })?;
         count(Metric::EventsAccepted);
         Ok(pubsub("pubsub").with_child(published))
     }
 
     /// Checks the publish options of a device, without the option `app`, which a user must not select here.
-    pub(crate) fn device(&self, mut fields: BTreeMap<String, String>) -> Result<PublishOptions, Refusal> {
+    pub(crate) fn device(&self, mut fields: BTreeMap<String, String>) -> Result<PublishOptions, PushNodeError> {
         fields.remove(APP);
         if !is_complete(&fields) {
-            return Err(Refusal::bad_request("the form must have service, and device_id or endpoint"));
+            return Err(PushNodeError::bad_request("the form must have service, and device_id or endpoint"));
         }
-        let options = PublishOptions::new(fields).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
-        options.check().map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
-        self.destinations.check_device(&options).map_err(|invalid| Refusal::bad_request(invalid.to_string()))?;
+        let options = PublishOptions::new(fields).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
+        options.check().map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
+        self.destinations.check_device(&options).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
         Ok(options)
     }
 }
@@ -102,25 +102,29 @@ fn digest(iq: &Iq) -> String {
     Sha256::digest(content).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn check_publisher(node: &Node, publisher: &BareJid) -> Result<(), Refusal> {
+fn check_publisher(node: &Node, publisher: &BareJid) -> Result<(), PushNodeError> {
     let may = match node.affiliation(publisher) {
         Some(Affiliation::Owner | Affiliation::Publisher | Affiliation::PublishOnly) => true,
         Some(Affiliation::Outcast) => false,
         Some(Affiliation::Member) | None => node.publish_model == PublishModel::Open,
     };
-    if may { Ok(()) } else { Err(Refusal::new(Condition::Forbidden, format!("{publisher} may not publish here"))) }
+    if may {
+        Ok(())
+    } else {
+        Err(PushNodeError::new(Condition::Forbidden, format!("{publisher} may not publish here")))
+    }
 }
 
 /// Checks that a summary with a message count has fields for sender and body, as MongooseIM requires unless the device
 /// is silent. A field without a value is valid, since Prosody omits only the value of a sender or body that it does not
 /// send. ejabberd omits the field, and sends no count.
-fn check_summary(item: &PublishedItem, is_silent: bool) -> Result<(), Refusal> {
+fn check_summary(item: &PublishedItem, is_silent: bool) -> Result<(), PushNodeError> {
     let has = |name| item.summary.iter().any(|(field, _)| field == name);
     let names = |name| has(name) || item.without_value.iter().any(|field| field == name);
     for field in [Payload::LAST_MESSAGE_SENDER, Payload::LAST_MESSAGE_BODY] {
         if has(Payload::MESSAGE_COUNT) && !is_silent && !names(field) {
             let text = format!("the notification has no {field}");
-            return Err(Refusal::new(Condition::InvalidPayload, text));
+            return Err(PushNodeError::new(Condition::InvalidPayload, text));
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
-use pushlark_queue::{InvalidRecord, QueueError, Record, Subject, Work};
+use pushlark_queue::{QueueError, Record, RecordError, Work, WorkKind};
 use pushlark_store::{RemovalProgress, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
@@ -69,7 +69,7 @@ impl Worker {
             let index = received.len();
             let body = message.body.clone().unwrap_or_default();
             let message = Received::from(message);
-            match Task::read(&body, &message.message_id, message.receive_count > 1, &self.disclosure) {
+            match Task::read(&body, &message.message_id, message.receive_count > 1, &self.content_policy) {
                 Ok(tasks) => {
                     for task in tasks {
                         let entry = RunningTask { message: index, user: task.user(), attempt: task.attempt.clone() };
@@ -164,12 +164,12 @@ impl Worker {
             }
             Action::RemoveUser(user) => {
                 let removed = self.store.remove_user(&user, attempt.at(), || Instant::now() < batch.task_cutoff).await;
-                self.continue_removal(removed, &attempt, Subject::UserRemoved { jid: user }).await
+                self.continue_removal(removed, &attempt, WorkKind::UserRemoved { jid: user }).await
             }
             Action::RemoveDomain(domain) => {
                 let removed =
                     self.store.remove_domain(&domain, attempt.at(), || Instant::now() < batch.task_cutoff).await;
-                self.continue_removal(removed, &attempt, Subject::DomainRemoved { domain }).await
+                self.continue_removal(removed, &attempt, WorkKind::DomainRemoved { domain }).await
             }
         }
     }
@@ -180,14 +180,14 @@ impl Worker {
         &self,
         removed: Result<RemovalProgress, StoreError>,
         attempt: &Attempt,
-        subject: Subject,
+        kind: WorkKind,
     ) -> TaskOutcome {
         let id = attempt.id();
         let delay = match removed {
             Ok(RemovalProgress::Complete) => {
-                let (user, domain) = match &subject {
-                    Subject::UserRemoved { jid } => (Some(jid.as_str()), None),
-                    Subject::DomainRemoved { domain } => (None, Some(domain.as_str())),
+                let (user, domain) = match &kind {
+                    WorkKind::UserRemoved { jid } => (Some(jid.as_str()), None),
+                    WorkKind::DomainRemoved { domain } => (None, Some(domain.as_str())),
                     _ => (None, None),
                 };
                 tracing::info!(id, user, domain, "removed");
@@ -200,7 +200,7 @@ impl Worker {
                 return TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
             }
         };
-        let records = Record::pack([Work::new(id.to_owned(), attempt.at(), subject)]);
+        let records = Record::pack([Work::new(id.to_owned(), attempt.at(), kind)]);
         let records: Vec<_> = records.iter().map(|record| (record, delay)).collect();
         if let Err(error) = self.queue.send_later(&records).await {
             tracing::error!(id, error = %Causes(&error), "removal failed: it is retried");
@@ -213,7 +213,7 @@ impl Worker {
     /// Moves an unreadable record to the dead-letter queue. Returns whether its message can be deleted: a record of a
     /// later version stays in the queue for a newer worker.
     async fn dead_letter_unreadable(&self, message_id: &str, body: &str, unreadable: &TaskError) -> bool {
-        if let TaskError::Record(InvalidRecord::Newer(version)) = unreadable {
+        if let TaskError::Record(RecordError::Newer(version)) = unreadable {
             tracing::warn!(message_id, version, "left to a newer worker");
             return false;
         }
@@ -275,9 +275,9 @@ impl Worker {
     /// service. A notification that a push service does not accept expires by its time to live.
     fn is_exhausted(&self, work: &Work, unfinished: &Unfinished) -> bool {
         let tries = work.retry.as_ref().map_or(0, |retry| retry.tries);
-        match (&work.subject, &unfinished.cause) {
+        match (&work.kind, &unfinished.cause) {
             (_, RetryCause::NotTried | RetryCause::TooEarly) => false,
-            (Subject::UserRemoved { .. } | Subject::DomainRemoved { .. }, _) => tries >= REMOVAL_TRIES,
+            (WorkKind::UserRemoved { .. } | WorkKind::DomainRemoved { .. }, _) => tries >= REMOVAL_TRIES,
             _ if unfinished.registration.is_some() => false,
             _ => OffsetDateTime::now_utc() - work.at > self.time_to_live.max(MIN_TIME_TO_LIVE),
         }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use pushlark_delivery::{Delivery, Publisher, Unroutable};
+use pushlark_delivery::{Delivery, Publisher, RouteError};
 use pushlark_model::{Payload, Registration};
 use pushlark_plugin::{Choice, Event, EventKind, Plugin, Publication, Recipient, Rule};
-use pushlark_queue::Facts;
+use pushlark_queue::ReportedRecipient;
 use pushlark_store::Snapshot;
 use time::OffsetDateTime;
 
@@ -48,7 +48,7 @@ pub enum Reason {
     /// The message is older than its time to live.
     TooLate,
     /// No publisher is configured for the host.
-    Unroutable(Unroutable),
+    Unroutable(RouteError),
     /// Another event of this message has published to it, or will.
     Claimed,
     /// The message is retried, and the device was enabled after it.
@@ -100,7 +100,7 @@ impl PresenceSource {
 
 impl RecipientState {
     /// Combines the event's facts with the snapshot of the table. The event's facts take precedence.
-    pub fn new(event: &Event, reported: Facts, snapshot: &Snapshot) -> Self {
+    pub fn new(event: &Event, reported: ReportedRecipient, snapshot: &Snapshot) -> Self {
         let (online, presence) = match (reported.online, snapshot.online) {
             (Some(online), _) => (online, PresenceSource::Event),
             (None, Some(online)) => (online, PresenceSource::Sessions),

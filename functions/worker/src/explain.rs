@@ -3,11 +3,11 @@
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_delivery::Notification;
-use pushlark_events::{Arrival, Effect, Event as WebhookEvent, Reading, read_event};
+use pushlark_events::{Arrival, Effect, Reading, WebhookEvent, read_event};
 use pushlark_model::Availability;
 use pushlark_model::{Payload, Registration};
 use pushlark_plugin::{Event, Publication};
-use pushlark_queue::{Facts, Subject, Work};
+use pushlark_queue::{ReportedRecipient, Work, WorkKind};
 use pushlark_store::StoreError;
 use pushlark_xmpp::BareJid;
 use serde::{Serialize, Serializer};
@@ -76,12 +76,12 @@ struct ExplainedEvent {
 struct Explanation {
     recipient: String,
     #[serde(flatten)]
-    outcome: Outcome,
+    outcome: ExplainedOutcome,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Outcome {
+enum ExplainedOutcome {
     /// The plugin skips the message by this rule, so no further step follows.
     Skipped {
         skipped: String,
@@ -96,20 +96,20 @@ struct Steps {
     #[serde(skip_serializing_if = "Option::is_none")]
     notice: Option<&'static str>,
     unread_count: u32,
-    registrations: Vec<Service>,
+    registrations: Vec<ExplainedRegistration>,
     exists: bool,
     online: bool,
     /// The source of `online`: `event`, `sessions` or `assumed`.
     presence: &'static str,
     /// The registration that the session of an unacknowledged message is tied to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    tied: Option<Service>,
+    tied: Option<ExplainedRegistration>,
     left_out: Vec<LeftOut>,
     publications: Vec<Target>,
 }
 
 #[derive(Debug, Serialize)]
-struct Service {
+struct ExplainedRegistration {
     jid: String,
     node: String,
 }
@@ -117,14 +117,14 @@ struct Service {
 #[derive(Debug, Serialize)]
 struct LeftOut {
     #[serde(flatten)]
-    registration: Service,
+    registration: ExplainedRegistration,
     why: String,
 }
 
 #[derive(Debug, Serialize)]
 struct Target {
     #[serde(flatten)]
-    registration: Service,
+    registration: ExplainedRegistration,
     #[serde(serialize_with = "in_order")]
     payload: Payload,
     target: String,
@@ -166,11 +166,11 @@ impl Worker {
             format!("{user} has read all messages of {conversation}{unless}")
         });
         let effect = match effect {
-            Effect::Queue(Subject::UserRemoved { jid }) => format!("removes all data of {jid}"),
-            Effect::Queue(Subject::DomainRemoved { domain }) => format!("removes the registrations of {domain}"),
-            Effect::Queue(subject) => {
-                let work = Work::new(id.clone(), at, subject);
-                let tasks = Task::of(vec![work], "", false, &self.disclosure)?;
+            Effect::Queue(WorkKind::UserRemoved { jid }) => format!("removes all data of {jid}"),
+            Effect::Queue(WorkKind::DomainRemoved { domain }) => format!("removes the registrations of {domain}"),
+            Effect::Queue(kind) => {
+                let work = Work::new(id.clone(), at, kind);
+                let tasks = Task::of(vec![work], "", false, &self.content_policy)?;
                 let explained = tasks.into_iter().filter_map(|task| match task.action {
                     Action::Notify { event, reported } => Some(self.explain_recipient(event, reported)),
                     Action::NotifyDevice(_) | Action::RemoveUser(_) | Action::RemoveDomain(_) => None,
@@ -187,7 +187,11 @@ impl Worker {
         Ok(ExplainedEvent { id, effect, reads, recipients })
     }
 
-    async fn explain_recipient(&self, mut event: Box<Event>, reported: Facts) -> Result<Explanation, ExplainError> {
+    async fn explain_recipient(
+        &self,
+        mut event: Box<Event>,
+        reported: ReportedRecipient,
+    ) -> Result<Explanation, ExplainError> {
         let user = event.recipient();
         let claimed = self.store.claimed(&event.id, &user).await?;
         if self.counts(&event, reported) {
@@ -202,26 +206,26 @@ impl Worker {
                     publications.into_iter().partition(|planned| claimed.has(&planned.publication.registration));
                 let others = others.into_iter().map(|planned| (planned.publication.registration, Reason::Claimed));
                 let has_none = snapshot.registrations.is_empty();
-                Outcome::Decided(Steps {
+                ExplainedOutcome::Decided(Steps {
                     notice: has_none.then_some("nobody is notified: the recipient has no registration"),
                     unread_count: event.unread_count,
-                    registrations: snapshot.registrations.iter().map(Service::new).collect(),
+                    registrations: snapshot.registrations.iter().map(ExplainedRegistration::new).collect(),
                     exists: recipient.exists,
                     online: recipient.online,
                     presence: presence.as_str(),
-                    tied: recipient.tied.as_ref().map(Service::new),
+                    tied: recipient.tied.as_ref().map(ExplainedRegistration::new),
                     left_out: left_out
                         .into_iter()
                         .chain(others)
                         .map(|(registration, why)| LeftOut {
-                            registration: Service::new(&registration),
+                            registration: ExplainedRegistration::new(&registration),
                             why: why.to_string(),
                         })
                         .collect(),
                     publications: join_all(ours.into_iter().map(|planned| target(&event, &user, planned))).await,
                 })
             }
-            Err(DecisionError::Skipped(rule)) => Outcome::Skipped { skipped: rule.to_string() },
+            Err(DecisionError::Skipped(rule)) => ExplainedOutcome::Skipped { skipped: rule.to_string() },
             Err(DecisionError::Store(error)) => return Err(error.into()),
             Err(DecisionError::Plugin(error)) => return Err(error.into()),
         };
@@ -239,20 +243,20 @@ async fn target(event: &Event, user: &BareJid, planned: PlannedPublication<'_>) 
     Target {
         target: publisher.describe(user, &registration),
         notice: is_paused.then_some(notice),
-        registration: Service::new(&registration),
+        registration: ExplainedRegistration::new(&registration),
         payload,
     }
 }
 
 fn recipients(event: &WebhookEvent) -> usize {
     match &event.effect {
-        Effect::Queue(Subject::Message { to, .. }) => to.len(),
-        Effect::Queue(Subject::Unacknowledged { to, .. }) => to.len(),
+        Effect::Queue(WorkKind::Message { to, .. }) => to.len(),
+        Effect::Queue(WorkKind::Unacknowledged { to, .. }) => to.len(),
         _ => 0,
     }
 }
 
-impl Service {
+impl ExplainedRegistration {
     fn new(registration: &Registration) -> Self {
         Self { jid: registration.jid.to_string(), node: registration.node.clone() }
     }

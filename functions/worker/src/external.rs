@@ -51,7 +51,7 @@ struct Waiting {
     event: String,
     /// The number of the event's registrations. The answer refers to them by index.
     services: usize,
-    reply: oneshot::Sender<Result<Answer, PluginError>>,
+    reply: oneshot::Sender<Result<PluginAnswer, PluginError>>,
 }
 
 /// The function gave no decision. The event is not the cause, so the caller may retry it.
@@ -113,7 +113,7 @@ struct Answers {
 /// The answers of the callbacks for one event. The default rules apply to missing ones.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Answer {
+struct PluginAnswer {
     prepare_notification: Option<Prepared>,
     /// Indexes in the `services` of the event.
     should_publish: Option<Vec<usize>>,
@@ -125,7 +125,7 @@ struct Answer {
 enum Prepared {
     /// The message is skipped for this reason.
     Skip(String),
-    Payload(Fields),
+    Payload(PayloadFields),
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,7 +133,7 @@ struct AnsweredPublication {
     /// An index in the `services` of the event.
     service: usize,
     /// The payload, if it is not the prepared one.
-    payload: Option<Fields>,
+    payload: Option<PayloadFields>,
 }
 
 /// A plugin that returns the function's answers for one event.
@@ -141,7 +141,7 @@ pub struct Answered {
     /// The value of `PLUGIN`.
     name: String,
     services: Vec<Registration>,
-    answer: Answer,
+    answer: PluginAnswer,
 }
 
 impl OnError {
@@ -177,7 +177,7 @@ impl External {
         let answered =
             |answer| Answered { name: format!("lambda:{}", self.function), services: services.to_vec(), answer };
         if services.is_empty() {
-            return Ok(answered(Answer::default()));
+            return Ok(answered(PluginAnswer::default()));
         }
         let (reply, answer) = oneshot::channel();
         // Texts and numbers can always be serialized.
@@ -196,7 +196,7 @@ impl External {
             Ok(answer) => Ok(answered(answer)),
             Err(error) if self.on_error == OnError::Defaults => {
                 tracing::warn!(error = %Causes(&error), "no decision by the plugin: the default rules apply");
-                Ok(answered(Answer::default()))
+                Ok(answered(PluginAnswer::default()))
             }
             Err(error) => Err(error),
         }
@@ -255,8 +255,8 @@ impl External {
 }
 
 /// Reads the answer for an event. Every index in it must be below `services`.
-fn read(answer: &RawValue, services: usize) -> Result<Answer, PluginError> {
-    let answer: Answer = serde_json::from_str(answer.get()).map_err(PluginError::unreadable)?;
+fn read(answer: &RawValue, services: usize) -> Result<PluginAnswer, PluginError> {
+    let answer: PluginAnswer = serde_json::from_str(answer.get()).map_err(PluginError::unreadable)?;
     let unknown = answer.references().find(|index| *index >= services);
     match unknown {
         Some(index) => Err(PluginError::Unreadable(format!("index {index}, but the event has {services} services"))),
@@ -309,7 +309,7 @@ impl<'q> AskedService<'q> {
     }
 }
 
-impl Answer {
+impl PluginAnswer {
     /// Returns all indexes of `services` in the answer.
     fn references(&self) -> impl Iterator<Item = usize> {
         let publications = self.publish_notification.iter().flatten().map(|publication| publication.service);
@@ -322,7 +322,7 @@ impl Plugin for Answered {
         match &self.answer.prepare_notification {
             None => Defaults.prepare_notification(event),
             Some(Prepared::Skip(reason)) => Err(Rule::new(self.name.clone(), reason.clone())),
-            Some(Prepared::Payload(Fields(payload))) => Ok(payload.clone()),
+            Some(Prepared::Payload(PayloadFields(payload))) => Ok(payload.clone()),
         }
     }
 
@@ -342,7 +342,7 @@ impl Plugin for Answered {
         };
         let publication = |AnsweredPublication { service, payload }: &AnsweredPublication| {
             let registration = self.services.get(*service).filter(|chosen| services.contains(chosen))?.clone();
-            let payload = payload.as_ref().map_or_else(|| prepared.clone(), |Fields(payload)| payload.clone());
+            let payload = payload.as_ref().map_or_else(|| prepared.clone(), |PayloadFields(payload)| payload.clone());
             Some(Publication { registration, payload })
         };
         publications.iter().filter_map(publication).collect()
@@ -351,9 +351,9 @@ impl Plugin for Answered {
 
 /// The fields of a payload, in the order of the JSON. Numbers and booleans are kept as their JSON text.
 #[derive(Debug)]
-struct Fields(Payload);
+struct PayloadFields(Payload);
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for PayloadFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct FieldsVisitor;
 

@@ -26,7 +26,7 @@ use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use pushlark_delivery::Delivery;
 use pushlark_events::Sources;
-use pushlark_plugin::Disclosure;
+use pushlark_plugin::ContentPolicy;
 use pushlark_queue::Queue;
 use pushlark_settings::{Environment, SettingError, aws_config, catalogue};
 use pushlark_store::Store;
@@ -55,7 +55,7 @@ pub struct Worker {
     dead_letters: Queue,
     plugin: ChosenPlugin,
     delivery: Delivery,
-    disclosure: Arc<Disclosure>,
+    content_policy: Arc<ContentPolicy>,
     /// The settings for reading events.
     sources: Sources,
     /// Whether Pushlark counts unread messages.
@@ -91,7 +91,7 @@ pub struct Invocation {
 /// The response to an invocation.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Answer {
+pub enum WorkerResponse {
     /// The messages that stay in the queue.
     Batch(SqsBatchResponse),
     /// An explanation of each event.
@@ -138,7 +138,7 @@ impl Worker {
             dead_letters: queue(&catalogue::DEAD_LETTER_QUEUE_URL)?,
             plugin,
             delivery: Delivery::from_environment(environment, aws)?,
-            disclosure: Arc::new(disclosure(environment)?),
+            content_policy: Arc::new(content_policy(environment)?),
             sources: Sources::from_environment(environment)?,
             unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
             time_to_live: Duration::from_secs(time_to_live.into()),
@@ -150,15 +150,19 @@ impl Worker {
     }
 
     /// Handles one invocation, and finishes a batch before `deadline`.
-    pub async fn answer(self: &Arc<Self>, invocation: Invocation, deadline: Instant) -> Result<Answer, ExplainError> {
+    pub async fn answer(
+        self: &Arc<Self>,
+        invocation: Invocation,
+        deadline: Instant,
+    ) -> Result<WorkerResponse, ExplainError> {
         let Invocation { records, explain } = invocation;
         if let Some(events) = explain {
             // Boxed, so that the future of a batch stays small.
-            return Box::pin(self.explain(&events)).await.map(Answer::Explained);
+            return Box::pin(self.explain(&events)).await.map(WorkerResponse::Explained);
         }
         let mut batch = SqsEvent::default();
         batch.records = records.ok_or(ExplainError::Nothing)?;
-        Ok(Answer::Batch(self.handle(batch, deadline).await))
+        Ok(WorkerResponse::Batch(self.handle(batch, deadline).await))
     }
 
     /// Opens the connections that the first notification needs.
@@ -201,9 +205,9 @@ fn instant_of(milliseconds: u64) -> Instant {
 }
 
 /// From `INCLUDE_BODY`, `INCLUDE_SENDER`, `BODY_PLACEHOLDER` and `GROUP_DATA`.
-fn disclosure(environment: &Environment) -> Result<Disclosure, SettingError> {
+fn content_policy(environment: &Environment) -> Result<ContentPolicy, SettingError> {
     let [urgent, mention] = environment.words(&catalogue::GROUP_DATA)?;
-    Ok(Disclosure {
+    Ok(ContentPolicy {
         body: environment.switch(&catalogue::INCLUDE_BODY)?,
         sender: environment.switch(&catalogue::INCLUDE_SENDER)?,
         placeholder: environment.require(&catalogue::BODY_PLACEHOLDER)?,

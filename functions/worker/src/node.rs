@@ -1,7 +1,7 @@
 //! Notifies the device of a push node. Another server has published the payload, so no plugin is asked.
 
 use pushlark_delivery::Notification;
-use pushlark_store::Device;
+use pushlark_store::DeviceStatus;
 use pushlark_telemetry::{Metric, count};
 use time::OffsetDateTime;
 
@@ -36,11 +36,11 @@ impl Worker {
             return TaskOutcome::default();
         }
         let is_suspected = match self.store.device(registration).await {
-            Ok(Device::Gone) => {
+            Ok(DeviceStatus::Gone) => {
                 tracing::info!("not notified: the device is gone");
                 return TaskOutcome::default();
             }
-            Ok(device) => device == Device::Suspected,
+            Ok(device) => device == DeviceStatus::Suspected,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };
         match self.store.claim(attempt.claimant(user, None), &[registration]).await {

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use pushlark_delivery::Notification;
 use pushlark_model::Registration;
 use pushlark_plugin::{Event, Plugin, Publication, Rule};
-use pushlark_queue::Facts;
+use pushlark_queue::ReportedRecipient;
 use pushlark_store::{Claimant, MAX_SESSIONS, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::{BareJid, Hint};
@@ -49,7 +49,7 @@ impl Worker {
     pub(crate) async fn notify(
         &self,
         event: &mut Event,
-        reported: Facts,
+        reported: ReportedRecipient,
         attempt: &Attempt,
         turn: Share,
         batch: &BatchContext,
@@ -160,7 +160,12 @@ impl Worker {
     /// Counts a message as unread if Pushlark keeps the count. Like MongooseIM's inbox, it counts every message that
     /// somebody else wrote, even if it is not notified. Returns the unread count; it is `counted` if an earlier try has
     /// counted the message.
-    async fn count(&self, event: &mut Event, reported: Facts, counted: Option<u32>) -> Result<Option<u32>, StoreError> {
+    async fn count(
+        &self,
+        event: &mut Event,
+        reported: ReportedRecipient,
+        counted: Option<u32>,
+    ) -> Result<Option<u32>, StoreError> {
         if !self.counts(event, reported) {
             return Ok(None);
         }
@@ -185,7 +190,7 @@ impl Worker {
     }
 
     /// Returns whether Pushlark counts a message as unread: it has a text, and somebody else wrote it.
-    pub(crate) fn counts(&self, event: &Event, reported: Facts) -> bool {
+    pub(crate) fn counts(&self, event: &Event, reported: ReportedRecipient) -> bool {
         let message = &event.message;
         let has_text = message.text().is_some() || message.has_omemo_payload();
         let user = event.recipient();
@@ -198,7 +203,11 @@ impl Worker {
     }
 
     /// Reads the recipient and decides, without a claim.
-    pub(crate) async fn decide(&self, event: &Event, reported: Facts) -> Result<Decision<'_>, DecisionError> {
+    pub(crate) async fn decide(
+        &self,
+        event: &Event,
+        reported: ReportedRecipient,
+    ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         match &self.plugin {
             ChosenPlugin::Compiled(plugin) => {

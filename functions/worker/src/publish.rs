@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pushlark_delivery::{Extent, Failure, Notification, Outcome, Publisher, PushService, Verdict};
+use pushlark_delivery::{Failure, FailureScope, Notification, Outcome, Publisher, PushService, Verdict};
 use pushlark_queue::Retry;
 use pushlark_store::{Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -64,7 +64,7 @@ impl Worker {
             }
             publisher.publish(notification).await
         };
-        let is_unreachable = matches!(&outcome, Outcome::Transient(Failure { extent: Extent::Unreachable, .. }));
+        let is_unreachable = matches!(&outcome, Outcome::Transient(Failure { scope: FailureScope::Unreachable, .. }));
         let outcome = self.after_all_tries(&publish, outcome).await;
         let jid = &registration.jid;
         match outcome {
@@ -91,11 +91,11 @@ impl Worker {
                 tracing::error!(%jid, reason, "not notified: refused");
                 Ok(Disposition::Undeliverable)
             }
-            Outcome::Transient(Failure { reason, retry_after, extent }) => {
+            Outcome::Transient(Failure { reason, retry_after, scope }) => {
                 count(Metric::Transient);
                 let seconds = retry_after.as_ref().map(Duration::as_secs);
                 tracing::warn!(%jid, reason, retry_after = seconds, tries = retry.tries + 1, "not notified yet");
-                let is_doubtful = matches!(extent, Extent::Node | Extent::Unknown);
+                let is_doubtful = matches!(scope, FailureScope::Node | FailureScope::Unknown);
                 Err(RetryCause::Failed { retry_after, is_doubtful })
             }
         }
@@ -105,12 +105,14 @@ impl Worker {
     /// `MAX_DOUBTFUL_TRIES`. A push service that a user has chosen may be gone after a day without a connection.
     async fn after_all_tries(&self, publish: &Publish<'_>, outcome: Outcome) -> Outcome {
         let Notification { user, registration, .. } = *publish.notification;
-        let Outcome::Transient(Failure { reason, extent, .. }) = &outcome else { return outcome };
+        let Outcome::Transient(Failure { reason, scope, .. }) = &outcome else { return outcome };
         let tries = publish.retry.doubtful + 1;
-        match extent {
-            Extent::Node if tries >= MAX_DOUBTFUL_TRIES => Outcome::Suspect(format!("{reason}, {tries} times")),
-            Extent::Unknown if tries >= MAX_DOUBTFUL_TRIES => Outcome::Refused(format!("{reason}, {tries} times")),
-            Extent::Unreachable => {
+        match scope {
+            FailureScope::Node if tries >= MAX_DOUBTFUL_TRIES => Outcome::Suspect(format!("{reason}, {tries} times")),
+            FailureScope::Unknown if tries >= MAX_DOUBTFUL_TRIES => {
+                Outcome::Refused(format!("{reason}, {tries} times"))
+            }
+            FailureScope::Unreachable => {
                 let unreachable = match publish.device {
                     DeviceRecord::Registration(_) => self.store.note_unreachable(user, registration).await,
                     DeviceRecord::PushNode { .. } => self.store.note_unreachable_device(registration).await,

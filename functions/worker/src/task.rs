@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use pushlark_model::{Payload, PublishOptions, PublishOptionsError, Registration};
-use pushlark_plugin::{Disclosure, Event, EventKind};
-use pushlark_queue::{Facts, InvalidRecord, NodeNotification, Record, RegistrationKey, Retry, Subject, Work};
+use pushlark_plugin::{ContentPolicy, Event, EventKind};
+use pushlark_queue::{
+    NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, Work, WorkKind,
+};
 use pushlark_store::Claimant;
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, parse_jid};
 use time::OffsetDateTime;
@@ -39,7 +41,7 @@ pub enum Action {
         /// The message and its recipient.
         event: Box<Event>,
         /// The recipient's state, as the webhook reports it.
-        reported: Facts,
+        reported: ReportedRecipient,
     },
     /// Notify the device of a push node.
     NotifyDevice(Box<NodePush>),
@@ -54,7 +56,7 @@ pub enum Action {
 pub enum TaskError {
     /// The text is not a record, or only a newer worker can read it.
     #[error(transparent)]
-    Record(#[from] InvalidRecord),
+    Record(#[from] RecordError),
     /// A stanza is not XML, or exceeds the parser's limits. The sender must correct it.
     #[error("a stanza cannot be parsed")]
     Xml(#[from] ParseError),
@@ -72,10 +74,10 @@ impl Task {
         body: &str,
         message_id: &str,
         is_repeat: bool,
-        disclosure: &Arc<Disclosure>,
+        content_policy: &Arc<ContentPolicy>,
     ) -> Result<Vec<Self>, TaskError> {
         let Record { uid, work, .. } = Record::read(body)?;
-        Self::of(work, uid.as_deref().unwrap_or(message_id), is_repeat, disclosure)
+        Self::of(work, uid.as_deref().unwrap_or(message_id), is_repeat, content_policy)
     }
 
     /// Returns the tasks of events. Tasks without an earlier try have the claimants `{name}.0`, `{name}.1`, …
@@ -83,12 +85,12 @@ impl Task {
         work: Vec<Work>,
         name: &str,
         is_repeat: bool,
-        disclosure: &Arc<Disclosure>,
+        content_policy: &Arc<ContentPolicy>,
     ) -> Result<Vec<Self>, TaskError> {
         let mut tasks = Vec::new();
         for work in work {
             let work = Arc::new(work);
-            for (index, action) in Action::of(&work, disclosure)?.into_iter().enumerate() {
+            for (index, action) in Action::of(&work, content_policy)?.into_iter().enumerate() {
                 let first = || Retry::first(format!("{name}.{}", tasks.len()));
                 let retry = work.retry.clone().unwrap_or_else(first);
                 let is_repeat = is_repeat || work.retry.is_some();
@@ -141,20 +143,20 @@ impl Attempt {
 
 impl Action {
     /// Returns the actions of an event, in the order of its recipients.
-    fn of(work: &Work, disclosure: &Arc<Disclosure>) -> Result<Vec<Self>, TaskError> {
-        let (from, kinds, stanza, reported): (_, Vec<_>, _, _) = match &work.subject {
-            Subject::Message { from, to, stanza, recipient } => {
+    fn of(work: &Work, content_policy: &Arc<ContentPolicy>) -> Result<Vec<Self>, TaskError> {
+        let (from, kinds, stanza, reported): (_, Vec<_>, _, _) = match &work.kind {
+            WorkKind::Message { from, to, stanza, recipient } => {
                 (from, to.iter().cloned().map(EventKind::Message).collect(), stanza, *recipient)
             }
-            Subject::Unacknowledged { from, to, stanza, recipient } => {
+            WorkKind::Unacknowledged { from, to, stanza, recipient } => {
                 (from, to.iter().cloned().map(EventKind::Unacknowledged).collect(), stanza, *recipient)
             }
-            Subject::Notification(notification) => {
-                let push = NodePush::new((**notification).clone(), disclosure)?;
+            WorkKind::Notification(notification) => {
+                let push = NodePush::new((**notification).clone(), content_policy)?;
                 return Ok(vec![Self::NotifyDevice(Box::new(push))]);
             }
-            Subject::UserRemoved { jid } => return Ok(vec![Self::RemoveUser(jid.clone())]),
-            Subject::DomainRemoved { domain } => return Ok(vec![Self::RemoveDomain(domain.clone())]),
+            WorkKind::UserRemoved { jid } => return Ok(vec![Self::RemoveUser(jid.clone())]),
+            WorkKind::DomainRemoved { domain } => return Ok(vec![Self::RemoveDomain(domain.clone())]),
         };
         let message = Arc::new(Message::from_element(Element::parse(stanza)?)?);
         let event = |kind| Event {
@@ -164,7 +166,7 @@ impl Action {
             kind,
             message: Arc::clone(&message),
             unread_count: reported.unread_count.unwrap_or(1),
-            disclosure: Arc::clone(disclosure),
+            content_policy: Arc::clone(content_policy),
         };
         Ok(kinds.into_iter().map(|kind| Self::Notify { event: Box::new(event(kind)), reported }).collect())
     }
@@ -182,11 +184,11 @@ pub struct NodePush {
 }
 
 impl NodePush {
-    /// Converts `notification`, without the fields that `disclosure` excludes.
-    pub fn new(notification: NodeNotification, disclosure: &Disclosure) -> Result<Self, PublishOptionsError> {
+    /// Converts `notification`, without the fields that `content_policy` excludes.
+    pub fn new(notification: NodeNotification, content_policy: &ContentPolicy) -> Result<Self, PublishOptionsError> {
         let NodeNotification { jid, node, owner, created_at, options, summary } = notification;
         let registration = Registration { jid, node, options: PublishOptions::new(options)?, created_at };
-        let payload = payload(summary, disclosure);
+        let payload = payload(summary, content_policy);
         Ok(Self { owner, registration, payload })
     }
 
@@ -198,17 +200,17 @@ impl NodePush {
 }
 
 /// Converts a summary. If it has no body, the placeholder is added, because an alert needs a text.
-fn payload(summary: Vec<(String, String)>, disclosure: &Disclosure) -> Payload {
+fn payload(summary: Vec<(String, String)>, content_policy: &ContentPolicy) -> Payload {
     let mut payload = Payload::default();
     for (name, value) in summary {
         match name.as_str() {
-            Payload::LAST_MESSAGE_SENDER if !disclosure.sender => {}
-            Payload::LAST_MESSAGE_BODY if !disclosure.body => {}
+            Payload::LAST_MESSAGE_SENDER if !content_policy.sender => {}
+            Payload::LAST_MESSAGE_BODY if !content_policy.body => {}
             _ => payload = payload.with(name, value),
         }
     }
     match payload.get(Payload::LAST_MESSAGE_BODY) {
         Some(_) => payload,
-        None => payload.with(Payload::LAST_MESSAGE_BODY, disclosure.placeholder.as_str()),
+        None => payload.with(Payload::LAST_MESSAGE_BODY, content_policy.placeholder.as_str()),
     }
 }

@@ -11,7 +11,7 @@ use pushlark_settings::catalogue::{AWS_ENDPOINT_URL_LAMBDA, AWS_ENDPOINT_URL_SEC
 use pushlark_settings::{Environment, Setting, SettingError, Text};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use worker::{Plugins, ExplainError, Worker};
+use worker::{ExplainError, Plugins, Worker};
 
 use crate::function_url::route;
 

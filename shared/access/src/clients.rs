@@ -38,19 +38,19 @@ const FETCH_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The keys, issuer, audience and algorithm by which the tokens of clients are verified.
 #[derive(Debug, Clone)]
-pub struct Clients(Arc<Inner>);
+pub struct ClientTokens(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     validation: Validation,
     algorithm: Algorithm,
-    source: Source,
+    source: KeySource,
 }
 
 #[derive(Debug)]
-enum Source {
+enum KeySource {
     /// The setting contains the keys, or names the secret that contains them (see [`Secret`]).
-    Secret(RotatingSecret<Vec<Key>>),
+    Secret(RotatingSecret<Vec<TokenKey>>),
     /// The issuer publishes the keys at a URL, and rotates them.
     Published { url: Url, fetch: Fetch, kept: Mutex<Kept> },
 }
@@ -58,14 +58,14 @@ enum Source {
 #[derive(Debug, Default)]
 struct Kept {
     /// The keys and the time of their fetch.
-    keys: Option<(Arc<Vec<Key>>, Instant)>,
+    keys: Option<(Arc<Vec<TokenKey>>, Instant)>,
     /// The time at which the last fetch ended, failed or not.
     tried_at: Option<Instant>,
 }
 
 /// A key for `JWT_ALGORITHM`, with its `kid`.
 #[derive(Debug)]
-struct Key {
+struct TokenKey {
     id: Option<String>,
     key: DecodingKey,
 }
@@ -75,7 +75,7 @@ struct Claims {
     sub: String,
 }
 
-impl Clients {
+impl ClientTokens {
     /// Reads `JWT_KEYS`, which is a JWK Set or one JWK (RFC 7517), the HTTPS URL where it is published, or the name
     /// of the secret that contains it (see [`Secret`]); and `JWT_ALGORITHM`, `JWT_ISSUER` and `JWT_AUDIENCE`, which the
     /// tokens must have. Returns `None` if `JWT_KEYS` is not set.
@@ -94,12 +94,12 @@ impl Clients {
         validation.validate_nbf = true;
         validation.leeway = LEEWAY;
         let source = if keys.starts_with("https://") || keys.starts_with("http://") {
-            Source::Published { url: published(keys, algorithm)?, fetch: Fetch::default(), kept: Mutex::default() }
+            KeySource::Published { url: published(keys, algorithm)?, fetch: Fetch::default(), kept: Mutex::default() }
         } else {
             let read = move |text: &str| read_keys(text.as_bytes(), algorithm);
             let keys = RotatingSecret::new(JWT_KEYS.name, Secret::new(keys, aws), read).with_max_age(KEYS_LIFETIME);
             keys.current().await?;
-            Source::Secret(keys)
+            KeySource::Secret(keys)
         };
         Ok(Some(Self(Arc::new(Inner { validation, algorithm, source }))))
     }
@@ -121,7 +121,7 @@ impl Clients {
             Err(reason) => reason,
         };
         // The key may have been added to the secret after the last read.
-        if let Source::Secret(secret) = &self.0.source
+        if let KeySource::Secret(secret) = &self.0.source
             && reason == NO_KEY
             && let Some(newer) = secret.newer(&keys).await
         {
@@ -131,9 +131,9 @@ impl Clients {
         Err(refused(reason))
     }
 
-    fn check(&self, token: &str, id: Option<&str>, keys: &[Key]) -> Result<Claims, &'static str> {
-        let is_named = |key: &&Key| key.id.as_deref() == id;
-        let candidates: Vec<&Key> = match id {
+    fn check(&self, token: &str, id: Option<&str>, keys: &[TokenKey]) -> Result<Claims, &'static str> {
+        let is_named = |key: &&TokenKey| key.id.as_deref() == id;
+        let candidates: Vec<&TokenKey> = match id {
             Some(_) if keys.iter().any(|key| is_named(&key)) => keys.iter().filter(is_named).collect(),
             Some(_) => keys.iter().filter(|key| key.id.is_none()).collect(),
             None => keys.iter().collect(),
@@ -149,19 +149,19 @@ impl Clients {
         Err(reason)
     }
 
-    async fn keys(&self, id: Option<&str>) -> Result<Arc<Vec<Key>>, AccessError> {
+    async fn keys(&self, id: Option<&str>) -> Result<Arc<Vec<TokenKey>>, AccessError> {
         let (url, fetch, kept) = match &self.0.source {
-            Source::Secret(keys) => {
+            KeySource::Secret(keys) => {
                 return keys.current().await.map_err(|error| {
                     tracing::error!(error = %Causes(&error), "the keys of the clients' tokens cannot be read");
                     AccessError::Unavailable
                 });
             }
-            Source::Published { url, fetch, kept } => (url, fetch, kept),
+            KeySource::Published { url, fetch, kept } => (url, fetch, kept),
         };
         // All callers wait for one fetch: the lock is held until it ends, and none of them starts another one after it.
         let mut kept = kept.lock().await;
-        let has_id = |keys: &[Key]| id.is_none() || keys.iter().any(|key| key.id.as_deref() == id);
+        let has_id = |keys: &[TokenKey]| id.is_none() || keys.iter().any(|key| key.id.as_deref() == id);
         let is_wanted = match &kept.keys {
             Some((keys, fetched_at)) => !has_id(keys) || fetched_at.elapsed() >= KEYS_LIFETIME,
             None => true,
@@ -197,7 +197,7 @@ fn published(url: &str, algorithm: Algorithm) -> Result<Url, SettingError> {
 
 /// Reads the usable keys of a JWK Set or of one JWK. Keys for other algorithms or other uses are ignored; having no
 /// usable key is an error.
-fn read_keys(json: &[u8], algorithm: Algorithm) -> Result<Vec<Key>, String> {
+fn read_keys(json: &[u8], algorithm: Algorithm) -> Result<Vec<TokenKey>, String> {
     let mut document: Value = read_json(json)
         .map_err(|error| format!("it is not a JWK Set such as {{\"keys\": [{{\"kty\": \"RSA\", …}}]}}: {error}"))?;
     let keys = match document.get_mut("keys").map(Value::take) {
@@ -205,11 +205,11 @@ fn read_keys(json: &[u8], algorithm: Algorithm) -> Result<Vec<Key>, String> {
         Some(_) => return Err("keys is not an array".into()),
         None => vec![document],
     };
-    let usable: Vec<Key> = keys.into_iter().filter_map(|key| usable(key, algorithm)).collect();
+    let usable: Vec<TokenKey> = keys.into_iter().filter_map(|key| usable(key, algorithm)).collect();
     if usable.is_empty() { Err(format!("there is no key for {algorithm:?}")) } else { Ok(usable) }
 }
 
-fn usable(key: Value, algorithm: Algorithm) -> Option<Key> {
+fn usable(key: Value, algorithm: Algorithm) -> Option<TokenKey> {
     let jwk: Jwk = serde_json::from_value(key).ok()?;
     let of_algorithm = match algorithm {
         Algorithm::HS256 => KeyAlgorithm::HS256,
@@ -229,7 +229,7 @@ fn usable(key: Value, algorithm: Algorithm) -> Option<Key> {
     {
         return None;
     }
-    Some(Key { id: jwk.common.key_id, key })
+    Some(TokenKey { id: jwk.common.key_id, key })
 }
 
 fn subject(sub: &str) -> Result<BareJid, AccessError> {

@@ -3,7 +3,7 @@
 
 mod clients;
 
-pub use clients::Clients;
+pub use clients::ClientTokens;
 
 use std::collections::HashMap;
 
@@ -95,7 +95,7 @@ impl Caller {
 pub struct Access {
     servers: Servers,
     /// Verifies client tokens; `None` if they are not accepted.
-    clients: Option<Clients>,
+    clients: Option<ClientTokens>,
     /// Verifies SNS messages; `None` if they are not accepted.
     topics: Option<Topics>,
 }
@@ -184,7 +184,7 @@ impl<'r> Presented<'r> {
 
 /// The reason why a request matches none of the secrets.
 #[derive(Debug, thiserror::Error)]
-enum Unknown {
+enum CredentialError {
     /// The request has neither a credential nor a signature.
     #[error("a bearer token, a Basic password, ?token= or a signature is required")]
     Missing,
@@ -224,7 +224,7 @@ impl Access {
     }
 
     /// Also accepts client tokens, if `clients` is given.
-    pub fn with_clients(self, clients: Option<Clients>) -> Self {
+    pub fn with_clients(self, clients: Option<ClientTokens>) -> Self {
         Self { clients, ..self }
     }
 
@@ -294,7 +294,7 @@ impl Access {
     }
 }
 
-impl Unknown {
+impl CredentialError {
     /// Returns the reason for the log, without details of the request.
     fn reason(&self) -> &'static str {
         match self {
@@ -329,9 +329,14 @@ impl Secrets {
     }
 
     /// Returns the caller that sent one of the secrets, or signed the request with one.
-    fn caller(&self, request: Presented<'_>, credential: Option<&Credential>, body: &[u8]) -> Result<Caller, Unknown> {
+    fn caller(
+        &self,
+        request: Presented<'_>,
+        credential: Option<&Credential>,
+        body: &[u8],
+    ) -> Result<Caller, CredentialError> {
         match credential {
-            Some(credential) => self.holder(credential.secret()).ok_or(Unknown::Credential),
+            Some(credential) => self.holder(credential.secret()).ok_or(CredentialError::Credential),
             None => self.signer(request, body),
         }
     }
@@ -343,7 +348,7 @@ impl Secrets {
         if places.is_empty() { None } else { Some(self.caller_of(&places)) }
     }
 
-    fn signer(&self, request: Presented<'_>, body: &[u8]) -> Result<Caller, Unknown> {
+    fn signer(&self, request: Presented<'_>, body: &[u8]) -> Result<Caller, CredentialError> {
         let [id, timestamp, signature] = [ID, TIMESTAMP, SIGNATURE].map(|name| request.header(name));
         let places = match (request.header(HUB_SIGNATURE), signature.or(timestamp)) {
             (Some(signature), None) => verify_body(signature, &self.keys, body)?,
@@ -351,7 +356,7 @@ impl Secrets {
                 let now = OffsetDateTime::now_utc().unix_timestamp();
                 Headers { id, timestamp, signature }.verify(&self.keys, body, now)?
             }
-            (None, None) => return Err(Unknown::Missing),
+            (None, None) => return Err(CredentialError::Missing),
         };
         Ok(self.caller_of(&places))
     }

@@ -7,8 +7,8 @@ use pushlark_settings::{Environment, HostPatterns, HttpUrl, SettingError, catalo
 use pushlark_xmpp::{BareJid, DomainPart};
 use reqwest::Url;
 
-use crate::direct::provider::{InvalidService, Provider};
-use crate::direct::web_push::{InvalidSubscription, Subscription, TrustedOrigins};
+use crate::direct::provider::{Provider, ProviderError};
+use crate::direct::web_push::{Subscription, SubscriptionError, TrustedOrigins};
 use crate::pubsub::Servers;
 
 /// The PubSub hosts at which users can enable notifications.
@@ -38,7 +38,7 @@ pub enum PushServiceSetting {
 /// An unknown value of `PUSH_SERVICE`. It is not quoted, since it may be a URL with a password.
 #[derive(Debug, thiserror::Error)]
 #[error("expected mongoosepush, direct or a URL such as https://push.example.com")]
-pub struct InvalidPushService;
+pub struct PushServiceError;
 
 /// The target of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub enum Destination {
 
 /// The reason why no publisher is available for a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unroutable {
+pub enum RouteError {
     /// The host is not virtual, and `PUBSUB_URL` has no server for the user's domain. The operator must add one.
     #[error("the host is not virtual, and PUBSUB_URL has no server for the user's domain")]
     NoUrl,
@@ -62,7 +62,7 @@ pub enum Unroutable {
 
 /// A registration with which no notification can ever reach the device. The client must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidRegistration {
+pub enum RegistrationError {
     /// Users may not choose this host. The client must use another one.
     #[error("jid: {jid} is neither in VIRTUAL_PUBSUB_HOSTS nor in PUBSUB_HOSTS for {domain}")]
     HostNotAllowed {
@@ -76,21 +76,21 @@ pub enum InvalidRegistration {
     Options(#[from] PublishOptionsError),
     /// The form does not identify a device of the push service.
     #[error(transparent)]
-    Device(#[from] InvalidDevice),
+    Device(#[from] DeviceError),
 }
 
 /// A form that does not identify a device of the push service. The client must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidDevice {
+pub enum DeviceError {
     /// The field `service` is missing or unknown.
     #[error(transparent)]
-    Service(#[from] InvalidService),
+    Service(#[from] ProviderError),
     /// The field of this name is missing or empty.
     #[error("the form has no field {0:?}")]
     Missing(&'static str),
     /// The Web Push subscription is not valid.
     #[error(transparent)]
-    Subscription(#[from] InvalidSubscription),
+    Subscription(#[from] SubscriptionError),
 }
 
 /// The reason why no notification of a stored registration is sent, as long as the settings and the form stay the same.
@@ -127,14 +127,14 @@ impl Destinations {
     }
 
     /// Returns the target of notifications of `user` at `jid`. A virtual host shadows a real one of the same name.
-    pub fn of(&self, user: &BareJid, jid: &BareJid) -> Result<Destination, Unroutable> {
+    pub fn of(&self, user: &BareJid, jid: &BareJid) -> Result<Destination, RouteError> {
         if self.is_virtual(user, jid) {
             return Ok(Destination::PushService);
         }
         if self.pubsub_hosts.as_ref().is_some_and(|hosts| !hosts.has(user, jid)) {
-            return Err(Unroutable::HostNotAllowed);
+            return Err(RouteError::HostNotAllowed);
         }
-        self.pubsub_servers.of(user).map(|_| Destination::PubSub).ok_or(Unroutable::NoUrl)
+        self.pubsub_servers.of(user).map(|_| Destination::PubSub).ok_or(RouteError::NoUrl)
     }
 
     /// Returns whether `jid` is a virtual host for `user`.
@@ -149,7 +149,7 @@ impl Destinations {
         user: &BareJid,
         jid: &BareJid,
         options: &PublishOptions,
-    ) -> Result<Option<Notice>, InvalidRegistration> {
+    ) -> Result<Option<Notice>, RegistrationError> {
         let domain = || user.domain().to_owned();
         match self.of(user, jid) {
             Ok(Destination::PushService) => {
@@ -159,16 +159,16 @@ impl Destinations {
                 Ok(missing.filter(|_| self.push_service == PushServiceSetting::MongoosePush).map(Notice::NoDevice))
             }
             Ok(Destination::PubSub) => Ok(None),
-            Err(Unroutable::NoUrl) => Ok(Some(Notice::NoPubSubUrl { jid: jid.clone(), domain: domain() })),
-            Err(Unroutable::HostNotAllowed) => {
-                Err(InvalidRegistration::HostNotAllowed { jid: jid.clone(), domain: domain() })
+            Err(RouteError::NoUrl) => Ok(Some(Notice::NoPubSubUrl { jid: jid.clone(), domain: domain() })),
+            Err(RouteError::HostNotAllowed) => {
+                Err(RegistrationError::HostNotAllowed { jid: jid.clone(), domain: domain() })
             }
         }
     }
 
     /// Rejects options that do not identify a device of the push service. MongoosePush and the operator's own push
     /// service check the options themselves, except those of Web Push, which are always checked here.
-    pub fn check_device(&self, options: &PublishOptions) -> Result<(), InvalidDevice> {
+    pub fn check_device(&self, options: &PublishOptions) -> Result<(), DeviceError> {
         let has = |name| options.given(name).is_some();
         let provider = match Provider::of(options) {
             Ok(Provider::WebPush) => return Ok(Subscription::new(options, &self.trusted_origins).map(drop)?),
@@ -179,18 +179,18 @@ impl Destinations {
         if has("device_id") || provider == Provider::Apns && has("voip_device_id") {
             return Ok(());
         }
-        Err(InvalidDevice::Missing("device_id"))
+        Err(DeviceError::Missing("device_id"))
     }
 }
 
 impl FromStr for PushServiceSetting {
-    type Err = InvalidPushService;
+    type Err = PushServiceError;
 
-    fn from_str(text: &str) -> Result<Self, InvalidPushService> {
+    fn from_str(text: &str) -> Result<Self, PushServiceError> {
         match text {
             "mongoosepush" => Ok(Self::MongoosePush),
             "direct" => Ok(Self::Direct),
-            url => url.parse().map(|HttpUrl(url)| Self::Webhook(url)).map_err(|_| InvalidPushService),
+            url => url.parse().map(|HttpUrl(url)| Self::Webhook(url)).map_err(|_| PushServiceError),
         }
     }
 }

@@ -5,7 +5,7 @@ use pushlark_model::Registration;
 use pushlark_xmpp::BareJid;
 
 use crate::notification::Notification;
-use crate::outcome::{Extent, Failure, Outcome};
+use crate::outcome::{Failure, FailureScope, Outcome};
 
 /// Publishes the notifications for virtual hosts to push services, or those for real hosts to PubSub services.
 pub trait Gateway: Send + Sync {
@@ -27,8 +27,8 @@ pub trait Gateway: Send + Sync {
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>>;
 
     /// Returns the scope of the failure of a publish without an answer in time.
-    fn time_out_scope(&self) -> Extent {
-        Extent::Service
+    fn time_out_scope(&self) -> FailureScope {
+        FailureScope::Service
     }
 }
 

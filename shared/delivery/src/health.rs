@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::notification::Notification;
-use crate::outcome::{Extent, Failure, Outcome};
+use crate::outcome::{Failure, FailureScope, Outcome};
 
 /// A push service is paused after this number of consecutive failures.
 const FAILURES: usize = 5;
@@ -28,24 +28,24 @@ const CAPACITY: usize = 1_000;
 /// The recent failures of each push service, which decide whether it is paused.
 #[derive(Default)]
 pub struct Health {
-    services: Mutex<HashMap<String, Service>>,
+    services: Mutex<HashMap<String, ServiceHealth>>,
 }
 
 /// A hash that identifies a device without its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Device(u64);
+pub struct DeviceHash(u64);
 
 #[derive(Default)]
-struct Service {
+struct ServiceHealth {
     /// The number of consecutive failures.
     failures: usize,
     /// The devices of these failures, each once; the one that failed last is at the end.
-    failed: Vec<Device>,
+    failed: Vec<DeviceHash>,
     /// The time of the last probe; `None` if there was none since the last success.
     probed_at: Option<Instant>,
 }
 
-impl Device {
+impl DeviceHash {
     /// Returns the device of a notification.
     pub fn of(notification: &Notification<'_>) -> Self {
         let registration = notification.registration;
@@ -66,7 +66,7 @@ impl Health {
     }
 
     /// Decides whether a notification of `device` is sent to `service` now. The error is its failure without a try.
-    pub fn admit(&self, service: &str, device: Device) -> Result<(), Failure> {
+    pub fn admit(&self, service: &str, device: DeviceHash) -> Result<(), Failure> {
         self.with(service, |health| {
             if health.admits(device, Instant::now()) {
                 return Ok(());
@@ -76,19 +76,21 @@ impl Health {
     }
 
     /// Notes the outcome of a publish for `device`.
-    pub fn note(&self, service: &str, device: Device, outcome: &Outcome) {
+    pub fn note(&self, service: &str, device: DeviceHash, outcome: &Outcome) {
         match outcome {
             Outcome::Refused(_) => {}
-            Outcome::Delivered | Outcome::Gone(_) | Outcome::Suspect(_) => self.with(service, Service::recover),
-            Outcome::Transient(failure) => match failure.extent {
-                Extent::Service | Extent::Unreachable => self.with(service, |health| health.fail(service, device)),
-                Extent::Device | Extent::Node => self.with(service, Service::recover),
-                Extent::Unknown => {}
+            Outcome::Delivered | Outcome::Gone(_) | Outcome::Suspect(_) => self.with(service, ServiceHealth::recover),
+            Outcome::Transient(failure) => match failure.scope {
+                FailureScope::Service | FailureScope::Unreachable => {
+                    self.with(service, |health| health.fail(service, device))
+                }
+                FailureScope::Device | FailureScope::Node => self.with(service, ServiceHealth::recover),
+                FailureScope::Unknown => {}
             },
         }
     }
 
-    fn with<T>(&self, service: &str, f: impl FnOnce(&mut Service) -> T) -> T {
+    fn with<T>(&self, service: &str, f: impl FnOnce(&mut ServiceHealth) -> T) -> T {
         // Every change is a single step, so a poisoned lock still holds valid data.
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         if services.len() >= CAPACITY && !services.contains_key(service) {
@@ -101,7 +103,7 @@ impl Health {
     }
 }
 
-impl Service {
+impl ServiceHealth {
     fn is_paused(&self) -> bool {
         self.failures >= FAILURES && self.failed.len() >= DEVICES
     }
@@ -110,7 +112,7 @@ impl Service {
         *self = Self::default();
     }
 
-    fn fail(&mut self, service: &str, device: Device) {
+    fn fail(&mut self, service: &str, device: DeviceHash) {
         let was_paused = self.is_paused();
         self.failures += 1;
         self.failed.retain(|failed| *failed != device);
@@ -125,7 +127,7 @@ impl Service {
 
     /// Returns whether a notification of `device` may be sent at `now`. While the push service is paused, a device that
     /// has not failed probes it at once, since the devices that have failed may be the cause.
-    fn admits(&mut self, device: Device, now: Instant) -> bool {
+    fn admits(&mut self, device: DeviceHash, now: Instant) -> bool {
         if !self.is_paused() {
             return true;
         }
@@ -153,19 +155,19 @@ impl Service {
 mod tests {
     use super::*;
 
-    fn failure(extent: Extent) -> Outcome {
-        Outcome::Transient(Failure { reason: "status 503".into(), retry_after: None, extent })
+    fn failure(scope: FailureScope) -> Outcome {
+        Outcome::Transient(Failure { reason: "status 503".into(), retry_after: None, scope })
     }
 
     /// Notes a failure of the push service `a` for each of these devices.
     fn fail(health: &Health, devices: impl IntoIterator<Item = u64>) {
         for device in devices {
-            health.note("a", Device(device), &failure(Extent::Service));
+            health.note("a", DeviceHash(device), &failure(FailureScope::Service));
         }
     }
 
     fn admits(health: &Health, device: u64) -> bool {
-        health.admit("a", Device(device)).is_ok()
+        health.admit("a", DeviceHash(device)).is_ok()
     }
 
     #[tokio::test(start_paused = true)]
@@ -175,7 +177,7 @@ mod tests {
         assert!(admits(&health, 4));
         fail(&health, [2]);
         assert!(health.is_paused("a") && !health.is_paused("b"));
-        assert!(health.admit("b", Device(1)).is_ok(), "another push service");
+        assert!(health.admit("b", DeviceHash(1)).is_ok(), "another push service");
         assert!(admits(&health, 4), "a device that has not failed probes at once");
         assert!(!admits(&health, 5), "only one device probes");
         fail(&health, [4]);
@@ -184,7 +186,7 @@ mod tests {
         assert!(!admits(&health, 4), "the device that failed last");
         assert!(!admits(&health, 1), "a device that failed");
         assert!(admits(&health, 5));
-        health.note("a", Device(5), &Outcome::Delivered);
+        health.note("a", DeviceHash(5), &Outcome::Delivered);
         assert!(admits(&health, 4) && admits(&health, 1));
         fail(&health, [1, 2, 3, 4]);
         assert!(!health.is_paused("a"), "the count starts again");
@@ -209,14 +211,14 @@ mod tests {
         let health = Health::default();
         for _ in 0..100 {
             fail(&health, [1, 2]);
-            health.note("b", Device(1), &failure(Extent::Device));
-            health.note("b", Device(2), &failure(Extent::Unknown));
+            health.note("b", DeviceHash(1), &failure(FailureScope::Device));
+            health.note("b", DeviceHash(2), &failure(FailureScope::Unknown));
         }
         assert!(admits(&health, 3));
-        assert!(health.admit("b", Device(3)).is_ok());
+        assert!(health.admit("b", DeviceHash(3)).is_ok());
         fail(&health, [3]);
         assert!(health.is_paused("a"));
-        health.note("a", Device(9), &failure(Extent::Device));
+        health.note("a", DeviceHash(9), &failure(FailureScope::Device));
         assert!(!health.is_paused("a"), "an answer about a device shows that the push service works");
     }
 }

@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
 use tokio::time::Instant;
 
-use crate::direct::web_push::endpoint::{NotPublic, is_public};
-use crate::outcome::{Extent, Failure, Outcome};
+use crate::direct::web_push::endpoint::{NotPublicError, is_public};
+use crate::outcome::{Failure, FailureScope, Outcome};
 
 /// The longest reason that counts as a name, in bytes.
 const MAX_NAME: usize = 64;
@@ -33,7 +33,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_hours(24 * 366);
 /// It is built at its first use: reading the machine's root certificates takes longer than the rest of the start.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    kind: Kind,
+    kind: ClientKind,
     timeout: Duration,
     connections: Arc<Mutex<Connections>>,
 }
@@ -52,7 +52,7 @@ struct Connections {
 
 /// A response with its whole body.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct ProviderResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
@@ -60,7 +60,7 @@ pub struct Answer {
 
 /// The state of a connection, as an answer indicates it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connection {
+pub enum ConnectionState {
     /// The connection works.
     Works,
     /// The connection may be the cause of a failure: it is replaced after several such answers in a row.
@@ -71,7 +71,7 @@ pub enum Connection {
 
 /// The servers that a client is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ClientKind {
     /// Servers that the operator chose.
     Any,
     /// Servers that the operator chose and that support HTTP/2: one connection to each, with many streams.
@@ -82,7 +82,7 @@ pub enum Kind {
 
 impl HttpClient {
     /// Returns a client that waits at most `timeout` for an answer.
-    pub fn new(kind: Kind, timeout: Duration) -> Self {
+    pub fn new(kind: ClientKind, timeout: Duration) -> Self {
         Self { kind, timeout, connections: Arc::default() }
     }
 
@@ -97,18 +97,18 @@ impl HttpClient {
     pub async fn ask(
         &self,
         request: impl Fn(&Client) -> RequestBuilder,
-        tells: impl Fn(&Answer) -> Connection,
-    ) -> Result<Answer, reqwest::Error> {
+        tells: impl Fn(&ProviderResponse) -> ConnectionState,
+    ) -> Result<ProviderResponse, reqwest::Error> {
         let (client, generation) = self.get()?;
         let response = send(&client, &request).await?;
         let server = server(response.url());
-        let answer = Answer::read(response).await?;
+        let answer = ProviderResponse::read(response).await?;
         let connection = tells(&answer);
         self.note(server, generation, connection);
-        if connection == Connection::IsGivenUp {
+        if connection == ConnectionState::IsGivenUp {
             let (client, newer) = self.get()?;
             if newer != generation {
-                return Answer::read(send(&client, &request).await?).await;
+                return ProviderResponse::read(send(&client, &request).await?).await;
             }
         }
         Ok(answer)
@@ -116,7 +116,7 @@ impl HttpClient {
 
     /// Notes the state of a connection of this generation. After a replacement, new requests use new connections;
     /// requests that are under way keep the old ones.
-    fn note(&self, server: String, generation: u32, connection: Connection) {
+    fn note(&self, server: String, generation: u32, connection: ConnectionState) {
         let mut connections = self.connections();
         // Older connections are already replaced.
         if connections.generation != generation {
@@ -124,9 +124,9 @@ impl HttpClient {
         }
         let failures = connections.failures.entry(server).or_default();
         match connection {
-            Connection::Works => *failures = 0,
-            Connection::Fails => *failures += 1,
-            Connection::IsGivenUp => *failures = FAILURES,
+            ConnectionState::Works => *failures = 0,
+            ConnectionState::Fails => *failures += 1,
+            ConnectionState::IsGivenUp => *failures = FAILURES,
         }
         let is_bad = *failures >= FAILURES;
         if is_bad && connections.replaced_at.is_none_or(|at| at.elapsed() >= REPLACE_INTERVAL) {
@@ -167,10 +167,10 @@ impl HttpClient {
             .http2_keep_alive_timeout(Duration::from_secs(2))
             .user_agent(concat!("pushlark/", env!("CARGO_PKG_VERSION")));
         let client = match self.kind {
-            Kind::Any => client,
-            Kind::Http2 => client.http2_prior_knowledge(),
+            ClientKind::Any => client,
+            ClientKind::Http2 => client.http2_prior_knowledge(),
             // A proxy would resolve names itself.
-            Kind::Public => client.no_proxy().dns_resolver(Arc::new(PublicNames)),
+            ClientKind::Public => client.no_proxy().dns_resolver(Arc::new(PublicNames)),
         };
         client.build()
     }
@@ -183,7 +183,7 @@ impl HttpClient {
     }
 }
 
-impl Answer {
+impl ProviderResponse {
     /// Reads a response with its whole body.
     pub async fn read(response: Response) -> Result<Self, reqwest::Error> {
         let (status, headers) = (response.status(), response.headers().clone());
@@ -196,9 +196,9 @@ impl Answer {
     }
 }
 
-impl Connection {
+impl ConnectionState {
     /// Returns the state by the status: a failing server may be one of many machines.
-    pub fn by_status(answer: &Answer) -> Self {
+    pub fn by_status(answer: &ProviderResponse) -> Self {
         if answer.status.is_server_error() { Self::Fails } else { Self::Works }
     }
 }
@@ -290,15 +290,15 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, reason: String) -> Outco
         status if status.is_success() => Outcome::Delivered,
         StatusCode::GONE => Outcome::Gone(reason),
         status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
-            failure(reason, headers, Extent::Service).into()
+            failure(reason, headers, FailureScope::Service).into()
         }
         _ => Outcome::Refused(reason),
     }
 }
 
 /// Returns the failure of an answer, with its `Retry-After`.
-pub fn failure(reason: String, headers: &HeaderMap, extent: Extent) -> Failure {
-    Failure { reason, retry_after: retry_after(headers), extent }
+pub fn failure(reason: String, headers: &HeaderMap, scope: FailureScope) -> Failure {
+    Failure { reason, retry_after: retry_after(headers), scope }
 }
 
 /// A resolver that returns only public addresses.
@@ -311,7 +311,7 @@ impl Resolve for PublicNames {
             let all = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let public: Vec<SocketAddr> = all.filter(|address| is_public(address.ip())).collect();
             if public.is_empty() {
-                return Err(NotPublic.into());
+                return Err(NotPublicError.into());
             }
             Ok(Box::new(public.into_iter()) as _)
         })

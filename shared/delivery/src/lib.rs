@@ -14,12 +14,12 @@ mod pubsub;
 mod truncate;
 mod webhook;
 
-pub use destinations::{Destinations, InvalidDevice, InvalidRegistration, Notice, Unroutable};
-pub use direct::provider::InvalidService;
-pub use direct::web_push::{InvalidEndpoint, InvalidSubscription};
+pub use destinations::{Destinations, DeviceError, Notice, RegistrationError, RouteError};
+pub use direct::provider::ProviderError;
+pub use direct::web_push::{EndpointError, SubscriptionError};
 pub use gateway::PushService;
 pub use notification::Notification;
-pub use outcome::{Extent, Failure, Outcome};
+pub use outcome::{Failure, FailureScope, Outcome};
 pub use publisher::{Publisher, Verdict};
 
 use std::time::Duration;
@@ -49,12 +49,12 @@ impl Delivery {
     }
 
     /// Returns the publisher for the notifications of `user` at the host `jid`.
-    pub fn route(&self, user: &BareJid, jid: &BareJid) -> Result<&Publisher, Unroutable> {
+    pub fn route(&self, user: &BareJid, jid: &BareJid) -> Result<&Publisher, RouteError> {
         let publisher = match self.destinations.of(user, jid)? {
             Destination::PushService => &self.push_service,
             Destination::PubSub => &self.pubsub,
         };
-        publisher.as_ref().ok_or(Unroutable::NoUrl)
+        publisher.as_ref().ok_or(RouteError::NoUrl)
     }
 
     /// Returns the publisher to the push service if `jid` is a virtual host for `user`.

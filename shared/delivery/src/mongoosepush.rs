@@ -16,9 +16,9 @@ use crate::content::Content;
 use crate::direct::fcm;
 use crate::direct::provider::Provider;
 use crate::gateway::{Gateway, PushService};
-use crate::http_client::{Answer, HttpClient, Kind, failure, named, outcome, unanswered};
+use crate::http_client::{ClientKind, HttpClient, ProviderResponse, failure, named, outcome, unanswered};
 use crate::notification::Notification;
-use crate::outcome::{Extent, Failure, Outcome};
+use crate::outcome::{Failure, FailureScope, Outcome};
 use crate::truncate::send_truncated;
 
 /// The largest request, in bytes. MongoosePush's own request to APNs or FCM may have 4,096 bytes, and is a few bytes
@@ -29,14 +29,14 @@ const MAX_REQUEST: usize = 4_096 - 32;
 /// The client of a MongoosePush server.
 pub struct MongoosePush {
     http: HttpClient,
-    version: Version,
+    version: ApiVersion,
     /// `<MONGOOSEPUSH_URL>/<version>/notification/`, to which the device's token is appended.
     endpoint: String,
 }
 
 /// The version of MongoosePush's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+enum ApiVersion {
     /// Every error of APNs or FCM has the status 500.
     V2,
     /// Each error has a status of its own.
@@ -46,7 +46,7 @@ enum Version {
 impl MongoosePush {
     /// Reads `MONGOOSEPUSH_URL` and `MONGOOSEPUSH_API_VERSION`; returns `None` without a URL.
     pub fn from_environment(environment: &Environment, timeout: Duration) -> Result<Option<Self>, SettingError> {
-        let versions = [("v2", Version::V2), ("v3", Version::V3)];
+        let versions = [("v2", ApiVersion::V2), ("v3", ApiVersion::V3)];
         let (name, version) = environment.choice(&MONGOOSEPUSH_API_VERSION, versions)?;
         let Some(HttpUrl(url)) = environment.get(&MONGOOSEPUSH_URL)? else { return Ok(None) };
         if url.query().is_some() || url.fragment().is_some() {
@@ -54,7 +54,7 @@ impl MongoosePush {
             return Err(MONGOOSEPUSH_URL.invalid(reason));
         }
         let endpoint = format!("{}/{name}/notification/", url.as_str().trim_end_matches('/'));
-        Ok(Some(Self { http: HttpClient::new(Kind::Any, timeout), version, endpoint }))
+        Ok(Some(Self { http: HttpClient::new(ClientKind::Any, timeout), version, endpoint }))
     }
 
     async fn send(&self, notification: Notification<'_>) -> Outcome {
@@ -69,7 +69,7 @@ impl MongoosePush {
         let url = format!("{}{device_id}", self.endpoint);
         let build = |payload: &Payload| body(service, options, payload);
         let post = |body: Vec<u8>| self.post(&url, body);
-        let is_too_large = |answer: &Answer| self.is_too_large(answer);
+        let is_too_large = |answer: &ProviderResponse| self.is_too_large(answer);
         match send_truncated(MAX_REQUEST, notification.payload, build, post, is_too_large).await {
             Ok(Ok(answer)) => self.outcome(&answer),
             Ok(Err(error)) => unanswered(error).into(),
@@ -77,24 +77,24 @@ impl MongoosePush {
         }
     }
 
-    async fn post(&self, url: &str, body: Vec<u8>) -> Result<Answer, reqwest::Error> {
+    async fn post(&self, url: &str, body: Vec<u8>) -> Result<ProviderResponse, reqwest::Error> {
         let request =
             |client: &reqwest::Client| client.post(url).header(CONTENT_TYPE, "application/json").body(body.clone());
-        Answer::read(self.http.send(request).await?).await
+        ProviderResponse::read(self.http.send(request).await?).await
     }
 
     /// Returns whether a status may stand for any error.
     fn hides_errors(&self, status: StatusCode) -> bool {
-        self.version == Version::V2 && status == StatusCode::INTERNAL_SERVER_ERROR
+        self.version == ApiVersion::V2 && status == StatusCode::INTERNAL_SERVER_ERROR
     }
 
     /// Returns whether the notification is too large. In v2 only Apple's reason shows it.
-    fn is_too_large(&self, answer: &Answer) -> bool {
+    fn is_too_large(&self, answer: &ProviderResponse) -> bool {
         let is_named = || reason(answer).is_some_and(|reason| reason == TOO_LARGE);
         answer.status == StatusCode::PAYLOAD_TOO_LARGE || self.hides_errors(answer.status) && is_named()
     }
 
-    fn outcome(&self, answer: &Answer) -> Outcome {
+    fn outcome(&self, answer: &ProviderResponse) -> Outcome {
         let status = answer.status;
         if status.is_success() {
             return Outcome::Delivered;
@@ -118,7 +118,7 @@ impl MongoosePush {
                 | "probably_unregistered",
             ) => Outcome::Suspect(described),
             Some(TOO_LARGE) => Outcome::Refused(described),
-            _ => failure(described, &answer.headers, Extent::Unknown).into(),
+            _ => failure(described, &answer.headers, FailureScope::Unknown).into(),
         }
     }
 }
@@ -153,19 +153,19 @@ impl Gateway for MongoosePush {
 const TOO_LARGE: &str = "PayloadTooLarge";
 
 /// Returns the reason in MongoosePush's answer. In v2 the field is called `details` and has Apple's or Google's reason.
-fn reason(answer: &Answer) -> Option<String> {
+fn reason(answer: &ProviderResponse) -> Option<String> {
     #[derive(Deserialize)]
-    struct Problem {
+    struct ErrorBody {
         #[serde(alias = "details")]
         reason: String,
     }
 
-    answer.json::<Option<Problem>>().map(|Problem { reason }| reason)
+    answer.json::<Option<ErrorBody>>().map(|ErrorBody { reason }| reason)
 }
 
 /// The request of the API. Fields without a value are left out.
 #[derive(Debug, Serialize)]
-struct Body<'n> {
+struct MongoosePushRequest<'n> {
     service: &'n str,
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<&'n str>,
@@ -179,13 +179,13 @@ struct Body<'n> {
     #[serde(skip_serializing_if = "Option::is_none")]
     time_to_live: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    alert: Option<AlertBody<'n>>,
+    alert: Option<MongoosePushAlert<'n>>,
     #[serde(skip_serializing_if = "Map::is_empty")]
     data: Map<String, Value>,
 }
 
 #[derive(Debug, Serialize)]
-struct AlertBody<'n> {
+struct MongoosePushAlert<'n> {
     body: &'n str,
     title: &'n str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,7 +204,7 @@ fn body(service: &str, options: &PublishOptions, payload: &Payload) -> Vec<u8> {
     if service == "fcm" {
         content.data = fcm::allowed(content.data).collect();
     }
-    let body = Body {
+    let body = MongoosePushRequest {
         service,
         mode: options.get("mode"),
         priority: options.get("priority"),
@@ -212,7 +212,7 @@ fn body(service: &str, options: &PublishOptions, payload: &Payload) -> Vec<u8> {
         mutable_content: options.mutable_content().unwrap_or_default(),
         time_to_live: options.time_to_live().unwrap_or_default().map(|ttl| ttl.as_secs()),
         data: content.data_with_count(),
-        alert: content.alert.map(|alert| AlertBody {
+        alert: content.alert.map(|alert| MongoosePushAlert {
             body: alert.body,
             title: alert.title,
             tag: alert.tag,
@@ -232,17 +232,17 @@ mod tests {
 
     use super::*;
 
-    fn outcome(version: Version, status: u16, body: &Value) -> Outcome {
-        let http = HttpClient::new(Kind::Any, Duration::from_secs(1));
+    fn outcome(version: ApiVersion, status: u16, body: &Value) -> Outcome {
+        let http = HttpClient::new(ClientKind::Any, Duration::from_secs(1));
         let mongoosepush = MongoosePush { http, version, endpoint: String::new() };
         let status = StatusCode::from_u16(status).unwrap_or_default();
-        let answer = Answer { status, headers: HeaderMap::new(), body: body.to_string().into_bytes() };
+        let answer = ProviderResponse { status, headers: HeaderMap::new(), body: body.to_string().into_bytes() };
         mongoosepush.outcome(&answer)
     }
 
     #[test]
     fn the_details_of_v2_are_the_providers_reasons() {
-        let outcome = |details: Value| outcome(Version::V2, 500, &json!({"details": details}));
+        let outcome = |details: Value| outcome(ApiVersion::V2, 500, &json!({"details": details}));
         for suspect in [
             "Unregistered",
             "BadDeviceToken",
@@ -257,13 +257,13 @@ mod tests {
         for other in [json!("INVALID_ARGUMENT"), json!("InternalServerError"), json!(null), json!({"Unregistered": 1})]
         {
             let Outcome::Transient(failure) = outcome(other.clone()) else { panic!("{other}") };
-            assert_eq!(failure.extent, Extent::Unknown);
+            assert_eq!(failure.scope, FailureScope::Unknown);
         }
     }
 
     #[test]
     fn v3_has_a_status_for_each_error() {
-        let outcome = |status, reason: &str| outcome(Version::V3, status, &json!({"reason": reason}));
+        let outcome = |status, reason: &str| outcome(ApiVersion::V3, status, &json!({"reason": reason}));
         assert_eq!(outcome(410, "unregistered"), Outcome::Gone("status 410, unregistered".into()));
         assert_eq!(outcome(400, "BadDeviceToken"), Outcome::Refused("status 400, BadDeviceToken".into()));
         assert!(matches!(outcome(500, "Unregistered"), Outcome::Transient(_)));

@@ -32,7 +32,7 @@ pub struct Notification<'n> {
 
 /// A registration from which no request to a push service can be built. The client must enable notifications again.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
+pub enum OptionError {
     /// The form has no field of this name, or an empty one. The client must add it.
     #[error("the registration's form has no {0:?}")]
     Missing(&'static str),
@@ -51,14 +51,14 @@ impl<'n> Notification<'n> {
     }
 
     /// Returns the form's field `name`, which is required.
-    pub(crate) fn require(&self, name: &'static str) -> Result<&'n str, Unusable> {
-        self.option(name).ok_or(Unusable::Missing(name))
+    pub(crate) fn require(&self, name: &'static str) -> Result<&'n str, OptionError> {
+        self.option(name).ok_or(OptionError::Missing(name))
     }
 
     /// Returns the form's field `name`, which is required, as a percent-encoded segment of a URL's path.
-    pub(crate) fn path_segment(&self, name: &'static str) -> Result<String, Unusable> {
+    pub(crate) fn path_segment(&self, name: &'static str) -> Result<String, OptionError> {
         match self.require(name)? {
-            "." | ".." => Err(Unusable::DotSegment(name)),
+            "." | ".." => Err(OptionError::DotSegment(name)),
             value => Ok(utf8_percent_encode(value, RESERVED).to_string()),
         }
     }
@@ -124,8 +124,8 @@ mod tests {
         assert_eq!(segment("Az0-._~:APA91b_x-y").unwrap(), "Az0-._~%3AAPA91b_x-y");
         assert_eq!(segment("a/b?c#d%e é").unwrap(), "a%2Fb%3Fc%23d%25e%20%C3%A9");
         for device in [".", "..", " .. "] {
-            assert_eq!(segment(device), Err(Unusable::DotSegment("device_id")));
+            assert_eq!(segment(device), Err(OptionError::DotSegment("device_id")));
         }
-        assert_eq!(segment(" "), Err(Unusable::Missing("device_id")));
+        assert_eq!(segment(" "), Err(OptionError::Missing("device_id")));
     }
 }

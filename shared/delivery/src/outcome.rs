@@ -28,12 +28,12 @@ pub struct Failure {
     /// The delay that the push service asks for, such as `Retry-After`; `None` if it does not.
     pub retry_after: Option<Duration>,
     /// The scope: which other notifications would fail, too.
-    pub extent: Extent,
+    pub scope: FailureScope,
 }
 
 /// The scope of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
+pub enum FailureScope {
     /// All notifications to the push service: the origin (Web Push), the app at a provider, or the gateway.
     Service,
     /// All notifications to an origin that a user chose and that accepts no connection: it may no longer exist.
@@ -49,7 +49,7 @@ pub enum Extent {
 impl Failure {
     /// Returns a failure of the whole push service, without a delay.
     pub(crate) fn of_service(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), retry_after: None, extent: Extent::Service }
+        Self { reason: reason.into(), retry_after: None, scope: FailureScope::Service }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::destinations::{Destinations, PushServiceSetting};
 use crate::direct::Direct;
 use crate::gateway::{Gateway, PushService};
-use crate::health::{Device, Health};
+use crate::health::{DeviceHash, Health};
 use crate::mongoosepush::MongoosePush;
 use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
@@ -85,12 +85,12 @@ impl Publisher {
         let deadline = Instant::now() + self.timeout;
         let late = || {
             let reason = format!("no answer within {} ms", self.timeout.as_millis());
-            Failure { reason, retry_after: None, extent: self.gateway.time_out_scope() }
+            Failure { reason, retry_after: None, scope: self.gateway.time_out_scope() }
         };
         let Ok(push_service) = timeout_at(deadline, self.gateway.push_service(*notification)).await else {
             return Verdict { push_service: PushService::new(""), outcome: late().into() };
         };
-        let device = Device::of(notification);
+        let device = DeviceHash::of(notification);
         if let Err(failure) = self.health.admit(&push_service.name, device) {
             return Verdict { push_service, outcome: failure.into() };
         }

@@ -20,9 +20,9 @@ use reqwest::{Response, StatusCode, Url};
 use uuid::Uuid;
 
 use crate::gateway::{Gateway, PushService};
-use crate::http_client::{HttpClient, Kind, failure, named, unanswered};
+use crate::http_client::{ClientKind, HttpClient, failure, named, unanswered};
 use crate::notification::Notification;
-use crate::outcome::{Extent, Failure, Outcome};
+use crate::outcome::{Failure, FailureScope, Outcome};
 
 /// The client of real PubSub services.
 pub struct PubSub {
@@ -63,7 +63,7 @@ impl PubSub {
             }
             None => RotatingSecret::new(PUBSUB_TOKEN.name, "".into(), |_| Ok(Tokens(Vec::new()))),
         };
-        let (http, servers) = (HttpClient::new(Kind::Any, timeout), servers.clone());
+        let (http, servers) = (HttpClient::new(ClientKind::Any, timeout), servers.clone());
         Ok((!servers.0.is_empty()).then_some(Self { http, servers, tokens, without_options }))
     }
 
@@ -141,8 +141,8 @@ impl Gateway for PubSub {
     }
 
     /// The chat server may have waited for one PubSub service that does not answer.
-    fn time_out_scope(&self) -> Extent {
-        Extent::Unknown
+    fn time_out_scope(&self) -> FailureScope {
+        FailureScope::Unknown
     }
 }
 
@@ -209,7 +209,7 @@ async fn outcome(response: Response, id: &str) -> Outcome {
     let (status, headers) = (response.status(), response.headers().clone());
     let reason = format!("the chat server answered with status {}", status.as_u16());
     if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-        return failure(reason, &headers, Extent::Service).into();
+        return failure(reason, &headers, FailureScope::Service).into();
     }
     if status != StatusCode::OK {
         return Outcome::Refused(reason);
@@ -230,7 +230,7 @@ async fn outcome(response: Response, id: &str) -> Outcome {
             let reason = named(&condition).to_owned();
             match kind {
                 ErrorType::Cancel => Outcome::Gone(reason),
-                ErrorType::Wait => Failure { reason, retry_after: None, extent: Extent::Node }.into(),
+                ErrorType::Wait => Failure { reason, retry_after: None, scope: FailureScope::Node }.into(),
                 ErrorType::Auth | ErrorType::Modify | ErrorType::Continue => Outcome::Suspect(reason),
             }
         }
@@ -251,5 +251,5 @@ async fn read(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
 
 /// Returns a failure that may concern only this node, and may be permanent.
 fn unknown(reason: impl Into<String>) -> Failure {
-    Failure { reason: reason.into(), retry_after: None, extent: Extent::Unknown }
+    Failure { reason: reason.into(), retry_after: None, scope: FailureScope::Unknown }
 }

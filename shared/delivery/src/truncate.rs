@@ -13,17 +13,21 @@ const LEAST_TEXT: usize = 64;
 /// A payload that exceeds the push service's limit even without its text. A retry does not help.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the payload has {bytes} bytes, {limit} are allowed")]
-pub struct TooLarge {
+pub struct TooLargeError {
     bytes: usize,
     limit: usize,
 }
 
 /// Returns the JSON that `build` makes of `payload`. If it is longer than `limit` bytes, the message's text is
 /// truncated at a grapheme boundary. `build` must write the text exactly once.
-pub fn truncate(limit: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -> Result<Vec<u8>, TooLarge> {
+pub fn truncate(
+    limit: usize,
+    payload: &Payload,
+    build: impl Fn(&Payload) -> Vec<u8>,
+) -> Result<Vec<u8>, TooLargeError> {
     let built = build(payload);
     let Some(excess) = built.len().checked_sub(limit).filter(|excess| *excess > 0) else { return Ok(built) };
-    let too_large = TooLarge { bytes: built.len(), limit };
+    let too_large = TooLargeError { bytes: built.len(), limit };
     let text = payload.get(Payload::LAST_MESSAGE_BODY).unwrap_or_default();
     let Some(allowed) = json_length(text).checked_sub(excess + ELLIPSIS.len()) else { return Err(too_large) };
     let mut shortened = String::new();
@@ -47,7 +51,7 @@ pub async fn send_truncated<A, E, F: Future<Output = Result<A, E>>>(
     build: impl Fn(&Payload) -> Vec<u8>,
     send: impl Fn(Vec<u8>) -> F,
     is_too_large: impl Fn(&A) -> bool,
-) -> Result<Result<A, E>, TooLarge> {
+) -> Result<Result<A, E>, TooLargeError> {
     let built = truncate(limit, payload, &build)?;
     let length = built.len();
     let answer = send(built).await;
@@ -88,7 +92,7 @@ mod tests {
         serde_json::to_vec(&fields).unwrap()
     }
 
-    fn truncated(limit: usize, text: &str) -> Result<(usize, String), TooLarge> {
+    fn truncated(limit: usize, text: &str) -> Result<(usize, String), TooLargeError> {
         let payload = Payload::default().with("from", "alice").with(Payload::LAST_MESSAGE_BODY, text);
         truncate(limit, &payload, build).map(|bytes| {
             let fields: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
@@ -140,7 +144,7 @@ mod tests {
 
     #[test]
     fn only_the_text_is_truncated() {
-        assert_eq!(truncated(41, "Hey").unwrap_err(), TooLarge { bytes: 42, limit: 41 });
+        assert_eq!(truncated(41, "Hey").unwrap_err(), TooLargeError { bytes: 42, limit: 41 });
         assert_eq!(
             truncated(10, &"x".repeat(100)).unwrap_err().to_string(),
             "the payload has 139 bytes, 10 are allowed"

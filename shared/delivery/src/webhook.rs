@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use crate::gateway::{Gateway, PushService};
-use crate::http_client::{HttpClient, Kind, outcome, unanswered};
+use crate::http_client::{ClientKind, HttpClient, outcome, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
 use crate::truncate::send_truncated;
@@ -30,7 +30,7 @@ pub struct Webhook {
 
 /// The JSON of a webhook.
 #[derive(Serialize)]
-struct Body<'n> {
+struct WebhookBody<'n> {
     /// The event type: always `notification`.
     r#type: &'static str,
     message_id: &'n str,
@@ -60,7 +60,7 @@ pub fn key_from_environment(
 
 impl Webhook {
     pub fn new(url: Url, key: RotatingSecret<Key>, timeout: Duration) -> Self {
-        Self { http: HttpClient::new(Kind::Any, timeout), url, key }
+        Self { http: HttpClient::new(ClientKind::Any, timeout), url, key }
     }
 
     /// Posts one notification. The limit of the push service is unknown, so the text is only truncated after a 413.
@@ -135,7 +135,7 @@ impl Gateway for Webhook {
 fn build(notification: &Notification<'_>, payload: &Payload) -> Vec<u8> {
     let Notification { message_id, user, registration, expires_at, .. } = *notification;
     let object = |(name, value): (&str, &str)| (name.to_owned(), value.into());
-    let body = json!(Body {
+    let body = json!(WebhookBody {
         r#type: "notification",
         message_id,
         recipient: user.as_str(),

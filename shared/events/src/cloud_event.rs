@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::event::{Arrival, Event, check_id, named};
+use crate::event::{Arrival, WebhookEvent, check_id, named};
 use crate::native::read_event;
 
 #[derive(Deserialize)]
@@ -25,7 +25,7 @@ struct CloudEvent {
 
 /// Reads an event in structured mode. Its `source` and `id` together become the id of the message, and its `time` the
 /// time of the event, unless the data has its own.
-pub fn read(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
+pub fn read(json: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
     let event: CloudEvent = pushlark_json::read_json(json.as_bytes())?;
     if event.specversion != "1.0" {
         return Err(format!("specversion: {:?} is not \"1.0\"", event.specversion));

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use pushlark_access::Caller;
 use pushlark_model::Availability;
-use pushlark_queue::{Facts, Subject};
+use pushlark_queue::{ReportedRecipient, WorkKind};
 use pushlark_xmpp::{
     BareJid, DomainPart, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text, parse_jid,
 };
@@ -25,7 +25,7 @@ const MAX_EVENT_RECIPIENTS: usize = 5_000;
 
 /// A valid event, independent of the format of its webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct WebhookEvent {
     /// The id of the event, and of its message: 1 to 256 bytes, without control characters.
     pub id: String,
     /// The time at which the event happened, not later than its arrival.
@@ -49,7 +49,7 @@ pub struct Reading {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Work that is queued for the worker.
-    Queue(Subject),
+    Queue(WorkKind),
     /// The new availability of a session. A bare JID stands for the user's one session.
     Presence(Jid, Availability),
     /// A user has read a conversation.
@@ -93,15 +93,15 @@ impl Arrival<'_> {
     }
 }
 
-impl Event {
+impl WebhookEvent {
     /// Returns the domains of the users that the event is about, one for each user.
     pub fn domains(&self) -> Vec<&DomainRef> {
         match &self.effect {
-            Effect::Queue(Subject::Message { to, .. }) => to.iter().map(|user| user.domain()).collect(),
-            Effect::Queue(Subject::Unacknowledged { to, .. }) => to.iter().map(|session| session.domain()).collect(),
-            Effect::Queue(Subject::UserRemoved { jid }) => vec![jid.domain()],
-            Effect::Queue(Subject::DomainRemoved { domain }) => vec![domain],
-            Effect::Queue(Subject::Notification(notification)) => vec![notification.owner.domain()],
+            Effect::Queue(WorkKind::Message { to, .. }) => to.iter().map(|user| user.domain()).collect(),
+            Effect::Queue(WorkKind::Unacknowledged { to, .. }) => to.iter().map(|session| session.domain()).collect(),
+            Effect::Queue(WorkKind::UserRemoved { jid }) => vec![jid.domain()],
+            Effect::Queue(WorkKind::DomainRemoved { domain }) => vec![domain],
+            Effect::Queue(WorkKind::Notification(notification)) => vec![notification.owner.domain()],
             Effect::Presence(session, _) => vec![session.domain()],
             Effect::Read(reading) => vec![reading.user.domain()],
             Effect::None(domains) => domains.iter().map(|domain| &**domain).collect(),
@@ -155,9 +155,9 @@ pub fn message(
     from: Jid,
     to: Recipients,
     message: &Message,
-    recipient: Facts,
+    recipient: ReportedRecipient,
     sources: &Sources,
-) -> Result<Event, String> {
+) -> Result<WebhookEvent, String> {
     let id = id.or_else(|| stanza_id(&from, &to, message)).unwrap_or_else(new_id);
     let stanza = message.element().to_string();
     if stanza.len() > MAX_STANZA_BYTES {
@@ -174,12 +174,12 @@ pub fn message(
     let reading = reading(&from, &to, message, sources);
     let effect = match (message.kind(), to) {
         (MessageType::Normal | MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
-        (_, Recipients::Users(to)) => Effect::Queue(Subject::Message { from, to: distinct(to), stanza, recipient }),
+        (_, Recipients::Users(to)) => Effect::Queue(WorkKind::Message { from, to: distinct(to), stanza, recipient }),
         (_, Recipients::Sessions(to)) => {
-            Effect::Queue(Subject::Unacknowledged { from, to: distinct(to), stanza, recipient })
+            Effect::Queue(WorkKind::Unacknowledged { from, to: distinct(to), stanza, recipient })
         }
     };
-    Ok(Event { id, at, effect, reading })
+    Ok(WebhookEvent { id, at, effect, reading })
 }
 
 /// Returns a new id: a UUID of version 7.

@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use percent_encoding::percent_decode_str;
-use pushlark_queue::Facts;
+use pushlark_queue::ReportedRecipient;
 use pushlark_xmpp::{BareJid, DomainPart, Jid, Message, MessageType, NodePart, parse_jid};
 
-use crate::event::{Arrival, Event, Recipients, message};
+use crate::event::{Arrival, Recipients, WebhookEvent, message};
 
 /// Reads the fields `author`, `server`, `receiver` and `message`. Other fields are ignored.
-pub fn read(form: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
+pub fn read(form: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
     let fields = fields(form)?;
     let field = |name: &str| fields.get(name).map(AsRef::as_ref).ok_or_else(|| format!("{name} is missing"));
     let server = DomainPart::new(field("server")?).map_err(|error| format!("server: {error}"))?;
@@ -27,7 +27,7 @@ pub fn read(form: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
         author.into(),
         Recipients::Users(vec![receiver]),
         &stanza,
-        Facts::default(),
+        ReportedRecipient::default(),
         arrival.sources,
     )
 }

@@ -9,7 +9,7 @@ mod native;
 mod sns;
 mod stanza;
 
-pub use event::{Arrival, Effect, Event, Reading};
+pub use event::{Arrival, Effect, Reading, WebhookEvent};
 pub use native::read_event;
 
 use pushlark_http::{Media, Problem, Request, read_text};
@@ -56,7 +56,7 @@ impl Default for Sources {
 
 /// Reads all events of a request that arrived at `now`. Otherwise the problem lists each bad event (400), or each event
 /// about a user for whom the caller does not speak (403).
-pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result<Vec<Event>, Problem> {
+pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result<Vec<WebhookEvent>, Problem> {
     let id = request.header(WEBHOOK_ID).map(|id| check_id(id.to_owned())).transpose();
     let id = id.map_err(|error| Problem::bad_request(format!("{WEBHOOK_ID}: {error}")))?;
     let first = Arrival { now, at: None, id, sources };
@@ -98,7 +98,7 @@ struct Shape {
 }
 
 /// Reads a JSON document: a native event, a RabbitMQ delivery or an event of MongooseIM's `mod_event_pusher`.
-fn read_json(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
+fn read_json(json: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
     let native = match NativeEvent::parse(json.as_bytes()) {
         Ok(native) if native.has_type() => return native.read(arrival),
         native => native,
@@ -120,8 +120,8 @@ fn read_json(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
 fn each(
     body: &str,
     first: &Arrival<'_>,
-    read: impl Fn(&str, &Arrival<'_>) -> Result<Event, String>,
-) -> Result<Vec<Result<Event, String>>, Problem> {
+    read: impl Fn(&str, &Arrival<'_>) -> Result<WebhookEvent, String>,
+) -> Result<Vec<Result<WebhookEvent, String>>, Problem> {
     if !body.trim_ascii_start().starts_with('[') {
         return Ok(vec![read(body, first)]);
     }
@@ -140,9 +140,9 @@ fn check_number(events: usize) -> Result<(), Problem> {
 }
 
 fn all(
-    events: Vec<Result<Event, String>>,
+    events: Vec<Result<WebhookEvent, String>>,
     problem: impl FnOnce(Vec<(usize, String)>) -> Problem,
-) -> Result<Vec<Event>, Problem> {
+) -> Result<Vec<WebhookEvent>, Problem> {
     let mut good = Vec::with_capacity(events.len());
     let mut errors = Vec::new();
     for (index, event) in events.into_iter().enumerate() {

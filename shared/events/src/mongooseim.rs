@@ -1,13 +1,13 @@
 //! The JSON of MongooseIM's `mod_event_pusher_sns` and `mod_event_pusher_rabbit`: messages and presence.
 
 use pushlark_model::Availability;
-use pushlark_queue::Facts;
+use pushlark_queue::ReportedRecipient;
 use pushlark_settings::HostPatterns;
 use pushlark_xmpp::{BareJid, Message, MessageType};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::event::{Arrival, Effect, Event, Recipients, message, new_id};
+use crate::event::{Arrival, Effect, Recipients, WebhookEvent, message, new_id};
 use crate::jid_fields::{bare, check_user, jid};
 
 /// The direction of a message. The JSON has the same fields for all directions.
@@ -43,7 +43,7 @@ struct RabbitMqDelivery {
 }
 
 /// Reads `{"user_id", "present"}`, or `{"from_user_id", "to_user_id", "message"}` with its direction.
-pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Result<Event, String> {
+pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
     let fields: MongooseImEvent = pushlark_json::read_json(json.as_bytes())?;
     let (id, at) = (arrival.id.clone(), arrival.happened(None));
     if fields.user_id.is_some() {
@@ -54,7 +54,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
             false => Availability::Offline,
         };
         let effect = Effect::Presence(session, availability);
-        return Ok(Event { id: id.unwrap_or_else(new_id), at, effect, reading: None });
+        return Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, reading: None });
     }
     let from = jid("from_user_id", fields.from_user_id.as_deref())?;
     let to = bare("to_user_id", fields.to_user_id.as_deref())?;
@@ -66,15 +66,16 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
     };
     let stanza = Message::with_body(kind, &text);
     let domain = to.domain().to_owned();
-    let event = message(id, at, from, Recipients::Users(vec![to]), &stanza, Facts::default(), arrival.sources)?;
+    let event =
+        message(id, at, from, Recipients::Users(vec![to]), &stanza, ReportedRecipient::default(), arrival.sources)?;
     Ok(match direction {
-        Direction::Sent | Direction::ToRoom => Event { effect: Effect::None(vec![domain]), ..event },
+        Direction::Sent | Direction::ToRoom => WebhookEvent { effect: Effect::None(vec![domain]), ..event },
         _ => event,
     })
 }
 
 /// Reads a delivery. The last part of its routing key gives the direction, if it is a default topic of MongooseIM.
-pub fn read_delivery(json: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
+pub fn read_delivery(json: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
     let delivery: RabbitMqDelivery = pushlark_json::read_json(json.as_bytes())?;
     let direction = match delivery.routing_key.rsplit('.').next() {
         Some("chat_msg_recv") => Direction::Private,

@@ -3,14 +3,14 @@
 use std::fmt;
 
 use pushlark_model::Availability;
-use pushlark_queue::{Facts, Subject};
+use pushlark_queue::{ReportedRecipient, WorkKind};
 use pushlark_xmpp::{Element, Message, MessageType, parse_jid};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use time::OffsetDateTime;
 
-use crate::event::{Arrival, Effect, Event, Reading, Recipients, message, new_id};
+use crate::event::{Arrival, Effect, Reading, Recipients, WebhookEvent, message, new_id};
 use crate::jid_fields::{bare, check_user, full, jid, user};
 
 /// The fields of all types of native events. One struct holds them, so that an error can name the field.
@@ -27,7 +27,7 @@ pub struct NativeEvent {
     chat: Option<String>,
     body: Option<String>,
     #[serde(default, deserialize_with = "facts")]
-    recipient: Option<Facts>,
+    recipient: Option<ReportedRecipient>,
     jid: Option<String>,
     status: Option<String>,
     domain: Option<String>,
@@ -35,7 +35,7 @@ pub struct NativeEvent {
 }
 
 /// Reads a native event.
-pub fn read_event(json: &[u8], arrival: &Arrival<'_>) -> Result<Event, String> {
+pub fn read_event(json: &[u8], arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
     NativeEvent::parse(json)?.read(arrival)
 }
 
@@ -51,7 +51,7 @@ impl NativeEvent {
     }
 
     /// Reads the event, by its type.
-    pub fn read(self, arrival: &Arrival<'_>) -> Result<Event, String> {
+    pub fn read(self, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
         let kind = self.r#type.as_deref().ok_or("type is missing")?;
         let at = arrival.happened(self.at);
         let id = arrival.named(self.id.clone())?;
@@ -78,14 +78,14 @@ impl NativeEvent {
                 let user = user("jid", self.jid.as_deref())?;
                 Effect::Read(Reading { user, conversation: bare("conversation", self.conversation.as_deref())? })
             }
-            "user_removed" => Effect::Queue(Subject::UserRemoved { jid: user("jid", self.jid.as_deref())? }),
+            "user_removed" => Effect::Queue(WorkKind::UserRemoved { jid: user("jid", self.jid.as_deref())? }),
             "domain_removed" => {
                 let domain = self.domain.as_deref().ok_or("domain is missing")?;
                 let jid = parse_jid(domain).map_err(|error| format!("domain: {domain:?} is {error}"))?;
                 if jid.node().is_some() || jid.is_full() {
                     return Err(format!("domain: {domain:?} must be a domain, without a localpart or a resource"));
                 }
-                Effect::Queue(Subject::DomainRemoved { domain: jid.domain().to_owned() })
+                Effect::Queue(WorkKind::DomainRemoved { domain: jid.domain().to_owned() })
             }
             other => {
                 return Err(format!(
@@ -94,7 +94,7 @@ impl NativeEvent {
                 ));
             }
         };
-        Ok(Event { id: id.unwrap_or_else(new_id), at, effect, reading: None })
+        Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, reading: None })
     }
 
     fn message(&self) -> Result<Message, String> {
@@ -156,11 +156,11 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<
 }
 
 /// Accepts only an object. Serde alone also accepts an array with the fields in their order.
-fn facts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Facts>, D::Error> {
+fn facts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ReportedRecipient>, D::Error> {
     struct Object;
 
     impl<'de> Visitor<'de> for Object {
-        type Value = Option<Facts>;
+        type Value = Option<ReportedRecipient>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an object")
@@ -171,7 +171,7 @@ fn facts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Facts>, D:
         }
 
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-            Facts::deserialize(MapAccessDeserializer::new(map)).map(Some)
+            ReportedRecipient::deserialize(MapAccessDeserializer::new(map)).map(Some)
         }
     }
 

@@ -1,15 +1,15 @@
 //! Messages that MongooseIM's `mod_event_pusher_sns` publishes through SNS.
 
-use pushlark_sns::{Notification, SnsMessage, TopicKind};
+use pushlark_sns::{SnsMessage, SnsNotification, TopicKind};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::event::{Arrival, Event, check_id};
+use crate::event::{Arrival, WebhookEvent, check_id};
 use crate::mongooseim::{Direction, read as read_mongooseim};
 
 /// Reads a notification of a topic. Its `MessageId` is the same in each delivery, and becomes the id of the message.
-pub fn read(message: &SnsMessage, arrival: &Arrival<'_>) -> Result<Event, String> {
-    let SnsMessage::Notification(Notification { kind, message_id, message, timestamp, .. }) = message else {
+pub fn read(message: &SnsMessage, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
+    let SnsMessage::Notification(SnsNotification { kind, message_id, message, timestamp, .. }) = message else {
         return Err("a message of SNS about a subscription is not an event".into());
     };
     let direction = match kind {

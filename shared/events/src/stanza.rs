@@ -1,27 +1,27 @@
 //! A stanza that is the whole body of a webhook.
 
 use pushlark_model::Availability;
-use pushlark_queue::Facts;
+use pushlark_queue::ReportedRecipient;
 use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType, parse_jid};
 
-use crate::event::{Arrival, Effect, Event, Recipients, message, new_id};
+use crate::event::{Arrival, Effect, Recipients, WebhookEvent, message, new_id};
 
 /// Reads a `<message/>` or a `<presence/>`.
-pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<Event, String> {
+pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
     let element = Element::parse(xml).map_err(|error| error.to_string())?;
     let (id, at) = (arrival.id.clone(), arrival.happened(None));
     match element.name() {
         "iq" => Err("expected a <message/> or a <presence/>; an <iq/> is for enable, disable or the push node".into()),
         "presence" => {
             let presence = Presence::from_element(element).map_err(|error| error.to_string())?;
-            Ok(Event { id: id.unwrap_or_else(new_id), at, effect: presence_effect(&presence)?, reading: None })
+            Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect: presence_effect(&presence)?, reading: None })
         }
         _ => {
             let stanza = Message::from_element(element).map_err(|error| error.to_string())?;
             let from = address(stanza.element(), "from")?.ok_or("the message has no from")?;
             let to = address(stanza.element(), "to")?.ok_or("the message has no to")?;
             let to = Recipients::Users(vec![to.into_bare()]);
-            message(id, at, from, to, &stanza, Facts::default(), arrival.sources)
+            message(id, at, from, to, &stanza, ReportedRecipient::default(), arrival.sources)
         }
     }
 }

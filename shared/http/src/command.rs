@@ -5,7 +5,7 @@ use std::time::Duration;
 use pushlark_json::read_json;
 use pushlark_store::AdmissionError;
 use pushlark_telemetry::Causes;
-use pushlark_xmpp::{Condition, Element, PushRequestError, Iq, IqType};
+use pushlark_xmpp::{Condition, Element, Iq, IqType, PushRequestError};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use crate::{Media, Problem, Request, Response, read_text};
 
 /// The reason why a valid command was not executed.
 #[derive(Debug, thiserror::Error)]
-pub enum Rejection {
+pub enum CommandError {
     /// A value in the request is invalid. The caller must change the request.
     #[error("{0}")]
     BadRequest(String),
@@ -31,7 +31,7 @@ pub enum Rejection {
     Unavailable,
 }
 
-impl Rejection {
+impl CommandError {
     /// Returns the stanza error condition of the error (RFC 6120, section 8.3.3).
     pub fn condition(&self) -> Condition {
         match self {
@@ -43,7 +43,7 @@ impl Rejection {
     }
 }
 
-impl From<AdmissionError> for Rejection {
+impl From<AdmissionError> for CommandError {
     fn from(error: AdmissionError) -> Self {
         match error {
             AdmissionError::Exceeded { account, retry_after } => Self::TooMany(account, retry_after),
@@ -56,15 +56,15 @@ impl From<AdmissionError> for Rejection {
     }
 }
 
-impl From<Rejection> for Problem {
-    fn from(rejection: Rejection) -> Self {
+impl From<CommandError> for Problem {
+    fn from(rejection: CommandError) -> Self {
         let detail = rejection.to_string();
         match rejection {
-            Rejection::BadRequest(_) => Self::bad_request(detail),
-            Rejection::Forbidden(_) => Self::forbidden(detail),
-            Rejection::Full(_) => Self::conflict(detail),
-            Rejection::TooMany(_, wait) => Self::too_many_requests(detail, wait),
-            Rejection::Unavailable => Self::unavailable(),
+            CommandError::BadRequest(_) => Self::bad_request(detail),
+            CommandError::Forbidden(_) => Self::forbidden(detail),
+            CommandError::Full(_) => Self::conflict(detail),
+            CommandError::TooMany(_, wait) => Self::too_many_requests(detail, wait),
+            CommandError::Unavailable => Self::unavailable(),
         }
     }
 }
@@ -73,7 +73,7 @@ impl From<Rejection> for Problem {
 /// the response to an IQ is an empty IQ result, or an IQ error.
 pub async fn command<C>(
     request: Request,
-    act: impl AsyncFnOnce(C) -> Result<Value, Rejection>,
+    act: impl AsyncFnOnce(C) -> Result<Value, CommandError>,
 ) -> Result<Response, Problem>
 where
     C: DeserializeOwned + for<'iq> TryFrom<&'iq Iq, Error = PushRequestError>,
@@ -97,7 +97,7 @@ where
                         Ok(_) => iq.result(),
                         Err(rejection) => {
                             let detail = rejection.to_string();
-                            if let Rejection::Forbidden(_) = rejection {
+                            if let CommandError::Forbidden(_) = rejection {
                                 request.caller.log_refusal(&detail);
                             }
                             iq.error(rejection.condition(), &detail)

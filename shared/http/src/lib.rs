@@ -7,7 +7,7 @@
 mod command;
 mod problem;
 
-pub use command::{Rejection, command};
+pub use command::{CommandError, command};
 pub use problem::Problem;
 
 use std::collections::HashMap;

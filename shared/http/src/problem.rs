@@ -10,7 +10,7 @@ use pushlark_store::AdmissionError;
 use pushlark_telemetry::Causes;
 use serde::Serialize;
 
-use crate::{MAX_BODY_BYTES, Media, Rejection, http_response};
+use crate::{CommandError, MAX_BODY_BYTES, Media, http_response};
 
 /// An error response of type `application/problem+json`.
 #[derive(Debug, Serialize)]
@@ -169,7 +169,7 @@ impl From<AdmissionError> for Problem {
     fn from(error: AdmissionError) -> Self {
         match error {
             AdmissionError::TooManyAccounts(_) => Self::new(413, "Content Too Large", error.to_string()),
-            error => Rejection::from(error).into(),
+            error => CommandError::from(error).into(),
         }
     }
 }

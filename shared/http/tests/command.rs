@@ -7,7 +7,7 @@ use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pushlark_access::Access;
-use pushlark_http::{Answer, Invocation, MAX_BODY_BYTES, Methods, Rejection, answer, command};
+use pushlark_http::{Answer, CommandError, Invocation, MAX_BODY_BYTES, Methods, answer, command};
 use pushlark_xmpp::{Element, Enable};
 use serde_json::{Value, json};
 
@@ -29,7 +29,11 @@ fn post(content_type: &str, body: &str) -> Value {
 }
 
 /// Returns the answer to `payload` if each enable command returns `outcome`, and the nodes of these commands.
-async fn answered(access: &Access, payload: Value, outcome: fn() -> Result<Value, Rejection>) -> (Answer, Vec<String>) {
+async fn answered(
+    access: &Access,
+    payload: Value,
+    outcome: fn() -> Result<Value, CommandError>,
+) -> (Answer, Vec<String>) {
     let nodes = Mutex::new(Vec::new());
     let invocation: Invocation = serde_json::from_str(&payload.to_string()).unwrap();
     let answer = answer(access, Methods::Post, invocation, async |request| {
@@ -184,8 +188,8 @@ async fn json_that_is_not_a_command_is_a_problem_that_names_the_field() {
 async fn a_rejected_command_is_answered_in_its_own_media_type() {
     let json = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "n"}).to_string();
     let xml = iq("set", ENABLE);
-    let bad: fn() -> Result<Value, Rejection> = || Err(Rejection::BadRequest("priority is wrong".into()));
-    let unavailable: fn() -> Result<Value, Rejection> = || Err(Rejection::Unavailable);
+    let bad: fn() -> Result<Value, CommandError> = || Err(CommandError::BadRequest("priority is wrong".into()));
+    let unavailable: fn() -> Result<Value, CommandError> = || Err(CommandError::Unavailable);
     for (outcome, status, expected) in
         [(bad, 400, ("bad-request", "modify")), (unavailable, 503, ("resource-constraint", "wait"))]
     {

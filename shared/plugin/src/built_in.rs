@@ -78,7 +78,7 @@ fn call(event: &Event) -> Option<Payload> {
     let (step, session) =
         event.message.jingle_message().filter(|_| is_bodiless && event.message.has_hint(Hint::Store))?;
     let mut payload = Payload::default();
-    if event.disclosure.sender {
+    if event.content_policy.sender {
         payload = payload.with(Payload::MESSAGE_SENDER, event.from.to_bare().to_string());
     }
     Some(payload.with(Payload::JINGLE_MESSAGE, step.to_owned()).with(Payload::JINGLE_SESSION_ID, session.to_owned()))

@@ -6,10 +6,10 @@
 //! of [`Defaults`].
 
 mod built_in;
-mod disclosure;
+mod content_policy;
 
 pub use built_in::{Defaults, Enhanced, Hints};
-pub use disclosure::Disclosure;
+pub use content_policy::ContentPolicy;
 pub use pushlark_model::{Mode, Payload, Priority, PublishOptions, Registration};
 pub use pushlark_xmpp as xmpp;
 
@@ -37,7 +37,7 @@ pub struct Event {
     /// The number of messages in this conversation that the recipient has not read, including this one.
     pub unread_count: u32,
     /// The operator's limits for the content of notifications.
-    pub disclosure: Arc<Disclosure>,
+    pub content_policy: Arc<ContentPolicy>,
 }
 
 /// The kind of an event, with the recipient.
@@ -175,7 +175,7 @@ pub struct Plugins(BTreeMap<&'static str, Arc<dyn Plugin>>);
 /// A name that none of the worker's plugins has. The operator must correct the setting.
 #[derive(Debug, thiserror::Error)]
 #[error("{name:?} is not a plugin of this worker, which has: {known}")]
-pub struct UnknownPlugin {
+pub struct UnknownPluginError {
     name: String,
     known: String,
 }
@@ -193,8 +193,8 @@ impl Plugins {
     }
 
     /// Returns the plugin called `name`.
-    pub fn get(&self, name: &str) -> Result<Arc<dyn Plugin>, UnknownPlugin> {
-        self.0.get(name).cloned().ok_or_else(|| UnknownPlugin {
+    pub fn get(&self, name: &str) -> Result<Arc<dyn Plugin>, UnknownPluginError> {
+        self.0.get(name).cloned().ok_or_else(|| UnknownPluginError {
             name: name.into(),
             known: self.0.keys().copied().collect::<Vec<_>>().join(", "),
         })

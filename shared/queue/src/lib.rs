@@ -3,7 +3,8 @@
 mod record;
 
 pub use record::{
-    Facts, InvalidRecord, MAX_RECIPIENTS, NodeNotification, Record, RegistrationKey, Retry, Subject, VERSION, Work,
+    MAX_RECIPIENTS, NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, VERSION, Work,
+    WorkKind,
 };
 
 use std::iter;
@@ -173,8 +174,8 @@ mod tests {
     fn a_batch_has_at_most_ten_records_and_a_quarter_of_a_megabyte() {
         let user = BareJid::new("bob@example.com").unwrap();
         let record = |bytes: usize| {
-            let subject = Subject::UserRemoved { jid: user.clone() };
-            Record::pack([Work::new("i".repeat(bytes), OffsetDateTime::UNIX_EPOCH, subject)]).remove(0)
+            let kind = WorkKind::UserRemoved { jid: user.clone() };
+            Record::pack([Work::new("i".repeat(bytes), OffsetDateTime::UNIX_EPOCH, kind)]).remove(0)
         };
         let sizes = |records: &[Record]| {
             let records: Vec<_> = records.iter().map(|record| (record, Duration::ZERO)).collect();

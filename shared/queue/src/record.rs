@@ -35,7 +35,7 @@ fn first_version() -> u32 {
 
 /// A text that is not a record of version [`VERSION`] or earlier.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidRecord {
+pub enum RecordError {
     /// The record has this later version. The caller must leave it in the queue for a newer worker.
     #[error("the record is of version {0}, this worker reads up to {VERSION}")]
     Newer(u32),
@@ -54,7 +54,8 @@ pub struct Work {
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     /// The kind of the event, with its data.
-    pub subject: Subject,
+    #[serde(rename = "subject")]
+    pub kind: WorkKind,
     /// The earlier attempts, if the worker returned the event to the queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
@@ -120,7 +121,7 @@ fn is_zero(number: &u32) -> bool {
 /// The kind of an event, with its data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Subject {
+pub enum WorkKind {
     /// A message to these users.
     Message {
         /// The sender of the message.
@@ -131,7 +132,7 @@ pub enum Subject {
         stanza: String,
         /// The state of the recipients in the webhook.
         #[serde(default)]
-        recipient: Facts,
+        recipient: ReportedRecipient,
     },
     /// A message that these sessions did not acknowledge (XEP-0198).
     Unacknowledged {
@@ -143,7 +144,7 @@ pub enum Subject {
         stanza: String,
         /// The state of the recipients in the webhook.
         #[serde(default)]
-        recipient: Facts,
+        recipient: ReportedRecipient,
     },
     /// A notification that a server published to a push node.
     Notification(Box<NodeNotification>),
@@ -178,7 +179,7 @@ pub struct NodeNotification {
 
 /// The state of a message's recipient in a webhook. The worker looks up missing fields, or uses their defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Facts {
+pub struct ReportedRecipient {
     /// Whether the user exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exists: Option<bool>,
@@ -192,7 +193,7 @@ pub struct Facts {
 
 impl Record {
     /// Reads a record of version [`VERSION`] or earlier.
-    pub fn read(body: &str) -> Result<Self, InvalidRecord> {
+    pub fn read(body: &str) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -200,10 +201,10 @@ impl Record {
 
         match serde_json::from_str::<Self>(body) {
             Ok(record) if record.version <= VERSION => Ok(record),
-            Ok(record) => Err(InvalidRecord::Newer(record.version)),
+            Ok(record) => Err(RecordError::Newer(record.version)),
             Err(error) => Err(match serde_json::from_str(body) {
-                Ok(Versioned { version }) if version > VERSION => InvalidRecord::Newer(version),
-                _ => InvalidRecord::Json(error),
+                Ok(Versioned { version }) if version > VERSION => RecordError::Newer(version),
+                _ => RecordError::Json(error),
             }),
         }
     }
@@ -231,20 +232,20 @@ impl Record {
 
 impl Work {
     /// Creates an event without attempts.
-    pub fn new(id: String, at: OffsetDateTime, subject: Subject) -> Self {
-        Self { id, at, subject, retry: None }
+    pub fn new(id: String, at: OffsetDateTime, kind: WorkKind) -> Self {
+        Self { id, at, kind, retry: None }
     }
 
     /// Returns the event for the recipient at `index` only, with the state of its retry.
     pub fn again(&self, index: usize, retry: Retry) -> Self {
-        let subject = match &self.subject {
-            Subject::Message { from, to, stanza, recipient } => Subject::Message {
+        let kind = match &self.kind {
+            WorkKind::Message { from, to, stanza, recipient } => WorkKind::Message {
                 from: from.clone(),
                 to: to.get(index).cloned().into_iter().collect(),
                 stanza: stanza.clone(),
                 recipient: *recipient,
             },
-            Subject::Unacknowledged { from, to, stanza, recipient } => Subject::Unacknowledged {
+            WorkKind::Unacknowledged { from, to, stanza, recipient } => WorkKind::Unacknowledged {
                 from: from.clone(),
                 to: to.get(index).cloned().into_iter().collect(),
                 stanza: stanza.clone(),
@@ -252,18 +253,18 @@ impl Work {
             },
             other => other.clone(),
         };
-        Self { id: self.id.clone(), at: self.at, subject, retry: Some(retry) }
+        Self { id: self.id.clone(), at: self.at, kind, retry: Some(retry) }
     }
 
     /// Returns the number of recipients and the size of the content in bytes.
     fn size(&self) -> (usize, usize) {
-        match &self.subject {
-            Subject::Message { to, stanza, .. } => (to.len(), stanza.len()),
-            Subject::Unacknowledged { to, stanza, .. } => (to.len(), stanza.len()),
-            Subject::Notification(notification) => {
+        match &self.kind {
+            WorkKind::Message { to, stanza, .. } => (to.len(), stanza.len()),
+            WorkKind::Unacknowledged { to, stanza, .. } => (to.len(), stanza.len()),
+            WorkKind::Notification(notification) => {
                 (1, notification.summary.iter().map(|(name, value)| name.len() + value.len()).sum())
             }
-            Subject::UserRemoved { .. } | Subject::DomainRemoved { .. } => (1, 0),
+            WorkKind::UserRemoved { .. } | WorkKind::DomainRemoved { .. } => (1, 0),
         }
     }
 
@@ -272,18 +273,18 @@ impl Work {
         if recipients <= MAX_RECIPIENTS {
             return vec![self];
         }
-        let Self { id, at, subject, retry } = self;
-        let with = |subject| Self { id: id.clone(), at, subject, retry: retry.clone() };
-        match subject {
-            Subject::Message { from, to, stanza, recipient } => to
+        let Self { id, at, kind, retry } = self;
+        let with = |kind| Self { id: id.clone(), at, kind, retry: retry.clone() };
+        match kind {
+            WorkKind::Message { from, to, stanza, recipient } => to
                 .chunks(MAX_RECIPIENTS)
-                .map(|to| Subject::Message { from: from.clone(), to: to.to_vec(), stanza: stanza.clone(), recipient })
+                .map(|to| WorkKind::Message { from: from.clone(), to: to.to_vec(), stanza: stanza.clone(), recipient })
                 .map(with)
                 .collect(),
-            Subject::Unacknowledged { from, to, stanza, recipient } => to
+            WorkKind::Unacknowledged { from, to, stanza, recipient } => to
                 .chunks(MAX_RECIPIENTS)
                 .map(|to| (from.clone(), to.to_vec(), stanza.clone()))
-                .map(|(from, to, stanza)| with(Subject::Unacknowledged { from, to, stanza, recipient }))
+                .map(|(from, to, stanza)| with(WorkKind::Unacknowledged { from, to, stanza, recipient }))
                 .collect(),
             other => vec![with(other)],
         }
@@ -299,8 +300,8 @@ mod tests {
         let to = (0..recipients).map(|i| BareJid::new(&format!("u{i}@example.com")).unwrap()).collect();
         let from = Jid::new("room@muc.example.com/alice").unwrap();
         let stanza = "x".repeat(bytes);
-        let subject = Subject::Message { from, to, stanza, recipient: Facts::default() };
-        Work::new("m".into(), OffsetDateTime::UNIX_EPOCH, subject)
+        let kind = WorkKind::Message { from, to, stanza, recipient: ReportedRecipient::default() };
+        Work::new("m".into(), OffsetDateTime::UNIX_EPOCH, kind)
     }
 
     #[test]
@@ -311,7 +312,7 @@ mod tests {
         for record in &records {
             assert!(record.work.iter().map(|work| work.size().0).sum::<usize>() <= MAX_RECIPIENTS);
             for work in &record.work {
-                let Subject::Message { to, .. } = &work.subject else { unreachable!() };
+                let WorkKind::Message { to, .. } = &work.kind else { unreachable!() };
                 all.extend(to.iter().map(ToString::to_string));
             }
         }
@@ -339,12 +340,12 @@ mod tests {
     #[test]
     fn records_are_written_in_the_format_of_their_version() {
         let record = Record::read(VERSION_2).unwrap();
-        let of = |kind: &dyn Fn(&Subject) -> bool| record.work.iter().any(|work| kind(&work.subject));
-        assert!(of(&|subject| matches!(subject, Subject::Message { .. })));
-        assert!(of(&|subject| matches!(subject, Subject::Unacknowledged { .. })));
-        assert!(of(&|subject| matches!(subject, Subject::Notification(_))));
-        assert!(of(&|subject| matches!(subject, Subject::UserRemoved { .. })));
-        assert!(of(&|subject| matches!(subject, Subject::DomainRemoved { .. })));
+        let of = |is: &dyn Fn(&WorkKind) -> bool| record.work.iter().any(|work| is(&work.kind));
+        assert!(of(&|kind| matches!(kind, WorkKind::Message { .. })));
+        assert!(of(&|kind| matches!(kind, WorkKind::Unacknowledged { .. })));
+        assert!(of(&|kind| matches!(kind, WorkKind::Notification(_))));
+        assert!(of(&|kind| matches!(kind, WorkKind::UserRemoved { .. })));
+        assert!(of(&|kind| matches!(kind, WorkKind::DomainRemoved { .. })));
         let sample: serde_json::Value = serde_json::from_str(VERSION_2).unwrap();
         assert_eq!(serde_json::to_value(&record).unwrap(), sample);
         assert_eq!(sample["version"], VERSION, "the sample must have the current version");
@@ -353,10 +354,10 @@ mod tests {
     #[test]
     fn a_record_of_a_later_version_is_distinguished_from_an_invalid_one() {
         for newer in [r#"{"version": 3, "work": []}"#, r#"{"version": 3, "events": "another shape"}"#] {
-            assert!(matches!(Record::read(newer), Err(InvalidRecord::Newer(3))), "{newer}");
+            assert!(matches!(Record::read(newer), Err(RecordError::Newer(3))), "{newer}");
         }
         for other in ["", "{}", "[]", r#"{"version": 2}"#, r#"{"version": "3"}"#, r#"{"version": -1, "work": []}"#] {
-            assert!(matches!(Record::read(other), Err(InvalidRecord::Json(_))), "{other}");
+            assert!(matches!(Record::read(other), Err(RecordError::Json(_))), "{other}");
         }
         assert_eq!(Record::read(r#"{"uid": "u", "work": []}"#).unwrap().uid.as_deref(), Some("u"), "version 1");
     }
@@ -365,7 +366,7 @@ mod tests {
     fn a_retry_concerns_one_recipient() {
         let retry = Retry { generation: 1, ..Retry::first("message.0".into()) };
         let work = message(3, 10).again(1, retry.clone());
-        let Subject::Message { to, .. } = &work.subject else { unreachable!() };
+        let WorkKind::Message { to, .. } = &work.kind else { unreachable!() };
         assert_eq!((to.as_slice(), &work.retry), (&[BareJid::new("u1@example.com").unwrap()][..], &Some(retry)));
     }
 }

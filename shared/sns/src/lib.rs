@@ -54,17 +54,17 @@ struct Inner {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnsMessage {
     /// A message that was published to the topic.
-    Notification(Notification),
+    Notification(SnsNotification),
     /// A subscription of the function's URL, which [`Topics::confirm`] must confirm.
-    SubscriptionConfirmation(Subscription),
+    SubscriptionConfirmation(SnsSubscription),
     /// The end of a subscription.
-    UnsubscribeConfirmation(Subscription),
+    UnsubscribeConfirmation(SnsSubscription),
 }
 
 /// A message that was published to a topic. Only [`Topics`] creates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Notification {
+pub struct SnsNotification {
     /// The kind of the topic.
     pub kind: TopicKind,
     /// `MessageId`, a UUID that is the same in each delivery of the message.
@@ -78,7 +78,7 @@ pub struct Notification {
 /// A subscription to a topic. Only [`Topics`] creates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Subscription {
+pub struct SnsSubscription {
     /// `TopicArn`, one of the configured ARNs.
     pub topic_arn: String,
     subscribe_url: Option<String>,
@@ -88,15 +88,15 @@ pub struct Subscription {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Envelope {
-    r#type: Type,
-    message_id: Line,
-    topic_arn: Line,
+    r#type: EnvelopeType,
+    message_id: SingleLine,
+    topic_arn: SingleLine,
     message: String,
-    timestamp: Line,
+    timestamp: SingleLine,
     subject: Option<String>,
-    token: Option<Line>,
+    token: Option<SingleLine>,
     #[serde(rename = "SubscribeURL")]
-    subscribe_url: Option<Line>,
+    subscribe_url: Option<SingleLine>,
     signature_version: Option<String>,
     signature: Option<String>,
     #[serde(rename = "SigningCertURL")]
@@ -104,7 +104,7 @@ struct Envelope {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-enum Type {
+enum EnvelopeType {
     Notification,
     SubscriptionConfirmation,
     UnsubscribeConfirmation,
@@ -114,18 +114,18 @@ enum Type {
 /// line break could forge other fields.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
-struct Line(String);
+struct SingleLine(String);
 
 /// The event of a Lambda function that is subscribed to a topic ("Using AWS Lambda with Amazon SNS").
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Deliveries {
-    records: Vec<Delivery>,
+struct LambdaEvent {
+    records: Vec<LambdaRecord>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Delivery {
+struct LambdaRecord {
     event_source: String,
     sns: Option<Box<RawValue>>,
 }
@@ -184,9 +184,9 @@ impl Topics {
     /// Reads the notifications in the event of a Lambda function that is subscribed to a topic. Returns `None` if the
     /// payload is not an event from SNS.
     pub fn delivered(&self, payload: &RawValue) -> Option<Result<Vec<SnsMessage>, SnsError>> {
-        let Deliveries { records } = serde_json::from_str(payload.get()).ok()?;
+        let LambdaEvent { records } = serde_json::from_str(payload.get()).ok()?;
         let is_of_sns = records.iter().any(|record| record.event_source == "aws:sns");
-        let read = |record: Delivery| {
+        let read = |record: LambdaRecord| {
             let sns = record.sns.ok_or_else(|| SnsError::NotMessage("a record has no Sns".into()))?;
             let envelope = serde_json::from_str(sns.get());
             match self.accept(envelope.map_err(|error| SnsError::NotMessage(error.to_string()))?)? {
@@ -198,8 +198,8 @@ impl Topics {
     }
 
     /// Confirms a subscription by a GET request to its `SubscribeURL`.
-    pub async fn confirm(&self, subscription: &Subscription) -> Result<(), SnsError> {
-        let Subscription { topic_arn, subscribe_url } = subscription;
+    pub async fn confirm(&self, subscription: &SnsSubscription) -> Result<(), SnsError> {
+        let SnsSubscription { topic_arn, subscribe_url } = subscription;
         let host = host(topic_arn).unwrap_or_default();
         let url = subscribe_url.as_deref().and_then(|url| of_sns(url, &host));
         let url = url.ok_or(SnsError::SubscribeUrl(host))?;
@@ -233,16 +233,16 @@ impl Topics {
         let Envelope { r#type, message_id, topic_arn, message, timestamp, subscribe_url, .. } = envelope;
         let kind = self.kind(&topic_arn.0).ok_or(UNKNOWN_TOPIC)?;
         let subscription =
-            || Subscription { topic_arn: topic_arn.0, subscribe_url: subscribe_url.map(|Line(url)| url) };
+            || SnsSubscription { topic_arn: topic_arn.0, subscribe_url: subscribe_url.map(|SingleLine(url)| url) };
         Ok(match r#type {
-            Type::Notification => SnsMessage::Notification(Notification {
+            EnvelopeType::Notification => SnsMessage::Notification(SnsNotification {
                 kind,
                 message_id: message_id.0,
                 message,
                 timestamp: timestamp.0,
             }),
-            Type::SubscriptionConfirmation => SnsMessage::SubscriptionConfirmation(subscription()),
-            Type::UnsubscribeConfirmation => SnsMessage::UnsubscribeConfirmation(subscription()),
+            EnvelopeType::SubscriptionConfirmation => SnsMessage::SubscriptionConfirmation(subscription()),
+            EnvelopeType::UnsubscribeConfirmation => SnsMessage::UnsubscribeConfirmation(subscription()),
         })
     }
 
@@ -289,8 +289,8 @@ const UNKNOWN_TOPIC: SnsError = SnsError::Refused("the topic is not one of the c
 impl Envelope {
     /// Returns the text that SNS signs: a line with the name and a line with the value of each of these fields.
     fn signed(&self) -> String {
-        let is_notification = self.r#type == Type::Notification;
-        let line = |name, line: &Option<Line>| line.as_ref().map(|Line(value)| (name, value.clone()));
+        let is_notification = self.r#type == EnvelopeType::Notification;
+        let line = |name, line: &Option<SingleLine>| line.as_ref().map(|SingleLine(value)| (name, value.clone()));
         let fields = [
             Some(("Message", self.message.clone())),
             Some(("MessageId", self.message_id.0.clone())),
@@ -305,7 +305,7 @@ impl Envelope {
     }
 }
 
-impl Type {
+impl EnvelopeType {
     fn as_str(self) -> &'static str {
         match self {
             Self::Notification => "Notification",
@@ -315,7 +315,7 @@ impl Type {
     }
 }
 
-impl TryFrom<String> for Line {
+impl TryFrom<String> for SingleLine {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {

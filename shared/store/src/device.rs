@@ -15,7 +15,7 @@ const DEVICE_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// The state of a device, from the answers of push services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
+pub enum DeviceStatus {
     /// No answer reports a problem.
     Fine,
     /// The device may be gone, or its push service is unreachable.
@@ -26,14 +26,14 @@ pub enum Device {
 
 impl Store {
     /// Reads the state of a node's device.
-    pub async fn device(&self, registration: &Registration) -> Result<Device, StoreError> {
+    pub async fn device(&self, registration: &Registration) -> Result<DeviceStatus, StoreError> {
         let item =
             self.get("look up a device", keys::node(&address(registration)), &keys::device(registration)).await?;
         let has = |name: &str| item.contains_key(name);
         Ok(match (has(GONE_AT), has(SUSPICIONS) || has(UNREACHABLE_SINCE)) {
-            (true, _) => Device::Gone,
-            (false, true) => Device::Suspected,
-            (false, false) => Device::Fine,
+            (true, _) => DeviceStatus::Gone,
+            (false, true) => DeviceStatus::Suspected,
+            (false, false) => DeviceStatus::Fine,
         })
     }
 

@@ -33,7 +33,7 @@ mod unread;
 
 pub use answers::Answers;
 pub use claim::{Claimant, Claimed};
-pub use device::Device;
+pub use device::DeviceStatus;
 pub use limits::Limits;
 pub use node::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced};
 pub use rate::AdmissionError;

@@ -2,7 +2,6 @@
 
 use pushlark_settings::{Environment, SettingError, catalogue};
 
-
 /// The limits per user, from the settings.
 #[derive(Debug, Clone)]
 pub struct Limits {

@@ -10,7 +10,7 @@ use crate::attributes::{
     ACCESS_MODEL, ADDED, ADDED_AT, AFFILIATIONS, CREATED_AT, DOMAIN_SHARD, FORM, OWNER_JID, PK, PUBLISH_MODEL, SK,
 };
 use crate::item::{self, Item, number, text};
-use crate::transaction::{Latest, Outcome, Part, Retries, is_unmet};
+use crate::transaction::{Latest, Part, Retries, TransactionOutcome, is_unmet};
 use crate::{Store, StoreError, keys, unless_stale};
 
 const STORE_NODE: &str = "store a node";
@@ -135,7 +135,7 @@ impl Store {
                 let is_known = |key: &str| references.contains(key);
                 parts.extend(self.advance(&node.owner, keys::LATEST_NODE, latest.as_ref(), is_known, &next));
             }
-            let Outcome::Conflict(reasons) = self.transact(STORE_NODE, parts).await? else {
+            let TransactionOutcome::Conflict(reasons) = self.transact(STORE_NODE, parts).await? else {
                 return Ok(NodePlaced::Stored);
             };
             if let Some(reason) = reasons.first().filter(|reason| is_unmet(reason)) {
@@ -283,10 +283,10 @@ impl Store {
                 .expression_attribute_values(":owner", text(&node.owner));
             let parts = [Part::Delete(item.build()), Part::Delete(delete(node.owner.as_str(), &key).build())];
             match self.transact(DELETE, parts).await? {
-                Outcome::Written => return Ok(()),
+                TransactionOutcome::Written => return Ok(()),
                 // The node was deleted meanwhile, and another owner has a node at the same address.
-                Outcome::Conflict(reasons) if reasons.first().is_some_and(is_unmet) => return Ok(()),
-                Outcome::Conflict(_) => retries.wait(DELETE).await?,
+                TransactionOutcome::Conflict(reasons) if reasons.first().is_some_and(is_unmet) => return Ok(()),
+                TransactionOutcome::Conflict(_) => retries.wait(DELETE).await?,
             }
         }
     }

@@ -7,7 +7,7 @@ use pushlark_xmpp::BareJid;
 
 use crate::attributes::{PK, SK};
 use crate::item::{self, Item, text};
-use crate::registration::{self, Version};
+use crate::registration::{self, RegistrationVersion};
 use crate::session::{MAX_SESSIONS, Session};
 use crate::transaction::Latest;
 use crate::{Store, StoreError, keys};
@@ -20,7 +20,7 @@ pub struct Snapshot {
     /// Whether any of the user's sessions is online; `None` if no presence was reported.
     pub online: Option<bool>,
     /// The other attributes of all registrations, by sort key, even of those that this version cannot read.
-    pub(crate) versions: HashMap<String, Version>,
+    pub(crate) versions: HashMap<String, RegistrationVersion>,
     /// The registration that was added last, if the table has the item.
     pub(crate) latest: Option<Latest>,
     pub(crate) sessions: Vec<Session>,
@@ -71,7 +71,7 @@ impl Snapshot {
         if key == keys::LATEST_REGISTRATION {
             self.latest = Latest::read(item);
         } else if key.starts_with(keys::REGISTRATION) {
-            self.versions.insert(key.to_owned(), Version::read(item));
+            self.versions.insert(key.to_owned(), RegistrationVersion::read(item));
             match registration::read(item) {
                 Some(registration) => self.registrations.push(registration),
                 None => tracing::error!(key, "registration ignored: this version cannot read its item"),

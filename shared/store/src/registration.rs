@@ -15,7 +15,7 @@ use crate::attributes::{
 };
 use crate::item::{self, Item, number, text};
 use crate::limits::WhenReached;
-use crate::transaction::{Latest, Outcome, Part, Retries};
+use crate::transaction::{Latest, Part, Retries, TransactionOutcome};
 use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, seconds_now, unless_stale};
 
 const STORE_REGISTRATION: &str = "store a registration";
@@ -31,7 +31,7 @@ pub enum Registered {
 
 /// The attributes of a registration's item that only the store uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
+pub struct RegistrationVersion {
     /// The time of the last enable request, in microseconds since 1970.
     pub created_at: u64,
     /// The time of the first enable request, in microseconds since 1970. Another enable request keeps it until the
@@ -43,7 +43,7 @@ pub struct Version {
     pub unreachable_since: Option<u64>,
 }
 
-impl Version {
+impl RegistrationVersion {
     /// Reads the attributes. Earlier versions of this crate wrote `first_enabled_at` as `tied_from`, or not at all.
     pub fn read(item: &Item) -> Self {
         let number = |name| item::number_of(item, name).unwrap_or(0);
@@ -100,7 +100,7 @@ impl Store {
                 parts.push(self.delete_in_transaction(&owner, key, version));
             }
             match self.transact(STORE_REGISTRATION, parts).await? {
-                Outcome::Written => {
+                TransactionOutcome::Written => {
                     for (key, _) in oldest {
                         tracing::info!(
                             user = %owner,
@@ -110,7 +110,7 @@ impl Store {
                     }
                     return Ok(Registered::Stored);
                 }
-                Outcome::Conflict(_) => retries.wait(STORE_REGISTRATION).await?,
+                TransactionOutcome::Conflict(_) => retries.wait(STORE_REGISTRATION).await?,
             }
         }
     }
@@ -146,7 +146,12 @@ impl Store {
     }
 
     /// Returns the part that puts a registration, on condition that the one of the same key is still `replaced`.
-    fn put_registration(&self, owner: &BareJid, registration: &Registration, replaced: Option<&Version>) -> Part {
+    fn put_registration(
+        &self,
+        owner: &BareJid,
+        registration: &Registration,
+        replaced: Option<&RegistrationVersion>,
+    ) -> Part {
         let first_enabled_at = replaced.map_or(registration.created_at, |version| version.first_enabled_at);
         let put = Put::builder()
             .table_name(&self.table)
@@ -180,7 +185,7 @@ impl Store {
         Some(Part::Update(update.build()))
     }
 
-    fn delete_in_transaction(&self, owner: &BareJid, key: &str, version: &Version) -> Part {
+    fn delete_in_transaction(&self, owner: &BareJid, key: &str, version: &RegistrationVersion) -> Part {
         let delete = Delete::builder()
             .table_name(&self.table)
             .key(PK, text(owner))
@@ -287,7 +292,7 @@ impl Snapshot {
     }
 
     /// Returns the attributes of a registration that only the store uses.
-    pub(crate) fn version_of(&self, registration: &Registration) -> Option<&Version> {
+    pub(crate) fn version_of(&self, registration: &Registration) -> Option<&RegistrationVersion> {
         self.versions.get(&keys::registration(&registration.jid, &registration.node))
     }
 

@@ -24,7 +24,7 @@ const WAIT_PER_TRY: u32 = 8;
 
 /// The result of a transaction.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum TransactionOutcome {
     /// All items are written.
     Written,
     /// No item is written: another writer was faster. The reasons are in the order of the parts.
@@ -74,17 +74,17 @@ impl Store {
         &self,
         action: &'static str,
         parts: impl IntoIterator<Item = Part>,
-    ) -> Result<Outcome, StoreError> {
+    ) -> Result<TransactionOutcome, StoreError> {
         let parts: Result<Vec<_>, BuildError> = parts.into_iter().map(Part::into_item).collect();
         let parts = parts.map_err(StoreError::during(action))?;
         let Err(error) = self.client.transact_write_items().set_transact_items(Some(parts)).send().await else {
-            return Ok(Outcome::Written);
+            return Ok(TransactionOutcome::Written);
         };
         match error.into_service_error() {
             TransactWriteItemsError::TransactionCanceledException(cancelled)
                 if cancelled.cancellation_reasons().iter().all(passes) =>
             {
-                Ok(Outcome::Conflict(cancelled.cancellation_reasons.unwrap_or_default()))
+                Ok(TransactionOutcome::Conflict(cancelled.cancellation_reasons.unwrap_or_default()))
             }
             error => Err(StoreError::during(action)(error)),
         }

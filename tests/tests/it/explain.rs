@@ -40,7 +40,7 @@ async fn explain_shows_each_step_of_a_notification() {
             "online": false,
             "presence": "assumed",
             "left_out": [{"jid": "pubsub.elsewhere.example", "node": "n",
-                "why": "the host is not virtual, and PUBSUB_URL names no way to real ones"}],
+                "why": "the host is not virtual, and PUBSUB_URL has no server for the user's domain"}],
             "publications": [{"jid": "push.example.com", "node": "phone", "target": target,
                 "payload": {"message-count": "1", "last-message-sender": ALICE, "last-message-body": "canary Hi"}}],
         })
@@ -143,7 +143,7 @@ async fn explain_does_not_publish_claim_or_count() {
 async fn explain_describes_events_that_are_not_messages() {
     let pushlark = Pushlark::start().await;
     for (event, effect) in [
-        (Event::user_removed(BOB), "removes what is kept of bob@example.com"),
+        (Event::user_removed(BOB), "removes all data of bob@example.com"),
         (Event::domain_removed("example.com"), "removes the registrations of example.com"),
         (Event::presence("bob@example.com/a", "online"), "bob@example.com/a is online from then on"),
         (Event::read(BOB, ALICE), "notifies nobody"),
@@ -169,7 +169,7 @@ async fn explain_shows_the_read_conversation_and_the_count_of_a_message() {
     pushlark.event(message("m2", false)).await;
     pushlark.settled().await;
     let explanation = explained(&pushlark, message("m1", true)).await;
-    assert_eq!(explanation["reads"], "alice@example.com has read all of bob@example.com");
+    assert_eq!(explanation["reads"], "alice@example.com has read all messages of bob@example.com");
     assert_eq!(explanation["recipients"][0]["unread_count"], 1);
     let many: Vec<_> = (0..1_001).map(|user| format!("u{user}@example.com")).collect();
     let group = Event::groupchat("room@muc.example.com/a", many, "canary Hi");

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
-use pushlark_settings::Environment;
 use pushlark_model::time::to_micros;
+use pushlark_settings::Environment;
 use pushlark_store::{Registered, Store};
 use pushlark_xmpp::Jid;
 use serde_json::json;

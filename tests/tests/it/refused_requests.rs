@@ -85,8 +85,8 @@ async fn each_reason_is_logged_without_the_credential() {
             "incomplete headers of a signature",
             "timestamp of a signature too far from now",
             "wrong signature",
-            "no message of SNS",
-            "the topic is none of the SNS topics of the settings",
+            "not an SNS message",
+            "the topic is not one of the configured SNS topics",
             "the credential is neither one of the secrets in WEBHOOK_SECRET nor a client's token",
             "the token has expired",
             "no secret is set",
@@ -101,7 +101,7 @@ async fn each_reason_is_logged_without_the_credential() {
 fn assert_forbidden(lines: &[Value], caller: &str, whom: &str) {
     let [line] = refusals(lines)[..] else { panic!("{lines:?}") };
     assert_eq!((&line["level"], &line["status"]), (&json!("WARN"), &json!(403)));
-    assert_eq!(line["reason"], "the credential is not good for this");
+    assert_eq!(line["reason"], "the credential does not permit this request");
     assert_eq!(line["caller"], caller);
     assert_eq!(line["detail"], format!("the credential does not speak for {whom}"));
 }

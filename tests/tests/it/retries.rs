@@ -39,7 +39,7 @@ fn retry_of(batch: &SqsEvent) -> (Value, Retry) {
     let body = batch.records[0].body.as_deref().unwrap();
     let record = Record::read(body).unwrap();
     assert_eq!(record.work.len(), 1, "{body}");
-    (serde_json::to_value(&record.work[0].subject).unwrap(), record.work[0].retry.clone().unwrap())
+    (serde_json::to_value(&record.work[0].kind).unwrap(), record.work[0].retry.clone().unwrap())
 }
 
 async fn statuses(pushlark: &Pushlark, device: &str) -> Vec<Value> {

@@ -30,11 +30,11 @@ const NO_SNS: &str =
 const BAD: &[Case] = &[
     ("WEBHOOK_SECRET", " ", EMPTY),
     ("WEBHOOK_SECRET", ",", "number 1 of the list is empty"),
-    ("WEBHOOK_SECRET", "planted-secret-key,", "number 2 of the list is empty"),
-    ("WEBHOOK_SECRET", "planted-secret-key,,planted-secret-two", "number 2 of the list is empty"),
-    ("WEBHOOK_SECRET", "planted", "number 1: a secret must have at least 16 bytes"),
-    ("WEBHOOK_SECRET", "planted-secret-key,whsec_!!", "number 2: whsec_ must be followed by base64"),
-    ("WEBHOOK_SECRET", "example.com=", "there is a domain without a secret behind it"),
+    ("WEBHOOK_SECRET", "canary-secret-key,", "number 2 of the list is empty"),
+    ("WEBHOOK_SECRET", "canary-secret-key,,canary-secret-two", "number 2 of the list is empty"),
+    ("WEBHOOK_SECRET", "canary", "number 1: a secret must have at least 16 bytes"),
+    ("WEBHOOK_SECRET", "canary-secret-key,whsec_!!", "number 2: whsec_ must be followed by base64"),
+    ("WEBHOOK_SECRET", "example.com=", "a domain has no secret, expected domain=secret"),
     ("WEBHOOK_SECRET", "file:/none/s", "the file /none/s cannot be read: No such file or directory (os error 2)"),
     ("JWT_ALGORITHM", "none", r#""none" is none of: HS256, RS256, ES256"#),
     ("JWT_ISSUER", " ", EMPTY),
@@ -79,31 +79,31 @@ const BAD: &[Case] = &[
     ("GROUP_DATA", "urgent,mentions", r#""mentions" is none of: urgent, mention"#),
     ("GROUP_DATA", "urgent,", "number 2 of the list is empty"),
     ("PUBSUB_URL", "chat.example.com", "number 1: it is no URL such as https://push.example.com"),
-    ("PUBSUB_URL", "https://a/rest?token=planted,ftp://b/", "number 2: it is no URL such as https://push.example.com"),
+    ("PUBSUB_URL", "https://a/rest?token=canary,ftp://b/", "number 2: it is no URL such as https://push.example.com"),
     ("PUBSUB_URL", "example.com=", "number 1: it is no URL such as https://push.example.com"),
     ("PUBSUB_URL", "https://a/rest,", "number 2 of the list is empty"),
     ("PUBSUB_URL", "https://a/rest,https://b/rest", "number 2 is for the same domain as another one"),
     ("PUBSUB_URL", "a.b=https://a/,A.B=https://b/", "number 2 is for the same domain as another one"),
     ("PUBSUB_TOKEN", ",", "number 1 of the list is empty"),
-    ("PUBSUB_TOKEN", "planted one", "number 1 has characters that a bearer token cannot have"),
-    ("PUBSUB_TOKEN", "planted-1,planted-2", "number 2 is for the same domain as another one"),
+    ("PUBSUB_TOKEN", "canary one", "number 1 has characters that a bearer token cannot have"),
+    ("PUBSUB_TOKEN", "canary-1,canary-2", "number 2 is for the same domain as another one"),
     ("PUBSUB_TOKEN", "example.com=", "number 1 is a domain without a token behind it"),
     ("PUBSUB_MAX_ERRORS", "1001", "1001 is not between 0 and 1000"),
-    ("PUSH_SERVICE", "pigeons:planted", "it is none of: mongoosepush, direct, a URL such as https://push.example.com"),
-    ("PUSH_SERVICE", "https://", "it is none of: mongoosepush, direct, a URL such as https://push.example.com"),
-    ("PUSH_SERVICE", "Direct", "it is none of: mongoosepush, direct, a URL such as https://push.example.com"),
+    ("PUSH_SERVICE", "pigeons:canary", "expected mongoosepush, direct or a URL such as https://push.example.com"),
+    ("PUSH_SERVICE", "https://", "expected mongoosepush, direct or a URL such as https://push.example.com"),
+    ("PUSH_SERVICE", "Direct", "expected mongoosepush, direct or a URL such as https://push.example.com"),
     ("PUSH_SERVICE_SECRET", "whsec_!!", "whsec_ must be followed by base64"),
-    ("PUSH_SERVICE_SECRET", "planted", "a secret must have at least 16 bytes"),
+    ("PUSH_SERVICE_SECRET", "canary", "a secret must have at least 16 bytes"),
     ("PUSH_SERVICE_SECRET", "file:/none/s", "the file /none/s cannot be read: No such file or directory (os error 2)"),
     ("PUSH_CREDENTIALS", "file:/none/c", "the file /none/c cannot be read: No such file or directory (os error 2)"),
-    ("PUSH_CREDENTIALS", "planted", r#"it is no JSON of apps such as {"default": {"fcm": {…}}}: line 1, column 1"#),
+    ("PUSH_CREDENTIALS", "canary", r#"expected JSON of apps such as {"default": {"fcm": {…}}}: line 1, column 1"#),
     (
         "PUSH_CREDENTIALS",
-        r#"{"default": {"fcm": "planted"}"#,
-        r#"it is no JSON of apps such as {"default": {"fcm": {…}}}: line 1, column 30"#,
+        r#"{"default": {"fcm": "canary"}"#,
+        r#"expected JSON of apps such as {"default": {"fcm": {…}}}: line 1, column 30"#,
     ),
-    ("PUSH_CREDENTIALS", "{}", r#"it has no app; the one that registrations are of by default is "default""#),
-    ("PUSH_CREDENTIALS", r#"{"default": "planted"}"#, r#"the app "default": it is no object"#),
+    ("PUSH_CREDENTIALS", "{}", r#"it has no app; the default app is called "default""#),
+    ("PUSH_CREDENTIALS", r#"{"default": "canary"}"#, r#"the app "default": it is not an object"#),
     (
         "PUSH_CREDENTIALS",
         r#"{"defualt": {"fcm": {}}}"#,
@@ -122,12 +122,12 @@ const BAD: &[Case] = &[
     ),
     (
         "PUSH_CREDENTIALS",
-        r#"{"default": {"apns": {"topics": "planted"}}}"#,
+        r#"{"default": {"apns": {"topics": "canary"}}}"#,
         r#"the app "default": apns: unknown field `topics`, expected one of `team_id`, `key_id`, `key`, `topic`, `url`, `dev_url`"#,
     ),
     (
         "PUSH_CREDENTIALS",
-        r#"{"default": {"web_push": {"keys": "planted"}}}"#,
+        r#"{"default": {"web_push": {"keys": "canary"}}}"#,
         r#"the app "default": web_push: unknown field `keys`, expected `key` or `subject`"#,
     ),
     (
@@ -135,17 +135,21 @@ const BAD: &[Case] = &[
         r#"{"default": {"hosts": ["a b"], "fcm": {}}}"#,
         r#"the app "default": hosts: "a b" is neither a domain nor a subdomain of @HOST@, such as "push.@HOST@""#,
     ),
-    ("WEB_PUSH_TRUSTED_ORIGINS", "ntfy", "number 1 is no origin such as https://push.example.com:8443"),
+    ("WEB_PUSH_TRUSTED_ORIGINS", "ntfy", "number 1 is not an origin such as https://push.example.com:8443"),
     (
         "WEB_PUSH_TRUSTED_ORIGINS",
-        "https://a,https://b/planted",
-        "number 2 is no origin such as https://push.example.com:8443",
+        "https://a,https://b/canary",
+        "number 2 is not an origin such as https://push.example.com:8443",
     ),
     ("WEB_PUSH_TRUSTED_ORIGINS", "https://a,", "number 2 of the list is empty"),
     ("DISABLE_AFTER_SUSPECTS", "0", "0 is not between 1 and 1000"),
     ("DISABLE_MAX_PERCENT", "101", "101 is not between 1 and 100"),
     ("MONGOOSEPUSH_URL", "push.example.com:8443", NO_URL),
-    ("MONGOOSEPUSH_URL", "https://a/?token=planted", "it ends in a query: the path of the API must follow"),
+    (
+        "MONGOOSEPUSH_URL",
+        "https://a/?token=canary",
+        "the URL must have no query or fragment, since the path of the API is appended",
+    ),
     ("MONGOOSEPUSH_API_VERSION", "v4", r#""v4" is none of: v2, v3"#),
     ("WORKERS", "1", "1 is not between 2 and 1000"),
     ("BATCH_SIZE", "0", "0 is not between 1 and 10000"),
@@ -171,7 +175,7 @@ async fn a_bad_value_stops_the_start_whether_it_is_used_or_not() {
         for (name, value, message) in BAD {
             let refusal = refused(others.iter().copied().chain([(*name, *value)])).await;
             assert_eq!(refusal, format!("{name}: {message}"), "{value:?}");
-            assert!(!refusal.contains("planted"));
+            assert!(!refusal.contains("canary"));
         }
     }
 }
@@ -197,8 +201,8 @@ async fn what_a_choice_needs_is_named() {
         ),
         (jwt("RS256", "i", "a"), "JWT_KEYS: there is no key for RS256"),
         (
-            [jwt("RS256", "i", "a"), vec![("JWT_KEYS", "planted")]].concat(),
-            r#"JWT_KEYS: it is no JWK Set such as {"keys": [{"kty": "RSA", …}]}: expected a JSON object"#,
+            [jwt("RS256", "i", "a"), vec![("JWT_KEYS", "canary")]].concat(),
+            r#"JWT_KEYS: it is not a JWK Set such as {"keys": [{"kty": "RSA", …}]}: expected a JSON object"#,
         ),
         (
             [jwt("RS256", "i", "a"), vec![("JWT_KEYS", "https://")]].concat(),
@@ -209,7 +213,7 @@ async fn what_a_choice_needs_is_named() {
             "PUSH_CREDENTIALS must be set: The credentials of the apps, for `PUSH_SERVICE=direct`.",
         ),
         (
-            vec![("PUSH_SERVICE", "https://push.example.com/?token=planted")],
+            vec![("PUSH_SERVICE", "https://push.example.com/?token=canary")],
             "PUSH_SERVICE_SECRET must be set: The key that signs notifications to your own push service.",
         ),
         (
@@ -221,7 +225,7 @@ async fn what_a_choice_needs_is_named() {
                 ("SNS_PM_TOPIC", "arn:aws:sns:eu-west-1:123456789012:messages"),
                 ("SNS_MUC_TOPIC", "arn:aws:sns:eu-west-1:123456789012:messages"),
             ],
-            "SNS_MUC_TOPIC: it is the topic of another setting, too",
+            "SNS_MUC_TOPIC: another setting has the same topic",
         ),
     ] {
         assert_eq!(refused(settings).await, message);
@@ -300,13 +304,13 @@ async fn a_bad_key_is_logged_at_the_start_and_stops_its_provider_alone() {
     let Some(lines) = logged("settings::a_bad_key_is_logged_at_the_start_and_stops_its_provider_alone") else {
         let (apns, fcm) = (Apns::start().await, Fcm::start().await);
         let mut account = fcm.service_account();
-        account["private_key"] = "planted".into();
+        account["private_key"] = "canary".into();
         let credentials = json!({"default": {"apns": apple(&apns), "fcm": account}}).to_string();
         let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str())];
         let pushlark = Pushlark::with_settings(settings).await;
         println!("{}", json!({"message": "started"}));
         pushlark.enable_with(BOB, PHONE, json!({"service": "apns"})).await;
-        pushlark.message(BOB, "planted Hi").await;
+        pushlark.message(BOB, "canary Hi").await;
         pushlark.settled().await;
         assert_eq!(apns.accepted(PHONE).len(), 1);
         return;
@@ -329,7 +333,7 @@ async fn credentials_in_secrets_manager_are_judged_when_they_are_read() {
     let Some(lines) = logged("settings::credentials_in_secrets_manager_are_judged_when_they_are_read") else {
         let arn = "arn:aws:secretsmanager:us-east-1:000000000000:secret:push";
         let answer =
-            json!({"ARN": arn, "SecretString": json!({"defualt": {"fcm": {"private_key": "planted"}}}).to_string()});
+            json!({"ARN": arn, "SecretString": json!({"defualt": {"fcm": {"private_key": "canary"}}}).to_string()});
         let secrets = Router::new().route("/", post(async move || Json(answer.clone())));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());

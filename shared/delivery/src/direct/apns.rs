@@ -12,12 +12,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use super::jws::{BadKey, ec_key, es256};
+use super::jws::{KeyError, ec_key, es256};
 use super::provider::{ProviderClient, ProviderResult, Unauthorized};
 use crate::content::{Content, is_call};
-use crate::http_client::{Answer, Connection, HttpClient, failure, named, unanswered};
-use crate::notification::{Notification, Unusable};
-use crate::outcome::{Extent, Failure, Outcome};
+use crate::http_client::{ConnectionState, HttpClient, ProviderResponse, failure, named, unanswered};
+use crate::notification::{Notification, OptionError};
+use crate::outcome::{Failure, FailureScope, Outcome};
 use crate::truncate::send_truncated;
 
 /// The largest payload of a notification, in bytes ("Generating a remote notification").
@@ -33,7 +33,7 @@ const TOKEN_PERIOD: i64 = 30 * 60;
 /// An app's credentials, as Apple's developer account shows them.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct ApnsCredentials {
     /// The id of the team: ten characters.
     team_id: String,
     /// The id of the key: ten characters.
@@ -61,7 +61,7 @@ fn sandbox() -> String {
 /// The APNs client of one app.
 pub struct Apns {
     http: HttpClient,
-    settings: Settings,
+    credentials: ApnsCredentials,
     key: SigningKey,
     /// The time of issue of the provider token, in Unix seconds, and the token.
     token: Mutex<(i64, String)>,
@@ -77,9 +77,9 @@ enum PushType {
 
 impl Apns {
     /// `http` returns the HTTP client for a key, by its id.
-    pub fn new(settings: Settings, http: impl FnOnce(&str) -> HttpClient) -> Result<Self, BadKey> {
-        let key = ec_key(&settings.key).ok_or(BadKey("the key of a .p8 file: ES256 in PKCS #8 as PEM"))?;
-        Ok(Self { http: http(&settings.key_id), settings, key, token: Mutex::default() })
+    pub fn new(credentials: ApnsCredentials, http: impl FnOnce(&str) -> HttpClient) -> Result<Self, KeyError> {
+        let key = ec_key(&credentials.key).ok_or(KeyError("the key of a .p8 file: ES256 in PKCS #8 as PEM"))?;
+        Ok(Self { http: http(&credentials.key_id), credentials, key, token: Mutex::default() })
     }
 
     async fn send(&self, notification: Notification<'_>) -> ProviderResult {
@@ -122,7 +122,7 @@ impl Apns {
         };
         let request = &request;
         let send = |body: Vec<u8>| async move { self.http.ask(|client| request(client, &body), connection).await };
-        let is_too_large = |answer: &Answer| answer.status == StatusCode::PAYLOAD_TOO_LARGE;
+        let is_too_large = |answer: &ProviderResponse| answer.status == StatusCode::PAYLOAD_TOO_LARGE;
         match send_truncated(limit, notification.payload, build, send, is_too_large).await {
             Ok(Ok(answer)) => outcome(&answer, notification.registration.created_at),
             // The form's topic may have characters that a header cannot contain.
@@ -139,15 +139,16 @@ impl Apns {
         // Every change is a single step, so a poisoned lock still holds valid data.
         let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
         if token.0 != issued_at {
-            let header = json!({"alg": "ES256", "kid": self.settings.key_id});
-            *token = (issued_at, es256(&self.key, &header, &json!({"iss": self.settings.team_id, "iat": issued_at})));
+            let header = json!({"alg": "ES256", "kid": self.credentials.key_id});
+            *token =
+                (issued_at, es256(&self.key, &header, &json!({"iss": self.credentials.team_id, "iat": issued_at})));
         }
         token.1.clone()
     }
 
-    fn topic(&self, notification: Notification<'_>, push_type: PushType) -> Result<String, Unusable> {
+    fn topic(&self, notification: Notification<'_>, push_type: PushType) -> Result<String, OptionError> {
         let topic =
-            notification.option("topic").or(self.settings.topic.as_deref()).ok_or(Unusable::Missing("topic"))?;
+            notification.option("topic").or(self.credentials.topic.as_deref()).ok_or(OptionError::Missing("topic"))?;
         Ok(match push_type {
             PushType::Voip if !topic.ends_with(".voip") => format!("{topic}.voip"),
             PushType::Alert | PushType::Background | PushType::Voip => topic.into(),
@@ -156,8 +157,8 @@ impl Apns {
 
     fn url(&self, options: &PublishOptions) -> &str {
         let url = match options.mode() {
-            Ok(Some(Mode::Development)) => &self.settings.dev_url,
-            _ => &self.settings.url,
+            Ok(Some(Mode::Development)) => &self.credentials.dev_url,
+            _ => &self.credentials.url,
         };
         url.trim_end_matches('/')
     }
@@ -172,7 +173,7 @@ impl ProviderClient for Apns {
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async {
             self.http.prepare().await;
-            self.http.send(|client| client.get(&self.settings.url)).await.map(drop).map_err(unanswered)
+            self.http.send(|client| client.get(&self.credentials.url)).await.map(drop).map_err(unanswered)
         })
     }
 }
@@ -235,7 +236,7 @@ fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread
 
 /// The body of an error response.
 #[derive(Debug, Default, Deserialize)]
-struct Problem {
+struct ApnsReason {
     #[serde(default)]
     reason: String,
     /// The time at which Apple found the device to be gone, in Unix milliseconds.
@@ -243,23 +244,23 @@ struct Problem {
 }
 
 /// Returns the state of the connection after an answer. Apple limits the updates of provider tokens per connection.
-fn connection(answer: &Answer) -> Connection {
-    let Problem { reason, .. } = answer.json();
+fn connection(answer: &ProviderResponse) -> ConnectionState {
+    let ApnsReason { reason, .. } = answer.json();
     match (answer.status.as_u16(), reason.as_str()) {
-        (400, "IdleTimeout") => Connection::IsGivenUp,
-        (429, "TooManyProviderTokenUpdates") => Connection::Fails,
-        _ => Connection::by_status(answer),
+        (400, "IdleTimeout") => ConnectionState::IsGivenUp,
+        (429, "TooManyProviderTokenUpdates") => ConnectionState::Fails,
+        _ => ConnectionState::by_status(answer),
     }
 }
 
 /// Returns the outcome of a publish ("Handling notification responses from APNs"). `enabled_at` is the time of the
 /// registration, in Unix microseconds.
-fn outcome(answer: &Answer, enabled_at: u64) -> ProviderResult {
+fn outcome(answer: &ProviderResponse, enabled_at: u64) -> ProviderResult {
     let status = answer.status.as_u16();
     if status == 200 {
         return Ok(Outcome::Delivered);
     }
-    let Problem { reason, timestamp } = answer.json();
+    let ApnsReason { reason, timestamp } = answer.json();
     let described = format!("status {status}, {}", named(&reason));
     Ok(match (status, reason.as_str()) {
         (410, _) => match timestamp {
@@ -273,9 +274,9 @@ fn outcome(answer: &Answer, enabled_at: u64) -> ProviderResult {
             return Err(Unauthorized::refused(described));
         }
         // The rate limit of the device; the limit of provider tokens has another reason.
-        (429, "TooManyRequests") => failure(described, &answer.headers, Extent::Device).into(),
+        (429, "TooManyRequests") => failure(described, &answer.headers, FailureScope::Device).into(),
         // The connection was idle: this concerns every device.
-        (400, "IdleTimeout") | (429 | 500.., _) => failure(described, &answer.headers, Extent::Service).into(),
+        (400, "IdleTimeout") | (429 | 500.., _) => failure(described, &answer.headers, FailureScope::Service).into(),
         _ => Outcome::Refused(described),
     })
 }
@@ -293,9 +294,9 @@ OF/2NxApJCzGCEDdfSp6VQO30hyhRANCAAQRWz+jn65BtOMvdyHKcvjBeBSDZH2r
 ";
 
     fn apns() -> Apns {
-        let settings = json!({"team_id": "TEAM123456", "key_id": "KEY1234567", "key": KEY});
-        let http = HttpClient::new(crate::http_client::Kind::Http2, Duration::from_secs(1));
-        Apns::new(serde_json::from_value(settings).unwrap(), |_| http).unwrap()
+        let credentials = json!({"team_id": "TEAM123456", "key_id": "KEY1234567", "key": KEY});
+        let http = HttpClient::new(crate::http_client::ClientKind::Http2, Duration::from_secs(1));
+        Apns::new(serde_json::from_value(credentials).unwrap(), |_| http).unwrap()
     }
 
     #[test]

@@ -14,14 +14,14 @@ use super::apns::Apns;
 use super::fcm::Fcm;
 use super::provider::{Provider, ProviderClient, ProviderResult, Unauthorized};
 use super::web_push::{self, TrustedOrigins, WebPush};
-use crate::http_client::{HttpClient, Kind};
+use crate::http_client::{ClientKind, HttpClient};
 use crate::notification::Notification;
 
 /// The app of registrations that name no app and whose host belongs to no app.
 const DEFAULT_APP: &str = "default";
 
 /// A provider, the name of its credentials in an app, and the constructor of its client.
-type Row = (Provider, &'static str, fn(Value, &Clients) -> Result<Box<dyn ProviderClient>, InvalidCredentials>);
+type Row = (Provider, &'static str, fn(Value, &HttpClients) -> Result<Box<dyn ProviderClient>, InvalidCredentials>);
 
 /// The providers for which an app may have credentials.
 const PROVIDERS: [Row; 3] = [
@@ -38,13 +38,13 @@ const PROVIDERS: [Row; 3] = [
 ];
 
 /// The HTTP clients that apps share.
-pub struct Clients {
+pub struct HttpClients {
     /// For FCM: all apps use the same server.
     google: HttpClient,
     /// For APNs, by the id of the key: Apple accepts the tokens of only one provider on a connection.
     apple: Mutex<BTreeMap<String, HttpClient>>,
     /// For Web Push, whose endpoints users choose.
-    web_push: web_push::Clients,
+    web_push: web_push::WebPushClients,
     trusted_origins: TrustedOrigins,
     timeout: Duration,
 }
@@ -66,16 +66,16 @@ enum InvalidCredentials {
     Unusable(String),
 }
 
-impl Clients {
+impl HttpClients {
     /// Returns clients that wait at most `timeout` for an answer.
     pub fn new(trusted_origins: &TrustedOrigins, timeout: Duration) -> Self {
         Self {
-            google: HttpClient::new(Kind::Http2, timeout),
+            google: HttpClient::new(ClientKind::Http2, timeout),
             apple: Mutex::default(),
             timeout,
-            web_push: web_push::Clients {
-                trusted: HttpClient::new(Kind::Any, timeout),
-                public: HttpClient::new(Kind::Public, timeout),
+            web_push: web_push::WebPushClients {
+                trusted: HttpClient::new(ClientKind::Any, timeout),
+                public: HttpClient::new(ClientKind::Public, timeout),
             },
             trusted_origins: trusted_origins.clone(),
         }
@@ -84,7 +84,7 @@ impl Clients {
     fn of_apple_key(&self, key_id: &str) -> HttpClient {
         // Every change is a single step, so a poisoned lock still holds valid data.
         let mut clients = self.apple.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || HttpClient::new(Kind::Http2, self.timeout);
+        let new = || HttpClient::new(ClientKind::Http2, self.timeout);
         clients.entry(key_id.to_owned()).or_insert_with(new).clone()
     }
 }
@@ -92,7 +92,7 @@ impl Clients {
 impl Apps {
     /// Reads credentials: `{"<app>": {"hosts"?, "apns"?, "fcm"?, "web_push"?}, …}`. An unknown field, most likely
     /// misspelt, is an error.
-    pub fn read(text: &str, clients: &Clients) -> Result<Self, String> {
+    pub fn read(text: &str, clients: &HttpClients) -> Result<Self, String> {
         let apps: BTreeMap<String, Value> = serde_json::from_str(text).map_err(|error| {
             // The error's own text may quote a key.
             let (line, column) = (error.line(), error.column());
@@ -164,7 +164,7 @@ impl Apps {
 }
 
 impl App {
-    fn new(credentials: Value, clients: &Clients) -> Result<Self, String> {
+    fn new(credentials: Value, clients: &HttpClients) -> Result<Self, String> {
         let Value::Object(mut fields) = credentials else { return Err("it is not an object".into()) };
         let hosts = hosts(fields.remove("hosts"))?;
         let mut by_provider = BTreeMap::new();

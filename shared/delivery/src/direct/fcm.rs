@@ -15,12 +15,12 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::cached::Cached;
-use super::jws::{BadKey, rs256, rsa_key};
+use super::jws::{KeyError, rs256, rsa_key};
 use super::provider::{ProviderClient, ProviderResult, Unauthorized};
 use crate::content::{Content, is_call};
-use crate::http_client::{Answer, Connection, HttpClient, failure, named, retry_after, unanswered};
+use crate::http_client::{ConnectionState, HttpClient, ProviderResponse, failure, named, retry_after, unanswered};
 use crate::notification::Notification;
-use crate::outcome::{Extent, Failure, Outcome};
+use crate::outcome::{Failure, FailureScope, Outcome};
 use crate::truncate::send_truncated;
 
 /// The largest message, in bytes ("About FCM messages").
@@ -44,7 +44,7 @@ const GRANT_TYPE: &str = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer"
 
 /// The key file of a Google service account. Its other fields are ignored, since Google may add some.
 #[derive(Deserialize)]
-pub struct Settings {
+pub struct ServiceAccount {
     project_id: String,
     client_email: String,
     private_key: String,
@@ -61,7 +61,7 @@ fn google() -> String {
 /// The FCM client of one project.
 pub struct Fcm {
     http: HttpClient,
-    settings: Settings,
+    account: ServiceAccount,
     key: RsaKeyPair,
     token: Cached<Token, Unsent>,
     refusals: KeyRefusals,
@@ -86,9 +86,9 @@ enum Unsent {
 }
 
 impl Fcm {
-    pub fn new(settings: Settings, http: HttpClient) -> Result<Self, BadKey> {
-        let key = rsa_key(&settings.private_key)?;
-        Ok(Self { http, settings, key, token: Cached::default(), refusals: KeyRefusals::default() })
+    pub fn new(account: ServiceAccount, http: HttpClient) -> Result<Self, KeyError> {
+        let key = rsa_key(&account.private_key)?;
+        Ok(Self { http, account, key, token: Cached::default(), refusals: KeyRefusals::default() })
     }
 
     async fn send(&self, notification: Notification<'_>) -> ProviderResult {
@@ -115,12 +115,12 @@ impl Fcm {
             Err(Unsent::Unauthorized(Unauthorized(outcome))) => return Err(Failure::of_service(reason(outcome))),
             Err(Unsent::Failed(failure)) => return Err(failure),
         }
-        self.http.send(|client| client.get(&self.settings.url)).await.map(drop).map_err(unanswered)
+        self.http.send(|client| client.get(&self.account.url)).await.map(drop).map_err(unanswered)
     }
 
     /// Sends an AndroidConfig to a device. A refused access token is replaced once.
-    async fn deliver(&self, device_id: &str, android: &[u8]) -> Result<Answer, Unsent> {
-        let Settings { url, project_id, .. } = &self.settings;
+    async fn deliver(&self, device_id: &str, android: &[u8]) -> Result<ProviderResponse, Unsent> {
+        let ServiceAccount { url, project_id, .. } = &self.account;
         let url = format!("{}/v1/projects/{project_id}/messages:send", url.trim_end_matches('/'));
         let mut body = format!("{{\"message\":{{\"token\":{},\"android\":", Value::from(device_id)).into_bytes();
         body.extend(android);
@@ -132,7 +132,7 @@ impl Fcm {
                 let request = client.post(&url).bearer_auth(&token.bearer);
                 request.header(CONTENT_TYPE, "application/json").body(body.clone())
             };
-            let answer = self.http.ask(request, Connection::by_status).await;
+            let answer = self.http.ask(request, ConnectionState::by_status).await;
             let answer = answer.map_err(|error| Unsent::Failed(unanswered(error)))?;
             // Google may revoke a token before it expires.
             if refused.is_none() && outcome(&answer).is_err() {
@@ -160,11 +160,11 @@ impl Fcm {
         }
 
         #[derive(Default, Deserialize)]
-        struct Refusal {
+        struct TokenErrorBody {
             error: String,
         }
 
-        let Settings { client_email, token_uri, .. } = &self.settings;
+        let ServiceAccount { client_email, token_uri, .. } = &self.account;
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let claims = json!({"iss": client_email, "scope": SCOPE, "aud": token_uri, "iat": now, "exp": now + 3_600});
         let assertion = rs256(&self.key, &json!({"alg": "RS256", "typ": "JWT"}), &claims);
@@ -172,7 +172,7 @@ impl Fcm {
         let request = |client: &reqwest::Client| {
             client.post(token_uri).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone())
         };
-        let answer = self.http.ask(request, Connection::by_status).await;
+        let answer = self.http.ask(request, ConnectionState::by_status).await;
         let answer = answer.map_err(|error| Unsent::Failed(unanswered(error)))?;
         if answer.status.is_success() {
             let Some(Grant { access_token: bearer, expires_in }) = answer.json() else {
@@ -184,9 +184,9 @@ impl Fcm {
         }
         let reason = format!("no access token: status {}", answer.status.as_u16());
         if answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error() {
-            return Err(Unsent::Failed(failure(reason, &answer.headers, Extent::Service)));
+            return Err(Unsent::Failed(failure(reason, &answer.headers, FailureScope::Service)));
         }
-        let Refusal { error } = answer.json();
+        let TokenErrorBody { error } = answer.json();
         Err(Unsent::Unauthorized(if error == INVALID_GRANT && self.refusals.may_pass() {
             Unauthorized(Failure::of_service(format!("{reason}, {INVALID_GRANT}")).into())
         } else {
@@ -274,7 +274,7 @@ pub fn allowed<'n>(data: Vec<(&'n str, &'n str)>) -> impl Iterator<Item = (&'n s
 
 /// The body of an error response (google.rpc.Status, with FcmError and BadRequest among its details).
 #[derive(Debug, Default, Deserialize)]
-struct Problem {
+struct FcmErrorBody {
     #[serde(default)]
     error: Status,
 }
@@ -340,18 +340,18 @@ impl Status {
 }
 
 /// Returns whether the message is too large. Google has no error code for this, only "Android message is too big".
-fn is_too_large(answer: &Answer) -> bool {
-    let Problem { error } = answer.json();
+fn is_too_large(answer: &ProviderResponse) -> bool {
+    let FcmErrorBody { error } = answer.json();
     answer.status == StatusCode::BAD_REQUEST && error.message.contains("too big")
 }
 
 /// Returns the outcome of a publish ("FCM error codes", ErrorCode).
-fn outcome(answer: &Answer) -> ProviderResult {
+fn outcome(answer: &ProviderResponse) -> ProviderResult {
     let (status, headers) = (answer.status.as_u16(), &answer.headers);
     if status == 200 {
         return Ok(Outcome::Delivered);
     }
-    let Problem { error } = answer.json();
+    let FcmErrorBody { error } = answer.json();
     let described = format!("status {status}, {}", named(error.code()));
     Ok(match (status, error.code()) {
         (_, "UNREGISTERED") => Outcome::Gone(described),
@@ -360,16 +360,16 @@ fn outcome(answer: &Answer) -> ProviderResult {
         // It concerns the APNs credentials that are stored at Firebase.
         (_, "THIRD_PARTY_AUTH_ERROR") => Outcome::Refused(described),
         (401, _) => return Err(Unauthorized::refused(described)),
-        (429, _) if error.is_quota_of_device() => failure(described, headers, Extent::Device).into(),
+        (429, _) if error.is_quota_of_device() => failure(described, headers, FailureScope::Device).into(),
         (429, _) => quota_exceeded(described, headers).into(),
-        (500.., _) => failure(described, headers, Extent::Service).into(),
+        (500.., _) => failure(described, headers, FailureScope::Service).into(),
         _ => Outcome::Refused(described),
     })
 }
 
 /// Returns the failure for the project's quota, or for a quota that Google does not name.
 fn quota_exceeded(reason: String, headers: &HeaderMap) -> Failure {
-    Failure { reason, retry_after: retry_after(headers).or(Some(QUOTA_PAUSE)), extent: Extent::Service }
+    Failure { reason, retry_after: retry_after(headers).or(Some(QUOTA_PAUSE)), scope: FailureScope::Service }
 }
 
 /// Returns the reason why a publish was not delivered; empty if it was.
@@ -403,18 +403,18 @@ mod tests {
         let failure = |message: &str, details: Value| {
             let error = json!({"code": 429, "status": "RESOURCE_EXHAUSTED", "message": message, "details": details});
             let body = json!({"error": error}).to_string().into_bytes();
-            let answer = Answer { status: StatusCode::TOO_MANY_REQUESTS, headers: HeaderMap::new(), body };
+            let answer = ProviderResponse { status: StatusCode::TOO_MANY_REQUESTS, headers: HeaderMap::new(), body };
             let Ok(Outcome::Transient(failure)) = outcome(&answer) else { return None };
-            Some((failure.extent, failure.retry_after))
+            Some((failure.scope, failure.retry_after))
         };
         let code = json!({"errorCode": "QUOTA_EXCEEDED"});
         let quota =
             |subject, description| json!([code, {"violations": [{"subject": subject, "description": description}]}]);
-        let of_device = Some((Extent::Device, None));
+        let of_device = Some((FailureScope::Device, None));
         assert_eq!(failure("Device message rate exceeded", json!([code])), of_device);
         assert_eq!(failure("", quota("device", "")), of_device);
         assert_eq!(failure("", quota("", "Device message rate exceeded")), of_device);
-        let of_all = Some((Extent::Service, Some(QUOTA_PAUSE)));
+        let of_all = Some((FailureScope::Service, Some(QUOTA_PAUSE)));
         assert_eq!(failure("", json!([code])), of_all);
         assert_eq!(failure("", quota("project", "Message rate exceeded")), of_all);
         let per_minute = "Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute'";

@@ -21,7 +21,7 @@ use pushlark_xmpp::BareJid;
 use crate::gateway::{Gateway, PushService};
 use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
-use credentials::{Apps, Clients};
+use credentials::{Apps, HttpClients};
 use provider::{Provider, Unauthorized};
 use web_push::TrustedOrigins;
 
@@ -39,9 +39,10 @@ impl Direct {
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
         let Some(setting) = environment.value(&PUSH_CREDENTIALS)? else { return Ok(None) };
-        let clients = Clients::new(trusted_origins, timeout);
+        let clients = HttpClients::new(trusted_origins, timeout);
         let secret = Secret::new(setting, aws);
-        let apps = RotatingSecret::new(PUSH_CREDENTIALS.name, secret, move |text| Apps::read(text, &clients)).checked()?;
+        let apps =
+            RotatingSecret::new(PUSH_CREDENTIALS.name, secret, move |text| Apps::read(text, &clients)).checked()?;
         Ok(Some(Self { apps }))
     }
 

@@ -40,7 +40,7 @@ pub enum Provider {
 /// A form whose field `service` names no provider: the client must correct it. The text does not quote the value, which
 /// may be a token in the wrong field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidService {
+pub enum ProviderError {
     /// The field is missing or empty.
     #[error("the form has no field \"service\"")]
     Missing,
@@ -58,13 +58,13 @@ impl Unauthorized {
 
 impl Provider {
     /// Returns the provider that the form's field `service` names.
-    pub fn of(options: &PublishOptions) -> Result<Self, InvalidService> {
+    pub fn of(options: &PublishOptions) -> Result<Self, ProviderError> {
         match options.given("service") {
-            None => Err(InvalidService::Missing),
+            None => Err(ProviderError::Missing),
             Some("apns") => Ok(Self::Apns),
             Some("fcm") => Ok(Self::Fcm),
             Some("web-push" | "webpush" | "unifiedpush") => Ok(Self::WebPush),
-            Some(_) => Err(InvalidService::Unknown),
+            Some(_) => Err(ProviderError::Unknown),
         }
     }
 

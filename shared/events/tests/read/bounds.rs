@@ -45,7 +45,7 @@ fn a_jid_whose_normal_form_is_not_stable_is_refused() {
     }
     for jid in ["bob@example.com.", "Bob@example.com.", "bob@example.com"] {
         let event = one(Media::Json, json!({"type": "user_removed", "jid": jid}).to_string());
-        let removed = Effect::Queue(pushlark_queue::Subject::UserRemoved { jid: "bob@example.com".parse().unwrap() });
+        let removed = Effect::Queue(pushlark_queue::WorkKind::UserRemoved { jid: "bob@example.com".parse().unwrap() });
         assert_eq!(event.effect, removed);
     }
 }

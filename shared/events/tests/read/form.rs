@@ -1,7 +1,7 @@
 //! The form of MongooseIM's `mod_event_pusher_http`.
 
 use pushlark_http::Media::Form;
-use pushlark_queue::Facts;
+use pushlark_queue::ReportedRecipient;
 use pushlark_xmpp::MessageType;
 
 use crate::{assert_refused, captured, now, one, problem, queued};
@@ -18,7 +18,7 @@ fn the_forms_that_mongooseim_sends_are_chat_messages_between_users_of_its_server
         let queued = queued(event);
         assert_eq!((queued.from.as_str(), queued.to), ("alice@mim.localhost", vec!["bob@mim.localhost".to_owned()]));
         assert_eq!((queued.message.kind(), queued.message.body().as_deref()), (MessageType::Chat, Some(body)));
-        assert_eq!(queued.recipient, Facts::default());
+        assert_eq!(queued.recipient, ReportedRecipient::default());
     }
 }
 

@@ -1,9 +1,9 @@
 //! Native events in JSON.
 
-use pushlark_events::{Effect, Event, Reading};
+use pushlark_events::{Effect, Reading, WebhookEvent};
 use pushlark_http::Media::{Json, JsonLines};
 use pushlark_model::Availability;
-use pushlark_queue::{Facts, Subject};
+use pushlark_queue::{ReportedRecipient, WorkKind};
 use pushlark_xmpp::BareJid;
 use pushlark_xmpp::MessageType;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::{assert_refused, names, now, one, problem, queued, refusal, taken};
 
-fn event(event: Value) -> Event {
+fn event(event: Value) -> WebhookEvent {
     one(Json, event.to_string())
 }
 
@@ -41,7 +41,7 @@ fn a_message_may_have_chat_and_body() {
             (queued.message.kind(), queued.message.body().as_deref()),
             (kind, Some("1 < 2 & \"3\"\r\n\u{1f600}"))
         );
-        assert_eq!(queued.recipient, Facts::default());
+        assert_eq!(queued.recipient, ReportedRecipient::default());
     }
 }
 
@@ -80,14 +80,17 @@ fn recipients_become_bare_and_distinct_and_keep_their_order() {
 #[test]
 fn the_known_facts_about_a_recipient_are_queued() {
     for (recipient, facts) in [
-        (json!({}), Facts::default()),
-        (json!({"exists": false}), Facts { exists: Some(false), ..Facts::default() }),
-        (json!({"online": true, "unread_count": 0}), Facts { online: Some(true), unread_count: Some(0), exists: None }),
+        (json!({}), ReportedRecipient::default()),
+        (json!({"exists": false}), ReportedRecipient { exists: Some(false), ..ReportedRecipient::default() }),
+        (
+            json!({"online": true, "unread_count": 0}),
+            ReportedRecipient { online: Some(true), unread_count: Some(0), exists: None },
+        ),
         (
             json!({"exists": true, "online": false, "unread_count": 4_294_967_295_u32, "other": 1}),
-            Facts { exists: Some(true), online: Some(false), unread_count: Some(u32::MAX) },
+            ReportedRecipient { exists: Some(true), online: Some(false), unread_count: Some(u32::MAX) },
         ),
-        (json!({"exists": null, "online": null, "unread_count": null}), Facts::default()),
+        (json!({"exists": null, "online": null, "unread_count": null}), ReportedRecipient::default()),
     ] {
         assert_eq!(queued(event(message(json!({"recipient": recipient})))).recipient, facts);
     }
@@ -97,7 +100,7 @@ fn the_known_facts_about_a_recipient_are_queued() {
 fn an_unacknowledged_message_is_for_sessions() {
     let to = json!(["Bob@example.com/Phone", "bob@example.com/phone", "bob@example.com/Phone"]);
     let event = event(message(json!({"type": "unacknowledged", "to": to, "recipient": {"unread_count": 3}})));
-    let Effect::Queue(Subject::Unacknowledged { from, to, recipient, .. }) = event.effect else { panic!("{event:?}") };
+    let Effect::Queue(WorkKind::Unacknowledged { from, to, recipient, .. }) = event.effect else { panic!("{event:?}") };
     assert_eq!(from.as_str(), "alice@example.com/pc");
     assert_eq!(to.iter().map(|to| to.as_str()).collect::<Vec<_>>(), ["bob@example.com/Phone", "bob@example.com/phone"]);
     assert_eq!(recipient.unread_count, Some(3));
@@ -157,8 +160,8 @@ fn a_read_mark_must_have_a_user_and_a_conversation() {
 #[test]
 fn removals_are_queued() {
     let removal = |removal: Value| match event(removal).effect {
-        Effect::Queue(Subject::UserRemoved { jid }) => jid.to_string(),
-        Effect::Queue(Subject::DomainRemoved { domain }) => domain.to_string(),
+        Effect::Queue(WorkKind::UserRemoved { jid }) => jid.to_string(),
+        Effect::Queue(WorkKind::DomainRemoved { domain }) => domain.to_string(),
         other => panic!("{other:?}"),
     };
     assert_eq!(removal(json!({"type": "user_removed", "jid": "Bob@Example.com"})), "bob@example.com");

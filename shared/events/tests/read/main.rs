@@ -10,9 +10,9 @@ mod properties;
 mod xml;
 
 use pushlark_access::Caller;
-use pushlark_events::{Effect, Event, Sources, read};
+use pushlark_events::{Effect, Sources, WebhookEvent, read};
 use pushlark_http::{Media, Request};
-use pushlark_queue::{Facts, Subject};
+use pushlark_queue::{ReportedRecipient, WorkKind};
 use pushlark_xmpp::{Element, Message};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -24,7 +24,7 @@ fn now() -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(1_795_376_018_123_456_789).unwrap()
 }
 
-fn taken(media: Media, body: impl AsRef<[u8]>) -> Vec<Event> {
+fn taken(media: Media, body: impl AsRef<[u8]>) -> Vec<WebhookEvent> {
     let body = body.as_ref().to_vec();
     let text = String::from_utf8_lossy(&body).into_owned();
     match read(&Request::new(Caller::Operator, media, body).unwrap(), &Sources::default(), now()) {
@@ -33,7 +33,7 @@ fn taken(media: Media, body: impl AsRef<[u8]>) -> Vec<Event> {
     }
 }
 
-fn one(media: Media, body: impl AsRef<[u8]>) -> Event {
+fn one(media: Media, body: impl AsRef<[u8]>) -> WebhookEvent {
     let [event] = taken(media, body).try_into().unwrap();
     event
 }
@@ -77,7 +77,7 @@ struct Queued {
     from: String,
     to: Vec<String>,
     message: Message,
-    recipient: Facts,
+    recipient: ReportedRecipient,
 }
 
 impl Queued {
@@ -86,9 +86,9 @@ impl Queued {
     }
 }
 
-fn queued(event: Event) -> Queued {
+fn queued(event: WebhookEvent) -> Queued {
     match event.effect {
-        Effect::Queue(Subject::Message { from, to, stanza, recipient }) => Queued {
+        Effect::Queue(WorkKind::Message { from, to, stanza, recipient }) => Queued {
             from: from.to_string(),
             to: to.iter().map(ToString::to_string).collect(),
             message: Message::from_element(Element::parse(&stanza).unwrap()).unwrap(),

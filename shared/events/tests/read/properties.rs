@@ -7,7 +7,7 @@ use proptest::sample::{Index, select};
 use pushlark_access::Caller;
 use pushlark_events::{Effect, Sources, read};
 use pushlark_http::{Media, Request};
-use pushlark_queue::{MAX_RECIPIENTS, Record, Subject, Work};
+use pushlark_queue::{MAX_RECIPIENTS, Record, Work, WorkKind};
 use pushlark_xmpp::{Element, Message, is_xml_text};
 use serde_json::{Value, json};
 
@@ -36,9 +36,9 @@ fn check(media: Media, body: &[u8]) -> Result<Option<usize>, TestCaseError> {
     let mut work = Vec::new();
     for event in events {
         prop_assert!(!event.id.is_empty() && event.id.len() <= 256);
-        if let Effect::Queue(subject) = event.effect {
-            recipients += recipients_of(&subject);
-            work.push(Work::new(event.id, event.at, subject));
+        if let Effect::Queue(kind) = event.effect {
+            recipients += recipients_of(&kind);
+            work.push(Work::new(event.id, event.at, kind));
         }
     }
     let mut packed = 0;
@@ -48,10 +48,10 @@ fn check(media: Media, body: &[u8]) -> Result<Option<usize>, TestCaseError> {
         // SQS accepts the characters that XML allows.
         prop_assert!(is_xml_text(&body));
         prop_assert_eq!(&Record::read(&body).unwrap(), &record);
-        prop_assert!(record.work.iter().map(|work| recipients_of(&work.subject)).sum::<usize>() <= MAX_RECIPIENTS);
+        prop_assert!(record.work.iter().map(|work| recipients_of(&work.kind)).sum::<usize>() <= MAX_RECIPIENTS);
         for work in record.work {
-            packed += recipients_of(&work.subject);
-            if let Subject::Message { stanza, .. } | Subject::Unacknowledged { stanza, .. } = work.subject {
+            packed += recipients_of(&work.kind);
+            if let WorkKind::Message { stanza, .. } | WorkKind::Unacknowledged { stanza, .. } = work.kind {
                 Message::from_element(Element::parse(&stanza).unwrap()).unwrap();
             }
         }
@@ -60,11 +60,11 @@ fn check(media: Media, body: &[u8]) -> Result<Option<usize>, TestCaseError> {
     Ok(Some(count))
 }
 
-fn recipients_of(subject: &Subject) -> usize {
-    match subject {
-        Subject::Message { to, .. } => to.len(),
-        Subject::Unacknowledged { to, .. } => to.len(),
-        Subject::Notification(_) | Subject::UserRemoved { .. } | Subject::DomainRemoved { .. } => 1,
+fn recipients_of(kind: &WorkKind) -> usize {
+    match kind {
+        WorkKind::Message { to, .. } => to.len(),
+        WorkKind::Unacknowledged { to, .. } => to.len(),
+        WorkKind::Notification(_) | WorkKind::UserRemoved { .. } | WorkKind::DomainRemoved { .. } => 1,
     }
 }
 

@@ -13,14 +13,14 @@ const DELIMITER: u8 = 2;
 
 /// The keys of a device's subscription: an uncompressed point of P-256 (65 bytes), and a secret.
 #[derive(Debug, Clone, Copy)]
-pub struct Recipient<'r> {
+pub struct SubscriptionKeys<'r> {
     pub p256dh: &'r [u8],
     pub auth: &'r [u8; 16],
 }
 
 /// Encrypts `plaintext`, padded to `length` bytes, so that the ciphertext does not show its real length. Fails without
 /// randomness, or if `p256dh` is not a point of P-256.
-pub fn encrypt(plaintext: &[u8], length: usize, recipient: Recipient<'_>) -> Result<Vec<u8>, Unspecified> {
+pub fn encrypt(plaintext: &[u8], length: usize, recipient: SubscriptionKeys<'_>) -> Result<Vec<u8>, Unspecified> {
     let mut salt = [0; 16];
     rand::fill(&mut salt)?;
     encrypt_with(&PrivateKey::generate(&ECDH_P256)?, salt, plaintext, length, recipient)
@@ -31,10 +31,10 @@ fn encrypt_with(
     salt: [u8; 16],
     plaintext: &[u8],
     length: usize,
-    recipient: Recipient<'_>,
+    recipient: SubscriptionKeys<'_>,
 ) -> Result<Vec<u8>, Unspecified> {
     let sender_public = sender.compute_public_key()?;
-    let Recipient { p256dh, auth } = recipient;
+    let SubscriptionKeys { p256dh, auth } = recipient;
     // RFC 8291, section 3.4, and RFC 8188, section 2.2: HKDF with outputs that are no longer than one hash.
     let peer = UnparsedPublicKey::new(&ECDH_P256, p256dh);
     let key = agree(sender, peer, Unspecified, |secret| Ok(hmac(auth, &[secret])))?;
@@ -80,12 +80,12 @@ mod tests {
         let auth = decoded("BTBZMqHH6r4Tts7J_aSIgg").try_into().unwrap();
         let p256dh = decoded("BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4");
         let text = b"When I grow up, I want to be a watermelon";
-        let recipient = Recipient { p256dh: &p256dh, auth: &auth };
+        let recipient = SubscriptionKeys { p256dh: &p256dh, auth: &auth };
         let body = encrypt_with(&sender, salt, text, text.len(), recipient).unwrap();
         let expected = "DGv6ra1nlYgDCS1FRnbzlwAAEABBBP4z9KsN6nGRTbVYI_c7VJSPQTBtkgcy27mlmlMoZIIgDll6e3vCYLocInmYWAmS6T\
             lzAC8wEqKK6PBru3jl7A_yl95bQpu6cVPTpK4Mqgkf1CXztLVBSt2Ks3oZwbuwXPXLWyouBWLVWGNWQexSgSxsj_Qulcy4a-fN";
         assert_eq!(BASE64_URL_SAFE_NO_PAD.encode(body), expected);
-        let no_point = Recipient { p256dh: &[4; 65], auth: &auth };
+        let no_point = SubscriptionKeys { p256dh: &[4; 65], auth: &auth };
         assert!(encrypt(text, 100, no_point).is_err());
     }
 }

@@ -13,7 +13,7 @@ pub struct TrustedOrigins(Vec<Url>);
 
 /// A setting that is not a list of origins. The operator must correct it. It may contain a password, and is not quoted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidOrigin {
+pub enum OriginError {
     /// An item is empty.
     #[error(transparent)]
     Empty(#[from] EmptyItem),
@@ -24,7 +24,7 @@ pub enum InvalidOrigin {
 
 /// An endpoint that is not called. The client must enable notifications with another endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidEndpoint {
+pub enum EndpointError {
     /// The endpoint is not a URL.
     #[error("it must be a URL")]
     NotUrl,
@@ -39,13 +39,13 @@ pub enum InvalidEndpoint {
     Port,
     /// The host is an address that is not public.
     #[error(transparent)]
-    NotPublic(#[from] NotPublic),
+    NotPublic(#[from] NotPublicError),
 }
 
 /// An IP address that is not public, or a host name without a public address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("its host must have a public address")]
-pub struct NotPublic;
+pub struct NotPublicError;
 
 impl TrustedOrigins {
     /// Reads `WEB_PUSH_TRUSTED_ORIGINS`; without it, no origin is trusted.
@@ -59,39 +59,39 @@ impl TrustedOrigins {
     }
 
     /// Parses an endpoint, and checks that it may be called. The addresses of its host name are checked at each call.
-    pub fn endpoint(&self, url: &str) -> Result<Url, InvalidEndpoint> {
-        let url = Url::parse(url).map_err(|_| InvalidEndpoint::NotUrl)?;
+    pub fn endpoint(&self, url: &str) -> Result<Url, EndpointError> {
+        let url = Url::parse(url).map_err(|_| EndpointError::NotUrl)?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(InvalidEndpoint::Credentials);
+            return Err(EndpointError::Credentials);
         }
         if self.has(&url) {
             return Ok(url);
         }
         if url.scheme() != "https" {
-            return Err(InvalidEndpoint::NotHttps);
+            return Err(EndpointError::NotHttps);
         }
         // `Url::port` is `None` for the default port of the scheme.
         if url.port().is_some() {
-            return Err(InvalidEndpoint::Port);
+            return Err(EndpointError::Port);
         }
         let host = url.host_str().unwrap_or_default();
         let address: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
         if address.is_some_and(|address| !is_public(address)) || host.is_empty() {
-            return Err(NotPublic.into());
+            return Err(NotPublicError.into());
         }
         Ok(url)
     }
 }
 
 impl FromStr for TrustedOrigins {
-    type Err = InvalidOrigin;
+    type Err = OriginError;
 
-    fn from_str(origins: &str) -> Result<Self, InvalidOrigin> {
+    fn from_str(origins: &str) -> Result<Self, OriginError> {
         let origin = |(index, origin): (usize, &str)| {
-            let HttpUrl(url) = origin.parse().map_err(|_| InvalidOrigin::NotOrigin(index + 1))?;
+            let HttpUrl(url) = origin.parse().map_err(|_| OriginError::NotOrigin(index + 1))?;
             let is_more = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
             let has_user = !url.username().is_empty() || url.password().is_some();
-            if is_more || has_user { Err(InvalidOrigin::NotOrigin(index + 1)) } else { Ok(url) }
+            if is_more || has_user { Err(OriginError::NotOrigin(index + 1)) } else { Ok(url) }
         };
         items(origins)?.into_iter().enumerate().map(origin).collect::<Result<_, _>>().map(Self)
     }
@@ -161,23 +161,23 @@ mod tests {
             none.endpoint(fine).unwrap();
         }
         for (bad, why) in [
-            ("ntfy.example/up", InvalidEndpoint::NotUrl),
-            ("", InvalidEndpoint::NotUrl),
-            ("http://ntfy.example/up", InvalidEndpoint::NotHttps),
-            ("ftp://ntfy.example/up", InvalidEndpoint::NotHttps),
-            ("https://ntfy.example:8443/up", InvalidEndpoint::Port),
-            ("https://ntfy.example:22/", InvalidEndpoint::Port),
-            ("https://user@ntfy.example/", InvalidEndpoint::Credentials),
-            ("https://:pass@ntfy.example/", InvalidEndpoint::Credentials),
-            ("https://127.0.0.1/", InvalidEndpoint::NotPublic(NotPublic)),
-            ("https://2130706433/", InvalidEndpoint::NotPublic(NotPublic)),
-            ("https://0x7f.1/", InvalidEndpoint::NotPublic(NotPublic)),
-            ("https://169.254.169.254/latest/meta-data", InvalidEndpoint::NotPublic(NotPublic)),
-            ("https://[::1]/", InvalidEndpoint::NotPublic(NotPublic)),
-            ("https://[::ffff:10.0.0.1]/", InvalidEndpoint::NotPublic(NotPublic)),
-            ("https://[64:ff9b::a00:1]/", InvalidEndpoint::NotPublic(NotPublic)),
-            ("https://[fd00::1]/", InvalidEndpoint::NotPublic(NotPublic)),
-            ("https://[fe80::1]/", InvalidEndpoint::NotPublic(NotPublic)),
+            ("ntfy.example/up", EndpointError::NotUrl),
+            ("", EndpointError::NotUrl),
+            ("http://ntfy.example/up", EndpointError::NotHttps),
+            ("ftp://ntfy.example/up", EndpointError::NotHttps),
+            ("https://ntfy.example:8443/up", EndpointError::Port),
+            ("https://ntfy.example:22/", EndpointError::Port),
+            ("https://user@ntfy.example/", EndpointError::Credentials),
+            ("https://:pass@ntfy.example/", EndpointError::Credentials),
+            ("https://127.0.0.1/", EndpointError::NotPublic(NotPublicError)),
+            ("https://2130706433/", EndpointError::NotPublic(NotPublicError)),
+            ("https://0x7f.1/", EndpointError::NotPublic(NotPublicError)),
+            ("https://169.254.169.254/latest/meta-data", EndpointError::NotPublic(NotPublicError)),
+            ("https://[::1]/", EndpointError::NotPublic(NotPublicError)),
+            ("https://[::ffff:10.0.0.1]/", EndpointError::NotPublic(NotPublicError)),
+            ("https://[64:ff9b::a00:1]/", EndpointError::NotPublic(NotPublicError)),
+            ("https://[fd00::1]/", EndpointError::NotPublic(NotPublicError)),
+            ("https://[fe80::1]/", EndpointError::NotPublic(NotPublicError)),
         ] {
             assert_eq!(none.endpoint(bad), Err(why), "{bad}");
         }
@@ -188,9 +188,9 @@ mod tests {
         let trusted: TrustedOrigins = "https://ntfy.internal:8443, http://127.0.0.1:8080".parse().unwrap();
         trusted.endpoint("https://ntfy.internal:8443/up").unwrap();
         trusted.endpoint("http://127.0.0.1:8080/up").unwrap();
-        assert_eq!(trusted.endpoint("https://ntfy.internal:8444/up"), Err(InvalidEndpoint::Port));
-        assert_eq!(trusted.endpoint("http://127.0.0.1:8081/up"), Err(InvalidEndpoint::NotHttps));
-        assert_eq!(trusted.endpoint("http://x@127.0.0.1:8080/up"), Err(InvalidEndpoint::Credentials));
+        assert_eq!(trusted.endpoint("https://ntfy.internal:8444/up"), Err(EndpointError::Port));
+        assert_eq!(trusted.endpoint("http://127.0.0.1:8081/up"), Err(EndpointError::NotHttps));
+        assert_eq!(trusted.endpoint("http://x@127.0.0.1:8080/up"), Err(EndpointError::Credentials));
         for bad in
             ["ntfy.internal", "https://ntfy.internal/path", "ftp://ntfy.internal", "https://a@ntfy.internal", "", ","]
         {

@@ -4,8 +4,8 @@ mod encryption;
 pub mod endpoint;
 mod vapid;
 
-pub use endpoint::{InvalidEndpoint, TrustedOrigins};
-pub use vapid::{InvalidSettings, Settings};
+pub use endpoint::{EndpointError, TrustedOrigins};
+pub use vapid::{VapidCredentials, VapidError};
 
 use std::error::Error;
 use std::time::Duration;
@@ -26,10 +26,10 @@ use super::provider::{ProviderClient, ProviderResult};
 use crate::content::is_call;
 use crate::http_client::{HttpClient, failure, outcome, unanswered};
 use crate::notification::Notification;
-use crate::outcome::{Extent, Failure, Outcome};
+use crate::outcome::{Failure, FailureScope, Outcome};
 use crate::truncate::truncate;
-use encryption::{Recipient, encrypt};
-use endpoint::NotPublic;
+use encryption::{SubscriptionKeys, encrypt};
+use endpoint::NotPublicError;
 use vapid::Vapid;
 
 /// The longest plaintext, in bytes (RFC 8291, section 4): a push service need not accept more than 4,096 bytes of
@@ -57,7 +57,7 @@ const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
 
 /// The HTTP clients that all apps share.
 #[derive(Clone)]
-pub struct Clients {
+pub struct WebPushClients {
     /// For trusted origins, at any address.
     pub trusted: HttpClient,
     /// For all other endpoints: public addresses only.
@@ -66,7 +66,7 @@ pub struct Clients {
 
 /// The Web Push client of one app.
 pub struct WebPush {
-    clients: Clients,
+    clients: WebPushClients,
     trusted_origins: TrustedOrigins,
     vapid: Vapid,
 }
@@ -81,13 +81,13 @@ pub struct Subscription {
 
 /// A form that is not a Web Push subscription. The client must correct it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSubscription {
+pub enum SubscriptionError {
     /// The field of this name is missing or empty.
     #[error("the form has no field {0:?}")]
     Missing(&'static str),
     /// The endpoint is not allowed.
     #[error("the form's field \"endpoint\" cannot be used: {0}")]
-    Endpoint(#[from] InvalidEndpoint),
+    Endpoint(#[from] EndpointError),
     /// The field of this name is not such a key.
     #[error("the form's field {0:?} must be {1} in base64url")]
     Key(&'static str, &'static str),
@@ -95,13 +95,13 @@ pub enum InvalidSubscription {
 
 impl Subscription {
     /// Reads the form's fields `endpoint`, `p256dh` and `auth` from a browser's `PushSubscription` (W3C Push API).
-    pub fn new(options: &PublishOptions, trusted_origins: &TrustedOrigins) -> Result<Self, InvalidSubscription> {
-        let require = |name| options.given(name).ok_or(InvalidSubscription::Missing(name));
+    pub fn new(options: &PublishOptions, trusted_origins: &TrustedOrigins) -> Result<Self, SubscriptionError> {
+        let require = |name| options.given(name).ok_or(SubscriptionError::Missing(name));
         let endpoint = trusted_origins.endpoint(require("endpoint")?)?;
-        let key = InvalidSubscription::Key("p256dh", "a point of P-256");
+        let key = SubscriptionError::Key("p256dh", "a point of P-256");
         let p256dh = BASE64_URL.decode(require("p256dh")?).map_err(|_| key)?;
         let p256dh = p256::PublicKey::from_sec1_bytes(&p256dh).map_err(|_| key)?;
-        let key = InvalidSubscription::Key("auth", "16 bytes");
+        let key = SubscriptionError::Key("auth", "16 bytes");
         let auth = BASE64_URL.decode(require("auth")?).map_err(|_| key)?;
         let auth = auth.try_into().map_err(|_| key)?;
         Ok(Self { endpoint, p256dh: p256dh.to_encoded_point(false), auth })
@@ -125,8 +125,12 @@ impl Subscription {
 }
 
 impl WebPush {
-    pub fn new(settings: Settings, clients: Clients, trusted_origins: TrustedOrigins) -> Result<Self, InvalidSettings> {
-        Ok(Self { clients, trusted_origins, vapid: Vapid::new(settings)? })
+    pub fn new(
+        credentials: VapidCredentials,
+        clients: WebPushClients,
+        trusted_origins: TrustedOrigins,
+    ) -> Result<Self, VapidError> {
+        Ok(Self { clients, trusted_origins, vapid: Vapid::new(credentials)? })
     }
 
     async fn send(&self, notification: Notification<'_>) -> ProviderResult {
@@ -162,7 +166,7 @@ impl WebPush {
         length: usize,
     ) -> Result<Response, Outcome> {
         let Subscription { endpoint, p256dh, auth } = subscription;
-        let recipient = Recipient { p256dh: p256dh.as_bytes(), auth };
+        let recipient = SubscriptionKeys { p256dh: p256dh.as_bytes(), auth };
         let body = encrypt(text, length, recipient)
             .map_err(|_| Outcome::Refused("the notification cannot be encrypted".into()))?;
         let urgency = match notification.registration.options.priority() {
@@ -193,8 +197,8 @@ impl WebPush {
         };
         let client = if self.trusted_origins.has(endpoint) { &self.clients.trusted } else { &self.clients.public };
         client.send(request).await.map_err(|error| match is_not_public(&error) {
-            true => Outcome::Refused(InvalidEndpoint::from(NotPublic).to_string()),
-            false if error.is_connect() => Failure { extent: Extent::Unreachable, ..unanswered(error) }.into(),
+            true => Outcome::Refused(EndpointError::from(NotPublicError).to_string()),
+            false if error.is_connect() => Failure { scope: FailureScope::Unreachable, ..unanswered(error) }.into(),
             false => unanswered(error).into(),
         })
     }
@@ -229,16 +233,16 @@ async fn outcome_of(mut response: Response, subscription: &Subscription) -> Outc
     let is_at_microsoft = subscription.is_at_microsoft();
     // Microsoft sends this header with any status, and drops the notification.
     if is_at_microsoft && headers.get("x-wns-status").is_some_and(|status| status == "channelthrottled") {
-        return failure(format!("{reason}, channelthrottled"), headers, Extent::Device).into();
+        return failure(format!("{reason}, channelthrottled"), headers, FailureScope::Device).into();
     }
     match status {
         StatusCode::NOT_FOUND => Outcome::Gone(reason),
         // Push services limit the rate of each subscription.
-        StatusCode::TOO_MANY_REQUESTS => failure(reason, headers, Extent::Device).into(),
+        StatusCode::TOO_MANY_REQUESTS => failure(reason, headers, FailureScope::Device).into(),
         // Microsoft limits the rate of all our notifications ("the cloud service exceeded its throttle limit").
-        StatusCode::NOT_ACCEPTABLE if is_at_microsoft => failure(reason, headers, Extent::Service).into(),
+        StatusCode::NOT_ACCEPTABLE if is_at_microsoft => failure(reason, headers, FailureScope::Service).into(),
         StatusCode::NOT_ACCEPTABLE if headers.contains_key(RETRY_AFTER) => {
-            failure(reason, headers, Extent::Device).into()
+            failure(reason, headers, FailureScope::Device).into()
         }
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             let said = beginning(&mut response).await;
@@ -270,7 +274,7 @@ async fn beginning(response: &mut Response) -> String {
 fn is_not_public(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
-        if error.is::<NotPublic>() {
+        if error.is::<NotPublicError>() {
             return true;
         }
         cause = error.source();
@@ -294,7 +298,7 @@ mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
-    use crate::http_client::Kind;
+    use crate::http_client::ClientKind;
 
     /// A self-signed certificate for 127.0.0.1: `openssl req -x509`.
     const CERTIFICATE: &str = "MIIBkTCCATagAwIBAgIUZ7PfbBVMnhuMmLBA6xtRt+gm674wCgYIKoZIzj0EAwIwFDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2\
@@ -312,11 +316,13 @@ mod tests {
         let trusted_origins =
             if is_trusted { url.origin().ascii_serialization().parse().unwrap() } else { TrustedOrigins::default() };
         let timeout = Duration::from_secs(2);
-        let clients =
-            Clients { trusted: HttpClient::new(Kind::Any, timeout), public: HttpClient::new(Kind::Public, timeout) };
+        let clients = WebPushClients {
+            trusted: HttpClient::new(ClientKind::Any, timeout),
+            public: HttpClient::new(ClientKind::Public, timeout),
+        };
         let key = BASE64_URL_SAFE_NO_PAD.encode([1; 32]);
-        let settings = serde_json::from_value(json!({"key": key, "subject": "mailto:push@example.com"})).unwrap();
-        let web_push = WebPush::new(settings, clients, trusted_origins).unwrap();
+        let credentials = serde_json::from_value(json!({"key": key, "subject": "mailto:push@example.com"})).unwrap();
+        let web_push = WebPush::new(credentials, clients, trusted_origins).unwrap();
         let p256dh = p256::SecretKey::from_slice(&[2; 32]).unwrap().public_key().to_encoded_point(false);
         let options = BTreeMap::from([
             ("endpoint".to_owned(), endpoint.to_owned()),
@@ -337,21 +343,21 @@ mod tests {
         web_push.publish(notification).await.unwrap()
     }
 
-    fn extent(outcome: Outcome) -> Extent {
+    fn scope(outcome: Outcome) -> FailureScope {
         let Outcome::Transient(failure) = outcome else { panic!("{outcome:?}") };
-        failure.extent
+        failure.scope
     }
 
     #[tokio::test]
     async fn a_host_without_an_address_or_that_refuses_connections_is_unreachable() {
         for is_trusted in [true, false] {
-            assert_eq!(extent(outcome_at("https://push.invalid/x", is_trusted).await), Extent::Unreachable);
+            assert_eq!(scope(outcome_at("https://push.invalid/x", is_trusted).await), FailureScope::Unreachable);
         }
         // The socket is bound, but does not listen.
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let endpoint = format!("http://{}/x", socket.local_addr().unwrap());
-        assert_eq!(extent(outcome_at(&endpoint, true).await), Extent::Unreachable);
+        assert_eq!(scope(outcome_at(&endpoint, true).await), FailureScope::Unreachable);
     }
 
     #[tokio::test]
@@ -365,7 +371,7 @@ mod tests {
         while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
             waiting.push(stream);
         }
-        assert_eq!(extent(outcome_at(&format!("http://{address}/x"), true).await), Extent::Unreachable);
+        assert_eq!(scope(outcome_at(&format!("http://{address}/x"), true).await), FailureScope::Unreachable);
     }
 
     /// A server with an invalid certificate may be another host than the intended one.
@@ -385,7 +391,7 @@ mod tests {
             }
         });
         let Outcome::Transient(failure) = outcome_at(&endpoint, true).await else { panic!() };
-        assert_eq!(failure.extent, Extent::Unreachable);
+        assert_eq!(failure.scope, FailureScope::Unreachable);
         assert!(failure.reason.contains("certificate"), "{}", failure.reason);
     }
 
@@ -393,7 +399,7 @@ mod tests {
     async fn a_host_that_accepts_a_connection_and_does_not_answer_is_reachable() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}/x", listener.local_addr().unwrap());
-        assert_eq!(extent(outcome_at(&endpoint, true).await), Extent::Service);
+        assert_eq!(scope(outcome_at(&endpoint, true).await), FailureScope::Service);
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use super::BASE64_URL;
-use crate::direct::jws::{BadKey, ec_key, es256};
+use crate::direct::jws::{KeyError, ec_key, es256};
 
 /// How many signatures are cached, one for each push service. Beyond it, all are removed.
 const MAX_SIGNATURES: usize = 1_000;
@@ -24,7 +24,7 @@ const LOCAL_DOMAINS: [&str; 3] = ["localhost", "local", "invalid"];
 /// An app's credentials for Web Push.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct VapidCredentials {
     /// The private key: P-256, as PEM (PKCS #8 or SEC1) or as 32 bytes in base64.
     key: String,
     /// The contact for push services: a `mailto:` or `https:` URL.
@@ -33,19 +33,19 @@ pub struct Settings {
 
 /// Credentials that cannot be used. The operator must correct them.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSettings {
+pub enum VapidError {
     /// The private key cannot be read.
     #[error(transparent)]
-    Key(#[from] BadKey),
+    Key(#[from] KeyError),
     /// Push services refuse the subject.
     #[error(transparent)]
-    Subject(#[from] InvalidSubject),
+    WorkKind(#[from] SubjectError),
 }
 
 /// A subject that push services refuse. The operator must correct it. Apple's push service answers each notification
 /// with `BadJwtToken` ("Sending web push notifications in web apps and browsers").
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSubject {
+pub enum SubjectError {
     /// The subject is neither a `mailto:` nor an `https:` URL.
     #[error("the subject must begin with mailto: or https://")]
     Scheme,
@@ -74,8 +74,8 @@ pub struct Vapid {
 }
 
 impl Vapid {
-    pub fn new(Settings { key, subject }: Settings) -> Result<Self, InvalidSettings> {
-        let bad = BadKey("a P-256 key: PKCS #8 or SEC1 as PEM, or 32 bytes in base64");
+    pub fn new(VapidCredentials { key, subject }: VapidCredentials) -> Result<Self, VapidError> {
+        let bad = KeyError("a P-256 key: PKCS #8 or SEC1 as PEM, or 32 bytes in base64");
         let key = signing_key(key.trim()).ok_or(bad)?;
         check_subject(&subject)?;
         let public_key = BASE64_URL_SAFE_NO_PAD.encode(key.verifying_key().to_encoded_point(false));
@@ -113,30 +113,30 @@ fn signing_key(key: &str) -> Option<SigningKey> {
     SigningKey::from_slice(&BASE64_URL.decode(url_safe).ok()?).ok()
 }
 
-fn check_subject(subject: &str) -> Result<(), InvalidSubject> {
+fn check_subject(subject: &str) -> Result<(), SubjectError> {
     let is_foreign = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | '"');
     if subject.contains(is_foreign) {
-        return Err(InvalidSubject::Character);
+        return Err(SubjectError::Character);
     }
     let url = match subject.strip_prefix("mailto:") {
         Some(address) => {
-            let (name, domain) = address.split_once('@').ok_or(InvalidSubject::Address)?;
+            let (name, domain) = address.split_once('@').ok_or(SubjectError::Address)?;
             if name.is_empty() || name.contains(',') || domain.contains(['@', ',', '?', '#', '/', '\\', ':']) {
-                return Err(InvalidSubject::Address);
+                return Err(SubjectError::Address);
             }
             format!("https://{domain}")
         }
         None if subject.starts_with("https://") => subject.to_owned(),
-        None => return Err(InvalidSubject::Scheme),
+        None => return Err(SubjectError::Scheme),
     };
-    let url = Url::parse(&url).map_err(|_| InvalidSubject::Host)?;
+    let url = Url::parse(&url).map_err(|_| SubjectError::Host)?;
     // `Url::domain` is `None` for an IP address.
-    let host = url.domain().ok_or(InvalidSubject::Host)?.trim_end_matches('.');
+    let host = url.domain().ok_or(SubjectError::Host)?.trim_end_matches('.');
     match host.rsplit_once('.') {
-        _ if host == "localhost" => Err(InvalidSubject::Nowhere),
-        Some((_, top)) if LOCAL_DOMAINS.contains(&top) => Err(InvalidSubject::Nowhere),
+        _ if host == "localhost" => Err(SubjectError::Nowhere),
+        Some((_, top)) if LOCAL_DOMAINS.contains(&top) => Err(SubjectError::Nowhere),
         Some(_) => Ok(()),
-        None => Err(InvalidSubject::Host),
+        None => Err(SubjectError::Host),
     }
 }
 
@@ -176,32 +176,32 @@ mod tests {
             check_subject(fine).unwrap();
         }
         for (bad, why) in [
-            ("", InvalidSubject::Scheme),
-            ("push@example.com", InvalidSubject::Scheme),
-            ("http://example.com", InvalidSubject::Scheme),
-            ("https:example.com", InvalidSubject::Scheme),
-            ("MAILTO:push@example.com", InvalidSubject::Scheme),
-            ("mailto: push@example.com", InvalidSubject::Character),
-            ("mailto:push@example.com\n", InvalidSubject::Character),
-            ("mailto:<push@example.com>", InvalidSubject::Character),
-            ("https://example.com/a b", InvalidSubject::Character),
-            ("mailto:", InvalidSubject::Address),
-            ("mailto:push", InvalidSubject::Address),
-            ("mailto:@example.com", InvalidSubject::Address),
-            ("mailto:a@b@example.com", InvalidSubject::Address),
-            ("mailto:a@example.com,b@example.com", InvalidSubject::Address),
-            ("mailto:a@example.com?subject=x", InvalidSubject::Address),
-            ("mailto:push@", InvalidSubject::Host),
-            ("mailto:push@server", InvalidSubject::Host),
-            ("mailto:push@127.0.0.1", InvalidSubject::Host),
-            ("https://[::1]/", InvalidSubject::Host),
-            ("https://", InvalidSubject::Host),
-            ("mailto:push@localhost", InvalidSubject::Nowhere),
-            ("mailto:push@LOCALHOST.", InvalidSubject::Nowhere),
-            ("https://localhost/contact", InvalidSubject::Nowhere),
-            ("https://chat.localhost:8443", InvalidSubject::Nowhere),
-            ("mailto:push@chat.local", InvalidSubject::Nowhere),
-            ("mailto:push@example.invalid", InvalidSubject::Nowhere),
+            ("", SubjectError::Scheme),
+            ("push@example.com", SubjectError::Scheme),
+            ("http://example.com", SubjectError::Scheme),
+            ("https:example.com", SubjectError::Scheme),
+            ("MAILTO:push@example.com", SubjectError::Scheme),
+            ("mailto: push@example.com", SubjectError::Character),
+            ("mailto:push@example.com\n", SubjectError::Character),
+            ("mailto:<push@example.com>", SubjectError::Character),
+            ("https://example.com/a b", SubjectError::Character),
+            ("mailto:", SubjectError::Address),
+            ("mailto:push", SubjectError::Address),
+            ("mailto:@example.com", SubjectError::Address),
+            ("mailto:a@b@example.com", SubjectError::Address),
+            ("mailto:a@example.com,b@example.com", SubjectError::Address),
+            ("mailto:a@example.com?subject=x", SubjectError::Address),
+            ("mailto:push@", SubjectError::Host),
+            ("mailto:push@server", SubjectError::Host),
+            ("mailto:push@127.0.0.1", SubjectError::Host),
+            ("https://[::1]/", SubjectError::Host),
+            ("https://", SubjectError::Host),
+            ("mailto:push@localhost", SubjectError::Nowhere),
+            ("mailto:push@LOCALHOST.", SubjectError::Nowhere),
+            ("https://localhost/contact", SubjectError::Nowhere),
+            ("https://chat.localhost:8443", SubjectError::Nowhere),
+            ("mailto:push@chat.local", SubjectError::Nowhere),
+            ("mailto:push@example.invalid", SubjectError::Nowhere),
         ] {
             assert_eq!(check_subject(bad), Err(why), "{bad}");
         }

@@ -8,7 +8,7 @@ use crate::{Event, Payload};
 
 /// The operator's limits for the content of notifications, which push services and everybody near the device can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disclosure {
+pub struct ContentPolicy {
     /// Whether a notification contains the text of the message.
     pub body: bool,
     /// Whether a notification contains the sender.
@@ -22,7 +22,7 @@ pub struct Disclosure {
 }
 
 /// The content of MongooseIM's notifications.
-impl Default for Disclosure {
+impl Default for ContentPolicy {
     fn default() -> Self {
         Self { body: true, sender: true, placeholder: "New message".into(), urgent: false, mention: false }
     }
@@ -31,7 +31,7 @@ impl Default for Disclosure {
 impl Event {
     /// Returns the summary of the conversation within the operator's limits. `text` is the body of the message.
     pub fn summary(&self, text: Cow<'_, str>) -> Payload {
-        let Disclosure { body, sender, placeholder, urgent, mention } = &*self.disclosure;
+        let ContentPolicy { body, sender, placeholder, urgent, mention } = &*self.content_policy;
         let is_group = self.message.kind() == MessageType::Groupchat;
         let mut payload = Payload::default().with(Payload::MESSAGE_COUNT, self.unread_count.to_string());
         if *sender {
