@@ -5,10 +5,10 @@ use std::task::{Context, Poll, Waker};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use pushlark_events::{Effect, WebhookEvent, Reading, Sources, read};
 use pushlark_access::{Access, Caller};
+use pushlark_events::{Effect, Reading, Sources, WebhookEvent, read};
 use pushlark_http::{Answer, Invocation, MAX_BODY_BYTES, Media, Methods, Problem, Request, Response, answer};
-use pushlark_queue::{MAX_RECIPIENTS, Record, WorkKind, Work};
+use pushlark_queue::{MAX_RECIPIENTS, Record, Work, WorkKind};
 use pushlark_settings::Environment;
 use pushlark_xmpp::{BareJid, DomainPart, Element, MAX_STANZA_BYTES, Message, is_xml_text};
 use serde_json::{Value, json};

@@ -5,11 +5,11 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
+use pushlark_access::Access;
 use pushlark_delivery::Destinations;
 use pushlark_events::{Sources, read};
 use pushlark_fuzz::{at_once, caller, check_answer, check_events, chosen, post};
-use pushlark_access::Access;
-use pushlark_http::{Invocation, Methods, CommandError, Response, answer, command};
+use pushlark_http::{CommandError, Invocation, Methods, Response, answer, command};
 use pushlark_model::PublishOptions;
 use pushlark_settings::Environment;
 use pushlark_xmpp::{Disable, Element, Enable, Iq, Jid, MAX_NODE_BYTES, PushRequestError, is_xml_text};

@@ -13,8 +13,8 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
+use pushlark_access::{Access, Caller, ClientTokens};
 use pushlark_fuzz::{at_once, caller, chosen, post};
-use pushlark_access::{Access, Caller, Clients};
 use pushlark_xmpp::parse_jid;
 use serde_json::Value;
 
@@ -68,7 +68,7 @@ fn access(keys: &str, algorithm: &str) -> Option<Access> {
     let settings =
         [("JWT_KEYS", keys), ("JWT_ALGORITHM", algorithm), ("JWT_ISSUER", ISSUER), ("JWT_AUDIENCE", AUDIENCE)];
     let (environment, aws) = (settings.into_iter().collect(), SdkConfig::builder().build());
-    let clients = at_once(Clients::from_environment(&environment, &aws)).ok()?;
+    let clients = at_once(ClientTokens::from_environment(&environment, &aws)).ok()?;
     Some(Access::of_secrets("").expect("no secrets").with_clients(Some(clients?)))
 }
 

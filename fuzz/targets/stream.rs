@@ -5,7 +5,7 @@
 #[path = "../../infra/bridge/src/framing.rs"]
 mod framing;
 
-use framing::{BadStream, Frame, Framer};
+use framing::{Frame, Framer, FramingError};
 use libfuzzer_sys::fuzz_target;
 use pushlark_fuzz::check_written;
 
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(frames(data.chunks(1)), at_once);
 });
 
-fn frames<'d>(chunks: impl IntoIterator<Item = &'d [u8]>) -> (Vec<Frame>, Option<BadStream>) {
+fn frames<'d>(chunks: impl IntoIterator<Item = &'d [u8]>) -> (Vec<Frame>, Option<FramingError>) {
     let (mut framer, mut frames) = (Framer::default(), Vec::new());
     for chunk in chunks {
         framer.push(chunk);
