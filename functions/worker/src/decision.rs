@@ -44,7 +44,7 @@ pub enum Reason {
     /// A rule of the plugin leaves it out.
     Rule(Rule),
     /// The plugin left it out without a rule.
-    NoReason,
+    NotChosen,
     /// The message is older than its time to live.
     TooLate,
     /// No publisher is configured for the host.
@@ -59,7 +59,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rule(rule) => rule.fmt(f),
-            Self::NoReason => f.write_str("the plugin leaves it out"),
+            Self::NotChosen => f.write_str("the plugin leaves it out"),
             Self::TooLate => f.write_str("the message is older than its time to live"),
             Self::Unroutable(unroutable) => unroutable.fmt(f),
             Self::Claimed => f.write_str("another event of this message publishes to it"),
@@ -163,7 +163,7 @@ pub fn decide<'w>(
     for registration in &snapshot.registrations {
         let is_told = left_out.iter().any(|(other, _)| other == registration);
         if !is_told && !publications.iter().any(|planned| planned.publication.registration == *registration) {
-            left_out.push((registration.clone(), Reason::NoReason));
+            left_out.push((registration.clone(), Reason::NotChosen));
         }
     }
     Decision { snapshot, known, left_out, publications }

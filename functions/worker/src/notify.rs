@@ -87,7 +87,7 @@ impl Worker {
             match reason {
                 Reason::TooLate => count(Metric::Expired),
                 Reason::Unroutable(_) => count(Metric::Unroutable),
-                Reason::Rule(_) | Reason::NoReason | Reason::Claimed | Reason::EnabledLater => {}
+                Reason::Rule(_) | Reason::NotChosen | Reason::Claimed | Reason::EnabledLater => {}
             }
         }
         let user = event.recipient();
