@@ -14,12 +14,12 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info_span};
 
-use crate::Worker;
 use crate::decision::MIN_TIME_TO_LIVE;
 use crate::notify::TaskOutcome;
 use crate::progress::{self, BatchContext, ByClaimant, Progress, RecipientProgress};
 use crate::retry::{RetryCause, Unfinished, backoff, is_too_early};
 use crate::task::{Action, Attempt, Task, TaskError};
+use crate::worker::Worker;
 
 /// Tasks that still run this long before the deadline are cancelled, to leave time to put them back.
 const END_CUTOFF: Duration = Duration::from_millis(700);
@@ -27,7 +27,7 @@ const END_CUTOFF: Duration = Duration::from_millis(700);
 /// second".
 const RECHECK_DELAY: Duration = Duration::from_secs(10);
 /// The tries of a removal, in about a day, before it goes to the dead-letter queue.
-const REMOVAL_TRIES: u32 = 100;
+const MAX_REMOVAL_ATTEMPTS: u32 = 100;
 
 /// A queue message, as SQS delivered it.
 struct Received {
@@ -277,7 +277,7 @@ impl Worker {
         let tries = work.retry.as_ref().map_or(0, |retry| retry.tries);
         match (&work.kind, &unfinished.cause) {
             (_, RetryCause::NotTried | RetryCause::TooEarly) => false,
-            (WorkKind::UserRemoved { .. } | WorkKind::DomainRemoved { .. }, _) => tries >= REMOVAL_TRIES,
+            (WorkKind::UserRemoved { .. } | WorkKind::DomainRemoved { .. }, _) => tries >= MAX_REMOVAL_ATTEMPTS,
             _ if unfinished.registration.is_some() => false,
             _ => OffsetDateTime::now_utc() - work.at > self.time_to_live.max(MIN_TIME_TO_LIVE),
         }

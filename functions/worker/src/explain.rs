@@ -14,16 +14,16 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::Worker;
 use crate::decision::{Decision, PlannedPublication, Reason, RecipientState};
 use crate::external::PluginError;
 use crate::notify::DecisionError;
 use crate::task::{Action, Task, TaskError};
+use crate::worker::Worker;
 
 /// The number of recipients that are explained concurrently.
-const CONCURRENCY: usize = 32;
+const MAX_CONCURRENT_EXPLANATIONS: usize = 32;
 /// The most recipients of one call, which times out after ten seconds.
-const MAX_RECIPIENTS: usize = 1_000;
+const MAX_EXPLAINED_RECIPIENTS: usize = 1_000;
 
 /// The reason why events are not explained.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum ExplainError {
         detail: String,
     },
     /// The events have too many recipients. The caller must split the request.
-    #[error("the events have {0} recipients, the limit is {MAX_RECIPIENTS}")]
+    #[error("the events have {0} recipients, the limit is {MAX_EXPLAINED_RECIPIENTS}")]
     TooMany(usize),
     /// The stanza of an event is not a message. The caller must correct it.
     #[error(transparent)]
@@ -144,7 +144,7 @@ impl Worker {
         });
         let events: Vec<_> = events.collect::<Result<_, _>>()?;
         let recipients = events.iter().map(recipients).sum();
-        if recipients > MAX_RECIPIENTS {
+        if recipients > MAX_EXPLAINED_RECIPIENTS {
             return Err(ExplainError::TooMany(recipients));
         }
         let mut explained = Vec::with_capacity(events.len());
@@ -175,7 +175,7 @@ impl Worker {
                     Action::Notify { event, reported } => Some(self.explain_recipient(event, reported)),
                     Action::NotifyDevice(_) | Action::RemoveUser(_) | Action::RemoveDomain(_) => None,
                 });
-                recipients = stream::iter(explained).buffered(CONCURRENCY).try_collect().await?;
+                recipients = stream::iter(explained).buffered(MAX_CONCURRENT_EXPLANATIONS).try_collect().await?;
                 "notifies".into()
             }
             Effect::Presence(session, Availability::Online) => format!("{session} is online from then on"),

@@ -12,7 +12,7 @@ use pushlark_telemetry::{Metric, count};
 /// per day are disabled for a push service without any delivery.
 const MIN_ANSWERS: u64 = 10;
 /// The most push services that are counted. Users choose those of Web Push, so there may be any number.
-const CAPACITY: usize = 1_000;
+const MAX_PUSH_SERVICES: usize = 1_000;
 
 /// The deliveries that are not in the table yet, by push service. The next answer that reports a device as gone writes
 /// them too, so that a delivery costs no write.
@@ -27,7 +27,7 @@ impl Guard {
         // A panic leaves no change half done, so a poisoned lock is safe to use.
         let mut delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
         for name in [Some(push_service.name.as_str()), push_service.family].into_iter().flatten() {
-            if delivered.len() >= CAPACITY && !delivered.contains_key(name) {
+            if delivered.len() >= MAX_PUSH_SERVICES && !delivered.contains_key(name) {
                 delivered.clear();
             }
             match delivered.get_mut(name) {

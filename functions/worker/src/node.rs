@@ -5,7 +5,6 @@ use pushlark_store::DeviceStatus;
 use pushlark_telemetry::{Metric, count};
 use time::OffsetDateTime;
 
-use crate::Worker;
 use crate::decision::MIN_TIME_TO_LIVE;
 use crate::notify::TaskOutcome;
 use crate::progress::BatchContext;
@@ -13,6 +12,7 @@ use crate::publish::{DeviceRecord, Disposition, Publish};
 use crate::retry::Unfinished;
 use crate::shares::Share;
 use crate::task::{Attempt, NodePush};
+use crate::worker::Worker;
 
 impl Worker {
     /// Claims and publishes a notification. `turn` is released before the publish.

@@ -19,7 +19,7 @@ use crate::publish::{DeviceRecord, Disposition, Publish};
 use crate::retry::{RetryCause, Unfinished};
 use crate::shares::Share;
 use crate::task::Attempt;
-use crate::{ChosenPlugin, Worker};
+use crate::worker::{ChosenPlugin, Worker};
 
 /// The result of a task.
 #[derive(Debug, Default)]

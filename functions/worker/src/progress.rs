@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::task::Attempt;
 
 /// The number of claims that are written concurrently.
-const CONCURRENCY: usize = 16;
+const MAX_CONCURRENT_CLAIMS: usize = 16;
 /// How long a complete publication waits for others before it is written. If the worker crashes in this time, the
 /// notification is repeated.
 const WRITE_DELAY: Duration = Duration::from_millis(500);
@@ -118,5 +118,5 @@ pub async fn write(store: &Store, recipients: impl IntoIterator<Item = Recipient
             );
         }
     });
-    stream::iter(writes).buffer_unordered(CONCURRENCY).collect::<()>().await;
+    stream::iter(writes).buffer_unordered(MAX_CONCURRENT_CLAIMS).collect::<()>().await;
 }

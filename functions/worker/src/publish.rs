@@ -8,11 +8,11 @@ use pushlark_store::{Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use tokio::time::Instant;
 
-use crate::Worker;
 use crate::retry::RetryCause;
+use crate::worker::Worker;
 
 /// The most tries for a failure that may be permanent: about two minutes, without other failures in between.
-const MAX_DOUBTFUL_TRIES: u32 = 8;
+const MAX_DOUBTFUL_ATTEMPTS: u32 = 8;
 /// A Web Push service that cannot be reached for this many seconds may be gone.
 const MAX_UNREACHABLE_SECONDS: u64 = 86_400;
 
@@ -102,14 +102,16 @@ impl Worker {
     }
 
     /// Makes a transient outcome final after enough tries. A failure that may be permanent becomes final after
-    /// `MAX_DOUBTFUL_TRIES`. A push service that a user has chosen may be gone after a day without a connection.
+    /// `MAX_DOUBTFUL_ATTEMPTS`. A push service that a user has chosen may be gone after a day without a connection.
     async fn after_all_tries(&self, publish: &Publish<'_>, outcome: Outcome) -> Outcome {
         let Notification { user, registration, .. } = *publish.notification;
         let Outcome::Transient(Failure { reason, scope, .. }) = &outcome else { return outcome };
         let tries = publish.retry.doubtful + 1;
         match scope {
-            FailureScope::Node if tries >= MAX_DOUBTFUL_TRIES => Outcome::Suspect(format!("{reason}, {tries} times")),
-            FailureScope::Unknown if tries >= MAX_DOUBTFUL_TRIES => {
+            FailureScope::Node if tries >= MAX_DOUBTFUL_ATTEMPTS => {
+                Outcome::Suspect(format!("{reason}, {tries} times"))
+            }
+            FailureScope::Unknown if tries >= MAX_DOUBTFUL_ATTEMPTS => {
                 Outcome::Refused(format!("{reason}, {tries} times"))
             }
             FailureScope::Unreachable => {

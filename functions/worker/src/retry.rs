@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 /// The longest delay between two tries, if no push service asks for a longer one.
 const MAX_BACKOFF: Duration = Duration::from_secs(15 * 60);
 /// The longest delay that a push service may ask for. Longer ones are cut.
-const MAX_RETRY_AFTER: Duration = Duration::from_hours(12);
+const MAX_ASKED_DELAY: Duration = Duration::from_hours(12);
 
 /// A task, or one of its registrations, that must be retried.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Unfinished {
                 next.generation += 1;
                 next.tries = retry.tries.saturating_add(1);
                 next.doubtful += u32::from(is_doubtful);
-                let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+                let asked = retry_after.unwrap_or_default().min(MAX_ASKED_DELAY);
                 let delay = backoff(next.tries).max(asked);
                 next.not_before = (delay > MAX_TIMER).then(|| now + delay);
                 delay
@@ -145,7 +145,7 @@ mod tests {
         }
         assert_eq!((waited.as_secs(), times), (2_000, 2));
         let (retry, _) = failed(Some(10 * 86_400)).next_at(&first(), None, now);
-        assert_eq!(retry.not_before, Some(now + MAX_RETRY_AFTER));
+        assert_eq!(retry.not_before, Some(now + MAX_ASKED_DELAY));
     }
 
     #[test]

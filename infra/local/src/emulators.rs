@@ -12,9 +12,9 @@ use aws_config::SdkConfig;
 use dynoxide::Database;
 use tokio::task::JoinSet;
 
-use crate::server::{Timeouts, serve};
+use crate::options::Options;
+use crate::server::{Timeouts, bind, serve, url};
 use crate::sqs::{QueueAttributes, Sqs};
-use crate::{Options, bind, url};
 
 /// The name of the queue of events.
 pub const QUEUE: &str = "pushlark";

@@ -5,6 +5,7 @@ mod emulators;
 mod event_source;
 mod function_url;
 mod functions;
+mod options;
 mod server;
 mod sink;
 pub mod sqs;
@@ -14,70 +15,24 @@ mod table;
 mod template;
 
 pub use demo::demo;
+pub use options::Options;
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use pushlark_settings::Environment;
 use pushlark_settings::catalogue::{
     self, DEAD_LETTER_QUEUE_URL, MONGOOSEPUSH_URL, QUEUE_URL, TABLE_NAME, VIRTUAL_PUBSUB_HOSTS,
 };
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use worker::{FUNCTION_TIMEOUT, Plugins};
 
 use emulators::{Emulators, dynamodb_at};
 use event_source::{EventSource, Mapping};
 use functions::Functions;
-use server::{Timeouts, serve};
+use server::{Timeouts, bind, serve, url};
 use sink::Sink;
-use sqs::Clock;
-
-/// The options of a stack.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The port of the HTTP routes; 0 for any.
-    pub port: u16,
-    /// The folder of the table and the queues; `None` for memory.
-    pub data: Option<PathBuf>,
-    /// Settings of the functions, which override the stack's own defaults.
-    pub environment: Environment,
-    /// The clock of SQS.
-    pub clock: Clock,
-    /// The visibility time-out without `BATCHING_WINDOW`, in seconds of SQS's clock.
-    pub visibility_timeout: u32,
-    /// The plugins that `PLUGIN` chooses from.
-    pub plugins: Plugins,
-    /// The endpoint of DynamoDB for the functions, if it is not the stack's, such as a proxy that fails.
-    pub dynamodb_endpoint: Option<String>,
-    /// Time for the header of a request, including the time between two requests; then the connection is closed.
-    pub header_timeout: Duration,
-    /// Time for the body of a request; then the response is 408.
-    pub body_timeout: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            port: 0,
-            data: None,
-            environment: Environment::default(),
-            clock: Clock::real(),
-            // Six times the worker's.
-            visibility_timeout: 6 * FUNCTION_TIMEOUT.as_secs() as u32,
-            plugins: Plugins::built_in(),
-            dynamodb_endpoint: None,
-            header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(30),
-        }
-    }
-}
 
 /// A running stack. Dropping it stops it at once; [`Stack::stop`] finishes running requests and batches first.
 #[derive(Debug)]
@@ -182,19 +137,6 @@ fn settings(given: &Environment, url: &str, emulators: &Emulators) -> Environmen
         (DEAD_LETTER_QUEUE_URL.name, &emulators.dead_letter_queue_url),
     ]);
     environment
-}
-
-async fn bind(port: u16) -> anyhow::Result<TcpListener> {
-    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            bail!("port {port} is taken: another program listens there. Choose another one with --port")
-        }
-        bound => bound.with_context(|| format!("cannot listen on port {port}")),
-    }
-}
-
-fn url(address: SocketAddr) -> String {
-    format!("http://{address}")
 }
 
 async fn until_stopped(mut stopped: watch::Receiver<bool>) {

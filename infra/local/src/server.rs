@@ -1,9 +1,11 @@
 //! The HTTP servers of the stack, with timeouts for clients.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
@@ -24,6 +26,21 @@ pub struct Timeouts {
     pub header: Duration,
     /// For the body. Then the response is 408.
     pub body: Duration,
+}
+
+/// Listens on a port of the loopback address; 0 is any free port.
+pub async fn bind(port: u16) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            bail!("port {port} is taken: another program listens there. Choose another one with --port")
+        }
+        bound => bound.with_context(|| format!("cannot listen on port {port}")),
+    }
+}
+
+/// Returns the base URL of a listener, such as `http://127.0.0.1:8080`.
+pub fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
 }
 
 /// Serves HTTP/1.1 until `stopped`, then finishes the requests in progress.

@@ -19,14 +19,14 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::AccessError;
+use crate::error::AccessError;
 
 /// The reason for a credential that is neither a secret nor a JWT.
 const NO_TOKEN: &str = "the credential is neither one of the secrets in WEBHOOK_SECRET nor a client's token";
 /// The reason for a token that none of the keys has signed.
 const NO_KEY: &str = "the token is signed by none of the keys";
 /// The tolerated difference between the clocks of issuer and function, in seconds.
-const LEEWAY: u64 = 5;
+const CLOCK_LEEWAY: u64 = 5;
 /// The maximum length of a token, in bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// The minimum length of an HS256 key, in bytes (RFC 7518, section 3.2).
@@ -92,7 +92,7 @@ impl ClientTokens {
         validation.set_audience(&[audience]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.validate_nbf = true;
-        validation.leeway = LEEWAY;
+        validation.leeway = CLOCK_LEEWAY;
         let source = if keys.starts_with("https://") || keys.starts_with("http://") {
             KeySource::Published { url: published(keys, algorithm)?, fetch: Fetch::default(), kept: Mutex::default() }
         } else {

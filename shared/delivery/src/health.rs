@@ -11,9 +11,9 @@ use crate::notification::Notification;
 use crate::outcome::{Failure, FailureScope, Outcome};
 
 /// A push service is paused after this number of consecutive failures.
-const FAILURES: usize = 5;
+const FAILURES_BEFORE_PAUSE: usize = 5;
 /// The failures must concern at least this number of devices: fewer devices may be the cause themselves.
-const DEVICES: usize = 3;
+const MIN_FAILED_DEVICES: usize = 3;
 /// The time between two notifications that probe a paused push service.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// After this number of probe intervals a device that has failed may probe: there may be no other device.
@@ -23,7 +23,7 @@ const LAST_FAILED_DEVICE_INTERVALS: u32 = 5;
 /// How many failed devices are remembered for each push service.
 const MAX_FAILED_DEVICES: usize = 100;
 /// How many push services are remembered, since users choose those of Web Push. Beyond it, all are forgotten.
-const CAPACITY: usize = 1_000;
+const MAX_PUSH_SERVICES: usize = 1_000;
 
 /// The recent failures of each push service, which decide whether it is paused.
 #[derive(Default)]
@@ -93,7 +93,7 @@ impl Health {
     fn with<T>(&self, service: &str, f: impl FnOnce(&mut ServiceHealth) -> T) -> T {
         // Every change is a single step, so a poisoned lock still holds valid data.
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
-        if services.len() >= CAPACITY && !services.contains_key(service) {
+        if services.len() >= MAX_PUSH_SERVICES && !services.contains_key(service) {
             services.clear();
         }
         match services.get_mut(service) {
@@ -105,7 +105,7 @@ impl Health {
 
 impl ServiceHealth {
     fn is_paused(&self) -> bool {
-        self.failures >= FAILURES && self.failed.len() >= DEVICES
+        self.failures >= FAILURES_BEFORE_PAUSE && self.failed.len() >= MIN_FAILED_DEVICES
     }
 
     fn recover(&mut self) {
@@ -121,7 +121,10 @@ impl ServiceHealth {
             self.failed.remove(0);
         }
         if self.is_paused() && !was_paused {
-            tracing::warn!(service, "a push service failed {FAILURES} times in a row: it is paused for a while");
+            tracing::warn!(
+                service,
+                "a push service failed {FAILURES_BEFORE_PAUSE} times in a row: it is paused for a while"
+            );
         }
     }
 

@@ -18,10 +18,10 @@ use crate::direct::web_push::endpoint::{NotPublicError, is_public};
 use crate::outcome::{Failure, FailureScope, Outcome};
 
 /// The longest reason that counts as a name, in bytes.
-const MAX_NAME: usize = 64;
+const MAX_REASON_BYTES: usize = 64;
 /// A connection is replaced after this number of consecutive failures: it leads to one machine of a provider, and the
 /// next one may lead to another.
-const FAILURES: u32 = 5;
+const FAILURES_BEFORE_REPLACEMENT: u32 = 5;
 /// The minimum time between two replacements: Apple treats frequent new connections as an attack ("Communicating with
 /// APNs"), and while the provider itself is down a new connection does not help.
 const REPLACE_INTERVAL: Duration = Duration::from_secs(10);
@@ -126,9 +126,9 @@ impl HttpClient {
         match connection {
             ConnectionState::Works => *failures = 0,
             ConnectionState::Fails => *failures += 1,
-            ConnectionState::IsGivenUp => *failures = FAILURES,
+            ConnectionState::IsGivenUp => *failures = FAILURES_BEFORE_REPLACEMENT,
         }
-        let is_bad = *failures >= FAILURES;
+        let is_bad = *failures >= FAILURES_BEFORE_REPLACEMENT;
         if is_bad && connections.replaced_at.is_none_or(|at| at.elapsed() >= REPLACE_INTERVAL) {
             *connections = Connections {
                 client: None,
@@ -277,7 +277,7 @@ fn http_date(value: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
 /// only logged at debug level.
 pub fn named(reason: &str) -> &str {
     let is_name = reason.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '_' | '-'));
-    if is_name && reason.len() <= MAX_NAME {
+    if is_name && reason.len() <= MAX_REASON_BYTES {
         return reason;
     }
     tracing::debug!(reason, "the reason of a push service is not a name");

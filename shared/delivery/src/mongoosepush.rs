@@ -24,7 +24,7 @@ use crate::truncate::send_truncated;
 /// The largest request, in bytes. MongoosePush's own request to APNs or FCM may have 4,096 bytes, and is a few bytes
 /// longer: in a silent notification for APNs, `{"aps":{"content-available":1}}` replaces `{"service":"apns","data":{}}`
 /// (Sparrow's `apns.ex` and `android.ex`).
-const MAX_REQUEST: usize = 4_096 - 32;
+const MAX_MONGOOSEPUSH_REQUEST_BYTES: usize = 4_096 - 32;
 
 /// The client of a MongoosePush server.
 pub struct MongoosePush {
@@ -70,7 +70,7 @@ impl MongoosePush {
         let build = |payload: &Payload| body(service, options, payload);
         let post = |body: Vec<u8>| self.post(&url, body);
         let is_too_large = |answer: &ProviderResponse| self.is_too_large(answer);
-        match send_truncated(MAX_REQUEST, notification.payload, build, post, is_too_large).await {
+        match send_truncated(MAX_MONGOOSEPUSH_REQUEST_BYTES, notification.payload, build, post, is_too_large).await {
             Ok(Ok(answer)) => self.outcome(&answer),
             Ok(Err(error)) => unanswered(error).into(),
             Err(too_large) => Outcome::Refused(too_large.to_string()),

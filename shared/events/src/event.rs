@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::Sources;
+use crate::sources::Sources;
 
 /// The longest id of an event, in bytes.
 const MAX_ID_BYTES: usize = 256;

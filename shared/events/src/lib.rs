@@ -7,13 +7,14 @@ mod jid_fields;
 mod mongooseim;
 mod native;
 mod sns;
+mod sources;
 mod stanza;
 
 pub use event::{Arrival, Effect, Reading, WebhookEvent};
 pub use native::read_event;
+pub use sources::Sources;
 
 use pushlark_http::{Media, Problem, Request, read_text};
-use pushlark_settings::{Environment, HostPatterns, SettingError, catalogue};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -27,32 +28,6 @@ const WEBHOOK_ID: &str = "webhook-id";
 
 /// The most events of one request: for each, the table may be written to before the request is answered.
 const MAX_EVENTS: usize = 1_000;
-
-/// The settings of the sources of events.
-#[derive(Debug, Clone)]
-pub struct Sources {
-    /// The hosts of rooms. If nothing else does, they distinguish group messages of MongooseIM from private ones.
-    pub muc_hosts: Option<HostPatterns>,
-    /// The hosts of MUC Light. Their rooms guarantee that an occupant's nick is the bare JID of the user.
-    pub muc_light_hosts: HostPatterns,
-}
-
-impl Sources {
-    /// Reads `MUC_HOSTS` and `MUC_LIGHT_HOSTS`.
-    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
-        Ok(Self {
-            muc_hosts: environment.get(&catalogue::MUC_HOSTS)?,
-            muc_light_hosts: environment.require(&catalogue::MUC_LIGHT_HOSTS)?,
-        })
-    }
-}
-
-impl Default for Sources {
-    fn default() -> Self {
-        let muc_light_hosts = catalogue::MUC_LIGHT_HOSTS.kind.default().and_then(|hosts| hosts.parse().ok());
-        Self { muc_hosts: None, muc_light_hosts: muc_light_hosts.unwrap_or_default() }
-    }
-}
 
 /// Reads all events of a request that arrived at `now`. Otherwise the problem lists each bad event (400), or each event
 /// about a user for whom the caller does not speak (403).

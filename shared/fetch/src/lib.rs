@@ -7,9 +7,9 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 
 /// The time-out of one fetch. An invocation has ten seconds in total.
-const TIMEOUT: Duration = Duration::from_secs(3);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// The maximum size of a document, in bytes.
-const MAX_BYTES: usize = 64 * 1024;
+const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
 /// An HTTP client for documents of at most 64 KiB. It follows no redirects, and is created by the first fetch.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +25,7 @@ pub enum FetchError {
     #[error("the server responded with {0}")]
     Status(reqwest::StatusCode),
     /// The document is larger than 64 KiB.
-    #[error("the document has more than {MAX_BYTES} bytes")]
+    #[error("the document has more than {MAX_DOCUMENT_BYTES} bytes")]
     TooLarge,
 }
 
@@ -40,7 +40,7 @@ impl Fetch {
         }
         let mut document = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unanswered)? {
-            if document.len() + chunk.len() > MAX_BYTES {
+            if document.len() + chunk.len() > MAX_DOCUMENT_BYTES {
                 return Err(FetchError::TooLarge);
             }
             document.extend_from_slice(&chunk);
@@ -52,7 +52,7 @@ impl Fetch {
         if let Some(client) = self.0.get() {
             return Ok(client);
         }
-        let client = Client::builder().timeout(TIMEOUT).redirect(Policy::none()).build()?;
+        let client = Client::builder().timeout(FETCH_TIMEOUT).redirect(Policy::none()).build()?;
         Ok(self.0.get_or_init(|| client))
     }
 }

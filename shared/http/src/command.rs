@@ -69,6 +69,15 @@ impl From<CommandError> for Problem {
     }
 }
 
+impl From<AdmissionError> for Problem {
+    fn from(error: AdmissionError) -> Self {
+        match error {
+            AdmissionError::TooManyAccounts(_) => Self::too_many_accounts(error.to_string()),
+            error => CommandError::from(error).into(),
+        }
+    }
+}
+
 /// Reads a command from JSON or an IQ, and executes it by `act`. The response to JSON is the value that `act` returns;
 /// the response to an IQ is an empty IQ result, or an IQ error.
 pub async fn command<C>(

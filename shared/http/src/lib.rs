@@ -4,80 +4,32 @@
 //! example by `cargo lambda invoke`. A direct invocation returns JSON and needs no credential, since IAM has
 //! authenticated the caller.
 
+mod body;
 mod command;
+mod invocation;
 mod problem;
 
+pub use body::{MAX_BODY_BYTES, Media};
 pub use command::{CommandError, command};
+pub use invocation::{Answer, HttpRequest, Invocation};
 pub use problem::Problem;
-
-use std::collections::HashMap;
-use std::fmt;
 
 use aws_lambda_events::http::{HeaderValue, header};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use lambda_runtime::{Error as BoxError, LambdaEvent, service_fn};
-use pushlark_access::{Access, Authenticated, Caller, Presented};
+use pushlark_access::{Access, Authenticated, Caller};
 use pushlark_sns::SnsMessage;
 use pushlark_telemetry::flush;
-use serde::de::{Deserializer, Error as _, IgnoredAny};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// The maximum size of a body after base64 decoding, in bytes.
-pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+use invocation::http_response;
+
 /// The maximum difference between the estimated and the exact size of decoded base64, in bytes: the last group encodes
 /// one to three bytes.
 const BASE64_PADDING: usize = 2;
-
-/// The payload of an invocation.
-#[derive(Debug)]
-pub enum Invocation {
-    /// An HTTP request.
-    Http(HttpRequest),
-    /// A JSON value from a caller that IAM has authenticated.
-    Direct(Box<RawValue>),
-}
-
-/// The event of a Function URL ("Invoking Lambda function URLs", "Request payload format"). It has only the fields that
-/// are read, so that events of HTTP APIs and of tests, which differ in the other fields, are accepted too.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HttpRequest {
-    #[serde(default)]
-    headers: HashMap<String, String>,
-    #[serde(default)]
-    query_string_parameters: Option<HashMap<String, String>>,
-    #[serde(default)]
-    body: Option<String>,
-    #[serde(default)]
-    is_base64_encoded: bool,
-    request_context: RequestContext,
-}
-
-#[derive(Debug, Deserialize)]
-struct RequestContext {
-    http: HttpContext,
-}
-
-#[derive(Debug, Deserialize)]
-struct HttpContext {
-    method: String,
-}
-
-/// The result of an invocation.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub enum Answer {
-    /// The response to an HTTP request.
-    Http(LambdaFunctionUrlResponse),
-    /// The JSON value for a direct caller.
-    Direct(Box<RawValue>),
-    /// A failed invocation, with the reason. Lambda retries an asynchronous invocation that fails.
-    #[serde(skip)]
-    Failed(String),
-}
 
 /// An authenticated request with an allowed method and a body of at most [`MAX_BODY_BYTES`].
 #[derive(Debug)]
@@ -113,65 +65,12 @@ pub enum Methods {
     GetAndPost,
 }
 
-/// The media type of a body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Media {
-    /// `application/json`.
-    Json,
-    /// `application/x-ndjson`: one JSON value per line.
-    JsonLines,
-    /// `application/cloudevents+json`: an event of CloudEvents 1.0.
-    CloudEvent,
-    /// `application/cloudevents-batch+json`: an array of events of CloudEvents 1.0.
-    CloudEvents,
-    /// `application/xml`, `text/xml` or `application/xmpp+xml`. Contains the type, which the response has too.
-    Xml(&'static str),
-    /// `application/x-www-form-urlencoded`.
-    Form,
-    /// Any other type, in lower case and without parameters.
-    Unknown(String),
-}
-
 /// A successful response.
 #[derive(Debug)]
 pub struct Response {
     status: u16,
     content_type: &'static str,
     body: String,
-}
-
-impl<'de> Deserialize<'de> for Invocation {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let payload = Box::<RawValue>::deserialize(deserializer)?;
-        // An invalid HTTP event must not become a direct invocation, which needs no credential.
-        if !payload.get().starts_with('{') {
-            return Ok(Self::Direct(payload));
-        }
-        let fields: HashMap<String, IgnoredAny> = serde_json::from_str(payload.get()).map_err(D::Error::custom)?;
-        if !fields.contains_key("requestContext") {
-            return Ok(Self::Direct(payload));
-        }
-        serde_json::from_str(payload.get()).map(Self::Http).map_err(D::Error::custom)
-    }
-}
-
-impl HttpRequest {
-    /// Returns the value of a header. `name` is in lower case, as in Lambda's events.
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(String::as_str)
-    }
-
-    fn query(&self, name: &str) -> Option<&str> {
-        self.query_string_parameters.as_ref()?.get(name).map(String::as_str)
-    }
-
-    fn presented(&self) -> Presented<'_> {
-        Presented { headers: &self.headers, token: self.query("token") }
-    }
-
-    fn method(&self) -> &str {
-        &self.request_context.http.method
-    }
 }
 
 /// Checks size, credential and method of an invocation, passes the request to `act`, and returns its response.
@@ -306,37 +205,6 @@ impl Methods {
     }
 }
 
-impl Media {
-    fn of(content_type: &str) -> Self {
-        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match essence.as_str() {
-            "application/json" => Self::Json,
-            "application/x-ndjson" => Self::JsonLines,
-            "application/cloudevents+json" => Self::CloudEvent,
-            "application/cloudevents-batch+json" => Self::CloudEvents,
-            "application/xml" => Self::Xml("application/xml"),
-            "text/xml" => Self::Xml("text/xml"),
-            "application/xmpp+xml" => Self::Xml("application/xmpp+xml"),
-            "application/x-www-form-urlencoded" => Self::Form,
-            _ => Self::Unknown(essence),
-        }
-    }
-}
-
-impl fmt::Display for Media {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Json => "application/json",
-            Self::JsonLines => "application/x-ndjson",
-            Self::CloudEvent => "application/cloudevents+json",
-            Self::CloudEvents => "application/cloudevents-batch+json",
-            Self::Xml(xml) => xml,
-            Self::Form => "application/x-www-form-urlencoded",
-            Self::Unknown(other) => other,
-        })
-    }
-}
-
 impl Response {
     /// Creates a JSON response. A body that cannot be serialized is a 500.
     pub fn json(status: u16, body: &impl Serialize) -> Result<Self, Problem> {
@@ -354,42 +222,7 @@ impl Response {
     }
 }
 
-fn http_response(status: u16, content_type: HeaderValue, body: String) -> LambdaFunctionUrlResponse {
-    let mut response = LambdaFunctionUrlResponse::default();
-    response.status_code = status.into();
-    response.headers.insert(header::CONTENT_TYPE, content_type);
-    response.body = Some(body);
-    response
-}
-
 /// Reads a UTF-8 body. Invalid UTF-8 is a 400.
 pub fn read_text(body: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(body).map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_payload_with_a_request_context_is_never_a_direct_invocation() {
-        let direct = ["{}", "5", "[]", r#"{"user": "bob@example.com", "headers": {}}"#];
-        for payload in direct {
-            assert!(matches!(serde_json::from_str(payload), Ok(Invocation::Direct(_))), "{payload}");
-        }
-        let http = r#"{"requestContext": {"http": {"method": "POST"}}}"#;
-        assert!(matches!(serde_json::from_str(http), Ok(Invocation::Http(_))));
-        let neither = [
-            r#"{"requestContext": {}}"#,
-            r#"{"requestContext": null}"#,
-            r#"{"requestContext": {"http": {"method": "POST"}}, "requestContext": {"http": {"method": "POST"}}}"#,
-            r#"{"\ud800": 1, "requestContext": {"http": {"method": "POST"}}}"#,
-        ];
-        for payload in neither {
-            assert!(serde_json::from_str::<Invocation>(payload).is_err(), "{payload}");
-        }
-        let neither = r#"{"requestContext": {"http": {"method": "POST"}}, "headers": 5}"#;
-        assert!(serde_json::from_str::<Invocation>(neither).is_err());
-    }
 }

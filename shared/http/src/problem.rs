@@ -6,11 +6,11 @@ use aws_lambda_events::http::{HeaderValue, header};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
 use pushlark_access::AccessError;
 use pushlark_sns::SnsError;
-use pushlark_store::AdmissionError;
 use pushlark_telemetry::Causes;
 use serde::Serialize;
 
-use crate::{CommandError, MAX_BODY_BYTES, Media, http_response};
+use crate::body::{MAX_BODY_BYTES, Media};
+use crate::invocation::http_response;
 
 /// An error response of type `application/problem+json`.
 #[derive(Debug, Serialize)]
@@ -113,6 +113,11 @@ impl Problem {
         Self::new(413, "Content Too Large", format!("the body has {bytes} bytes, {MAX_BODY_BYTES} are allowed"))
     }
 
+    /// 413: the events concern more accounts than one request may. The caller must split the request.
+    pub(crate) fn too_many_accounts(detail: impl Into<String>) -> Self {
+        Self::new(413, "Content Too Large", detail)
+    }
+
     /// 415: the function does not accept `media`. `supported` lists the accepted types.
     pub fn unsupported_media(media: &Media, supported: &str) -> Self {
         let detail = format!("the content type \"{media}\" is not supported, use {supported}");
@@ -161,15 +166,6 @@ impl From<AccessError> for Problem {
         match error {
             AccessError::Unauthorized { detail, .. } => Self::unauthorized(detail),
             AccessError::Unavailable => Self::unavailable(),
-        }
-    }
-}
-
-impl From<AdmissionError> for Problem {
-    fn from(error: AdmissionError) -> Self {
-        match error {
-            AdmissionError::TooManyAccounts(_) => Self::new(413, "Content Too Large", error.to_string()),
-            error => CommandError::from(error).into(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// The maximum nesting depth of objects and arrays. No document that the functions read is nested so deeply.
-const MAX_DEPTH: usize = 32;
+const MAX_JSON_DEPTH: usize = 32;
 
 /// Reads a JSON object. The error names the path of the invalid field, and never quotes its value.
 ///
@@ -50,8 +50,8 @@ struct Strict {
 
 impl Strict {
     fn deeper<E: Error>(self) -> Result<Self, E> {
-        if self.depth == MAX_DEPTH {
-            return Err(E::custom(format_args!("objects and arrays are nested deeper than {MAX_DEPTH}")));
+        if self.depth == MAX_JSON_DEPTH {
+            return Err(E::custom(format_args!("objects and arrays are nested deeper than {MAX_JSON_DEPTH}")));
         }
         Ok(Self { depth: self.depth + 1 })
     }
@@ -140,8 +140,8 @@ mod tests {
     #[test]
     fn nesting_over_the_limit_is_refused() {
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
-        read_json::<Value>(nested(MAX_DEPTH).as_bytes()).unwrap();
-        for (depth, named) in [(MAX_DEPTH + 1, "deeper than 32"), (100_000, "recursion limit")] {
+        read_json::<Value>(nested(MAX_JSON_DEPTH).as_bytes()).unwrap();
+        for (depth, named) in [(MAX_JSON_DEPTH + 1, "deeper than 32"), (100_000, "recursion limit")] {
             let error = read_json::<Value>(nested(depth).as_bytes()).unwrap_err();
             assert!(error.contains(named), "{error}");
         }

@@ -1,10 +1,10 @@
 //! The built-in plugins: those of MongooseIM, with further rules for carbons, corrections and encrypted messages.
 
-use std::borrow::Cow;
-
+use pushlark_model::{Payload, Registration};
 use pushlark_xmpp::Hint;
 
-use crate::{Choice, Event, EventKind, Payload, Plugin, Recipient, Registration, Rule};
+use crate::event::{Choice, Event, EventKind, Recipient, Rule};
+use crate::plugin::{Plugin, prepare_notification, should_publish};
 
 /// MongooseIM's `mod_event_pusher_push_plugin_defaults`: notifies offline recipients of messages that have a text.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,31 +45,6 @@ impl Plugin for Hints {
     fn should_publish(&self, event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
         Enhanced.should_publish(event, recipient, registrations)
     }
-}
-
-pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
-    let message = &event.message;
-    if message.is_carbon() {
-        return Err(Rule::new("defaults", "the message is a carbon"));
-    }
-    if message.is_correction() {
-        return Err(Rule::new("defaults", "the message corrects an earlier one"));
-    }
-    match message.text() {
-        Some(body) => Ok(event.summary(body)),
-        None if message.has_omemo_payload() => Ok(event.summary(Cow::Borrowed(""))),
-        None => Err(Rule::new("defaults", "the message has no body")),
-    }
-}
-
-pub fn should_publish(event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
-    let rule = match event.kind {
-        _ if !recipient.exists => "there is no such user",
-        EventKind::Unacknowledged(_) => "unacknowledged messages do not notify",
-        EventKind::Message(_) if recipient.online => "the recipient is online",
-        EventKind::Message(_) => return Choice::all(registrations),
-    };
-    Choice::none(registrations, &Rule::new("defaults", rule))
 }
 
 /// Returns the payload for a Jingle message (XEP-0353) without a body that has the hint `store`.

@@ -13,13 +13,13 @@ use crate::NodeAddress;
 /// [`Latest`](crate::transaction::Latest).
 pub const LATEST_REGISTRATION: &str = "reg";
 /// The prefix of the sort key of a registration.
-pub const REGISTRATION: &str = "reg/";
+pub const REGISTRATION_PREFIX: &str = "reg/";
 /// The prefix of the sort key of a session.
-pub const SESSION: &str = "ses/";
+pub const SESSION_PREFIX: &str = "ses/";
 /// The prefix of the sort key of an unread counter.
-pub const UNREAD: &str = "unread/";
+pub const UNREAD_PREFIX: &str = "unread/";
 /// The prefix of the partition key of a node, and of the sort key of its owner's reference to it.
-pub const NODE: &str = "node/";
+pub const NODE_PREFIX: &str = "node/";
 /// The sort key of a user's item that names the node added last. It sorts before all references to nodes.
 pub const LATEST_NODE: &str = "node";
 /// The end of the range with [`LATEST_NODE`] and all references to nodes: `0` follows `/` in ASCII.
@@ -27,9 +27,9 @@ pub const NODES_LAST: &str = "node0";
 /// The sort key of a node in the node's own partition.
 pub const NODE_ITEM: &str = "node";
 /// The prefix of the sort keys of a node's devices in the same partition.
-pub const DEVICE: &str = "device/";
+pub const DEVICE_PREFIX: &str = "device/";
 /// The prefix of the names of a counter's attributes for single messages.
-pub const COUNTED_MESSAGE: &str = "m/";
+pub const COUNTED_MESSAGE_PREFIX: &str = "m/";
 /// The start of the range with all registrations of a recipient, followed by all sessions.
 pub const RECIPIENT_FIRST: &str = LATEST_REGISTRATION;
 /// The end of that range: `0` follows `/` in ASCII.
@@ -39,26 +39,26 @@ pub const RECIPIENT_LAST: &str = "ses0";
 const DOMAIN_SHARDS: u8 = 16;
 
 pub fn registration(jid: &BareJid, node: &str) -> String {
-    format!("{REGISTRATION}{}/{node}", bounded(jid.as_str(), 500))
+    format!("{REGISTRATION_PREFIX}{}/{node}", bounded(jid.as_str(), 500))
 }
 
 /// Returns the PubSub service in the key of a registration: its JID, or a hash of a long JID.
 pub fn pubsub_jid(registration: &str) -> &str {
-    registration.strip_prefix(REGISTRATION).unwrap_or_default().split('/').next().unwrap_or_default()
+    registration.strip_prefix(REGISTRATION_PREFIX).unwrap_or_default().split('/').next().unwrap_or_default()
 }
 
 /// Returns the sort key of a session. A bare JID stands for the one session without a resource.
 pub fn session(session: &Jid) -> String {
-    format!("{SESSION}{}", bounded(session.resource().map_or("", |resource| resource.as_str()), 1000))
+    format!("{SESSION_PREFIX}{}", bounded(session.resource().map_or("", |resource| resource.as_str()), 1000))
 }
 
 pub fn unread(conversation: &BareJid) -> String {
-    format!("{UNREAD}{}", bounded(conversation.as_str(), 1000))
+    format!("{UNREAD_PREFIX}{}", bounded(conversation.as_str(), 1000))
 }
 
 /// Returns the partition key of a node, which is also the sort key of its owner's reference to it.
 pub fn node(address: &NodeAddress) -> String {
-    format!("{NODE}{}/{}", bounded(address.jid.as_str(), 500), address.node)
+    format!("{NODE_PREFIX}{}/{}", bounded(address.jid.as_str(), 500), address.node)
 }
 
 /// Returns the sort key of a node's device. Answers about the device count only for this version of the node, and for
@@ -66,12 +66,12 @@ pub fn node(address: &NodeAddress) -> String {
 pub fn device(registration: &Registration) -> String {
     let of = |name| registration.options.get(name).unwrap_or_default();
     let digest = hash(&["service", "device_id", "endpoint", "mode", "topic"].map(of).join("\n"));
-    format!("{DEVICE}{}/{}", registration.created_at, &digest[..32])
+    format!("{DEVICE_PREFIX}{}/{}", registration.created_at, &digest[..32])
 }
 
 /// Returns the name of a counter's attribute for a message. It is short, because a counter has many.
 pub fn counted_message(id: &str) -> String {
-    format!("{COUNTED_MESSAGE}{}", &hash(id)[..16])
+    format!("{COUNTED_MESSAGE_PREFIX}{}", &hash(id)[..16])
 }
 
 pub fn claim(id: &str, user: &BareJid) -> String {

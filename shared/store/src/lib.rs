@@ -57,7 +57,7 @@ use conflicts::Conflicts;
 use item::{Item, text};
 
 /// The number of items that are written concurrently.
-const WRITES: usize = 16;
+const MAX_CONCURRENT_WRITES: usize = 16;
 
 /// A failed request to the table. The caller may retry later: the cause is throttling, an outage, a missing permission,
 /// or an item that this version cannot read.

@@ -17,7 +17,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The most accounts of one request: as many as are counted within two seconds.
 const MAX_ACCOUNTS: usize = 1_000;
 /// The number of accounts that are counted concurrently.
-const CONCURRENCY: usize = 32;
+const MAX_CONCURRENT_ACCOUNTS: usize = 32;
 
 /// A request that `RATE_LIMIT` does not admit. It counts for no account.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ impl Store {
             true => None,
             false => Some((account, count, self.add_events(account, count, limit, &window).await)),
         });
-        let mut counting = stream::iter(counting.collect::<Vec<_>>()).buffer_unordered(CONCURRENCY);
+        let mut counting = stream::iter(counting.collect::<Vec<_>>()).buffer_unordered(MAX_CONCURRENT_ACCOUNTS);
         while let Some(counted) = counting.next().await {
             match counted {
                 Some((account, count, Ok(true))) => admitted.push((account, count)),
@@ -73,7 +73,7 @@ impl Store {
         // The whole request is refused, so it does not count for the other accounts.
         let removed: Vec<_> =
             admitted.into_iter().map(|(account, count)| self.remove_events(account, count, &window)).collect();
-        stream::iter(removed).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+        stream::iter(removed).buffer_unordered(MAX_CONCURRENT_ACCOUNTS).try_collect::<()>().await?;
         Err(refused)
     }
 

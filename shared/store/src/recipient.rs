@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use pushlark_model::Registration;
-use pushlark_xmpp::BareJid;
+use pushlark_model::time::to_micros;
+use pushlark_xmpp::{BareJid, FullJid};
+use time::OffsetDateTime;
 
 use crate::attributes::{PK, SK};
 use crate::item::{self, Item, text};
@@ -63,14 +65,84 @@ impl Store {
             }
         }
     }
+
+    /// Deletes the sessions of a user beyond [`MAX_SESSIONS`]: first expired ones, then those that went offline longest
+    /// ago, then those with the oldest report. Reads nothing if `snapshot` has all of the user's sessions, and keeps
+    /// those that changed after it was read.
+    pub async fn prune_sessions(&self, user: &BareJid, snapshot: &Snapshot) -> Result<(), StoreError> {
+        if !snapshot.is_cut_off {
+            return self.prune(user, &mut snapshot.sessions.clone()).await;
+        }
+        let mut pages = self
+            .query()
+            .key_condition_expression(format!("{PK} = :pk AND begins_with({SK}, :prefix)"))
+            .expression_attribute_values(":pk", text(user))
+            .expression_attribute_values(":prefix", text(keys::SESSION_PREFIX))
+            .into_paginator()
+            .send();
+        let mut sessions = Vec::new();
+        while let Some(page) = pages.next().await {
+            let items = page.map_err(StoreError::during("list sessions"))?.items.unwrap_or_default();
+            sessions.extend(items.iter().filter_map(Session::read));
+            self.prune(user, &mut sessions).await?;
+        }
+        Ok(())
+    }
 }
 
 impl Snapshot {
+    /// Returns whether there are more than [`MAX_SESSIONS`] sessions, which [`Store::prune_sessions`] deletes.
+    pub fn has_surplus_sessions(&self) -> bool {
+        self.sessions.len() > MAX_SESSIONS
+    }
+
+    /// Returns the registration to which `session` was tied at `at`, the time of an event.
+    pub fn tied(&self, session: &FullJid, at: OffsetDateTime) -> Option<&Registration> {
+        let key = keys::session(session);
+        let session = self.sessions.iter().find(|session| session.key == key && !session.is_expired)?;
+        let tie = session.tie.as_ref()?;
+        let went_offline = (tie.tied_at..=to_micros(at)).contains(&session.offline_at);
+        if went_offline || tie.tied_at < self.versions.get(&tie.registration)?.first_enabled_at {
+            return None;
+        }
+        self.registrations
+            .iter()
+            .find(|registration| keys::registration(&registration.jid, &registration.node) == tie.registration)
+    }
+
+    /// Returns whether the first enable request of the registration, since it was last disabled, is later than `at`.
+    pub fn is_enabled_after(&self, registration: &Registration, at: OffsetDateTime) -> bool {
+        self.version_of(registration).is_some_and(|version| version.first_enabled_at > to_micros(at))
+    }
+
+    /// Returns whether the last answer reported the device as suspect, or the push service was unreachable.
+    pub fn is_suspected(&self, registration: &Registration) -> bool {
+        self.version_of(registration)
+            .is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
+    }
+
+    /// Returns whether the registration's push service was unreachable at the last try.
+    pub fn is_unreachable(&self, registration: &Registration) -> bool {
+        self.version_of(registration).is_some_and(|version| version.unreachable_since.is_some())
+    }
+
+    /// Returns the attributes of a registration that only the store uses.
+    pub(crate) fn version_of(&self, registration: &Registration) -> Option<&RegistrationVersion> {
+        self.versions.get(&keys::registration(&registration.jid, &registration.node))
+    }
+
+    /// Returns the time of the last known enable request of the user, in microseconds since 1970; 0 if there is none.
+    pub(crate) fn newest(&self) -> u64 {
+        let versions = self.versions.values().map(|version| version.created_at);
+        let ties = self.sessions.iter().filter_map(|session| Some(session.tie.as_ref()?.tied_at));
+        versions.chain(ties).chain(self.latest.as_ref().map(|latest| latest.added_at)).max().unwrap_or(0)
+    }
+
     fn add(&mut self, item: &Item) {
         let key = item::text_of(item, SK).unwrap_or_default();
         if key == keys::LATEST_REGISTRATION {
             self.latest = Latest::read(item);
-        } else if key.starts_with(keys::REGISTRATION) {
+        } else if key.starts_with(keys::REGISTRATION_PREFIX) {
             self.versions.insert(key.to_owned(), RegistrationVersion::read(item));
             match registration::read(item) {
                 Some(registration) => self.registrations.push(registration),

@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::{Delete, Put, ReturnValue, Update};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_model::Registration;
-use pushlark_model::time::to_micros;
 use pushlark_xmpp::{BareJid, Jid};
-use time::OffsetDateTime;
 
 use crate::attributes::{
     CREATED_AT, DOMAIN_SHARD, EXPIRES_AT, FIRST_ENABLED_AT, FORM, JID, NODE, PK, REGISTRATION, SK, SUSPICIONS, TIED_AT,
@@ -16,7 +14,7 @@ use crate::attributes::{
 use crate::item::{self, Item, number, text};
 use crate::limits::WhenReached;
 use crate::transaction::{Latest, Part, Retries, TransactionOutcome};
-use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, seconds_now, unless_stale};
+use crate::{MAX_CONCURRENT_WRITES, Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
 const STORE_REGISTRATION: &str = "store a registration";
 
@@ -96,7 +94,7 @@ impl Store {
                 // There is a surplus only after MAX_NODES was lowered. It may be too large for a transaction.
                 let deletions: Vec<_> =
                     surplus.iter().map(|(key, version)| self.delete(&owner, key, Some(version.created_at))).collect();
-                stream::iter(deletions).buffer_unordered(WRITES).try_collect::<Vec<_>>().await?;
+                stream::iter(deletions).buffer_unordered(MAX_CONCURRENT_WRITES).try_collect::<Vec<_>>().await?;
                 parts.push(self.delete_in_transaction(&owner, key, version));
             }
             match self.transact(STORE_REGISTRATION, parts).await? {
@@ -133,7 +131,7 @@ impl Store {
             let items = page.map_err(StoreError::during("list registrations"))?.items.unwrap_or_default();
             let found = items.iter().filter_map(|item| item::text_of(item, SK));
             let deletions: Vec<_> = found.map(|key| self.delete(user, key, None)).collect();
-            let deleted: Vec<_> = stream::iter(deletions).buffer_unordered(WRITES).try_collect().await?;
+            let deleted: Vec<_> = stream::iter(deletions).buffer_unordered(MAX_CONCURRENT_WRITES).try_collect().await?;
             removed += deleted.into_iter().filter(|deleted| *deleted).count();
         }
         Ok(removed)
@@ -271,36 +269,6 @@ impl Store {
             .send()
             .await;
         unless_stale("reset the state of a registration", cleared).map(drop)
-    }
-}
-
-impl Snapshot {
-    /// Returns whether the first enable request of the registration, since it was last disabled, is later than `at`.
-    pub fn is_enabled_after(&self, registration: &Registration, at: OffsetDateTime) -> bool {
-        self.version_of(registration).is_some_and(|version| version.first_enabled_at > to_micros(at))
-    }
-
-    /// Returns whether the last answer reported the device as suspect, or the push service was unreachable.
-    pub fn is_suspected(&self, registration: &Registration) -> bool {
-        self.version_of(registration)
-            .is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
-    }
-
-    /// Returns whether the registration's push service was unreachable at the last try.
-    pub fn is_unreachable(&self, registration: &Registration) -> bool {
-        self.version_of(registration).is_some_and(|version| version.unreachable_since.is_some())
-    }
-
-    /// Returns the attributes of a registration that only the store uses.
-    pub(crate) fn version_of(&self, registration: &Registration) -> Option<&RegistrationVersion> {
-        self.versions.get(&keys::registration(&registration.jid, &registration.node))
-    }
-
-    /// Returns the time of the last known enable request of the user, in microseconds since 1970; 0 if there is none.
-    fn newest(&self) -> u64 {
-        let versions = self.versions.values().map(|version| version.created_at);
-        let ties = self.sessions.iter().filter_map(|session| Some(session.tie.as_ref()?.tied_at));
-        versions.chain(ties).chain(self.latest.as_ref().map(|latest| latest.added_at)).max().unwrap_or(0)
     }
 }
 

@@ -13,9 +13,9 @@ use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, keys, unless_stale};
 
 /// The most items that one page lists.
-const PAGE: i32 = 200;
+const PAGE_ITEMS: i32 = 200;
 /// The number of items that are deleted concurrently.
-const DELETIONS: usize = 16;
+const MAX_CONCURRENT_DELETIONS: usize = 16;
 
 /// The progress of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Store {
         may_go_on: impl Fn() -> bool,
     ) -> Result<RemovalProgress, StoreError> {
         let mut progress = RemovalProgress::Complete;
-        let mut pages = query.limit(PAGE).into_paginator().send();
+        let mut pages = query.limit(PAGE_ITEMS).into_paginator().send();
         while may_go_on() {
             let Some(page) = pages.next().await else { return Ok(progress) };
             let items = page.map_err(StoreError::during("list the items to delete"))?.items.unwrap_or_default();
@@ -89,7 +89,7 @@ impl Store {
                 progress = RemovalProgress::Swept;
             }
             let deletions = stream::iter(items).map(async |item| self.delete_before(item, at).await);
-            deletions.buffer_unordered(DELETIONS).try_collect::<()>().await?;
+            deletions.buffer_unordered(MAX_CONCURRENT_DELETIONS).try_collect::<()>().await?;
         }
         Ok(RemovalProgress::Partial)
     }
@@ -97,11 +97,11 @@ impl Store {
     async fn delete_before(&self, item: Item, at: OffsetDateTime) -> Result<(), StoreError> {
         let key: Item = item.into_iter().filter(|(name, _)| name == PK || name == SK).collect();
         if let (Some(owner), Some(node)) = (item::text_of(&key, PK), item::text_of(&key, SK))
-            && node.starts_with(keys::NODE)
+            && node.starts_with(keys::NODE_PREFIX)
         {
             self.delete_owned(owner, node, at).await?;
         }
-        let is_counter = item::text_of(&key, SK).is_some_and(|sk| sk.starts_with(keys::UNREAD));
+        let is_counter = item::text_of(&key, SK).is_some_and(|sk| sk.starts_with(keys::UNREAD_PREFIX));
         let deleted = self
             .client
             .delete_item()

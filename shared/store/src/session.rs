@@ -4,14 +4,14 @@ use std::cmp::Reverse;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use pushlark_model::Availability;
 use pushlark_model::time::to_micros;
-use pushlark_model::{Availability, Registration};
-use pushlark_xmpp::{BareJid, FullJid, Jid};
+use pushlark_xmpp::{BareJid, Jid};
 use time::OffsetDateTime;
 
 use crate::attributes::{EXPIRES_AT, IS_ONLINE, OFFLINE_AT, PK, REGISTRATION, SINCE, SK, TIED_AT};
 use crate::item::{self, Item, number, text};
-use crate::{Snapshot, Store, StoreError, WRITES, expiry, keys, seconds_now, unless_stale};
+use crate::{MAX_CONCURRENT_WRITES, Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
 /// The most sessions that are kept for a user.
 pub const MAX_SESSIONS: usize = 32;
@@ -19,13 +19,14 @@ pub const MAX_SESSIONS: usize = 32;
 /// The item of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    key: String,
+    /// The sort key.
+    pub key: String,
     /// Whether the session is online; `None` if no presence was reported.
     pub is_online: Option<bool>,
     /// The time of that presence, in microseconds since 1970.
     since: Option<u64>,
     /// The time at which the session went offline last, in microseconds since 1970; 0 for never.
-    offline_at: u64,
+    pub offline_at: u64,
     /// The registration that the session enabled last.
     pub tie: Option<Tie>,
     /// Whether the lifetime is over. DynamoDB deletes an expired item with a delay (TTL).
@@ -36,7 +37,7 @@ pub struct Session {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tie {
     /// The sort key of the registration.
-    registration: String,
+    pub registration: String,
     /// The time of the enable request, in microseconds since 1970.
     pub tied_at: u64,
 }
@@ -117,35 +118,12 @@ impl Store {
         unless_stale("untie a session", cut).map(drop)
     }
 
-    /// Deletes the sessions of a user beyond [`MAX_SESSIONS`]: first expired ones, then those that went offline longest
-    /// ago, then those with the oldest report. Reads nothing if `snapshot` has all of the user's sessions, and keeps
-    /// those that changed after it was read.
-    pub async fn prune_sessions(&self, user: &BareJid, snapshot: &Snapshot) -> Result<(), StoreError> {
-        if !snapshot.is_cut_off {
-            return self.prune(user, &mut snapshot.sessions.clone()).await;
-        }
-        let mut pages = self
-            .query()
-            .key_condition_expression(format!("{PK} = :pk AND begins_with({SK}, :prefix)"))
-            .expression_attribute_values(":pk", text(user))
-            .expression_attribute_values(":prefix", text(keys::SESSION))
-            .into_paginator()
-            .send();
-        let mut sessions = Vec::new();
-        while let Some(page) = pages.next().await {
-            let items = page.map_err(StoreError::during("list sessions"))?.items.unwrap_or_default();
-            sessions.extend(items.iter().filter_map(Session::read));
-            self.prune(user, &mut sessions).await?;
-        }
-        Ok(())
-    }
-
     /// Deletes those of `sessions` beyond [`MAX_SESSIONS`].
-    async fn prune(&self, user: &BareJid, sessions: &mut Vec<Session>) -> Result<(), StoreError> {
+    pub(crate) async fn prune(&self, user: &BareJid, sessions: &mut Vec<Session>) -> Result<(), StoreError> {
         sessions.sort_by_key(|session| Reverse(session.worth()));
         let surplus = sessions.split_off(sessions.len().min(MAX_SESSIONS));
         let deletions: Vec<_> = surplus.iter().map(|session| self.forget_session(user, session)).collect();
-        stream::iter(deletions).buffer_unordered(WRITES).try_collect().await
+        stream::iter(deletions).buffer_unordered(MAX_CONCURRENT_WRITES).try_collect().await
     }
 
     /// Deletes a session, unless it changed after it was read.
@@ -164,27 +142,6 @@ impl Store {
         }
         let deleted = delete.condition_expression(conditions.join(" AND ")).send().await;
         unless_stale("delete a session", deleted).map(drop)
-    }
-}
-
-impl Snapshot {
-    /// Returns whether there are more than [`MAX_SESSIONS`] sessions, which [`Store::prune_sessions`] deletes.
-    pub fn has_surplus_sessions(&self) -> bool {
-        self.sessions.len() > MAX_SESSIONS
-    }
-
-    /// Returns the registration to which `session` was tied at `at`, the time of an event.
-    pub fn tied(&self, session: &FullJid, at: OffsetDateTime) -> Option<&Registration> {
-        let key = keys::session(session);
-        let session = self.sessions.iter().find(|session| session.key == key && !session.is_expired)?;
-        let tie = session.tie.as_ref()?;
-        let went_offline = (tie.tied_at..=to_micros(at)).contains(&session.offline_at);
-        if went_offline || tie.tied_at < self.versions.get(&tie.registration)?.first_enabled_at {
-            return None;
-        }
-        self.registrations
-            .iter()
-            .find(|registration| keys::registration(&registration.jid, &registration.node) == tie.registration)
     }
 }
 

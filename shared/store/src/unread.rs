@@ -100,7 +100,7 @@ impl Store {
     }
 
     async fn forget_some(&self, user: &BareJid, conversation: &BareJid, counter: &Item) -> Result<(), StoreError> {
-        let messages = counter.keys().filter(|name| name.starts_with(keys::COUNTED_MESSAGE));
+        let messages = counter.keys().filter(|name| name.starts_with(keys::COUNTED_MESSAGE_PREFIX));
         let mut messages: Vec<_> = messages.map(|name| (item::number_of(counter, name), name)).collect();
         if messages.len() <= MAX_COUNTED_MESSAGES {
             return Ok(());

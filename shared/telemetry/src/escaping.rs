@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::Format;
+use crate::format::Format;
 
 /// Escapes each character that would begin a line, control a terminal or change the order of the visible text. Each
 /// write must be one whole line, as tracing-subscriber writes it.

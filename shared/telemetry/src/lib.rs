@@ -1,10 +1,12 @@
 //! Logging, and metrics in CloudWatch's embedded metric format.
 
 mod escaping;
+mod format;
 mod levels;
 mod metrics;
 mod refusals;
 
+pub use format::Format;
 pub use metrics::{Metric, count, flush, total};
 pub use refusals::{Refusal, log_refusal};
 
@@ -21,15 +23,6 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use escaping::Escaping;
 use levels::Levels;
-
-/// The format of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// One JSON object per line, for CloudWatch Logs Insights. The platform adds the time.
-    Json,
-    /// Plain text for a terminal.
-    Human,
-}
 
 /// Starts logging at the level of `LOG_LEVEL`: `error`, `warn`, `info` (the default), `debug` or `trace`, and levels
 /// for single targets, such as `info,worker=debug`.

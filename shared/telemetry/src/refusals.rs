@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The minimum time between two lines with the same status and reason.
-const INTERVAL: Duration = Duration::from_secs(10);
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 static LINES: Mutex<LogLines> = Mutex::new(LogLines(BTreeMap::new()));
 
@@ -48,7 +48,7 @@ impl LogLines {
             self.0.insert((status, reason), LogLine { at: now, left_out: 0 });
             return Some(0);
         };
-        if now.saturating_duration_since(line.at) < INTERVAL {
+        if now.saturating_duration_since(line.at) < LINE_INTERVAL {
             line.left_out += 1;
             return None;
         }

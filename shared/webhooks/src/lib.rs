@@ -22,7 +22,7 @@ pub const MIN_SECRET_BYTES: usize = 16;
 const SECRET_PREFIX: &str = "whsec_";
 
 /// The largest difference between a webhook's timestamp and its arrival, in seconds.
-const TOLERANCE: u64 = 5 * 60;
+const TIMESTAMP_TOLERANCE: u64 = 5 * 60;
 /// The most signatures that are checked. A sender that changes its key sends two.
 const MAX_CHECKED_SIGNATURES: usize = 8;
 
@@ -48,7 +48,7 @@ pub enum SignatureError {
     #[error("{ID}, {TIMESTAMP} and {SIGNATURE} are all required, and the timestamp must be a number of seconds")]
     Incomplete,
     /// The sender's clock is wrong, or the webhook is old.
-    #[error("{TIMESTAMP} is more than {TOLERANCE} seconds from now")]
+    #[error("{TIMESTAMP} is more than {TIMESTAMP_TOLERANCE} seconds from now")]
     Untimely,
     /// No signature matches a key.
     #[error("the signature is not valid")]
@@ -108,7 +108,7 @@ impl Headers<'_> {
             return Err(SignatureError::Incomplete);
         };
         let timestamp: i64 = timestamp.parse().map_err(|_| SignatureError::Incomplete)?;
-        if timestamp.abs_diff(now) > TOLERANCE {
+        if timestamp.abs_diff(now) > TIMESTAMP_TOLERANCE {
             return Err(SignatureError::Untimely);
         }
         let tags = signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,"));

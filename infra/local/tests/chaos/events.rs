@@ -6,8 +6,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::DOMAIN;
-use crate::harness::Harness;
+use crate::harness::{DOMAIN, Harness};
 use crate::history::{Audience, Certainty, Posted};
 
 /// The local part of a sender whose events have no unread count: Pushlark counts.

@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::DOMAIN;
 use crate::history::{Certainty, History};
+
+/// The domain of all users.
+pub const DOMAIN: &str = "example.com";
 
 /// The URLs of the running stack.
 #[derive(Debug, Clone)]

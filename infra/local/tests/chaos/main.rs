@@ -36,9 +36,6 @@ use stack_process::StackProcess;
 /// How long the stack may take to empty its queue at the end: far longer than on a busy machine.
 const QUEUE_DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The domain of all users.
-const DOMAIN: &str = "example.com";
-
 fn option<T: FromStr<Err: Display>>(name: &str, default: T) -> T {
     std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
 }

@@ -21,11 +21,11 @@ use crate::outcome::{Failure, FailureScope, Outcome};
 use crate::truncate::send_truncated;
 
 /// The largest payload of a notification, in bytes ("Generating a remote notification").
-const MAX_PAYLOAD: usize = 4_096;
+const MAX_PAYLOAD_BYTES: usize = 4_096;
 /// The largest payload of a VoIP notification, in bytes.
-const MAX_VOIP_PAYLOAD: usize = 5_120;
+const MAX_VOIP_PAYLOAD_BYTES: usize = 5_120;
 /// The longest device token or topic, in bytes: far longer than those of Apple, and short enough for a header.
-const MAX_NAME: usize = 512;
+const MAX_TOKEN_OR_TOPIC_BYTES: usize = 512;
 /// How long a provider token is used, in seconds: Apple requires a new one at least every 60 minutes, and at most every
 /// 20 ("Establishing a token-based connection to APNs").
 const TOKEN_PERIOD: i64 = 30 * 60;
@@ -86,15 +86,17 @@ impl Apns {
         let options = &notification.registration.options;
         let push_type = PushType::of(notification);
         let (token, limit) = match push_type {
-            PushType::Voip => ("voip_device_id", MAX_VOIP_PAYLOAD),
-            PushType::Alert | PushType::Background => ("device_id", MAX_PAYLOAD),
+            PushType::Voip => ("voip_device_id", MAX_VOIP_PAYLOAD_BYTES),
+            PushType::Alert | PushType::Background => ("device_id", MAX_PAYLOAD_BYTES),
         };
         let (token, topic) = match (notification.path_segment(token), self.topic(notification, push_type)) {
             (Ok(token), Ok(topic)) => (token, topic),
             (Err(unusable), _) | (_, Err(unusable)) => return Ok(Outcome::Refused(unusable.to_string())),
         };
-        if token.len().max(topic.len()) > MAX_NAME {
-            return Ok(Outcome::Refused(format!("the device's token and the topic may have at most {MAX_NAME} bytes")));
+        if token.len().max(topic.len()) > MAX_TOKEN_OR_TOPIC_BYTES {
+            return Ok(Outcome::Refused(format!(
+                "the device's token and the topic may have at most {MAX_TOKEN_OR_TOPIC_BYTES} bytes"
+            )));
         }
         let thread = notification.thread();
         let build = |payload: &Payload| body(options, payload, push_type, &thread);

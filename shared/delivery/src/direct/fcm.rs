@@ -24,7 +24,7 @@ use crate::outcome::{Failure, FailureScope, Outcome};
 use crate::truncate::send_truncated;
 
 /// The largest message, in bytes ("About FCM messages").
-const MAX_PAYLOAD: usize = 4_096;
+const MAX_PAYLOAD_BYTES: usize = 4_096;
 /// The longest time to live: four weeks ("Set the lifespan of a message").
 const MAX_TIME_TO_LIVE: Duration = Duration::from_hours(28 * 24);
 /// The pause after a used-up quota, if Google sends no `Retry-After` ("Scale your FCM implementation").
@@ -35,7 +35,7 @@ const KEY_CHANGE: Duration = Duration::from_secs(10 * 60);
 /// An access token is replaced when less than this time is left until it expires.
 const TOKEN_MARGIN: Duration = Duration::from_secs(60);
 /// How many characters of a field's name are logged.
-const MAX_FIELD: usize = 64;
+const MAX_LOGGED_NAME_CHARS: usize = 64;
 /// The error of Google's token server for a key that it does not accept: the key may just have changed, or be about to
 /// change (RFC 6749, section 5.2).
 const INVALID_GRANT: &str = "invalid_grant";
@@ -100,7 +100,7 @@ impl Fcm {
         let ttl = notification.time_to_live().min(MAX_TIME_TO_LIVE).as_secs();
         let build = |payload: &Payload| android(options, payload, ttl);
         let send = |android: Vec<u8>| async move { self.deliver(device_id, &android).await };
-        match send_truncated(MAX_PAYLOAD, notification.payload, build, send, is_too_large).await {
+        match send_truncated(MAX_PAYLOAD_BYTES, notification.payload, build, send, is_too_large).await {
             Ok(Ok(answer)) => outcome(&answer),
             Ok(Err(Unsent::Unauthorized(unauthorized))) => Err(unauthorized),
             Ok(Err(Unsent::Failed(failure))) => Ok(failure.into()),
@@ -265,7 +265,7 @@ pub fn allowed<'n>(data: Vec<(&'n str, &'n str)>) -> impl Iterator<Item = (&'n s
     data.into_iter().filter(move |(name, _)| {
         let is_left_out = is_reserved(name);
         if is_left_out && !IS_LOGGED.swap(true, Ordering::Relaxed) {
-            let field: String = name.chars().take(MAX_FIELD).collect();
+            let field: String = name.chars().take(MAX_LOGGED_NAME_CHARS).collect();
             tracing::warn!(field, "a field is left out of notifications by FCM, since Google reserves its name");
         }
         !is_left_out

@@ -1,5 +1,6 @@
 //! Web Push (RFC 8030), encrypted for the device (RFC 8291) and signed (RFC 8292), for browsers and UnifiedPush.
 
+mod base64url;
 mod encryption;
 pub mod endpoint;
 mod vapid;
@@ -11,8 +12,6 @@ use std::error::Error;
 use std::time::Duration;
 
 use base64::Engine;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use futures_util::future::BoxFuture;
 use p256::EncodedPoint;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
@@ -28,6 +27,7 @@ use crate::http_client::{HttpClient, failure, outcome, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Failure, FailureScope, Outcome};
 use crate::truncate::truncate;
+use base64url::BASE64_URL;
 use encryption::{SubscriptionKeys, encrypt};
 use endpoint::NotPublicError;
 use vapid::Vapid;
@@ -43,18 +43,12 @@ const MAX_PLAINTEXT_AT_MOZILLA: usize = 2_600;
 /// length of a text.
 const PADDING_STEP: usize = 1_024;
 /// The longest time to live: four weeks. Google and Microsoft answer 400 above it.
-const MAX_TIME_TO_LIVE: Duration = Duration::from_secs(2_419_200);
+const MAX_TIME_TO_LIVE: Duration = Duration::from_hours(28 * 24);
 /// How much of an error response's text is read, in bytes.
 const MAX_ERROR_TEXT: usize = 1_024;
 /// The texts of Apple (400), Mozilla (401) and Google (403) for a subscription that was made for another key than ours.
 const OTHER_KEY: [&str; 3] =
     ["VapidPkHashMismatch", "VAPID public key mismatch", "do not correspond to the credentials used to create"];
-/// base64url with or without padding: users' browsers write both.
-const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::URL_SAFE,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 /// The HTTP clients that all apps share.
 #[derive(Clone)]
 pub struct WebPushClients {

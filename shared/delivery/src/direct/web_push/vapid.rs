@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::BASE64_URL;
+use super::base64url::BASE64_URL;
 use crate::direct::jws::{KeyError, ec_key, es256};
 
 /// How many signatures are cached, one for each push service. Beyond it, all are removed.
@@ -39,7 +39,7 @@ pub enum VapidError {
     Key(#[from] KeyError),
     /// Push services refuse the subject.
     #[error(transparent)]
-    WorkKind(#[from] SubjectError),
+    Subject(#[from] SubjectError),
 }
 
 /// A subject that push services refuse. The operator must correct it. Apple's push service answers each notification

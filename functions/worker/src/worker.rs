@@ -1,0 +1,134 @@
+//! The worker: its clients, its settings, and the limits that all tasks share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use pushlark_delivery::Delivery;
+use pushlark_events::Sources;
+use pushlark_plugin::{ContentPolicy, Plugin, Plugins};
+use pushlark_queue::Queue;
+use pushlark_settings::{Environment, SettingError, catalogue};
+use pushlark_store::Store;
+use pushlark_telemetry::Causes;
+
+use crate::external::{External, OnError};
+use crate::guard::Guard;
+use crate::shares::Shares;
+
+/// The longest name or ARN of a function, in characters ("Lambda API reference", Invoke).
+const MAX_FUNCTION_NAME: usize = 170;
+
+/// The last task starts this long before the deadline: the longest publish (5 s), and the work before and after it.
+const START_CUTOFF: Duration = Duration::from_millis(6_500);
+
+/// The worker function: clients, settings, and the limits that all tasks share.
+pub struct Worker {
+    pub(crate) store: Store,
+    pub(crate) queue: Queue,
+    pub(crate) dead_letters: Queue,
+    pub(crate) plugin: ChosenPlugin,
+    pub(crate) delivery: Delivery,
+    pub(crate) content_policy: Arc<ContentPolicy>,
+    /// The settings for reading events.
+    pub(crate) sources: Sources,
+    /// Whether Pushlark counts unread messages.
+    pub(crate) unread_counts: bool,
+    /// The time to live of notifications whose registration sets none.
+    pub(crate) time_to_live: Duration,
+    /// The last task starts this long before the deadline.
+    pub(crate) start_cutoff: Duration,
+    pub(crate) guard: Guard,
+    /// At most `WORKER_CONCURRENCY` recipients are decided on concurrently.
+    pub(crate) recipients: Shares,
+    /// At most `WORKER_CONCURRENCY` publishes run concurrently, for all recipients together.
+    pub(crate) publishes: Shares,
+}
+
+/// The plugin that `PLUGIN` chooses.
+pub enum ChosenPlugin {
+    /// A plugin in Rust that is part of the worker.
+    Compiled(Arc<dyn Plugin>),
+    /// A Lambda function.
+    External(Arc<External>),
+}
+
+impl Worker {
+    /// From `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, the
+    /// settings of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin
+    /// that is a Lambda function, and for secrets.
+    pub fn from_environment(
+        environment: &Environment,
+        aws: &SdkConfig,
+        plugins: &Plugins,
+        dynamodb: aws_sdk_dynamodb::Client,
+        sqs: aws_sdk_sqs::Client,
+    ) -> Result<Self, SettingError> {
+        let queue = |setting| -> Result<Queue, SettingError> {
+            Ok(Queue::new(sqs.clone(), environment.require::<String>(setting)?))
+        };
+        let mut start_cutoff = START_CUTOFF;
+        let timeout = environment.number(&catalogue::PLUGIN_TIMEOUT_MS)?;
+        let on_error = OnError::from_environment(environment)?;
+        let name: String = environment.require(&catalogue::PLUGIN)?;
+        let plugin = match name.strip_prefix("lambda:") {
+            Some(function) if is_function(function) => {
+                let timeout = Duration::from_millis(timeout.into());
+                start_cutoff += timeout;
+                ChosenPlugin::External(Arc::new(External::new(function, timeout, on_error, aws)))
+            }
+            Some(_) => {
+                return Err(catalogue::PLUGIN.invalid("lambda: is not followed by a function's name or ARN"));
+            }
+            None => {
+                let plugin = plugins.get(&name).map_err(|unknown| catalogue::PLUGIN.invalid(unknown))?;
+                ChosenPlugin::Compiled(plugin)
+            }
+        };
+        let concurrency = environment.number(&catalogue::WORKER_CONCURRENCY)? as usize;
+        let time_to_live = environment.number(&catalogue::TIME_TO_LIVE)?;
+        Ok(Self {
+            store: Store::from_environment(dynamodb, environment)?,
+            queue: queue(&catalogue::QUEUE_URL)?,
+            dead_letters: queue(&catalogue::DEAD_LETTER_QUEUE_URL)?,
+            plugin,
+            delivery: Delivery::from_environment(environment, aws)?,
+            content_policy: Arc::new(content_policy(environment)?),
+            sources: Sources::from_environment(environment)?,
+            unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
+            time_to_live: Duration::from_secs(time_to_live.into()),
+            start_cutoff,
+            guard: Guard::default(),
+            recipients: Shares::new(concurrency),
+            publishes: Shares::new(concurrency),
+        })
+    }
+
+    /// Opens the connections that the first notification needs.
+    pub async fn warm_up(&self) {
+        let table = async {
+            if let Err(error) = self.store.warm_up().await {
+                tracing::warn!(error = %Causes(&error), "the table cannot be reached");
+            }
+        };
+        tokio::join!(table, self.delivery.warm_up());
+    }
+}
+
+/// From `INCLUDE_BODY`, `INCLUDE_SENDER`, `BODY_PLACEHOLDER` and `GROUP_DATA`.
+fn content_policy(environment: &Environment) -> Result<ContentPolicy, SettingError> {
+    let [urgent, mention] = environment.words(&catalogue::GROUP_DATA)?;
+    Ok(ContentPolicy {
+        body: environment.switch(&catalogue::INCLUDE_BODY)?,
+        sender: environment.switch(&catalogue::INCLUDE_SENDER)?,
+        placeholder: environment.require(&catalogue::BODY_PLACEHOLDER)?,
+        urgent,
+        mention,
+    })
+}
+
+/// Returns whether Lambda accepts a text as a function's name or ARN, with or without a version or an alias.
+fn is_function(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | ':' | '$');
+    !text.is_empty() && text.len() <= MAX_FUNCTION_NAME && text.chars().all(is_part)
+}

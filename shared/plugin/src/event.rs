@@ -1,0 +1,133 @@
+//! The input and the results of a plugin's callbacks.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use pushlark_model::{Payload, Registration};
+use pushlark_xmpp::{BareJid, FullJid, Jid, Message};
+use time::OffsetDateTime;
+
+use crate::content_policy::ContentPolicy;
+
+/// A message to one recipient.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The id of the message, the same in each webhook about it.
+    pub id: String,
+    /// The time of the event.
+    pub at: OffsetDateTime,
+    /// The sender of the message: the JID of a user's session or of a room's occupant.
+    pub from: Jid,
+    /// The kind of the event, with the recipient.
+    pub kind: EventKind,
+    /// The message stanza.
+    pub message: Arc<Message>,
+    /// The number of messages in this conversation that the recipient has not read, including this one.
+    pub unread_count: u32,
+    /// The operator's limits for the content of notifications.
+    pub content_policy: Arc<ContentPolicy>,
+}
+
+/// The kind of an event, with the recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventKind {
+    /// The message arrived for this user.
+    Message(BareJid),
+    /// This session did not acknowledge the message (XEP-0198).
+    Unacknowledged(FullJid),
+}
+
+impl EventKind {
+    /// Returns the `type` of the event in a webhook: `message` or `unacknowledged`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Message(_) => "message",
+            Self::Unacknowledged(_) => "unacknowledged",
+        }
+    }
+}
+
+impl Event {
+    /// Returns the bare JID of the recipient.
+    pub fn recipient(&self) -> BareJid {
+        match &self.kind {
+            EventKind::Message(user) => user.clone(),
+            EventKind::Unacknowledged(session) => session.to_bare(),
+        }
+    }
+}
+
+/// The state of a recipient when the event is handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    /// Whether the user exists.
+    pub exists: bool,
+    /// Whether the user has a session that receives messages.
+    pub online: bool,
+    /// The last registration that the event's session enabled; `None` if the event has no session.
+    pub tied: Option<Registration>,
+}
+
+/// One notification for one registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// The registration, which names the node and the device.
+    pub registration: Registration,
+    /// The fields of the notification.
+    pub payload: Payload,
+}
+
+/// The reason why a plugin skips a message or a registration, for the operator. It is logged, so it must not quote the
+/// message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    plugin: Cow<'static, str>,
+    text: Cow<'static, str>,
+}
+
+impl Rule {
+    /// Creates a rule. `plugin` is the plugin's name, `text` the reason, such as `the message has no body`.
+    pub fn new(plugin: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { plugin: plugin.into(), text: text.into() }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.plugin, self.text)
+    }
+}
+
+/// The registrations of a recipient, divided into those that are notified and those that are not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// The registrations that are notified.
+    pub publish: Vec<Registration>,
+    /// The registrations that are not notified, each with the reason.
+    pub left_out: Vec<(Registration, Rule)>,
+}
+
+impl Choice {
+    /// Notifies all registrations.
+    pub fn all(registrations: Vec<Registration>) -> Self {
+        Self { publish: registrations, left_out: Vec::new() }
+    }
+
+    /// Notifies no registration, for the reason `rule`.
+    pub fn none(registrations: Vec<Registration>, rule: &Rule) -> Self {
+        Self::by(registrations, |_| Some(rule.clone()))
+    }
+
+    /// Notifies the registrations for which `rule` returns `None`.
+    pub fn by(registrations: Vec<Registration>, rule: impl Fn(&Registration) -> Option<Rule>) -> Self {
+        let mut choice = Self::default();
+        for registration in registrations {
+            match rule(&registration) {
+                None => choice.publish.push(registration),
+                Some(rule) => choice.left_out.push((registration, rule)),
+            }
+        }
+        choice
+    }
+}
