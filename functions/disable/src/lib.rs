@@ -10,7 +10,7 @@ use pushlark_telemetry::Causes;
 use pushlark_xmpp::Disable;
 use serde_json::{Value, json};
 
-/// The function.
+/// The function `disable`: the state that all invocations of a process share.
 #[derive(Debug, Clone)]
 pub struct Function {
     access: Access,
@@ -18,8 +18,8 @@ pub struct Function {
 }
 
 impl Function {
-    /// From the settings of [`ClientTokens`] and [`Store`]. `access` admits servers; tokens of clients are admitted besides, if
-    /// `JWT_KEYS` is set.
+    /// Reads the settings of [`ClientTokens`] and [`Store`]. `access` authenticates servers; the tokens
+    /// of clients are accepted too, if `JWT_KEYS` is set.
     pub async fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,

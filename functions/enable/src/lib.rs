@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The function.
+/// The function `enable`: the state that all invocations of a process share.
 #[derive(Debug, Clone)]
 pub struct Function {
     access: Access,
@@ -24,8 +24,8 @@ pub struct Function {
 }
 
 impl Function {
-    /// From the settings of [`ClientTokens`], [`Store`] and [`Destinations`]. `access` admits servers; tokens of clients are
-    /// admitted besides, if `JWT_KEYS` is set.
+    /// Reads the settings of [`ClientTokens`], [`Store`] and [`Destinations`]. `access` authenticates servers; the tokens
+    /// of clients are accepted too, if `JWT_KEYS` is set.
     pub async fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,

@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 /// The maximum number of concurrent writes to the table.
 const MAX_CONCURRENT_WRITES: usize = 16;
 
-/// The function.
+/// The function `ingest`: the state that all invocations of a process share.
 #[derive(Debug, Clone)]
 pub struct Function {
     access: Access,
@@ -30,7 +30,7 @@ pub struct Function {
     unread_counts: bool,
 }
 
-/// A change that is written to the table before the response.
+/// A change that is written to the table before the response, without the queue.
 enum State {
     Presence(Jid, Availability),
     Reading(Reading),
@@ -43,8 +43,8 @@ struct Accepted {
 }
 
 impl Function {
-    /// From `QUEUE_URL`, `UNREAD_COUNTS` and the settings of [`Store`], [`Topics`] and [`Sources`]. `access` admits servers;
-    /// messages of SNS topics are admitted besides.
+    /// Reads `QUEUE_URL`, `UNREAD_COUNTS` and the settings of [`Store`], [`Topics`] and [`Sources`]. `access` authenticates
+    /// servers; the messages of the configured SNS topics are accepted too.
     pub fn from_environment(
         environment: &Environment,
         access: Access,
@@ -84,6 +84,7 @@ impl Function {
         .await
     }
 
+    /// Charges the events to `RATE_LIMIT`, writes the state and queues the work. Returns the ids of the events.
     async fn accept(&self, events: Vec<WebhookEvent>, caller: &Caller) -> Result<Vec<String>, Problem> {
         let charged: Vec<_> =
             events.iter().flat_map(|event| event.charged(caller)).map(|domain| domain.as_str()).collect();
@@ -103,7 +104,7 @@ impl Function {
             }
         }
         // State is written first, so that a message is not handled before an earlier "offline".
-        self.note(state).await.map_err(|error| {
+        self.save(state).await.map_err(|error| {
             tracing::error!(ids = ids.join(" "), error = %Causes(&error), "state not stored");
             Problem::unavailable()
         })?;
@@ -115,7 +116,7 @@ impl Function {
         Ok(ids)
     }
 
-    async fn note(&self, state: Vec<(State, OffsetDateTime)>) -> Result<(), StoreError> {
+    async fn save(&self, state: Vec<(State, OffsetDateTime)>) -> Result<(), StoreError> {
         stream::iter(state)
             .map(async |(state, at)| match state {
                 State::Presence(session, availability) => self.store.set_presence(&session, availability, at).await,

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The function.
+/// The push node: the state that all invocations of a process share.
 #[derive(Debug, Clone)]
 pub struct Function {
     access: Access,
@@ -44,12 +44,12 @@ struct PushNodeError {
 struct Parties {
     /// The sender, a server or a client, without its resource.
     from: BareJid,
-    /// The PubSub service.
+    /// The PubSub service, a bare JID.
     to: BareJid,
 }
 
 impl Function {
-    /// From `QUEUE_URL` and the settings of [`Store`] and [`Destinations`]. `access` admits servers.
+    /// Reads `QUEUE_URL` and the settings of [`Store`] and [`Destinations`]. `access` authenticates servers.
     pub fn from_environment(
         environment: &Environment,
         access: Access,
@@ -104,7 +104,7 @@ impl Function {
 
     async fn reply(&self, caller: &Caller, iq: &Iq) -> Result<Option<Element>, PushNodeError> {
         let parties = Parties::of(iq)?;
-        if !parties.are_vouched_for_by(caller) {
+        if !parties.are_covered_by(caller) {
             let text = format!("the credential speaks neither for {} nor for {}", parties.from, parties.to);
             caller.log_refusal(&text);
             return Err(PushNodeError::new(Condition::Forbidden, text));
@@ -305,7 +305,7 @@ impl Parties {
 
     /// Returns whether the caller may send requests with these addresses: the caller's credential covers the sender, or
     /// the domain of the service, whose chat server has authenticated the sender.
-    fn are_vouched_for_by(&self, caller: &Caller) -> bool {
+    fn are_covered_by(&self, caller: &Caller) -> bool {
         let is_hosted_by = |domain: &DomainPart| {
             let service = self.to.domain().as_str().strip_suffix(domain.as_str());
             service.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

@@ -21,23 +21,23 @@ use crate::retry::{RetryCause, Unfinished, backoff, is_too_early};
 use crate::task::{Action, Attempt, Task, TaskError};
 use crate::worker::Worker;
 
-/// Tasks that still run this long before the deadline are cancelled, to leave time to put them back.
+/// The time before the deadline at which running tasks are cancelled, to leave time to put them back.
 const END_CUTOFF: Duration = Duration::from_millis(700);
 /// The delay before a removal searches again for missed items: DynamoDB updates an index "within a fraction of a
 /// second".
 const RECHECK_DELAY: Duration = Duration::from_secs(10);
-/// The tries of a removal, in about a day, before it goes to the dead-letter queue.
+/// The attempts of a removal, in about a day, before it goes to the dead-letter queue.
 const MAX_REMOVAL_ATTEMPTS: u32 = 100;
 
 /// A queue message, as SQS delivered it.
 struct Received {
     message_id: String,
     receipt_handle: String,
-    /// How often SQS has delivered it, including this time.
+    /// The number of deliveries by SQS, including this one.
     receive_count: u32,
 }
 
-/// A running task.
+/// A task of the batch that was started, or that is too early to start.
 struct RunningTask {
     /// The index of its message in the batch.
     message: usize,
@@ -137,13 +137,14 @@ impl Worker {
         // The other tasks are cancelled: a task that is put back must not publish any more.
         running.shutdown().await;
         for task in by_id.into_values() {
-            tracing::error!(id = task.attempt.id(), "a task was given up at the deadline");
+            tracing::error!(id = task.attempt.id(), "a task was cancelled at the deadline: it is retried");
             unfinished_tasks.push(UnfinishedTask::all(task, RetryCause::FAILED));
         }
         while writing.join_next().await.is_some() {}
         unfinished_tasks
     }
 
+    /// Executes a task: its result is the part that must be retried.
     async fn work(self: Arc<Self>, task: Task, batch: Arc<BatchContext>) -> TaskOutcome {
         let user = task.user();
         let names = user.as_ref().map(|user| user.as_str());
@@ -264,10 +265,10 @@ impl Worker {
                 .await;
             return messages;
         }
-        // If SQS delivers the original message again, it must find the progress of finished later tries.
-        let of_later_tries = std::mem::take(recipients).into_values().filter(RecipientProgress::is_of_later_try);
+        // If SQS delivers the original message again, it must find the progress of finished later attempts.
+        let of_later_attempts = std::mem::take(recipients).into_values().filter(RecipientProgress::is_of_later_attempt);
         let handed_over = handed_over.into_values().filter(RecipientProgress::has_registrations);
-        progress::write(&self.store, handed_over.chain(of_later_tries)).await;
+        progress::write(&self.store, handed_over.chain(of_later_attempts)).await;
         BTreeSet::new()
     }
 

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use crate::task::Attempt;
 
-/// The shortest time for which a notification is tried. The event spends some time in the queue, so without a minimum a
+/// The shortest time for which a notification is attempted. The event spends some time in the queue, so without a minimum a
 /// `time_to_live` of 0 would never be delivered.
 pub const MIN_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
@@ -99,7 +99,7 @@ impl PresenceSource {
 }
 
 impl RecipientState {
-    /// Combines the event's facts with the snapshot of the table. The event's facts take precedence.
+    /// Combines the state that the event reports with the snapshot of the table. The event takes precedence.
     pub fn new(event: &Event, reported: ReportedRecipient, snapshot: &Snapshot) -> Self {
         let (online, presence) = match (reported.online, snapshot.online) {
             (Some(online), _) => (online, PresenceSource::Event),
@@ -150,8 +150,8 @@ pub fn decide<'w>(
     let user = event.recipient();
     let mut publications = Vec::new();
     for publication in chosen {
-        let asked = publication.registration.options.time_to_live().ok().flatten();
-        let time_to_live = asked.unwrap_or(time_to_live);
+        let own = publication.registration.options.time_to_live().ok().flatten();
+        let time_to_live = own.unwrap_or(time_to_live);
         let is_late = OffsetDateTime::now_utc() - event.at > time_to_live.max(MIN_TIME_TO_LIVE);
         let expires_at = event.at + time_to_live;
         match delivery.route(&user, &publication.registration.jid) {
@@ -161,8 +161,8 @@ pub fn decide<'w>(
         }
     }
     for registration in &snapshot.registrations {
-        let is_told = left_out.iter().any(|(other, _)| other == registration);
-        if !is_told && !publications.iter().any(|planned| planned.publication.registration == *registration) {
+        let is_listed = left_out.iter().any(|(other, _)| other == registration);
+        if !is_listed && !publications.iter().any(|planned| planned.publication.registration == *registration) {
             left_out.push((registration.clone(), Reason::NotChosen));
         }
     }

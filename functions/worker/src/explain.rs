@@ -4,8 +4,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_delivery::Notification;
 use pushlark_events::{Arrival, Effect, Reading, WebhookEvent, read_event};
-use pushlark_model::Availability;
-use pushlark_model::{Payload, Registration};
+use pushlark_model::{Availability, Payload, Registration};
 use pushlark_plugin::{Event, Publication};
 use pushlark_queue::{ReportedRecipient, Work, WorkKind};
 use pushlark_store::StoreError;
@@ -20,7 +19,7 @@ use crate::notify::DecisionError;
 use crate::task::{Action, Task, TaskError};
 use crate::worker::Worker;
 
-/// The number of recipients that are explained concurrently.
+/// The maximum number of recipients that are explained concurrently.
 const MAX_CONCURRENT_EXPLANATIONS: usize = 32;
 /// The most recipients of one call, which times out after ten seconds.
 const MAX_EXPLAINED_RECIPIENTS: usize = 1_000;
@@ -157,13 +156,13 @@ impl Worker {
     async fn explain_event(&self, event: WebhookEvent) -> Result<ExplainedEvent, ExplainError> {
         let WebhookEvent { id, at, effect, reading } = event;
         let mut recipients = Vec::new();
-        let told = match &effect {
+        let read_mark = match &effect {
             Effect::Read(reading) => Some(reading),
             _ => reading.as_ref(),
         };
-        let reads = told.map(|Reading { user, conversation }| {
-            let unless = if self.unread_counts { "" } else { " (no effect: UNREAD_COUNTS is off)" };
-            format!("{user} has read all messages of {conversation}{unless}")
+        let reads = read_mark.map(|Reading { user, conversation }| {
+            let effect_note = if self.unread_counts { "" } else { " (no effect: UNREAD_COUNTS is off)" };
+            format!("{user} has read all messages of {conversation}{effect_note}")
         });
         let effect = match effect {
             Effect::Queue(WorkKind::UserRemoved { jid }) => format!("removes all data of {jid}"),

@@ -23,7 +23,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-/// How long the first event waits for others that go into the same call.
+/// The delay before a call, in which further events join it.
 const BATCH_DELAY: Duration = Duration::from_millis(10);
 /// The most bytes of events in one call. Lambda accepts 6 MB ("Lambda quotas").
 const MAX_REQUEST_BYTES: usize = 5 * 1024 * 1024;
@@ -37,7 +37,7 @@ pub struct External {
     waiting: Mutex<Vec<Waiting>>,
 }
 
-/// What to do when the function gives no decision.
+/// The setting `PLUGIN_ON_ERROR`: the handling of an event for which the function gives no decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnError {
     /// Retry the event later.
@@ -47,7 +47,7 @@ pub enum OnError {
 }
 
 struct Waiting {
-    /// The event, as JSON.
+    /// The JSON of a [`Question`].
     event: String,
     /// The number of the event's registrations. The answer refers to them by index.
     services: usize,
@@ -104,8 +104,9 @@ struct AskedService<'q> {
     created_at: u64,
 }
 
+/// The response of the function.
 #[derive(Deserialize)]
-struct Answers {
+struct PluginResponse {
     /// One answer for each event of the request, in the same order.
     events: Vec<Box<RawValue>>,
 }
@@ -137,7 +138,7 @@ struct AnsweredPublication {
 }
 
 /// A plugin that returns the function's answers for one event.
-pub struct Answered {
+pub struct AnsweredPlugin {
     /// The value of `PLUGIN`.
     name: String,
     services: Vec<Registration>,
@@ -145,7 +146,7 @@ pub struct Answered {
 }
 
 impl OnError {
-    /// From `PLUGIN_ON_ERROR`.
+    /// Reads `PLUGIN_ON_ERROR`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         environment.choice(&catalogue::PLUGIN_ON_ERROR, [Self::Retry, Self::Defaults])
     }
@@ -173,9 +174,9 @@ impl External {
         event: &Event,
         recipient: &Recipient,
         services: &[Registration],
-    ) -> Result<Answered, PluginError> {
+    ) -> Result<AnsweredPlugin, PluginError> {
         let answered =
-            |answer| Answered { name: format!("lambda:{}", self.function), services: services.to_vec(), answer };
+            |answer| AnsweredPlugin { name: format!("lambda:{}", self.function), services: services.to_vec(), answer };
         if services.is_empty() {
             return Ok(answered(PluginAnswer::default()));
         }
@@ -189,7 +190,7 @@ impl External {
             waiting.len() == 1
         };
         if is_first {
-            // A task of its own: other events need the call even if this event's task is cancelled.
+            // A separate task: other events need the call even if this event's task is cancelled.
             tokio::spawn(Arc::clone(self).ask_for_all());
         }
         match answer.await.unwrap_or(Err(PluginError::NotAsked)) {
@@ -245,7 +246,7 @@ impl External {
             return Err(PluginError::Failed(error));
         }
         let payload = answered.payload.unwrap_or_else(|| Blob::new([]));
-        let answers: Answers = serde_json::from_slice(payload.as_ref()).map_err(PluginError::unreadable)?;
+        let answers: PluginResponse = serde_json::from_slice(payload.as_ref()).map_err(PluginError::unreadable)?;
         if answers.events.len() != events.len() {
             let (asked, answered) = (events.len(), answers.events.len());
             return Err(PluginError::Unreadable(format!("{answered} answers for {asked} events")));
@@ -317,7 +318,7 @@ impl PluginAnswer {
     }
 }
 
-impl Plugin for Answered {
+impl Plugin for AnsweredPlugin {
     fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
         match &self.answer.prepare_notification {
             None => Defaults.prepare_notification(event),

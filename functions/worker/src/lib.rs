@@ -1,4 +1,4 @@
-//! Takes batches of events from the queue, asks a plugin which notifications to send, and publishes them.
+//! Receives batches of events from the queue, asks a plugin which notifications to send, and publishes them.
 //!
 //! To use plugins of your own, write a crate whose `main` calls [`run`] with them.
 

@@ -1,4 +1,4 @@
-//! Notifies the device of a push node. Another server has published the payload, so no plugin is asked.
+//! Notifies the device of a push node. Another server has published the payload, so no plugin is called.
 
 use pushlark_delivery::Notification;
 use pushlark_store::DeviceStatus;
@@ -8,14 +8,15 @@ use time::OffsetDateTime;
 use crate::decision::MIN_TIME_TO_LIVE;
 use crate::notify::TaskOutcome;
 use crate::progress::BatchContext;
-use crate::publish::{DeviceRecord, Disposition, Publish};
+use crate::publish::{DeviceItem, Disposition, Publish};
 use crate::retry::Unfinished;
 use crate::shares::Share;
 use crate::task::{Attempt, NodePush};
 use crate::worker::Worker;
 
 impl Worker {
-    /// Claims and publishes a notification. `turn` is released before the publish.
+    /// Claims and publishes a notification. `turn` is one of the permits for recipients; it is returned before the
+    /// publish.
     pub(crate) async fn notify_device(
         &self,
         push: &NodePush,
@@ -55,7 +56,7 @@ impl Worker {
         let conversation = push.conversation();
         let (message_id, conversation, expires_at) = (attempt.id(), &conversation, attempt.at() + time_to_live);
         let notification = Notification { message_id, user, conversation, registration, payload, expires_at };
-        let device = DeviceRecord::PushNode { is_suspected };
+        let device = DeviceItem::PushNode { is_suspected };
         let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry };
         match self.publish(publish, batch.publish_cutoff).await {
             Ok(disposition) => {

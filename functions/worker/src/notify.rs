@@ -15,13 +15,13 @@ use tokio::time::{Instant, timeout_at};
 use crate::decision::{Decision, PlannedPublication, Reason, RecipientState, decide};
 use crate::external::PluginError;
 use crate::progress::BatchContext;
-use crate::publish::{DeviceRecord, Disposition, Publish};
+use crate::publish::{DeviceItem, Disposition, Publish};
 use crate::retry::{RetryCause, Unfinished};
 use crate::shares::Share;
 use crate::task::Attempt;
 use crate::worker::{ChosenPlugin, Worker};
 
-/// The result of a task.
+/// The result of a task: the parts to retry, and the unread count that their retries keep.
 #[derive(Debug, Default)]
 pub struct TaskOutcome {
     /// The unread count, if Pushlark counted the message.
@@ -45,7 +45,7 @@ pub enum DecisionError {
 }
 
 impl Worker {
-    /// Counts, decides, claims and publishes. `turn` is released before the publishes, which depend on other servers.
+    /// Counts, decides, claims and publishes. `turn` is one of the permits for recipients; it is returned before the publishes, which depend on other servers.
     pub(crate) async fn notify(
         &self,
         event: &mut Event,
@@ -117,7 +117,7 @@ impl Worker {
             let (message_id, conversation) = (&event.id, &conversation);
             let notification =
                 Notification { message_id, user: &user, conversation, registration, payload, expires_at };
-            let device = DeviceRecord::Registration(snapshot);
+            let device = DeviceItem::Registration(snapshot);
             let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry };
             let result = self.publish(publish, batch.publish_cutoff).await;
             if result.is_ok() && has_one(registration) {
@@ -158,8 +158,8 @@ impl Worker {
     }
 
     /// Counts a message as unread if Pushlark keeps the count. Like MongooseIM's inbox, it counts every message that
-    /// somebody else wrote, even if it is not notified. Returns the unread count; it is `counted` if an earlier try has
-    /// counted the message.
+    /// somebody else wrote, even if it is not notified. Returns the unread count; it is `counted` if an earlier attempt
+    /// has counted the message.
     async fn count(
         &self,
         event: &mut Event,
@@ -202,7 +202,7 @@ impl Worker {
         is_ours_to_count && has_text && is_new && !is_own
     }
 
-    /// Reads the recipient and decides, without a claim.
+    /// Reads the recipient and decides. Writes nothing, so that [`Worker::explain`] can use it.
     pub(crate) async fn decide(
         &self,
         event: &Event,

@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::task::Attempt;
 
-/// The number of claims that are written concurrently.
+/// The maximum number of claims that are written concurrently.
 const MAX_CONCURRENT_CLAIMS: usize = 16;
-/// How long a complete publication waits for others before it is written. If the worker crashes in this time, the
+/// The delay before a complete publication is written, together with others. If the worker crashes in this time, the
 /// notification is repeated.
 const WRITE_DELAY: Duration = Duration::from_millis(500);
 
@@ -45,9 +45,10 @@ pub type ByClaimant = BTreeMap<String, RecipientProgress>;
 pub struct RecipientProgress {
     user: BareJid,
     attempt: Attempt,
+    /// The unread count, if Pushlark counted the message.
     counted: Option<u32>,
     complete: Vec<Registration>,
-    /// The registrations that are left to the next try.
+    /// The registrations that are left to the next attempt.
     pub put_back: Vec<Registration>,
 }
 
@@ -57,8 +58,8 @@ impl RecipientProgress {
         Self { user, attempt, counted, complete: Vec::new(), put_back: Vec::new() }
     }
 
-    /// Returns whether the try is a retry.
-    pub fn is_of_later_try(&self) -> bool {
+    /// Returns whether the attempt is a retry.
+    pub fn is_of_later_attempt(&self) -> bool {
         self.attempt.retry.generation > 0
     }
 
@@ -69,7 +70,7 @@ impl RecipientProgress {
 }
 
 impl Progress {
-    /// Adds registrations that need no further try, and the message's unread count.
+    /// Adds registrations that need no further attempt, and the message's unread count.
     pub fn add(
         &self,
         attempt: &Attempt,

@@ -1,4 +1,4 @@
-//! Publishes one notification to one device, and acts on the push service's answer.
+//! Publishes one notification to one device, and handles the outcome.
 
 use std::time::Duration;
 
@@ -11,26 +11,26 @@ use tokio::time::Instant;
 use crate::retry::RetryCause;
 use crate::worker::Worker;
 
-/// The most tries for a failure that may be permanent: about two minutes, without other failures in between.
+/// The most attempts for a failure that may be permanent: about two minutes, without other failures in between.
 const MAX_DOUBTFUL_ATTEMPTS: u32 = 8;
-/// A Web Push service that cannot be reached for this many seconds may be gone.
+/// The time in seconds after which an unreachable Web Push service counts as suspect.
 const MAX_UNREACHABLE_SECONDS: u64 = 86_400;
 
-/// One notification for one device.
+/// The arguments of [`Worker::publish`]: a notification, with the way to its device and its history.
 pub struct Publish<'p> {
     /// The notification, with its registration.
     pub notification: &'p Notification<'p>,
     /// The item of the table that keeps the answers about the device.
-    pub device: DeviceRecord<'p>,
+    pub device: DeviceItem<'p>,
     /// The publisher for the registration's host.
     pub publisher: &'p Publisher,
-    /// The tries before this one.
+    /// The attempts before this one.
     pub retry: &'p Retry,
 }
 
 /// The item of the table that keeps the answers about a device.
 #[derive(Debug, Clone, Copy)]
-pub enum DeviceRecord<'d> {
+pub enum DeviceItem<'d> {
     /// The registration in the recipient's snapshot.
     Registration(&'d Snapshot),
     /// The device item of a push node.
@@ -65,7 +65,7 @@ impl Worker {
             publisher.publish(notification).await
         };
         let is_unreachable = matches!(&outcome, Outcome::Transient(Failure { scope: FailureScope::Unreachable, .. }));
-        let outcome = self.after_all_tries(&publish, outcome).await;
+        let outcome = self.after_last_attempt(&publish, outcome).await;
         let jid = &registration.jid;
         match outcome {
             Outcome::Delivered => {
@@ -101,9 +101,9 @@ impl Worker {
         }
     }
 
-    /// Makes a transient outcome final after enough tries. A failure that may be permanent becomes final after
+    /// Makes a transient outcome final after enough attempts. A failure that may be permanent becomes final after
     /// `MAX_DOUBTFUL_ATTEMPTS`. A push service that a user has chosen may be gone after a day without a connection.
-    async fn after_all_tries(&self, publish: &Publish<'_>, outcome: Outcome) -> Outcome {
+    async fn after_last_attempt(&self, publish: &Publish<'_>, outcome: Outcome) -> Outcome {
         let Notification { user, registration, .. } = *publish.notification;
         let Outcome::Transient(Failure { reason, scope, .. }) = &outcome else { return outcome };
         let tries = publish.retry.doubtful + 1;
@@ -116,8 +116,8 @@ impl Worker {
             }
             FailureScope::Unreachable => {
                 let unreachable = match publish.device {
-                    DeviceRecord::Registration(_) => self.store.note_unreachable(user, registration).await,
-                    DeviceRecord::PushNode { .. } => self.store.note_unreachable_device(registration).await,
+                    DeviceItem::Registration(_) => self.store.note_unreachable(user, registration).await,
+                    DeviceItem::PushNode { .. } => self.store.note_unreachable_device(registration).await,
                 };
                 match unreachable {
                     Ok(seconds) if seconds >= MAX_UNREACHABLE_SECONDS => {
@@ -131,7 +131,7 @@ impl Worker {
                 }
             }
             _ => {
-                if let DeviceRecord::Registration(snapshot) = publish.device
+                if let DeviceItem::Registration(snapshot) = publish.device
                     && snapshot.is_unreachable(registration)
                     && let Err(error) = self.store.clear_unreachable(user, registration).await
                 {
@@ -146,15 +146,15 @@ impl Worker {
     async fn clear_suspicions(&self, publish: &Publish<'_>) -> Result<(), StoreError> {
         let Notification { user, registration, .. } = *publish.notification;
         match publish.device {
-            DeviceRecord::Registration(snapshot) if snapshot.is_suspected(registration) => {
+            DeviceItem::Registration(snapshot) if snapshot.is_suspected(registration) => {
                 self.store.clear_suspicions(user, registration).await
             }
-            DeviceRecord::PushNode { is_suspected: true } => self.store.forget_device(registration).await,
-            DeviceRecord::Registration(_) | DeviceRecord::PushNode { .. } => Ok(()),
+            DeviceItem::PushNode { is_suspected: true } => self.store.forget_device(registration).await,
+            DeviceItem::Registration(_) | DeviceItem::PushNode { .. } => Ok(()),
         }
     }
 
-    /// Counts an answer that says that the device may be gone. Disables the registration after enough such answers in a
+    /// Counts an answer that reports the device as suspect. Disables the registration after enough such answers in a
     /// row.
     async fn suspect(
         &self,
@@ -169,8 +169,8 @@ impl Worker {
             return Ok(Disposition::Undeliverable);
         };
         let suspected = match publish.device {
-            DeviceRecord::Registration(_) => self.store.suspect(user, registration).await,
-            DeviceRecord::PushNode { .. } => self.store.suspect_device(registration).await,
+            DeviceItem::Registration(_) => self.store.suspect(user, registration).await,
+            DeviceItem::PushNode { .. } => self.store.suspect_device(registration).await,
         };
         let suspicions = match suspected {
             Ok(suspicions) => suspicions,
@@ -208,8 +208,8 @@ impl Worker {
             return Ok(Disposition::Undeliverable);
         }
         let disabled = match publish.device {
-            DeviceRecord::Registration(_) => self.store.unregister_version(user, registration).await,
-            DeviceRecord::PushNode { .. } => self.store.device_gone(registration).await.map(|()| true),
+            DeviceItem::Registration(_) => self.store.unregister_version(user, registration).await,
+            DeviceItem::PushNode { .. } => self.store.device_gone(registration).await.map(|()| true),
         };
         if disabled.map_err(failed)? {
             tracing::warn!(%jid, enabled_at, reason, "disabled");

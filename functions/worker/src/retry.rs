@@ -1,4 +1,4 @@
-//! The delays of retries.
+//! The reasons and the delays of retries.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use pushlark_model::Registration;
 use pushlark_queue::{MAX_TIMER, Retry};
 use time::OffsetDateTime;
 
-/// The longest delay between two tries, if no push service asks for a longer one.
+/// The longest delay between two attempts, if no push service asks for a longer one.
 const MAX_BACKOFF: Duration = Duration::from_secs(15 * 60);
-/// The longest delay that a push service may ask for. Longer ones are cut.
+/// The limit for the delay that a push service asks for: a longer one is shortened to it.
 const MAX_ASKED_DELAY: Duration = Duration::from_hours(12);
 
 /// A task, or one of its registrations, that must be retried.
@@ -23,11 +23,11 @@ pub struct Unfinished {
 /// The reason for a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryCause {
-    /// The deadline was too close for a try.
+    /// The deadline was too close for an attempt. It does not count as one.
     NotTried,
-    /// The delay that a push service asked for is not over.
+    /// The delay that a push service asked for is not over. SQS cannot delay a message for longer than 15 minutes.
     TooEarly,
-    /// The try failed.
+    /// The attempt failed, and counts.
     Failed {
         /// The delay that the push service asks for, if any.
         retry_after: Option<Duration>,
@@ -37,7 +37,7 @@ pub enum RetryCause {
 }
 
 impl RetryCause {
-    /// A failure that no push service has caused.
+    /// A failure of the table, the plugin, the queue or the worker itself.
     pub const FAILED: Self = Self::Failed { retry_after: None, is_doubtful: false };
 }
 
@@ -47,7 +47,7 @@ impl Unfinished {
         Self { registration: None, cause }
     }
 
-    /// Returns the next try after `retry`, and its delay for SQS: whole seconds, at most `MAX_TIMER`.
+    /// Returns the state of the attempt after `retry`, and its delay for SQS: whole seconds, at most `MAX_TIMER`.
     pub fn next(&self, retry: &Retry, counted: Option<u32>) -> (Retry, Duration) {
         self.next_at(retry, counted, OffsetDateTime::now_utc())
     }
@@ -78,7 +78,7 @@ impl Unfinished {
     }
 }
 
-/// Returns whether SQS delivered this try before the delay that a push service asked for is over.
+/// Returns whether SQS delivered this attempt before the delay that a push service asked for is over.
 pub fn is_too_early(retry: &Retry) -> bool {
     until(retry.not_before, OffsetDateTime::now_utc()) > Duration::ZERO
 }
@@ -89,7 +89,7 @@ fn until(not_before: Option<OffsetDateTime>, now: OffsetDateTime) -> Duration {
     Duration::from_secs(remaining.as_secs() + u64::from(remaining.subsec_nanos() > 0))
 }
 
-/// Returns the delay after `tries` failed tries: 1 s after the first, then twice as long each time, at most 15
+/// Returns the delay after `tries` failed attempts: 1 s after the first, then twice as long each time, at most 15
 /// minutes. A random part of up to a quarter is subtracted, so that many failures do not return at the same time.
 pub fn backoff(tries: u32) -> Duration {
     let seconds = 2_u64.saturating_pow(tries.saturating_sub(1)).min(MAX_BACKOFF.as_secs());

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// When there are this many names, unused ones are removed.
+/// The number of names above which unused ones are removed.
 const MAX_NAMES: usize = 1_000;
 
 /// Permits of which one name holds at most a quarter.

@@ -11,29 +11,28 @@ use pushlark_store::Claimant;
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, parse_jid};
 use time::OffsetDateTime;
 
-/// An action, and its try.
+/// The worker's part of an event: one action for one recipient.
 #[derive(Debug)]
 pub struct Task {
-    /// The action.
     pub action: Action,
-    /// The try, with the tries before it.
+    /// The current attempt, with the state of the earlier ones.
     pub attempt: Attempt,
 }
 
-/// One try of one recipient of an event.
+/// One attempt to execute the action for one recipient of an event.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// The earlier tries, and the claimant's name.
+    /// The earlier attempts, and the claimant's name.
     pub retry: Retry,
-    /// Whether the event was tried before, or SQS delivered it before.
+    /// Whether there was an earlier attempt, or SQS delivered it before.
     pub is_repeat: bool,
-    /// The event, which is put back into the queue if the try fails.
+    /// The event, which is put back into the queue if the attempt fails.
     work: Arc<Work>,
     /// The index of the recipient in the event.
     index: usize,
 }
 
-/// The action of a task.
+/// The kind of a task, with its data.
 #[derive(Debug)]
 pub enum Action {
     /// Notify the devices of a recipient.
@@ -72,15 +71,15 @@ impl Task {
     /// Reads the tasks of a queue message. `is_repeat` is whether SQS delivered it before.
     pub fn read(
         body: &str,
-        message_id: &str,
+        sqs_message_id: &str,
         is_repeat: bool,
         content_policy: &Arc<ContentPolicy>,
     ) -> Result<Vec<Self>, TaskError> {
         let Record { uid, work, .. } = Record::read(body)?;
-        Self::of(work, uid.as_deref().unwrap_or(message_id), is_repeat, content_policy)
+        Self::of(work, uid.as_deref().unwrap_or(sqs_message_id), is_repeat, content_policy)
     }
 
-    /// Returns the tasks of events. Tasks without an earlier try have the claimants `{name}.0`, `{name}.1`, …
+    /// Returns the tasks of events. Tasks without an earlier attempt have the claimants `{name}.0`, `{name}.1`, …
     pub fn of(
         work: Vec<Work>,
         name: &str,
@@ -128,7 +127,7 @@ impl Attempt {
         Claimant { id: self.id(), user, name, generation: *generation, counted }
     }
 
-    /// Returns whether the try includes a registration: all of the recipient's, or only the one that is retried.
+    /// Returns whether the attempt includes a registration: all of the recipient's, or only the one that is retried.
     pub fn concerns(&self, registration: &Registration) -> bool {
         let is_same =
             |RegistrationKey { jid, node }: &RegistrationKey| *jid == registration.jid && *node == registration.node;
@@ -175,7 +174,7 @@ impl Action {
 /// A notification that was published to a push node, for the node's device.
 #[derive(Debug)]
 pub struct NodePush {
-    /// The node's owner.
+    /// The owner of the node, who is notified.
     pub owner: BareJid,
     /// The device, as a registration of the owner.
     pub registration: Registration,

@@ -49,12 +49,12 @@ pub struct Worker {
 pub enum ChosenPlugin {
     /// A plugin in Rust that is part of the worker.
     Compiled(Arc<dyn Plugin>),
-    /// A Lambda function.
+    /// A Lambda function of the operator, in any language.
     External(Arc<External>),
 }
 
 impl Worker {
-    /// From `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, the
+    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, the
     /// settings of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin
     /// that is a Lambda function, and for secrets.
     pub fn from_environment(
@@ -115,7 +115,7 @@ impl Worker {
     }
 }
 
-/// From `INCLUDE_BODY`, `INCLUDE_SENDER`, `BODY_PLACEHOLDER` and `GROUP_DATA`.
+/// Reads `INCLUDE_BODY`, `INCLUDE_SENDER`, `BODY_PLACEHOLDER` and `GROUP_DATA`.
 fn content_policy(environment: &Environment) -> Result<ContentPolicy, SettingError> {
     let [urgent, mention] = environment.words(&catalogue::GROUP_DATA)?;
     Ok(ContentPolicy {

@@ -58,7 +58,7 @@ struct ReportCounts {
 }
 
 impl ByteBudget {
-    /// The memory that a stanza needs besides its text, in bytes.
+    /// The memory of a stanza in addition to its text, in bytes.
     const STANZA_OVERHEAD: usize = 1024;
 
     pub fn new(bytes: u32) -> Self {

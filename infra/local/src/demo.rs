@@ -39,7 +39,7 @@ const WEBHOOKS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// Runs the demonstration with a new stack in memory. An error says which result was wrong.
+/// Runs the demonstration with a new stack in memory. An error names the wrong result.
 pub async fn demo() -> anyhow::Result<()> {
     let stack = Stack::start(Options::default()).await?;
     let store = Store::from_environment(stack.dynamodb.clone(), &stack.environment)?;

@@ -27,7 +27,7 @@ pub const MAX_RECEIVE_COUNT: u32 = 100;
 /// How often expired items are deleted. AWS takes up to a few days.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The running emulators. Dropping them stops them; they lose nothing, since what they have answered is stored.
+/// The running emulators. Dropping them stops them. Acknowledged writes are stored, so nothing is lost.
 #[derive(Debug)]
 pub struct Emulators {
     /// The endpoint of DynamoDB.
@@ -44,8 +44,8 @@ pub struct Emulators {
 }
 
 impl Emulators {
-    /// Opens the data folder, creates the queues and serves both emulators. A message stays hidden for `batching_window`
-    /// longer than `options` says.
+    /// Opens the data folder, creates the queues and serves both emulators. The visibility timeout is that of
+    /// `options` plus `batching_window`.
     pub async fn start(
         options: &Options,
         aws: &SdkConfig,

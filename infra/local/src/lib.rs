@@ -107,8 +107,7 @@ impl Stack {
         }
     }
 
-    /// The settings with which `cargo lambda` runs a function against this stack, a line each; without secrets, which do not
-    /// belong into a file.
+    /// Returns the settings with which `cargo lambda` runs a function against this stack, one per line, without secrets.
     pub fn lambda_env(&self) -> String {
         let own = [
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb_url.as_str()),
@@ -123,8 +122,8 @@ impl Stack {
     }
 }
 
-/// The settings of the stack's functions: its own defaults, then those that it is started with. The queues are always its
-/// own, whatever the shell that it was started from says.
+/// Returns the settings of the stack's functions: its own defaults, overridden by `given`. The queues are always its own,
+/// even if the environment names others.
 fn settings(given: &Environment, url: &str, emulators: &Emulators) -> Environment {
     let mut environment = Environment::from_iter([
         (TABLE_NAME.name, "pushlark"),
@@ -144,7 +143,7 @@ async fn until_stopped(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-/// Credentials that no real service accepts, whatever is configured on this machine.
+/// Returns a configuration whose credentials no real service accepts, whatever is configured on this machine.
 async fn aws_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .region(Region::from_static("us-east-1"))

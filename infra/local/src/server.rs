@@ -67,7 +67,7 @@ where
     });
 }
 
-/// Forwards a request when its body has arrived. The routes have limits of their own, none above that of SQS.
+/// Forwards a request when its body has arrived. The routes have lower limits, or the same as SQS.
 async fn with_whole_body(State(longest): State<Duration>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     match timeout(longest, to_bytes(body, MAX_SQS_REQUEST_BYTES)).await {

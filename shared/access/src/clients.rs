@@ -52,11 +52,11 @@ enum KeySource {
     /// The setting contains the keys, or names the secret that contains them (see [`Secret`]).
     Secret(RotatingSecret<Vec<TokenKey>>),
     /// The issuer publishes the keys at a URL, and rotates them.
-    Published { url: Url, fetch: Fetch, kept: Mutex<Kept> },
+    Published { url: Url, fetch: Fetch, cache: Mutex<PublishedKeys> },
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct PublishedKeys {
     /// The keys and the time of their fetch.
     keys: Option<(Arc<Vec<TokenKey>>, Instant)>,
     /// The time at which the last fetch ended, failed or not.
@@ -94,7 +94,7 @@ impl ClientTokens {
         validation.validate_nbf = true;
         validation.leeway = CLOCK_LEEWAY;
         let source = if keys.starts_with("https://") || keys.starts_with("http://") {
-            KeySource::Published { url: published(keys, algorithm)?, fetch: Fetch::default(), kept: Mutex::default() }
+            KeySource::Published { url: published(keys, algorithm)?, fetch: Fetch::default(), cache: Mutex::default() }
         } else {
             let read = move |text: &str| read_keys(text.as_bytes(), algorithm);
             let keys = RotatingSecret::new(JWT_KEYS.name, Secret::new(keys, aws), read).with_max_age(KEYS_LIFETIME);
@@ -150,34 +150,34 @@ impl ClientTokens {
     }
 
     async fn keys(&self, id: Option<&str>) -> Result<Arc<Vec<TokenKey>>, AccessError> {
-        let (url, fetch, kept) = match &self.0.source {
+        let (url, fetch, cache) = match &self.0.source {
             KeySource::Secret(keys) => {
                 return keys.current().await.map_err(|error| {
                     tracing::error!(error = %Causes(&error), "the keys of the clients' tokens cannot be read");
                     AccessError::Unavailable
                 });
             }
-            KeySource::Published { url, fetch, kept } => (url, fetch, kept),
+            KeySource::Published { url, fetch, cache } => (url, fetch, cache),
         };
         // All callers wait for one fetch: the lock is held until it ends, and none of them starts another one after it.
-        let mut kept = kept.lock().await;
+        let mut cache = cache.lock().await;
         let has_id = |keys: &[TokenKey]| id.is_none() || keys.iter().any(|key| key.id.as_deref() == id);
-        let is_wanted = match &kept.keys {
+        let is_wanted = match &cache.keys {
             Some((keys, fetched_at)) => !has_id(keys) || fetched_at.elapsed() >= KEYS_LIFETIME,
             None => true,
         };
-        if is_wanted && kept.tried_at.is_none_or(|at| at.elapsed() >= FETCH_INTERVAL) {
-            kept.tried_at = Some(Instant::now());
+        if is_wanted && cache.tried_at.is_none_or(|at| at.elapsed() >= FETCH_INTERVAL) {
+            cache.tried_at = Some(Instant::now());
             let fetched = fetch.get(url.clone()).await.map_err(|error| Causes(&error).to_string());
             match fetched.and_then(|document| read_keys(&document, self.0.algorithm)) {
-                Ok(keys) => kept.keys = Some((Arc::new(keys), Instant::now())),
+                Ok(keys) => cache.keys = Some((Arc::new(keys), Instant::now())),
                 // Keys of an earlier fetch remain valid.
                 Err(reason) => tracing::error!(reason, "the keys of the clients' tokens cannot be read"),
             }
             // The interval counts from the end of a fetch.
-            kept.tried_at = Some(Instant::now());
+            cache.tried_at = Some(Instant::now());
         }
-        kept.keys.as_ref().map(|(keys, _)| Arc::clone(keys)).ok_or(AccessError::Unavailable)
+        cache.keys.as_ref().map(|(keys, _)| Arc::clone(keys)).ok_or(AccessError::Unavailable)
     }
 }
 

@@ -307,13 +307,13 @@ impl Secrets {
     fn holder(&self, secret: &[u8]) -> Option<Caller> {
         let digest: [u8; 32] = Sha256::digest(secret).into();
         let same: Vec<_> = self.digests.iter().map(|known| known.ct_eq(&digest)).collect();
-        let places: Vec<usize> = (0..same.len()).filter(|place| same[*place].into()).collect();
-        if places.is_empty() { None } else { Some(self.caller_of(&places)) }
+        let indexes: Vec<usize> = (0..same.len()).filter(|index| same[*index].into()).collect();
+        if indexes.is_empty() { None } else { Some(self.caller_of(&indexes)) }
     }
 
     fn signer(&self, request: Presented<'_>, body: &[u8]) -> Result<Caller, CredentialError> {
         let [id, timestamp, signature] = [ID, TIMESTAMP, SIGNATURE].map(|name| request.header(name));
-        let places = match (request.header(HUB_SIGNATURE), signature.or(timestamp)) {
+        let indexes = match (request.header(HUB_SIGNATURE), signature.or(timestamp)) {
             (Some(signature), None) => verify_body(signature, &self.keys, body)?,
             (_, Some(_)) => {
                 let now = OffsetDateTime::now_utc().unix_timestamp();
@@ -321,11 +321,11 @@ impl Secrets {
             }
             (None, None) => return Err(CredentialError::Missing),
         };
-        Ok(self.caller_of(&places))
+        Ok(self.caller_of(&indexes))
     }
 
-    fn caller_of(&self, places: &[usize]) -> Caller {
-        let domains: Option<Vec<DomainPart>> = places.iter().map(|place| self.domains[*place].clone()).collect();
+    fn caller_of(&self, indexes: &[usize]) -> Caller {
+        let domains: Option<Vec<DomainPart>> = indexes.iter().map(|index| self.domains[*index].clone()).collect();
         domains.map_or(Caller::Operator, Caller::Server)
     }
 }

@@ -26,7 +26,7 @@ pub struct Destinations {
 /// The push service of virtual hosts (`PUSH_SERVICE`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum PushServiceSetting {
-    /// A MongoosePush server.
+    /// The MongoosePush server at `MONGOOSEPUSH_URL`.
     #[default]
     MongoosePush,
     /// APNs, FCM and Web Push directly.

@@ -20,9 +20,10 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 const FAILED_DEVICE_INTERVALS: u32 = 2;
 /// After this number of probe intervals the device that failed last may probe.
 const LAST_FAILED_DEVICE_INTERVALS: u32 = 5;
-/// How many failed devices are remembered for each push service.
+/// The maximum number of failed devices that are remembered for each push service.
 const MAX_FAILED_DEVICES: usize = 100;
-/// How many push services are remembered, since users choose those of Web Push. Beyond it, all are forgotten.
+/// The maximum number of push services that are remembered, since users choose those of Web Push. Beyond it, all are
+/// forgotten.
 const MAX_PUSH_SERVICES: usize = 1_000;
 
 /// The recent failures of each push service, which decide whether it is paused.
@@ -65,7 +66,7 @@ impl Health {
         self.with(service, |health| health.is_paused())
     }
 
-    /// Decides whether a notification of `device` is sent to `service` now. The error is its failure without a try.
+    /// Decides whether a notification of `device` is sent to `service` now. The error is its failure without a request.
     pub fn admit(&self, service: &str, device: DeviceHash) -> Result<(), Failure> {
         self.with(service, |health| {
             if health.admits(device, Instant::now()) {

@@ -61,7 +61,7 @@ pub struct ProviderResponse {
 /// The state of a connection, as an answer indicates it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// The connection works.
+    /// The connection works: earlier failures no longer count.
     Works,
     /// The connection may be the cause of a failure: it is replaced after several such answers in a row.
     Fails,
@@ -92,18 +92,18 @@ impl HttpClient {
         send(&client, request).await
     }
 
-    /// Sends a request to a provider, and reads the answer. `tells` returns the state of the connection, which may then
-    /// be replaced; a request that was not processed is sent once more by a new connection.
+    /// Sends a request to a provider, and reads the answer. `state_of` returns the state of the connection, which may
+    /// then be replaced; a request that was not processed is sent once more by a new connection.
     pub async fn ask(
         &self,
         request: impl Fn(&Client) -> RequestBuilder,
-        tells: impl Fn(&ProviderResponse) -> ConnectionState,
+        state_of: impl Fn(&ProviderResponse) -> ConnectionState,
     ) -> Result<ProviderResponse, reqwest::Error> {
         let (client, generation) = self.get()?;
         let response = send(&client, &request).await?;
         let server = server(response.url());
         let answer = ProviderResponse::read(response).await?;
-        let connection = tells(&answer);
+        let connection = state_of(&answer);
         self.note(server, generation, connection);
         if connection == ConnectionState::IsGivenUp {
             let (client, newer) = self.get()?;

@@ -39,7 +39,7 @@ pub struct MongoosePush {
 enum ApiVersion {
     /// Every error of APNs or FCM has the status 500.
     V2,
-    /// Each error has a status of its own.
+    /// Each error has a different status.
     V3,
 }
 
@@ -128,7 +128,7 @@ impl Gateway for MongoosePush {
         Box::pin(self.send(notification))
     }
 
-    /// The answers about devices come from Apple and Google, so each of them is a push service of its own.
+    /// The answers about devices come from Apple and Google, so each of them counts as a separate push service.
     fn push_service<'p>(&'p self, notification: Notification<'p>) -> BoxFuture<'p, PushService> {
         let provider = Provider::of(&notification.registration.options).map_or("other", Provider::name);
         Box::pin(async move { PushService::new(format!("MongoosePush/{provider}")) })

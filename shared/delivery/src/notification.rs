@@ -18,7 +18,7 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 pub struct Notification<'n> {
     /// The id of the message: the same at every retry.
     pub message_id: &'n str,
-    /// The recipient's bare JID.
+    /// The bare JID of the recipient, who owns the registration.
     pub user: &'n BareJid,
     /// The bare JID of the other user or of the room.
     pub conversation: &'n BareJid,
@@ -26,7 +26,7 @@ pub struct Notification<'n> {
     pub registration: &'n Registration,
     /// The fields to send to the device.
     pub payload: &'n Payload,
-    /// The time after which it is not worth delivering.
+    /// The time after which push services must not deliver it.
     pub expires_at: OffsetDateTime,
 }
 
@@ -69,16 +69,16 @@ impl<'n> Notification<'n> {
     }
 
     /// Returns an id of this notification, the same at every retry: `length` characters of base64url (at most 43).
-    pub(crate) fn name(&self, length: usize) -> String {
+    pub(crate) fn id(&self, length: usize) -> String {
         let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
         hash(&[self.user.as_str(), jid, self.message_id, node], length)
     }
 
     /// Returns an id of the conversation: its JID, or a hash of it if the payload does not name the sender.
     pub(crate) fn thread(&self) -> String {
-        let is_told = self.payload.get(Payload::LAST_MESSAGE_SENDER).is_some()
+        let names_sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).is_some()
             || self.payload.get(Payload::MESSAGE_SENDER).is_some();
-        if is_told {
+        if names_sender {
             return self.conversation.to_string();
         }
         hash(&[self.user.as_str(), self.conversation.as_str()], 22)

@@ -28,7 +28,7 @@ pub struct Webhook {
     key: RotatingSecret<Key>,
 }
 
-/// The JSON of a webhook.
+/// The JSON of a webhook, as `docs/push-services.md` describes it.
 #[derive(Serialize)]
 struct WebhookBody<'n> {
     /// The event type: always `notification`.
@@ -38,7 +38,7 @@ struct WebhookBody<'n> {
     recipient: &'n str,
     /// The registration's PubSub host.
     jid: &'n str,
-    /// The registration's node.
+    /// The node of the registration at `jid`.
     node: &'n str,
     /// The fields of the registration's form.
     publish_options: Map<String, Value>,
@@ -65,7 +65,7 @@ impl Webhook {
 
     /// Posts one notification. The limit of the push service is unknown, so the text is only truncated after a 413.
     async fn send(&self, notification: Notification<'_>) -> Outcome {
-        let id = notification.name(43);
+        let id = notification.id(43);
         let build = |payload: &Payload| build(&notification, payload);
         let post = |body: Vec<u8>| self.post_signed(&id, body);
         let is_too_large = |response: &Response| response.status() == StatusCode::PAYLOAD_TOO_LARGE;

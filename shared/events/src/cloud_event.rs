@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::event::{Arrival, WebhookEvent, check_id, named};
+use crate::event::{Arrival, WebhookEvent, check_id, joined_id};
 use crate::native::read_event;
 
 #[derive(Deserialize)]
@@ -47,7 +47,7 @@ pub fn read(json: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
         (None, None) => return Err("data is missing".into()),
     };
     // A source is a URI, so it has no space.
-    let id = check_id(named([&event.source, &event.id], ' ')).map_err(|error| format!("source and id: {error}"))?;
+    let id = check_id(joined_id([&event.source, &event.id], ' ')).map_err(|error| format!("source and id: {error}"))?;
     let arrival = Arrival { id: Some(id), at: event.time, ..arrival.clone() };
     read_event(&data, &arrival).map_err(|error| format!("data: {error}"))
 }

@@ -30,7 +30,7 @@ pub struct WebhookEvent {
     pub id: String,
     /// The time at which the event happened, not later than its arrival.
     pub at: OffsetDateTime,
-    /// The effect of the event.
+    /// The action of ingest for this event.
     pub effect: Effect,
     /// The read mark of the sender, if the event is a message that implies one.
     pub reading: Option<Reading>,
@@ -39,13 +39,13 @@ pub struct WebhookEvent {
 /// A read mark: a user has read all of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// The bare JID of the user.
+    /// The bare JID of the user who has read it.
     pub user: BareJid,
     /// The bare JID of the other user, or of the room.
     pub conversation: BareJid,
 }
 
-/// The effect of an event.
+/// The action of ingest for an event: queue it, write it to the table, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Work that is queued for the worker.
@@ -62,7 +62,7 @@ pub enum Effect {
 /// The arrival of an event: the data of its envelope (SNS, CloudEvents or HTTP), and the settings of its sources.
 #[derive(Debug, Clone)]
 pub struct Arrival<'s> {
-    /// The time of arrival.
+    /// The time at which the request arrived, plus a microsecond for each earlier event of it.
     pub now: OffsetDateTime,
     /// The time of the event in the envelope.
     pub at: Option<OffsetDateTime>,
@@ -77,7 +77,7 @@ impl Arrival<'_> {
     /// with the index in the id.
     pub fn nth(&self, index: usize) -> Self {
         let later = Duration::microseconds(i64::try_from(index).unwrap_or(0));
-        let id = self.id.as_ref().map(|id| named([id, &index.to_string()], '/'));
+        let id = self.id.as_ref().map(|id| joined_id([id, &index.to_string()], '/'));
         Self { now: self.now + later, id, ..self.clone() }
     }
 
@@ -117,7 +117,7 @@ impl WebhookEvent {
 
     /// Returns the event, or an error if it has an effect on users for whom `caller` does not speak. Removes the read
     /// mark of a sender for whom `caller` does not speak.
-    pub(crate) fn told_by(mut self, caller: &Caller) -> Result<Self, String> {
+    pub(crate) fn permitted_for(mut self, caller: &Caller) -> Result<Self, String> {
         let other = self.domains().into_iter().find(|domain| !caller.speaks_for_domain(domain));
         if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_))) {
             return Err(format!("the credential does not speak for {other}"));
@@ -198,13 +198,13 @@ pub fn check_id(id: String) -> Result<String, String> {
 }
 
 /// Joins two parts to one id, and replaces an id that is too long by its hash.
-pub fn named([first, second]: [&str; 2], between: char) -> String {
+pub fn joined_id([first, second]: [&str; 2], between: char) -> String {
     let whole = format!("{first}{between}{second}");
     if whole.len() <= MAX_ID_BYTES { whole } else { format!("{:x}", Sha256::digest(whole)) }
 }
 
-/// Returns the conversation that the sender has read: whoever sends a message or a displayed marker (XEP-0333) in it
-/// has read all earlier messages.
+/// Returns the conversation that the sender has read: the sender of a message or of a displayed marker (XEP-0333)
+/// has read all earlier messages of the conversation.
 fn reading(from: &Jid, to: &Recipients, message: &Message, sources: &Sources) -> Option<Reading> {
     let is_own_message = || {
         let is_chat = matches!(message.kind(), MessageType::Chat | MessageType::Groupchat);
@@ -217,8 +217,8 @@ fn reading(from: &Jid, to: &Recipients, message: &Message, sources: &Sources) ->
     let sender = from.to_bare();
     if message.kind() == MessageType::Groupchat {
         let occupant = from.resource().and_then(|nick| parse_jid(nick.as_str()).ok()).map(Jid::into_bare);
-        let is_vouched_for = users.iter().any(|user| sources.muc_light_hosts.has(user, &sender));
-        if let Some(user) = occupant.filter(|user| is_vouched_for && user.node().is_some()) {
+        let is_muc_light = users.iter().any(|user| sources.muc_light_hosts.has(user, &sender));
+        if let Some(user) = occupant.filter(|user| is_muc_light && user.node().is_some()) {
             return Some(Reading { user, conversation: sender });
         }
     }
@@ -234,10 +234,10 @@ fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {
         Recipients::Users(users) => single(users).cloned(),
         Recipients::Sessions(sessions) => single(sessions).map(|session| session.to_bare()),
     };
-    room.into_iter().chain(recipient).find_map(|giver| {
-        let is_giver = |by: &str| parse_jid(by).is_ok_and(|by| by == giver);
-        let (_, id) = message.stanza_ids().find(|(by, id)| !id.is_empty() && is_giver(by))?;
-        let whole = format!("{giver}/{id}");
+    room.into_iter().chain(recipient).find_map(|issuer| {
+        let is_issuer = |by: &str| parse_jid(by).is_ok_and(|by| by == issuer);
+        let (_, id) = message.stanza_ids().find(|(by, id)| !id.is_empty() && is_issuer(by))?;
+        let whole = format!("{issuer}/{id}");
         Some(check_id(whole.clone()).unwrap_or_else(|_| format!("{:x}", Sha256::digest(whole))))
     })
 }

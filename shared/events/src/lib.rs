@@ -60,7 +60,7 @@ pub fn read(request: &Request, sources: &Sources, now: OffsetDateTime) -> Result
         }
     };
     let events = all(events, Problem::bad_events)?;
-    all(events.into_iter().map(|event| event.told_by(&request.caller)).collect(), Problem::forbidden_events)
+    all(events.into_iter().map(|event| event.permitted_for(&request.caller)).collect(), Problem::forbidden_events)
 }
 
 /// The fields that distinguish the formats of JSON documents without a `type`.

@@ -17,7 +17,7 @@ pub enum Direction<'h> {
     Private,
     /// To a user, from an occupant of a room.
     FromRoom,
-    /// From a user, at the time of sending. The recipient has an event of its own.
+    /// From a user, at the time of sending. The recipient has a separate event.
     Sent,
     /// To a room. Only the room knows its occupants.
     ToRoom,

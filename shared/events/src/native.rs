@@ -1,4 +1,4 @@
-//! Native events, as JSON.
+//! Native events: the JSON of `docs/webhooks.md`.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ pub struct NativeEvent {
     stanza: Option<String>,
     chat: Option<String>,
     body: Option<String>,
-    #[serde(default, deserialize_with = "facts")]
+    #[serde(default, deserialize_with = "reported_recipient")]
     recipient: Option<ReportedRecipient>,
     jid: Option<String>,
     status: Option<String>,
@@ -34,7 +34,7 @@ pub struct NativeEvent {
     conversation: Option<String>,
 }
 
-/// Reads a native event.
+/// Reads a native event from one JSON object. The error names the field.
 pub fn read_event(json: &[u8], arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
     NativeEvent::parse(json)?.read(arrival)
 }
@@ -156,7 +156,7 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<
 }
 
 /// Accepts only an object. Serde alone also accepts an array with the fields in their order.
-fn facts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ReportedRecipient>, D::Error> {
+fn reported_recipient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ReportedRecipient>, D::Error> {
     struct Object;
 
     impl<'de> Visitor<'de> for Object {

@@ -5,7 +5,7 @@ use std::fmt;
 /// The maximum size of a body after base64 decoding, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// The media type of a body.
+/// The media type of a body, from the header `Content-Type`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Media {
     /// `application/json`.

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 /// The payload of an invocation.
 #[derive(Debug)]
 pub enum Invocation {
-    /// An HTTP request.
+    /// An HTTP request, not yet authenticated.
     Http(HttpRequest),
     /// A JSON value from a caller that IAM has authenticated.
     Direct(Box<RawValue>),

@@ -34,13 +34,13 @@ const BASE64_PADDING: usize = 2;
 /// An authenticated request with an allowed method and a body of at most [`MAX_BODY_BYTES`].
 #[derive(Debug)]
 pub struct Request {
-    /// The authenticated sender.
+    /// The authenticated sender: an operator, a chat server or a client.
     pub caller: Caller,
     /// The SNS messages in the request; empty if the caller is not SNS.
     pub sns: Vec<SnsMessage>,
     /// The method, one of those that the function allows.
     pub method: Method,
-    /// The media type of the body.
+    /// The media type of the body; JSON for a direct invocation.
     pub media: Media,
     /// The body, decoded from base64.
     pub body: Vec<u8>,
@@ -59,13 +59,13 @@ pub enum Method {
 /// The methods that a function allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Methods {
-    /// POST only.
+    /// POST only; any other method is a 405.
     Post,
-    /// POST and GET.
+    /// POST and GET; any other method is a 405.
     GetAndPost,
 }
 
-/// A successful response.
+/// A successful response, with a status from 200 to 299.
 #[derive(Debug)]
 pub struct Response {
     status: u16,
@@ -108,15 +108,15 @@ async fn direct(
 ) -> Answer {
     let request = Request::new(Caller::Operator, Media::Json, payload.get().as_bytes().to_vec());
     let delivered = access.delivered(payload);
-    let is_of_sns = delivered.is_some();
+    let is_from_sns = delivered.is_some();
     let acted = match (request, delivered.unwrap_or_else(|| Ok(Vec::new()))) {
         (Ok(request), Ok(sns)) => act(Request { sns, ..request }).await,
         (Err(problem), _) => Err(problem),
         (_, Err(error)) => Err(Problem::from(error)),
     };
     match acted {
-        Ok(_) if is_of_sns => Answer::Direct(RawValue::NULL.to_owned()),
-        Err(problem) if is_of_sns => {
+        Ok(_) if is_from_sns => Answer::Direct(RawValue::NULL.to_owned()),
+        Err(problem) if is_from_sns => {
             let reason = problem.to_json();
             tracing::error!(reason, "an SNS message was not accepted");
             Answer::Failed(reason)

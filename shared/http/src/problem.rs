@@ -77,10 +77,10 @@ impl Problem {
         Self::forbidden("").with_errors("not permitted by the credential", errors)
     }
 
-    fn with_errors(self, what: &str, errors: Vec<(usize, String)>) -> Self {
+    fn with_errors(self, verdict: &str, errors: Vec<(usize, String)>) -> Self {
         let detail = match errors.as_slice() {
             [(_, only)] => only.clone(),
-            several => format!("{} events are {what}; none was accepted", several.len()),
+            several => format!("{} events are {verdict}; none was accepted", several.len()),
         };
         let errors = errors.into_iter().map(|(index, detail)| ItemError { index, detail: shortened(detail) }).collect();
         Self { errors, detail: shortened(detail), ..self }
@@ -124,7 +124,7 @@ impl Problem {
         Self::new(415, "Unsupported Media Type", detail)
     }
 
-    /// 500: an internal error.
+    /// 500: an error in Pushlark. A retry fails in the same way.
     pub fn internal() -> Self {
         Self::new(500, "Internal Server Error", "the request could not be answered")
     }

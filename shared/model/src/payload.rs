@@ -19,7 +19,7 @@ impl Payload {
     pub const URGENT: &'static str = "urgent";
     /// `true` if the message mentions the recipient.
     pub const MENTION: &'static str = "mention";
-    /// The bare JID of the user who calls.
+    /// The bare JID of the caller.
     pub const MESSAGE_SENDER: &'static str = "message-sender";
     /// The name of the call's Jingle message, such as `propose` (XEP-0353).
     pub const JINGLE_MESSAGE: &'static str = "jingle-message";

@@ -33,7 +33,7 @@ pub enum PublishOptionsError {
     /// The value of a known field is invalid.
     #[error("the form's field {name:?} must be {expected}")]
     Impossible {
-        /// The name of the field.
+        /// The name of the field, such as `priority`.
         name: &'static str,
         /// The valid values, such as `normal or high`.
         expected: &'static str,

@@ -15,13 +15,13 @@ use crate::content_policy::ContentPolicy;
 pub struct Event {
     /// The id of the message, the same in each webhook about it.
     pub id: String,
-    /// The time of the event.
+    /// The time at which the event happened, not later than its arrival.
     pub at: OffsetDateTime,
     /// The sender of the message: the JID of a user's session or of a room's occupant.
     pub from: Jid,
     /// The kind of the event, with the recipient.
     pub kind: EventKind,
-    /// The message stanza.
+    /// The stanza; its `from` and `to` may be missing.
     pub message: Arc<Message>,
     /// The number of messages in this conversation that the recipient has not read, including this one.
     pub unread_count: u32,
@@ -61,7 +61,7 @@ impl Event {
 /// The state of a recipient when the event is handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
-    /// Whether the user exists.
+    /// Whether the user exists; `true` unless the event reports otherwise.
     pub exists: bool,
     /// Whether the user has a session that receives messages.
     pub online: bool,

@@ -46,7 +46,7 @@ impl QueueError {
     }
 }
 
-/// One SQS queue.
+/// A client of one SQS queue. Clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Queue {
     client: Client,

@@ -45,12 +45,12 @@ pub enum RecordError {
     Json(serde_json::Error),
 }
 
-/// An event for the worker.
+/// An event for the worker, for at most [`MAX_RECIPIENTS`] recipients once it is packed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
     /// The id of the message. Events with the same id are about the same message.
     pub id: String,
-    /// The time of the event.
+    /// The time of the event, RFC 3339 in JSON.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     /// The kind of the event, with its data.
@@ -150,12 +150,12 @@ pub enum WorkKind {
     Notification(Box<NodeNotification>),
     /// A removed user. The worker deletes the user's data.
     UserRemoved {
-        /// The removed user.
+        /// The removed user, a bare JID.
         jid: BareJid,
     },
     /// A removed domain. The worker deletes the data of its users.
     DomainRemoved {
-        /// The removed domain.
+        /// The removed domain, without its subdomains.
         domain: DomainPart,
     },
 }
@@ -167,7 +167,7 @@ pub struct NodeNotification {
     pub jid: BareJid,
     /// The name of the node at this service.
     pub node: String,
-    /// The owner of the node.
+    /// The owner of the node, who is notified.
     pub owner: BareJid,
     /// The time of the node's creation, in microseconds since 1970.
     pub created_at: u64,
@@ -180,7 +180,7 @@ pub struct NodeNotification {
 /// The state of a message's recipient in a webhook. The worker looks up missing fields, or uses their defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ReportedRecipient {
-    /// Whether the user exists.
+    /// Whether the user exists; `true` if missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exists: Option<bool>,
     /// Whether the user has a session that receives messages.

@@ -21,7 +21,7 @@ enum Pattern {
 /// An invalid list of host patterns.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHost {
-    /// An item is empty.
+    /// An item is empty; contains its number.
     #[error(transparent)]
     Empty(#[from] EmptyItem),
     /// A pattern could never match.
@@ -30,12 +30,12 @@ pub enum InvalidHost {
 }
 
 impl HostPatterns {
-    /// Whether the list is empty.
+    /// Returns whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the domain of `jid` is one of these hosts for `user`.
+    /// Returns whether the domain of `jid` is one of these hosts for `user`.
     pub fn has(&self, user: &BareJid, jid: &BareJid) -> bool {
         let (users_domain, domain) = (user.domain().as_str(), jid.domain().as_str());
         self.0.iter().any(|pattern| match pattern {

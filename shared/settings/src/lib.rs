@@ -30,8 +30,8 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 
-/// The common configuration of a function's AWS clients: region, credentials and endpoints from the process's environment,
-/// and time-outs that leave room for a second try within a function's ten seconds.
+/// Returns the configuration of a function's AWS clients: region, credentials and endpoints from the environment of the
+/// process, and timeouts that leave time for a second attempt within the ten seconds of a function.
 pub async fn aws_config() -> SdkConfig {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(Duration::from_millis(1_000))
@@ -41,7 +41,7 @@ pub async fn aws_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_max_attempts(2))
-        // Answers are small and come at once or not at all; the time-outs cover that.
+        // Responses are small, so the timeouts are enough.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .load()
         .await
@@ -57,84 +57,83 @@ pub enum SettingError {
     /// The operator must set the variable.
     #[error("{name} must be set: {purpose}")]
     Missing {
-        /// The variable.
+        /// The name of the variable, such as `QUEUE_URL`.
         name: &'static str,
-        /// What the setting is for, as the catalogue has it.
+        /// The purpose of the setting, from the catalogue.
         purpose: &'static str,
     },
     /// The operator must correct the variable's value.
     #[error("{name}: {reason}")]
     Invalid {
-        /// The variable.
+        /// The name of the variable, such as `QUEUE_URL`.
         name: &'static str,
-        /// The reason. Never contains a value that may be secret.
+        /// The reason, which never contains a value that may be secret.
         reason: String,
     },
 }
 
 impl SettingError {
-    /// The value of `name` cannot be used, because of `reason`.
+    /// Returns the error for a value of `name` that cannot be used.
     pub fn invalid(name: &'static str, reason: impl Display) -> Self {
         Self::Invalid { name, reason: reason.to_string() }
     }
 }
 
 impl Environment {
-    /// The environment of this process, without variables that are not UTF-8.
+    /// Returns the environment of this process, without variables that are not UTF-8.
     pub fn of_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect()
     }
 
-    /// All variables.
+    /// Returns the names and values of all variables, in no order.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The variable `name` as it was given, if it is set and not empty. For variables that are not in the [`catalogue`], such
-    /// as the settings of a custom plugin.
+    /// Returns the value of the variable `name` unchanged; `None` if it is empty or not set. It is for variables that are
+    /// not in the [`catalogue`], such as the settings of a custom plugin.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The text of a setting without surrounding white space, or its default.
+    /// Returns the text of a setting without surrounding white space, or its default.
     pub fn value(&self, setting: &Setting<Text>) -> Result<Option<&str>, SettingError> {
         Ok(self.given(setting)?.or(setting.kind.default))
     }
 
-    /// The value of a setting, or its default.
+    /// Returns the parsed value of a setting, or its parsed default.
     pub fn get<T: FromStr<Err: Display>>(&self, setting: &Setting<Text>) -> Result<Option<T>, SettingError> {
         self.value(setting)?.map(|value| value.parse().map_err(|reason| setting.invalid(reason))).transpose()
     }
 
-    /// The value of a setting without which the function cannot work.
+    /// Returns the value that [`get`](Self::get) returns; without a value, the function does not start.
     pub fn require<T: FromStr<Err: Display>>(&self, setting: &Setting<Text>) -> Result<T, SettingError> {
         self.get(setting)?.ok_or_else(|| setting.missing())
     }
 
-    /// The meaning of the word that a setting has, or of its default, if either is there. `meanings` are in the order of the
-    /// words.
+    /// Returns the item of `values` at the index of the word that a setting has, or of its default; `None` without both.
     pub fn choice_if_set<T: Copy, const N: usize>(
         &self,
         setting: &Setting<Choice<N>>,
-        meanings: [T; N],
+        values: [T; N],
     ) -> Result<Option<T>, SettingError> {
         let Choice { words, default } = &setting.kind;
         let given = self.given(setting)?.map(|value| index_of(value, words).map_err(|reason| setting.invalid(reason)));
-        Ok(given.transpose()?.or(*default).map(|index| meanings[index]))
+        Ok(given.transpose()?.or(*default).map(|index| values[index]))
     }
 
-    /// The meaning of the word that a setting has, or of its default. `meanings` are in the order of the words.
+    /// Returns the item that [`choice_if_set`](Self::choice_if_set) returns; without one, the function does not start.
     pub fn choice<T: Copy, const N: usize>(
         &self,
         setting: &Setting<Choice<N>>,
-        meanings: [T; N],
+        values: [T; N],
     ) -> Result<T, SettingError> {
-        self.choice_if_set(setting, meanings)?.ok_or_else(|| setting.missing())
+        self.choice_if_set(setting, values)?.ok_or_else(|| setting.missing())
     }
 
-    /// Which of the words of a setting are set, in their order.
+    /// Returns for each word of a setting whether it is set, in the order of the declaration.
     pub fn words<const N: usize>(&self, setting: &Setting<Words<N>>) -> Result<[bool; N], SettingError> {
         let mut set = [false; N];
         for word in self.given(setting)?.map_or(Ok(Vec::new()), items).map_err(|empty| setting.invalid(empty))? {
@@ -143,13 +142,13 @@ impl Environment {
         Ok(set)
     }
 
-    /// Whether a switch is on.
+    /// Returns whether a switch is `on`, by its value or its default.
     pub fn switch(&self, setting: &Setting<Switch>) -> Result<bool, SettingError> {
         let Some(value) = self.given(setting)? else { return Ok(setting.kind.default) };
         index_of(value, &["on", "off"]).map(|index| index == 0).map_err(|reason| setting.invalid(reason))
     }
 
-    /// The number that a setting has, or its default.
+    /// Returns the number that a setting has, or its default. A number outside of the range is an error.
     pub fn number(&self, setting: &Setting<Number>) -> Result<u32, SettingError> {
         let Number { range, only, default, .. } = &setting.kind;
         let Some(value) = self.given(setting)? else { return Ok(*default) };
@@ -161,7 +160,8 @@ impl Environment {
         Err(setting.invalid(format!("{number} is none of: {}", only.join(", "))))
     }
 
-    /// The text that a setting is given, without surrounding white space.
+    /// Returns the value of a setting without surrounding white space, and without the default. A former name that is set
+    /// is an error.
     fn given<K>(&self, setting: &Setting<K>) -> Result<Option<&str>, SettingError> {
         if let Some(former) = setting.former.iter().find(|former| self.text(former).is_some()) {
             return Err(SettingError::invalid(former, format!("the setting is called {} now", setting.name)));

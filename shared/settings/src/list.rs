@@ -2,18 +2,18 @@
 
 use pushlark_xmpp::DomainPart;
 
-/// A list with an empty item; holds its number, from 1.
+/// A list with an empty item. Contains the number of the item, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("number {0} of the list is empty")]
 pub struct EmptyItem(usize);
 
-/// The items of a comma-separated list, at least one, without surrounding white space.
+/// Returns the items of a comma-separated list, at least one, without surrounding white space.
 pub fn items(list: &str) -> Result<Vec<&str>, EmptyItem> {
     let items = list.split(',').map(str::trim).enumerate();
     items.map(|(index, item)| if item.is_empty() { Err(EmptyItem(index + 1)) } else { Ok(item) }).collect()
 }
 
-/// The items of a list in which each may have a domain, `example.com=value`.
+/// Returns the items of a list, each with its domain if it has the form `example.com=value`.
 pub fn by_domain(list: &str) -> Result<Vec<(Option<DomainPart>, &str)>, EmptyItem> {
     let of = |value: &'_ str| {
         let (domain, rest) = value.split_once('=')?;

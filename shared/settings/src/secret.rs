@@ -1,4 +1,4 @@
-//! Settings that are secret.
+//! Settings that are secrets: the places from which they are read, and their rotation.
 
 use std::error::Error;
 use std::fmt;
@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use crate::SettingError;
 
-/// The least time between two reads of a secret, however many requests ask for a newer value.
+/// The minimum time between two reads of a secret, for any number of requests that need a newer value.
 const REREAD_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a failed first read is returned to all callers before the next try.
+/// The time for which a failed first read is returned to all callers before the next attempt.
 const FIRST_READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The place of a secret text: AWS Secrets Manager (the setting is its ARN), a file (`file:` and its path), or the setting
@@ -50,7 +50,8 @@ impl fmt::Debug for Given {
     }
 }
 
-/// A secret cannot be read now: its place is wrong, a permission is missing, or there is an outage.
+/// A failed read of a secret: its place is wrong, a permission is missing, or there is an outage. A later retry may
+/// succeed.
 #[derive(Debug, thiserror::Error)]
 #[error("the {place} cannot be read")]
 pub struct UnreadSecret {
@@ -59,14 +60,14 @@ pub struct UnreadSecret {
 }
 
 impl From<&str> for Secret {
-    /// The secret that is `text` itself.
+    /// Returns the secret whose text is `text`.
     fn from(text: &str) -> Self {
         Self(Place::Local(Local::Given(Given(text.into()))))
     }
 }
 
 impl Secret {
-    /// The secret that is the value of a setting, or whose place is that value.
+    /// Returns the secret of a setting, whose value is the text or its place.
     pub fn new(setting: &str, aws: &SdkConfig) -> Self {
         let setting = setting.trim();
         Self(match setting.strip_prefix("file:") {
@@ -82,7 +83,7 @@ impl Secret {
         !matches!(self.0, Place::Local(Local::Given(_)))
     }
 
-    /// Reads the current text.
+    /// Reads the current text from its place.
     pub async fn read(&self) -> Result<String, UnreadSecret> {
         match &self.0 {
             Place::Local(local) => local.read(),
@@ -136,21 +137,21 @@ struct Parsed<T> {
     read_at: Instant,
 }
 
-/// A secret has no value.
+/// A secret without a value.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SecretError {
-    /// The secret cannot be read now; the caller can try again later.
+    /// The secret cannot be read now. A later retry may succeed.
     #[error("{setting} cannot be read")]
     Unread {
-        /// The setting.
+        /// The name of the setting.
         setting: &'static str,
-        /// The reason.
+        /// The failed read.
         source: Arc<UnreadSecret>,
     },
-    /// The text of the secret is not valid; the operator must correct it.
+    /// The text of the secret is not valid. The operator must correct it.
     #[error("{setting}: {reason}")]
     Invalid {
-        /// The setting.
+        /// The name of the setting.
         setting: &'static str,
         /// The reason, without the text.
         reason: String,
@@ -158,8 +159,8 @@ pub enum SecretError {
 }
 
 impl<T> RotatingSecret<T> {
-    /// The secret of `setting`. `parse` returns its value, or a reason that does not quote the secret. Nothing is read before
-    /// the first use.
+    /// Returns the secret of `setting`. `parse` returns its value, or a reason that does not quote the secret. Nothing is
+    /// read before the first use.
     pub fn new(
         setting: &'static str,
         secret: Secret,
@@ -169,12 +170,12 @@ impl<T> RotatingSecret<T> {
         Self { setting, secret, parse: Box::new(parse), max_age: None, state }
     }
 
-    /// The same, read again on use if the last read is older than `max_age`.
+    /// Returns the same secret, which is read again at its use if the last read is older than `max_age`.
     pub fn with_max_age(self, max_age: Duration) -> Self {
         Self { max_age: Some(max_age), ..self }
     }
 
-    /// The same, if the secret is valid. One in Secrets Manager is not checked before it is read.
+    /// Returns the same secret if it is valid. A secret in Secrets Manager is checked at its first use only.
     pub fn checked(mut self) -> Result<Self, SettingError> {
         if let Place::Local(local) = &self.secret.0 {
             accept(self.setting, &*self.parse, self.state.get_mut(), local.read())?;
@@ -182,7 +183,7 @@ impl<T> RotatingSecret<T> {
         Ok(self)
     }
 
-    /// The value. One of several callers reads the secret; the others wait.
+    /// Returns the value. One of several callers reads the secret, and the others wait for it.
     pub async fn current(&self) -> Result<Arc<T>, SecretError> {
         let mut state = self.state.lock().await;
         let is_due = match &state.value {
@@ -203,7 +204,7 @@ impl<T> RotatingSecret<T> {
         }
     }
 
-    /// A value that is newer than `refused`, if there is one. Reads the secret again, at most every 10 s.
+    /// Returns a newer value than `refused`, if there is one. Reads the secret again, at most every 10 s.
     pub async fn newer(&self, refused: &Arc<T>) -> Option<Arc<T>> {
         let mut state = self.state.lock().await;
         let is_refused = |state: &State<T>| state.value.as_ref().is_some_and(|own| Arc::ptr_eq(&own.value, refused));

@@ -1,4 +1,4 @@
-//! What is declared of a setting, by the kind of its value.
+//! The declaration of a setting, by the kind of its value.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -10,13 +10,13 @@ use crate::SettingError;
 pub struct Setting<K> {
     /// The environment variable. The template's parameter has the same name in CamelCase.
     pub name: &'static str,
-    /// Which values it takes, and its default.
+    /// The valid values and the default.
     pub kind: K,
     /// The functions that read it.
     pub readers: &'static [Reader],
-    /// What it is for, in one or two sentences. May hold Markdown.
+    /// The purpose, in one or two sentences of Markdown.
     pub purpose: &'static str,
-    /// The names that it had in earlier versions. A function that reads the setting does not start while one of them is set.
+    /// The names in earlier versions. A function that reads the setting does not start while one of them is set.
     pub former: &'static [&'static str],
 }
 
@@ -37,16 +37,16 @@ pub enum Reader {
     Local,
 }
 
-/// A text, which [`FromStr`](std::str::FromStr) of the type that it is read as may restrict.
+/// A text. The [`FromStr`](std::str::FromStr) of the type to which it is parsed may restrict it.
 #[derive(Debug)]
 pub struct Text {
-    /// The form, for the documentation.
+    /// The form in the documentation, such as `URL`.
     form: &'static str,
     pub(crate) default: Option<&'static str>,
     is_secret: bool,
 }
 
-/// A whole number.
+/// A whole number within a range.
 #[derive(Debug)]
 pub struct Number {
     pub(crate) range: RangeInclusive<u32>,
@@ -56,17 +56,17 @@ pub struct Number {
     unit: &'static str,
 }
 
-/// `on` or `off`.
+/// A boolean, `on` or `off`.
 #[derive(Debug)]
 pub struct Switch {
     pub(crate) default: bool,
 }
 
-/// One of `N` words.
+/// One of `N` words, spelt as in the declaration.
 #[derive(Debug)]
 pub struct Choice<const N: usize> {
     pub(crate) words: [&'static str; N],
-    /// The index of a word.
+    /// The index of the default word; `None` if there is no default.
     pub(crate) default: Option<usize>,
 }
 
@@ -75,66 +75,66 @@ pub struct Choice<const N: usize> {
 pub struct Words<const N: usize>(pub(crate) [&'static str; N]);
 
 impl Text {
-    /// A text of this form, such as `URL`.
+    /// Declares a text of this form, such as `URL`.
     pub(crate) const fn new(form: &'static str) -> Self {
         Self { form, default: None, is_secret: false }
     }
 
-    /// A secret of this form, or its place (see [`crate::Secret`]).
+    /// Declares a secret of this form, which may also be given by its place (see [`crate::Secret`]).
     pub(crate) const fn secret(form: &'static str) -> Self {
         Self { is_secret: true, ..Self::new(form) }
     }
 
-    /// The same, with a default.
+    /// Adds the default of a setting that is not set.
     pub(crate) const fn or(self, default: &'static str) -> Self {
         Self { default: Some(default), ..self }
     }
 
-    /// The value when the setting is not set.
+    /// Returns the default of a setting that is not set.
     pub fn default(&self) -> Option<&'static str> {
         self.default
     }
 }
 
 impl Number {
-    /// A number in this range, of this unit.
+    /// Declares a number in this range, with its unit in plural.
     pub(crate) const fn new(range: RangeInclusive<u32>, unit: &'static str, default: u32) -> Self {
         Self { range, only: &[], default, unit }
     }
 
-    /// The same, if it is one of these.
+    /// Restricts the number to these.
     pub(crate) const fn one_of(self, only: &'static [u32]) -> Self {
         Self { range: self.range, only, default: self.default, unit: self.unit }
     }
 }
 
-/// A kind of value, as the documentation shows it.
+/// A kind of value, for the documentation.
 pub(crate) trait Kind {
-    /// The value when the setting is not set, as it is written.
+    /// Returns the default in the form in which it is set; `None` without one.
     fn default_text(&self) -> Option<String>;
-    /// Which values it takes.
+    /// Returns the valid values.
     fn values(&self) -> Values;
-    /// Whether it is a secret, which may also be given as the ARN of a secret in Secrets Manager.
+    /// Returns whether the value is a secret, which may also be given as the ARN of a secret in Secrets Manager.
     fn is_secret(&self) -> bool {
         false
     }
 }
 
-/// The values that a setting takes.
+/// The valid values of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Values {
     /// A text of this form.
     Text(&'static str),
-    /// A whole number.
+    /// A whole number within a range.
     Number {
-        /// Least and most.
+        /// The least and the greatest valid number.
         range: RangeInclusive<u32>,
-        /// What it counts or measures.
+        /// The counted or measured unit, in plural, such as `seconds`.
         unit: &'static str,
     },
-    /// One of these.
+    /// One of these words or numbers.
     OneOf(Vec<String>),
-    /// Any of these, comma-separated.
+    /// Any of these words, comma-separated.
     AnyOf(Vec<String>),
 }
 
@@ -196,35 +196,35 @@ impl<const N: usize> Kind for Words<N> {
 }
 
 impl<K> Setting<K> {
-    /// The setting is needed and not set.
+    /// Returns the error for a required setting that is not set.
     pub fn missing(&self) -> SettingError {
         SettingError::Missing { name: self.name, purpose: self.purpose.trim() }
     }
 
-    /// The value of the setting cannot be used.
+    /// Returns the error for a value that cannot be used.
     pub fn invalid(&self, reason: impl Display) -> SettingError {
         SettingError::invalid(self.name, reason)
     }
 }
 
-/// A setting of any kind.
+/// The declaration of a setting of any kind, for the documentation and tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The heading under which the documentation has it.
+    /// The heading in the documentation.
     pub topic: &'static str,
-    /// The environment variable.
+    /// The name of the environment variable.
     pub name: &'static str,
-    /// Which values it takes.
+    /// The valid values.
     pub values: Values,
-    /// The value when it is not set, as it is written.
+    /// The default in the form in which it is set; `None` without one.
     pub default: Option<String>,
     /// Whether it is a secret, which may also be given as the ARN of a secret in Secrets Manager.
     pub is_secret: bool,
     /// The functions that read it.
     pub readers: &'static [Reader],
-    /// What it is for.
+    /// The purpose, in one or two sentences of Markdown.
     pub purpose: &'static str,
-    /// The names that it had in earlier versions.
+    /// The names in earlier versions.
     pub former: &'static [&'static str],
 }
 

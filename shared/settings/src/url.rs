@@ -1,4 +1,4 @@
-//! Settings that are URLs.
+//! Settings that are URLs with the scheme `http` or `https`.
 
 use std::str::FromStr;
 
@@ -13,7 +13,7 @@ pub struct HttpUrl(pub Url);
 #[error("it is no URL such as https://push.example.com")]
 pub struct InvalidUrl;
 
-/// The origin and path of a URL, for logs: without user, password and query.
+/// Returns the origin and path of a URL, for logs: without user, password and query.
 pub fn without_credentials(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
 }

@@ -65,7 +65,7 @@ pub enum SnsMessage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SnsNotification {
-    /// The kind of the topic.
+    /// The kind of events in the topic.
     pub kind: TopicKind,
     /// `MessageId`, a UUID that is the same in each delivery of the message.
     pub message_id: String,
@@ -119,13 +119,13 @@ struct SingleLine(String);
 /// The event of a Lambda function that is subscribed to a topic ("Using AWS Lambda with Amazon SNS").
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct LambdaEvent {
-    records: Vec<LambdaRecord>,
+struct SnsInvocation {
+    records: Vec<SnsInvocationRecord>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct LambdaRecord {
+struct SnsInvocationRecord {
     event_source: String,
     sns: Option<Box<RawValue>>,
 }
@@ -184,9 +184,9 @@ impl Topics {
     /// Reads the notifications in the event of a Lambda function that is subscribed to a topic. Returns `None` if the
     /// payload is not an event from SNS.
     pub fn delivered(&self, payload: &RawValue) -> Option<Result<Vec<SnsMessage>, SnsError>> {
-        let LambdaEvent { records } = serde_json::from_str(payload.get()).ok()?;
+        let SnsInvocation { records } = serde_json::from_str(payload.get()).ok()?;
         let is_of_sns = records.iter().any(|record| record.event_source == "aws:sns");
-        let read = |record: LambdaRecord| {
+        let read = |record: SnsInvocationRecord| {
             let sns = record.sns.ok_or_else(|| SnsError::NotMessage("a record has no Sns".into()))?;
             let envelope = serde_json::from_str(sns.get());
             match self.accept(envelope.map_err(|error| SnsError::NotMessage(error.to_string()))?)? {

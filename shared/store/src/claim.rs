@@ -22,17 +22,17 @@ const CLAIM: &str = "claim";
 /// The suffix of the holder of a registration that needs nothing more.
 const DONE: &str = "done";
 
-/// One try to notify one recipient of a message.
+/// One attempt to notify one recipient of a message.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'c> {
-    /// The id of the message.
+    /// The id of the XMPP message, the same for all its events.
     pub id: &'c str,
-    /// The recipient.
+    /// The bare JID of the recipient.
     pub user: &'c BareJid,
-    /// The name of the first try. Two queue messages with the same record have different names.
+    /// The name of the first attempt. Two queue messages with the same record have different names.
     pub name: &'c str,
-    /// The number of times that the recipient was put back into the queue before this try. A later try holds the claims
-    /// of the earlier ones. An earlier try that SQS delivers again does not hold claims that were put back.
+    /// The number of times that the recipient was put back into the queue before this attempt. A later attempt holds the
+    /// claims of the earlier ones. An earlier attempt that SQS delivers again does not hold claims that were put back.
     pub generation: u32,
     /// The result of [`Store::count`] for the message; `None` if it was not counted.
     pub counted: Option<u32>,
@@ -45,12 +45,12 @@ enum Mark {
     Claimed,
     /// The registration needs nothing more.
     Done,
-    /// The claimant's next try holds the registration.
+    /// The claimant's next attempt holds the registration.
     PutBack,
 }
 
 impl Claimant<'_> {
-    /// Returns the holder of a registration from the try of this generation on.
+    /// Returns the holder of a registration from the attempt of this generation on.
     fn holder(&self, generation: u32) -> String {
         if generation == 0 { self.name.to_owned() } else { format!("{} {generation}", self.name) }
     }
@@ -60,7 +60,7 @@ impl Claimant<'_> {
         format!("{} {DONE}", self.name)
     }
 
-    /// Returns whether this try holds a registration with this holder.
+    /// Returns whether this attempt holds a registration with this holder.
     fn is_held_by(&self, holder: &str) -> bool {
         let generation = match holder.strip_prefix(self.name) {
             Some("") => Some(0),
@@ -73,7 +73,7 @@ impl Claimant<'_> {
 
 impl Store {
     /// Claims the right to publish a message to `registrations`, with one write per hundred. Returns for each whether
-    /// this try holds it: it was claimed now, or by an earlier try that did not finish.
+    /// this attempt holds it: it was claimed now, or by an earlier attempt that did not finish.
     pub async fn claim(
         &self,
         claimant: Claimant<'_>,
@@ -95,8 +95,8 @@ impl Store {
         Ok(held)
     }
 
-    /// Records that `finished` need nothing more for the message and that the next try holds `put_back`, so that this
-    /// try skips both if SQS delivers it again. Records the unread count of the message, even without any registration.
+    /// Records that `finished` need nothing more for the message and that the next attempt holds `put_back`, so that
+    /// this attempt skips both if SQS delivers it again. Records the unread count of the message, even without any registration.
     pub async fn finish(
         &self,
         claimant: Claimant<'_>,

@@ -10,7 +10,7 @@ use crate::item::{self, number, text};
 use crate::{NodeAddress, Store, StoreError, expiry, keys, seconds_now};
 
 /// The lifetime of the answers about a device. Servers learn that a device is gone at their next publish request. If
-/// they still publish to it after this time, it is tried again.
+/// they still publish to it after this time, another attempt is made.
 const DEVICE_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// The state of a device, from the answers of push services.
@@ -20,7 +20,7 @@ pub enum DeviceStatus {
     Fine,
     /// The device may be gone, or its push service is unreachable.
     Suspected,
-    /// The device is gone.
+    /// The push service reported the device as gone in the last 7 days.
     Gone,
 }
 

@@ -79,8 +79,8 @@ pub fn claim(id: &str, user: &BareJid) -> String {
 }
 
 /// Returns the partition key of the number of events of an account. The sort key is the minute.
-pub fn rate(told_of: &str) -> String {
-    format!("rate/{told_of}")
+pub fn rate(account: &str) -> String {
+    format!("rate/{account}")
 }
 
 /// Returns the partition key of the answers of a push service. The sort key is the day.

@@ -12,7 +12,7 @@
 //! | `node/<pubsub jid>/<node>` | `device/<created_at>/<digest>` | the answers of a push service about a device |
 //! | `answers/FCM/default/prod` | a day | a push service's number of deliveries, and of answers that a device is gone |
 //! | `rate/example.com` | a minute | the number of events of an account: a domain, a user or a sender |
-//! | `msg/<id>/bob@example.com` | `claim` | which try publishes a message to which registration, and its unread count |
+//! | `msg/<id>/bob@example.com` | `claim` | which attempt publishes a message to which registration, and its unread count |
 
 mod answers;
 mod attributes;
@@ -56,7 +56,7 @@ use attributes::{PK, SK};
 use conflicts::Conflicts;
 use item::{Item, text};
 
-/// The number of items that are written concurrently.
+/// The maximum number of items that are written concurrently.
 const MAX_CONCURRENT_WRITES: usize = 16;
 
 /// A failed request to the table. The caller may retry later: the cause is throttling, an outage, a missing permission,

@@ -18,7 +18,7 @@ const STORE_NODE: &str = "store a node";
 /// The most affiliations of a node.
 pub const MAX_AFFILIATIONS: usize = 100;
 
-/// The address of a node.
+/// The address of a node, unique in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeAddress {
     /// The JID of the PubSub service.
@@ -27,7 +27,7 @@ pub struct NodeAddress {
     pub node: String,
 }
 
-/// A push node.
+/// A push node (XEP-0357, section 4), with its configuration and its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// The PubSub service and the name.

@@ -16,7 +16,7 @@ use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale};
 const WINDOW: Duration = Duration::from_secs(60);
 /// The most accounts of one request: as many as are counted within two seconds.
 const MAX_ACCOUNTS: usize = 1_000;
-/// The number of accounts that are counted concurrently.
+/// The maximum number of accounts that are counted concurrently.
 const MAX_CONCURRENT_ACCOUNTS: usize = 32;
 
 /// A request that `RATE_LIMIT` does not admit. It counts for no account.
@@ -27,7 +27,7 @@ pub enum AdmissionError {
     Exceeded {
         /// The domain, user or sender.
         account: String,
-        /// The rest of the minute.
+        /// The rest of the minute: 1 to 60 seconds.
         retry_after: Duration,
     },
     /// The request has more than 1,000 accounts: the caller must split it.

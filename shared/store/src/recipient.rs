@@ -121,7 +121,7 @@ impl Snapshot {
             .is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
     }
 
-    /// Returns whether the registration's push service was unreachable at the last try.
+    /// Returns whether the registration's push service was unreachable at the last attempt.
     pub fn is_unreachable(&self, registration: &Registration) -> bool {
         self.version_of(registration).is_some_and(|version| version.unreachable_since.is_some())
     }

@@ -14,13 +14,13 @@ use crate::{Store, StoreError, keys, unless_stale};
 
 /// The most items that one page lists.
 const PAGE_ITEMS: i32 = 200;
-/// The number of items that are deleted concurrently.
+/// The maximum number of items that are deleted concurrently.
 const MAX_CONCURRENT_DELETIONS: usize = 16;
 
 /// The progress of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemovalProgress {
-    /// No item is left.
+    /// A search of the table found nothing to delete.
     Complete,
     /// All items that were found are deleted. The index follows the table with a delay, so the caller must call again.
     Swept,

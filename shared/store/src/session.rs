@@ -16,7 +16,7 @@ use crate::{MAX_CONCURRENT_WRITES, Store, StoreError, expiry, keys, seconds_now,
 /// The most sessions that are kept for a user.
 pub const MAX_SESSIONS: usize = 32;
 
-/// The item of a session.
+/// The item of a session, by its attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// The sort key.
@@ -45,12 +45,12 @@ pub struct Tie {
 /// The order in which surplus sessions are deleted, lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Worth {
-    /// The lifetime is over.
+    /// `expires_at` has passed.
     Expired,
     /// The session went offline at this time, in microseconds since 1970.
     Offline(u64),
     /// The session is online, or has no presence. The time of the last presence or enable request.
-    Heard(u64),
+    Active(u64),
 }
 
 impl Session {
@@ -72,7 +72,7 @@ impl Session {
         match self.is_online {
             _ if self.is_expired => Worth::Expired,
             Some(false) => Worth::Offline(since.max(self.offline_at)),
-            Some(true) | None => Worth::Heard(since.max(self.tie.as_ref().map_or(0, |tie| tie.tied_at))),
+            Some(true) | None => Worth::Active(since.max(self.tie.as_ref().map_or(0, |tie| tie.tied_at))),
         }
     }
 }

@@ -19,13 +19,13 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 /// The longest wait before any other retry. It doubles from retry to retry.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// The least ratio of the longest wait to the duration of the last try: slow tries succeed sooner if fewer compete.
-const WAIT_PER_TRY: u32 = 8;
+/// The least ratio of the longest wait to the duration of the last attempt: slow attempts succeed sooner if fewer compete.
+const WAIT_PER_ATTEMPT: u32 = 8;
 
 /// The result of a transaction.
 #[derive(Debug)]
 pub enum TransactionOutcome {
-    /// All items are written.
+    /// All parts are applied.
     Written,
     /// No item is written: another writer was faster. The reasons are in the order of the parts.
     Conflict(Vec<CancellationReason>),
@@ -47,7 +47,7 @@ pub enum Part {
 #[derive(Debug)]
 pub struct Retries {
     end: Instant,
-    try_begun: Instant,
+    attempt_begun: Instant,
     longest: Duration,
 }
 
@@ -155,7 +155,7 @@ impl Part {
 impl Retries {
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { end: now + RETRY_TIMEOUT, try_begun: now, longest: FIRST_WAIT }
+        Self { end: now + RETRY_TIMEOUT, attempt_begun: now, longest: FIRST_WAIT }
     }
 
     /// Waits for the next retry. The wait is random, so that competing writers do not conflict again. Fails
@@ -164,9 +164,9 @@ impl Retries {
         if Instant::now() >= self.end {
             return Err(StoreError::during(action)("other requests kept changing the same items"));
         }
-        let longest = self.longest.max(WAIT_PER_TRY * self.try_begun.elapsed()).min(LONGEST_WAIT);
+        let longest = self.longest.max(WAIT_PER_ATTEMPT * self.attempt_begun.elapsed()).min(LONGEST_WAIT);
         sleep(longest.mul_f32(fastrand::f32())).await;
-        (self.longest, self.try_begun) = (longest * 2, Instant::now());
+        (self.longest, self.attempt_begun) = (longest * 2, Instant::now());
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::format::Format;
 pub struct Escaping<W> {
     /// The format of the line, which determines the escape sequences.
     pub format: Format,
-    /// The output.
+    /// The output, which receives the escaped lines.
     pub writer: W,
 }
 
@@ -49,7 +49,7 @@ fn escape(line: &str, format: Format) -> String {
     escaped + &line[text.len()..]
 }
 
-/// Whether a character is a control character, or a format character of Unicode without a glyph.
+/// Returns whether a character is a control character, or a format character of Unicode without a glyph.
 fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'

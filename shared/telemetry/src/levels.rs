@@ -1,4 +1,4 @@
-//! The setting `LOG_LEVEL`.
+//! The setting `LOG_LEVEL`: a level, and levels of single targets.
 
 use std::str::FromStr;
 

@@ -52,17 +52,17 @@ const STACK: &str = "Stack";
 static STACK_NAME: OnceLock<String> = OnceLock::new();
 static COUNTS: [AtomicU64; METRICS.len()] = [const { AtomicU64::new(0) }; METRICS.len()];
 
-/// Gives all metrics of this process the dimension `Stack`. Only the first call has an effect.
+/// Sets the dimension `Stack` of all metrics of this process. Only the first call has an effect.
 pub fn set_stack(name: &str) {
     STACK_NAME.get_or_init(|| name.to_owned());
 }
 
-/// Adds one to a counter.
+/// Adds one to a counter of this process. [`flush`] writes it.
 pub fn count(metric: Metric) {
     COUNTS[metric as usize].fetch_add(1, Ordering::Relaxed);
 }
 
-/// A counter's value since the last [`flush`].
+/// Returns a counter's value since the last [`flush`].
 pub fn total(metric: Metric) -> u64 {
     COUNTS[metric as usize].load(Ordering::Relaxed)
 }

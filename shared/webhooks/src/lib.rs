@@ -6,7 +6,7 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-/// The header with the webhook's id, which is the same for each try.
+/// The header with the webhook's id, which is the same for each attempt.
 pub const ID: &str = "webhook-id";
 /// The header with the time of sending, in seconds since 1970.
 pub const TIMESTAMP: &str = "webhook-timestamp";
@@ -30,7 +30,7 @@ const MAX_CHECKED_SIGNATURES: usize = 8;
 #[derive(Debug, Clone)]
 pub struct Key(hmac::Key);
 
-/// Why a secret cannot be used.
+/// A secret that cannot be used. The operator must correct it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The text after the prefix is empty or not base64.
@@ -41,7 +41,7 @@ pub enum KeyError {
     Short,
 }
 
-/// Why a webhook is not verified.
+/// A webhook that is not verified. The sender must correct it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// A header is missing, or the timestamp is not a number.
@@ -58,11 +58,11 @@ pub enum SignatureError {
 /// The headers of a webhook, unparsed.
 #[derive(Debug, Clone, Copy)]
 pub struct Headers<'h> {
-    /// [`ID`]
+    /// The value of [`ID`].
     pub id: Option<&'h str>,
-    /// [`TIMESTAMP`]
+    /// The value of [`TIMESTAMP`], a number of seconds since 1970.
     pub timestamp: Option<&'h str>,
-    /// [`SIGNATURE`]
+    /// The value of [`SIGNATURE`].
     pub signature: Option<&'h str>,
 }
 

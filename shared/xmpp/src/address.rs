@@ -2,7 +2,7 @@
 
 use jid::{Error, Jid};
 
-/// Why a text is not a JID.
+/// A text that is not a JID. The sender must correct it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JidError {
     /// The text is not a JID (RFC 6122).

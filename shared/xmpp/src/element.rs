@@ -25,7 +25,7 @@ const MAX_BINDINGS: usize = 128;
 const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
 const XMLNS_NAMESPACE: &str = "http://www.w3.org/2000/xmlns/";
 
-/// Why a text is not the XML of a stanza.
+/// A text that is not the XML of a stanza. The sender must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// Longer than [`MAX_STANZA_BYTES`]; the length in bytes.
@@ -71,7 +71,7 @@ enum ChildNode {
 }
 
 impl Element {
-    /// An empty element.
+    /// Creates an element without attributes and children.
     pub fn new(name: &str, namespace: &str) -> Self {
         Self { name: name.into(), namespace: namespace.into(), attributes: Vec::new(), children: Vec::new() }
     }
@@ -83,7 +83,7 @@ impl Element {
         self
     }
 
-    /// Appends a child.
+    /// Appends a child element after all other children.
     pub fn with_child(mut self, child: Self) -> Self {
         self.children.push(ChildNode::Element(child));
         self
@@ -95,33 +95,33 @@ impl Element {
         self
     }
 
-    /// Appends text.
+    /// Appends character data; it is escaped when it is written.
     pub fn with_text(mut self, text: impl Into<String>) -> Self {
         self.children.push(ChildNode::Text(text.into()));
         self
     }
 
-    /// The local name.
+    /// Returns the local name, without a prefix.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The namespace; empty if there is none.
+    /// Returns the namespace; empty if there is none.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// Whether this is the element `name` of `namespace`.
+    /// Returns whether this is the element `name` of `namespace`.
     pub fn is(&self, name: &str, namespace: &str) -> bool {
         self.name == name && self.namespace == namespace
     }
 
-    /// The value of an attribute that is in no namespace.
+    /// Returns the value of an attribute that is in no namespace.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|a| a.name == name && a.namespace.is_empty()).map(|a| a.value.as_str())
     }
 
-    /// The child elements, in document order.
+    /// Returns the child elements, in document order.
     pub fn children(&self) -> impl Iterator<Item = &Self> {
         self.children.iter().filter_map(|node| match node {
             ChildNode::Element(element) => Some(element),
@@ -129,12 +129,12 @@ impl Element {
         })
     }
 
-    /// The first child `name` of `namespace`.
+    /// Returns the first child `name` of `namespace`.
     pub fn child(&self, name: &str, namespace: &str) -> Option<&Self> {
         self.children().find(|child| child.is(name, namespace))
     }
 
-    /// The text directly inside this element.
+    /// Returns the text directly inside this element.
     pub fn text(&self) -> Cow<'_, str> {
         let mut texts = self.children.iter().filter_map(|node| match node {
             ChildNode::Text(text) => Some(text.as_str()),
@@ -275,7 +275,7 @@ impl Element {
         Ok(element)
     }
 
-    /// The number of namespaces that this element declares when written.
+    /// Returns the number of namespaces that this element declares when written.
     fn bindings(&self, parent: Option<&Self>) -> usize {
         let declares = |attribute: &&Attribute| !matches!(attribute.namespace.as_str(), "" | XML_NAMESPACE);
         usize::from(self.namespace != parent.map_or("", Self::namespace))
@@ -316,7 +316,7 @@ impl fmt::Display for Element {
     }
 }
 
-/// Whether `text` has only characters that XML 1.0 allows (production 2, `Char`).
+/// Returns whether `text` has only characters that XML 1.0 allows (production 2, `Char`).
 pub fn is_xml_text(text: &str) -> bool {
     text.chars().all(is_xml_char)
 }
@@ -329,7 +329,8 @@ fn malformed(reason: impl Into<String>) -> ParseError {
     ParseError::Malformed(reason.into())
 }
 
-/// The error of the XML reader without the names that it quotes: in unescaped text, they may be words of the text.
+/// Returns the text of an error of the XML reader without the names that it quotes: in unescaped text, these may be
+/// words of the text.
 fn unquoted(error: impl Into<Error>) -> Cow<'static, str> {
     Cow::Borrowed(match error.into() {
         Error::IllFormed(MissingEndTag(_) | UnmatchedEndTag(_) | MismatchedEndTag { .. }) => {

@@ -15,7 +15,7 @@ pub struct DataForm {
     pub fields: BTreeMap<String, String>,
 }
 
-/// Why a form is invalid.
+/// An invalid form. The sender must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormError {
     /// The type is not `submit`.
@@ -53,7 +53,7 @@ impl DataForm {
     }
 }
 
-/// The fields of a form that have a `var`, with the `var`.
+/// Returns the fields of a form that have a `var`, each with it.
 pub(crate) fn named_fields(x: &Element) -> impl Iterator<Item = (&str, &Element)> {
     let fields = x.children().filter(|child| child.is("field", ns::DATA_FORMS));
     fields.filter_map(|field| Some((field.attribute("var").filter(|name| !name.is_empty())?, field)))

@@ -17,20 +17,20 @@ const MAX_AFFILIATION_CHANGES: usize = 32;
 /// A notification for a node of a real PubSub service (XEP-0357, section 7).
 #[derive(Debug, Clone, Copy)]
 pub struct PublishNotification<'p> {
-    /// The IQ's id.
+    /// The id of the IQ, which its answer repeats.
     pub id: &'p str,
-    /// The server that publishes.
+    /// The domain of the server that publishes.
     pub from: &'p DomainRef,
-    /// The PubSub service.
+    /// The bare JID of the PubSub service.
     pub to: &'p BareJid,
-    /// The node at the service.
+    /// The name of the node at the service.
     pub node: &'p str,
     /// The publish options. If there are none, `<publish-options/>` is omitted.
     pub options: &'p BTreeMap<String, String>,
 }
 
 impl PublishNotification<'_> {
-    /// The IQ. `summary` are the fields of the summary, in their order.
+    /// Returns the IQ. `summary` contains the names and values of the summary's fields, in order.
     pub fn to_iq<'f>(&self, summary: impl Iterator<Item = (&'f str, &'f str)>) -> Element {
         let pubsub = |name| Element::new(name, ns::PUBSUB);
         let notification = Element::new("notification", ns::PUSH).with_child(form("submit", ns::PUSH_SUMMARY, summary));
@@ -56,57 +56,57 @@ impl PublishNotification<'_> {
 pub enum PubSubRequest {
     /// The identity and features of the service or of a node.
     DiscoInfo {
-        /// `None` for the service.
+        /// The name of the node; `None` for the service.
         node: Option<String>,
     },
     /// The items of the service or of a node. The list is always empty.
     DiscoItems {
-        /// `None` for the service.
+        /// The name of the node; `None` for the service.
         node: Option<String>,
     },
-    /// Creates a node.
+    /// Creates a node (XEP-0060, section 8.1).
     Create {
         /// The name; `None` if the service chooses it.
         node: Option<String>,
         /// The configuration, as far as it is given.
         config: NodeConfig,
     },
-    /// Reads the configuration of a node.
+    /// Reads the configuration of a node (XEP-0060, section 8.2).
     Configuration {
-        /// The node.
+        /// The name of the node.
         node: String,
     },
     /// Changes the configuration of a node.
     Configure {
-        /// The node.
+        /// The name of the node.
         node: String,
-        /// The changes.
+        /// The changed fields; `None` keeps a field.
         config: NodeConfig,
     },
     /// Reads the affiliations of a node.
     Affiliations {
-        /// The node.
+        /// The name of the node.
         node: String,
     },
     /// Changes affiliations of a node.
     Affiliate {
-        /// The node.
+        /// The name of the node.
         node: String,
         /// Each entity with its new affiliation; `None` removes it.
         changes: Vec<(BareJid, Option<Affiliation>)>,
     },
-    /// Deletes a node.
+    /// Deletes a node (XEP-0060, section 8.4).
     Delete {
-        /// The node.
+        /// The name of the node.
         node: String,
     },
-    /// Publishes to a node.
+    /// Publishes a notification to a node (XEP-0060, section 7.1).
     Publish {
-        /// The node.
+        /// The name of the node.
         node: String,
-        /// The notification.
+        /// The published item, with its summary.
         item: PublishedItem,
-        /// The publish options.
+        /// The publish options of this request.
         options: GivenOptions,
     },
 }
@@ -114,9 +114,9 @@ pub enum PubSubRequest {
 /// The publish options of a request (XEP-0060, section 7.1.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GivenOptions {
-    /// There are none.
+    /// The request has no form.
     None,
-    /// The fields that have one value, without FORM_TYPE.
+    /// The fields of a submitted form that have one value, without FORM_TYPE.
     Submitted(BTreeMap<String, String>),
     /// A form that is not of type `submit`, or has another FORM_TYPE.
     NotSubmitted,
@@ -149,12 +149,12 @@ macro_rules! names {
         pub enum $type { $($(#[$variant_doc])* $variant),* }
 
         impl $type {
-            /// The value in XML.
+            /// Returns the value in a form or an attribute.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),* }
             }
 
-            /// Parses the value in XML.
+            /// Parses the value in a form or an attribute; `None` for an unknown one.
             pub fn of(name: &str) -> Option<Self> {
                 match name { $($name => Some(Self::$variant),)* _ => None }
             }
@@ -165,9 +165,9 @@ macro_rules! names {
 names! {
     /// The rights of an entity at a node (XEP-0060, section 4.1, as far as push nodes use them).
     Affiliation {
-        /// May do everything.
+        /// May publish, configure and delete.
         Owner = "owner",
-        /// May publish.
+        /// May publish, and not configure.
         Publisher = "publisher",
         /// May publish. The same as `Publisher`, since nobody can subscribe.
         PublishOnly = "publish-only",
@@ -179,11 +179,11 @@ names! {
 }
 
 names! {
-    /// Who may subscribe. Nobody can, but servers and clients set it.
+    /// The entities that may subscribe (XEP-0060, section 4.5). Nobody can, but servers and clients set it.
     AccessModel {
-        /// Anybody.
+        /// Every entity.
         Open = "open",
-        /// Members.
+        /// Members only.
         Whitelist = "whitelist",
         /// Entities that the owner approves.
         Authorize = "authorize",
@@ -191,16 +191,16 @@ names! {
 }
 
 names! {
-    /// Who may publish.
+    /// The entities that may publish (XEP-0060, section 16.4.3).
     PublishModel {
-        /// Anybody except outcasts.
+        /// Every entity except outcasts.
         Open = "open",
-        /// Owners and publishers.
+        /// Owners, publishers and publish-only entities.
         Publishers = "publishers",
     }
 }
 
-/// Why an IQ is not a valid request to a push node.
+/// An IQ that is not a valid request to a push node, with the error reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct PubSubRequestError {
@@ -256,7 +256,7 @@ impl TryFrom<&Iq> for PubSubRequest {
     }
 }
 
-/// The feature of XEP-0060, section 10, of an action that a push service does not support.
+/// Returns the feature (XEP-0060, section 10) of an action that a push service does not support.
 fn feature_of(namespace: &str, action: &str) -> Option<&'static str> {
     Some(match (namespace, action) {
         (ns::PUBSUB, "subscribe" | "unsubscribe") => "subscribe",
@@ -272,7 +272,7 @@ fn feature_of(namespace: &str, action: &str) -> Option<&'static str> {
 }
 
 impl NodeConfig {
-    /// The configuration as a form of type `form` (XEP-0060, section 8.2.1).
+    /// Returns the configuration as a form of type `form` (XEP-0060, section 8.2.1).
     pub fn to_form(&self) -> Element {
         let models = [
             ("pubsub#access_model", self.access_model.map(AccessModel::as_str)),
@@ -401,7 +401,7 @@ fn affiliation(element: &Element) -> Result<(BareJid, Option<Affiliation>), PubS
     }
 }
 
-/// The node of a request. A node that is too long does not exist, because it cannot be created.
+/// Returns the name of the node in a request; `None` if it is missing or empty.
 fn name_of(element: &Element) -> Option<String> {
     element.attribute("node").filter(|node| !node.is_empty()).map(Into::into)
 }
@@ -414,7 +414,7 @@ fn bad(text: impl Into<String>) -> PubSubRequestError {
     invalid(Condition::BadRequest, text)
 }
 
-/// Builds a form (XEP-0004).
+/// Returns a form (XEP-0004) of type `kind`.
 fn form<'f>(kind: &str, form_type: &str, fields: impl Iterator<Item = (&'f str, &'f str)>) -> Element {
     let data = |name| Element::new(name, ns::DATA_FORMS);
     let field =

@@ -18,7 +18,7 @@ pub const MAX_NODE_BYTES: usize = 512;
 /// A valid request to enable notifications.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enable {
-    /// The user who gets notifications. With a resource, the registration is tied to this session.
+    /// The user to notify. With a resource, the registration is tied to this session.
     pub user: Jid,
     /// The PubSub service to which notifications are published.
     pub jid: BareJid,
@@ -33,13 +33,13 @@ pub struct Enable {
 pub struct Disable {
     /// The user whose notifications are disabled.
     pub user: Jid,
-    /// The PubSub service.
+    /// The PubSub service, a bare JID.
     pub jid: BareJid,
     /// The node at the service. `None` means all of the user's nodes at this service.
     pub node: Option<String>,
 }
 
-/// Why a request is invalid. The text names the field; the stanza error is `bad-request`.
+/// An invalid request. The text names the field; the stanza error is `bad-request`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct PushRequestError(String);

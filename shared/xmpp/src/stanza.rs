@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::element::Element;
 use crate::ns;
 
-/// Why an element is not the expected stanza.
+/// An element that is not the expected stanza. The sender must correct it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidStanzaError(String);
@@ -31,7 +31,7 @@ pub struct Iq {
     id: String,
 }
 
-/// The `type` of an IQ.
+/// The `type` of an IQ (RFC 6120, section 8.2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum IqType {
@@ -48,7 +48,7 @@ pub enum Condition {
     BadRequest,
     /// The name is already in use; error type `cancel`.
     Conflict,
-    /// The push service said that the device is gone, as in MongooseIM: `not-acceptable`; error type `cancel`.
+    /// The push service reported the device as gone, as in MongooseIM: `not-acceptable`; error type `cancel`.
     DeviceNotRegistered,
     /// The feature is not implemented; error type `cancel`.
     FeatureNotImplemented,
@@ -131,11 +131,11 @@ impl Condition {
 /// The error in a reply of type `error`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StanzaError {
-    /// The type, which says whether a retry is useful.
+    /// The type, which shows whether a retry can succeed.
     pub kind: ErrorType,
     /// The name of the condition.
     pub condition: String,
-    /// The descriptive text.
+    /// The text for humans (RFC 6120, section 8.3.2).
     pub text: Option<String>,
 }
 
@@ -146,7 +146,7 @@ pub enum ErrorType {
     Auth,
     /// Do not retry.
     Cancel,
-    /// Only a warning.
+    /// A warning; the sender may proceed.
     Continue,
     /// Retry with another request.
     Modify,
@@ -169,38 +169,38 @@ impl Iq {
         Ok(Self { element, kind, id })
     }
 
-    /// The whole stanza.
+    /// Returns the whole stanza.
     pub fn element(&self) -> &Element {
         &self.element
     }
 
-    /// The attribute `type`.
+    /// Returns the attribute `type`.
     pub fn kind(&self) -> IqType {
         self.kind
     }
 
-    /// The attribute `id`.
+    /// Returns the attribute `id`.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The attribute `from`, not normalised.
+    /// Returns the attribute `from`, not normalised.
     pub fn from(&self) -> Option<&str> {
         self.element.attribute("from")
     }
 
-    /// The attribute `to`, not normalised.
+    /// Returns the attribute `to`, not normalised.
     pub fn to(&self) -> Option<&str> {
         self.element.attribute("to")
     }
 
-    /// The payload of a request, which is its only child. `None` if there is not exactly one child.
+    /// Returns the payload of a request, which is its only child. `None` if there is not exactly one child.
     pub fn payload(&self) -> Option<&Element> {
         let mut children = self.element.children();
         children.next().filter(|_| children.next().is_none())
     }
 
-    /// The error in a reply of type `error`; `None` if there is none of a known type.
+    /// Returns the error in a reply of type `error`; `None` if there is none of a known type.
     pub fn stanza_error(&self) -> Option<StanzaError> {
         let is_error = |child: &&Element| child.name() == "error" && ns::STANZAS.contains(&child.namespace());
         let error = self.element.children().find(is_error)?;
@@ -218,17 +218,17 @@ impl Iq {
         Some(StanzaError { kind, condition: condition.into(), text })
     }
 
-    /// The empty result for this request.
+    /// Returns the empty result for this request.
     pub fn result(&self) -> Element {
         self.reply("result")
     }
 
-    /// The result for this request, with a payload.
+    /// Returns the result for this request, with a payload.
     pub fn result_with(&self, payload: Element) -> Element {
         self.result().with_child(payload)
     }
 
-    /// The error reply to this request. It contains the payload of the request.
+    /// Returns the error reply to this request. It contains the payload of the request.
     pub fn error(&self, condition: Condition, text: &str) -> Element {
         let (name, error_type) = condition.parts();
         let mut reply = self.reply("error");
@@ -269,7 +269,7 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    /// The value of the attribute `type`.
+    /// Returns the value of the attribute `type`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Chat => "chat",
@@ -282,7 +282,7 @@ impl MessageType {
 }
 
 impl Message {
-    /// A message with only a type and a body, as in some webhooks.
+    /// Creates a message with only a type and a body, as in some webhooks.
     pub fn with_body(kind: MessageType, body: &str) -> Self {
         let message = Element::new("message", ns::CLIENT).with_attribute("type", kind.as_str());
         Self(message.with_child(Element::new("body", ns::CLIENT).with_text(body)))
@@ -294,12 +294,12 @@ impl Message {
         Ok(Self(element))
     }
 
-    /// The whole stanza.
+    /// Returns the whole stanza.
     pub fn element(&self) -> &Element {
         &self.0
     }
 
-    /// The type; `normal` if it is missing or unknown.
+    /// Returns the type; `normal` if it is missing or unknown.
     pub fn kind(&self) -> MessageType {
         match self.0.attribute("type") {
             Some("chat") => MessageType::Chat,
@@ -310,18 +310,18 @@ impl Message {
         }
     }
 
-    /// The text of the first `<body/>`.
+    /// Returns the text of the first `<body/>`.
     pub fn body(&self) -> Option<Cow<'_, str>> {
         let body = self.0.children().find(|c| c.name() == "body" && ns::STANZAS.contains(&c.namespace()))?;
         Some(body.text())
     }
 
-    /// The text of the first `<body/>`, unless it is empty.
+    /// Returns the text of the first `<body/>`, unless it is empty.
     pub fn text(&self) -> Option<Cow<'_, str>> {
         self.body().filter(|body| !body.is_empty())
     }
 
-    /// The ids that servers and rooms assigned, as `(by, id)` (XEP-0359).
+    /// Returns the ids that servers and rooms assigned, as `(by, id)` (XEP-0359).
     pub fn stanza_ids(&self) -> impl Iterator<Item = (&str, &str)> {
         let ids = self.0.children().filter(|child| child.is("stanza-id", ns::STANZA_ID));
         ids.filter_map(|id| Some((id.attribute("by")?, id.attribute("id")?)))
@@ -330,33 +330,33 @@ impl Message {
 
 /// The extensions that matter for push notifications.
 impl Message {
-    /// Whether the message carries a processing hint.
+    /// Returns whether the message carries a processing hint.
     pub fn has_hint(&self, hint: Hint) -> bool {
         self.0.child(hint.as_str(), ns::HINTS).is_some()
     }
 
-    /// The Jingle message in it: the name of the element, such as `propose`, and the id of the session (XEP-0353).
+    /// Returns the Jingle message in it: the name of the element, such as `propose`, and the id of the session (XEP-0353).
     pub fn jingle_message(&self) -> Option<(&str, &str)> {
         let step = self.0.children().find(|child| child.namespace() == ns::JINGLE_MESSAGE)?;
         Some((step.name(), step.attribute("id")?))
     }
 
-    /// Whether it has a displayed marker: the sender has read the conversation up to a message (XEP-0333).
+    /// Returns whether it has a displayed marker: the sender has read the conversation up to a message (XEP-0333).
     pub fn is_displayed_marker(&self) -> bool {
         self.0.child("displayed", ns::CHAT_MARKERS).is_some()
     }
 
-    /// Whether it corrects an earlier message (XEP-0308).
+    /// Returns whether it corrects an earlier message (XEP-0308).
     pub fn is_correction(&self) -> bool {
         self.0.child("replace", ns::CORRECTION).is_some()
     }
 
-    /// Whether it is a carbon copy of a message of another session of the user (XEP-0280).
+    /// Returns whether it is a carbon copy of a message of another session of the user (XEP-0280).
     pub fn is_carbon(&self) -> bool {
         ["sent", "received"].into_iter().any(|direction| self.0.child(direction, ns::CARBONS).is_some())
     }
 
-    /// Whether the message is encrypted (XEP-0380, XEP-0384, XEP-0373, XEP-0027). Its body then has only a hint for
+    /// Returns whether the message is encrypted (XEP-0380, XEP-0384, XEP-0373, XEP-0027). Its body then has only a hint for
     /// clients without encryption.
     pub fn is_encrypted(&self) -> bool {
         let openpgp = [("openpgp", ns::OPENPGP), ("x", ns::LEGACY_OPENPGP)];
@@ -365,18 +365,18 @@ impl Message {
             || openpgp.into_iter().any(|(name, namespace)| self.0.child(name, namespace).is_some())
     }
 
-    /// Whether it has a text that is encrypted with OMEMO, not only keys (XEP-0384, section 5.5).
+    /// Returns whether it has a text that is encrypted with OMEMO, not only keys (XEP-0384, section 5.5).
     pub fn has_omemo_payload(&self) -> bool {
         self.omemo().is_some_and(|encrypted| encrypted.child("payload", encrypted.namespace()).is_some())
     }
 
-    /// The URIs of the mentioned entities (XEP-0372).
+    /// Returns the URIs of the mentioned entities (XEP-0372).
     pub fn mentions(&self) -> impl Iterator<Item = &str> {
         let references = self.0.children().filter(|child| child.is("reference", ns::REFERENCE));
         references.filter(|child| child.attribute("type") == Some("mention")).filter_map(|child| child.attribute("uri"))
     }
 
-    /// Whether the header `Urgency` is `high` (XEP-0131, section 3).
+    /// Returns whether the header `Urgency` is `high` (XEP-0131, section 3).
     pub fn is_urgent(&self) -> bool {
         let headers = self.0.children().filter(|child| child.is("headers", ns::HEADERS));
         headers
@@ -429,12 +429,12 @@ impl Presence {
         Ok(Self(element))
     }
 
-    /// The whole stanza.
+    /// Returns the whole stanza.
     pub fn element(&self) -> &Element {
         &self.0
     }
 
-    /// The type, with the priority if it is available (0 if there is none).
+    /// Returns the type, with the priority if it is available (0 if there is none).
     pub fn kind(&self) -> Result<PresenceType, InvalidStanzaError> {
         match self.0.attribute("type") {
             None => {}

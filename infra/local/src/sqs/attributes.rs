@@ -15,11 +15,11 @@ pub(super) const ARN_PREFIX: &str = "arn:aws:sqs:us-east-1:000000000000:";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct QueueAttributes {
-    /// `VisibilityTimeout`, 0 to 43,200: how long a received message is hidden unless the receive says otherwise.
+    /// `VisibilityTimeout`, 0 to 43,200: the time for which a received message is hidden, unless the receive sets another.
     pub visibility_timeout: u32,
-    /// `DelaySeconds`, 0 to 900: how long a new message is hidden unless it says otherwise.
+    /// `DelaySeconds`, 0 to 900: the time for which a new message is hidden, unless it sets another.
     pub delay_seconds: u32,
-    /// `ReceiveMessageWaitTimeSeconds`, 0 to 20: how long a receive waits unless it says otherwise.
+    /// `ReceiveMessageWaitTimeSeconds`, 0 to 20: the time for which a receive waits, unless it sets another.
     pub receive_message_wait_time: u32,
     /// `MessageRetentionPeriod`, 60 to 1,209,600: how long a message is kept.
     pub message_retention_period: u32,

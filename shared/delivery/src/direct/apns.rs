@@ -26,7 +26,7 @@ const MAX_PAYLOAD_BYTES: usize = 4_096;
 const MAX_VOIP_PAYLOAD_BYTES: usize = 5_120;
 /// The longest device token or topic, in bytes: far longer than those of Apple, and short enough for a header.
 const MAX_TOKEN_OR_TOPIC_BYTES: usize = 512;
-/// How long a provider token is used, in seconds: Apple requires a new one at least every 60 minutes, and at most every
+/// The time for which a provider token is used, in seconds: Apple requires a new one at least every 60 minutes, and at most every
 /// 20 ("Establishing a token-based connection to APNs").
 const TOKEN_PERIOD: i64 = 30 * 60;
 
@@ -117,7 +117,7 @@ impl Apns {
                 .header("apns-expiration", expiration);
             let request = match push_type {
                 // A retry replaces the earlier notification.
-                PushType::Alert | PushType::Background => request.header("apns-collapse-id", notification.name(43)),
+                PushType::Alert | PushType::Background => request.header("apns-collapse-id", notification.id(43)),
                 PushType::Voip => request,
             };
             request.body(body.to_vec())

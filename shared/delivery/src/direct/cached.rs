@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// How long an error is cached: callers that waited for the same fetch do not start another one.
+/// The time for which an error is cached: callers that waited for the same fetch do not start another one.
 const ERROR_LIFETIME: Duration = Duration::from_secs(1);
 
 /// One value for all callers. Only one of them fetches it at a time; the others wait.

@@ -29,12 +29,12 @@ const MAX_PAYLOAD_BYTES: usize = 4_096;
 const MAX_TIME_TO_LIVE: Duration = Duration::from_hours(28 * 24);
 /// The pause after a used-up quota, if Google sends no `Retry-After` ("Scale your FCM implementation").
 const QUOTA_PAUSE: Duration = Duration::from_secs(60);
-/// How long Google may refuse a valid key, or a key that is about to be replaced by a valid one: a change of keys takes
+/// The time for which Google may refuse a valid key, or a key that is about to be replaced by a valid one: a change of keys takes
 /// some minutes to reach all of Google's servers ("Access change propagation" of IAM: 7 minutes or longer).
 const KEY_CHANGE: Duration = Duration::from_secs(10 * 60);
 /// An access token is replaced when less than this time is left until it expires.
 const TOKEN_MARGIN: Duration = Duration::from_secs(60);
-/// How many characters of a field's name are logged.
+/// The maximum number of characters of a field's name that are logged.
 const MAX_LOGGED_NAME_CHARS: usize = 64;
 /// The error of Google's token server for a key that it does not accept: the key may just have changed, or be about to
 /// change (RFC 6749, section 5.2).
@@ -49,7 +49,7 @@ pub struct ServiceAccount {
     client_email: String,
     private_key: String,
     token_uri: String,
-    /// The base URL of the API.
+    /// The base URL of the API; Google's by default.
     #[serde(default = "google")]
     url: String,
 }

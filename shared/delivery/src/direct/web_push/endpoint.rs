@@ -14,7 +14,7 @@ pub struct TrustedOrigins(Vec<Url>);
 /// A setting that is not a list of origins. The operator must correct it. It may contain a password, and is not quoted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
-    /// An item is empty.
+    /// An item is empty; contains its number.
     #[error(transparent)]
     Empty(#[from] EmptyItem),
     /// The item with this number, from 1, is not a URL, or contains more than an origin.
@@ -34,7 +34,7 @@ pub enum EndpointError {
     /// The URL contains a user or a password.
     #[error("it must hold no user and no password")]
     Credentials,
-    /// The port is not 443.
+    /// The port is not 443, the port of `https`.
     #[error("its port must be 443")]
     Port,
     /// The host is an address that is not public.

@@ -44,7 +44,7 @@ const MAX_PLAINTEXT_AT_MOZILLA: usize = 2_600;
 const PADDING_STEP: usize = 1_024;
 /// The longest time to live: four weeks. Google and Microsoft answer 400 above it.
 const MAX_TIME_TO_LIVE: Duration = Duration::from_hours(28 * 24);
-/// How much of an error response's text is read, in bytes.
+/// The maximum number of bytes of an error response that are read.
 const MAX_ERROR_TEXT: usize = 1_024;
 /// The texts of Apple (400), Mozilla (401) and Google (403) for a subscription that was made for another key than ours.
 const OTHER_KEY: [&str; 3] =
@@ -177,7 +177,7 @@ impl WebPush {
                 .header("TTL", time_to_live)
                 .header("Urgency", urgency)
                 // A retry replaces the earlier notification if that still waits for the device.
-                .header("Topic", notification.name(32))
+                .header("Topic", notification.id(32))
                 .header(CONTENT_ENCODING, "aes128gcm")
                 .header(CONTENT_TYPE, "application/octet-stream")
                 .body(body.clone());
@@ -239,10 +239,10 @@ async fn outcome_of(mut response: Response, subscription: &Subscription) -> Outc
             failure(reason, headers, FailureScope::Device).into()
         }
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            let said = beginning(&mut response).await;
-            let is_of_other_key = OTHER_KEY.iter().any(|text| said.contains(text));
+            let text = beginning(&mut response).await;
+            let is_of_other_key = OTHER_KEY.iter().any(|known| text.contains(known));
             // Apple's `BadJwtToken` and Google's `invalid JWT provided` concern our signature, such as a wrong clock.
-            let is_of_token = said.to_ascii_lowercase().contains("jwt");
+            let is_of_token = text.to_ascii_lowercase().contains("jwt");
             if is_of_other_key || status == StatusCode::FORBIDDEN && !is_of_token {
                 return Outcome::Suspect(format!("{reason}: the subscription may be for another key"));
             }

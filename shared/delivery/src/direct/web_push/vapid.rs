@@ -14,9 +14,10 @@ use time::OffsetDateTime;
 use super::base64url::BASE64_URL;
 use crate::direct::jws::{KeyError, ec_key, es256};
 
-/// How many signatures are cached, one for each push service. Beyond it, all are removed.
+/// The maximum number of cached signatures, one for each push service. Beyond it, all are
+/// removed.
 const MAX_SIGNATURES: usize = 1_000;
-/// How long a signature is valid, in seconds; at most 24 hours (RFC 8292, section 2).
+/// The lifetime of a signature, in seconds; at most 24 hours (RFC 8292, section 2).
 const TOKEN_LIFETIME: i64 = 12 * 3_600;
 /// The top-level domains that have no public hosts (RFC 2606, RFC 6762).
 const LOCAL_DOMAINS: [&str; 3] = ["localhost", "local", "invalid"];
