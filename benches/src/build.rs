@@ -11,7 +11,7 @@ use serde_json::Value;
 pub const FUNCTIONS: [&str; 5] = ["enable", "disable", "ingest", "worker", "pubsub"];
 /// The function that does nothing.
 pub const EMPTY: &str = "empty";
-/// The parts that do no I/O.
+/// The name of the binary that measures the parts without I/O.
 pub const PURE: &str = "pure";
 
 /// The paths of the built binaries, by name.
@@ -27,7 +27,7 @@ impl Binaries {
         Ok(all)
     }
 
-    /// The path of a binary.
+    /// Returns the path of a binary by its name.
     pub fn path(&self, name: &str) -> anyhow::Result<&Path> {
         self.0.get(name).map(PathBuf::as_path).with_context(|| format!("cargo built no {name}"))
     }

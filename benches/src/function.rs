@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 
 use crate::runtime_api::RuntimeApi;
 
-/// A process of a function.
+/// A running process of a function, as Lambda starts it.
 pub struct Function {
     // Dropped first: a function that loses its Runtime API logs errors.
     process: Process,

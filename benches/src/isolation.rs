@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::table::Table;
 
-/// How many times each load runs with the trouble and without it, unless the command line says otherwise.
+/// The default number of runs of each load, each with the trouble and without it.
 pub const ROUNDS: u32 = 3;
 /// Duration of the messages, in seconds.
 const SECONDS: u32 = 6;
@@ -45,11 +45,11 @@ enum Kind {
     Webhook,
 }
 
-/// The failure of a device.
+/// The kind of failure of the devices in trouble.
 enum Trouble {
     /// Each notification gets this response.
     Answers(Answer),
-    /// No notification gets a response. The device has an origin of its own.
+    /// No notification gets a response. The device has a separate origin.
     Silent,
 }
 
@@ -69,20 +69,20 @@ enum Traffic {
 /// A recipient whose own push service fails at first, with the trouble and without it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Neighbour {
-    /// No such recipient.
+    /// There is no such recipient.
     None,
-    /// Of so many tries as there are messages, each is answered 503.
+    /// The first requests, as many as there are messages, are answered 503.
     FailsOnce,
-    /// Each try is answered 503 for so long.
+    /// Each request in this time is answered 503.
     FailsFor(Duration),
 }
 
-/// A load.
+/// A load: the number of webhooks, recipients and devices.
 struct Scenario {
     name: &'static str,
     kind: Kind,
     trouble: Trouble,
-    /// How many users have devices in trouble, and how many such devices each of them has.
+    /// The number of users whose devices are in trouble; `devices` is the number of such devices of each.
     in_trouble: u32,
     devices: u32,
     others: u32,
@@ -142,7 +142,7 @@ pub async fn measure(name: &str, rounds: u32) -> anyhow::Result<bool> {
     ensure!(!results.is_empty() && rounds > 0, "nothing is to be measured");
     for round in 0..rounds {
         for (scenario, halves) in &mut results {
-            // What else changes on the machine meanwhile is not always to the cost of the same half.
+            // Alternate, so that other load on the machine does not always affect the same half.
             let order = if round % 2 == 0 { [false, true] } else { [true, false] };
             for has_trouble in order {
                 let half = scenario.run(has_trouble).await.with_context(|| scenario.name)?;
@@ -176,14 +176,14 @@ pub async fn measure(name: &str, rounds: u32) -> anyhow::Result<bool> {
 }
 
 /// Adds the results of some recipients, and returns the number of missed targets.
-fn row(table: &mut Table, name: &str, who: &str, halves: [&Told; 2], has_ratio: bool) -> usize {
+fn row(table: &mut Table, name: &str, who: &str, halves: [&Arrivals; 2], has_ratio: bool) -> usize {
     let [without, with] = halves;
-    let [came_without, came_with] = halves.map(Told::came);
+    let [came_without, came_with] = halves.map(Arrivals::came);
     let all_came = came_without == without.times.len() && came_with == with.times.len();
-    let of = |told: &Told, came| format!("{came} of {}", told.times.len());
+    let of = |expected: &Arrivals, came| format!("{came} of {}", expected.times.len());
     let ratio = with.quantile(0.5) / without.quantile(0.5);
     let is_near = !has_ratio || ratio <= MOST;
-    let seconds = |told: &Told, share| match told.quantile(share) {
+    let seconds = |expected: &Arrivals, share| match expected.quantile(share) {
         seconds if seconds < LATEST.as_secs_f64() => format!("{seconds:.3}"),
         _ => format!("> {}", LATEST.as_secs()),
     };
@@ -206,19 +206,19 @@ fn row(table: &mut Table, name: &str, who: &str, halves: [&Told; 2], has_ratio: 
     usize::from(!all_came) + usize::from(!is_near)
 }
 
-/// The results of a load.
+/// The measured times of one run of a load.
 #[derive(Default)]
 struct Half {
-    others: Told,
-    neighbour: Told,
+    others: Arrivals,
+    neighbour: Arrivals,
 }
 
 /// The times of some recipients' notifications.
 #[derive(Default)]
-struct Told {
-    /// From the webhook to the push service that takes the notification; none later than [`LATEST`].
+struct Arrivals {
+    /// The times from the webhook to the delivery, at most [`LATEST`].
     times: Vec<Duration>,
-    /// Notifications that arrived again.
+    /// The number of notifications that arrived more than once.
     repeats: usize,
 }
 
@@ -231,12 +231,12 @@ impl Half {
     }
 }
 
-impl Told {
+impl Arrivals {
     fn came(&self) -> usize {
         self.times.iter().filter(|time| **time < LATEST).count()
     }
 
-    /// In seconds: so many of the times are not longer.
+    /// Returns the time in seconds that a share of the times does not exceed.
     fn quantile(&self, share: f64) -> f64 {
         let mut times = self.times.clone();
         times.sort_unstable();
@@ -245,22 +245,22 @@ impl Told {
     }
 }
 
-/// A webhook of a load.
+/// A webhook of a load, with the time at which it is posted.
 struct Post {
-    /// The time at which it is sent, from the beginning.
+    /// The time at which it is sent, from the start of the run.
     at: Duration,
     events: Value,
-    /// The users without trouble whom it is about, with the texts of their messages.
-    told: Vec<(String, String)>,
+    /// The recipients without trouble, with the texts of their messages.
+    expected: Vec<(String, String)>,
 }
 
-/// A message of one chat.
+/// Returns a message of a chat, as a native event.
 fn message(user: &str, text: &str) -> Value {
     json!({"type": "message", "from": "alice@example.com/laptop", "to": format!("{user}@example.com"), "chat": "chat",
         "body": text})
 }
 
-/// A message of the room.
+/// Returns a message of the room to all users, as a native event.
 fn room_message(users: &[String], text: &str) -> Value {
     let to: Vec<_> = users.iter().map(|user| format!("{user}@example.com")).collect();
     json!({"type": "message", "from": "room@muc.example.com/Alice", "to": to, "chat": "groupchat", "body": text})
@@ -289,9 +289,9 @@ impl Scenario {
         if self.traffic == Traffic::Room {
             for number in 0..ROOM_MESSAGES {
                 let text = format!("message {number}");
-                let told = without_trouble.iter().map(|user| (user.clone(), text.clone())).collect();
+                let expected = without_trouble.iter().map(|user| (user.clone(), text.clone())).collect();
                 let at = Duration::from_secs(SECONDS.into()) / ROOM_MESSAGES * number;
-                posts.push(Post { at, events: room_message(&everybody, &text), told });
+                posts.push(Post { at, events: room_message(&everybody, &text), expected });
             }
             return posts;
         }
@@ -305,7 +305,7 @@ impl Scenario {
             let alone = together.split_off(TOGETHER as usize);
             if let Traffic::BusyChat(messages) = self.traffic {
                 let events = (0..messages).map(|number| message(&in_trouble[0], &format!("trouble {second}.{number}")));
-                posts.push(Post { at, events: events.collect(), told: Vec::new() });
+                posts.push(Post { at, events: events.collect(), expected: Vec::new() });
             }
             // Before each of the others' are as many for devices in trouble, as far as there are some.
             let share = in_trouble.len().div_ceil(together.len());
@@ -316,17 +316,17 @@ impl Scenario {
                 events.insert(place, message(user, text));
             }
             // By then the messages before it were tried.
-            posts.push(Post { at: at + BEFORE, events: Value::from(events), told: together });
+            posts.push(Post { at: at + BEFORE, events: Value::from(events), expected: together });
             let between = (Duration::from_secs(1) - BEFORE) / (alone.len() as u32 + 1);
-            for (told, number) in alone.into_iter().zip(1..) {
-                let events = message(&told.0, &told.1);
-                posts.push(Post { at: at + BEFORE + between * number, events, told: vec![told] });
+            for (expected, number) in alone.into_iter().zip(1..) {
+                let events = message(&expected.0, &expected.1);
+                posts.push(Post { at: at + BEFORE + between * number, events, expected: vec![expected] });
             }
         }
         posts
     }
 
-    /// Runs the load on a stack and doubles of its own.
+    /// Runs the load on a new stack with new doubles.
     async fn run(&self, has_trouble: bool) -> anyhow::Result<Half> {
         let services = Services::start(self.kind).await;
         let environment = Environment::from_iter(services.settings());
@@ -383,11 +383,11 @@ impl Scenario {
         for post in self.posts() {
             sleep_until(begin + post.at).await;
             let now = Instant::now();
-            sent.extend(post.told.into_iter().map(|told| (told, now)));
+            sent.extend(post.expected.into_iter().map(|expected| (expected, now)));
             telling.spawn(tell(http.clone(), format!("{}/events", stack.url), post.events));
         }
-        for told in telling.join_all().await {
-            told?;
+        for expected in telling.join_all().await {
+            expected?;
         }
         let latest = sent.values().max().context("nothing was sent")?;
         let expected: Vec<_> = sent.keys().cloned().collect();
@@ -397,10 +397,10 @@ impl Scenario {
 
         let mut half = Half::default();
         for ((user, text), at) in sent {
-            let told = if user == NEIGHBOUR { &mut half.neighbour } else { &mut half.others };
+            let expected = if user == NEIGHBOUR { &mut half.neighbour } else { &mut half.others };
             let times = taken.times.get(&(user, text)).map_or(&[][..], Vec::as_slice);
-            told.times.push(times.first().map_or(LATEST, |first| (*first - at).min(LATEST)));
-            told.repeats += times.len().saturating_sub(1);
+            expected.times.push(times.first().map_or(LATEST, |first| (*first - at).min(LATEST)));
+            expected.repeats += times.len().saturating_sub(1);
         }
         Ok(half)
     }
@@ -424,7 +424,7 @@ async fn tell(http: reqwest::Client, url: String, events: Value) -> anyhow::Resu
 #[derive(Default)]
 struct Taken {
     times: HashMap<(String, String), Vec<Instant>>,
-    /// Requests that were read.
+    /// The number of requests that were read.
     read: usize,
 }
 
@@ -433,7 +433,7 @@ impl Taken {
     async fn wait(&mut self, services: &Services, expected: &[(String, String)], latest: Instant) -> bool {
         loop {
             self.read(services);
-            if expected.iter().all(|told| self.times.contains_key(told)) {
+            if expected.iter().all(|expected| self.times.contains_key(expected)) {
                 return true;
             }
             if Instant::now() >= latest {
@@ -474,7 +474,7 @@ impl Services {
         }
     }
 
-    /// What devices without trouble are at.
+    /// Returns the push service of devices without trouble.
     fn double(&self) -> &Double {
         match self {
             Self::Fcm(double) => double,
@@ -484,7 +484,7 @@ impl Services {
         }
     }
 
-    /// What silent devices are at.
+    /// Returns the push service of silent devices, if it is a separate one.
     fn silent(&self) -> Option<&Double> {
         match self {
             Self::WebPush { silent, .. } => Some(silent),
@@ -512,7 +512,7 @@ impl Services {
         }
     }
 
-    /// What a device is enabled with.
+    /// Returns the form with which a device is enabled.
     fn form(&self, device: &str, is_silent: bool) -> Value {
         match self {
             Self::WebPush { double, silent } => {

@@ -24,11 +24,11 @@ struct Load {
     what: &'static str,
     /// Events, or recipients of one event, per invocation.
     events: u64,
-    /// Invocations per round.
+    /// The number of invocations per round.
     invocations: u64,
     /// Most milliseconds of processor time per event.
     target: Option<f64>,
-    /// The event of this number.
+    /// Returns the payload of the invocation with this number.
     event: fn(u64) -> anyhow::Result<Value>,
     /// The result of an invocation, which is checked.
     effect: Effect,

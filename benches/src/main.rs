@@ -23,7 +23,7 @@ use build::Binaries;
 /// Measures the functions' own binaries, each as a process on a double of Lambda's Runtime API.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What to measure.
+    /// The benchmark to run.
     #[arg(default_value = "all")]
     what: What,
     /// How often `isolation` runs each load with the trouble and without it.
@@ -36,13 +36,13 @@ struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// Everything below.
+    /// All benchmarks below.
     All,
     /// The effect of a failing device on the notifications of others.
     Isolation,
     /// Processor time, instructions and memory under load.
     Load,
-    /// The parts that do no I/O.
+    /// The parts without I/O: parsing, decision, encoding.
     Pure,
     /// The worker against doubles of each push service.
     Services,

@@ -1,20 +1,20 @@
-//! Tables, as Markdown.
+//! Tables in Markdown, for the results.
 
 use std::fmt;
 
-/// A table.
+/// A table with a header and aligned columns.
 pub struct Table {
     /// The first row is the heading.
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table with these columns.
+    /// Creates a table with these columns and no rows.
     pub fn new<const N: usize>(columns: [&str; N]) -> Self {
         Self { rows: vec![columns.map(str::to_owned).into()] }
     }
 
-    /// Adds a row.
+    /// Adds a row at the end.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into());
     }

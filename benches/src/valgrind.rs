@@ -1,4 +1,4 @@
-//! Instructions, counted by callgrind: unlike time, they do not depend on what else runs on the machine.
+//! Instructions, counted by callgrind: unlike time, they do not depend on other load of the machine.
 
 use std::env::temp_dir;
 use std::fs;

@@ -84,7 +84,7 @@ impl World {
         self.enable_node(user, "device", form).await
     }
 
-    /// Enables a node of a user.
+    /// Enables a node of a user by a request to the function.
     pub async fn enable_node(&self, user: &str, node: &str, form: Value) -> anyhow::Result<()> {
         let request = json!({"user": user, "jid": "push.example.com", "node": node, "form": form});
         let response = self.http.post(format!("{}/enable", self.stack.url)).json(&request).send().await?;

@@ -43,7 +43,7 @@ struct Counts {
     most_running: usize,
 }
 
-/// A failure of one call.
+/// The way in which one call fails.
 enum Fault {
     /// The next call of this operation is answered with this body and status 400.
     Refusal(&'static str, Value),

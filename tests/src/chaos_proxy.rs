@@ -1,4 +1,4 @@
-//! Connections that fail.
+//! A TCP proxy whose connections fail.
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};

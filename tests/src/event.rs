@@ -41,17 +41,17 @@ impl Event {
         Self(json!({"type": "read", "jid": user, "conversation": conversation}))
     }
 
-    /// A user is removed.
+    /// Creates the event `user_removed`.
     pub fn user_removed(user: &str) -> Self {
         Self(json!({"type": "user_removed", "jid": user}))
     }
 
-    /// A domain is removed.
+    /// Creates the event `domain_removed`.
     pub fn domain_removed(domain: &str) -> Self {
         Self(json!({"type": "domain_removed", "domain": domain}))
     }
 
-    /// Sets the sender.
+    /// Sets the field `from`, the JID of the sender.
     pub fn from(self, from: &str) -> Self {
         self.with("from", from)
     }
@@ -66,7 +66,7 @@ impl Event {
         self.with("at", at)
     }
 
-    /// Sets what the event says about the recipient.
+    /// Sets the field `recipient`, the reported state of the recipient.
     pub fn recipient(self, recipient: Value) -> Self {
         self.with("recipient", recipient)
     }
@@ -102,12 +102,12 @@ impl Work {
         Self::of(json!({"message": {"from": ALICE, "to": to, "stanza": stanza}}))
     }
 
-    /// The removal of a user.
+    /// Creates the work that removes a user.
     pub fn user_removed(user: &str) -> Self {
         Self::of(json!({"user_removed": {"jid": user}}))
     }
 
-    /// The removal of a domain.
+    /// Creates the work that removes a domain.
     pub fn domain_removed(domain: &str) -> Self {
         Self::of(json!({"domain_removed": {"domain": domain}}))
     }
@@ -117,7 +117,7 @@ impl Work {
         Self(json!({"id": "m", "at": ago(0), "subject": subject}))
     }
 
-    /// Sets the id.
+    /// Sets the id of the message.
     pub fn id(self, id: &str) -> Self {
         self.with("id", id)
     }
@@ -133,7 +133,7 @@ impl Work {
         self
     }
 
-    /// Sets any other field.
+    /// Sets the field of this name to a JSON value.
     pub fn with(mut self, field: &str, value: impl Serialize) -> Self {
         self.0[field] = json!(value);
         self

@@ -15,9 +15,9 @@ use crate::{Pushlark, TEST_TIMEOUT, Work, eventually};
 
 /// A stack, and a worker beside it whose queue only the test reads.
 pub struct IsolatedWorker {
-    /// The stack.
+    /// The stack whose table and queues the worker uses.
     pub pushlark: Pushlark,
-    /// The worker.
+    /// The worker, which receives nothing from the queue by itself.
     pub worker: Arc<Worker>,
     queue_url: String,
 }
@@ -49,7 +49,7 @@ impl IsolatedWorker {
         self.receive().await.unwrap()
     }
 
-    /// Queues a record.
+    /// Sends a record to the queue.
     pub async fn send(&self, record: &Value) {
         let send = self.pushlark.stack.sqs.send_message().queue_url(&self.queue_url);
         send.message_body(record.to_string()).send().await.unwrap();

@@ -40,17 +40,17 @@ pub use pushlark::{Pushlark, Reply, send};
 
 /// The usual sender, at one of her sessions.
 pub const ALICES_PC: &str = "alice@example.com/pc";
-/// The usual sender.
+/// The bare JID of the usual sender.
 pub const ALICE: &str = "alice@example.com";
-/// The usual recipient.
+/// The bare JID of the usual recipient.
 pub const BOB: &str = "bob@example.com";
 /// The session of Bob that enables push.
 pub const BOBS_PHONE: &str = "bob@example.com/phone";
-/// Another session of Bob.
+/// The full JID of another session of Bob.
 pub const BOBS_PC: &str = "bob@example.com/pc";
-/// Another recipient.
+/// The bare JID of another recipient.
 pub const CAROL: &str = "carol@example.com";
-/// The occupant of a room who sends group messages.
+/// The full JID of the occupant who sends group messages.
 pub const ROOM_OCCUPANT: &str = "room@muc.example.com/alice";
 /// The virtual PubSub host of [`BOB`]'s domain.
 pub const PUSH_HOST: &str = "push.example.com";
@@ -84,8 +84,8 @@ pub fn ago(seconds: i64) -> String {
     (OffsetDateTime::now_utc() - time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
 }
 
-/// Returns the JSON log lines of a test, given by its full name, from a run of this test alone in a process of its own.
-/// Inside that process this starts the log and returns `None`, and the test does what is to be logged.
+/// Returns the JSON log lines of a test, given by its full name, from a run of this test alone in a separate
+/// process. Inside that process it starts the log and returns `None`, and the test causes the lines.
 pub fn logged(test: &str) -> Option<Vec<Value>> {
     const INSIDE: &str = "PUSHLARK_TEST_LOG";
     if env::var_os(INSIDE).is_some() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::push_request::browser;
 use crate::{BOB, Pushlark, eventually};
 
-/// A device token of APNs.
+/// A device token of APNs, in hexadecimal.
 pub const IPHONE: &str = "00fc13adff78512263616e617279009a2341241421348097878e577c991de8f0";
 
 /// A private key of VAPID: 32 bytes in base64url.
@@ -27,9 +27,9 @@ pub fn credentials(apns: &Apns, fcm: &Fcm) -> Value {
 
 /// The stack and the doubles.
 pub struct Providers {
-    /// The stack.
+    /// The stack with `PUSH_SERVICE=direct`.
     pub pushlark: Pushlark,
-    /// APNs.
+    /// The double of APNs.
     pub apns: Apns,
     /// FCM and Google's token server.
     pub fcm: Fcm,

@@ -43,7 +43,7 @@ impl PushRequest {
         self.options(browser(endpoint, subscriber))
     }
 
-    /// Adds fields to the form.
+    /// Adds the fields of a JSON object to the form.
     pub fn options(mut self, options: Value) -> Self {
         if !self.0["form"].is_object() {
             self.0["form"] = json!({});
@@ -57,7 +57,7 @@ impl PushRequest {
         self.with("form", form)
     }
 
-    /// Removes a field.
+    /// Removes the field of this name from the request.
     pub fn without(mut self, field: &str) -> Self {
         self.0.as_object_mut().unwrap().remove(field);
         self

@@ -14,27 +14,27 @@ use serde_json::{Value, json};
 use crate::secrecy::{watch_answer, watch_log};
 use crate::{Event, PushRequest, eventually};
 
-/// A stack in memory that needs no credentials unless a setting says so, and a client.
+/// A stack in memory that needs no credentials unless a setting requires them, and a client.
 pub struct Pushlark {
-    /// The stack.
+    /// The stack, on free ports.
     pub stack: Stack,
-    /// The client.
+    /// The HTTP client of the tests.
     pub http: Client,
 }
 
 /// An HTTP answer with any status.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// The status code.
+    /// The HTTP status of the response.
     pub status: u16,
-    /// The headers.
+    /// The headers of the response.
     pub headers: reqwest::header::HeaderMap,
-    /// The body as text.
+    /// The body, which must be UTF-8.
     pub body: String,
 }
 
 impl Reply {
-    /// Returns the body as JSON.
+    /// Returns the body, which must be JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
     }
@@ -123,7 +123,7 @@ impl Pushlark {
         send(self.request(path, content_type, body)).await
     }
 
-    /// Posts JSON.
+    /// Posts a JSON document to a path.
     pub async fn json(&self, path: &str, body: impl Serialize) -> Reply {
         self.post(path, "application/json", serde_json::to_string(&body).unwrap()).await
     }

@@ -7,7 +7,7 @@ pub fn iq(kind: &str, from: &str, to: &str, payload: &str) -> String {
     iq_with_id(kind, from, to, "1", payload)
 }
 
-/// Returns an IQ.
+/// Returns an IQ of type `kind` as XML.
 pub fn iq_with_id(kind: &str, from: &str, to: &str, id: &str, payload: &str) -> String {
     format!("<iq xmlns='jabber:client' type='{kind}' from='{from}' to='{to}' id='{id}'>{payload}</iq>")
 }

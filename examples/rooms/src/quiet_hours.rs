@@ -7,7 +7,7 @@ const MINUTES_A_DAY: i64 = 24 * 60;
 pub struct QuietHours {
     start: i64,
     end: i64,
-    /// Minutes east of UTC.
+    /// The time zone, in minutes east of UTC.
     offset: i64,
 }
 

@@ -22,7 +22,7 @@ pub const APNS_KEY_ID: &str = "KEY1234567";
 /// The bundle ID of the app.
 pub const APNS_TOPIC: &str = "com.example.chat";
 
-/// The double of APNs.
+/// A double of APNs: checks tokens, headers and payloads.
 #[derive(Clone)]
 pub struct Apns {
     double: Double,

@@ -15,12 +15,12 @@ pub const GOOGLE_KEY: &str = include_str!("../../fixtures/keys/google.pem");
 pub const GOOGLE_KEY_PKCS1: &str = include_str!("../../fixtures/keys/google.pkcs1.pem");
 /// Another private key, in PKCS #8.
 pub const GOOGLE_NEW_KEY: &str = include_str!("../../fixtures/keys/google-new.pem");
-/// The project ID.
+/// The project ID of the service account.
 pub const GOOGLE_PROJECT: &str = "example-chat";
 /// The e-mail address of the service account.
 pub const GOOGLE_CLIENT: &str = "canary@example-chat.iam.gserviceaccount.com";
 
-/// The double of FCM.
+/// A double of FCM and of Google's token server.
 #[derive(Clone)]
 pub struct Fcm {
     double: Double,
@@ -45,7 +45,7 @@ impl Deref for Fcm {
 }
 
 impl Fcm {
-    /// Listens on a free port.
+    /// Starts the double on a free port of the loopback address.
     pub async fn start() -> Self {
         let grants: Arc<Mutex<Grants>> = Arc::default();
         let of_server = Arc::clone(&grants);
@@ -156,7 +156,7 @@ pub fn fcm_error(status: u16, name: &str, error_code: Option<&str>, message: &st
     Answer::json(status, &json!({"error": error}))
 }
 
-/// Makes the error for a message that is too large, which has no error code of its own.
+/// Makes the error for a message that is too large, which has no specific error code.
 pub fn fcm_too_big() -> Answer {
     fcm_error(400, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT"), "Android message is too big")
 }

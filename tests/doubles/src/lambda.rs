@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::{Answer, Double, Hold, Request};
 
-/// The name of the function.
+/// The name of the only function.
 pub const FUNCTION: &str = "my-plugin";
 
-/// The double.
+/// A double of Lambda with one function, a plugin.
 #[derive(Clone)]
 pub struct Lambda {
     double: Double,
@@ -20,20 +20,20 @@ pub struct Lambda {
 
 struct State {
     behaviour: Behaviour,
-    /// The events of each call.
+    /// The events of each call, in order.
     calls: Vec<Vec<Value>>,
 }
 
 /// The result of each call of the function.
 #[derive(Clone, Debug)]
 pub enum Behaviour {
-    /// A handler answers.
+    /// The handler returns the response.
     Handler(Handler),
     /// Each event gets this answer.
     Each(Value),
     /// The whole answer: a status and a body.
     Answers(u16, &'static str),
-    /// The function fails.
+    /// The response reports an error of the function.
     Fails,
     /// The function answers each event by `{}`, after this time.
     Takes(Duration),
@@ -60,7 +60,7 @@ impl std::ops::Deref for Lambda {
 }
 
 impl Lambda {
-    /// Listens on a free port.
+    /// Starts the double on a free port of the loopback address.
     pub async fn start(behaviour: Behaviour) -> Self {
         let state = Arc::new(Mutex::new(State { behaviour: behaviour.clone(), calls: Vec::new() }));
         let shared = Arc::clone(&state);

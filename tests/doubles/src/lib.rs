@@ -49,7 +49,7 @@ use tokio::time::{Instant, timeout_at};
 /// The base of all doubles: records the requests, and lets a test choose the answers.
 #[derive(Clone)]
 pub struct Double {
-    /// The base URL.
+    /// The base URL, such as `http://127.0.0.1:8080`.
     pub url: String,
     state: Arc<Mutex<State>>,
     hold: Hold,
@@ -104,28 +104,28 @@ struct State {
     connections: Vec<AbortHandle>,
 }
 
-/// A request.
+/// A request that the double received, with its response.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The HTTP method.
+    /// The HTTP method of the request.
     pub method: Method,
     /// The path, without the query.
     pub path: String,
-    /// The headers.
+    /// The headers of the request.
     pub headers: HeaderMap,
-    /// The body.
+    /// The body of the request, unchanged.
     pub body: Bytes,
     /// The number of its connection, from 0.
     pub connection: usize,
-    /// The time of its arrival.
+    /// The time at which the request arrived.
     pub at: Instant,
     /// The name of its device, without the canary.
     pub device: String,
-    /// The status of its answer.
+    /// The status of the response.
     pub status: u16,
 }
 
-/// An HTTP answer.
+/// An HTTP response of a double.
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: u16,
@@ -139,7 +139,7 @@ impl Request {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Returns the body as JSON.
+    /// Returns the body, which must be JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -156,7 +156,7 @@ impl Answer {
         Self { status, headers: Vec::new(), body: body.into() }
     }
 
-    /// Adds a header.
+    /// Adds a header to the response.
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.into()));
         self

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{Answer, Double};
 
-/// The double.
+/// A double of Secrets Manager with one secret.
 #[derive(Clone)]
 pub struct SecretsManager {
     double: Double,
@@ -22,10 +22,10 @@ impl std::ops::Deref for SecretsManager {
 }
 
 impl SecretsManager {
-    /// The ARN of the secret.
+    /// The ARN of the only secret.
     pub const ARN: &str = "arn:aws:secretsmanager:us-east-1:000000000000:secret:webhook";
 
-    /// Listens on a free port.
+    /// Starts the double on a free port of the loopback address.
     pub async fn start(secret: &str) -> Self {
         let secret = Arc::new(Mutex::new(secret.to_owned()));
         let stored = Arc::clone(&secret);

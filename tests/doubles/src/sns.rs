@@ -27,7 +27,7 @@ impl std::ops::Deref for Sns {
 }
 
 impl Sns {
-    /// Listens on a free port.
+    /// Starts the double on a free port of the loopback address.
     pub async fn start() -> Self {
         let check = |_: &str, request: &crate::Request| {
             let is_certificate = request.method == Method::GET && request.path.ends_with(".pem");

@@ -27,14 +27,14 @@ impl Deref for WebPush {
     }
 }
 
-/// The keys of a device.
+/// The keys of a device, which decrypt its notifications.
 pub struct Subscriber {
     key: SecretKey,
     auth: [u8; 16],
 }
 
 impl WebPush {
-    /// Listens on a free port.
+    /// Starts the double on a free port of the loopback address.
     pub async fn start() -> Self {
         let double = Double::start(1_000, |_, request| {
             let device = name_of(request.path.strip_prefix("/push/").unwrap_or("none")).to_owned();
