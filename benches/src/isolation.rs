@@ -176,22 +176,22 @@ pub async fn measure(name: &str, rounds: u32) -> anyhow::Result<bool> {
 }
 
 /// Adds the results of some recipients, and returns the number of missed targets.
-fn row(table: &mut Table, name: &str, who: &str, halves: [&Arrivals; 2], has_ratio: bool) -> usize {
+fn row(table: &mut Table, name: &str, recipients: &str, halves: [&Arrivals; 2], has_ratio: bool) -> usize {
     let [without, with] = halves;
-    let [came_without, came_with] = halves.map(Arrivals::came);
-    let all_came = came_without == without.times.len() && came_with == with.times.len();
-    let of = |expected: &Arrivals, came| format!("{came} of {}", expected.times.len());
+    let [arrived_without, arrived_with] = halves.map(Arrivals::count);
+    let all_arrived = arrived_without == without.times.len() && arrived_with == with.times.len();
+    let of = |arrivals: &Arrivals, count| format!("{count} of {}", arrivals.times.len());
     let ratio = with.quantile(0.5) / without.quantile(0.5);
     let is_near = !has_ratio || ratio <= MOST;
-    let seconds = |expected: &Arrivals, share| match expected.quantile(share) {
+    let seconds = |arrivals: &Arrivals, share| match arrivals.quantile(share) {
         seconds if seconds < LATEST.as_secs_f64() => format!("{seconds:.3}"),
         _ => format!("> {}", LATEST.as_secs()),
     };
     table.row([
         name.into(),
-        who.into(),
-        of(without, came_without),
-        format!("{}{}", of(with, came_with), if all_came { ", met" } else { ", MISSED" }),
+        recipients.into(),
+        of(without, arrived_without),
+        format!("{}{}", of(with, arrived_with), if all_arrived { ", met" } else { ", MISSED" }),
         seconds(without, 0.5),
         seconds(with, 0.5),
         match has_ratio {
@@ -203,7 +203,7 @@ fn row(table: &mut Table, name: &str, who: &str, halves: [&Arrivals; 2], has_rat
         without.repeats.to_string(),
         with.repeats.to_string(),
     ]);
-    usize::from(!all_came) + usize::from(!is_near)
+    usize::from(!all_arrived) + usize::from(!is_near)
 }
 
 /// The measured times of one run of a load.
@@ -232,7 +232,7 @@ impl Half {
 }
 
 impl Arrivals {
-    fn came(&self) -> usize {
+    fn count(&self) -> usize {
         self.times.iter().filter(|time| **time < LATEST).count()
     }
 
@@ -348,7 +348,7 @@ impl Scenario {
 
         let users = [self.in_trouble(), self.without_trouble()].concat();
         // The first of a connection, of a signature and of an access token takes longer.
-        tell(http.clone(), format!("{}/events", stack.url), room_message(&users, "warm-up")).await?;
+        post_events(http.clone(), format!("{}/events", stack.url), room_message(&users, "warm-up")).await?;
         let warm: Vec<_> = self.without_trouble().into_iter().map(|user| (user, "warm-up".into())).collect();
         let mut taken = Taken::default();
         let is_warm = taken.wait(&services, &warm, Instant::now() + LATEST).await;
@@ -379,15 +379,15 @@ impl Scenario {
                 });
             }
         }
-        let (mut sent, mut telling) = (HashMap::new(), JoinSet::new());
+        let (mut sent, mut posting) = (HashMap::new(), JoinSet::new());
         for post in self.posts() {
             sleep_until(begin + post.at).await;
             let now = Instant::now();
             sent.extend(post.expected.into_iter().map(|expected| (expected, now)));
-            telling.spawn(tell(http.clone(), format!("{}/events", stack.url), post.events));
+            posting.spawn(post_events(http.clone(), format!("{}/events", stack.url), post.events));
         }
-        for expected in telling.join_all().await {
-            expected?;
+        for posted in posting.join_all().await {
+            posted?;
         }
         let latest = sent.values().max().context("nothing was sent")?;
         let expected: Vec<_> = sent.keys().cloned().collect();
@@ -397,10 +397,10 @@ impl Scenario {
 
         let mut half = Half::default();
         for ((user, text), at) in sent {
-            let expected = if user == NEIGHBOUR { &mut half.neighbour } else { &mut half.others };
+            let arrivals = if user == NEIGHBOUR { &mut half.neighbour } else { &mut half.others };
             let times = taken.times.get(&(user, text)).map_or(&[][..], Vec::as_slice);
-            expected.times.push(times.first().map_or(LATEST, |first| (*first - at).min(LATEST)));
-            expected.repeats += times.len().saturating_sub(1);
+            arrivals.times.push(times.first().map_or(LATEST, |first| (*first - at).min(LATEST)));
+            arrivals.repeats += times.len().saturating_sub(1);
         }
         Ok(half)
     }
@@ -414,7 +414,7 @@ async fn enable(http: &reqwest::Client, url: &str, user: &str, device: &str, for
     Ok(())
 }
 
-async fn tell(http: reqwest::Client, url: String, events: Value) -> anyhow::Result<()> {
+async fn post_events(http: reqwest::Client, url: String, events: Value) -> anyhow::Result<()> {
     let response = http.post(url).json(&events).send().await?;
     ensure!(response.status() == 202, "not accepted: {}", response.text().await?);
     Ok(())
