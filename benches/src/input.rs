@@ -1,5 +1,5 @@
-//! Webhooks as chat servers send them, ingest's records, and the requests of clients. Each takes a number, which makes it
-//! different from the others of its series.
+//! Webhooks as chat servers send them, ingest's records, and the requests of clients. Each takes a number, which makes
+//! it different from the others of its series.
 
 use std::iter;
 
@@ -69,7 +69,7 @@ pub fn form(number: u64) -> String {
     format!("author=alice&server=example.com&receiver=user{}&message={body}", number % USERS)
 }
 
-/// Ingest's record of a message to so many recipients.
+/// Returns the record that ingest makes of a message to this number of recipients.
 pub fn record(number: u64, recipients: u64) -> anyhow::Result<String> {
     let event = if recipients == 1 { event(number) } else { group_event(number, recipients) };
     let request = Request::new(Caller::Operator, Media::Json, event.to_string().into_bytes());

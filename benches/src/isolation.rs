@@ -56,8 +56,8 @@ enum Trouble {
 /// The order of the messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Traffic {
-    /// Chats with one user whose device is in trouble: each second a request of so many messages for it, then one with
-    /// one more and some for others; then others have a request each.
+    /// Chats with one user whose device is in trouble: each second a request with this number of messages for it, then
+    /// one with one more and some for others; then others have a request each.
     BusyChat(u32),
     /// Chats with several such users: each second one request has a message for each of them, among some for others;
     /// then others have a request each.

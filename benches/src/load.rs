@@ -232,7 +232,7 @@ impl Load {
     }
 }
 
-/// Whether a function accepted a request. An IQ of type `error` has status 200, too.
+/// Returns whether a function accepted a request. An IQ of type `error` has status 200, too.
 fn is_success(response: &Value) -> bool {
     let is_error = response["body"].as_str().is_some_and(|body| body.contains("type=\"error\""));
     (response["statusCode"] == 200 || response["statusCode"] == 202) && !is_error

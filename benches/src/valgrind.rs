@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::Context;
 
-/// The instructions of one repetition: the difference between `run` with few and with many, divided by theirs. `run` gets
-/// the number of repetitions and a command under which it starts the program.
+/// The instructions of one repetition: the difference between `run` with few and with many, divided by theirs. `run`
+/// gets the number of repetitions and a command under which it starts the program.
 pub async fn instructions_of_each(
     times: [u64; 2],
     run: impl AsyncFn(u64, Command) -> anyhow::Result<()>,

@@ -1,4 +1,5 @@
-//! The surroundings of a function: DynamoDB and SQS of the local stack, and a push service that accepts everything at once.
+//! The surroundings of a function: DynamoDB and SQS of the local stack, and a push service that accepts everything at
+//! once.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

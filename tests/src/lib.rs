@@ -1,5 +1,5 @@
-//! Support for the tests from outside: a local stack with an HTTP client, builders of events and requests, and proxies that
-//! count or cut connections. The log and the answers of Pushlark are checked for secrets in every test.
+//! Support for the tests from outside: a local stack with an HTTP client, builders of events and requests, and proxies
+//! that count or cut connections. The log and the answers of Pushlark are checked for secrets in every test.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -57,11 +57,12 @@ pub const PUSH_HOST: &str = "push.example.com";
 /// The media type of stanzas.
 pub const XMPP: &str = "application/xmpp+xml";
 
-/// The time after which a test fails if a condition is not met. It is long, since the machine may compile beside the tests.
+/// The time after which a test fails if a condition is not met. It is long, since the machine may compile beside the
+/// tests.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Options of a stack whose SQS clock is `factor` times as fast. The visibility timeout is SQS's maximum, 12 hours on that
-/// clock: as on Lambda, it is longer than any invocation.
+/// Options of a stack whose SQS clock is `factor` times as fast. The visibility timeout is SQS's maximum, 12 hours on
+/// that clock: as on Lambda, it is longer than any invocation.
 pub fn with_fast_sqs(factor: u32) -> Options {
     Options { clock: Clock::scaled(factor), visibility_timeout: 43_200, ..Options::default() }
 }

@@ -31,8 +31,8 @@ pub fn watch_log() {
     WATCHED.call_once(|| start_to(|| Log, Format::Json, &Environment::default()).unwrap());
 }
 
-/// Checks an answer with an error. An error IQ repeats the payload of the request (RFC 6120, section 8.3.1), so only its
-/// `<error/>` is checked.
+/// Checks an answer with an error. An error IQ repeats the payload of the request (RFC 6120, section 8.3.1), so only
+/// its `<error/>` is checked.
 pub fn watch_answer(reply: &Reply) {
     if reply.status >= 400 {
         check("an answer", &format!("{:?} {}", reply.headers, reply.body));

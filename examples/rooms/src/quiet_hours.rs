@@ -12,8 +12,8 @@ pub struct QuietHours {
 }
 
 impl QuietHours {
-    /// Parses `HH:MM-HH:MM` and the offset from UTC, `+HH:MM` or `-HH:MM`. Returns `None` for any other text, because clients
-    /// can send anything.
+    /// Parses `HH:MM-HH:MM` and the offset from UTC, `+HH:MM` or `-HH:MM`. Returns `None` for any other text, because
+    /// clients can send anything.
     pub fn parse(text: &str) -> Option<Self> {
         let (start, rest) = text.split_once('-')?;
         let (end, offset) = rest.split_at_checked(5)?;
@@ -25,7 +25,8 @@ impl QuietHours {
         Some(Self { start: minutes(start)?, end: minutes(end)?, offset: sign * minutes(&offset[1..])? })
     }
 
-    /// Whether the quiet hours contain a time in seconds since 1970. If the end is before the start, they span midnight.
+    /// Returns whether the quiet hours contain a time in seconds since 1970. If the end is before the start, they span
+    /// midnight.
     pub fn contain(self, timestamp: i64) -> bool {
         let Self { start, end, offset } = self;
         let now = (timestamp.div_euclid(60) + offset).rem_euclid(MINUTES_A_DAY);

@@ -24,8 +24,8 @@ pub struct Function {
 }
 
 impl Function {
-    /// Reads the settings of [`ClientTokens`], [`Store`] and [`Destinations`]. `access` authenticates servers; the tokens
-    /// of clients are accepted too, if `JWT_KEYS` is set.
+    /// Reads the settings of [`ClientTokens`], [`Store`] and [`Destinations`]. `access` authenticates servers; the
+    /// tokens of clients are accepted too, if `JWT_KEYS` is set.
     pub async fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,

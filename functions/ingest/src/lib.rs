@@ -43,8 +43,8 @@ struct Accepted {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL`, `UNREAD_COUNTS` and the settings of [`Store`], [`Topics`] and [`Sources`]. `access` authenticates
-    /// servers; the messages of the configured SNS topics are accepted too.
+    /// Reads `QUEUE_URL`, `UNREAD_COUNTS` and the settings of [`Store`], [`Topics`] and [`Sources`]. `access`
+    /// authenticates servers; the messages of the configured SNS topics are accepted too.
     pub fn from_environment(
         environment: &Environment,
         access: Access,

@@ -1,4 +1,4 @@
-//! Decides what to publish for one recipient of an event. Pure: its input is the event and the result of one query.
+//! Decides the publications for one recipient of an event. Pure: its input is the event and the result of one query.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use time::OffsetDateTime;
 
 use crate::task::Attempt;
 
-/// The shortest time for which a notification is attempted. The event spends some time in the queue, so without a minimum a
-/// `time_to_live` of 0 would never be delivered.
+/// The shortest time for which a notification is attempted. The event spends some time in the queue, so without a
+/// minimum a `time_to_live` of 0 would never be delivered.
 pub const MIN_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
 /// The decision for one recipient of an event, with its steps.
@@ -32,7 +32,7 @@ pub struct Decision<'w> {
 pub struct PlannedPublication<'w> {
     /// The payload and its registration.
     pub publication: Publication,
-    /// When the notification expires.
+    /// The time at which the notification expires.
     pub expires_at: OffsetDateTime,
     /// The publisher for the registration's host.
     pub publisher: &'w Publisher,

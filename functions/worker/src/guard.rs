@@ -11,7 +11,8 @@ use pushlark_telemetry::{Metric, count};
 /// The fewest answers of which a percentage is computed: missing ones count as deliveries. So by default five devices
 /// per day are disabled for a push service without any delivery.
 const MIN_ANSWERS: u64 = 10;
-/// The maximum number of push services whose deliveries are counted; beyond it, all counts are dropped. Users choose those of Web Push, so there may be any number.
+/// The maximum number of push services whose deliveries are counted; beyond it, all counts are dropped. Users choose
+/// those of Web Push, so there may be any number.
 const MAX_PUSH_SERVICES: usize = 1_000;
 
 /// The deliveries that are not in the table yet, by push service. The next answer that reports a device as gone writes

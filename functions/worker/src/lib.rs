@@ -1,6 +1,6 @@
 //! Receives batches of events from the queue, asks a plugin which notifications to send, and publishes them.
 //!
-//! To use plugins of your own, write a crate whose `main` calls [`run`] with them.
+//! To use custom plugins, write a crate whose `main` calls [`run`] with them.
 
 mod batch;
 mod decision;

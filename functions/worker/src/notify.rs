@@ -45,7 +45,8 @@ pub enum DecisionError {
 }
 
 impl Worker {
-    /// Counts, decides, claims and publishes. `turn` is one of the permits for recipients; it is returned before the publishes, which depend on other servers.
+    /// Counts, decides, claims and publishes. `turn` is one of the permits for recipients; it is returned before the
+    /// publishes, which depend on other servers.
     pub(crate) async fn notify(
         &self,
         event: &mut Event,
@@ -144,8 +145,8 @@ impl Worker {
         outcome
     }
 
-    /// Deletes surplus sessions of a recipient. It stops at `end`, so that the event does not fail. The recipient's next
-    /// event continues.
+    /// Deletes surplus sessions of a recipient. It stops at `end`, so that the event does not fail. The recipient's
+    /// next event continues.
     async fn prune_sessions(&self, user: &BareJid, snapshot: &Snapshot, end: Instant) {
         if !snapshot.has_surplus_sessions() {
             return;
@@ -260,7 +261,7 @@ impl TaskOutcome {
     }
 }
 
-/// Writes the one log line of an event; failures have lines of their own.
+/// Writes the one log line of an event; failures have separate lines.
 fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) {
     let Decision { snapshot, known: RecipientState { recipient, presence }, left_out, .. } = decision;
     let left_out: Vec<String> =

@@ -23,9 +23,9 @@ use crate::stream::{STREAMS, StreamConnection, StreamError, describe, open, read
 
 /// The most stanzas that wait to be sent to the chat server.
 const OUTGOING_STANZAS: usize = 256;
-/// How long the stream is not read while the queue of outgoing stanzas is full.
+/// The time for which the stream is not read while the queue of outgoing stanzas is full.
 const OUTGOING_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long arrived stanzas are still read after sending has failed.
+/// The time for which received stanzas are still read after a failed send.
 const REMAINDER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this time without a stanza, a space is sent to detect a dead connection.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -36,10 +36,10 @@ const STABLE_STREAM: Duration = Duration::from_secs(10);
 const FIRST_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// The longest delay. It is short because the chat server is near and drops registrations in the meantime.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
-/// How long the functions may take for the last answers when the bridge stops.
+/// The time that the functions have for the last answers when the bridge stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A component.
+/// A component (XEP-0114): one domain, and its stream to the chat server.
 pub struct Component {
     /// The component's domain.
     pub name: DomainPart,
@@ -47,7 +47,7 @@ pub struct Component {
     server: ServerAddress,
     functions: Functions,
     messages: Arc<Messages>,
-    /// IQs have a budget of their own, so that no IQ waits behind messages.
+    /// IQs have a separate budget, so that no IQ waits behind messages.
     iqs: ByteBudget,
     connected: AtomicBool,
     outgoing: mpsc::Sender<Outgoing>,
@@ -71,7 +71,7 @@ pub struct SendQueue {
     unsent: Option<Outgoing>,
 }
 
-/// Why a stanza is not sent. A retry may succeed in a moment.
+/// A stanza that is not sent. A retry may succeed in a moment.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// There is no stream.

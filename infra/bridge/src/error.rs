@@ -1,7 +1,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-/// Why the bridge cannot start.
+/// A failed start of the bridge. The operator must correct the cause.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address is in use, or the certificate or key cannot be used.

@@ -21,7 +21,7 @@ pub enum Frame {
     End,
 }
 
-/// Why a stream cannot continue.
+/// A stream that cannot continue. The bridge closes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
     /// The start tag of the stream is longer than [`MAX_FRAME_BYTES`].
@@ -37,11 +37,11 @@ pub enum FramingError {
 pub struct Framer {
     /// The bytes received since the last frame.
     buffer: Vec<u8>,
-    /// How many bytes of the buffer have been scanned.
+    /// The number of bytes of the buffer that have been scanned.
     seen: usize,
     /// The length of the current stanza's start tag, once the tag is complete.
     start_tag: usize,
-    /// How many bytes of the current stanza were dropped because it is too long.
+    /// The number of bytes of the current stanza that were dropped because it is too long.
     skipped: usize,
     /// The number of open elements, including the stream.
     depth: usize,

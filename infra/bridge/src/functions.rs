@@ -20,9 +20,9 @@ use crate::error::StartError;
 
 /// The most IQs, and the most messages, that are posted at the same time.
 const MAX_IN_FLIGHT: usize = 256;
-/// How long an IQ waits before it is posted. Chat servers time out an IQ after about 30 s.
+/// The longest wait of an IQ before it is posted. Chat servers time out an IQ after about 30 s.
 const IQ_QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most that is read of a problem document (RFC 9457).
+/// The maximum size of a problem document (RFC 9457) that is read, in bytes.
 const MAX_PROBLEM_BYTES: usize = 8 * 1024;
 
 /// The HTTP client for the functions.
@@ -32,12 +32,12 @@ pub struct Functions {
     iq_url: Option<Url>,
     messages_url: Option<Url>,
     key: Option<Key>,
-    /// IQs have permits of their own, so that no IQ waits behind messages.
+    /// IQs have separate permits, so that no IQ waits behind messages.
     iqs: Arc<Semaphore>,
     messages: Arc<Semaphore>,
 }
 
-/// Why the function has no answer to an IQ that the bridge could forward.
+/// A failed request of an IQ, without an answer that the bridge could forward.
 #[derive(Debug, thiserror::Error)]
 enum IqError {
     #[error("BRIDGE_IQ_URL is not set")]
@@ -52,7 +52,7 @@ enum IqError {
     InvalidAnswer,
 }
 
-/// Why the function did not accept a message.
+/// A message that the function did not accept.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
     /// No connection, or no answer within the timeout.
@@ -75,8 +75,8 @@ pub struct StatusError {
 }
 
 impl MessageError {
-    /// Whether a retry can succeed. Only 400, 413 and 415 mean that the message itself is invalid; the operator can
-    /// correct a wrong secret or URL.
+    /// Returns whether a retry can succeed. Only 400, 413 and 415 mean that the message itself is invalid; the operator
+    /// can correct a wrong secret or URL.
     pub fn is_transient(&self) -> bool {
         !matches!(self, Self::Refused(StatusError { status, .. }) if matches!(status.as_u16(), 400 | 413 | 415))
     }
@@ -149,7 +149,7 @@ impl Functions {
         Ok(Self { http, iq_url, messages_url, key, iqs: permits(), messages: permits() })
     }
 
-    /// Whether `BRIDGE_MESSAGES_URL` is set.
+    /// Returns whether `BRIDGE_MESSAGES_URL` is set.
     pub fn has_messages_url(&self) -> bool {
         self.messages_url.is_some()
     }

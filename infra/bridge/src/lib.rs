@@ -30,7 +30,7 @@ use messages::Messages;
 use pending::PendingIqs;
 use rest::RestApi;
 
-/// How long tasks may still run when the bridge stops.
+/// The time for which tasks may still run when the bridge stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A running bridge. Dropping it stops it at once.

@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use crate::functions::Functions;
 
-/// How long the stream is not read while the queue is full and the function accepts no message. ejabberd closes a
-/// stream that is not read for 15 s, and drops registrations while the component is away.
+/// The time for which the stream is not read while the queue is full and the function accepts no message. ejabberd
+/// closes a stream that is not read for 15 s, and drops registrations while the component is away.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The delay before the first retry of a message; it doubles with each retry.
 const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub struct Messages {
     component: DomainPart,
     functions: Functions,
     budget: ByteBudget,
-    /// How long a message is retried.
+    /// The time for which a message is retried.
     retry: Duration,
     stopped: watch::Receiver<bool>,
     /// The messages that were read, and are neither accepted by the function nor lost.

@@ -27,9 +27,9 @@ use crate::error::StartError;
 use crate::settings::RestConfig;
 
 const XMPP: &str = "application/xmpp+xml";
-/// How long a caller may take to send the header of a request.
+/// The time that a caller has to send the header of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a caller may take to send the body of a request.
+/// The time that a caller has to send the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The handler of `/rest`.
@@ -40,7 +40,7 @@ pub struct RestApi {
     timeout: Duration,
 }
 
-/// Why a request is refused.
+/// The reason for which a request is refused.
 enum RestError {
     NoCredential,
     WrongCredential,

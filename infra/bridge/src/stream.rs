@@ -19,7 +19,7 @@ use crate::settings::ServerAddress;
 
 /// The timeout for the connection and its handshake together.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the chat server's machine may take to acknowledge sent data. The system's default is about 15 minutes.
+/// The time that the chat server's machine has to acknowledge sent data. The system's default is about 15 minutes.
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(45);
 
@@ -27,7 +27,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(45);
 pub const STREAMS: &str = "http://etherx.jabber.org/streams";
 const COMPONENT: &str = "jabber:component:accept";
 
-/// Why a stream could not be opened, or why it ended.
+/// The reason for which a stream could not be opened, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     #[error("no connection")]

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{Options, Stack};
 
-/// How long a notification may take.
+/// The time within which a notification must arrive.
 const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A chat message from alice to bob in each webhook format: the content type, the text, and the body of the webhook.

@@ -20,11 +20,11 @@ use crate::sqs::{QueueAttributes, Sqs};
 pub const QUEUE: &str = "pushlark";
 /// The name of the dead-letter queue.
 const DEAD_LETTER_QUEUE: &str = "pushlark-dead";
-/// How long SQS keeps a message, as in the template: 14 days.
+/// The time for which SQS keeps a message, in seconds, as in the template: 14 days.
 pub const RETENTION_SECONDS: u32 = 14 * 86_400;
-/// How often SQS delivers a message, as in the template.
+/// The maximum number of deliveries of a message, as in the template.
 pub const MAX_RECEIVE_COUNT: u32 = 100;
-/// How often expired items are deleted. AWS takes up to a few days.
+/// The time between two deletions of expired items. AWS takes up to a few days.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The running emulators. Dropping them stops them. Acknowledged writes are stored, so nothing is lost.
@@ -89,7 +89,8 @@ pub fn dynamodb_at(endpoint: &str, aws: &SdkConfig) -> aws_sdk_dynamodb::Client 
     aws_sdk_dynamodb::Client::from_conf(config)
 }
 
-/// Creates the data folder if necessary, and locks it for this process. The system releases the lock when the process ends.
+/// Creates the data folder if necessary, and locks it for this process. The system releases the lock when the process
+/// ends.
 fn lock(folder: &Path) -> anyhow::Result<File> {
     let name = folder.display();
     fs::create_dir_all(folder).with_context(|| format!("cannot create {name}"))?;
@@ -134,7 +135,7 @@ fn open_queues(options: &Options, batching_window: Duration) -> anyhow::Result<S
     Ok(sqs)
 }
 
-/// DynamoDB on AWS deletes expired items by itself.
+/// Deletes expired items, as DynamoDB on AWS does.
 async fn sweep(database: Database) {
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;

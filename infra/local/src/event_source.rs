@@ -117,7 +117,8 @@ impl EventSource {
         }
     }
 
-    /// Messages that the worker reports as failed stay in the queue; so does a whole batch if the worker panics or times out.
+    /// Messages that the worker reports as failed stay in the queue; so does a whole batch if the worker panics or
+    /// times out.
     async fn handle(&self, messages: Vec<Message>) {
         let event = json!({"Records": messages.iter().map(record).collect::<Vec<_>>()});
         let event: SqsEvent = match serde_json::from_value(event) {

@@ -107,7 +107,8 @@ impl Stack {
         }
     }
 
-    /// Returns the settings with which `cargo lambda` runs a function against this stack, one per line, without secrets.
+    /// Returns the settings with which `cargo lambda` runs a function against this stack, one per line, without
+    /// secrets.
     pub fn lambda_env(&self) -> String {
         let own = [
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb_url.as_str()),
@@ -122,8 +123,8 @@ impl Stack {
     }
 }
 
-/// Returns the settings of the stack's functions: its own defaults, overridden by `given`. The queues are always its own,
-/// even if the environment names others.
+/// Returns the settings of the stack's functions: its own defaults, overridden by `given`. The queues are always its
+/// own, even if the environment names others.
 fn settings(given: &Environment, url: &str, emulators: &Emulators) -> Environment {
     let mut environment = Environment::from_iter([
         (TABLE_NAME.name, "pushlark"),

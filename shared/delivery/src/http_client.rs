@@ -284,7 +284,7 @@ pub fn named(reason: &str) -> &str {
     "for a reason that is not named"
 }
 
-/// Returns the outcome of a publish by its status, for push services that give it no meaning of their own.
+/// Returns the outcome of a publish by its status, for push services that give it no specific meaning.
 pub fn outcome(status: StatusCode, headers: &HeaderMap, reason: String) -> Outcome {
     match status {
         status if status.is_success() => Outcome::Delivered,

@@ -130,9 +130,9 @@ impl WebhookEvent {
 /// The recipients of a message.
 #[derive(Debug, Clone)]
 pub enum Recipients {
-    /// Users to whom the message is on its way.
+    /// The users of an event `message`.
     Users(Vec<BareJid>),
-    /// Sessions that did not acknowledge the message.
+    /// The sessions of an event `unacknowledged`, which did not acknowledge the message (XEP-0198).
     Sessions(Vec<FullJid>),
 }
 

@@ -45,7 +45,7 @@ impl NativeEvent {
         pushlark_json::read_json(json)
     }
 
-    /// Whether the field `type` is present. Without it, the document may have another format.
+    /// Returns whether the field `type` is present. Without it, the document may have another format.
     pub fn has_type(&self) -> bool {
         self.r#type.is_some()
     }

@@ -1,6 +1,6 @@
 //! The presence of a session.
 
-/// Whether a session receives messages (RFC 6121, section 4).
+/// The availability of a session for messages (RFC 6121, section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
     /// Available, with a priority of at least 0.

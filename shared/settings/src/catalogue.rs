@@ -1,8 +1,8 @@
-//! All settings, each declared once. `docs/settings.md`, the template and the README must agree with this file, and tests
-//! compare them.
+//! All settings, each declared once. `docs/settings.md`, the template and the README must agree with this file, and
+//! tests compare them.
 //!
-//! To add a setting, declare it here, read it in the `from_environment` of what needs it, and add it to the template. The
-//! tests name what is still missing.
+//! To add a setting, declare it here, read it in the `from_environment` of the type that needs it, and add it to the
+//! template. The tests name the missing places.
 
 use crate::setting::Reader::{Disable, Enable, Ingest, Local, PushNode, Worker};
 use crate::setting::{Choice, Entry, Number, Reader, Setting, Switch, Text, Words};
@@ -45,8 +45,8 @@ catalogue! {
         /// only. Callers present a secret or sign with it; without any, every request is refused (401).
         WEBHOOK_SECRET: Text = Text::secret("secrets of 16 bytes or more, comma-separated"),
             for &[Enable, Disable, Ingest, PushNode];
-        /// Keys that verify the tokens of clients that enable and disable push themselves. Without keys there are no such
-        /// clients.
+        /// Keys that verify the tokens of clients that enable and disable push themselves. Without keys there are no
+        /// such clients.
         JWT_KEYS: Text = Text::secret("JWK Set, or the URL of one"), for &[Enable, Disable];
         /// The only signature algorithm that these tokens may use; needed if `JWT_KEYS` is set.
         JWT_ALGORITHM: Choice<3> = Choice { words: ["HS256", "RS256", "ES256"], default: None }, for &[Enable, Disable];
@@ -61,7 +61,8 @@ catalogue! {
     "Registrations" {
         /// Most nodes that a user may enable. A user may also own at most this many nodes at the push node.
         MAX_NODES: Number = Number::new(1..=1_000, "nodes", 20), for ALL;
-        /// What happens when a user with `MAX_NODES` nodes enables one more. One more at the push node is always refused.
+        /// What happens when a user with `MAX_NODES` nodes enables one more. One more at the push node is always
+        /// refused.
         MAX_NODES_REACHED: Choice<2> = Choice { words: ["replace-oldest", "refuse-newest"], default: Some(0) }, for ALL;
         /// PubSub hosts that stand for the push service (MongooseIM: `virtual_pubsub_hosts`).
         VIRTUAL_PUBSUB_HOSTS: Text = Text::new(HOSTS), for &[Enable, Worker, PushNode];
@@ -72,8 +73,8 @@ catalogue! {
     "Events" {
         /// Hosts of rooms, which mark group messages of MongooseIM where neither a topic nor a routing key does.
         MUC_HOSTS: Text = Text::new(HOSTS), for &[Ingest, Worker];
-        /// Hosts of MUC Light rooms (MongooseIM: `mod_muc_light.host`). Only there is the nick of an occupant the bare JID
-        /// of a user, so that the user's own messages mark the conversation as read.
+        /// Hosts of MUC Light rooms (MongooseIM: `mod_muc_light.host`). Only there is the nick of an occupant the bare
+        /// JID of a user, so that the user's own messages mark the conversation as read.
         MUC_LIGHT_HOSTS: Text = Text::new(HOSTS).or("muclight.@HOST@"), for &[Ingest, Worker];
         /// SNS topic of presence (MongooseIM: `presence_updates_topic`).
         SNS_PRESENCE_TOPIC: Text = Text::new("ARN of an SNS topic"), for &[Ingest];
@@ -86,13 +87,13 @@ catalogue! {
         /// How long a session is remembered after its last presence, so that a lost "offline" does not suppress
         /// notifications for ever.
         SESSION_LIFETIME: Number = Number::new(1..=365 * 86_400, "seconds", 7 * 86_400), for ALL;
-        /// `on`: Pushlark counts unread messages (MongooseIM: `mod_inbox`) where events do not have `unread_count`. Costs
-        /// one extra read and one extra write per event; two writes if nobody is notified.
+        /// `on`: Pushlark counts unread messages (MongooseIM: `mod_inbox`) where events do not have `unread_count`.
+        /// Costs one extra read and one extra write per event; two writes if nobody is notified.
         UNREAD_COUNTS: Switch = Switch { default: false }, for &[Ingest, Worker];
     }
     "Decision" {
-        /// The plugin that decides who is notified (MongooseIM: `plugin_module`): `defaults`, `enhanced`, `hints`, another
-        /// plugin of this worker, or `lambda:` and the name or ARN of a function.
+        /// The plugin that decides who is notified (MongooseIM: `plugin_module`): `defaults`, `enhanced`, `hints`,
+        /// another plugin of this worker, or `lambda:` and the name or ARN of a function.
         PLUGIN: Text = Text::new("name, or `lambda:` and a name or ARN").or("defaults"), for &[Worker];
         /// Time for one call of a plugin that is a Lambda function.
         PLUGIN_TIMEOUT_MS: Number = Number::new(100..=2_500, "milliseconds", 2_000), for &[Worker];
@@ -106,13 +107,13 @@ catalogue! {
         INCLUDE_SENDER: Switch = Switch { default: true }, for &[Worker];
         /// The text in place of one that is left out or encrypted.
         BODY_PLACEHOLDER: Text = Text::new(ANY).or("New message"), for &[Worker];
-        /// Extra data fields of group messages: `urgent` (XEP-0131, `Urgency: high`), `mention` (the recipient is mentioned
-        /// by XEP-0372 or as `@localpart`).
+        /// Extra data fields of group messages: `urgent` (XEP-0131, `Urgency: high`), `mention` (the recipient is
+        /// mentioned by XEP-0372 or as `@localpart`).
         GROUP_DATA: Words<2> = Words(["urgent", "mention"]), for &[Worker];
     }
     "Push services" {
-        /// The push service of virtual hosts: `mongoosepush`; `direct` for APNs, FCM, Web Push and UnifiedPush; or the URL
-        /// of your own.
+        /// The push service of virtual hosts: `mongoosepush`; `direct` for APNs, FCM, Web Push and UnifiedPush; or the
+        /// URL of your own.
         PUSH_SERVICE: Text = Text::new("`mongoosepush`, `direct` or URL").or("mongoosepush"),
             for &[Enable, Worker, PushNode];
         /// The credentials of the apps, for `PUSH_SERVICE=direct`.
@@ -128,13 +129,13 @@ catalogue! {
             for &[Enable, Worker, PushNode];
         /// Disable a device after this many answers in a row that may mean that the device is gone.
         DISABLE_AFTER_SUSPECTS: Number = Number::new(1..=1_000, "answers", 3), for &[Worker];
-        /// If more than this percentage of the recent answers of a push service say that the device is gone, no device is
-        /// disabled.
+        /// If more than this percentage of the recent answers of a push service say that the device is gone, no device
+        /// is disabled.
         DISABLE_MAX_PERCENT: Number = Number::new(1..=100, "percent", 50), for &[Worker];
     }
     "Real PubSub nodes" {
-        /// Where stanzas to real PubSub nodes are posted: a chat server's HTTP interface (Prosody: `mod_rest`) or the bridge.
-        /// `example.com=URL` is for the users of `example.com` only.
+        /// Where stanzas to real PubSub nodes are posted: a chat server's HTTP interface (Prosody: `mod_rest`) or the
+        /// bridge. `example.com=URL` is for the users of `example.com` only.
         PUBSUB_URL: Text = Text::new("URLs, comma-separated, each with or without `domain=`"),
             for &[Enable, Worker, PushNode];
         /// The bearer token for `PUBSUB_URL`; with several URLs, tokens by domain in the same form.
@@ -142,8 +143,8 @@ catalogue! {
             for &[Worker];
         /// PubSub services that do not accept publish options, such as ejabberd's.
         PUBSUB_WITHOUT_OPTIONS: Text = Text::new(HOSTS), for &[Worker];
-        /// Disable a node after this many errors in a row; 0 means never. Errors that say that the node is gone disable it
-        /// at once.
+        /// Disable a node after this many errors in a row; 0 means never. Errors that say that the node is gone disable
+        /// it at once.
         PUBSUB_MAX_ERRORS: Number = Number::new(0..=1_000, "errors", 0), for &[Worker];
     }
     "Throughput" {
@@ -154,7 +155,8 @@ catalogue! {
         /// Seconds that a batch waits to fill. Larger batches cost less and notify later.
         BATCHING_WINDOW: Number = Number::new(0..=300, "seconds", 0)
             .one_of(&[0, 1, 2, 3, 4, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300]), for &[Local];
-        /// Publishes at the same time within a worker. One recipient, or one origin of Web Push, gets at most a quarter.
+        /// Publishes at the same time within a worker. One recipient, or one origin of Web Push, gets at most a
+        /// quarter.
         WORKER_CONCURRENCY: Number = Number::new(1..=1_000, "publishes", 32), for &[Worker];
         /// Time for one publish. A worker has 10 seconds for a whole batch.
         PUBLISH_TIMEOUT_MS: Number = Number::new(100..=5_000, "milliseconds", 5_000), for &[Worker];
@@ -162,8 +164,8 @@ catalogue! {
         TIME_TO_LIVE: Number = Number::new(60..=14 * 86_400, "seconds", 86_400), for &[Worker];
     }
     "Operation" {
-        /// `error`, `warn`, `info`, `debug` or `trace`, and levels of single parts, such as `info,worker=debug`. `debug`
-        /// shows message bodies and the answers of push services.
+        /// `error`, `warn`, `info`, `debug` or `trace`, and levels of single parts, such as `info,worker=debug`.
+        /// `debug` shows message bodies and the answers of push services.
         LOG_LEVEL: Text = Text::new("level, or levels, comma-separated").or("info"), for ALL;
         /// The dimension `Stack` of the metrics, set by the template; without it the metrics have no dimension.
         STACK_NAME: Text = Text::new(ANY), for ALL;

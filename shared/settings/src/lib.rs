@@ -92,8 +92,8 @@ impl Environment {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Returns the value of the variable `name` unchanged; `None` if it is empty or not set. It is for variables that are
-    /// not in the [`catalogue`], such as the settings of a custom plugin.
+    /// Returns the value of the variable `name` unchanged; `None` if it is empty or not set. It is for variables that
+    /// are not in the [`catalogue`], such as the settings of a custom plugin.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -113,7 +113,8 @@ impl Environment {
         self.get(setting)?.ok_or_else(|| setting.missing())
     }
 
-    /// Returns the item of `values` at the index of the word that a setting has, or of its default; `None` without both.
+    /// Returns the item of `values` at the index of the word that a setting has, or of its default; `None` without
+    /// both.
     pub fn choice_if_set<T: Copy, const N: usize>(
         &self,
         setting: &Setting<Choice<N>>,
@@ -160,8 +161,8 @@ impl Environment {
         Err(setting.invalid(format!("{number} is none of: {}", only.join(", "))))
     }
 
-    /// Returns the value of a setting without surrounding white space, and without the default. A former name that is set
-    /// is an error.
+    /// Returns the value of a setting without surrounding white space, and without the default. A former name that is
+    /// set is an error.
     fn given<K>(&self, setting: &Setting<K>) -> Result<Option<&str>, SettingError> {
         if let Some(former) = setting.former.iter().find(|former| self.text(former).is_some()) {
             return Err(SettingError::invalid(former, format!("the setting is called {} now", setting.name)));

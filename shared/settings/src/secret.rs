@@ -19,8 +19,8 @@ const REREAD_INTERVAL: Duration = Duration::from_secs(10);
 /// The time for which a failed first read is returned to all callers before the next attempt.
 const FIRST_READ_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The place of a secret text: AWS Secrets Manager (the setting is its ARN), a file (`file:` and its path), or the setting
-/// itself.
+/// The place of a secret text: AWS Secrets Manager (the setting is its ARN), a file (`file:` and its path), or the
+/// setting itself.
 #[derive(Debug, Clone)]
 pub struct Secret(Place);
 
@@ -107,11 +107,11 @@ impl Local {
     }
 }
 
-/// A value that is parsed from a secret, and parsed again when the secret changes: a new secret is accepted and a removed
-/// one is refused without a new deployment.
+/// A value that is parsed from a secret, and parsed again when the secret changes: a new secret is accepted and a
+/// removed one is refused without a new deployment.
 ///
-/// A secret in the setting itself cannot change. If a new text cannot be parsed, or the secret cannot be read, the error is
-/// logged and the previous value stays.
+/// A secret in the setting itself cannot change. If a new text cannot be parsed, or the secret cannot be read, the
+/// error is logged and the previous value stays.
 pub struct RotatingSecret<T> {
     setting: &'static str,
     secret: Secret,
@@ -159,8 +159,8 @@ pub enum SecretError {
 }
 
 impl<T> RotatingSecret<T> {
-    /// Returns the secret of `setting`. `parse` returns its value, or a reason that does not quote the secret. Nothing is
-    /// read before the first use.
+    /// Returns the secret of `setting`. `parse` returns its value, or a reason that does not quote the secret. Nothing
+    /// is read before the first use.
     pub fn new(
         setting: &'static str,
         secret: Secret,

@@ -31,8 +31,9 @@ pub struct Claimant<'c> {
     pub user: &'c BareJid,
     /// The name of the first attempt. Two queue messages with the same record have different names.
     pub name: &'c str,
-    /// The number of times that the recipient was put back into the queue before this attempt. A later attempt holds the
-    /// claims of the earlier ones. An earlier attempt that SQS delivers again does not hold claims that were put back.
+    /// The number of times that the recipient was put back into the queue before this attempt. A later attempt holds
+    /// the claims of the earlier ones. An earlier attempt that SQS delivers again does not hold claims that were put
+    /// back.
     pub generation: u32,
     /// The result of [`Store::count`] for the message; `None` if it was not counted.
     pub counted: Option<u32>,
@@ -96,7 +97,8 @@ impl Store {
     }
 
     /// Records that `finished` need nothing more for the message and that the next attempt holds `put_back`, so that
-    /// this attempt skips both if SQS delivers it again. Records the unread count of the message, even without any registration.
+    /// this attempt skips both if SQS delivers it again. Records the unread count of the message, even without any
+    /// registration.
     pub async fn finish(
         &self,
         claimant: Claimant<'_>,

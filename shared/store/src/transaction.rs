@@ -19,7 +19,8 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 /// The longest wait before any other retry. It doubles from retry to retry.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// The least ratio of the longest wait to the duration of the last attempt: slow attempts succeed sooner if fewer compete.
+/// The least ratio of the longest wait to the duration of the last attempt: slow attempts succeed sooner if fewer
+/// compete.
 const WAIT_PER_ATTEMPT: u32 = 8;
 
 /// The result of a transaction.

@@ -335,7 +335,8 @@ impl Message {
         self.0.child(hint.as_str(), ns::HINTS).is_some()
     }
 
-    /// Returns the Jingle message in it: the name of the element, such as `propose`, and the id of the session (XEP-0353).
+    /// Returns the Jingle message in it: the name of the element, such as `propose`, and the id of the session
+    /// (XEP-0353).
     pub fn jingle_message(&self) -> Option<(&str, &str)> {
         let step = self.0.children().find(|child| child.namespace() == ns::JINGLE_MESSAGE)?;
         Some((step.name(), step.attribute("id")?))
@@ -356,8 +357,8 @@ impl Message {
         ["sent", "received"].into_iter().any(|direction| self.0.child(direction, ns::CARBONS).is_some())
     }
 
-    /// Returns whether the message is encrypted (XEP-0380, XEP-0384, XEP-0373, XEP-0027). Its body then has only a hint for
-    /// clients without encryption.
+    /// Returns whether the message is encrypted (XEP-0380, XEP-0384, XEP-0373, XEP-0027). Its body then has only a hint
+    /// for clients without encryption.
     pub fn is_encrypted(&self) -> bool {
         let openpgp = [("openpgp", ns::OPENPGP), ("x", ns::LEGACY_OPENPGP)];
         self.0.child("encryption", ns::ENCRYPTION).is_some()

@@ -1,5 +1,5 @@
-//! Push services that take JSON over HTTP for all kinds of devices: MongoosePush (version 3 of its API), and an operator's
-//! own webhook.
+//! Push services that take JSON over HTTP for all kinds of devices: MongoosePush (version 3 of its API), and an
+//! operator's own webhook.
 
 use std::ops::Deref;
 

@@ -1,5 +1,5 @@
-//! Doubles of the services that Pushlark calls: each checks requests as the service does, and answers as its documentation
-//! says. A double listens on a loopback port without TLS, by HTTP/1.1 and by HTTP/2 with prior knowledge.
+//! Doubles of the services that Pushlark calls: each checks requests as the service does, and answers as its
+//! documentation says. A double listens on a loopback port without TLS, by HTTP/1.1 and by HTTP/2 with prior knowledge.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -164,8 +164,9 @@ impl Answer {
 }
 
 impl Double {
-    /// Listens on a free port, with at most `streams` requests side by side on one connection. `check` gets the double's URL
-    /// and a request, and returns the request's device (empty: the request is no notification) and the service's answer.
+    /// Listens on a free port, with at most `streams` requests side by side on one connection. `check` gets the
+    /// double's URL and a request, and returns the request's device (empty: the request is no notification) and the
+    /// service's answer.
     async fn start(streams: u32, check: impl Fn(&str, &Request) -> (String, Answer) + Send + Sync + 'static) -> Self {
         Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), streams, check)
     }

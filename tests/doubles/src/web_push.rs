@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::{Answer, CANARY, Double, Request, canary, name_of, seconds_now};
 
-/// The double of a push service. As an HTTP proxy of a client, it is the push service of each vendor, chosen by the host of
-/// the request.
+/// The double of a push service. As an HTTP proxy of a client, it is the push service of each vendor, chosen by the
+/// host of the request.
 #[derive(Clone)]
 pub struct WebPush(Double);
 
@@ -77,8 +77,8 @@ impl Subscriber {
         BASE64_URL_SAFE_NO_PAD.encode(self.key.to_bytes())
     }
 
-    /// Decrypts a notification (RFC 8291, section 3.4) and removes its padding. Returns `None` if it is encrypted for other
-    /// keys.
+    /// Decrypts a notification (RFC 8291, section 3.4) and removes its padding. Returns `None` if it is encrypted for
+    /// other keys.
     pub fn decrypt(&self, body: &[u8]) -> Option<Vec<u8>> {
         // RFC 8188, section 2.1: a salt, the size of records, the length of the key, the key; then the only record.
         let (salt, sender, mut record) = (body.get(..16)?, body.get(21..86)?, body.get(86..)?.to_vec());
@@ -120,8 +120,8 @@ fn check(request: &Request) -> Result<(), (u16, &'static str)> {
     let is_base64url = topic.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
     refused(topic.len() > 32 || !is_base64url, 400, "Topic")?;
     refused(request.body.len() > 4_096, 413, "size")?;
-    // RFC 8188, section 2.1: a salt, the size of records, the length of the key, the key. RFC 8291, section 4: one record,
-    // smaller than that size.
+    // RFC 8188, section 2.1: a salt, the size of records, the length of the key, the key. RFC 8291, section 4: one
+    // record, smaller than that size.
     refused(request.body.len() < 86 + 17 || request.body[20] != 65, 400, "header")?;
     let record_size = u32::from_be_bytes(request.body[16..20].try_into().unwrap());
     refused(record_size as usize <= request.body.len() - 86, 400, "rs")?;

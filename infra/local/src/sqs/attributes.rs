@@ -15,7 +15,8 @@ pub(super) const ARN_PREFIX: &str = "arn:aws:sqs:us-east-1:000000000000:";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct QueueAttributes {
-    /// `VisibilityTimeout`, 0 to 43,200: the time for which a received message is hidden, unless the receive sets another.
+    /// `VisibilityTimeout`, 0 to 43,200: the time for which a received message is hidden, unless the receive sets
+    /// another.
     pub visibility_timeout: u32,
     /// `DelaySeconds`, 0 to 900: the time for which a new message is hidden, unless it sets another.
     pub delay_seconds: u32,

@@ -28,7 +28,7 @@ impl Clock {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// The milliseconds of wall clock that so many of SQS's seconds last: never 0 unless they are.
+    /// Returns the wall-clock milliseconds of a number of SQS seconds, rounded up: 0 only for 0 seconds.
     pub(super) fn millis(self, seconds: u32) -> i64 {
         let factor = i64::from(self.factor);
         (i64::from(seconds) * 1000 + factor - 1) / factor

@@ -121,7 +121,7 @@ impl Error {
         self.names().1
     }
 
-    /// Whether it is an error of the server. It then fails a whole batch, not one entry.
+    /// Returns whether it is an error of the server. It then fails a whole batch, not one entry.
     pub(super) fn is_internal(&self) -> bool {
         matches!(self, Self::Database(_) | Self::Stored(_))
     }

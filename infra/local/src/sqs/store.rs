@@ -175,7 +175,7 @@ fn check_name(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether `text` is a valid name of a queue, or id of an entry in a batch.
+/// Returns whether `text` is a valid name of a queue, or id of an entry in a batch.
 pub(super) fn is_name(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     (1..=80).contains(&text.len()) && text.chars().all(allowed)

@@ -26,8 +26,8 @@ const MAX_PAYLOAD_BYTES: usize = 4_096;
 const MAX_VOIP_PAYLOAD_BYTES: usize = 5_120;
 /// The longest device token or topic, in bytes: far longer than those of Apple, and short enough for a header.
 const MAX_TOKEN_OR_TOPIC_BYTES: usize = 512;
-/// The time for which a provider token is used, in seconds: Apple requires a new one at least every 60 minutes, and at most every
-/// 20 ("Establishing a token-based connection to APNs").
+/// The time for which a provider token is used, in seconds: Apple requires a new one at least every 60 minutes, and at
+/// most every 20 ("Establishing a token-based connection to APNs").
 const TOKEN_PERIOD: i64 = 30 * 60;
 
 /// An app's credentials, as Apple's developer account shows them.

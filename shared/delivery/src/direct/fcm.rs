@@ -29,8 +29,8 @@ const MAX_PAYLOAD_BYTES: usize = 4_096;
 const MAX_TIME_TO_LIVE: Duration = Duration::from_hours(28 * 24);
 /// The pause after a used-up quota, if Google sends no `Retry-After` ("Scale your FCM implementation").
 const QUOTA_PAUSE: Duration = Duration::from_secs(60);
-/// The time for which Google may refuse a valid key, or a key that is about to be replaced by a valid one: a change of keys takes
-/// some minutes to reach all of Google's servers ("Access change propagation" of IAM: 7 minutes or longer).
+/// The time for which Google may refuse a valid key, or a key that is about to be replaced by a valid one: a change of
+/// keys takes some minutes to reach all of Google's servers ("Access change propagation" of IAM: 7 minutes or longer).
 const KEY_CHANGE: Duration = Duration::from_secs(10 * 60);
 /// An access token is replaced when less than this time is left until it expires.
 const TOKEN_MARGIN: Duration = Duration::from_secs(60);
