@@ -180,7 +180,7 @@ impl Load {
             self.prepare(world).await?;
             command.arg(binaries.path(self.function)?);
             let mut environment = world.environment();
-            // Under valgrind everything takes fifty times as long, but the time-outs of calls stay.
+            // Under valgrind everything takes fifty times as long, but the timeouts of calls stay.
             environment.push(("WORKER_CONCURRENCY".into(), "4".into()));
             let function = Function::start(command, &environment).await?;
             let responses = function.runtime_api.invoke(self.events(0, times)?).await?;

@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// The time-out of an invocation, even under valgrind.
+/// The timeout of an invocation, even under valgrind.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A function's response to an invocation, or its error.

@@ -1,4 +1,4 @@
-//! The function as Lambda starts it.
+//! Starts the function `enable` on Lambda.
 
 use pushlark_access::Access;
 use pushlark_http::run;

@@ -292,7 +292,7 @@ impl Worker {
         self.dead_letters.send(&Record::pack(dead)).await
     }
 
-    /// Sets the visibility time-outs of messages, and returns the response that keeps these messages in the queue.
+    /// Sets the visibility timeouts of messages, and returns the response that keeps these messages in the queue.
     async fn response(&self, received: Vec<Received>, stay: &BTreeSet<usize>) -> SqsBatchResponse {
         let mut response = SqsBatchResponse::default();
         let mut delays = Vec::new();

@@ -155,7 +155,7 @@ impl OnError {
 impl External {
     /// Returns a plugin that calls `function`, a name or an ARN. `timeout` is for one call.
     pub fn new(function: &str, timeout: Duration, on_error: OnError, aws: &SdkConfig) -> Self {
-        // Both are set, because a time-out that is not set comes from `aws` and may be shorter.
+        // Both are set, because a timeout that is not set comes from `aws` and may be shorter.
         let timeouts = TimeoutConfig::builder().operation_timeout(timeout).operation_attempt_timeout(timeout).build();
         // The queue retries instead, after a longer delay.
         let retries = aws_sdk_lambda::config::retry::RetryConfig::disabled();

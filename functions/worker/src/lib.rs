@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-/// The time-out of an invocation. The template sets the same value.
+/// The timeout of an invocation. The template sets the same value.
 pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The payload of an invocation: a batch of queue messages ("Using Lambda with Amazon SQS"), or events to explain.
@@ -92,7 +92,7 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     .map_err(anyhow::Error::from_boxed)
 }
 
-/// Converts a deadline in milliseconds since 1970. If it is in the past, returns the end of the template's time-out:
+/// Converts a deadline in milliseconds since 1970. If it is in the past, returns the end of the template's timeout:
 /// cargo-lambda sends a number that is not a deadline.
 fn instant_of(milliseconds: u64) -> Instant {
     let time = UNIX_EPOCH + Duration::from_millis(milliseconds);

@@ -1,4 +1,4 @@
-//! The worker with the plugins that come with Pushlark.
+//! Starts the worker on Lambda, with the built-in plugins.
 
 use worker::Plugins;
 

@@ -158,7 +158,7 @@ impl Worker {
         }
     }
 
-    /// Counts a message as unread if Pushlark keeps the count. Like MongooseIM's inbox, it counts every message that
+    /// Counts a message as unread if Pushlark counts messages. Like MongooseIM's inbox, it counts every message that
     /// somebody else wrote, even if it is not notified. Returns the unread count; it is `counted` if an earlier attempt
     /// has counted the message.
     async fn count(

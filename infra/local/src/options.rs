@@ -19,7 +19,7 @@ pub struct Options {
     pub environment: Environment,
     /// The clock of SQS.
     pub clock: Clock,
-    /// The visibility time-out without `BATCHING_WINDOW`, in seconds of SQS's clock.
+    /// The visibility timeout without `BATCHING_WINDOW`, in seconds of SQS's clock.
     pub visibility_timeout: u32,
     /// The plugins that `PLUGIN` chooses from.
     pub plugins: Plugins,

@@ -27,7 +27,7 @@ pub trait Gateway: Send + Sync {
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>>;
 
     /// Returns the scope of the failure of a publish without an answer in time.
-    fn time_out_scope(&self) -> FailureScope {
+    fn timeout_scope(&self) -> FailureScope {
         FailureScope::Service
     }
 }

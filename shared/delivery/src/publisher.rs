@@ -1,4 +1,4 @@
-//! A publisher: a gateway with the time-out of publishes, the health of its push services and the rules for disabling.
+//! A publisher: a gateway with the timeout of publishes, the health of its push services and the rules for disabling.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ impl Publisher {
         let deadline = Instant::now() + self.timeout;
         let late = || {
             let reason = format!("no answer within {} ms", self.timeout.as_millis());
-            Failure { reason, retry_after: None, scope: self.gateway.time_out_scope() }
+            Failure { reason, retry_after: None, scope: self.gateway.timeout_scope() }
         };
         let Ok(push_service) = timeout_at(deadline, self.gateway.push_service(*notification)).await else {
             return Verdict { push_service: PushService::new(""), outcome: late().into() };
@@ -121,7 +121,7 @@ impl Publisher {
         self.disable_after
     }
 
-    /// Returns the time-out of a publish.
+    /// Returns the timeout of a publish.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }

@@ -141,7 +141,7 @@ impl Gateway for PubSub {
     }
 
     /// The chat server may have waited for one PubSub service that does not answer.
-    fn time_out_scope(&self) -> FailureScope {
+    fn timeout_scope(&self) -> FailureScope {
         FailureScope::Unknown
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 
-/// The time-out of one fetch. An invocation has ten seconds in total.
+/// The timeout of one fetch. An invocation has ten seconds in total.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// The maximum size of a document, in bytes.
 const MAX_DOCUMENT_BYTES: usize = 64 * 1024;

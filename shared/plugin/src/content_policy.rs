@@ -15,7 +15,7 @@ pub struct ContentPolicy {
     pub mention: bool,
 }
 
-/// The content of MongooseIM's notifications.
+/// Returns the policy of MongooseIM: text and sender, no further fields.
 impl Default for ContentPolicy {
     fn default() -> Self {
         Self { body: true, sender: true, placeholder: "New message".into(), urgent: false, mention: false }

@@ -1,4 +1,4 @@
-//! Rate limit per account and minute. Accounts are domains, users whose own client calls, and senders at the push node.
+//! The rate limit per account and minute. An account is a domain, the user of a client, or a sender at the push node.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

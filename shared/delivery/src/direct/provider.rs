@@ -37,7 +37,7 @@ pub enum Provider {
     WebPush,
 }
 
-/// A form whose field `service` names no provider: the client must correct it. The text does not quote the value, which
+/// A form whose field `service` names no provider. The client must correct it. The text does not quote the value, which
 /// may be a token in the wrong field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {
