@@ -121,7 +121,7 @@ catalogue! {
         PUSH_SERVICE_SECRET: Text = Text::secret("secret of 16 bytes or more"), for &[Worker];
         /// Base URL of MongoosePush (MongooseIM: `mod_push_service_mongoosepush`).
         MONGOOSEPUSH_URL: Text = Text::new(URL), for &[Worker];
-        /// API version of MongoosePush. With `v2`, devices that are gone are never detected.
+        /// API version of MongoosePush. With `v2`, most errors have the status 500, so fewer devices that are gone are detected.
         MONGOOSEPUSH_API_VERSION: Choice<2> = Choice { words: ["v2", "v3"], default: Some(1) }, for &[Worker];
         /// Origins of Web Push and UnifiedPush that may have a private address, another port than 443, or no TLS.
         WEB_PUSH_TRUSTED_ORIGINS: Text = Text::new("origins (scheme, host and port), comma-separated"),
