@@ -100,7 +100,7 @@ const BAD: &[Case] = &[
     (
         "PUSH_CREDENTIALS",
         r#"{"default": {"fcm": "canary"}"#,
-        r#"expected JSON of apps such as {"default": {"fcm": {…}}}: line 1, column 30"#,
+        r#"expected JSON of apps such as {"default": {"fcm": {…}}}: line 1, column 29"#,
     ),
     ("PUSH_CREDENTIALS", "{}", r#"it has no app; the default app is called "default""#),
     ("PUSH_CREDENTIALS", r#"{"default": "canary"}"#, r#"the app "default": it is not an object"#),
