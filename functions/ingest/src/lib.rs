@@ -1,13 +1,15 @@
 //! Accepts the webhooks of chat servers: sends messages and removals to the queue, and writes presence and read marks
 //! to the table.
 
+use aws_sdk_dynamodb::Client as DynamoDb;
+use aws_sdk_sqs::Client as Sqs;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_access::{Access, Caller};
 use pushlark_events::{Effect, Reading, Sources, WebhookEvent, read};
-use pushlark_http::{Answer, Invocation, Methods, Problem, Response, answer};
+use pushlark_http::{Answer, Init, Invocation, Methods, Problem, Response, answer};
 use pushlark_model::Availability;
 use pushlark_queue::{Queue, Record, Work};
-use pushlark_settings::{Environment, SettingError, catalogue};
+use pushlark_settings::{SettingError, catalogue};
 use pushlark_sns::{SnsMessage, Topics};
 use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -45,15 +47,11 @@ struct Accepted {
 impl Function {
     /// From `QUEUE_URL`, `UNREAD_COUNTS` and the settings of [`Store`], [`Topics`] and [`Sources`]. `access` admits servers;
     /// messages of SNS topics are admitted besides.
-    pub fn from_environment(
-        environment: &Environment,
-        access: Access,
-        dynamodb: aws_sdk_dynamodb::Client,
-        sqs: aws_sdk_sqs::Client,
-    ) -> Result<Self, SettingError> {
+    pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
+        let Init { environment, access, .. } = init;
         let topics = Topics::from_environment(environment)?;
         Ok(Self {
-            access: access.with_topics(topics.clone()),
+            access: access.clone().with_topics(topics.clone()),
             store: Store::from_environment(dynamodb, environment)?,
             queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
             topics,

@@ -5,9 +5,11 @@
 //! authenticated the caller.
 
 mod command;
+mod init;
 mod problem;
 
 pub use command::{CommandError, command};
+pub use init::Init;
 pub use problem::Problem;
 
 use std::collections::HashMap;
