@@ -33,7 +33,7 @@ pub struct Function {
 }
 
 /// A change that is written to the table before the response.
-enum State {
+enum StateChange {
     Presence(Jid, Availability),
     Reading(Reading),
 }
@@ -91,12 +91,14 @@ impl Function {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
             if let Some(reading) = reading.filter(|_| self.unread_counts) {
-                state.push((State::Reading(reading), at));
+                state.push((StateChange::Reading(reading), at));
             }
             match effect {
                 Effect::Queue(kind) => work.push(Work::new(id, at, kind)),
-                Effect::Presence(session, availability) => state.push((State::Presence(session, availability), at)),
-                Effect::Read(reading) if self.unread_counts => state.push((State::Reading(reading), at)),
+                Effect::Presence(session, availability) => {
+                    state.push((StateChange::Presence(session, availability), at))
+                }
+                Effect::Read(reading) if self.unread_counts => state.push((StateChange::Reading(reading), at)),
                 Effect::Read(_) | Effect::None(_) => {}
             }
         }
@@ -113,11 +115,15 @@ impl Function {
         Ok(ids)
     }
 
-    async fn note(&self, state: Vec<(State, OffsetDateTime)>) -> Result<(), StoreError> {
+    async fn note(&self, state: Vec<(StateChange, OffsetDateTime)>) -> Result<(), StoreError> {
         stream::iter(state)
             .map(async |(state, at)| match state {
-                State::Presence(session, availability) => self.store.set_presence(&session, availability, at).await,
-                State::Reading(Reading { user, conversation }) => self.store.note_read(&user, &conversation, at).await,
+                StateChange::Presence(session, availability) => {
+                    self.store.set_presence(&session, availability, at).await
+                }
+                StateChange::Reading(Reading { user, conversation }) => {
+                    self.store.note_read(&user, &conversation, at).await
+                }
             })
             .buffer_unordered(MAX_CONCURRENT_WRITES)
             .try_collect()

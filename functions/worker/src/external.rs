@@ -105,7 +105,7 @@ struct AskedService<'q> {
 }
 
 #[derive(Deserialize)]
-struct Answers {
+struct PluginAnswers {
     /// One answer for each event of the request, in the same order.
     events: Vec<Box<RawValue>>,
 }
@@ -245,7 +245,7 @@ impl External {
             return Err(PluginError::Failed(error));
         }
         let payload = answered.payload.unwrap_or_else(|| Blob::new([]));
-        let answers: Answers = serde_json::from_slice(payload.as_ref()).map_err(PluginError::unreadable)?;
+        let answers: PluginAnswers = serde_json::from_slice(payload.as_ref()).map_err(PluginError::unreadable)?;
         if answers.events.len() != events.len() {
             let (asked, answered) = (events.len(), answers.events.len());
             return Err(PluginError::Unreadable(format!("{answered} answers for {asked} events")));

@@ -53,7 +53,7 @@ impl fmt::Debug for Given {
 /// A secret cannot be read now: its place is wrong, a permission is missing, or there is an outage.
 #[derive(Debug, thiserror::Error)]
 #[error("the {place} cannot be read")]
-pub struct UnreadSecret {
+pub struct UnreadSecretError {
     place: String,
     source: BoxError,
 }
@@ -83,11 +83,11 @@ impl Secret {
     }
 
     /// Reads the current text.
-    pub async fn read(&self) -> Result<String, UnreadSecret> {
+    pub async fn read(&self) -> Result<String, UnreadSecretError> {
         match &self.0 {
             Place::Local(local) => local.read(),
             Place::SecretsManager { arn, aws } => {
-                let unread = |source: BoxError| UnreadSecret { place: format!("secret {arn}"), source };
+                let unread = |source: BoxError| UnreadSecretError { place: format!("secret {arn}"), source };
                 let secret = Client::new(aws).get_secret_value().secret_id(arn).send().await;
                 let secret = secret.map_err(|error| unread(error.into()))?;
                 secret.secret_string.ok_or_else(|| unread("it is not a text".into()))
@@ -97,11 +97,11 @@ impl Secret {
 }
 
 impl Local {
-    fn read(&self) -> Result<String, UnreadSecret> {
+    fn read(&self) -> Result<String, UnreadSecretError> {
         match self {
             Self::Given(Given(text)) => Ok(text.clone()),
             Self::File(path) => std::fs::read_to_string(path)
-                .map_err(|error| UnreadSecret { place: format!("file {}", path.display()), source: error.into() }),
+                .map_err(|error| UnreadSecretError { place: format!("file {}", path.display()), source: error.into() }),
         }
     }
 }
@@ -145,7 +145,7 @@ pub enum SecretError {
         /// The setting.
         setting: &'static str,
         /// The reason.
-        source: Arc<UnreadSecret>,
+        source: Arc<UnreadSecretError>,
     },
     /// The text of the secret is not valid; the operator must correct it.
     #[error("{setting}: {reason}")]
@@ -236,7 +236,7 @@ fn accept<T>(
     setting: &'static str,
     parse: &Parse<T>,
     state: &mut State<T>,
-    read: Result<String, UnreadSecret>,
+    read: Result<String, UnreadSecretError>,
 ) -> Result<(), SecretError> {
     let text = read.map_err(|unread| SecretError::Unread { setting, source: Arc::new(unread) })?;
     if let Some(same) = state.value.as_mut().filter(|own| own.text == text) {

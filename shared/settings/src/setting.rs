@@ -64,7 +64,7 @@ pub struct Switch {
 
 /// One of `N` words.
 #[derive(Debug)]
-pub struct Choice<const N: usize> {
+pub struct Word<const N: usize> {
     pub(crate) words: [&'static str; N],
     /// The index of a word.
     pub(crate) default: Option<usize>,
@@ -175,7 +175,7 @@ impl Kind for Switch {
     }
 }
 
-impl<const N: usize> Kind for Choice<N> {
+impl<const N: usize> Kind for Word<N> {
     fn default_text(&self) -> Option<String> {
         self.default.map(|index| self.words[index].to_owned())
     }
@@ -209,7 +209,7 @@ impl<K> Setting<K> {
 
 /// A setting of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct SettingEntry {
     /// The heading under which the documentation has it.
     pub topic: &'static str,
     /// The environment variable.
@@ -228,7 +228,7 @@ pub struct Entry {
     pub former: &'static [&'static str],
 }
 
-impl Entry {
+impl SettingEntry {
     pub(crate) fn new<K: Kind>(topic: &'static str, setting: &Setting<K>) -> Self {
         let Setting { name, kind, readers, purpose, former } = setting;
         let (values, default, is_secret) = (kind.values(), kind.default_text(), kind.is_secret());

@@ -12,7 +12,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use super::BASE64_URL;
-use crate::direct::jws::{KeyError, ec_key, es256};
+use crate::direct::jws::{PrivateKeyError, ec_key, es256};
 
 /// How many signatures are cached, one for each push service. Beyond it, all are removed.
 const MAX_SIGNATURES: usize = 1_000;
@@ -36,7 +36,7 @@ pub struct VapidCredentials {
 pub enum VapidError {
     /// The private key cannot be read.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(#[from] PrivateKeyError),
     /// Push services refuse the subject.
     #[error(transparent)]
     WorkKind(#[from] SubjectError),
@@ -75,7 +75,7 @@ pub struct Vapid {
 
 impl Vapid {
     pub fn new(VapidCredentials { key, subject }: VapidCredentials) -> Result<Self, VapidError> {
-        let bad = KeyError("a P-256 key: PKCS #8 or SEC1 as PEM, or 32 bytes in base64");
+        let bad = PrivateKeyError("a P-256 key: PKCS #8 or SEC1 as PEM, or 32 bytes in base64");
         let key = signing_key(key.trim()).ok_or(bad)?;
         check_subject(&subject)?;
         let public_key = BASE64_URL_SAFE_NO_PAD.encode(key.verifying_key().to_encoded_point(false));
