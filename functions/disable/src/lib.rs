@@ -1,10 +1,9 @@
 //! Disables notifications (XEP-0357, section 6) by deleting registrations.
 
-use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use pushlark_access::{Access, Caller, ClientTokens};
-use pushlark_http::{Answer, CommandError, Invocation, Methods, answer, command};
-use pushlark_settings::{Environment, SettingError};
+use pushlark_http::{Answer, CommandError, Init, Invocation, Methods, answer, command};
+use pushlark_settings::SettingError;
 use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::Disable;
@@ -18,16 +17,12 @@ pub struct Function {
 }
 
 impl Function {
-    /// Reads the settings of [`ClientTokens`] and [`Store`]. `access` authenticates servers; the tokens
-    /// of clients are accepted too, if `JWT_KEYS` is set.
-    pub async fn from_environment(
-        environment: &Environment,
-        aws: &SdkConfig,
-        access: Access,
-        dynamodb: Client,
-    ) -> Result<Self, SettingError> {
+    /// Reads the settings of [`ClientTokens`] and [`Store`]. The secrets of servers
+    /// are accepted, and the tokens of clients if `JWT_KEYS` is set.
+    pub async fn from_environment(init: &Init, dynamodb: Client) -> Result<Self, SettingError> {
+        let Init { environment, aws, access } = init;
         Ok(Self {
-            access: access.with_clients(ClientTokens::from_environment(environment, aws).await?),
+            access: access.clone().with_clients(ClientTokens::from_environment(environment, aws).await?),
             store: Store::from_environment(dynamodb, environment)?,
         })
     }

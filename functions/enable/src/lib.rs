@@ -1,13 +1,14 @@
 //! Enables notifications (XEP-0357, section 5) by storing a registration, and lists the registrations of a user.
 
-use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use pushlark_access::{Access, Caller, ClientTokens};
 use pushlark_delivery::Destinations;
-use pushlark_http::{Answer, CommandError, Invocation, Method, Methods, Problem, Request, Response, answer, command};
+use pushlark_http::{
+    Answer, CommandError, Init, Invocation, Method, Methods, Problem, Request, Response, answer, command,
+};
 use pushlark_model::time::{from_micros, to_micros};
 use pushlark_model::{PublishOptions, Registration};
-use pushlark_settings::{Environment, SettingError};
+use pushlark_settings::SettingError;
 use pushlark_store::{Registered, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, Enable, parse_jid};
@@ -19,23 +20,19 @@ use time::format_description::well_known::Rfc3339;
 #[derive(Debug, Clone)]
 pub struct Function {
     access: Access,
-    store: Store,
     destinations: Destinations,
+    store: Store,
 }
 
 impl Function {
-    /// Reads the settings of [`ClientTokens`], [`Store`] and [`Destinations`]. `access` authenticates servers; the
-    /// tokens of clients are accepted too, if `JWT_KEYS` is set.
-    pub async fn from_environment(
-        environment: &Environment,
-        aws: &SdkConfig,
-        access: Access,
-        dynamodb: Client,
-    ) -> Result<Self, SettingError> {
+    /// Reads the settings of [`ClientTokens`], [`Store`] and [`Destinations`]. The secrets of servers
+    /// are accepted, and the tokens of clients if `JWT_KEYS` is set.
+    pub async fn from_environment(init: &Init, dynamodb: Client) -> Result<Self, SettingError> {
+        let Init { environment, aws, access } = init;
         Ok(Self {
-            access: access.with_clients(ClientTokens::from_environment(environment, aws).await?),
-            store: Store::from_environment(dynamodb, environment)?,
+            access: access.clone().with_clients(ClientTokens::from_environment(environment, aws).await?),
             destinations: Destinations::from_environment(environment)?,
+            store: Store::from_environment(dynamodb, environment)?,
         })
     }
 

@@ -1,13 +1,15 @@
 //! Accepts the webhooks of chat servers: sends messages and removals to the queue, and writes presence and read marks
 //! to the table.
 
+use aws_sdk_dynamodb::Client as DynamoDb;
+use aws_sdk_sqs::Client as Sqs;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_access::{Access, Caller};
 use pushlark_events::{Effect, Reading, Sources, WebhookEvent, read};
-use pushlark_http::{Answer, Invocation, Methods, Problem, Response, answer};
+use pushlark_http::{Answer, Init, Invocation, Methods, Problem, Response, answer};
 use pushlark_model::Availability;
 use pushlark_queue::{Queue, Record, Work};
-use pushlark_settings::{Environment, SettingError, catalogue};
+use pushlark_settings::{SettingError, catalogue};
 use pushlark_sns::{SnsMessage, Topics};
 use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -31,7 +33,7 @@ pub struct Function {
 }
 
 /// A change that is written to the table before the response, without the queue.
-enum State {
+enum StateChange {
     Presence(Jid, Availability),
     Reading(Reading),
 }
@@ -43,17 +45,13 @@ struct Accepted {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL`, `UNREAD_COUNTS` and the settings of [`Store`], [`Topics`] and [`Sources`]. `access`
-    /// authenticates servers; the messages of the configured SNS topics are accepted too.
-    pub fn from_environment(
-        environment: &Environment,
-        access: Access,
-        dynamodb: aws_sdk_dynamodb::Client,
-        sqs: aws_sdk_sqs::Client,
-    ) -> Result<Self, SettingError> {
+    /// Reads `QUEUE_URL`, `UNREAD_COUNTS` and the settings of [`Store`], [`Topics`] and [`Sources`]. The secrets of
+    /// servers are accepted, and the messages of the configured SNS topics.
+    pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
+        let Init { environment, access, .. } = init;
         let topics = Topics::from_environment(environment)?;
         Ok(Self {
-            access: access.with_topics(topics.clone()),
+            access: access.clone().with_topics(topics.clone()),
             store: Store::from_environment(dynamodb, environment)?,
             queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
             topics,
@@ -94,12 +92,14 @@ impl Function {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
             if let Some(reading) = reading.filter(|_| self.unread_counts) {
-                state.push((State::Reading(reading), at));
+                state.push((StateChange::Reading(reading), at));
             }
             match effect {
                 Effect::Queue(kind) => work.push(Work::new(id, at, kind)),
-                Effect::Presence(session, availability) => state.push((State::Presence(session, availability), at)),
-                Effect::Read(reading) if self.unread_counts => state.push((State::Reading(reading), at)),
+                Effect::Presence(session, availability) => {
+                    state.push((StateChange::Presence(session, availability), at))
+                }
+                Effect::Read(reading) if self.unread_counts => state.push((StateChange::Reading(reading), at)),
                 Effect::Read(_) | Effect::None(_) => {}
             }
         }
@@ -116,11 +116,15 @@ impl Function {
         Ok(ids)
     }
 
-    async fn save(&self, state: Vec<(State, OffsetDateTime)>) -> Result<(), StoreError> {
+    async fn save(&self, state: Vec<(StateChange, OffsetDateTime)>) -> Result<(), StoreError> {
         stream::iter(state)
             .map(async |(state, at)| match state {
-                State::Presence(session, availability) => self.store.set_presence(&session, availability, at).await,
-                State::Reading(Reading { user, conversation }) => self.store.note_read(&user, &conversation, at).await,
+                StateChange::Presence(session, availability) => {
+                    self.store.set_presence(&session, availability, at).await
+                }
+                StateChange::Reading(Reading { user, conversation }) => {
+                    self.store.note_read(&user, &conversation, at).await
+                }
             })
             .buffer_unordered(MAX_CONCURRENT_WRITES)
             .try_collect()

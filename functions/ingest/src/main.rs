@@ -1,17 +1,11 @@
 //! Starts the function `ingest` on Lambda.
 
-use pushlark_access::Access;
-use pushlark_http::run;
-use pushlark_settings::{Environment, aws_config};
-use pushlark_telemetry::{Format, start};
+use pushlark_http::{Init, run};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let environment = Environment::of_process();
-    start(Format::Json, &environment)?;
-    let aws = aws_config().await;
-    let access = Access::from_environment(&environment, &aws).await?;
-    let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_sqs::Client::new(&aws));
-    let function = ingest::Function::from_environment(&environment, access, dynamodb, sqs)?;
+    let init = Init::of_process().await?;
+    let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(&init.aws), aws_sdk_sqs::Client::new(&init.aws));
+    let function = ingest::Function::from_environment(&init, dynamodb, sqs)?;
     run(async |invocation| function.handle(invocation).await).await.map_err(anyhow::Error::from_boxed)
 }

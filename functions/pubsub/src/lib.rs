@@ -4,13 +4,15 @@ mod publish;
 
 use std::collections::BTreeMap;
 
+use aws_sdk_dynamodb::Client as DynamoDb;
+use aws_sdk_sqs::Client as Sqs;
 use pushlark_access::{Access, Caller};
 use pushlark_delivery::Destinations;
-use pushlark_http::{Answer, CommandError, Invocation, Media, Methods, Problem, Response, answer, read_text};
+use pushlark_http::{Answer, CommandError, Init, Invocation, Media, Methods, Problem, Response, answer, read_text};
 use pushlark_json::read_json;
 use pushlark_model::time::to_micros;
 use pushlark_queue::Queue;
-use pushlark_settings::{Environment, SettingError, catalogue};
+use pushlark_settings::{SettingError, catalogue};
 use pushlark_store::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{
@@ -49,15 +51,11 @@ struct Parties {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL` and the settings of [`Store`] and [`Destinations`]. `access` authenticates servers.
-    pub fn from_environment(
-        environment: &Environment,
-        access: Access,
-        dynamodb: aws_sdk_dynamodb::Client,
-        sqs: aws_sdk_sqs::Client,
-    ) -> Result<Self, SettingError> {
+    /// Reads `QUEUE_URL` and the settings of [`Store`] and [`Destinations`]. The secrets of servers are accepted.
+    pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
+        let Init { environment, access, .. } = init;
         Ok(Self {
-            access,
+            access: access.clone(),
             store: Store::from_environment(dynamodb, environment)?,
             queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
             destinations: Destinations::from_environment(environment)?,

@@ -104,9 +104,9 @@ struct AskedService<'q> {
     created_at: u64,
 }
 
-/// The response of the function.
+/// The response of the function to one call.
 #[derive(Deserialize)]
-struct PluginResponse {
+struct PluginAnswers {
     /// One answer for each event of the request, in the same order.
     events: Vec<Box<RawValue>>,
 }
@@ -246,7 +246,7 @@ impl External {
             return Err(PluginError::Failed(error));
         }
         let payload = answered.payload.unwrap_or_else(|| Blob::new([]));
-        let answers: PluginResponse = serde_json::from_slice(payload.as_ref()).map_err(PluginError::unreadable)?;
+        let answers: PluginAnswers = serde_json::from_slice(payload.as_ref()).map_err(PluginError::unreadable)?;
         if answers.events.len() != events.len() {
             let (asked, answered) = (events.len(), answers.events.len());
             return Err(PluginError::Unreadable(format!("{answered} answers for {asked} events")));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use pushlark_delivery::PushService;
-use pushlark_store::{Answers, Store, StoreError};
+use pushlark_store::{AnswerCounts, Store, StoreError};
 use pushlark_telemetry::{Metric, count};
 
 /// The fewest answers of which a percentage is computed: missing ones count as deliveries. So by default five devices
@@ -45,7 +45,7 @@ impl Guard {
             let mut delivered = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
             delivered.remove(push_service).unwrap_or(0)
         };
-        let Answers { delivered, gone } = store.count_gone(push_service, delivered).await?;
+        let AnswerCounts { delivered, gone } = store.count_gone(push_service, delivered).await?;
         let percent = gone.saturating_mul(100) / gone.saturating_add(delivered).max(MIN_ANSWERS);
         if percent <= u64::from(most_gone) {
             return Ok(true);

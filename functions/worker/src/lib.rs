@@ -36,7 +36,7 @@ pub const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The payload of an invocation: a batch of queue messages ("Using Lambda with Amazon SQS"), or events to explain.
 #[derive(Debug, Deserialize)]
-pub struct Invocation {
+pub struct WorkerInvocation {
     #[serde(rename = "Records")]
     records: Option<Vec<SqsMessage>>,
     /// Events in the JSON that `/events` accepts.
@@ -57,10 +57,10 @@ impl Worker {
     /// Handles one invocation, and finishes a batch before `deadline`.
     pub async fn answer(
         self: &Arc<Self>,
-        invocation: Invocation,
+        invocation: WorkerInvocation,
         deadline: Instant,
     ) -> Result<WorkerResponse, ExplainError> {
-        let Invocation { records, explain } = invocation;
+        let WorkerInvocation { records, explain } = invocation;
         if let Some(events) = explain {
             // Boxed, so that the future of a batch stays small.
             return Box::pin(self.explain(&events)).await.map(WorkerResponse::Explained);
@@ -80,7 +80,7 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     let worker = Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb, sqs)?);
     let warming = Arc::clone(&worker);
     tokio::spawn(async move { warming.warm_up().await });
-    lambda_runtime::run(service_fn(async |event: LambdaEvent<Invocation>| {
+    lambda_runtime::run(service_fn(async |event: LambdaEvent<WorkerInvocation>| {
         let answer = worker.answer(event.payload, instant_of(event.context.deadline)).await;
         flush();
         answer.map_err(|unexplained| Diagnostic {

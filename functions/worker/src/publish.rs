@@ -49,10 +49,13 @@ pub enum Disposition {
     Undeliverable,
 }
 
+/// The end of a publish, or the cause of its retry.
+type PublishResult = Result<Disposition, RetryCause>;
+
 impl Worker {
     /// Publishes one notification, and disables the registration if the device is gone. Nothing is published after
     /// `cutoff`.
-    pub(crate) async fn publish(&self, publish: Publish<'_>, cutoff: Instant) -> Result<Disposition, RetryCause> {
+    pub(crate) async fn publish(&self, publish: Publish<'_>, cutoff: Instant) -> PublishResult {
         let Publish { notification, publisher, retry, .. } = publish;
         let Notification { user, registration, .. } = *notification;
         let server = publisher.server(notification);
@@ -156,12 +159,7 @@ impl Worker {
 
     /// Counts an answer that reports the device as suspect. Disables the registration after enough such answers in a
     /// row.
-    async fn suspect(
-        &self,
-        publish: &Publish<'_>,
-        push_service: &str,
-        reason: &str,
-    ) -> Result<Disposition, RetryCause> {
+    async fn suspect(&self, publish: &Publish<'_>, push_service: &str, reason: &str) -> PublishResult {
         let Notification { user, registration, .. } = *publish.notification;
         let jid = &registration.jid;
         let Some(disable_after) = publish.publisher.disable_after() else {
@@ -188,12 +186,7 @@ impl Worker {
 
     /// Disables the registration of a notification, unless it was enabled again in the meantime or the guard forbids
     /// it. The device of a push node is marked as gone, and the next publish of the user's server gets an error.
-    async fn disable(
-        &self,
-        publish: &Publish<'_>,
-        push_service: &str,
-        reason: &str,
-    ) -> Result<Disposition, RetryCause> {
+    async fn disable(&self, publish: &Publish<'_>, push_service: &str, reason: &str) -> PublishResult {
         let Notification { user, registration, .. } = *publish.notification;
         let (jid, enabled_at) = (&registration.jid, registration.created_at);
         let failed = |error: StoreError| {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::framing::{Frame, Framer};
-use crate::functions::Functions;
+use crate::functions::FunctionsClient;
 use crate::messages::{ByteBudget, Messages};
 use crate::pending::PendingIqs;
 use crate::settings::ServerAddress;
@@ -45,7 +45,7 @@ pub struct Component {
     pub name: DomainPart,
     secret: String,
     server: ServerAddress,
-    functions: Functions,
+    functions: FunctionsClient,
     messages: Arc<Messages>,
     /// IQs have a separate budget, so that no IQ waits behind messages.
     iqs: ByteBudget,
@@ -88,7 +88,7 @@ impl Component {
     pub fn new(
         (name, secret): (DomainPart, String),
         server: ServerAddress,
-        functions: Functions,
+        functions: FunctionsClient,
         messages: Messages,
         queue_bytes: u32,
         pending: PendingIqs,
@@ -334,7 +334,7 @@ mod tests {
     /// A connected component with room for one IQ.
     fn connected() -> (Arc<Component>, SendQueue) {
         let server = ServerAddress::Loopback("127.0.0.1:5347".parse().unwrap());
-        let functions = Functions::new(None, None, None, IQ_TIMEOUT).unwrap();
+        let functions = FunctionsClient::new(None, None, None, IQ_TIMEOUT).unwrap();
         let name = DomainPart::new("push.example.com").unwrap().into_owned();
         let (_, stopped) = watch::channel(false);
         let messages = Messages::new(name.clone(), functions.clone(), 1, IQ_TIMEOUT, stopped);

@@ -27,7 +27,7 @@ const MAX_PROBLEM_BYTES: usize = 8 * 1024;
 
 /// The HTTP client for the functions.
 #[derive(Clone)]
-pub struct Functions {
+pub struct FunctionsClient {
     http: Client,
     iq_url: Option<Url>,
     messages_url: Option<Url>,
@@ -136,7 +136,7 @@ async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, reqwest::
     Ok(body)
 }
 
-impl Functions {
+impl FunctionsClient {
     pub fn new(
         iq_url: Option<Url>,
         messages_url: Option<Url>,

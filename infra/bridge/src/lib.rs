@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use component::Component;
-use functions::Functions;
+use functions::FunctionsClient;
 use messages::Messages;
 use pending::PendingIqs;
 use rest::RestApi;
@@ -46,7 +46,7 @@ impl Bridge {
     /// Starts the bridge. Returns once `/rest` is served; the connection to the chat server may follow later.
     pub async fn start(config: BridgeConfig) -> Result<Self, StartError> {
         let BridgeConfig { server, components, iq_url, messages_url, key, rest, timeout, queue_bytes, retry } = config;
-        let functions = Functions::new(iq_url, messages_url, key, timeout)?;
+        let functions = FunctionsClient::new(iq_url, messages_url, key, timeout)?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let pending = PendingIqs::default();

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
-use crate::functions::Functions;
+use crate::functions::FunctionsClient;
 
 /// The time for which the stream is not read while the queue is full and the function accepts no message. ejabberd
 /// closes a stream that is not read for 15 s, and drops registrations while the component is away.
@@ -35,7 +35,7 @@ pub struct ByteBudget {
 /// The messages of one component.
 pub struct Messages {
     component: DomainPart,
-    functions: Functions,
+    functions: FunctionsClient,
     budget: ByteBudget,
     /// The time for which a message is retried.
     retry: Duration,
@@ -84,7 +84,7 @@ impl Messages {
     /// At most `bytes` of messages wait, and none waits longer than `retry`.
     pub fn new(
         component: DomainPart,
-        functions: Functions,
+        functions: FunctionsClient,
         bytes: u32,
         retry: Duration,
         stopped: watch::Receiver<bool>,
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     fn messages() -> Messages {
-        let functions = Functions::new(None, None, None, STALL_TIMEOUT).unwrap();
+        let functions = FunctionsClient::new(None, None, None, STALL_TIMEOUT).unwrap();
         let name = DomainPart::new("push.example.com").unwrap().into_owned();
         Messages::new(name, functions, 4_000, STALL_TIMEOUT, watch::channel(false).1)
     }

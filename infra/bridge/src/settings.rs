@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use pushlark_settings::{Environment, HttpUrl, InvalidUrl, SettingError, by_domain, whole_number};
+use pushlark_settings::{Environment, HttpUrl, SettingError, UrlError, by_domain, whole_number};
 use pushlark_webhooks::{Key, MIN_SECRET_BYTES};
 use pushlark_xmpp::DomainPart;
 use reqwest::Url;
@@ -218,7 +218,7 @@ fn components(components: &str) -> Result<Vec<(DomainPart, String)>, SettingErro
 
 fn url(name: &'static str, url: Option<&str>) -> Result<Option<Url>, SettingError> {
     let Some(url) = url.filter(|url| !url.is_empty()) else { return Ok(None) };
-    let HttpUrl(url) = url.trim().parse().map_err(|invalid: InvalidUrl| SettingError::invalid(name, invalid))?;
+    let HttpUrl(url) = url.trim().parse().map_err(|invalid: UrlError| SettingError::invalid(name, invalid))?;
     Ok(Some(url))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aws_config::SdkConfig;
 use axum::Router;
 use pushlark_access::{Access, Caller};
-use pushlark_http::{Answer, Invocation, Media, Methods, Problem, Response, answer};
+use pushlark_http::{Answer, Init, Invocation, Media, Methods, Problem, Response, answer};
 use pushlark_json::read_json;
 use pushlark_settings::catalogue::{AWS_ENDPOINT_URL_LAMBDA, AWS_ENDPOINT_URL_SECRETS_MANAGER, WEBHOOK_SECRET};
 use pushlark_settings::{Environment, Setting, SettingError, Text};
@@ -38,13 +38,14 @@ impl Functions {
         let secrets = with_endpoint(aws, environment, &AWS_ENDPOINT_URL_SECRETS_MANAGER)?;
         let lambda = with_endpoint(aws, environment, &AWS_ENDPOINT_URL_LAMBDA)?;
         let access = access(environment, &secrets).await?;
+        let init = Init { environment: environment.clone(), aws: secrets, access };
         Ok(Self {
-            enable: enable::Function::from_environment(environment, &secrets, access.clone(), dynamodb()).await?,
-            disable: disable::Function::from_environment(environment, &secrets, access.clone(), dynamodb()).await?,
-            ingest: ingest::Function::from_environment(environment, access.clone(), dynamodb(), sqs())?,
-            pubsub: pubsub::Function::from_environment(environment, access.clone(), dynamodb(), sqs())?,
+            enable: enable::Function::from_environment(&init, dynamodb()).await?,
+            disable: disable::Function::from_environment(&init, dynamodb()).await?,
+            ingest: ingest::Function::from_environment(&init, dynamodb(), sqs())?,
+            pubsub: pubsub::Function::from_environment(&init, dynamodb(), sqs())?,
             worker: Arc::new(Worker::from_environment(environment, &lambda, plugins, dynamodb(), sqs())?),
-            access,
+            access: init.access,
         })
     }
 

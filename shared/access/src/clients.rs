@@ -10,7 +10,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use pushlark_fetch::Fetch;
 use pushlark_json::read_json;
 use pushlark_settings::catalogue::{JWT_ALGORITHM, JWT_AUDIENCE, JWT_ISSUER, JWT_KEYS};
-use pushlark_settings::{Environment, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError};
+use pushlark_settings::{Environment, HttpUrl, RotatingSecret, Secret, SettingError, UrlError};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{BareJid, parse_jid};
 use reqwest::Url;
@@ -184,7 +184,7 @@ impl ClientTokens {
 /// Checks the URL of published keys. HTTP is refused, except on loopback, since somebody on the path could replace the
 /// keys; so is HS256, whose keys are secret.
 fn published(url: &str, algorithm: Algorithm) -> Result<Url, SettingError> {
-    let HttpUrl(url) = url.parse().map_err(|invalid: InvalidUrl| JWT_KEYS.invalid(invalid))?;
+    let HttpUrl(url) = url.parse().map_err(|invalid: UrlError| JWT_KEYS.invalid(invalid))?;
     let is_loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     if url.scheme() != "https" && !is_loopback {
         return Err(JWT_KEYS.invalid("the URL must begin with https://"));

@@ -9,7 +9,7 @@ use reqwest::Url;
 
 use crate::direct::provider::{Provider, ProviderError};
 use crate::direct::web_push::{Subscription, SubscriptionError, TrustedOrigins};
-use crate::pubsub::Servers;
+use crate::pubsub::ChatServers;
 
 /// The PubSub hosts at which users can enable notifications.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +18,7 @@ pub struct Destinations {
     /// The real PubSub hosts that users may choose; `None` for all.
     pubsub_hosts: Option<HostPatterns>,
     /// The chat servers that publish to real hosts.
-    pub(crate) pubsub_servers: Servers,
+    pub(crate) pubsub_servers: ChatServers,
     push_service: PushServiceSetting,
     pub(crate) trusted_origins: TrustedOrigins,
 }

@@ -155,12 +155,12 @@ const TOO_LARGE: &str = "PayloadTooLarge";
 /// Returns the reason in MongoosePush's answer. In v2 the field is called `details` and has Apple's or Google's reason.
 fn reason(answer: &ProviderResponse) -> Option<String> {
     #[derive(Deserialize)]
-    struct ErrorBody {
+    struct MongoosePushError {
         #[serde(alias = "details")]
         reason: String,
     }
 
-    answer.json::<Option<ErrorBody>>().map(|ErrorBody { reason }| reason)
+    answer.json::<Option<MongoosePushError>>().map(|MongoosePushError { reason }| reason)
 }
 
 /// The request of the API. Fields without a value are left out.

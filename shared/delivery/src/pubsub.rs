@@ -9,8 +9,7 @@ use futures_util::future::BoxFuture;
 use pushlark_model::Registration;
 use pushlark_settings::catalogue::{PUBSUB_TOKEN, PUBSUB_WITHOUT_OPTIONS};
 use pushlark_settings::{
-    Environment, HostPatterns, HttpUrl, InvalidUrl, RotatingSecret, Secret, SettingError, by_domain,
-    without_credentials,
+    Environment, HostPatterns, HttpUrl, RotatingSecret, Secret, SettingError, UrlError, by_domain, without_credentials,
 };
 use pushlark_xmpp::{
     BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification, StanzaError,
@@ -27,7 +26,7 @@ use crate::outcome::{Failure, FailureScope, Outcome};
 /// The client of real PubSub services.
 pub struct PubSub {
     http: HttpClient,
-    servers: Servers,
+    servers: ChatServers,
     tokens: RotatingSecret<Tokens>,
     /// The PubSub services that do not accept publish options.
     without_options: HostPatterns,
@@ -35,11 +34,11 @@ pub struct PubSub {
 
 /// The chat servers that send stanzas, at most one for a domain.
 #[derive(Debug, Clone, Default)]
-pub struct Servers(Vec<Server>);
+pub struct ChatServers(Vec<ChatServer>);
 
 /// A chat server with an HTTP API.
 #[derive(Debug, Clone)]
-pub struct Server {
+pub struct ChatServer {
     /// The domain whose stanzas it sends; `None` for all other domains.
     domain: Option<DomainPart>,
     url: Url,
@@ -51,7 +50,7 @@ struct Tokens(Vec<(Option<DomainPart>, String)>);
 impl PubSub {
     /// Reads `PUBSUB_TOKEN` and `PUBSUB_WITHOUT_OPTIONS` for these servers; returns `None` without a server.
     pub fn from_environment(
-        servers: &Servers,
+        servers: &ChatServers,
         environment: &Environment,
         timeout: Duration,
         aws: &SdkConfig,
@@ -98,7 +97,7 @@ impl PubSub {
         }
     }
 
-    async fn post(&self, server: &Server, tokens: &Tokens, iq: &str) -> Result<Response, reqwest::Error> {
+    async fn post(&self, server: &ChatServer, tokens: &Tokens, iq: &str) -> Result<Response, reqwest::Error> {
         let request = |client: &reqwest::Client| {
             let request = client.post(server.url.clone()).header(CONTENT_TYPE, "application/xmpp+xml");
             let request = match tokens.of(server) {
@@ -146,32 +145,32 @@ impl Gateway for PubSub {
     }
 }
 
-impl Servers {
+impl ChatServers {
     /// Returns the URL of a user's chat server, without user, password and query; empty if there is no server.
     fn describe(&self, user: &BareJid) -> String {
         self.of(user).map(|server| without_credentials(&server.url)).unwrap_or_default()
     }
 
     /// Returns the chat server that sends the stanzas of a user's domain.
-    pub fn of(&self, user: &BareJid) -> Option<&Server> {
-        let own = |server: &&Server| server.domain.as_ref().is_some_and(|domain| &**domain == user.domain());
+    pub fn of(&self, user: &BareJid) -> Option<&ChatServer> {
+        let own = |server: &&ChatServer| server.domain.as_ref().is_some_and(|domain| &**domain == user.domain());
         self.0.iter().find(own).or_else(|| self.0.iter().find(|server| server.domain.is_none()))
     }
 }
 
 /// Parses URLs by domain. The error quotes no URL, since it may contain a password.
-impl FromStr for Servers {
+impl FromStr for ChatServers {
     type Err = String;
 
     fn from_str(urls: &str) -> Result<Self, String> {
         let mut servers = Vec::new();
         for (index, (domain, url)) in by_domain(urls).map_err(|empty| empty.to_string())?.into_iter().enumerate() {
             let number = index + 1;
-            let HttpUrl(url) = url.parse().map_err(|invalid: InvalidUrl| format!("number {number}: {invalid}"))?;
-            if servers.iter().any(|server: &Server| server.domain == domain) {
+            let HttpUrl(url) = url.parse().map_err(|invalid: UrlError| format!("number {number}: {invalid}"))?;
+            if servers.iter().any(|server: &ChatServer| server.domain == domain) {
                 return Err(format!("number {number} is for the same domain as another one"));
             }
-            servers.push(Server { domain, url });
+            servers.push(ChatServer { domain, url });
         }
         Ok(Self(servers))
     }
@@ -198,7 +197,7 @@ impl Tokens {
     }
 
     /// Returns the token for a server; a token without a domain is for all other servers.
-    fn of(&self, server: &Server) -> Option<&str> {
+    fn of(&self, server: &ChatServer) -> Option<&str> {
         let own = self.0.iter().find(|(domain, _)| *domain == server.domain);
         own.or_else(|| self.0.iter().find(|(domain, _)| domain.is_none())).map(|(_, token)| token.as_str())
     }

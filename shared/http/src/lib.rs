@@ -6,11 +6,13 @@
 
 mod body;
 mod command;
+mod init;
 mod invocation;
 mod problem;
 
 pub use body::{MAX_BODY_BYTES, Media};
 pub use command::{CommandError, command};
+pub use init::Init;
 pub use invocation::{Answer, HttpRequest, Invocation};
 pub use problem::Problem;
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::catalogue::all;
 use crate::setting::Reader::{Disable, Enable, Ingest, Local, PushNode, Worker};
-use crate::{Entry, Reader, Values};
+use crate::{Reader, SettingEntry, Values};
 
 const README: &str = include_str!("../../../README.md");
 const TEMPLATE: &str = include_str!("../../../infra/template.yaml");
@@ -55,7 +55,7 @@ fn page() -> String {
                 "\n## {topic}\n\n| setting | value | default | read by | purpose |\n| --- | --- | --- | --- | --- |\n"
             );
         }
-        let Entry { name, values, default, is_secret, readers, purpose, former, .. } = setting;
+        let SettingEntry { name, values, default, is_secret, readers, purpose, former, .. } = setting;
         let default = default.map_or("none".into(), |default| format!("`{default}`"));
         let secret = if is_secret { "*secret*: " } else { "" };
         let former: String = former.iter().map(|former| format!(" Former name: `{former}`.")).collect();
@@ -92,7 +92,7 @@ fn thousands(number: u32) -> String {
 }
 
 /// The template's parameter for a setting.
-fn parameter_of(setting: &Entry) -> String {
+fn parameter_of(setting: &SettingEntry) -> String {
     let word = |word: &str| word[..1].to_owned() + &word[1..].to_ascii_lowercase();
     setting.name.split('_').map(word).collect()
 }
@@ -145,7 +145,7 @@ fn the_catalogue_is_consistent() {
     let names: BTreeSet<_> = all.iter().map(|setting| setting.name).collect();
     assert_eq!(names.len(), all.len(), "two settings have one name");
     for setting in &all {
-        let Entry { name, values, default, readers, purpose, former, .. } = setting;
+        let SettingEntry { name, values, default, readers, purpose, former, .. } = setting;
         assert!(!readers.is_empty(), "{name} is read by no function");
         assert!(purpose.ends_with('.') && !purpose.contains('|'), "{name}: {purpose}");
         assert!(former.iter().all(|former| !names.contains(former)), "{name}: a former name is in use");

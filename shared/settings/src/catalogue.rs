@@ -5,7 +5,7 @@
 //! template. The tests name the missing places.
 
 use crate::setting::Reader::{Disable, Enable, Ingest, Local, PushNode, Worker};
-use crate::setting::{Choice, Entry, Number, Reader, Setting, Switch, Text, Words};
+use crate::setting::{Number, Reader, Setting, SettingEntry, Switch, Text, Word, Words};
 
 /// The form of the settings that are read as [`crate::HostPatterns`].
 const HOSTS: &str = "host patterns";
@@ -33,8 +33,8 @@ macro_rules! catalogue {
         )+)+
 
         /// All settings, in the order of the documentation.
-        pub fn all() -> Vec<Entry> {
-            vec![$($(Entry::new($topic, &$name)),+),+]
+        pub fn all() -> Vec<SettingEntry> {
+            vec![$($(SettingEntry::new($topic, &$name)),+),+]
         }
     };
 }
@@ -49,7 +49,7 @@ catalogue! {
         /// such clients.
         JWT_KEYS: Text = Text::secret("JWK Set, or the URL of one"), for &[Enable, Disable];
         /// The only signature algorithm that these tokens may use; needed if `JWT_KEYS` is set.
-        JWT_ALGORITHM: Choice<3> = Choice { words: ["HS256", "RS256", "ES256"], default: None }, for &[Enable, Disable];
+        JWT_ALGORITHM: Word<3> = Word { words: ["HS256", "RS256", "ES256"], default: None }, for &[Enable, Disable];
         /// The issuer (`iss`) that these tokens must have; needed if `JWT_KEYS` is set.
         JWT_ISSUER: Text = Text::new(ANY), for &[Enable, Disable];
         /// The audience (`aud`) that these tokens must have; needed if `JWT_KEYS` is set.
@@ -63,7 +63,7 @@ catalogue! {
         MAX_NODES: Number = Number::new(1..=1_000, "nodes", 20), for ALL;
         /// What happens when a user with `MAX_NODES` nodes enables one more. One more at the push node is always
         /// refused.
-        MAX_NODES_REACHED: Choice<2> = Choice { words: ["replace-oldest", "refuse-newest"], default: Some(0) }, for ALL;
+        MAX_NODES_REACHED: Word<2> = Word { words: ["replace-oldest", "refuse-newest"], default: Some(0) }, for ALL;
         /// PubSub hosts that stand for the push service (MongooseIM: `virtual_pubsub_hosts`).
         VIRTUAL_PUBSUB_HOSTS: Text = Text::new(HOSTS), for &[Enable, Worker, PushNode];
         /// Real PubSub hosts that users may name; without it, all. Set it: otherwise a user can make the chat server
@@ -98,7 +98,7 @@ catalogue! {
         /// Time for one call of a plugin that is a Lambda function.
         PLUGIN_TIMEOUT_MS: Number = Number::new(100..=2_500, "milliseconds", 2_000), for &[Worker];
         /// What happens when that function gives no decision: ask again later, or decide as the plugin `defaults`.
-        PLUGIN_ON_ERROR: Choice<2> = Choice { words: ["retry", "defaults"], default: Some(0) }, for &[Worker];
+        PLUGIN_ON_ERROR: Word<2> = Word { words: ["retry", "defaults"], default: Some(0) }, for &[Worker];
     }
     "Content" {
         /// Whether notifications contain the text of the message (ejabberd: `include_body`).
@@ -122,8 +122,9 @@ catalogue! {
         PUSH_SERVICE_SECRET: Text = Text::secret("secret of 16 bytes or more"), for &[Worker];
         /// Base URL of MongoosePush (MongooseIM: `mod_push_service_mongoosepush`).
         MONGOOSEPUSH_URL: Text = Text::new(URL), for &[Worker];
-        /// API version of MongoosePush. With `v2`, devices that are gone are never detected.
-        MONGOOSEPUSH_API_VERSION: Choice<2> = Choice { words: ["v2", "v3"], default: Some(1) }, for &[Worker];
+        /// API version of MongoosePush. With `v2`, most errors have the status 500, so fewer devices that are gone are
+        /// detected.
+        MONGOOSEPUSH_API_VERSION: Word<2> = Word { words: ["v2", "v3"], default: Some(1) }, for &[Worker];
         /// Origins of Web Push and UnifiedPush that may have a private address, another port than 443, or no TLS.
         WEB_PUSH_TRUSTED_ORIGINS: Text = Text::new("origins (scheme, host and port), comma-separated"),
             for &[Enable, Worker, PushNode];

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use pushlark_xmpp::{BareJid, DomainPart};
 
-use crate::list::{EmptyItem, items};
+use crate::list::{EmptyItemError, items};
 
 /// A comma-separated list of patterns, in the form of MongooseIM's `virtual_pubsub_hosts`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,10 +20,10 @@ enum Pattern {
 
 /// An invalid list of host patterns.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidHost {
+pub enum HostPatternError {
     /// An item is empty; contains its number.
     #[error(transparent)]
-    Empty(#[from] EmptyItem),
+    Empty(#[from] EmptyItemError),
     /// A pattern could never match.
     #[error("{0:?} is neither a domain nor a subdomain of @HOST@, such as \"push.@HOST@\"")]
     Pattern(String),
@@ -46,18 +46,18 @@ impl HostPatterns {
 }
 
 impl FromStr for HostPatterns {
-    type Err = InvalidHost;
+    type Err = HostPatternError;
 
-    fn from_str(patterns: &str) -> Result<Self, InvalidHost> {
+    fn from_str(patterns: &str) -> Result<Self, HostPatternError> {
         items(patterns)?.into_iter().map(str::parse).collect::<Result<_, _>>().map(Self)
     }
 }
 
 impl FromStr for Pattern {
-    type Err = InvalidHost;
+    type Err = HostPatternError;
 
-    fn from_str(pattern: &str) -> Result<Self, InvalidHost> {
-        let invalid = || InvalidHost::Pattern(pattern.into());
+    fn from_str(pattern: &str) -> Result<Self, HostPatternError> {
+        let invalid = || HostPatternError::Pattern(pattern.into());
         let domain = |domain: &str| {
             let domain = DomainPart::new(domain).ok().filter(|_| !domain.contains(['@', '/', '=']));
             domain.map(|domain| domain.into_owned()).ok_or_else(invalid)

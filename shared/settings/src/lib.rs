@@ -13,11 +13,11 @@ mod url;
 #[allow(clippy::unwrap_used)]
 mod agreement;
 
-pub use host_patterns::{HostPatterns, InvalidHost};
-pub use list::{EmptyItem, by_domain, items};
-pub use secret::{RotatingSecret, Secret, SecretError, UnreadSecret};
-pub use setting::{Choice, Entry, Number, Reader, Setting, Switch, Text, Values, Words};
-pub use url::{HttpUrl, InvalidUrl, without_credentials};
+pub use host_patterns::{HostPatternError, HostPatterns};
+pub use list::{EmptyItemError, by_domain, items};
+pub use secret::{RotatingSecret, Secret, SecretError, UnreadSecretError};
+pub use setting::{Number, Reader, Setting, SettingEntry, Switch, Text, Values, Word, Words};
+pub use url::{HttpUrl, UrlError, without_credentials};
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -117,10 +117,10 @@ impl Environment {
     /// both.
     pub fn choice_if_set<T: Copy, const N: usize>(
         &self,
-        setting: &Setting<Choice<N>>,
+        setting: &Setting<Word<N>>,
         values: [T; N],
     ) -> Result<Option<T>, SettingError> {
-        let Choice { words, default } = &setting.kind;
+        let Word { words, default } = &setting.kind;
         let given = self.given(setting)?.map(|value| index_of(value, words).map_err(|reason| setting.invalid(reason)));
         Ok(given.transpose()?.or(*default).map(|index| values[index]))
     }
@@ -128,7 +128,7 @@ impl Environment {
     /// Returns the item that [`choice_if_set`](Self::choice_if_set) returns; without one, the function does not start.
     pub fn choice<T: Copy, const N: usize>(
         &self,
-        setting: &Setting<Choice<N>>,
+        setting: &Setting<Word<N>>,
         values: [T; N],
     ) -> Result<T, SettingError> {
         self.choice_if_set(setting, values)?.ok_or_else(|| setting.missing())

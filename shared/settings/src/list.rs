@@ -5,16 +5,16 @@ use pushlark_xmpp::DomainPart;
 /// A list with an empty item. Contains the number of the item, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("number {0} of the list is empty")]
-pub struct EmptyItem(usize);
+pub struct EmptyItemError(usize);
 
 /// Returns the items of a comma-separated list, at least one, without surrounding white space.
-pub fn items(list: &str) -> Result<Vec<&str>, EmptyItem> {
+pub fn items(list: &str) -> Result<Vec<&str>, EmptyItemError> {
     let items = list.split(',').map(str::trim).enumerate();
-    items.map(|(index, item)| if item.is_empty() { Err(EmptyItem(index + 1)) } else { Ok(item) }).collect()
+    items.map(|(index, item)| if item.is_empty() { Err(EmptyItemError(index + 1)) } else { Ok(item) }).collect()
 }
 
 /// Returns the items of a list, each with its domain if it has the form `example.com=value`.
-pub fn by_domain(list: &str) -> Result<Vec<(Option<DomainPart>, &str)>, EmptyItem> {
+pub fn by_domain(list: &str) -> Result<Vec<(Option<DomainPart>, &str)>, EmptyItemError> {
     let of = |value: &'_ str| {
         let (domain, rest) = value.split_once('=')?;
         // A token may end in the padding of base64.
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn an_empty_item_is_refused() {
         for (list, empty) in [("", 1), (",", 1), (" , ", 1), ("a,", 2), ("a, ,b", 2), ("a,b,,", 3)] {
-            assert_eq!(items(list), Err(EmptyItem(empty)), "{list}");
+            assert_eq!(items(list), Err(EmptyItemError(empty)), "{list}");
         }
         assert_eq!(items(" a ,b"), Ok(vec!["a", "b"]));
     }

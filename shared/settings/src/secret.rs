@@ -54,7 +54,7 @@ impl fmt::Debug for Given {
 /// succeed.
 #[derive(Debug, thiserror::Error)]
 #[error("the {place} cannot be read")]
-pub struct UnreadSecret {
+pub struct UnreadSecretError {
     place: String,
     source: BoxError,
 }
@@ -84,11 +84,11 @@ impl Secret {
     }
 
     /// Reads the current text from its place.
-    pub async fn read(&self) -> Result<String, UnreadSecret> {
+    pub async fn read(&self) -> Result<String, UnreadSecretError> {
         match &self.0 {
             Place::Local(local) => local.read(),
             Place::SecretsManager { arn, aws } => {
-                let unread = |source: BoxError| UnreadSecret { place: format!("secret {arn}"), source };
+                let unread = |source: BoxError| UnreadSecretError { place: format!("secret {arn}"), source };
                 let secret = Client::new(aws).get_secret_value().secret_id(arn).send().await;
                 let secret = secret.map_err(|error| unread(error.into()))?;
                 secret.secret_string.ok_or_else(|| unread("it is not a text".into()))
@@ -98,11 +98,11 @@ impl Secret {
 }
 
 impl Local {
-    fn read(&self) -> Result<String, UnreadSecret> {
+    fn read(&self) -> Result<String, UnreadSecretError> {
         match self {
             Self::Given(Given(text)) => Ok(text.clone()),
             Self::File(path) => std::fs::read_to_string(path)
-                .map_err(|error| UnreadSecret { place: format!("file {}", path.display()), source: error.into() }),
+                .map_err(|error| UnreadSecretError { place: format!("file {}", path.display()), source: error.into() }),
         }
     }
 }
@@ -146,7 +146,7 @@ pub enum SecretError {
         /// The name of the setting.
         setting: &'static str,
         /// The failed read.
-        source: Arc<UnreadSecret>,
+        source: Arc<UnreadSecretError>,
     },
     /// The text of the secret is not valid. The operator must correct it.
     #[error("{setting}: {reason}")]
@@ -237,7 +237,7 @@ fn accept<T>(
     setting: &'static str,
     parse: &Parse<T>,
     state: &mut State<T>,
-    read: Result<String, UnreadSecret>,
+    read: Result<String, UnreadSecretError>,
 ) -> Result<(), SecretError> {
     let text = read.map_err(|unread| SecretError::Unread { setting, source: Arc::new(unread) })?;
     if let Some(same) = state.value.as_mut().filter(|own| own.text == text) {

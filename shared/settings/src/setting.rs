@@ -64,7 +64,7 @@ pub struct Switch {
 
 /// One of `N` words, spelt as in the declaration.
 #[derive(Debug)]
-pub struct Choice<const N: usize> {
+pub struct Word<const N: usize> {
     pub(crate) words: [&'static str; N],
     /// The index of the default word; `None` if there is no default.
     pub(crate) default: Option<usize>,
@@ -175,7 +175,7 @@ impl Kind for Switch {
     }
 }
 
-impl<const N: usize> Kind for Choice<N> {
+impl<const N: usize> Kind for Word<N> {
     fn default_text(&self) -> Option<String> {
         self.default.map(|index| self.words[index].to_owned())
     }
@@ -209,8 +209,8 @@ impl<K> Setting<K> {
 
 /// The declaration of a setting of any kind, for the documentation and tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The heading in the documentation.
+pub struct SettingEntry {
+    /// The heading under which the documentation has it.
     pub topic: &'static str,
     /// The name of the environment variable.
     pub name: &'static str,
@@ -228,7 +228,7 @@ pub struct Entry {
     pub former: &'static [&'static str],
 }
 
-impl Entry {
+impl SettingEntry {
     pub(crate) fn new<K: Kind>(topic: &'static str, setting: &Setting<K>) -> Self {
         let Setting { name, kind, readers, purpose, former } = setting;
         let (values, default, is_secret) = (kind.values(), kind.default_text(), kind.is_secret());

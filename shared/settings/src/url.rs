@@ -11,7 +11,7 @@ pub struct HttpUrl(pub Url);
 /// A text that is not such a URL. The error does not quote it, since it may contain a password or a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is no URL such as https://push.example.com")]
-pub struct InvalidUrl;
+pub struct UrlError;
 
 /// Returns the origin and path of a URL, for logs: without user, password and query.
 pub fn without_credentials(url: &Url) -> String {
@@ -19,11 +19,11 @@ pub fn without_credentials(url: &Url) -> String {
 }
 
 impl FromStr for HttpUrl {
-    type Err = InvalidUrl;
+    type Err = UrlError;
 
-    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+    fn from_str(text: &str) -> Result<Self, UrlError> {
         let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        url.filter(|_| !text.contains(char::is_whitespace)).map(Self).ok_or(InvalidUrl)
+        url.filter(|_| !text.contains(char::is_whitespace)).map(Self).ok_or(UrlError)
     }
 }
 
@@ -52,7 +52,7 @@ mod tests {
             "https://a b/",
             "https://a/b c",
         ] {
-            assert_eq!(bad.parse::<HttpUrl>(), Err(InvalidUrl), "{bad}");
+            assert_eq!(bad.parse::<HttpUrl>(), Err(UrlError), "{bad}");
         }
     }
 }

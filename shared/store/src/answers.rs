@@ -18,7 +18,7 @@ const MAX_DELIVERED: u64 = MAX_ANSWERS / 2;
 
 /// The counts of a push service since midnight (UTC); both are halved when their sum exceeds 256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Answers {
+pub struct AnswerCounts {
     /// The number of deliveries that workers have reported.
     pub delivered: u64,
     /// The number of answers that report a device as gone or suspect.
@@ -28,7 +28,7 @@ pub struct Answers {
 impl Store {
     /// Counts one answer of `push_service` that reports a device as gone or suspect, and `delivered` deliveries since
     /// the caller's last call. Returns the answers of the day.
-    pub async fn count_gone(&self, push_service: &str, delivered: u64) -> Result<Answers, StoreError> {
+    pub async fn count_gone(&self, push_service: &str, delivered: u64) -> Result<AnswerCounts, StoreError> {
         let day = (seconds_now() / DAY).to_string();
         let counted = self
             .update(keys::answers(push_service), &day)
@@ -42,14 +42,14 @@ impl Store {
             .map_err(StoreError::during("count the answers of a push service"))?;
         let counted = counted.attributes.unwrap_or_default();
         let count = |name| item::number_of(&counted, name).unwrap_or(0);
-        let answers = Answers { delivered: count(DELIVERED), gone: count(GONE) };
+        let answers = AnswerCounts { delivered: count(DELIVERED), gone: count(GONE) };
         if answers.delivered.saturating_add(answers.gone) > MAX_ANSWERS {
             self.halve(push_service, &day, answers).await?;
         }
         Ok(answers)
     }
 
-    async fn halve(&self, push_service: &str, day: &str, answers: Answers) -> Result<(), StoreError> {
+    async fn halve(&self, push_service: &str, day: &str, answers: AnswerCounts) -> Result<(), StoreError> {
         let halved = self
             .update(keys::answers(push_service), day)
             .update_expression(format!("SET {GONE} = :half_gone, {DELIVERED} = :half_delivered"))

@@ -31,7 +31,7 @@ mod session;
 mod transaction;
 mod unread;
 
-pub use answers::Answers;
+pub use answers::AnswerCounts;
 pub use claim::{Claimant, Claimed};
 pub use device::DeviceStatus;
 pub use limits::Limits;

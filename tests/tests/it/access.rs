@@ -1,11 +1,13 @@
 //! Credentials of requests, and the users for which they are valid.
 
+use aws_config::SdkConfig;
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use doubles::SecretsManager;
 use local::Stack;
 use pushlark_access::Access;
+use pushlark_http::Init;
 use pushlark_webhooks::Key;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
@@ -123,8 +125,10 @@ async fn each_kind_of_credential_is_accepted_if_valid_and_refused_if_not() {
 
 /// Returns the ingest function of a stack as it is deployed without `WEBHOOK_SECRET`.
 pub fn ingest_without_secret(pushlark: &Pushlark) -> ingest::Function {
-    let (Stack { environment, dynamodb, sqs, .. }, access) = (&pushlark.stack, Access::of_secrets("").unwrap());
-    ingest::Function::from_environment(environment, access, dynamodb.clone(), sqs.clone()).unwrap()
+    let Stack { environment, dynamodb, sqs, .. } = &pushlark.stack;
+    let (environment, access) = (environment.clone(), Access::of_secrets("").unwrap());
+    let init = Init { environment, aws: SdkConfig::builder().build(), access };
+    ingest::Function::from_environment(&init, dynamodb.clone(), sqs.clone()).unwrap()
 }
 
 #[tokio::test]

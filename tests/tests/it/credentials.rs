@@ -1,20 +1,27 @@
 //! The credentials of apps: which app a device belongs to, and changes of keys.
 
+use std::path::PathBuf;
+
 use doubles::{APNS_KEY_SEC1, APNS_NEW_KEY, Apns, Fcm, GOOGLE_KEY_PKCS1, GOOGLE_NEW_KEY, canary};
 use serde_json::{Value, json};
 use tests::{
     BOB, IPHONE, IsolatedWorker, PUSH_HOST, Providers, PushRequest, Pushlark, XMPP, credentials, eventually, stanza,
 };
 
+/// Starts a stack with credentials in a temporary file, which the test may replace.
+async fn with_credentials_in_a_file(name: &str, credentials: &Value) -> (Pushlark, PathBuf) {
+    let file = std::env::temp_dir().join(format!("pushlark-{name}-{}.json", std::process::id()));
+    std::fs::write(&file, credentials.to_string()).unwrap();
+    let path = format!("file:{}", file.display());
+    let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", path.as_str())];
+    (Pushlark::with_settings(settings).await, file)
+}
+
 #[tokio::test]
 async fn changed_credentials_are_read_again() {
     let (apns, fcm) = (Apns::start().await, Fcm::start().await);
     let mut credentials = credentials(&apns, &fcm);
-    let file = std::env::temp_dir().join(format!("pushlark-credentials-{}.json", std::process::id()));
-    std::fs::write(&file, credentials.to_string()).unwrap();
-    let path = format!("file:{}", file.display());
-    let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", path.as_str())];
-    let pushlark = Pushlark::with_settings(settings).await;
+    let (pushlark, file) = with_credentials_in_a_file("credentials", &credentials).await;
     pushlark.enable_with(BOB, IPHONE, json!({"service": "apns", "device_id": IPHONE})).await;
     pushlark.enable(BOB, "android").await;
     pushlark.message(BOB, "one").await;
@@ -124,11 +131,7 @@ async fn private_keys_in_older_formats_and_on_one_line_are_accepted() {
 async fn a_notification_waits_until_the_credentials_have_the_new_key() {
     let (apns, fcm) = (Apns::start().await, Fcm::start().await);
     let mut credentials = credentials(&apns, &fcm);
-    let file = std::env::temp_dir().join(format!("pushlark-changed-key-{}.json", std::process::id()));
-    std::fs::write(&file, credentials.to_string()).unwrap();
-    let path = format!("file:{}", file.display());
-    let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", path.as_str())];
-    let pushlark = Pushlark::with_settings(settings).await;
+    let (pushlark, file) = with_credentials_in_a_file("changed-key", &credentials).await;
     pushlark.enable(BOB, "android").await;
     fcm.change_key();
     pushlark.message(BOB, "canary").await;

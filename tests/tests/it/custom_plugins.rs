@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tests::{ALICE, ALICES_PC, BOB, Event, PUSH_HOST, Pushlark, TEST_TIMEOUT, ago, eventually, stanza};
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use worker::{Invocation, Worker};
+use worker::{Worker, WorkerInvocation};
 
 use crate::documentation::of_page;
 
@@ -380,7 +380,7 @@ async fn a_function_has_a_longer_timeout_than_a_push_service() {
     let worker = Arc::new(worker.unwrap());
     // On a busy machine the call may take longer than the timeout, so it is repeated.
     eventually("an answer", async || {
-        let invocation: Invocation = serde_json::from_value(invocation.clone()).unwrap();
+        let invocation: WorkerInvocation = serde_json::from_value(invocation.clone()).unwrap();
         worker.answer(invocation, Instant::now() + TEST_TIMEOUT).await.ok()
     })
     .await;

@@ -9,6 +9,7 @@ use axum::{Json, Router};
 use doubles::{APNS_KEY, APNS_KEY_ID, APNS_TEAM, APNS_TOPIC, Apns, Fcm};
 use local::{Options, Stack};
 use pushlark_access::Access;
+use pushlark_http::Init;
 use pushlark_plugin::Plugins;
 use pushlark_settings::{Environment, Reader, SettingError, catalogue};
 use pushlark_telemetry::{Format, start, start_to};
@@ -100,7 +101,7 @@ const BAD: &[Case] = &[
     (
         "PUSH_CREDENTIALS",
         r#"{"default": {"fcm": "canary"}"#,
-        r#"expected JSON of apps such as {"default": {"fcm": {…}}}: line 1, column 30"#,
+        r#"expected JSON of apps such as {"default": {"fcm": {…}}}: line 1, column 29"#,
     ),
     ("PUSH_CREDENTIALS", "{}", r#"it has no app; the default app is called "default""#),
     ("PUSH_CREDENTIALS", r#"{"default": "canary"}"#, r#"the app "default": it is not an object"#),
@@ -235,16 +236,19 @@ async fn what_a_choice_needs_is_named() {
 /// Builds a function as its `main` does.
 async fn build(function: Reader, environment: &Environment, aws: &SdkConfig) -> Result<(), SettingError> {
     let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(aws), aws_sdk_sqs::Client::new(aws));
-    let access = Access::from_environment(environment, aws);
+    let init = async || {
+        let access = Access::from_environment(environment, aws).await?;
+        Ok::<_, SettingError>(Init { environment: environment.clone(), aws: aws.clone(), access })
+    };
     match function {
         Reader::Enable => {
-            enable::Function::from_environment(environment, aws, access.await?, dynamodb).await?;
+            enable::Function::from_environment(&init().await?, dynamodb).await?;
         }
         Reader::Disable => {
-            disable::Function::from_environment(environment, aws, access.await?, dynamodb).await?;
+            disable::Function::from_environment(&init().await?, dynamodb).await?;
         }
-        Reader::Ingest => drop(ingest::Function::from_environment(environment, access.await?, dynamodb, sqs)?),
-        Reader::PushNode => drop(pubsub::Function::from_environment(environment, access.await?, dynamodb, sqs)?),
+        Reader::Ingest => drop(ingest::Function::from_environment(&init().await?, dynamodb, sqs)?),
+        Reader::PushNode => drop(pubsub::Function::from_environment(&init().await?, dynamodb, sqs)?),
         Reader::Worker => {
             Worker::from_environment(environment, aws, &Plugins::built_in(), dynamodb, sqs)?;
         }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use aws_config::SdkConfig;
 use axum::http::StatusCode;
 use pushlark_access::Access;
-use pushlark_http::Invocation;
+use pushlark_http::{Init, Invocation};
 use serde_json::Value;
 use serde_json::value::to_raw_value;
 use tests::{CallCounter, Event, Pushlark, ROOM_OCCUPANT, eventually};
@@ -25,7 +26,8 @@ async fn records_are_sent_side_by_side_and_none_is_lost() {
     let mut environment = pushlark.stack.environment.clone();
     environment.extend([("QUEUE_URL", &queue_url)]);
     let dynamodb = pushlark.stack.dynamodb.clone();
-    let ingest = ingest::Function::from_environment(&environment, Access::open(), dynamodb, sqs).unwrap();
+    let init = Init { environment, aws: SdkConfig::builder().build(), access: Access::open() };
+    let ingest = ingest::Function::from_environment(&init, dynamodb, sqs).unwrap();
     let users: Vec<_> = (0..1_500).map(|number| format!("u{number}@example.com")).collect();
     let event = Event::groupchat(ROOM_OCCUPANT, users, "Hi");
     let events = to_raw_value(&vec![event; 24]).unwrap();

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use super::jws::{KeyError, ec_key, es256};
+use super::jws::{PrivateKeyError, ec_key, es256};
 use super::provider::{ProviderClient, ProviderResult, Unauthorized};
 use crate::content::{Content, is_call};
 use crate::http_client::{ConnectionState, HttpClient, ProviderResponse, failure, named, unanswered};
@@ -77,8 +77,8 @@ enum PushType {
 
 impl Apns {
     /// `http` returns the HTTP client for a key, by its id.
-    pub fn new(credentials: ApnsCredentials, http: impl FnOnce(&str) -> HttpClient) -> Result<Self, KeyError> {
-        let key = ec_key(&credentials.key).ok_or(KeyError("the key of a .p8 file: ES256 in PKCS #8 as PEM"))?;
+    pub fn new(credentials: ApnsCredentials, http: impl FnOnce(&str) -> HttpClient) -> Result<Self, PrivateKeyError> {
+        let key = ec_key(&credentials.key).ok_or(PrivateKeyError("the key of a .p8 file: ES256 in PKCS #8 as PEM"))?;
         Ok(Self { http: http(&credentials.key_id), credentials, key, token: Mutex::default() })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use pushlark_settings::{HostPatterns, InvalidHost};
+use pushlark_settings::{HostPatternError, HostPatterns};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
 use serde::Deserialize;
@@ -195,7 +195,7 @@ fn hosts(hosts: Option<Value>) -> Result<HostPatterns, String> {
     if hosts.is_empty() {
         return Ok(HostPatterns::default());
     }
-    hosts.join(",").parse().map_err(|invalid: InvalidHost| format!("hosts: {invalid}"))
+    hosts.join(",").parse().map_err(|invalid: HostPatternError| format!("hosts: {invalid}"))
 }
 
 /// Builds a provider's client from its credentials.

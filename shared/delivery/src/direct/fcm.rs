@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::cached::Cached;
-use super::jws::{KeyError, rs256, rsa_key};
+use super::jws::{PrivateKeyError, rs256, rsa_key};
 use super::provider::{ProviderClient, ProviderResult, Unauthorized};
 use crate::content::{Content, is_call};
 use crate::http_client::{ConnectionState, HttpClient, ProviderResponse, failure, named, retry_after, unanswered};
@@ -86,7 +86,7 @@ enum Unsent {
 }
 
 impl Fcm {
-    pub fn new(account: ServiceAccount, http: HttpClient) -> Result<Self, KeyError> {
+    pub fn new(account: ServiceAccount, http: HttpClient) -> Result<Self, PrivateKeyError> {
         let key = rsa_key(&account.private_key)?;
         Ok(Self { http, account, key, token: Cached::default(), refusals: KeyRefusals::default() })
     }

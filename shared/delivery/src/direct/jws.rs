@@ -17,7 +17,7 @@ use serde::Serialize;
 /// A private key that cannot be read, with the expected format. The operator must correct the credentials.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the private key is not {0}")]
-pub struct KeyError(pub &'static str);
+pub struct PrivateKeyError(pub &'static str);
 
 /// Returns a token signed with ES256 and the deterministic nonce of RFC 6979: the same claims result in the same bytes.
 pub fn es256(key: &SigningKey, header: &impl Serialize, claims: &impl Serialize) -> String {
@@ -50,8 +50,8 @@ pub fn ec_key(text: &str) -> Option<SigningKey> {
 }
 
 /// Reads an RSA key from PEM: PKCS #8 or PKCS #1.
-pub fn rsa_key(text: &str) -> Result<RsaKeyPair, KeyError> {
-    let bad = || KeyError("an RSA key in PKCS #8 as PEM");
+pub fn rsa_key(text: &str) -> Result<RsaKeyPair, PrivateKeyError> {
+    let bad = || PrivateKeyError("an RSA key in PKCS #8 as PEM");
     let pem = pem(text);
     let (label, key) = SecretDocument::from_pem(&pem).map_err(|_| bad())?;
     let key = match label {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use pushlark_settings::{EmptyItem, Environment, HttpUrl, SettingError, catalogue, items};
+use pushlark_settings::{EmptyItemError, Environment, HttpUrl, SettingError, catalogue, items};
 use reqwest::Url;
 
 /// The origins that are called although they are not public, use another port or no TLS: the setting
@@ -16,7 +16,7 @@ pub struct TrustedOrigins(Vec<Url>);
 pub enum OriginError {
     /// An item is empty; contains its number.
     #[error(transparent)]
-    Empty(#[from] EmptyItem),
+    Empty(#[from] EmptyItemError),
     /// The item with this number, from 1, is not a URL, or contains more than an origin.
     #[error("number {0} is not an origin such as https://push.example.com:8443")]
     NotOrigin(usize),

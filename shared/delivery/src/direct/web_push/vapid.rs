@@ -12,7 +12,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 
 use super::base64url::BASE64_URL;
-use crate::direct::jws::{KeyError, ec_key, es256};
+use crate::direct::jws::{PrivateKeyError, ec_key, es256};
 
 /// The maximum number of cached signatures, one for each push service. Beyond it, all are
 /// removed.
@@ -37,7 +37,7 @@ pub struct VapidCredentials {
 pub enum VapidError {
     /// The private key cannot be read.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(#[from] PrivateKeyError),
     /// Push services refuse the subject.
     #[error(transparent)]
     Subject(#[from] SubjectError),
@@ -76,7 +76,7 @@ pub struct Vapid {
 
 impl Vapid {
     pub fn new(VapidCredentials { key, subject }: VapidCredentials) -> Result<Self, VapidError> {
-        let bad = KeyError("a P-256 key: PKCS #8 or SEC1 as PEM, or 32 bytes in base64");
+        let bad = PrivateKeyError("a P-256 key: PKCS #8 or SEC1 as PEM, or 32 bytes in base64");
         let key = signing_key(key.trim()).ok_or(bad)?;
         check_subject(&subject)?;
         let public_key = BASE64_URL_SAFE_NO_PAD.encode(key.verifying_key().to_encoded_point(false));
