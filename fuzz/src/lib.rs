@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pushlark_access::{Access, Caller};
-use pushlark_events::{Effect, Reading, Sources, WebhookEvent, read};
+use pushlark_events::{Effect, ReadMark, Sources, WebhookEvent, read};
 use pushlark_http::{Answer, Invocation, MAX_BODY_BYTES, Media, Methods, Problem, Request, Response, answer};
 use pushlark_queue::{MAX_RECIPIENTS, Record, Work, WorkKind};
 use pushlark_settings::Environment;
@@ -114,7 +114,7 @@ fn told(caller: Caller, media: &Media, body: &[u8], sources: &Sources) -> Result
 /// What a caller of a domain tells is of that domain, and otherwise what anybody tells by the same body.
 fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEvent>, Problem>, is_right: bool) {
     let is_own = |event: &WebhookEvent| {
-        let speaks = event.domains().into_iter().all(|domain| caller.speaks_for_domain(domain));
+        let speaks = event.domains().into_iter().all(|domain| caller.has_access_to_domain(domain));
         speaks || matches!(event.effect, Effect::None(_))
     };
     let Ok(own) = own else {
@@ -125,10 +125,10 @@ fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEv
     for (own, any) in own.iter().zip(all) {
         assert!(is_own(own), "{caller:?} tells {own:?}");
         assert_eq!((own.at, &own.effect), (any.at, &any.effect));
-        let reading = any.reading.clone().filter(|reading| caller.speaks_for(&reading.user));
-        assert_eq!(own.reading, reading);
-        if let Some(Reading { user, .. }) = &own.reading {
-            assert!(caller.speaks_for(user));
+        let read_mark = any.read_mark.clone().filter(|read_mark| caller.has_access_to(&read_mark.user));
+        assert_eq!(own.read_mark, read_mark);
+        if let Some(ReadMark { user, .. }) = &own.read_mark {
+            assert!(caller.has_access_to(user));
         }
     }
 }
@@ -138,9 +138,9 @@ fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEv
 pub fn check_events(events: &[WebhookEvent]) {
     let mut work = Vec::new();
     let mut recipients = 0;
-    for WebhookEvent { id, at, effect, reading } in events {
+    for WebhookEvent { id, at, effect, read_mark } in events {
         assert!((1..=256).contains(&id.len()) && is_xml_text(id) && !id.contains(char::is_control), "the id {id:?}");
-        if let Some(Reading { user, .. }) = reading {
+        if let Some(ReadMark { user, .. }) = read_mark {
             assert!(user.node().is_some(), "{user} reads");
         }
         match effect {
@@ -149,7 +149,7 @@ pub fn check_events(events: &[WebhookEvent]) {
                 work.push(Work::new(id.clone(), *at, kind.clone()));
             }
             Effect::Presence(session, _) => assert!(session.node().is_some(), "{session} is present"),
-            Effect::Read(Reading { user, .. }) => assert!(user.node().is_some(), "{user} reads"),
+            Effect::Read(ReadMark { user, .. }) => assert!(user.node().is_some(), "{user} reads"),
             Effect::None(_) => {}
         }
     }

@@ -40,14 +40,14 @@ impl Function {
     async fn disable(&self, caller: &Caller, disable: Disable) -> Result<Value, CommandError> {
         let Disable { user, jid, node } = disable;
         let user = user.into_bare();
-        if !caller.speaks_for(&user) {
+        if !caller.has_access_to(&user) {
             return Err(CommandError::Forbidden(user.to_string()));
         }
         let unavailable = |error: StoreError| {
             tracing::error!(%user, %jid, error = %Causes(&error), "not disabled");
             CommandError::Unavailable
         };
-        self.store.admit(&[caller.charged_for(&user)]).await?;
+        self.store.charge(&[caller.charged_for(&user)]).await?;
         let removed = self.store.unregister(&user, &jid, node.as_deref()).await.map_err(unavailable)?;
         tracing::info!(%user, %jid, removed, "disabled");
         let mut answer = json!({"status": "disabled", "user": user.as_str(), "jid": jid.as_str(), "removed": removed});

@@ -53,7 +53,7 @@ impl Function {
     async fn enable(&self, caller: &Caller, enable: Enable) -> Result<Value, CommandError> {
         let Enable { user, jid, node, form } = enable;
         let owner = user.to_bare();
-        if !caller.speaks_for(&owner) {
+        if !caller.has_access_to(&owner) {
             return Err(CommandError::Forbidden(owner.to_string()));
         }
         let options = PublishOptions::new(form).map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
@@ -64,7 +64,7 @@ impl Function {
             tracing::error!(user = %owner, jid = %registration.jid, error = %Causes(&error), "not enabled");
             CommandError::Unavailable
         };
-        self.store.admit(&[caller.charged_for(&owner)]).await?;
+        self.store.charge(&[caller.charged_for(&owner)]).await?;
         if self.store.register(&user, &registration).await.map_err(unavailable)? == Registered::Refused {
             let most = self.store.limits().nodes;
             return Err(CommandError::Full(format!("{owner} has {most} nodes already, disable one first")));
@@ -89,14 +89,14 @@ impl Function {
             (None, _) => return Err(Problem::bad_request("user is missing: name the user as ?user=")),
         };
         let user: BareJid = user.into_bare();
-        if !request.caller.speaks_for(&user) {
+        if !request.caller.has_access_to(&user) {
             return Err(CommandError::Forbidden(user.to_string()).into());
         }
         let unavailable = |error: StoreError| {
             tracing::error!(%user, error = %Causes(&error), "not listed");
             CommandError::Unavailable
         };
-        self.store.admit(&[request.caller.charged_for(&user)]).await?;
+        self.store.charge(&[request.caller.charged_for(&user)]).await?;
         let snapshot = self.store.snapshot(&user).await.map_err(unavailable)?;
         let registrations = snapshot.registrations.iter().map(|registration| {
             let enabled_at = from_micros(registration.created_at).format(&Rfc3339).unwrap_or_default();

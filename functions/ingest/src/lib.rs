@@ -5,7 +5,7 @@ use aws_sdk_dynamodb::Client as DynamoDb;
 use aws_sdk_sqs::Client as Sqs;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_access::{Access, Caller};
-use pushlark_events::{Effect, Reading, Sources, WebhookEvent, read};
+use pushlark_events::{Effect, ReadMark, Sources, WebhookEvent, read};
 use pushlark_http::{Answer, Init, Invocation, Methods, Problem, Response, answer};
 use pushlark_model::Availability;
 use pushlark_queue::{Queue, Record, Work};
@@ -35,7 +35,7 @@ pub struct Function {
 /// A change that is written to the table before the response, without the queue.
 enum StateChange {
     Presence(Jid, Availability),
-    Reading(Reading),
+    ReadMark(ReadMark),
 }
 
 #[derive(Serialize)]
@@ -86,20 +86,20 @@ impl Function {
     async fn accept(&self, events: Vec<WebhookEvent>, caller: &Caller) -> Result<Vec<String>, Problem> {
         let charged: Vec<_> =
             events.iter().flat_map(|event| event.charged(caller)).map(|domain| domain.as_str()).collect();
-        self.store.admit(&charged).await?;
+        self.store.charge(&charged).await?;
         let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), Vec::new(), Vec::new());
-        for WebhookEvent { id, at, effect, reading } in events {
+        for WebhookEvent { id, at, effect, read_mark } in events {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
-            if let Some(reading) = reading.filter(|_| self.unread_counts) {
-                state.push((StateChange::Reading(reading), at));
+            if let Some(read_mark) = read_mark.filter(|_| self.unread_counts) {
+                state.push((StateChange::ReadMark(read_mark), at));
             }
             match effect {
                 Effect::Queue(kind) => work.push(Work::new(id, at, kind)),
                 Effect::Presence(session, availability) => {
                     state.push((StateChange::Presence(session, availability), at))
                 }
-                Effect::Read(reading) if self.unread_counts => state.push((StateChange::Reading(reading), at)),
+                Effect::Read(read_mark) if self.unread_counts => state.push((StateChange::ReadMark(read_mark), at)),
                 Effect::Read(_) | Effect::None(_) => {}
             }
         }
@@ -122,7 +122,7 @@ impl Function {
                 StateChange::Presence(session, availability) => {
                     self.store.set_presence(&session, availability, at).await
                 }
-                StateChange::Reading(Reading { user, conversation }) => {
+                StateChange::ReadMark(ReadMark { user, conversation }) => {
                     self.store.note_read(&user, &conversation, at).await
                 }
             })

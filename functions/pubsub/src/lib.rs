@@ -107,7 +107,7 @@ impl Function {
             caller.log_refusal(&text);
             return Err(PushNodeError::new(Condition::Forbidden, text));
         }
-        self.store.admit(&[&parties.charged(caller)]).await.map_err(CommandError::from)?;
+        self.store.charge(&[&parties.charged(caller)]).await.map_err(CommandError::from)?;
         if iq.payload().is_some_and(|payload| payload.is("enable", ns::PUSH)) {
             let enable = Enable::try_from(iq).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
             return self.enable(&parties, enable).await.map(|()| None);
@@ -309,8 +309,8 @@ impl Parties {
             service.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
         match caller {
-            Caller::Server(domains) => caller.speaks_for(&self.from) || domains.iter().any(is_hosted_by),
-            _ => caller.speaks_for(&self.from),
+            Caller::Server(domains) => caller.has_access_to(&self.from) || domains.iter().any(is_hosted_by),
+            _ => caller.has_access_to(&self.from),
         }
     }
 
@@ -318,7 +318,7 @@ impl Parties {
     /// if the caller's credential is for all domains. A caller cannot use up the rate of a sender of another domain,
     /// nor the rate of the events that the sender's own server may send.
     fn charged(&self, caller: &Caller) -> String {
-        let own = [self.from.domain(), self.to.domain()].into_iter().find(|domain| caller.speaks_for_domain(domain));
+        let own = [self.from.domain(), self.to.domain()].into_iter().find(|domain| caller.has_access_to_domain(domain));
         match (caller, own.or_else(|| caller.own_domain())) {
             (Caller::Server(_), Some(domain)) => domain.to_string(),
             _ => format!("{NODE_ACCOUNT}{}", self.from),

@@ -137,7 +137,7 @@ impl Worker {
         // The other tasks are cancelled: a task that is put back must not publish any more.
         running.shutdown().await;
         for task in by_id.into_values() {
-            tracing::error!(id = task.attempt.id(), "a task was cancelled at the deadline: it is retried");
+            tracing::error!(id = task.attempt.id(), "a task was given up at the deadline");
             unfinished_tasks.push(UnfinishedTask::all(task, RetryCause::FAILED));
         }
         while writing.join_next().await.is_some() {}

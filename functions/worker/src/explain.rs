@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_delivery::Notification;
-use pushlark_events::{Arrival, Effect, Reading, WebhookEvent, read_event};
+use pushlark_events::{Arrival, Effect, ReadMark, WebhookEvent, read_event};
 use pushlark_model::{Availability, Payload, Registration};
 use pushlark_plugin::{Event, Publication};
 use pushlark_queue::{ReportedRecipient, Work, WorkKind};
@@ -154,13 +154,13 @@ impl Worker {
     }
 
     async fn explain_event(&self, event: WebhookEvent) -> Result<ExplainedEvent, ExplainError> {
-        let WebhookEvent { id, at, effect, reading } = event;
+        let WebhookEvent { id, at, effect, read_mark } = event;
         let mut recipients = Vec::new();
         let read_mark = match &effect {
-            Effect::Read(reading) => Some(reading),
-            _ => reading.as_ref(),
+            Effect::Read(read_mark) => Some(read_mark),
+            _ => read_mark.as_ref(),
         };
-        let reads = read_mark.map(|Reading { user, conversation }| {
+        let reads = read_mark.map(|ReadMark { user, conversation }| {
             let effect_note = if self.unread_counts { "" } else { " (no effect: UNREAD_COUNTS is off)" };
             format!("{user} has read all messages of {conversation}{effect_note}")
         });

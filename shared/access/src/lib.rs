@@ -44,10 +44,10 @@ pub enum Caller {
 
 impl Caller {
     /// Returns whether the caller may send events and requests about `user`.
-    pub fn speaks_for(&self, user: &BareJid) -> bool {
+    pub fn has_access_to(&self, user: &BareJid) -> bool {
         match self {
             Self::Client(client) => client == user,
-            _ => self.speaks_for_domain(user.domain()),
+            _ => self.has_access_to_domain(user.domain()),
         }
     }
 
@@ -61,7 +61,7 @@ impl Caller {
     }
 
     /// Returns whether the caller may send events and requests about all users of `domain`.
-    pub fn speaks_for_domain(&self, domain: &DomainRef) -> bool {
+    pub fn has_access_to_domain(&self, domain: &DomainRef) -> bool {
         match self {
             Self::Operator => true,
             Self::Server(domains) => domains.iter().any(|own| own.as_str() == domain.as_str()),
@@ -123,7 +123,7 @@ struct Secrets {
 
 /// The parts of an HTTP request that may contain a credential.
 #[derive(Debug, Clone, Copy)]
-pub struct Presented<'r> {
+pub struct PresentedCredentials<'r> {
     /// The headers by name, in lower case.
     pub headers: &'r HashMap<String, String>,
     /// The query parameter `token`.
@@ -139,7 +139,7 @@ pub struct Authenticated {
     pub sns: Vec<SnsMessage>,
 }
 
-impl<'r> Presented<'r> {
+impl<'r> PresentedCredentials<'r> {
     fn header(&self, name: &str) -> Option<&'r str> {
         self.headers.get(name).map(String::as_str)
     }
@@ -197,7 +197,7 @@ impl Access {
     }
 
     /// Authenticates an HTTP request.
-    pub async fn check(&self, request: Presented<'_>, body: &[u8]) -> Result<Authenticated, AccessError> {
+    pub async fn check(&self, request: PresentedCredentials<'_>, body: &[u8]) -> Result<Authenticated, AccessError> {
         let checked = match &self.topics {
             Some(topics) if request.header(MESSAGE_TYPE).is_some() => {
                 let message = topics.verify(body).await.map_err(AccessError::from);
@@ -214,11 +214,11 @@ impl Access {
 
     /// Reads the SNS messages in the payload of a direct invocation, whose sender IAM has authenticated. Returns `None`
     /// if the payload is not from SNS.
-    pub fn delivered(&self, payload: &RawValue) -> Option<Result<Vec<SnsMessage>, SnsError>> {
+    pub fn sns_messages(&self, payload: &RawValue) -> Option<Result<Vec<SnsMessage>, SnsError>> {
         self.topics.as_ref()?.delivered(payload)
     }
 
-    async fn caller(&self, request: Presented<'_>, body: &[u8]) -> Result<Caller, AccessError> {
+    async fn caller(&self, request: PresentedCredentials<'_>, body: &[u8]) -> Result<Caller, AccessError> {
         let credential = Credential::of(request);
         let bearer = match &credential {
             Some(Credential::Bearer(token)) => self.clients.as_ref().map(|clients| (clients, token)),
@@ -294,7 +294,7 @@ impl Secrets {
     /// Returns the caller that sent one of the secrets, or signed the request with one.
     fn caller(
         &self,
-        request: Presented<'_>,
+        request: PresentedCredentials<'_>,
         credential: Option<&Credential>,
         body: &[u8],
     ) -> Result<Caller, CredentialError> {
@@ -311,7 +311,7 @@ impl Secrets {
         if indexes.is_empty() { None } else { Some(self.caller_of(&indexes)) }
     }
 
-    fn signer(&self, request: Presented<'_>, body: &[u8]) -> Result<Caller, CredentialError> {
+    fn signer(&self, request: PresentedCredentials<'_>, body: &[u8]) -> Result<Caller, CredentialError> {
         let [id, timestamp, signature] = [ID, TIMESTAMP, SIGNATURE].map(|name| request.header(name));
         let indexes = match (request.header(HUB_SIGNATURE), signature.or(timestamp)) {
             (Some(signature), None) => verify_body(signature, &self.keys, body)?,
@@ -339,7 +339,7 @@ enum Credential {
 }
 
 impl Credential {
-    fn of(request: Presented<'_>) -> Option<Self> {
+    fn of(request: PresentedCredentials<'_>) -> Option<Self> {
         let Some(authorization) = request.header("authorization") else {
             return request.token.map(|token| Self::Other(token.as_bytes().to_vec()));
         };
@@ -373,7 +373,7 @@ mod tests {
 
     fn called(secrets: &str, headers: &[(&str, &str)], token: Option<&str>, body: &[u8]) -> Option<Caller> {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let request = Presented { headers: &headers, token };
+        let request = PresentedCredentials { headers: &headers, token };
         let secrets = if secrets.is_empty() { Secrets::default() } else { Secrets::parse(secrets).unwrap() };
         secrets.caller(request, Credential::of(request).as_ref(), body).ok()
     }
@@ -470,11 +470,11 @@ mod tests {
         assert_eq!(authorized(&format!("Example.com={one}")), None);
         assert_eq!(signed(&secrets, &four, br#"{"type": "message"}"#), Some(of(&["example.com"])));
         let user = |jid| BareJid::new(jid).unwrap();
-        assert!(of(&["example.com"]).speaks_for(&user("bob@example.com")));
-        assert!(!of(&["example.com"]).speaks_for(&user("bob@sub.example.com")));
-        assert!(!of(&["example.com"]).speaks_for(&user("bob@example.org")));
+        assert!(of(&["example.com"]).has_access_to(&user("bob@example.com")));
+        assert!(!of(&["example.com"]).has_access_to(&user("bob@sub.example.com")));
+        assert!(!of(&["example.com"]).has_access_to(&user("bob@example.org")));
         let client = Caller::Client(user("bob@example.com"));
-        assert!(client.speaks_for(&user("bob@example.com")) && !client.speaks_for(&user("eve@example.com")));
-        assert!(!client.speaks_for_domain(user("bob@example.com").domain()));
+        assert!(client.has_access_to(&user("bob@example.com")) && !client.has_access_to(&user("eve@example.com")));
+        assert!(!client.has_access_to_domain(user("bob@example.com").domain()));
     }
 }

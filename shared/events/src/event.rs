@@ -33,12 +33,12 @@ pub struct WebhookEvent {
     /// The action of ingest for this event.
     pub effect: Effect,
     /// The read mark of the sender, if the event is a message that implies one.
-    pub reading: Option<Reading>,
+    pub read_mark: Option<ReadMark>,
 }
 
 /// A read mark: a user has read all of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct ReadMark {
     /// The bare JID of the user who has read it.
     pub user: BareJid,
     /// The bare JID of the other user, or of the room.
@@ -53,7 +53,7 @@ pub enum Effect {
     /// The new availability of a session. A bare JID stands for the user's one session.
     Presence(Jid, Availability),
     /// A user has read a conversation.
-    Read(Reading),
+    Read(ReadMark),
     /// No effect: the event notifies nobody. The value holds the domains of the users that it is about, one for each
     /// user.
     None(Vec<DomainPart>),
@@ -103,7 +103,7 @@ impl WebhookEvent {
             Effect::Queue(WorkKind::DomainRemoved { domain }) => vec![domain],
             Effect::Queue(WorkKind::Notification(notification)) => vec![notification.owner.domain()],
             Effect::Presence(session, _) => vec![session.domain()],
-            Effect::Read(reading) => vec![reading.user.domain()],
+            Effect::Read(read_mark) => vec![read_mark.user.domain()],
             Effect::None(domains) => domains.iter().map(|domain| &**domain).collect(),
         }
     }
@@ -112,17 +112,18 @@ impl WebhookEvent {
     /// For the users of a domain for which `caller` does not speak, the caller's own domain is charged, if it has one.
     pub fn charged<'e>(&'e self, caller: &'e Caller) -> impl Iterator<Item = &'e DomainRef> {
         let domains = self.domains().into_iter();
-        domains.filter_map(|domain| if caller.speaks_for_domain(domain) { Some(domain) } else { caller.own_domain() })
+        domains
+            .filter_map(|domain| if caller.has_access_to_domain(domain) { Some(domain) } else { caller.own_domain() })
     }
 
     /// Returns the event, or an error if it has an effect on users for whom `caller` does not speak. Removes the read
     /// mark of a sender for whom `caller` does not speak.
     pub(crate) fn permitted_for(mut self, caller: &Caller) -> Result<Self, String> {
-        let other = self.domains().into_iter().find(|domain| !caller.speaks_for_domain(domain));
+        let other = self.domains().into_iter().find(|domain| !caller.has_access_to_domain(domain));
         if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_))) {
             return Err(format!("the credential does not speak for {other}"));
         }
-        self.reading = self.reading.filter(|reading| caller.speaks_for(&reading.user));
+        self.read_mark = self.read_mark.filter(|read_mark| caller.has_access_to(&read_mark.user));
         Ok(self)
     }
 }
@@ -171,7 +172,7 @@ pub fn message(
     if recipients > MAX_EVENT_RECIPIENTS {
         return Err(format!("to has {recipients} recipients, {MAX_EVENT_RECIPIENTS} are allowed"));
     }
-    let reading = reading(&from, &to, message, sources);
+    let read_mark = read_mark(&from, &to, message, sources);
     let effect = match (message.kind(), to) {
         (MessageType::Normal | MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
         (_, Recipients::Users(to)) => Effect::Queue(WorkKind::Message { from, to: distinct(to), stanza, recipient }),
@@ -179,7 +180,7 @@ pub fn message(
             Effect::Queue(WorkKind::Unacknowledged { from, to: distinct(to), stanza, recipient })
         }
     };
-    Ok(WebhookEvent { id, at, effect, reading })
+    Ok(WebhookEvent { id, at, effect, read_mark })
 }
 
 /// Returns a new id: a UUID of version 7.
@@ -205,7 +206,7 @@ pub fn joined_id([first, second]: [&str; 2], between: char) -> String {
 
 /// Returns the conversation that the sender has read: the sender of a message or of a displayed marker (XEP-0333)
 /// has read all earlier messages of the conversation.
-fn reading(from: &Jid, to: &Recipients, message: &Message, sources: &Sources) -> Option<Reading> {
+fn read_mark(from: &Jid, to: &Recipients, message: &Message, sources: &Sources) -> Option<ReadMark> {
     let is_own_message = || {
         let is_chat = matches!(message.kind(), MessageType::Chat | MessageType::Groupchat);
         is_chat && !message.is_carbon() && (message.text().is_some() || message.has_omemo_payload())
@@ -219,13 +220,13 @@ fn reading(from: &Jid, to: &Recipients, message: &Message, sources: &Sources) ->
         let occupant = from.resource().and_then(|nick| parse_jid(nick.as_str()).ok()).map(Jid::into_bare);
         let is_muc_light = users.iter().any(|user| sources.muc_light_hosts.has(user, &sender));
         if let Some(user) = occupant.filter(|user| is_muc_light && user.node().is_some()) {
-            return Some(Reading { user, conversation: sender });
+            return Some(ReadMark { user, conversation: sender });
         }
     }
     let conversation = single(users)?.clone();
     let is_room_of = |domain: &str| sender.domain().as_str().strip_suffix(domain).is_some_and(|d| d.ends_with('.'));
     let from_room = message.kind() == MessageType::Groupchat && is_room_of(conversation.domain().as_str());
-    (sender.node().is_some() && !from_room).then_some(Reading { user: sender, conversation })
+    (sender.node().is_some() && !from_room).then_some(ReadMark { user: sender, conversation })
 }
 
 fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {

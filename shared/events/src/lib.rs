@@ -10,7 +10,7 @@ mod sns;
 mod sources;
 mod stanza;
 
-pub use event::{Arrival, Effect, Reading, WebhookEvent};
+pub use event::{Arrival, Effect, ReadMark, WebhookEvent};
 pub use native::read_event;
 pub use sources::Sources;
 

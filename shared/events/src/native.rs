@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use time::OffsetDateTime;
 
-use crate::event::{Arrival, Effect, Reading, Recipients, WebhookEvent, message, new_id};
+use crate::event::{Arrival, Effect, ReadMark, Recipients, WebhookEvent, message, new_id};
 use crate::jid_fields::{bare, check_user, full, jid, user};
 
 /// The fields of all types of native events. One struct holds them, so that an error can name the field.
@@ -76,7 +76,7 @@ impl NativeEvent {
             }
             "read" => {
                 let user = user("jid", self.jid.as_deref())?;
-                Effect::Read(Reading { user, conversation: bare("conversation", self.conversation.as_deref())? })
+                Effect::Read(ReadMark { user, conversation: bare("conversation", self.conversation.as_deref())? })
             }
             "user_removed" => Effect::Queue(WorkKind::UserRemoved { jid: user("jid", self.jid.as_deref())? }),
             "domain_removed" => {
@@ -94,7 +94,7 @@ impl NativeEvent {
                 ));
             }
         };
-        Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, reading: None })
+        Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, read_mark: None })
     }
 
     fn message(&self) -> Result<Message, String> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pushlark_json::read_json;
-use pushlark_store::AdmissionError;
+use pushlark_store::RateLimitError;
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::{Condition, Element, Iq, IqType, PushRequestError};
 use serde::de::DeserializeOwned;
@@ -43,12 +43,12 @@ impl CommandError {
     }
 }
 
-impl From<AdmissionError> for CommandError {
-    fn from(error: AdmissionError) -> Self {
+impl From<RateLimitError> for CommandError {
+    fn from(error: RateLimitError) -> Self {
         match error {
-            AdmissionError::Exceeded { account, retry_after } => Self::TooMany(account, retry_after),
-            AdmissionError::TooManyAccounts(_) => Self::BadRequest(error.to_string()),
-            AdmissionError::Store(error) => {
+            RateLimitError::Exceeded { account, retry_after } => Self::TooMany(account, retry_after),
+            RateLimitError::TooManyAccounts(_) => Self::BadRequest(error.to_string()),
+            RateLimitError::Store(error) => {
                 tracing::error!(error = %Causes(&error), "the request is not counted against the rate limit");
                 Self::Unavailable
             }
@@ -69,10 +69,10 @@ impl From<CommandError> for Problem {
     }
 }
 
-impl From<AdmissionError> for Problem {
-    fn from(error: AdmissionError) -> Self {
+impl From<RateLimitError> for Problem {
+    fn from(error: RateLimitError) -> Self {
         match error {
-            AdmissionError::TooManyAccounts(_) => Self::too_many_accounts(error.to_string()),
+            RateLimitError::TooManyAccounts(_) => Self::too_many_accounts(error.to_string()),
             error => CommandError::from(error).into(),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use aws_lambda_events::http::{HeaderValue, header};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
-use pushlark_access::Presented;
+use pushlark_access::PresentedCredentials;
 use serde::de::{Deserializer, Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -82,8 +82,8 @@ impl HttpRequest {
         self.query_string_parameters.as_ref()?.get(name).map(String::as_str)
     }
 
-    pub(crate) fn presented(&self) -> Presented<'_> {
-        Presented { headers: &self.headers, token: self.query("token") }
+    pub(crate) fn presented(&self) -> PresentedCredentials<'_> {
+        PresentedCredentials { headers: &self.headers, token: self.query("token") }
     }
 
     pub(crate) fn method(&self) -> &str {

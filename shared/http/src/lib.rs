@@ -109,7 +109,7 @@ async fn direct(
     act: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
 ) -> Answer {
     let request = Request::new(Caller::Operator, Media::Json, payload.get().as_bytes().to_vec());
-    let delivered = access.delivered(payload);
+    let delivered = access.sns_messages(payload);
     let is_from_sns = delivered.is_some();
     let acted = match (request, delivered.unwrap_or_else(|| Ok(Vec::new()))) {
         (Ok(request), Ok(sns)) => act(Request { sns, ..request }).await,

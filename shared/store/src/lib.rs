@@ -36,7 +36,7 @@ pub use claim::{Claimant, Claimed};
 pub use device::DeviceStatus;
 pub use limits::Limits;
 pub use node::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced};
-pub use rate::AdmissionError;
+pub use rate::RateLimitError;
 pub use recipient::Snapshot;
 pub use registration::Registered;
 pub use removal::RemovalProgress;

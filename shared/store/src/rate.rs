@@ -21,7 +21,7 @@ const MAX_CONCURRENT_ACCOUNTS: usize = 32;
 
 /// A request that `RATE_LIMIT` does not admit. It counts for no account.
 #[derive(Debug, thiserror::Error)]
-pub enum AdmissionError {
+pub enum RateLimitError {
     /// The account has reached the limit: the caller may retry after this time.
     #[error("{account} is over the rate limit, try again later")]
     Exceeded {
@@ -41,7 +41,7 @@ pub enum AdmissionError {
 impl Store {
     /// Admits a request against `RATE_LIMIT`, and counts one event for an account each time that it is in `accounts`. A
     /// request that reaches the limit is admitted as a whole.
-    pub async fn admit(&self, accounts: &[&str]) -> Result<(), AdmissionError> {
+    pub async fn charge(&self, accounts: &[&str]) -> Result<(), RateLimitError> {
         let Some(limit) = self.rate_limit else { return Ok(()) };
         let (window, retry_after) = window(seconds_now());
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
@@ -49,7 +49,7 @@ impl Store {
             *counts.entry(account).or_default() += 1;
         }
         if counts.len() > MAX_ACCOUNTS {
-            return Err(AdmissionError::TooManyAccounts(counts.len()));
+            return Err(RateLimitError::TooManyAccounts(counts.len()));
         }
         let (mut admitted, mut refused) = (Vec::with_capacity(counts.len()), None);
         let stopped = AtomicBool::new(false);
@@ -62,7 +62,7 @@ impl Store {
             match counted {
                 Some((account, count, Ok(true))) => admitted.push((account, count)),
                 Some((account, _, Ok(false))) => {
-                    refused = Some(AdmissionError::Exceeded { account: account.to_owned(), retry_after });
+                    refused = Some(RateLimitError::Exceeded { account: account.to_owned(), retry_after });
                 }
                 Some((_, _, Err(error))) => refused = Some(error.into()),
                 None => {}

@@ -1,6 +1,6 @@
 //! Native events in JSON.
 
-use pushlark_events::{Effect, Reading, WebhookEvent};
+use pushlark_events::{Effect, ReadMark, WebhookEvent};
 use pushlark_http::Media::{Json, JsonLines};
 use pushlark_model::Availability;
 use pushlark_queue::{ReportedRecipient, WorkKind};
@@ -148,8 +148,8 @@ fn presence_must_have_a_session_and_a_status() {
 fn a_read_mark_must_have_a_user_and_a_conversation() {
     let read = json!({"type": "read", "jid": "bob@example.com", "conversation": "alice@example.com"});
     let of = |jid| BareJid::new(jid).unwrap();
-    let reading = Reading { user: of("bob@example.com"), conversation: of("alice@example.com") };
-    assert_eq!(event(read.clone()).effect, Effect::Read(reading));
+    let read_mark = ReadMark { user: of("bob@example.com"), conversation: of("alice@example.com") };
+    assert_eq!(event(read.clone()).effect, Effect::Read(read_mark));
     for name in ["jid", "conversation"] {
         for value in [Value::Null, json!(""), json!("@"), json!(1)] {
             assert_refused(Json, &changed(read.clone(), json!({name: value})).to_string(), name);
