@@ -70,25 +70,9 @@ impl Event {
     pub fn recipient(self, recipient: Value) -> Self {
         self.with("recipient", recipient)
     }
-
-    /// Sets any field, also to a wrong value.
-    pub fn with(mut self, field: &str, value: impl Serialize) -> Self {
-        self.0[field] = json!(value);
-        self
-    }
 }
 
-impl From<Event> for Value {
-    fn from(event: Event) -> Self {
-        event.0
-    }
-}
-
-impl std::fmt::Display for Event {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
+json_builder!(Event);
 
 /// One piece of work in a record of the worker's queue: an event with its id and time.
 #[derive(Debug, Clone, Serialize)]

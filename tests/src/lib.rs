@@ -5,6 +5,8 @@
 
 mod call_counter;
 mod chaos_proxy;
+#[macro_use]
+mod json_builder;
 
 mod event;
 mod isolated_worker;

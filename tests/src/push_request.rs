@@ -62,25 +62,9 @@ impl PushRequest {
         self.0.as_object_mut().unwrap().remove(field);
         self
     }
-
-    /// Sets any field, also to a wrong value.
-    pub fn with(mut self, field: &str, value: impl Serialize) -> Self {
-        self.0[field] = json!(value);
-        self
-    }
 }
 
-impl From<PushRequest> for Value {
-    fn from(request: PushRequest) -> Self {
-        request.0
-    }
-}
-
-impl std::fmt::Display for PushRequest {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
+json_builder!(PushRequest);
 
 /// Returns the publish options of a browser's subscription.
 pub(crate) fn browser(endpoint: &str, subscriber: &Subscriber) -> Value {

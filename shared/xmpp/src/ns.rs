@@ -27,7 +27,7 @@ pub const STANZA_ID: &str = "urn:xmpp:sid:0";
 /// Message processing hints (XEP-0334).
 pub const HINTS: &str = "urn:xmpp:hints";
 /// Jingle message initiation: calls (XEP-0353).
-pub const JINGLE_MESSAGE: &str = "urn:xmpp:jingle-message:0";
+pub const JINGLE_MESSAGE_INITIATION: &str = "urn:xmpp:jingle-message:0";
 /// Displayed markers (XEP-0333).
 pub const CHAT_MARKERS: &str = "urn:xmpp:chat-markers:0";
 /// Message carbons: copies for a user's other sessions (XEP-0280).

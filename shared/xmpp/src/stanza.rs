@@ -338,7 +338,7 @@ impl Message {
     /// Returns the Jingle message in it: the name of the element, such as `propose`, and the id of the session
     /// (XEP-0353).
     pub fn jingle_message(&self) -> Option<(&str, &str)> {
-        let step = self.0.children().find(|child| child.namespace() == ns::JINGLE_MESSAGE)?;
+        let step = self.0.children().find(|child| child.namespace() == ns::JINGLE_MESSAGE_INITIATION)?;
         Some((step.name(), step.attribute("id")?))
     }
 
