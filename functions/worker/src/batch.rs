@@ -38,7 +38,7 @@ struct Received {
 }
 
 /// A task of the batch that was started, or that is too early to start.
-struct RunningTask {
+struct TaskEntry {
     /// The index of its message in the batch.
     message: usize,
     user: Option<BareJid>,
@@ -47,7 +47,7 @@ struct RunningTask {
 
 /// A task that must be retried, or one of its registrations.
 struct UnfinishedTask {
-    task: RunningTask,
+    task: TaskEntry,
     /// The unread count, if Pushlark counted the message.
     counted: Option<u32>,
     unfinished: Unfinished,
@@ -72,7 +72,7 @@ impl Worker {
             match Task::read(&body, &message.message_id, message.receive_count > 1, &self.content_policy) {
                 Ok(tasks) => {
                     for task in tasks {
-                        let entry = RunningTask { message: index, user: task.user(), attempt: task.attempt.clone() };
+                        let entry = TaskEntry { message: index, user: task.user(), attempt: task.attempt.clone() };
                         if is_too_early(&task.attempt.retry) {
                             unfinished_tasks.push(UnfinishedTask::all(entry, RetryCause::TooEarly));
                         } else {
@@ -98,7 +98,7 @@ impl Worker {
     async fn run(
         &self,
         running: &mut JoinSet<TaskOutcome>,
-        mut by_id: HashMap<Id, RunningTask>,
+        mut by_id: HashMap<Id, TaskEntry>,
         batch: &BatchContext,
         end_cutoff: Instant,
     ) -> Vec<UnfinishedTask> {
@@ -130,7 +130,7 @@ impl Worker {
                 |(_, outcome)| outcome,
             );
             unfinished_tasks.extend(outcome.unfinished.into_iter().map(|unfinished| {
-                let task = RunningTask { user: task.user.clone(), attempt: task.attempt.clone(), ..task };
+                let task = TaskEntry { user: task.user.clone(), attempt: task.attempt.clone(), ..task };
                 UnfinishedTask { task, counted: outcome.counted, unfinished }
             }));
         }
@@ -232,7 +232,7 @@ impl Worker {
     async fn put_back(&self, unfinished_tasks: Vec<UnfinishedTask>, recipients: &mut ByClaimant) -> BTreeSet<usize> {
         let mut by_delay: BTreeMap<Duration, Vec<Work>> = BTreeMap::new();
         let (mut dead, mut messages, mut handed_over) = (Vec::new(), BTreeSet::new(), ByClaimant::new());
-        for UnfinishedTask { task: RunningTask { message, user, attempt }, counted, unfinished } in unfinished_tasks {
+        for UnfinishedTask { task: TaskEntry { message, user, attempt }, counted, unfinished } in unfinished_tasks {
             messages.insert(message);
             let (retry, delay) = unfinished.next(&attempt.retry, counted);
             let work = attempt.again(retry);
@@ -314,7 +314,7 @@ impl Worker {
 
 impl UnfinishedTask {
     /// Returns a task of which all registrations must be retried.
-    fn all(task: RunningTask, cause: RetryCause) -> Self {
+    fn all(task: TaskEntry, cause: RetryCause) -> Self {
         Self { task, counted: None, unfinished: Unfinished::all(cause) }
     }
 }

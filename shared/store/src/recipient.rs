@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use crate::attributes::{PK, SK};
 use crate::item::{self, Item, text};
-use crate::registration::{self, RegistrationVersion};
+use crate::registration::{self, RegistrationState};
 use crate::session::{MAX_SESSIONS, Session};
 use crate::transaction::Latest;
 use crate::{Store, StoreError, keys};
@@ -22,7 +22,7 @@ pub struct Snapshot {
     /// Whether any of the user's sessions is online; `None` if no presence was reported.
     pub online: Option<bool>,
     /// The other attributes of all registrations, by sort key, even of those that this version cannot read.
-    pub(crate) versions: HashMap<String, RegistrationVersion>,
+    pub(crate) states: HashMap<String, RegistrationState>,
     /// The registration that was added last, if the table has the item.
     pub(crate) latest: Option<Latest>,
     pub(crate) sessions: Vec<Session>,
@@ -102,7 +102,7 @@ impl Snapshot {
         let session = self.sessions.iter().find(|session| session.key == key && !session.is_expired)?;
         let tie = session.tie.as_ref()?;
         let went_offline = (tie.tied_at..=to_micros(at)).contains(&session.offline_at);
-        if went_offline || tie.tied_at < self.versions.get(&tie.registration)?.first_enabled_at {
+        if went_offline || tie.tied_at < self.states.get(&tie.registration)?.first_enabled_at {
             return None;
         }
         self.registrations
@@ -112,30 +112,29 @@ impl Snapshot {
 
     /// Returns whether the first enable request of the registration, since it was last disabled, is later than `at`.
     pub fn is_enabled_after(&self, registration: &Registration, at: OffsetDateTime) -> bool {
-        self.version_of(registration).is_some_and(|version| version.first_enabled_at > to_micros(at))
+        self.state_of(registration).is_some_and(|version| version.first_enabled_at > to_micros(at))
     }
 
     /// Returns whether the last answer reported the device as suspect, or the push service was unreachable.
     pub fn is_suspected(&self, registration: &Registration) -> bool {
-        self.version_of(registration)
-            .is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
+        self.state_of(registration).is_some_and(|version| version.suspicions > 0 || version.unreachable_since.is_some())
     }
 
     /// Returns whether the registration's push service was unreachable at the last attempt.
     pub fn is_unreachable(&self, registration: &Registration) -> bool {
-        self.version_of(registration).is_some_and(|version| version.unreachable_since.is_some())
+        self.state_of(registration).is_some_and(|version| version.unreachable_since.is_some())
     }
 
     /// Returns the attributes of a registration that only the store uses.
-    pub(crate) fn version_of(&self, registration: &Registration) -> Option<&RegistrationVersion> {
-        self.versions.get(&keys::registration(&registration.jid, &registration.node))
+    pub(crate) fn state_of(&self, registration: &Registration) -> Option<&RegistrationState> {
+        self.states.get(&keys::registration(&registration.jid, &registration.node))
     }
 
     /// Returns the time of the last known enable request of the user, in microseconds since 1970; 0 if there is none.
     pub(crate) fn newest(&self) -> u64 {
-        let versions = self.versions.values().map(|version| version.created_at);
+        let states = self.states.values().map(|version| version.created_at);
         let ties = self.sessions.iter().filter_map(|session| Some(session.tie.as_ref()?.tied_at));
-        versions.chain(ties).chain(self.latest.as_ref().map(|latest| latest.added_at)).max().unwrap_or(0)
+        states.chain(ties).chain(self.latest.as_ref().map(|latest| latest.added_at)).max().unwrap_or(0)
     }
 
     fn add(&mut self, item: &Item) {
@@ -143,7 +142,7 @@ impl Snapshot {
         if key == keys::LATEST_REGISTRATION {
             self.latest = Latest::read(item);
         } else if key.starts_with(keys::REGISTRATION_PREFIX) {
-            self.versions.insert(key.to_owned(), RegistrationVersion::read(item));
+            self.states.insert(key.to_owned(), RegistrationState::read(item));
             match registration::read(item) {
                 Some(registration) => self.registrations.push(registration),
                 None => tracing::error!(key, "registration ignored: this version cannot read its item"),

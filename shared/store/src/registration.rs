@@ -29,7 +29,7 @@ pub enum Registered {
 
 /// The attributes of a registration's item that only the store uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegistrationVersion {
+pub struct RegistrationState {
     /// The time of the last enable request, in microseconds since 1970.
     pub created_at: u64,
     /// The time of the first enable request, in microseconds since 1970. Another enable request keeps it until the
@@ -41,7 +41,7 @@ pub struct RegistrationVersion {
     pub unreachable_since: Option<u64>,
 }
 
-impl RegistrationVersion {
+impl RegistrationState {
     /// Reads the attributes. Earlier versions of this crate wrote `first_enabled_at` as `tied_from`, or not at all.
     pub fn read(item: &Item) -> Self {
         let number = |name| item::number_of(item, name).unwrap_or(0);
@@ -67,8 +67,8 @@ impl Store {
         loop {
             let snapshot = self.snapshot(&owner).await?;
             let key = keys::registration(&registration.jid, &registration.node);
-            let replaced = snapshot.versions.get(&key);
-            let mut others: Vec<_> = snapshot.versions.iter().filter(|(other, _)| **other != key).collect();
+            let replaced = snapshot.states.get(&key);
+            let mut others: Vec<_> = snapshot.states.iter().filter(|(other, _)| **other != key).collect();
             let excess = (others.len() + 1).saturating_sub(self.limits.nodes);
             let oldest = match self.limits.when_reached {
                 WhenReached::RefuseNewest if excess > 0 && replaced.is_none() => return Ok(Registered::Refused),
@@ -85,7 +85,7 @@ impl Store {
             let mut parts = vec![self.put_registration(&owner, registration, replaced)];
             if replaced.is_none() {
                 let latest = Latest { key, added_at: registration.created_at };
-                let is_known = |key: &str| snapshot.versions.contains_key(key);
+                let is_known = |key: &str| snapshot.states.contains_key(key);
                 let seen = snapshot.latest.as_ref();
                 parts.extend(self.advance(&owner, keys::LATEST_REGISTRATION, seen, is_known, &latest));
             }
@@ -148,7 +148,7 @@ impl Store {
         &self,
         owner: &BareJid,
         registration: &Registration,
-        replaced: Option<&RegistrationVersion>,
+        replaced: Option<&RegistrationState>,
     ) -> Part {
         let first_enabled_at = replaced.map_or(registration.created_at, |version| version.first_enabled_at);
         let put = Put::builder()
@@ -183,7 +183,7 @@ impl Store {
         Some(Part::Update(update.build()))
     }
 
-    fn delete_in_transaction(&self, owner: &BareJid, key: &str, version: &RegistrationVersion) -> Part {
+    fn delete_in_transaction(&self, owner: &BareJid, key: &str, version: &RegistrationState) -> Part {
         let delete = Delete::builder()
             .table_name(&self.table)
             .key(PK, text(owner))
