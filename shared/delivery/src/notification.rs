@@ -97,6 +97,15 @@ fn hash(parts: &[&str], length: usize) -> String {
 }
 
 #[cfg(test)]
+impl<'n> Notification<'n> {
+    /// Returns a notification that expires in a minute.
+    pub(crate) fn for_test(user: &'n BareJid, registration: &'n Registration, payload: &'n Payload) -> Self {
+        let expires_at = OffsetDateTime::now_utc() + time::Duration::MINUTE;
+        Self { message_id: "m", user, conversation: user, registration, payload, expires_at }
+    }
+}
+
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeMap;
@@ -111,15 +120,7 @@ mod tests {
         let segment = |device: &str| {
             let options = PublishOptions::new(BTreeMap::from([("device_id".into(), device.into())])).unwrap();
             let registration = Registration { jid: user.clone(), node: "n".into(), options, created_at: 0 };
-            let notification = Notification {
-                message_id: "m",
-                user: &user,
-                conversation: &user,
-                registration: &registration,
-                payload: &Payload::default(),
-                expires_at: OffsetDateTime::UNIX_EPOCH,
-            };
-            notification.path_segment("device_id")
+            Notification::for_test(&user, &registration, &Payload::default()).path_segment("device_id")
         };
         assert_eq!(segment("Az0-._~:APA91b_x-y").unwrap(), "Az0-._~%3AAPA91b_x-y");
         assert_eq!(segment("a/b?c#d%e é").unwrap(), "a%2Fb%3Fc%23d%25e%20%C3%A9");

@@ -38,6 +38,10 @@ pub const RECIPIENT_LAST: &str = "ses0";
 /// The number of partitions of the index over which a domain is spread. It must not change for a table that has items.
 const DOMAIN_SHARDS: u8 = 16;
 
+pub fn registration_key(registration: &Registration) -> String {
+    self::registration(&registration.jid, &registration.node)
+}
+
 pub fn registration(jid: &BareJid, node: &str) -> String {
     format!("{REGISTRATION_PREFIX}{}/{node}", bounded(jid.as_str(), 500))
 }

@@ -105,9 +105,7 @@ impl Snapshot {
         if went_offline || tie.tied_at < self.states.get(&tie.registration)?.first_enabled_at {
             return None;
         }
-        self.registrations
-            .iter()
-            .find(|registration| keys::registration(&registration.jid, &registration.node) == tie.registration)
+        self.registrations.iter().find(|registration| keys::registration_key(registration) == tie.registration)
     }
 
     /// Returns whether the first enable request of the registration, since it was last disabled, is later than `at`.
@@ -127,7 +125,7 @@ impl Snapshot {
 
     /// Returns the attributes of a registration that only the store uses.
     pub(crate) fn state_of(&self, registration: &Registration) -> Option<&RegistrationState> {
-        self.states.get(&keys::registration(&registration.jid, &registration.node))
+        self.states.get(&keys::registration_key(registration))
     }
 
     /// Returns the time of the last known enable request of the user, in microseconds since 1970; 0 if there is none.

@@ -66,7 +66,7 @@ impl Store {
         let mut retries = Retries::new();
         loop {
             let snapshot = self.snapshot(&owner).await?;
-            let key = keys::registration(&registration.jid, &registration.node);
+            let key = keys::registration_key(registration);
             let replaced = snapshot.states.get(&key);
             let mut others: Vec<_> = snapshot.states.iter().filter(|(other, _)| **other != key).collect();
             let excess = (others.len() + 1).saturating_sub(self.limits.nodes);
@@ -74,7 +74,7 @@ impl Store {
                 WhenReached::RefuseNewest if excess > 0 && replaced.is_none() => return Ok(Registered::Refused),
                 WhenReached::RefuseNewest => &[],
                 WhenReached::ReplaceOldest => {
-                    others.sort_unstable_by_key(|(key, version)| (version.created_at, *key));
+                    others.sort_unstable_by_key(|(key, state)| (state.created_at, *key));
                     &others[..excess]
                 }
             };
@@ -90,12 +90,12 @@ impl Store {
                 parts.extend(self.advance(&owner, keys::LATEST_REGISTRATION, seen, is_known, &latest));
             }
             parts.extend(self.tie(user, registration));
-            if let Some(((key, version), surplus)) = oldest.split_last() {
+            if let Some(((key, state), surplus)) = oldest.split_last() {
                 // There is a surplus only after MAX_NODES was lowered. It may be too large for a transaction.
                 let deletions: Vec<_> =
-                    surplus.iter().map(|(key, version)| self.delete(&owner, key, Some(version.created_at))).collect();
+                    surplus.iter().map(|(key, state)| self.delete(&owner, key, Some(state.created_at))).collect();
                 stream::iter(deletions).buffer_unordered(MAX_CONCURRENT_WRITES).try_collect::<Vec<_>>().await?;
-                parts.push(self.delete_in_transaction(&owner, key, version));
+                parts.push(self.delete_in_transaction(&owner, key, state));
             }
             match self.transact(STORE_REGISTRATION, parts).await? {
                 TransactionOutcome::Written => {
@@ -139,8 +139,7 @@ impl Store {
 
     /// Deletes one registration, unless it was enabled again after it was read. Returns whether it was deleted.
     pub async fn unregister_version(&self, user: &BareJid, registration: &Registration) -> Result<bool, StoreError> {
-        self.delete(user, &keys::registration(&registration.jid, &registration.node), Some(registration.created_at))
-            .await
+        self.delete(user, &keys::registration_key(registration), Some(registration.created_at)).await
     }
 
     /// Returns the part that puts a registration, on condition that the one of the same key is still `replaced`.
@@ -150,16 +149,16 @@ impl Store {
         registration: &Registration,
         replaced: Option<&RegistrationState>,
     ) -> Part {
-        let first_enabled_at = replaced.map_or(registration.created_at, |version| version.first_enabled_at);
+        let first_enabled_at = replaced.map_or(registration.created_at, |state| state.first_enabled_at);
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(write(owner, registration)))
             .item(FIRST_ENABLED_AT, number(first_enabled_at));
         Part::Put(match replaced {
             None => put.condition_expression(format!("attribute_not_exists({PK})")).build(),
-            Some(version) => put
+            Some(state) => put
                 .condition_expression(format!("{CREATED_AT} = :replaced"))
-                .expression_attribute_values(":replaced", number(version.created_at))
+                .expression_attribute_values(":replaced", number(state.created_at))
                 .build(),
         })
     }
@@ -174,22 +173,19 @@ impl Store {
             .update_expression(format!(
                 "SET {REGISTRATION} = :registration, {TIED_AT} = :tied_at, {EXPIRES_AT} = :expires_at"
             ))
-            .expression_attribute_values(
-                ":registration",
-                text(keys::registration(&registration.jid, &registration.node)),
-            )
+            .expression_attribute_values(":registration", text(keys::registration_key(registration)))
             .expression_attribute_values(":tied_at", number(registration.created_at))
             .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)));
         Some(Part::Update(update.build()))
     }
 
-    fn delete_in_transaction(&self, owner: &BareJid, key: &str, version: &RegistrationState) -> Part {
+    fn delete_in_transaction(&self, owner: &BareJid, key: &str, state: &RegistrationState) -> Part {
         let delete = Delete::builder()
             .table_name(&self.table)
             .key(PK, text(owner))
             .key(SK, text(key))
             .condition_expression(format!("{CREATED_AT} = :version"))
-            .expression_attribute_values(":version", number(version.created_at));
+            .expression_attribute_values(":version", number(state.created_at));
         Part::Delete(delete.build())
     }
 
@@ -211,14 +207,12 @@ impl Store {
             .await;
         unless_stale("delete a registration", deleted)
     }
-}
 
-impl Store {
     /// Counts one answer that reports the registration's device as suspect. Returns the number of such answers in a
     /// row; 0 if the registration was enabled again or deleted after it was read.
     pub async fn suspect(&self, user: &BareJid, registration: &Registration) -> Result<u32, StoreError> {
         let counted = self
-            .update(user, &keys::registration(&registration.jid, &registration.node))
+            .update(user, &keys::registration_key(registration))
             .update_expression(format!("ADD {SUSPICIONS} :one"))
             .condition_expression(format!("{CREATED_AT} = :version"))
             .expression_attribute_values(":one", number(1))
@@ -237,7 +231,7 @@ impl Store {
     pub async fn note_unreachable(&self, user: &BareJid, registration: &Registration) -> Result<u64, StoreError> {
         let now = seconds_now();
         let noted = self
-            .update(user, &keys::registration(&registration.jid, &registration.node))
+            .update(user, &keys::registration_key(registration))
             .update_expression(format!("SET {UNREACHABLE_SINCE} = if_not_exists({UNREACHABLE_SINCE}, :now)"))
             .condition_expression(format!("{CREATED_AT} = :version"))
             .expression_attribute_values(":now", number(now))
@@ -262,7 +256,7 @@ impl Store {
 
     async fn clear(&self, user: &BareJid, registration: &Registration, update: String) -> Result<(), StoreError> {
         let cleared = self
-            .update(user, &keys::registration(&registration.jid, &registration.node))
+            .update(user, &keys::registration_key(registration))
             .update_expression(update)
             .condition_expression(format!("{CREATED_AT} = :version"))
             .expression_attribute_values(":version", number(registration.created_at))
@@ -275,7 +269,7 @@ impl Store {
 fn write(owner: &BareJid, registration: &Registration) -> Item {
     HashMap::from([
         (PK.into(), text(owner)),
-        (SK.into(), text(keys::registration(&registration.jid, &registration.node))),
+        (SK.into(), text(keys::registration_key(registration))),
         (JID.into(), text(&registration.jid)),
         (NODE.into(), text(&registration.node)),
         (FORM.into(), item::form(&registration.options)),

@@ -182,7 +182,8 @@ impl App {
             return Err(format!("{UNKNOWN_FIELD}`{unknown}`, expected one of `hosts`, {known}"));
         }
         if by_provider.is_empty() {
-            return Err("it has none of apns, fcm and web_push".into());
+            let [first @ .., last] = PROVIDERS.map(|(_, field, _)| field);
+            return Err(format!("it has none of {} and {last}", first.join(", ")));
         }
         Ok(Self { hosts, clients: by_provider })
     }

@@ -326,15 +326,8 @@ mod tests {
         let user = BareJid::new("bob@example.com").unwrap();
         let options = PublishOptions::new(options).unwrap();
         let registration = Registration { jid: user.clone(), node: "n".into(), options, created_at: 0 };
-        let notification = Notification {
-            message_id: "m",
-            user: &user,
-            conversation: &user,
-            registration: &registration,
-            payload: &Payload::default(),
-            expires_at: OffsetDateTime::now_utc() + time::Duration::MINUTE,
-        };
-        web_push.publish(notification).await.unwrap()
+        let payload = Payload::default();
+        web_push.publish(Notification::for_test(&user, &registration, &payload)).await.unwrap()
     }
 
     fn scope(outcome: Outcome) -> FailureScope {
