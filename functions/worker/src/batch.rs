@@ -157,7 +157,7 @@ impl Worker {
         match action {
             Action::Notify { mut event, reported } => {
                 let span = info_span!("message", id, recipient = %event.recipient());
-                self.notify(&mut event, reported, &attempt, turn, &batch).instrument(span).await
+                self.notify(&mut event, &reported, &attempt, turn, &batch).instrument(span).await
             }
             Action::NotifyDevice(push) => {
                 let span = info_span!("message", id, recipient = %push.owner);

@@ -100,7 +100,7 @@ impl PresenceSource {
 
 impl RecipientState {
     /// Combines the state that the event reports with the snapshot of the table. The event takes precedence.
-    pub fn new(event: &Event, reported: ReportedRecipient, snapshot: &Snapshot) -> Self {
+    pub fn new(event: &Event, reported: &ReportedRecipient, snapshot: &Snapshot) -> Self {
         let (online, presence) = match (reported.online, snapshot.online) {
             (Some(online), _) => (online, PresenceSource::Event),
             (None, Some(online)) => (online, PresenceSource::Sessions),

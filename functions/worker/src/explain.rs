@@ -193,13 +193,13 @@ impl Worker {
     ) -> Result<Explanation, ExplainError> {
         let user = event.recipient();
         let claimed = self.store.claimed(&event.id, &user).await?;
-        if self.counts(&event, reported) {
+        if self.counts(&event, &reported) {
             event.unread_count = match claimed.counted() {
                 Some(counted) => counted,
                 None => self.store.unread(&user, &event.from.to_bare()).await?.saturating_add(1),
             };
         }
-        let outcome = match self.decide(&event, reported).await {
+        let outcome = match self.decide(&event, &reported).await {
             Ok(Decision { snapshot, known: RecipientState { recipient, presence }, left_out, publications }) => {
                 let (others, ours): (Vec<_>, Vec<_>) =
                     publications.into_iter().partition(|planned| claimed.has(&planned.publication.registration));

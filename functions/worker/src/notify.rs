@@ -50,7 +50,7 @@ impl Worker {
     pub(crate) async fn notify(
         &self,
         event: &mut Event,
-        reported: ReportedRecipient,
+        reported: &ReportedRecipient,
         attempt: &Attempt,
         turn: Share,
         batch: &BatchContext,
@@ -164,7 +164,7 @@ impl Worker {
     async fn count(
         &self,
         event: &mut Event,
-        reported: ReportedRecipient,
+        reported: &ReportedRecipient,
         counted: Option<u32>,
     ) -> Result<Option<u32>, StoreError> {
         if !self.counts(event, reported) {
@@ -191,7 +191,7 @@ impl Worker {
     }
 
     /// Returns whether Pushlark counts a message as unread: it has a text, and somebody else wrote it.
-    pub(crate) fn counts(&self, event: &Event, reported: ReportedRecipient) -> bool {
+    pub(crate) fn counts(&self, event: &Event, reported: &ReportedRecipient) -> bool {
         let message = &event.message;
         let has_text = message.text().is_some() || message.has_omemo_payload();
         let user = event.recipient();
@@ -207,7 +207,7 @@ impl Worker {
     pub(crate) async fn decide(
         &self,
         event: &Event,
-        reported: ReportedRecipient,
+        reported: &ReportedRecipient,
     ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         match &self.plugin {

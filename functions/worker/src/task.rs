@@ -145,15 +145,16 @@ impl Action {
     fn of(work: &Work, content_policy: &Arc<ContentPolicy>) -> Result<Vec<Self>, TaskError> {
         let (from, kinds, stanza, reported): (_, Vec<_>, _, _) = match &work.kind {
             WorkKind::Message { from, to, stanza, recipient } => {
-                (from, to.iter().cloned().map(EventKind::Message).collect(), stanza, *recipient)
+                (from, to.iter().cloned().map(EventKind::Message).collect(), stanza, recipient)
             }
             WorkKind::Unacknowledged { from, to, stanza, recipient } => {
-                (from, to.iter().cloned().map(EventKind::Unacknowledged).collect(), stanza, *recipient)
+                (from, to.iter().cloned().map(EventKind::Unacknowledged).collect(), stanza, recipient)
             }
             WorkKind::Notification(notification) => {
                 let push = NodePush::new((**notification).clone(), content_policy)?;
                 return Ok(vec![Self::NotifyDevice(Box::new(push))]);
             }
+            WorkKind::Subscription { .. } | WorkKind::Read { .. } => return Ok(Vec::new()),
             WorkKind::UserRemoved { jid } => return Ok(vec![Self::RemoveUser(jid.clone())]),
             WorkKind::DomainRemoved { domain } => return Ok(vec![Self::RemoveDomain(domain.clone())]),
         };
@@ -167,7 +168,10 @@ impl Action {
             unread_count: reported.unread_count.unwrap_or(1),
             content_policy: Arc::clone(content_policy),
         };
-        Ok(kinds.into_iter().map(|kind| Self::Notify { event: Box::new(event(kind)), reported }).collect())
+        Ok(kinds
+            .into_iter()
+            .map(|kind| Self::Notify { event: Box::new(event(kind)), reported: reported.clone() })
+            .collect())
     }
 }
 

@@ -115,13 +115,17 @@ impl Worker {
     }
 }
 
-/// Reads `INCLUDE_BODY`, `INCLUDE_SENDER`, `BODY_PLACEHOLDER` and `GROUP_DATA`.
+/// Reads `INCLUDE_BODY`, `INCLUDE_SENDER`, the placeholders, `CALL_END` and `GROUP_DATA`.
 fn content_policy(environment: &Environment) -> Result<ContentPolicy, SettingError> {
     let [urgent, mention] = environment.words(&catalogue::GROUP_DATA)?;
     Ok(ContentPolicy {
         body: environment.switch(&catalogue::INCLUDE_BODY)?,
         sender: environment.switch(&catalogue::INCLUDE_SENDER)?,
         placeholder: environment.require(&catalogue::BODY_PLACEHOLDER)?,
+        invitation_placeholder: environment.require(&catalogue::INVITATION_PLACEHOLDER)?,
+        subscription_placeholder: environment.require(&catalogue::SUBSCRIPTION_PLACEHOLDER)?,
+        call_placeholder: environment.require(&catalogue::CALL_PLACEHOLDER)?,
+        call_end: environment.switch(&catalogue::CALL_END)?,
         urgent,
         mention,
     })

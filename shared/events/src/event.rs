@@ -99,7 +99,8 @@ impl WebhookEvent {
         match &self.effect {
             Effect::Queue(WorkKind::Message { to, .. }) => to.iter().map(|user| user.domain()).collect(),
             Effect::Queue(WorkKind::Unacknowledged { to, .. }) => to.iter().map(|session| session.domain()).collect(),
-            Effect::Queue(WorkKind::UserRemoved { jid }) => vec![jid.domain()],
+            Effect::Queue(WorkKind::Subscription { to, .. }) => vec![to.domain()],
+            Effect::Queue(WorkKind::Read { jid, .. } | WorkKind::UserRemoved { jid }) => vec![jid.domain()],
             Effect::Queue(WorkKind::DomainRemoved { domain }) => vec![domain],
             Effect::Queue(WorkKind::Notification(notification)) => vec![notification.owner.domain()],
             Effect::Presence(session, _) => vec![session.domain()],

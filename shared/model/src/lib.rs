@@ -7,6 +7,6 @@ mod registration;
 pub mod time;
 
 pub use payload::Payload;
-pub use presence::Availability;
+pub use presence::{Availability, ClientState};
 pub use publish_options::{MAX_OPTION_FIELDS, MAX_OPTIONS_BYTES, Mode, Priority, PublishOptions, PublishOptionsError};
 pub use registration::Registration;

@@ -9,6 +9,14 @@ pub struct ContentPolicy {
     pub sender: bool,
     /// The text instead of a message's text, if `body` is `false` or the message is encrypted.
     pub placeholder: String,
+    /// The text of an invitation to a room that has neither a text nor a reason. `{room}` stands for the room's JID.
+    pub invitation_placeholder: String,
+    /// The text of a contact request.
+    pub subscription_placeholder: String,
+    /// The text of a call on a device that cannot ring.
+    pub call_placeholder: String,
+    /// Whether the end of a call is notified.
+    pub call_end: bool,
     /// Whether a group message that its sender marked as urgent gets the field `urgent`.
     pub urgent: bool,
     /// Whether a group message that mentions the recipient gets the field `mention`.
@@ -18,6 +26,16 @@ pub struct ContentPolicy {
 /// Returns the policy of MongooseIM: text and sender, no further fields.
 impl Default for ContentPolicy {
     fn default() -> Self {
-        Self { body: true, sender: true, placeholder: "New message".into(), urgent: false, mention: false }
+        Self {
+            body: true,
+            sender: true,
+            placeholder: "New message".into(),
+            invitation_placeholder: "Invitation to {room}".into(),
+            subscription_placeholder: "Contact request".into(),
+            call_placeholder: "Incoming call".into(),
+            call_end: true,
+            urgent: false,
+            mention: false,
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::event::Event;
 impl Event {
     /// Returns the summary of the conversation within the operator's limits. `text` is the body of the message.
     pub fn summary(&self, text: Cow<'_, str>) -> Payload {
-        let ContentPolicy { body, sender, placeholder, urgent, mention } = &*self.content_policy;
+        let ContentPolicy { body, sender, placeholder, urgent, mention, .. } = &*self.content_policy;
         let is_group = self.message.kind() == MessageType::Groupchat;
         let mut payload = Payload::default().with(Payload::MESSAGE_COUNT, self.unread_count.to_string());
         if *sender {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use pushlark_model::Registration;
+use pushlark_model::{ClientState, Registration};
 use pushlark_xmpp::{BareJid, DomainPart, FullJid, Jid};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 /// The version of the records that this crate writes. It must increase if an older worker would misread a record.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The version of records without the field `version`.
 const FIRST_VERSION: u32 = 1;
 /// The maximum number of recipients in one record. The worker handles them concurrently.
@@ -146,6 +146,22 @@ pub enum WorkKind {
         #[serde(default)]
         recipient: ReportedRecipient,
     },
+    /// A contact request: a subscription to the presence of a user (RFC 6121, section 3.1).
+    Subscription {
+        /// The contact who asks.
+        from: BareJid,
+        /// The user who is asked.
+        to: BareJid,
+    },
+    /// A conversation that a user has read, on devices that may still show its notifications.
+    Read {
+        /// The user who has read it.
+        jid: BareJid,
+        /// The other user, or the room.
+        conversation: BareJid,
+        /// The number of messages that are still unread.
+        unread_count: u32,
+    },
     /// A notification that a server published to a push node.
     Notification(Box<NodeNotification>),
     /// A removed user. The worker deletes the user's data.
@@ -178,7 +194,7 @@ pub struct NodeNotification {
 }
 
 /// The state of a message's recipient in a webhook. The worker looks up missing fields, or uses their defaults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ReportedRecipient {
     /// Whether the user exists; `true` if missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -189,6 +205,15 @@ pub struct ReportedRecipient {
     /// The number of unread messages in the conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_count: Option<u32>,
+    /// Whether the user looks at a client that receives messages: `inactive` if none of them is active (XEP-0352).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_state: Option<ClientState>,
+    /// The number of unread messages in all conversations of the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread_total: Option<u32>,
+    /// The nick of the user in the room of a group message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nick: Option<String>,
 }
 
 impl Record {
@@ -243,13 +268,13 @@ impl Work {
                 from: from.clone(),
                 to: to.get(index).cloned().into_iter().collect(),
                 stanza: stanza.clone(),
-                recipient: *recipient,
+                recipient: recipient.clone(),
             },
             WorkKind::Unacknowledged { from, to, stanza, recipient } => WorkKind::Unacknowledged {
                 from: from.clone(),
                 to: to.get(index).cloned().into_iter().collect(),
                 stanza: stanza.clone(),
-                recipient: *recipient,
+                recipient: recipient.clone(),
             },
             other => other.clone(),
         };
@@ -264,7 +289,10 @@ impl Work {
             WorkKind::Notification(notification) => {
                 (1, notification.summary.iter().map(|(name, value)| name.len() + value.len()).sum())
             }
-            WorkKind::UserRemoved { .. } | WorkKind::DomainRemoved { .. } => (1, 0),
+            WorkKind::Subscription { .. }
+            | WorkKind::Read { .. }
+            | WorkKind::UserRemoved { .. }
+            | WorkKind::DomainRemoved { .. } => (1, 0),
         }
     }
 
@@ -278,13 +306,13 @@ impl Work {
         match kind {
             WorkKind::Message { from, to, stanza, recipient } => to
                 .chunks(MAX_RECIPIENTS)
-                .map(|to| WorkKind::Message { from: from.clone(), to: to.to_vec(), stanza: stanza.clone(), recipient })
-                .map(with)
+                .map(|to| (from.clone(), to.to_vec(), stanza.clone(), recipient.clone()))
+                .map(|(from, to, stanza, recipient)| with(WorkKind::Message { from, to, stanza, recipient }))
                 .collect(),
             WorkKind::Unacknowledged { from, to, stanza, recipient } => to
                 .chunks(MAX_RECIPIENTS)
-                .map(|to| (from.clone(), to.to_vec(), stanza.clone()))
-                .map(|(from, to, stanza)| with(WorkKind::Unacknowledged { from, to, stanza, recipient }))
+                .map(|to| (from.clone(), to.to_vec(), stanza.clone(), recipient.clone()))
+                .map(|(from, to, stanza, recipient)| with(WorkKind::Unacknowledged { from, to, stanza, recipient }))
                 .collect(),
             other => vec![with(other)],
         }
@@ -333,28 +361,33 @@ mod tests {
         assert_eq!(*record, Record::read(&serde_json::to_string(record).unwrap()).unwrap());
     }
 
-    /// A record with an event of each kind in the format of version 2. It must never change, since workers of other
-    /// versions read it during a deployment. Another format needs a new version.
+    /// Records with an event of each kind, in the formats of versions. They must never change, since workers of other
+    /// versions read them during a deployment. Another format needs a new version.
     const VERSION_2: &str = include_str!("../tests/version_2.json");
+    const VERSION_3: &str = include_str!("../tests/version_3.json");
 
     #[test]
     fn records_are_written_in_the_format_of_their_version() {
-        let record = Record::read(VERSION_2).unwrap();
+        let earlier = Record::read(VERSION_2).unwrap();
+        let record = Record::read(VERSION_3).unwrap();
+        assert!(earlier.work.iter().all(|work| record.work.contains(work)), "a field got another meaning");
         let of = |is: &dyn Fn(&WorkKind) -> bool| record.work.iter().any(|work| is(&work.kind));
         assert!(of(&|kind| matches!(kind, WorkKind::Message { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::Unacknowledged { .. })));
+        assert!(of(&|kind| matches!(kind, WorkKind::Subscription { .. })));
+        assert!(of(&|kind| matches!(kind, WorkKind::Read { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::Notification(_))));
         assert!(of(&|kind| matches!(kind, WorkKind::UserRemoved { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::DomainRemoved { .. })));
-        let sample: serde_json::Value = serde_json::from_str(VERSION_2).unwrap();
+        let sample: serde_json::Value = serde_json::from_str(VERSION_3).unwrap();
         assert_eq!(serde_json::to_value(&record).unwrap(), sample);
         assert_eq!(sample["version"], VERSION, "the sample must have the current version");
     }
 
     #[test]
     fn a_record_of_a_later_version_is_distinguished_from_an_invalid_one() {
-        for newer in [r#"{"version": 3, "work": []}"#, r#"{"version": 3, "events": "another shape"}"#] {
-            assert!(matches!(Record::read(newer), Err(RecordError::Newer(3))), "{newer}");
+        for newer in [r#"{"version": 4, "work": []}"#, r#"{"version": 4, "events": "another shape"}"#] {
+            assert!(matches!(Record::read(newer), Err(RecordError::Newer(4))), "{newer}");
         }
         for other in ["", "{}", "[]", r#"{"version": 2}"#, r#"{"version": "3"}"#, r#"{"version": -1, "work": []}"#] {
             assert!(matches!(Record::read(other), Err(RecordError::Json(_))), "{other}");

@@ -64,6 +64,9 @@ catalogue! {
         /// What happens when a user with `MAX_NODES` nodes enables one more. One more at the push node is always
         /// refused.
         MAX_NODES_REACHED: Word<2> = Word { words: ["replace-oldest", "refuse-newest"], default: Some(0) }, for ALL;
+        /// How many users one device may have. `many`: an app may register one device for several accounts. `one`:
+        /// the device of another user is taken from that user when it is enabled.
+        DEVICE_ACCOUNTS: Word<2> = Word { words: ["many", "one"], default: Some(0) }, for &[Enable, PushNode];
         /// PubSub hosts that stand for the push service (MongooseIM: `virtual_pubsub_hosts`).
         VIRTUAL_PUBSUB_HOSTS: Text = Text::new(HOSTS), for &[Enable, Worker, PushNode];
         /// Real PubSub hosts that users may name; without it, all. Set it: otherwise a user can make the chat server
@@ -71,11 +74,18 @@ catalogue! {
         PUBSUB_HOSTS: Text = Text::new(HOSTS), for &[Enable, Worker, PushNode];
     }
     "Events" {
-        /// Hosts of rooms, which mark group messages of MongooseIM where neither a topic nor a routing key does.
-        MUC_HOSTS: Text = Text::new(HOSTS), for &[Ingest, Worker];
+        /// Hosts of rooms, whose senders are shown with their nicks. They also mark group messages of MongooseIM where
+        /// neither a topic nor a routing key does.
+        MUC_HOSTS: Text = Text::new(HOSTS), for &[Ingest, Worker, PushNode];
         /// Hosts of MUC Light rooms (MongooseIM: `mod_muc_light.host`). Only there is the nick of an occupant the bare
         /// JID of a user, so that the user's own messages mark the conversation as read.
-        MUC_LIGHT_HOSTS: Text = Text::new(HOSTS).or("muclight.@HOST@"), for &[Ingest, Worker];
+        MUC_LIGHT_HOSTS: Text = Text::new(HOSTS).or("muclight.@HOST@"),
+            for &[Ingest, Worker, PushNode];
+        /// Hosts of MIX channels (XEP-0369). Only their messages name the nick and the JID of the sender.
+        MIX_HOSTS: Text = Text::new(HOSTS).or("mix.@HOST@"), for &[Ingest, Worker, PushNode];
+        /// Whether contact requests notify. Strangers can send them.
+        SUBSCRIPTION_REQUESTS: Switch = Switch { default: true }, for &[Ingest, Worker];
+
         /// SNS topic of presence (MongooseIM: `presence_updates_topic`).
         SNS_PRESENCE_TOPIC: Text = Text::new("ARN of an SNS topic"), for &[Ingest];
         /// SNS topic of private messages (MongooseIM: `pm_messages_topic`).
@@ -90,6 +100,9 @@ catalogue! {
         /// `on`: Pushlark counts unread messages (MongooseIM: `mod_inbox`) where events do not have `unread_count`.
         /// Costs one extra read and one extra write per event; two writes if nobody is notified.
         UNREAD_COUNTS: Switch = Switch { default: false }, for &[Ingest, Worker];
+        /// `on`: when a conversation is read, the devices that show its notifications get a silent push that clears
+        /// them.
+        CLEAR_WHEN_READ: Switch = Switch { default: false }, for &[Ingest, Worker];
     }
     "Decision" {
         /// The plugin that decides who is notified (MongooseIM: `plugin_module`): `defaults`, `enhanced`, `hints`,
@@ -107,6 +120,15 @@ catalogue! {
         INCLUDE_SENDER: Switch = Switch { default: true }, for &[Worker];
         /// The text in place of one that is left out or encrypted.
         BODY_PLACEHOLDER: Text = Text::new(ANY).or("New message"), for &[Worker];
+        /// The text of an invitation to a room without a text or reason of its own. `{room}` is the room's JID.
+        INVITATION_PLACEHOLDER: Text = Text::new(ANY).or("Invitation to {room}"), for &[Worker];
+        /// The text of a contact request.
+        SUBSCRIPTION_PLACEHOLDER: Text = Text::new(ANY).or("Contact request"), for &[Worker];
+        /// The text of a call on a device that cannot ring.
+        CALL_PLACEHOLDER: Text = Text::new(ANY).or("Incoming call"), for &[Worker];
+        /// The badge: the unread messages of the conversation, or those of all conversations. By default `total` with
+        /// `PUSH_SERVICE=direct`, and `conversation` otherwise, as with MongooseIM.
+        BADGE: Word<2> = Word { words: ["conversation", "total"], default: None }, for &[Worker];
         /// Extra data fields of group messages: `urgent` (XEP-0131, `Urgency: high`), `mention` (the recipient is
         /// mentioned by XEP-0372 or as `@localpart`).
         GROUP_DATA: Words<2> = Words(["urgent", "mention"]), for &[Worker];
@@ -148,6 +170,11 @@ catalogue! {
         /// it at once.
         PUBSUB_MAX_ERRORS: Number = Number::new(0..=1_000, "errors", 0), for &[Worker];
     }
+    "Push node" {
+        /// How a publication without a text is notified: as an `alert` with `BODY_PLACEHOLDER`, or as `data` in the
+        /// background. ejabberd publishes so both texts that it does not tell and chat markers.
+        PUSH_NODE_EMPTY: Word<2> = Word { words: ["alert", "data"], default: Some(0) }, for &[PushNode];
+    }
     "Throughput" {
         /// Most workers at the same time (MongooseIM: `wpool.workers`).
         WORKERS: Number = Number::new(2..=1_000, "workers", 100), for &[Local];
@@ -163,6 +190,10 @@ catalogue! {
         PUBLISH_TIMEOUT_MS: Number = Number::new(100..=5_000, "milliseconds", 5_000), for &[Worker];
         /// How long a notification is worth delivering, if its form has no `time_to_live`. Retries end with it.
         TIME_TO_LIVE: Number = Number::new(60..=14 * 86_400, "seconds", 86_400), for &[Worker];
+        /// How long a call is worth delivering.
+        CALL_TIME_TO_LIVE: Number = Number::new(5..=300, "seconds", 30), for &[Worker];
+        /// Whether the devices of a user that cannot hear the end of a call are told of it.
+        CALL_END: Switch = Switch { default: true }, for &[Worker];
     }
     "Operation" {
         /// `error`, `warn`, `info`, `debug` or `trace`, and levels of single parts, such as `info,worker=debug`.

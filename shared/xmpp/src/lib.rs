@@ -5,6 +5,7 @@
 mod address;
 mod element;
 mod form;
+mod message;
 pub mod ns;
 mod pubsub;
 mod push;
@@ -14,12 +15,10 @@ pub use address::{JidError, parse_jid};
 pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
 pub use form::{DataForm, FormError};
 pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
+pub use message::{Hint, Message, MessageType};
 pub use pubsub::{
     AccessModel, Affiliation, GivenOptions, NodeConfig, PubSubRequest, PubSubRequestError, PublishModel,
     PublishNotification, PublishedItem,
 };
 pub use push::{Disable, Enable, MAX_NODE_BYTES, PushRequestError};
-pub use stanza::{
-    Condition, ErrorType, Hint, InvalidStanzaError, Iq, IqType, Message, MessageType, Presence, PresenceType,
-    StanzaError,
-};
+pub use stanza::{Condition, ErrorType, InvalidStanzaError, Iq, IqType, Presence, PresenceType, StanzaError};

@@ -84,11 +84,16 @@ fn the_known_facts_about_a_recipient_are_queued() {
         (json!({"exists": false}), ReportedRecipient { exists: Some(false), ..ReportedRecipient::default() }),
         (
             json!({"online": true, "unread_count": 0}),
-            ReportedRecipient { online: Some(true), unread_count: Some(0), exists: None },
+            ReportedRecipient { online: Some(true), unread_count: Some(0), ..ReportedRecipient::default() },
         ),
         (
             json!({"exists": true, "online": false, "unread_count": 4_294_967_295_u32, "other": 1}),
-            ReportedRecipient { exists: Some(true), online: Some(false), unread_count: Some(u32::MAX) },
+            ReportedRecipient {
+                exists: Some(true),
+                online: Some(false),
+                unread_count: Some(u32::MAX),
+                ..ReportedRecipient::default()
+            },
         ),
         (json!({"exists": null, "online": null, "unread_count": null}), ReportedRecipient::default()),
     ] {

@@ -64,7 +64,11 @@ fn recipients_of(kind: &WorkKind) -> usize {
     match kind {
         WorkKind::Message { to, .. } => to.len(),
         WorkKind::Unacknowledged { to, .. } => to.len(),
-        WorkKind::Notification(_) | WorkKind::UserRemoved { .. } | WorkKind::DomainRemoved { .. } => 1,
+        WorkKind::Subscription { .. }
+        | WorkKind::Read { .. }
+        | WorkKind::Notification(_)
+        | WorkKind::UserRemoved { .. }
+        | WorkKind::DomainRemoved { .. } => 1,
     }
 }
 
