@@ -1,5 +1,5 @@
-%% Sends a host's events to Pushlark: messages to its users, their presence, messages that a lost session did not
-%% acknowledge (XEP-0198), and removed users. Forwards the users' requests to enable and disable push notifications
+%% Sends a host's events to Pushlark: messages and contact requests to its users, their presence, messages that a lost
+%% session did not acknowledge (XEP-0198), read marks, answers to calls, and removed users. Forwards the users' requests to enable and disable push notifications
 %% (XEP-0357) to Pushlark. Chat never waits for Pushlark: events wait in a bounded queue in memory.
 -module(mod_pushlark).
 
@@ -9,14 +9,25 @@
 -export([start/2, stop/1, reload/3, depends/2, mod_opt_type/1, mod_options/1, mod_doc/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 -export([claim_requests/0, decode_iq_subel/1, process_iq/1, account_features/5, server_features/5, message/1,
-         self_presence/1, session_closed/3, session_pending/1, stanza_sent/3, session_terminated/2, user_removed/2]).
+         packet_received/1, packet_sent/1, contact_asked/2, item_published/6, client_state_changed/2, self_presence/1,
+         session_closed/3, session_pending/1, stanza_sent/3, session_terminated/2, user_removed/2]).
 
 -define(NS_PUSH, <<"urn:xmpp:push:0">>).
 -define(NS_SID, <<"urn:xmpp:sid:0">>).
+-define(NS_CALL, <<"urn:xmpp:jingle-message:0">>).
+-define(NS_MARKERS, <<"urn:xmpp:chat-markers:0">>).
+-define(NS_MDS, <<"urn:xmpp:mds:displayed:0">>).
+-define(NS_MUC_USER, <<"http://jabber.org/protocol/muc#user">>).
 -define(HOOKS, [{disco_sm_features, account_features, 50},
                 {disco_local_features, server_features, 50},
                 %% Before the archive and the offline storage, so that they keep the id.
                 {sm_receive_packet, message, 10},
+                {user_receive_packet, packet_received, 50},
+                {user_send_packet, packet_sent, 50},
+                %% After mod_roster, which knows whether the request is new.
+                {roster_in_subscription, contact_asked, 90},
+                {pubsub_publish_item, item_published, 50},
+                {csi_activity, client_state_changed, 60},
                 {c2s_self_presence, self_presence, 90},
                 {sm_remove_connection_hook, session_closed, 90},
                 {c2s_session_pending, session_pending, 50},
@@ -72,7 +83,7 @@ mod_opt_type(_Option) -> econf:any().
 
 mod_options(_Host) ->
     [{url, <<>>}, {enable_url, <<>>}, {disable_url, <<>>}, {events_url, <<>>}, {secret, <<>>},
-     {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}].
+     {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}, {csi_events, false}].
 
 mod_doc() -> #{desc => <<"Push notifications (XEP-0357) by Pushlark.">>}.
 
@@ -105,16 +116,20 @@ read_settings(Opts) ->
     {Timeout, BadTimeout} = timeout(gen_mod:get_opt(timeout, Opts)),
     {Key, BadKey} = key(gen_mod:get_opt(secret, Opts)),
     {[Base | Own], BadUrls} = lists:unzip([url(Name, Opts) || Name <- [url, enable_url, disable_url, events_url]]),
+    {CsiEvents, BadCsiEvents} = case econf:validate(econf:bool(), gen_mod:get_opt(csi_events, Opts)) of
+        {ok, Switch} -> {Switch, []};
+        _ -> {false, ["csi_events must be true or false"]}
+    end,
     Names = [<<"enable">>, <<"disable">>, <<"events">>],
     BadMissing = case [[Name, "_url"] || {Name, none} <- lists:zip(Names, Own), Base =:= none] of
         [] -> [];
         Missing -> [["neither url nor ", lists:join(", ", Missing), " is set"]]
     end,
-    case lists:append([BadTimeout, BadKey, BadMissing | BadNumbers ++ BadUrls]) of
+    case lists:append([BadTimeout, BadKey, BadMissing, BadCsiEvents | BadNumbers ++ BadUrls]) of
         [] ->
             Urls = [{Name, case Url of none -> <<Base/binary, "/", Name/binary>>; _ -> Url end}
                     || {Name, Url} <- lists:zip(Names, Own)],
-            {ok, maps:from_list([{timeout, Timeout}, {key, Key} | Numbers ++ Urls])};
+            {ok, maps:from_list([{timeout, Timeout}, {key, Key}, {csi_events, CsiEvents} | Numbers ++ Urls])};
         Problems -> {error, Problems}
     end.
 
@@ -243,12 +258,15 @@ announced(Error) -> Error.
 %% Messages. The host adds a stanza-id (XEP-0359) to each, so that a repeat after a lost session has the same id. The
 %% packet's metadata also has the id; only this server can set metadata.
 message(Packet) when element(1, Packet) =:= message ->
-    {User, Host, _} = jid:tolower(xmpp:get_to(Packet)),
+    {User, Host, Resource} = jid:tolower(xmpp:get_to(Packet)),
     case is_notifiable(Packet) andalso User =/= <<>> andalso ejabberd_auth:user_exists(User, Host)
          andalso is_allowed(Packet, Host) of
         true ->
             {Id, Marked} = marked(Packet, Host),
-            send_message(Host, message, jid:make(User, Host), Id, Marked, recipient(User, Host, none)),
+            Sessions = sessions(User, Host),
+            step(Packet) =:= <<"propose">> andalso send_all_presence(User, Host, Sessions),
+            Recipient = maps:merge(recipient(Sessions), nick(Packet, proplists:get_value(Resource, Sessions, []))),
+            send_message(Host, message, jid:make(User, Host), Id, Marked, Recipient),
             Marked;
         _ -> Packet
     end;
@@ -289,22 +307,166 @@ id_of(Packet, Host) ->
 
 is_notifiable(Packet) ->
     element(1, Packet) =:= message andalso lists:member(xmpp:get_type(Packet), [chat, groupchat, normal])
-        andalso xmpp:get_from(Packet) =/= undefined.
+        andalso xmpp:get_from(Packet) =/= undefined andalso xmpp:get_to(Packet) =/= undefined
+        andalso begin
+            {_, _, _, Children} = xmpp:encode(Packet),
+            IsOwn = same_user(xmpp:get_from(Packet), xmpp:get_to(Packet)),
+            lists:any(fun(Child) -> has_effect(Child, IsOwn) end, Children)
+        end.
+
+same_user(One, Other) -> jid:remove_resource(jid:tolower(One)) =:= jid:remove_resource(jid:tolower(Other)).
+
+%% Returns whether a child of a message has an effect at Pushlark.
+has_effect({xmlel, Name, _, _} = Child, IsOwn) ->
+    case fxml:get_tag_attr_s(<<"xmlns">>, Child) of
+        Default when Default =:= <<>>; Default =:= <<"jabber:client">> ->
+            Name =:= <<"body">> andalso fxml:get_tag_cdata(Child) =/= <<>>;
+        %% The answers of others to a call have no effect.
+        ?NS_CALL -> Name =/= <<"ringing">> andalso (IsOwn orelse not is_answer(Name));
+        ?NS_MUC_USER -> fxml:get_subtag(Child, <<"invite">>) =/= false;
+        <<"http://jabber.org/protocol/pubsub#event">> ->
+            fxml:get_path_s(Child, [{elem, <<"items">>}, {attr, <<"node">>}]) =:= <<"urn:xmpp:mucsub:nodes:messages">>;
+        Ns -> not lists:member(Ns, without_effect())
+    end;
+has_effect(_Text, _IsOwn) -> false.
+
+without_effect() ->
+    [<<"http://jabber.org/protocol/chatstates">>, <<"urn:xmpp:receipts">>, ?NS_MARKERS, <<"urn:xmpp:hints">>, ?NS_SID,
+     <<"urn:xmpp:occupant-id:0">>, <<"urn:xmpp:delay">>, <<"jabber:x:delay">>, <<"urn:xmpp:carbons:2">>,
+     <<"urn:xmpp:mam:2">>].
+
+%% The steps of a call (XEP-0353) by which a user's device answers.
+is_answer(Step) -> lists:member(Step, [<<"accept">>, <<"proceed">>, <<"reject">>]).
+
+%% Returns the name of a message's child in the namespace of XEP-0353, or none.
+step(Packet) ->
+    case [Name || {xmlel, Name, _, _} = El <- els(Packet), fxml:get_tag_attr_s(<<"xmlns">>, El) =:= ?NS_CALL] of
+        [Step | _] -> Step;
+        [] -> none
+    end.
 
 %% Checks the user's privacy and block lists, which ejabberd does only later.
 is_allowed(Packet, Host) ->
     allow =:= ejabberd_hooks:run_fold(privacy_check_packet, Host, allow, [xmpp:get_to(Packet), Packet, in]).
 
-%% Returns the field recipient of an event. The lost session does not count as online.
-recipient(User, Host, Lost) ->
-    Online = [R || {Priority, R} <- ejabberd_sm:get_user_present_resources(User, Host), Priority >= 0, R =/= Lost],
-    #{exists => true, online => Online =/= []}.
+%% The sessions of a user that receive messages: their resources and data. The data of a session can be changed only by
+%% its own process, and is gone when the session is resumed, so that its client is active again.
+sessions(User, Host) ->
+    [{Resource, Data} || {Resource, Data} <- ejabberd_sm:get_user_info(User, Host), is_online(Data)].
+
+is_online(Data) ->
+    case proplists:get_value(priority, Data) of
+        Priority when is_integer(Priority) -> Priority >= 0;
+        _ -> false
+    end.
+
+set_data(Jid, Name, Value) ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    ejabberd_sm:set_user_info(User, Host, Resource, Name, Value).
+
+%% Returns the field recipient of an event. The user is inactive if the clients of all sessions are.
+recipient([]) -> #{exists => true, online => false};
+recipient(Sessions) ->
+    IsActive = lists:any(fun({_, Data}) -> client_state(Data) =:= active end, Sessions),
+    #{exists => true, online => true, client_state => case IsActive of true -> active; false -> inactive end}.
+
+client_state(Data) -> proplists:get_value(pushlark_client_state, Data, active).
+
+client_state_changed(#{jid := Jid} = State, ClientState) ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    set_data(Jid, pushlark_client_state, ClientState),
+    setting(Host, csi_events) andalso proplists:is_defined(Resource, sessions(User, Host))
+        andalso send_presence(Jid, true, ClientState),
+    State.
+
+%% Before a call: a device whose session is online and active rings without a notification. The client of a lost session
+%% cannot be reached.
+send_all_presence(User, Host, Sessions) ->
+    [send_presence(jid:make(User, Host, Resource), true,
+                   case proplists:get_bool(pushlark_lost, Data) of true -> inactive; false -> client_state(Data) end)
+     || {Resource, Data} <- Sessions].
+
+%% The nicks of a session in rooms, as the rooms confirm them (XEP-0045, status code 110).
+packet_received({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= presence ->
+    Elements = [xmpp:encode(El) || El <- xmpp:get_els(Packet), xmpp:get_ns(El) =:= ?NS_MUC_USER],
+    case [self || El <- Elements, {xmlel, <<"status">>, _, _} = Status <- element(4, El),
+                  fxml:get_tag_attr_s(<<"code">>, Status) =:= <<"110">>] of
+        [] -> Acc;
+        _ ->
+            {Room, RoomHost, _} = jid:tolower(xmpp:get_from(Packet)),
+            {_, _, Nick} = jid:split(xmpp:get_from(Packet)),
+            Nicks = proplists:get_value(pushlark_nicks, data(Jid), #{}),
+            Changed = case xmpp:get_type(Packet) of
+                available -> Nicks#{{Room, RoomHost} => Nick};
+                _ -> maps:remove({Room, RoomHost}, Nicks)
+            end,
+            set_data(Jid, pushlark_nicks, Changed),
+            Acc
+    end;
+packet_received(Acc) -> Acc.
+
+%% Returns the nick of a session in the room that sends it a message, as a part of the field recipient.
+nick(Packet, Data) ->
+    {Room, RoomHost, _} = jid:tolower(xmpp:get_from(Packet)),
+    case proplists:get_value(pushlark_nicks, Data, #{}) of
+        #{{Room, RoomHost} := Nick} -> case xmpp:get_type(Packet) of groupchat -> #{nick => Nick}; _ -> #{} end;
+        _ -> #{}
+    end.
+
+data(Jid) ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    case ejabberd_sm:get_user_info(User, Host, Resource) of offline -> []; Data -> Data end.
+
+%% What a session sends. A displayed marker (XEP-0333) is a read mark. An answer to a call is an event for the user, so that
+%% the user's other devices stop ringing. message/1 sends what the user sends to the own bare JID.
+packet_sent({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= message ->
+    {User, Host, _} = jid:tolower(Jid),
+    To = xmpp:get_to(Packet),
+    case To =:= undefined orelse xmpp:get_type(Packet) =:= error orelse same_user(Jid, To) of
+        true -> ok;
+        false ->
+            [send_read(Host, User, jid:remove_resource(To), fxml:get_tag_attr_s(<<"id">>, El))
+             || {xmlel, <<"displayed">>, _, _} = El <- els(Packet), fxml:get_tag_attr_s(<<"xmlns">>, El) =:= ?NS_MARKERS],
+            is_answer(step(Packet)) andalso
+                send_message(Host, message, jid:make(User, Host), new_id(), xmpp:set_from(Packet, Jid),
+                             recipient(sessions(User, Host)))
+    end,
+    Acc;
+packet_sent(Acc) -> Acc.
+
+send_read(_Host, _User, _Conversation, <<>>) -> ok;
+send_read(Host, User, Conversation, Message) ->
+    send_event(Host, #{type => read, jid => jid:encode(jid:make(User, Host)), conversation => jid:encode(Conversation),
+                       message => Message}).
+
+%% A read mark of the user that all of the user's clients see (XEP-0490). The id of the item is the conversation.
+item_published(Host, ?NS_MDS, Publisher, _Service, ItemId, Payload) ->
+    Ids = [fxml:get_tag_attr_s(<<"id">>, Id) || {xmlel, <<"displayed">>, _, _} = El <- Payload,
+                                                {xmlel, <<"stanza-id">>, _, _} = Id <- element(4, El)],
+    case {jid:tolower(Publisher), Ids} of
+        {{User, Host, _}, [Id | _]} ->
+            try send_read(Host, User, jid:remove_resource(jid:decode(ItemId)), Id) catch _:_ -> ok end;
+        _ -> ok
+    end;
+item_published(_Host, _Node, _Publisher, _Service, _ItemId, _Payload) -> ok.
+
+%% A contact request. IsNew is false if the user has not answered an earlier one.
+contact_asked(true, Packet) ->
+    case xmpp:get_type(Packet) of
+        subscribe ->
+            {User, Host, _} = jid:tolower(xmpp:get_to(Packet)),
+            send_event(Host, #{type => subscription, from => jid:encode(jid:remove_resource(xmpp:get_from(Packet))),
+                               to => jid:encode(jid:make(User, Host)), recipient => recipient(sessions(User, Host))});
+        _ -> ok
+    end,
+    true;
+contact_asked(IsNew, _Packet) -> IsNew.
 
 %% Presence. A session that may be resumed is still online; stanza_sent/3 sends the messages that it misses.
 self_presence({Presence, #{jid := Jid}} = Acc) ->
     case xmpp:get_type(Presence) of
-        available -> send_presence(Jid, priority(Presence) >= 0);
-        unavailable -> send_presence(Jid, false);
+        available -> send_presence(Jid, priority(Presence) >= 0, client_state(data(Jid)));
+        unavailable -> send_presence(Jid, false, inactive);
         _ -> ok
     end,
     Acc.
@@ -316,17 +478,21 @@ priority(Presence) ->
 session_closed(_Sid, Jid, _Info) ->
     {User, Host, Resource} = jid:tolower(Jid),
     case ejabberd_sm:get_session_pid(User, Host, Resource) of
-        none -> send_presence(Jid, false);
+        none -> send_presence(Jid, false, inactive);
         _ -> ok
     end.
 
-send_presence(Jid, Online) ->
+send_presence(Jid, Online, ClientState) ->
     {_, Host, _} = jid:tolower(Jid),
-    Status = case Online of true -> online; false -> offline end,
-    send_event(Host, #{type => presence, jid => jid:encode(Jid), status => Status}).
+    Event = #{type => presence, jid => jid:encode(Jid)},
+    send_event(Host, case Online of
+        true -> Event#{status => online, client_state => ClientState};
+        false -> Event#{status => offline}
+    end).
 
 %% Messages that a session did not acknowledge before it was lost, and those that arrive while it is lost.
-session_pending(#{mgmt_queue := Queue} = State) ->
+session_pending(#{mgmt_queue := Queue, jid := Jid} = State) ->
+    set_data(Jid, pushlark_lost, true),
     [send_unacknowledged(State, Packet) || {_, _, Packet} <- p1_queue:to_list(Queue)],
     State;
 session_pending(State) -> State.
@@ -340,7 +506,8 @@ stanza_sent(State, _Packet, _Result) -> State.
 session_terminated(#{mgmt_state := Mgmt, mgmt_queue := Queue, jid := Jid} = State, _Reason)
   when Mgmt =:= active; Mgmt =:= pending; Mgmt =:= timeout ->
     {User, Host, Resource} = jid:tolower(Jid),
-    [send_message(Host, message, jid:make(User, Host), Id, Packet, recipient(User, Host, Resource))
+    Others = proplists:delete(Resource, sessions(User, Host)),
+    [send_message(Host, message, jid:make(User, Host), Id, Packet, maps:merge(recipient(Others), nick(Packet, data(Jid))))
      || {_, _, Packet} <- p1_queue:to_list(Queue), Id <- send_unacknowledged(State, Packet)],
     State;
 session_terminated(State, _Reason) -> State.
@@ -349,7 +516,7 @@ session_terminated(State, _Reason) -> State.
 send_unacknowledged(#{jid := Jid}, Packet) ->
     {_, Host, _} = jid:tolower(Jid),
     case is_notifiable(Packet) andalso id_of(Packet, Host) of
-        Id when is_binary(Id) -> send_message(Host, unacknowledged, Jid, Id, Packet, none), [Id];
+        Id when is_binary(Id) -> send_message(Host, unacknowledged, Jid, Id, Packet, nick(Packet, data(Jid))), [Id];
         _ -> []
     end.
 
@@ -362,7 +529,7 @@ send_message(Host, Type, To, Id, Packet, Recipient) ->
     case byte_size(Stanza) of
         Size when Size > ?MAX_STANZA_BYTES ->
             logger:warning("message of ~B bytes to ~ts not sent to Pushlark: it is too large", [Size, jid:encode(To)]);
-        _ when Recipient =:= none -> send_event(Host, Event);
+        _ when map_size(Recipient) =:= 0 -> send_event(Host, Event);
         _ -> send_event(Host, Event#{recipient => Recipient})
     end.
 
