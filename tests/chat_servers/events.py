@@ -133,6 +133,15 @@ class EventScenarios(Scenarios):
             for end in ["retract", "finish"]:
                 step(sender, f"{bob}@{HOST}", end)
                 assert (await self.message(events, f"<{end}"))["recipient"]["client_state"] == "active"
+            # The device of a lost session rings only if it is notified, so its client is inactive.
+            tablet.lose()
+            inactive = {"type": "presence", "jid": tablet.boundjid.full, "client_state": "inactive"}
+
+            def is_told():
+                step(sender, f"{bob}@{HOST}", "propose")
+                return any(event.items() >= inactive.items() for event in events)
+
+            await eventually("the state of the lost session", is_told)
             assert not [event for event in events if "<ringing" in event.get("stanza", "")], events
 
     async def a_contact_request_is_told_once(self, alice, bob):
@@ -160,9 +169,9 @@ class EventScenarios(Scenarios):
                 phone.send_raw(f"<message to='{to}' type='{kind}'>{marker}</message>")
                 conversation = to.split("/")[0]
                 await self.event(events, type="read", jid=user, conversation=conversation, message=f"of-{kind}")
-            displayed = "<displayed xmlns='urn:xmpp:mds:displayed:0'><stanza-id xmlns='urn:xmpp:sid:0' by='b' id='s1'/></displayed>"
-            item = f"<item id='dave@remote.example'>{displayed}</item>"
-            publish = f"<publish node='urn:xmpp:mds:displayed:0'>{item}</publish>"
+            mds, id = "urn:xmpp:mds:displayed:0", "<stanza-id xmlns='urn:xmpp:sid:0' by='dave@remote.example' id='s1'/>"
+            item = f"<item id='dave@remote.example'><displayed xmlns='{mds}'>{id}</displayed></item>"
+            publish = f"<publish node='{mds}'>{item}</publish>"
             await phone.ask(f"<pubsub xmlns='http://jabber.org/protocol/pubsub'>{publish}</pubsub>")
             await self.event(events, type="read", jid=user, conversation="dave@remote.example", message="s1")
 

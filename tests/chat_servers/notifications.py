@@ -73,14 +73,19 @@ class NotificationScenarios(Scenarios):
     async def inactive_clients_are_notified(self, alice, bob):
         """A client in the background (XEP-0352) is notified, while no other client of the user is active."""
         sender, phone = await self.sender_and_phone(alice, bob)
-        sender.say(bob, "active")
+
+        async def say(body):
+            sender.say(bob, body)
+            await sender.handled()
+
+        await say("active")
         await phone.set_client_state("inactive")
-        sender.say(bob, "inactive")
+        await say("inactive")
         await self.pushlark.notified(bob, 1)
         tablet = await self.client(bob, "tablet")
-        sender.say(bob, "a second client")
+        await say("a second client")
         await tablet.set_client_state("inactive")
-        sender.say(bob, "both inactive")
+        await say("both inactive")
         bodies = [alert["body"] for alert in await self.pushlark.notified(bob, 2)]
         assert bodies == ["inactive", "both inactive"], bodies
 
@@ -91,7 +96,8 @@ class NotificationScenarios(Scenarios):
         room = "room@conference.localhost"
         direct = f"<x xmlns='jabber:x:conference' jid='{room}' reason='direct'/>"
         sender.send_raw(f"<message to='{bob}@localhost'>{direct}</message>")
-        sender.send_raw(f"<message to='{bob}@localhost' type='chat'><composing xmlns='http://jabber.org/protocol/chatstates'/></message>")
+        chat_state = "<composing xmlns='http://jabber.org/protocol/chatstates'/>"
+        sender.send_raw(f"<message to='{bob}@localhost' type='chat'>{chat_state}</message>")
         bodies = [alert["body"] for alert in await self.pushlark.notified(bob, 2)]
         assert sorted(bodies) == ["direct", "without a type"], bodies
 
