@@ -23,6 +23,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use publish::Summaries;
+
 /// The push node: the state that all invocations of a process share.
 #[derive(Debug, Clone)]
 pub struct Function {
@@ -30,6 +32,7 @@ pub struct Function {
     store: Store,
     queue: Queue,
     destinations: Destinations,
+    summaries: Summaries,
 }
 
 /// The prefix of a sender's account for `RATE_LIMIT`. Domains and bare JIDs contain no slash, so it cannot equal
@@ -51,7 +54,8 @@ struct Parties {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL` and the settings of [`Store`] and [`Destinations`]. The secrets of servers are accepted.
+    /// Reads `QUEUE_URL` and the settings of [`Store`], [`Destinations`] and [`Summaries`]. The secrets of servers are
+    /// accepted.
     pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
         let Init { environment, access, .. } = init;
         Ok(Self {
@@ -59,6 +63,7 @@ impl Function {
             store: Store::from_environment(dynamodb, environment)?,
             queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
             destinations: Destinations::from_environment(environment)?,
+            summaries: Summaries::from_environment(environment)?,
         })
     }
 
