@@ -115,7 +115,7 @@ impl Function {
         self.store.charge(&[&parties.charged(caller)]).await.map_err(CommandError::from)?;
         if iq.payload().is_some_and(|payload| payload.is("enable", ns::PUSH)) {
             let enable = Enable::try_from(iq).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
-            return self.enable(&parties, enable).await.map(|()| None);
+            return self.enable(caller, &parties, enable).await.map(|()| None);
         }
         if iq.payload().is_some_and(|payload| payload.is("disable", ns::PUSH)) {
             let disable = Disable::try_from(iq).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
@@ -230,7 +230,7 @@ impl Function {
 
     /// Handles a client's `<enable/>` that is sent to the push service instead of the client's server. It stores a node
     /// for the form's device, to which the client's server may publish.
-    async fn enable(&self, parties: &Parties, enable: Enable) -> Result<(), PushNodeError> {
+    async fn enable(&self, caller: &Caller, parties: &Parties, enable: Enable) -> Result<(), PushNodeError> {
         let Enable { jid, node: name, form, .. } = enable;
         if jid != parties.to {
             return Err(PushNodeError::bad_request(format!("jid must be the service in the IQ's to, {}", parties.to)));
@@ -239,7 +239,8 @@ impl Function {
         let mut node = parties.new_node(&self.destinations, name, NodeConfig::default())?;
         node.affiliations.insert(parties.from.domain().to_owned().into(), Affiliation::PublishOnly);
         node.device = Some(device);
-        self.check_placed(&node, self.store.register_node(&node).await?)?;
+        let placed = self.store.register_node(&node, |other| caller.may_take_device_of(other)).await?;
+        self.check_placed(&node, placed)?;
         tracing::info!(owner = %node.owner, jid = %node.address.jid, "node registered");
         Ok(())
     }
