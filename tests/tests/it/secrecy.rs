@@ -365,7 +365,7 @@ async fn no_secret_leaks_from_an_error_of_apns_fcm_or_web_push() {
     // Registrations from a time when `PUSH_SERVICE` was not `direct`, which would refuse them.
     for (node, field, value) in [("nothing", "device_id", ""), ("service", "service", "canary-token")] {
         let options = [("service", "apns"), ("device_id", TOKEN), (field, value)];
-        pushlark.store().register(&Jid::new(BOB).unwrap(), &registration(node, &options, 1)).await.unwrap();
+        pushlark.store().register(&Jid::new(BOB).unwrap(), &registration(node, &options, 1), |_| false).await.unwrap();
     }
     notify_until(&isolated, "a request for each device", async || {
         devices_of.iter().all(|(double, devices)| has_answered(double, devices))
