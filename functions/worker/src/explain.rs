@@ -7,7 +7,7 @@ use pushlark_events::{Arrival, Effect, ReadMark, WebhookEvent, read_event};
 use pushlark_model::{Availability, ClientState, Payload, Registration};
 use pushlark_plugin::{Event, Publication};
 use pushlark_queue::{ReportedRecipient, Work, WorkKind};
-use pushlark_store::StoreError;
+use pushlark_store::{Replaced, StoreError};
 use pushlark_xmpp::BareJid;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -229,6 +229,7 @@ impl Worker {
                             registration: ExplainedRegistration::new(&registration),
                             why: why.to_string(),
                         })
+                        .chain(snapshot.replaced().map(LeftOut::replaced))
                         .collect(),
                     publications: join_all(ours.into_iter().map(|planned| target(&event, &user, planned))).await,
                 })
@@ -261,6 +262,14 @@ fn recipients(event: &WebhookEvent) -> usize {
         Effect::Queue(WorkKind::Message { to, .. }) => to.len(),
         Effect::Queue(WorkKind::Unacknowledged { to, .. }) => to.len(),
         _ => 0,
+    }
+}
+
+impl LeftOut {
+    /// Returns a registration that the user had: its device was enabled once more.
+    fn replaced(Replaced { jid, node, by }: &Replaced) -> Self {
+        let registration = ExplainedRegistration { jid: jid.to_string(), node: node.clone() };
+        Self { registration, why: format!("disabled: {}", by.as_str()) }
     }
 }
 

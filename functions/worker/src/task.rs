@@ -189,9 +189,15 @@ pub struct NodePush {
 impl NodePush {
     /// Converts `notification`, without the fields that `content_policy` excludes.
     pub fn new(notification: NodeNotification, content_policy: &ContentPolicy) -> Result<Self, PublishOptionsError> {
-        let NodeNotification { jid, node, owner, created_at, options, summary } = notification;
+        let NodeNotification { jid, node, owner, created_at, options, summary, background } = notification;
+        let payload = match payload(summary, content_policy) {
+            payload if payload.get(Payload::LAST_MESSAGE_BODY).is_some() => payload,
+            // Push services refuse a notification that has neither a text nor data.
+            payload if background && payload.fields().next().is_none() => payload.with(Payload::NODE, node.as_str()),
+            payload if background => payload,
+            payload => payload.with(Payload::LAST_MESSAGE_BODY, content_policy.placeholder.as_str()),
+        };
         let registration = Registration { jid, node, options: PublishOptions::new(options)?, created_at };
-        let payload = payload(summary, content_policy);
         Ok(Self { owner, registration, payload })
     }
 
@@ -202,9 +208,10 @@ impl NodePush {
     }
 }
 
-/// Converts a summary. If it has no body, the placeholder is added, because an alert needs a text.
+/// Converts a summary. The text of contact requests without messages is that of a contact request.
 fn payload(summary: Vec<(String, String)>, content_policy: &ContentPolicy) -> Payload {
     let mut payload = Payload::default();
+    let has_body = summary.iter().any(|(name, _)| name == Payload::LAST_MESSAGE_BODY);
     for (name, value) in summary {
         match name.as_str() {
             Payload::LAST_MESSAGE_SENDER if !content_policy.sender => {}
@@ -212,8 +219,9 @@ fn payload(summary: Vec<(String, String)>, content_policy: &ContentPolicy) -> Pa
             _ => payload = payload.with(name, value),
         }
     }
-    match payload.get(Payload::LAST_MESSAGE_BODY) {
-        Some(_) => payload,
-        None => payload.with(Payload::LAST_MESSAGE_BODY, content_policy.placeholder.as_str()),
+    let has = |name| payload.get(name).and_then(|count| count.trim().parse().ok()).is_some_and(|count: u32| count > 0);
+    if !has_body && has(Payload::PENDING_SUBSCRIPTION_COUNT) && !has(Payload::MESSAGE_COUNT) {
+        return payload.with(Payload::LAST_MESSAGE_BODY, content_policy.subscription_placeholder.as_str());
     }
+    payload
 }

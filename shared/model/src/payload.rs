@@ -15,6 +15,11 @@ impl Payload {
     /// The text of the last message.
     pub const LAST_MESSAGE_BODY: &'static str = "last-message-body";
 
+    /// The number of contact requests that the user has not answered, as a decimal.
+    pub const PENDING_SUBSCRIPTION_COUNT: &'static str = "pending-subscription-count";
+    /// The name of the push node, in data that has no other field.
+    pub const NODE: &'static str = "node";
+
     /// `true` if the sender marked the message as urgent.
     pub const URGENT: &'static str = "urgent";
     /// `true` if the message mentions the recipient.

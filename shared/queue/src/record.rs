@@ -114,6 +114,10 @@ impl From<&Registration> for RegistrationKey {
     }
 }
 
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
@@ -191,6 +195,10 @@ pub struct NodeNotification {
     pub options: BTreeMap<String, String>,
     /// The names and values of the summary's fields, in order (FORM_TYPE `urn:xmpp:push:summary`).
     pub summary: Vec<(String, String)>,
+    /// Whether the summary has no text because there is nothing to show, so that it is data for the app. Otherwise a
+    /// summary without a text is shown with a placeholder.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub background: bool,
 }
 
 /// The state of a message's recipient in a webhook. The worker looks up missing fields, or uses their defaults.
@@ -377,6 +385,7 @@ mod tests {
         assert!(of(&|kind| matches!(kind, WorkKind::Subscription { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::Read { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::Notification(_))));
+        assert!(of(&|kind| matches!(kind, WorkKind::Notification(notification) if notification.background)));
         assert!(of(&|kind| matches!(kind, WorkKind::UserRemoved { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::DomainRemoved { .. })));
         let sample: serde_json::Value = serde_json::from_str(VERSION_3).unwrap();

@@ -30,6 +30,13 @@ pub const SUSPICIONS: &str = "suspicions";
 pub const UNREACHABLE_SINCE: &str = "unreachable_since";
 /// The time of the answer that reports the device of a push node as gone, in seconds since 1970.
 pub const GONE_AT: &str = "gone_at";
+/// The digest of the device of a registration or push node whose user is listed in the item of the device; in a user's
+/// reference to a push node, the digest of the node's device.
+pub const DEVICE_DIGEST: &str = "device_digest";
+/// The users who have a device: a map from bare JIDs to the key and version of a registration or push node.
+pub const ACCOUNTS: &str = "accounts";
+/// What has the device of a deleted registration: `node` or `user`.
+pub const REPLACED_BY: &str = "replaced_by";
 /// Whether a session is online.
 pub const IS_ONLINE: &str = "is_online";
 /// Whether the client of an online session is inactive (XEP-0352). Missing in items of earlier versions: active.

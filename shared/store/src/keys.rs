@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use pushlark_model::Registration;
+use pushlark_model::{Device, DeviceAddress, Registration};
 use pushlark_xmpp::{BareJid, DomainPart, Jid};
 use sha2::{Digest, Sha256};
 
@@ -14,6 +14,8 @@ use crate::NodeAddress;
 pub const LATEST_REGISTRATION: &str = "reg";
 /// The prefix of the sort key of a registration.
 pub const REGISTRATION_PREFIX: &str = "reg/";
+/// The prefix of the sort key of a user's item about a replaced registration.
+pub const REPLACED_PREFIX: &str = "replaced/";
 /// The prefix of the sort key of a session.
 pub const SESSION_PREFIX: &str = "ses/";
 /// The prefix of the sort key of an unread counter.
@@ -28,9 +30,11 @@ pub const NODES_LAST: &str = "node0";
 pub const NODE_ITEM: &str = "node";
 /// The prefix of the sort keys of a node's devices in the same partition.
 pub const DEVICE_PREFIX: &str = "device/";
+/// The sort key of the item that lists the users of a device, in the device's own partition.
+pub const ACCOUNTS_ITEM: &str = "accounts";
 /// The prefix of the names of a counter's attributes for single messages.
 pub const COUNTED_MESSAGE_PREFIX: &str = "m/";
-/// The start of the range with all registrations of a recipient, followed by all sessions.
+/// The start of the range with all registrations of a recipient, followed by the replaced ones and all sessions.
 pub const RECIPIENT_FIRST: &str = LATEST_REGISTRATION;
 /// The end of that range: `0` follows `/` in ASCII.
 pub const RECIPIENT_LAST: &str = "ses0";
@@ -46,9 +50,10 @@ pub fn registration(jid: &BareJid, node: &str) -> String {
     format!("{REGISTRATION_PREFIX}{}/{node}", bounded(jid.as_str(), 500))
 }
 
-/// Returns the PubSub service in the key of a registration: its JID, or a hash of a long JID.
-pub fn pubsub_jid(registration: &str) -> &str {
-    registration.strip_prefix(REGISTRATION_PREFIX).unwrap_or_default().split('/').next().unwrap_or_default()
+/// Returns the PubSub service in the key of a registration or node: its JID, or a hash of a long JID.
+pub fn pubsub_jid(key: &str) -> &str {
+    let service = key.strip_prefix(REGISTRATION_PREFIX).or_else(|| key.strip_prefix(NODE_PREFIX));
+    service.unwrap_or_default().split('/').next().unwrap_or_default()
 }
 
 /// Returns the sort key of a session. A bare JID stands for the one session without a resource.
@@ -63,6 +68,32 @@ pub fn unread(conversation: &BareJid) -> String {
 /// Returns the partition key of a node, which is also the sort key of its owner's reference to it.
 pub fn node(address: &NodeAddress) -> String {
     format!("{NODE_PREFIX}{}/{}", bounded(address.jid.as_str(), 500), address.node)
+}
+
+/// Returns whether the sort key in a user's partition is that of a reference to a push node.
+pub fn is_push_node(key: &str) -> bool {
+    key.starts_with(NODE_PREFIX)
+}
+
+/// Returns a digest of a device, in hexadecimal digits. The device cannot be found from it.
+pub fn device_digest(device: &Device<'_>) -> String {
+    let (kind, address) = match device.address {
+        DeviceAddress::Token(token) => ("device_id", token),
+        DeviceAddress::VoipToken(token) => ("voip_device_id", token),
+        DeviceAddress::Endpoint(endpoint) => ("endpoint", endpoint),
+    };
+    // With their lengths, other parts never give the same text.
+    hash(&[device.service, device.app, kind, address].map(|part| format!("{}:{part}", part.len())).concat())
+}
+
+/// Returns the partition key of the item that lists the users of a device.
+pub fn accounts(device: &str) -> String {
+    format!("device/{device}")
+}
+
+/// Returns the sort key of a user's item about the registration of this device that was replaced last.
+pub fn replaced(device: &str) -> String {
+    format!("{REPLACED_PREFIX}{}", device.get(..32).unwrap_or(device))
 }
 
 /// Returns the sort key of a node's device. Answers about the device count only for this version of the node, and for
@@ -158,7 +189,8 @@ mod tests {
             assert!((RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&key.as_str()), "{key}");
             assert!(LATEST_REGISTRATION < key.as_str(), "{key}");
         }
-        assert!(registration(&user, "\u{10ffff}") < session(&user));
+        let last_registration = registration(&user, "\u{10ffff}");
+        assert!(last_registration < replaced(&"f".repeat(64)) && replaced(&"f".repeat(64)) < session(&user));
         assert!(!(RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&"unread/alice@example.com"));
     }
 

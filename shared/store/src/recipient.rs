@@ -1,6 +1,6 @@
 //! The registrations and sessions of a recipient, in one query.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use pushlark_model::time::to_micros;
 use pushlark_model::{Availability, ClientState, Registration};
@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use crate::attributes::{PK, SK};
 use crate::item::{self, Item, text};
 use crate::registration::{self, RegistrationState};
+use crate::replaced::Replaced;
 use crate::session::{MAX_SESSIONS, Session};
 use crate::transaction::Latest;
 use crate::{Store, StoreError, keys};
@@ -19,6 +20,8 @@ use crate::{Store, StoreError, keys};
 pub struct Snapshot {
     /// The registrations that this version can read.
     pub registrations: Vec<Registration>,
+    /// The registrations whose device was enabled once more in the last 30 days, by sort key.
+    pub(crate) replaced: BTreeMap<String, Replaced>,
     /// Whether any of the user's sessions is online; `None` if no presence was reported.
     pub online: Option<bool>,
     /// `Inactive` if the clients of all online sessions are inactive (XEP-0352); `None` if no session is online.
@@ -39,8 +42,9 @@ impl Store {
     pub async fn snapshot(&self, user: &BareJid) -> Result<Snapshot, StoreError> {
         let mut snapshot = Snapshot::default();
         let mut start = None;
-        // Plus the item of the latest registration, and one beyond the limits: a page that is not full is the last.
-        let page_size = self.limits.nodes + MAX_SESSIONS + 2;
+        // Each registration may have replaced another one. Plus the item of the latest registration, and one beyond the
+        // limits: a page that is not full is the last.
+        let page_size = 2 * self.limits.nodes + MAX_SESSIONS + 2;
         loop {
             let page = self
                 .query()
@@ -140,6 +144,36 @@ impl Snapshot {
         self.state_of(registration).is_some_and(|version| version.unreachable_since.is_some())
     }
 
+    /// Returns the deleted registrations whose device was enabled once more in the last 30 days.
+    pub fn replaced(&self) -> impl Iterator<Item = &Replaced> {
+        let is_back = |Replaced { jid, node, .. }: &Replaced| {
+            self.registrations.iter().any(|registration| registration.jid == *jid && registration.node == *node)
+        };
+        self.replaced.values().filter(move |replaced| !is_back(replaced))
+    }
+
+    /// Returns the other registrations of the same device, with their states, by sort key.
+    pub(crate) fn of_same_device(
+        &self,
+        registration: &Registration,
+    ) -> BTreeMap<&String, (&Registration, &RegistrationState)> {
+        let device = registration.options.device();
+        let key = keys::registration_key(registration);
+        let others = self.registrations.iter().filter(|other| device.is_some() && other.options.device() == device);
+        let others = others.filter_map(|other| {
+            let (key, state) = self.states.get_key_value(&keys::registration_key(other))?;
+            Some((key, (other, state)))
+        });
+        others.filter(|(other, _)| **other != key).collect()
+    }
+
+    /// Returns whether the table has a registration of the same key and the same device.
+    pub(crate) fn has_device(&self, registration: &Registration) -> bool {
+        let device = registration.options.device();
+        let key = keys::registration_key(registration);
+        self.registrations.iter().any(|other| other.options.device() == device && keys::registration_key(other) == key)
+    }
+
     /// Returns the attributes of a registration that only the store uses.
     pub(crate) fn state_of(&self, registration: &Registration) -> Option<&RegistrationState> {
         self.states.get(&keys::registration_key(registration))
@@ -162,6 +196,8 @@ impl Snapshot {
                 Some(registration) => self.registrations.push(registration),
                 None => tracing::error!(key, "registration ignored: this version cannot read its item"),
             }
+        } else if key.starts_with(keys::REPLACED_PREFIX) {
+            self.replaced.extend(Replaced::read(item).map(|replaced| (key.to_owned(), replaced)));
         } else if let Some(session) = Session::read(item) {
             match session.availability.filter(|_| !session.is_expired) {
                 Some(Availability::Online(client_state)) => {

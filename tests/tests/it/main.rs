@@ -1,6 +1,6 @@
 //! Tests of Pushlark from outside: HTTP in, notifications out, with the local stack.
 //!
-//! - Requests: [`access`], [`client_tokens`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
+//! - Requests: [`access`], [`client_tokens`], [`devices`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
 //!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
 //! - Decisions: [`custom_plugins`], [`notification_content`], [`sessions`], [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
@@ -18,6 +18,7 @@ mod client_tokens;
 mod credentials;
 mod custom_plugins;
 mod delivery;
+mod devices;
 mod documentation;
 mod dynamodb_calls;
 mod enable_disable;
