@@ -108,7 +108,7 @@ impl Function {
             tracing::error!(ids = ids.join(" "), error = %Causes(&error), "state not stored");
             Problem::unavailable()
         })?;
-        self.queue.send(&Record::pack(work)).await.map_err(|error| {
+        self.queue.send(Record::pack(work)).await.map_err(|error| {
             tracing::error!(ids = ids.join(" "), error = %Causes(&error), "not queued");
             Problem::unavailable()
         })?;

@@ -202,8 +202,7 @@ impl Worker {
             }
         };
         let records = Record::pack([Work::new(id.to_owned(), attempt.at(), kind)]);
-        let records: Vec<_> = records.iter().map(|record| (record, delay)).collect();
-        if let Err(error) = self.queue.send_later(&records).await {
+        if let Err(error) = self.queue.send_later(records.map(|record| (record, delay))).await {
             tracing::error!(id, error = %Causes(&error), "removal failed: it is retried");
             return TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
         }
@@ -248,10 +247,8 @@ impl Worker {
             recipient.put_back.extend(unfinished.registration);
             handed_over.insert(name, recipient);
         }
-        let records = |(delay, work)| Record::pack(work).into_iter().map(move |record| (record, delay));
-        let later: Vec<(Record, Duration)> = by_delay.into_iter().flat_map(records).collect();
-        let later: Vec<(&Record, Duration)> = later.iter().map(|(record, delay)| (record, *delay)).collect();
-        let mut sent = self.queue.send_later(&later).await;
+        let records = |(delay, work)| Record::pack::<Vec<Work>>(work).map(move |record| (record, delay));
+        let mut sent = self.queue.send_later(by_delay.into_iter().flat_map(records)).await;
         if sent.is_ok() {
             sent = self.dead_letter(dead).await;
         }
@@ -289,7 +286,7 @@ impl Worker {
             count(Metric::DeadLettered);
             tracing::error!(id = work.id, "moved to the dead-letter queue: it failed too often");
         }
-        self.dead_letters.send(&Record::pack(dead)).await
+        self.dead_letters.send(Record::pack(dead)).await
     }
 
     /// Sets the visibility timeouts of messages, and returns the response that keeps these messages in the queue.
