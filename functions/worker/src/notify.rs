@@ -14,10 +14,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::decision::{Decision, PlannedPublication, Reason, RecipientState, decide};
 use crate::external::PluginError;
+use crate::order::Turn;
 use crate::progress::BatchContext;
 use crate::publish::{DeviceItem, Disposition, Publish};
 use crate::retry::{RetryCause, Unfinished};
-use crate::shares::Share;
 use crate::task::Attempt;
 use crate::worker::{ChosenPlugin, Worker};
 
@@ -45,14 +45,13 @@ pub enum DecisionError {
 }
 
 impl Worker {
-    /// Counts, decides, claims and publishes. `turn` is one of the permits for recipients; it is returned before the
-    /// publishes, which depend on other servers.
+    /// Counts, decides, claims and publishes. `turn` ends before the publishes, which depend on other servers.
     pub(crate) async fn notify(
         &self,
         event: &mut Event,
         reported: &ReportedRecipient,
         attempt: &Attempt,
-        turn: Share,
+        turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
         let mut outcome = TaskOutcome::default();
@@ -81,7 +80,7 @@ impl Worker {
         decision: &mut Decision<'_>,
         attempt: &Attempt,
         mut outcome: TaskOutcome,
-        turn: Share,
+        mut turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
         for (_, reason) in &decision.left_out {
@@ -99,6 +98,7 @@ impl Worker {
             Ok(ours) => ours,
             Err(error) => return outcome.postponed(&error),
         };
+        let places: Vec<_> = ours.iter().map(|planned| turn.join(&planned.publication.registration)).collect();
         drop(turn);
         let conversation = event.from.to_bare();
         if ours.is_empty() {
@@ -113,13 +113,14 @@ impl Worker {
         }
         let has_one = |registration: &Registration| open.get(&key(registration)) == Some(&1);
         let snapshot = &decision.snapshot;
-        let publishes = ours.into_iter().map(async |PlannedPublication { publication, expires_at, publisher }| {
+        let publishes = ours.into_iter().zip(places).map(async |(planned, place)| {
+            let PlannedPublication { publication, expires_at, publisher } = planned;
             let Publication { registration, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
             let notification =
                 Notification { message_id, user: &user, conversation, registration, payload, expires_at };
             let device = DeviceItem::Registration(snapshot);
-            let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry };
+            let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
             let result = self.publish(publish, batch.publish_cutoff).await;
             if result.is_ok() && has_one(registration) {
                 batch.progress.add(attempt, &user, counted, [registration.clone()]);

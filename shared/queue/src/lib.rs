@@ -5,8 +5,7 @@ mod record;
 
 pub use packing::MAX_RECIPIENTS;
 pub use record::{
-    NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, VERSION, Work,
-    WorkKind,
+    NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, VERSION, Work, WorkKind,
 };
 
 use std::iter;
@@ -181,7 +180,9 @@ mod tests {
             Record::new(vec![Work::new("i".repeat(bytes), OffsetDateTime::UNIX_EPOCH, kind)])
         };
         let sizes = |records: &[Record]| {
-            batches(records.iter().cloned().zip(iter::repeat(Duration::ZERO))).map(|batch| batch.unwrap().len()).collect::<Vec<_>>()
+            batches(records.iter().cloned().zip(iter::repeat(Duration::ZERO)))
+                .map(|batch| batch.unwrap().len())
+                .collect::<Vec<_>>()
         };
         assert_eq!(sizes(&[]), [0; 0]);
         assert_eq!(sizes(&vec![record(32); 25]), [10, 10, 5]);
