@@ -115,7 +115,7 @@ fn told(caller: Caller, media: &Media, body: &[u8], sources: &Sources) -> Result
 fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEvent>, Problem>, is_right: bool) {
     let is_own = |event: &WebhookEvent| {
         let speaks = event.domains().into_iter().all(|domain| caller.has_access_to_domain(domain));
-        speaks || matches!(event.effect, Effect::None(_))
+        speaks || matches!(event.effect, Effect::None(_) | Effect::NoRequest(..))
     };
     let Ok(own) = own else {
         assert!(!is_right || !all.iter().all(is_own), "{caller:?} is refused what is its own: {all:?}");
@@ -150,7 +150,7 @@ pub fn check_events(events: &[WebhookEvent]) {
             }
             Effect::Presence(session, _) => assert!(session.node().is_some(), "{session} is present"),
             Effect::Read(ReadMark { user, .. }) => assert!(user.node().is_some(), "{user} reads"),
-            Effect::None(_) => {}
+            Effect::NoRequest(..) | Effect::None(_) => {}
         }
     }
     for record in Record::pack(work) {

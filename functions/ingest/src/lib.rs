@@ -100,7 +100,7 @@ impl Function {
                     state.push((StateChange::Presence(session, availability), at))
                 }
                 Effect::Read(read_mark) if self.unread_counts => state.push((StateChange::ReadMark(read_mark), at)),
-                Effect::Read(_) | Effect::None(_) => {}
+                Effect::Read(_) | Effect::NoRequest(..) | Effect::None(_) => {}
             }
         }
         // State is written first, so that a message is not handled before an earlier "offline".

@@ -108,7 +108,7 @@ impl RecipientState {
         };
         let tied = match &event.kind {
             EventKind::Unacknowledged(session) => snapshot.tied(session, event.at).cloned(),
-            EventKind::Message(_) => None,
+            EventKind::Message(_) | EventKind::Subscription(_) => None,
         };
         Self { recipient: Recipient { exists: reported.exists.unwrap_or(true), online, tied }, presence }
     }

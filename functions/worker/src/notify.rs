@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 use pushlark_delivery::Notification;
 use pushlark_model::Registration;
-use pushlark_plugin::{Event, Plugin, Publication, Rule};
+use pushlark_plugin::{Defaults, Event, EventKind, Plugin, Publication, Rule};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{Claimant, MAX_SESSIONS, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -211,14 +211,17 @@ impl Worker {
         reported: &ReportedRecipient,
     ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
+        let compiled = async |plugin: &dyn Plugin| {
+            // The plugin is called before the recipient is read: a skipped message costs no read.
+            let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
+            let snapshot = self.store.snapshot(&event.recipient()).await?;
+            let known = RecipientState::new(event, reported, &snapshot);
+            Ok(decide(plugin, delivery, time_to_live, event, payload, snapshot, known))
+        };
         match &self.plugin {
-            ChosenPlugin::Compiled(plugin) => {
-                // The plugin is called before the recipient is read: a skipped message costs no read.
-                let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-                let snapshot = self.store.snapshot(&event.recipient()).await?;
-                let known = RecipientState::new(event, reported, &snapshot);
-                Ok(decide(&**plugin, delivery, time_to_live, event, payload, snapshot, known))
-            }
+            // A plugin decides about messages only.
+            _ if matches!(event.kind, EventKind::Subscription(_)) => compiled(&Defaults).await,
+            ChosenPlugin::Compiled(plugin) => compiled(&**plugin).await,
             ChosenPlugin::External(function) => {
                 let snapshot = self.store.snapshot(&event.recipient()).await?;
                 let known = RecipientState::new(event, reported, &snapshot);

@@ -15,6 +15,11 @@ impl Payload {
     /// The text of the last message.
     pub const LAST_MESSAGE_BODY: &'static str = "last-message-body";
 
+    /// The number of contact requests without an answer (XEP-0357, section 7), as a decimal.
+    pub const PENDING_SUBSCRIPTION_COUNT: &'static str = "pending-subscription-count";
+    /// The bare JID of the contact who asks. XEP-0357 does not register this field.
+    pub const PENDING_SUBSCRIPTION_FROM: &'static str = "pending-subscription-from";
+
     /// `true` if the sender marked the message as urgent.
     pub const URGENT: &'static str = "urgent";
     /// `true` if the message mentions the recipient.

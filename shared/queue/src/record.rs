@@ -149,6 +149,9 @@ pub enum WorkKind {
         from: BareJid,
         /// The user who is asked.
         to: BareJid,
+        /// The state of the user in the webhook.
+        #[serde(default)]
+        recipient: ReportedRecipient,
     },
     /// A conversation that a user has read, on devices that may still show its notifications.
     Read {
