@@ -104,7 +104,7 @@ impl Function {
                     state.presence.entry(session).or_default().push((availability, at))
                 }
                 Effect::Read(read_mark) if self.unread_counts => state.read_marks.push((read_mark, at)),
-                Effect::Read(_) | Effect::None(_) => {}
+                Effect::Read(_) | Effect::NoRequest(..) | Effect::None(_) => {}
             }
         }
         // State is written first, so that a message is not handled before an earlier "offline".
@@ -112,7 +112,7 @@ impl Function {
             tracing::error!(ids = ids.join(" "), error = %Causes(&error), "state not stored");
             Problem::unavailable()
         })?;
-        self.queue.send(&Record::pack(work)).await.map_err(|error| {
+        self.queue.send(Record::pack(work)).await.map_err(|error| {
             tracing::error!(ids = ids.join(" "), error = %Causes(&error), "not queued");
             Problem::unavailable()
         })?;

@@ -124,7 +124,7 @@ impl Function {
         let id = format!("{publisher}/{}/{}", iq.id(), digest(iq));
         let kind = WorkKind::Notification(Box::new(notification));
         let work = Work::new(id.clone(), OffsetDateTime::now_utc(), kind);
-        self.queue.send(&Record::pack([work])).await.map_err(|error| {
+        self.queue.send(Record::pack([work])).await.map_err(|error| {
             tracing::error!(id, error = %Causes(&error), "not queued");
             PushNodeError::unavailable()
         })?;

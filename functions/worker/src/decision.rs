@@ -108,7 +108,7 @@ impl RecipientState {
         };
         let tied = match &event.kind {
             EventKind::Unacknowledged(session) => snapshot.tied(session, event.at).cloned(),
-            EventKind::Message(_) => None,
+            EventKind::Message(_) | EventKind::Subscription(_) => None,
         };
         let client_state = reported.client_state.or(snapshot.client_state).filter(|_| online);
         let recipient = Recipient { exists: reported.exists.unwrap_or(true), online, client_state, tied };

@@ -188,6 +188,7 @@ impl Worker {
             }
             Effect::Presence(session, Availability::Offline) => format!("{session} is offline from then on"),
             Effect::Read(_) => "notifies nobody".into(),
+            Effect::NoRequest(_, reason) => format!("none: {reason}"),
             Effect::None(_) if reads.is_some() => "notifies nobody".into(),
             Effect::None(_) => "none: only messages of the types chat and groupchat notify".into(),
         };
@@ -261,6 +262,7 @@ fn recipients(event: &WebhookEvent) -> usize {
     match &event.effect {
         Effect::Queue(WorkKind::Message { to, .. }) => to.len(),
         Effect::Queue(WorkKind::Unacknowledged { to, .. }) => to.len(),
+        Effect::Queue(WorkKind::Subscription { .. }) => 1,
         _ => 0,
     }
 }

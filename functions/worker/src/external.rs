@@ -284,7 +284,7 @@ impl<'q> Question<'q> {
             at: event.at.format(&Rfc3339).unwrap_or_default(),
             from: event.from.as_str(),
             to: match &event.kind {
-                EventKind::Message(user) => user.as_str(),
+                EventKind::Message(user) | EventKind::Subscription(user) => user.as_str(),
                 EventKind::Unacknowledged(session) => session.as_str(),
             },
             chat: event.message.kind().as_str(),

@@ -9,6 +9,7 @@ mod external;
 mod guard;
 mod node;
 mod notify;
+mod order;
 mod progress;
 mod publish;
 mod retry;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 use pushlark_delivery::Notification;
 use pushlark_model::{ClientState, Registration};
-use pushlark_plugin::{Event, Plugin, Publication, Rule};
+use pushlark_plugin::{Defaults, Event, EventKind, Plugin, Publication, Rule};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{Claimant, MAX_SESSIONS, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -14,10 +14,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::decision::{Decision, PlannedPublication, Reason, RecipientState, decide};
 use crate::external::PluginError;
+use crate::order::Turn;
 use crate::progress::BatchContext;
 use crate::publish::{DeviceItem, Disposition, Publish};
 use crate::retry::{RetryCause, Unfinished};
-use crate::shares::Share;
 use crate::task::Attempt;
 use crate::worker::{ChosenPlugin, Worker};
 
@@ -45,14 +45,13 @@ pub enum DecisionError {
 }
 
 impl Worker {
-    /// Counts, decides, claims and publishes. `turn` is one of the permits for recipients; it is returned before the
-    /// publishes, which depend on other servers.
+    /// Counts, decides, claims and publishes. `turn` ends before the publishes, which depend on other servers.
     pub(crate) async fn notify(
         &self,
         event: &mut Event,
         reported: &ReportedRecipient,
         attempt: &Attempt,
-        turn: Share,
+        turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
         let mut outcome = TaskOutcome::default();
@@ -81,7 +80,7 @@ impl Worker {
         decision: &mut Decision<'_>,
         attempt: &Attempt,
         mut outcome: TaskOutcome,
-        turn: Share,
+        mut turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
         for (_, reason) in &decision.left_out {
@@ -99,6 +98,7 @@ impl Worker {
             Ok(ours) => ours,
             Err(error) => return outcome.postponed(&error),
         };
+        let places: Vec<_> = ours.iter().map(|planned| turn.join(&planned.publication.registration)).collect();
         drop(turn);
         let conversation = event.from.to_bare();
         if ours.is_empty() {
@@ -113,13 +113,14 @@ impl Worker {
         }
         let has_one = |registration: &Registration| open.get(&key(registration)) == Some(&1);
         let snapshot = &decision.snapshot;
-        let publishes = ours.into_iter().map(async |PlannedPublication { publication, expires_at, publisher }| {
+        let publishes = ours.into_iter().zip(places).map(async |(planned, place)| {
+            let PlannedPublication { publication, expires_at, publisher } = planned;
             let Publication { registration, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
             let notification =
                 Notification { message_id, user: &user, conversation, registration, payload, expires_at };
             let device = DeviceItem::Registration(snapshot);
-            let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry };
+            let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
             let result = self.publish(publish, batch.publish_cutoff).await;
             if result.is_ok() && has_one(registration) {
                 batch.progress.add(attempt, &user, counted, [registration.clone()]);
@@ -210,14 +211,17 @@ impl Worker {
         reported: &ReportedRecipient,
     ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
+        let compiled = async |plugin: &dyn Plugin| {
+            // The plugin is called before the recipient is read: a skipped message costs no read.
+            let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
+            let snapshot = self.store.snapshot(&event.recipient()).await?;
+            let known = RecipientState::new(event, reported, &snapshot);
+            Ok(decide(plugin, delivery, time_to_live, event, payload, snapshot, known))
+        };
         match &self.plugin {
-            ChosenPlugin::Compiled(plugin) => {
-                // The plugin is called before the recipient is read: a skipped message costs no read.
-                let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-                let snapshot = self.store.snapshot(&event.recipient()).await?;
-                let known = RecipientState::new(event, reported, &snapshot);
-                Ok(decide(&**plugin, delivery, time_to_live, event, payload, snapshot, known))
-            }
+            // A plugin decides about messages only.
+            _ if matches!(event.kind, EventKind::Subscription(_)) => compiled(&Defaults).await,
+            ChosenPlugin::Compiled(plugin) => compiled(&**plugin).await,
             ChosenPlugin::External(function) => {
                 let snapshot = self.store.snapshot(&event.recipient()).await?;
                 let known = RecipientState::new(event, reported, &snapshot);

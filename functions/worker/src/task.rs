@@ -8,7 +8,7 @@ use pushlark_queue::{
     NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, Work, WorkKind,
 };
 use pushlark_store::Claimant;
-use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, parse_jid};
+use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, ns, parse_jid};
 use time::OffsetDateTime;
 
 /// The worker's part of an event: one action for one recipient.
@@ -154,7 +154,19 @@ impl Action {
                 let push = NodePush::new((**notification).clone(), content_policy)?;
                 return Ok(vec![Self::NotifyDevice(Box::new(push))]);
             }
-            WorkKind::Subscription { .. } | WorkKind::Read { .. } => return Ok(Vec::new()),
+            WorkKind::Subscription { from, to, recipient } => {
+                let event = Box::new(Event {
+                    id: work.id.clone(),
+                    at: work.at,
+                    from: from.clone().into(),
+                    kind: EventKind::Subscription(to.clone()),
+                    message: Arc::new(Message::from_element(Element::new("message", ns::CLIENT))?),
+                    unread_count: 0,
+                    content_policy: Arc::clone(content_policy),
+                });
+                return Ok(vec![Self::Notify { event, reported: recipient.clone() }]);
+            }
+            WorkKind::Read { .. } => return Ok(Vec::new()),
             WorkKind::UserRemoved { jid } => return Ok(vec![Self::RemoveUser(jid.clone())]),
             WorkKind::DomainRemoved { domain } => return Ok(vec![Self::RemoveDomain(domain.clone())]),
         };

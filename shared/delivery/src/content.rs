@@ -5,8 +5,10 @@ use serde_json::{Map, Value};
 
 /// The fields of a payload that an alert shows.
 const SUMMARY: [&str; 3] = [Payload::MESSAGE_COUNT, Payload::LAST_MESSAGE_SENDER, Payload::LAST_MESSAGE_BODY];
-/// The title of an alert whose payload does not name the sender. MongoosePush requires a title.
-const DEFAULT_TITLE: &str = "New message";
+/// The title of an alert about a message whose payload does not name the sender. MongoosePush requires a title.
+const MESSAGE_TITLE: &str = "New message";
+/// The same about a contact request.
+const CONTACT_REQUEST_TITLE: &str = "New contact";
 
 /// A payload, divided into an alert and data.
 #[derive(Debug)]
@@ -51,9 +53,12 @@ impl<'n> Content<'n> {
 impl<'n> Alert<'n> {
     fn new(payload: &'n Payload) -> Option<Self> {
         let sender = payload.get(Payload::LAST_MESSAGE_SENDER);
+        let has = |name| payload.get(name).is_some();
+        let is_contact_request = has(Payload::PENDING_SUBSCRIPTION_COUNT) && !has(Payload::MESSAGE_COUNT);
+        let title = if is_contact_request { CONTACT_REQUEST_TITLE } else { MESSAGE_TITLE };
         Some(Self {
             body: payload.get(Payload::LAST_MESSAGE_BODY)?,
-            title: sender.unwrap_or(DEFAULT_TITLE),
+            title: sender.unwrap_or(title),
             tag: sender,
             badge: payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok()),
         })

@@ -10,7 +10,7 @@ use pushlark_xmpp::{
     BareJid, DomainPart, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text, parse_jid,
 };
 use sha2::{Digest, Sha256};
-use time::{Duration, OffsetDateTime};
+use time::{Duration, OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
 use crate::sources::Sources;
@@ -54,6 +54,8 @@ pub enum Effect {
     Presence(Jid, Availability),
     /// A user has read a conversation.
     Read(ReadMark),
+    /// No effect: a contact request to somebody in this domain, which notifies nobody for this reason.
+    NoRequest(DomainPart, &'static str),
     /// No effect: the event notifies nobody. The value holds the domains of the users that it is about, one for each
     /// user.
     None(Vec<DomainPart>),
@@ -105,6 +107,7 @@ impl WebhookEvent {
             Effect::Queue(WorkKind::Notification(notification)) => vec![notification.owner.domain()],
             Effect::Presence(session, _) => vec![session.domain()],
             Effect::Read(read_mark) => vec![read_mark.user.domain()],
+            Effect::NoRequest(domain, _) => vec![domain],
             Effect::None(domains) => domains.iter().map(|domain| &**domain).collect(),
         }
     }
@@ -121,7 +124,7 @@ impl WebhookEvent {
     /// mark of a sender for whom `caller` does not speak.
     pub(crate) fn permitted_for(mut self, caller: &Caller) -> Result<Self, String> {
         let other = self.domains().into_iter().find(|domain| !caller.has_access_to_domain(domain));
-        if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_))) {
+        if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_) | Effect::NoRequest(..))) {
             return Err(format!("the credential does not speak for {other}"));
         }
         self.read_mark = self.read_mark.filter(|read_mark| caller.has_access_to(&read_mark.user));
@@ -182,6 +185,31 @@ pub fn message(
         }
     };
     Ok(WebhookEvent { id, at, effect, read_mark })
+}
+
+/// Returns the event of a contact request (RFC 6121, section 3.1).
+///
+/// All requests of a contact on one day (UTC) have the same id, so that each device is notified of one of them.
+pub fn subscription(
+    at: OffsetDateTime,
+    from: BareJid,
+    to: BareJid,
+    recipient: ReportedRecipient,
+    sources: &Sources,
+) -> WebhookEvent {
+    let day = at.to_offset(UtcOffset::UTC).date();
+    let id = joined_id([&format!("subscription/{from}"), &day.to_string()], '/');
+    let none = |reason| Effect::NoRequest(to.domain().to_owned(), reason);
+    let effect = if !sources.subscription_requests {
+        none("SUBSCRIPTION_REQUESTS is off")
+    } else if to.node().is_none() {
+        none("the contact request is not to a user")
+    } else if from == to {
+        none("the contact request is from the user")
+    } else {
+        Effect::Queue(WorkKind::Subscription { from, to, recipient })
+    };
+    WebhookEvent { id, at, effect, read_mark: None }
 }
 
 /// Returns a new id: a UUID of version 7.

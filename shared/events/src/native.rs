@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use time::OffsetDateTime;
 
-use crate::event::{Arrival, Effect, ReadMark, Recipients, WebhookEvent, message, new_id};
+use crate::event::{Arrival, Effect, ReadMark, Recipients, WebhookEvent, message, new_id, subscription};
 use crate::jid_fields::{bare, check_user, full, jid, user};
 
 /// The fields of all types of native events. One struct holds them, so that an error can name the field.
@@ -64,6 +64,15 @@ impl NativeEvent {
                 let to = recipients(kind, &to.ok_or("to is missing")?)?;
                 return message(id, at, from, to, &stanza, self.recipient.unwrap_or_default(), arrival.sources);
             }
+            "subscription" => {
+                let from = bare("from", self.from.as_deref())?;
+                let to = match self.to.as_deref() {
+                    Some([to]) => bare("to", Some(to))?,
+                    Some(_) => return Err("to: a contact request is to one user".into()),
+                    None => return Err("to is missing".into()),
+                };
+                return Ok(subscription(at, from, to, self.recipient.unwrap_or_default(), arrival.sources));
+            }
             "presence" => {
                 let availability = match self.status.as_deref() {
                     Some("online") => Availability::Online(self.client_state.unwrap_or_default()),
@@ -90,8 +99,8 @@ impl NativeEvent {
             }
             other => {
                 return Err(format!(
-                    "type: {other:?} is not supported, use message, unacknowledged, presence, read, user_removed or \
-                     domain_removed"
+                    "type: {other:?} is not supported, use message, unacknowledged, subscription, presence, read, \
+                     user_removed or domain_removed"
                 ));
             }
         };

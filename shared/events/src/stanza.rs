@@ -4,7 +4,7 @@ use pushlark_model::{Availability, ClientState};
 use pushlark_queue::ReportedRecipient;
 use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType, parse_jid};
 
-use crate::event::{Arrival, Effect, Recipients, WebhookEvent, message, new_id};
+use crate::event::{Arrival, Effect, Recipients, WebhookEvent, message, new_id, subscription};
 
 /// Reads a `<message/>` or a `<presence/>`.
 pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
@@ -14,6 +14,11 @@ pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
         "iq" => Err("expected a <message/> or a <presence/>; an <iq/> is for enable, disable or the push node".into()),
         "presence" => {
             let presence = Presence::from_element(element).map_err(|error| error.to_string())?;
+            if let (Ok(PresenceType::Subscribe), Some(to)) = (presence.kind(), address(presence.element(), "to")?) {
+                let from = address(presence.element(), "from")?.ok_or("the presence has no from")?.into_bare();
+                let recipient = ReportedRecipient::default();
+                return Ok(subscription(at, from, to.into_bare(), recipient, arrival.sources));
+            }
             Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect: presence_effect(&presence)?, read_mark: None })
         }
         _ => {
@@ -34,7 +39,7 @@ fn presence_effect(presence: &Presence) -> Result<Effect, String> {
     let availability = match presence.kind().map_err(|error| error.to_string())? {
         PresenceType::Available(priority) if priority >= 0 => Availability::Online(ClientState::Active),
         PresenceType::Available(_) | PresenceType::Unavailable => Availability::Offline,
-        PresenceType::Other => return Ok(none()),
+        PresenceType::Subscribe | PresenceType::Other => return Ok(none()),
     };
     let (user, server) = (from.to_bare(), BareJid::from_parts(None, from.domain()));
     if user.node().is_none() || to.is_some_and(|to| to != user && to != server) {

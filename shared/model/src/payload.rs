@@ -15,8 +15,10 @@ impl Payload {
     /// The text of the last message.
     pub const LAST_MESSAGE_BODY: &'static str = "last-message-body";
 
-    /// The number of contact requests that the user has not answered, as a decimal.
+    /// The number of contact requests without an answer (XEP-0357, section 7), as a decimal.
     pub const PENDING_SUBSCRIPTION_COUNT: &'static str = "pending-subscription-count";
+    /// The bare JID of the contact who asks. XEP-0357 does not register this field.
+    pub const PENDING_SUBSCRIPTION_FROM: &'static str = "pending-subscription-from";
     /// The name of the push node, in data that has no other field.
     pub const NODE: &'static str = "node";
 

@@ -21,7 +21,7 @@ pub struct Event {
     pub from: Jid,
     /// The kind of the event, with the recipient.
     pub kind: EventKind,
-    /// The stanza; its `from` and `to` may be missing.
+    /// The stanza; its `from` and `to` may be missing. It is empty for a contact request.
     pub message: Arc<Message>,
     /// The number of messages in this conversation that the recipient has not read, including this one.
     pub unread_count: u32,
@@ -36,14 +36,17 @@ pub enum EventKind {
     Message(BareJid),
     /// This session did not acknowledge the message (XEP-0198).
     Unacknowledged(FullJid),
+    /// This user got a contact request (RFC 6121, section 3.1). The default rules decide about it, whatever the plugin.
+    Subscription(BareJid),
 }
 
 impl EventKind {
-    /// Returns the `type` of the event in a webhook: `message` or `unacknowledged`.
+    /// Returns the `type` of the event in a webhook: `message`, `unacknowledged` or `subscription`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Message(_) => "message",
             Self::Unacknowledged(_) => "unacknowledged",
+            Self::Subscription(_) => "subscription",
         }
     }
 }
@@ -52,7 +55,7 @@ impl Event {
     /// Returns the bare JID of the recipient.
     pub fn recipient(&self) -> BareJid {
         match &self.kind {
-            EventKind::Message(user) => user.clone(),
+            EventKind::Message(user) | EventKind::Subscription(user) => user.clone(),
             EventKind::Unacknowledged(session) => session.to_bare(),
         }
     }

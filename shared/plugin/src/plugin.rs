@@ -31,8 +31,11 @@ pub trait Plugin: Send + Sync {
     }
 }
 
-/// Prepares a notification of a message that has a text, like MongooseIM's plugin `defaults`.
+/// Prepares a notification of a contact request, or of a message that has a text, like MongooseIM's plugin `defaults`.
 pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
+    if let EventKind::Subscription(_) = event.kind {
+        return Ok(event.contact_request());
+    }
     let message = &event.message;
     if message.is_carbon() {
         return Err(Rule::new("defaults", "the message is a carbon"));
@@ -53,8 +56,8 @@ pub fn should_publish(event: &Event, recipient: &Recipient, registrations: Vec<R
     let rule = match event.kind {
         _ if !recipient.exists => "there is no such user",
         EventKind::Unacknowledged(_) => "unacknowledged messages do not notify",
-        EventKind::Message(_) if recipient.is_active() => "the recipient is online",
-        EventKind::Message(_) => return Choice::all(registrations),
+        EventKind::Message(_) | EventKind::Subscription(_) if recipient.is_active() => "the recipient is online",
+        EventKind::Message(_) | EventKind::Subscription(_) => return Choice::all(registrations),
     };
     Choice::none(registrations, &Rule::new("defaults", rule))
 }
