@@ -1,6 +1,8 @@
 //! Accepts the webhooks of chat servers: sends messages and removals to the queue, and writes presence and read marks
 //! to the table.
 
+use std::collections::HashMap;
+
 use aws_sdk_dynamodb::Client as DynamoDb;
 use aws_sdk_sqs::Client as Sqs;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -32,10 +34,12 @@ pub struct Function {
     unread_counts: bool,
 }
 
-/// A change that is written to the table before the response, without the queue.
-enum StateChange {
-    Presence(Jid, Availability),
-    ReadMark(ReadMark),
+/// The changes that are written to the table before the response, without the queue.
+#[derive(Default)]
+struct State {
+    /// The presence of each session, in the order of the request.
+    presence: HashMap<Jid, Vec<(Availability, OffsetDateTime)>>,
+    read_marks: Vec<(ReadMark, OffsetDateTime)>,
 }
 
 #[derive(Serialize)]
@@ -87,19 +91,19 @@ impl Function {
         let charged: Vec<_> =
             events.iter().flat_map(|event| event.charged(caller)).map(|domain| domain.as_str()).collect();
         self.store.charge(&charged).await?;
-        let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), Vec::new(), Vec::new());
+        let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), State::default(), Vec::new());
         for WebhookEvent { id, at, effect, read_mark } in events {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
             if let Some(read_mark) = read_mark.filter(|_| self.unread_counts) {
-                state.push((StateChange::ReadMark(read_mark), at));
+                state.read_marks.push((read_mark, at));
             }
             match effect {
                 Effect::Queue(kind) => work.push(Work::new(id, at, kind)),
                 Effect::Presence(session, availability) => {
-                    state.push((StateChange::Presence(session, availability), at))
+                    state.presence.entry(session).or_default().push((availability, at))
                 }
-                Effect::Read(read_mark) if self.unread_counts => state.push((StateChange::ReadMark(read_mark), at)),
+                Effect::Read(read_mark) if self.unread_counts => state.read_marks.push((read_mark, at)),
                 Effect::Read(_) | Effect::None(_) => {}
             }
         }
@@ -116,18 +120,17 @@ impl Function {
         Ok(ids)
     }
 
-    async fn save(&self, state: Vec<(StateChange, OffsetDateTime)>) -> Result<(), StoreError> {
-        stream::iter(state)
-            .map(async |(state, at)| match state {
-                StateChange::Presence(session, availability) => {
-                    self.store.set_presence(&session, availability, at).await
-                }
-                StateChange::ReadMark(ReadMark { user, conversation }) => {
-                    self.store.note_read(&user, &conversation, at).await
-                }
-            })
-            .buffer_unordered(MAX_CONCURRENT_WRITES)
-            .try_collect()
-            .await
+    async fn save(&self, State { presence, read_marks }: State) -> Result<(), StoreError> {
+        let presence = stream::iter(presence).map(async |(session, presence)| {
+            // One after the other: of two presences with the same time, the later one in the request applies.
+            for (availability, at) in presence {
+                self.store.set_presence(&session, availability, at).await?;
+            }
+            Ok(())
+        });
+        let read_marks = stream::iter(read_marks)
+            .map(async |(ReadMark { user, conversation }, at)| self.store.note_read(&user, &conversation, at).await);
+        presence.buffer_unordered(MAX_CONCURRENT_WRITES).try_collect::<()>().await?;
+        read_marks.buffer_unordered(MAX_CONCURRENT_WRITES).try_collect().await
     }
 }

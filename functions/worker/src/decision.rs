@@ -110,7 +110,9 @@ impl RecipientState {
             EventKind::Unacknowledged(session) => snapshot.tied(session, event.at).cloned(),
             EventKind::Message(_) => None,
         };
-        Self { recipient: Recipient { exists: reported.exists.unwrap_or(true), online, tied }, presence }
+        let client_state = reported.client_state.or(snapshot.client_state).filter(|_| online);
+        let recipient = Recipient { exists: reported.exists.unwrap_or(true), online, client_state, tied };
+        Self { recipient, presence }
     }
 }
 

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_delivery::Notification;
 use pushlark_events::{Arrival, Effect, ReadMark, WebhookEvent, read_event};
-use pushlark_model::{Availability, Payload, Registration};
+use pushlark_model::{Availability, ClientState, Payload, Registration};
 use pushlark_plugin::{Event, Publication};
 use pushlark_queue::{ReportedRecipient, Work, WorkKind};
 use pushlark_store::StoreError;
@@ -98,6 +98,9 @@ struct Steps {
     registrations: Vec<ExplainedRegistration>,
     exists: bool,
     online: bool,
+    /// The state of the clients of a recipient who is online, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_state: Option<ClientState>,
     /// The source of `online`: `event`, `sessions` or `assumed`.
     presence: &'static str,
     /// The registration that the session of an unacknowledged message is tied to.
@@ -177,7 +180,12 @@ impl Worker {
                 recipients = stream::iter(explained).buffered(MAX_CONCURRENT_EXPLANATIONS).try_collect().await?;
                 "notifies".into()
             }
-            Effect::Presence(session, Availability::Online) => format!("{session} is online from then on"),
+            Effect::Presence(session, Availability::Online(ClientState::Active)) => {
+                format!("{session} is online from then on")
+            }
+            Effect::Presence(session, Availability::Online(ClientState::Inactive)) => {
+                format!("{session} is online from then on, with an inactive client")
+            }
             Effect::Presence(session, Availability::Offline) => format!("{session} is offline from then on"),
             Effect::Read(_) => "notifies nobody".into(),
             Effect::None(_) if reads.is_some() => "notifies nobody".into(),
@@ -211,6 +219,7 @@ impl Worker {
                     registrations: snapshot.registrations.iter().map(ExplainedRegistration::new).collect(),
                     exists: recipient.exists,
                     online: recipient.online,
+                    client_state: recipient.client_state,
                     presence: presence.as_str(),
                     tied: recipient.tied.as_ref().map(ExplainedRegistration::new),
                     left_out: left_out

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use pushlark_delivery::Notification;
-use pushlark_model::Registration;
+use pushlark_model::{ClientState, Registration};
 use pushlark_plugin::{Event, Plugin, Publication, Rule};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{Claimant, MAX_SESSIONS, Snapshot, StoreError};
@@ -272,6 +272,7 @@ fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) 
         registrations = snapshot.registrations.len(),
         exists = recipient.exists,
         online = recipient.online,
+        client_state = recipient.client_state.map(ClientState::as_str),
         presence = presence.as_str(),
         left_out = left_out.join("; "),
         delivered,

@@ -1,6 +1,6 @@
 //! The JSON of MongooseIM's `mod_event_pusher_sns` and `mod_event_pusher_rabbit`: messages and presence.
 
-use pushlark_model::Availability;
+use pushlark_model::{Availability, ClientState};
 use pushlark_queue::ReportedRecipient;
 use pushlark_settings::HostPatterns;
 use pushlark_xmpp::{BareJid, Message, MessageType};
@@ -50,7 +50,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
         let session = jid("user_id", fields.user_id.as_deref())?;
         check_user("user_id", &session)?;
         let availability = match fields.present.ok_or("present is missing")? {
-            true => Availability::Online,
+            true => Availability::Online(ClientState::Active),
             false => Availability::Offline,
         };
         let effect = Effect::Presence(session, availability);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pushlark_model::Availability;
+use pushlark_model::{Availability, ClientState};
 use pushlark_queue::{ReportedRecipient, WorkKind};
 use pushlark_xmpp::{Element, Message, MessageType, parse_jid};
 use serde::Deserialize;
@@ -30,6 +30,7 @@ pub struct NativeEvent {
     recipient: Option<ReportedRecipient>,
     jid: Option<String>,
     status: Option<String>,
+    client_state: Option<ClientState>,
     domain: Option<String>,
     conversation: Option<String>,
     message: Option<String>,
@@ -66,7 +67,7 @@ impl NativeEvent {
             }
             "presence" => {
                 let availability = match self.status.as_deref() {
-                    Some("online") => Availability::Online,
+                    Some("online") => Availability::Online(self.client_state.unwrap_or_default()),
                     Some("offline") => Availability::Offline,
                     Some(other) => return Err(format!("status: {other:?} is neither \"online\" nor \"offline\"")),
                     None => return Err("status is missing".into()),

@@ -1,6 +1,6 @@
 //! A stanza that is the whole body of a webhook.
 
-use pushlark_model::Availability;
+use pushlark_model::{Availability, ClientState};
 use pushlark_queue::ReportedRecipient;
 use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType, parse_jid};
 
@@ -32,7 +32,7 @@ fn presence_effect(presence: &Presence) -> Result<Effect, String> {
     let to = address(presence.element(), "to")?;
     let none = || Effect::None(vec![from.domain().to_owned()]);
     let availability = match presence.kind().map_err(|error| error.to_string())? {
-        PresenceType::Available(priority) if priority >= 0 => Availability::Online,
+        PresenceType::Available(priority) if priority >= 0 => Availability::Online(ClientState::Active),
         PresenceType::Available(_) | PresenceType::Unavailable => Availability::Offline,
         PresenceType::Other => return Ok(none()),
     };

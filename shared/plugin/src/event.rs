@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use pushlark_model::{Payload, Registration};
+use pushlark_model::{ClientState, Payload, Registration};
 use pushlark_xmpp::{BareJid, FullJid, Jid, Message};
 use time::OffsetDateTime;
 
@@ -65,8 +65,17 @@ pub struct Recipient {
     pub exists: bool,
     /// Whether the user has a session that receives messages.
     pub online: bool,
+    /// The state of the clients of a user who is online: inactive if all are (XEP-0352). `None` counts as active.
+    pub client_state: Option<ClientState>,
     /// The last registration that the event's session enabled; `None` if the event has no session.
     pub tied: Option<Registration>,
+}
+
+impl Recipient {
+    /// Returns whether the user gets messages without a notification: an online session has an active client.
+    pub fn is_active(&self) -> bool {
+        self.online && self.client_state != Some(ClientState::Inactive)
+    }
 }
 
 /// One notification for one registration.

@@ -47,12 +47,13 @@ pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
     }
 }
 
-/// Chooses all registrations of a recipient that exists and is offline, like MongooseIM's plugin `defaults`.
+/// Chooses all registrations of a recipient who exists and is offline, or online with inactive clients only, like
+/// MongooseIM's plugin `defaults`.
 pub fn should_publish(event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
     let rule = match event.kind {
         _ if !recipient.exists => "there is no such user",
         EventKind::Unacknowledged(_) => "unacknowledged messages do not notify",
-        EventKind::Message(_) if recipient.online => "the recipient is online",
+        EventKind::Message(_) if recipient.is_active() => "the recipient is online",
         EventKind::Message(_) => return Choice::all(registrations),
     };
     Choice::none(registrations, &Rule::new("defaults", rule))

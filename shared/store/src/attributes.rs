@@ -32,6 +32,8 @@ pub const UNREACHABLE_SINCE: &str = "unreachable_since";
 pub const GONE_AT: &str = "gone_at";
 /// Whether a session is online.
 pub const IS_ONLINE: &str = "is_online";
+/// Whether the client of an online session is inactive (XEP-0352). Missing in items of earlier versions: active.
+pub const IS_INACTIVE: &str = "is_inactive";
 /// The time of the last presence of a session, in microseconds since 1970.
 pub const SINCE: &str = "since";
 /// The time at which a session went offline last, in microseconds since 1970.

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use pushlark_model::Registration;
 use pushlark_model::time::to_micros;
+use pushlark_model::{Availability, ClientState, Registration};
 use pushlark_xmpp::{BareJid, FullJid};
 use time::OffsetDateTime;
 
@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub registrations: Vec<Registration>,
     /// Whether any of the user's sessions is online; `None` if no presence was reported.
     pub online: Option<bool>,
+    /// `Inactive` if the clients of all online sessions are inactive (XEP-0352); `None` if no session is online.
+    pub client_state: Option<ClientState>,
     /// The other attributes of all registrations, by sort key, even of those that this version cannot read.
     pub(crate) states: HashMap<String, RegistrationState>,
     /// The registration that was added last, if the table has the item.
@@ -100,12 +102,27 @@ impl Snapshot {
     pub fn tied(&self, session: &FullJid, at: OffsetDateTime) -> Option<&Registration> {
         let key = keys::session(session);
         let session = self.sessions.iter().find(|session| session.key == key && !session.is_expired)?;
+        let tied = self.tie_at(session, to_micros(at))?;
+        self.registrations.iter().find(|registration| keys::registration_key(registration) == tied)
+    }
+
+    /// Returns whether a session that is tied to the registration is online with an active client. Such a device
+    /// receives messages and calls from the chat server.
+    pub fn is_connected(&self, registration: &Registration) -> bool {
+        let key = keys::registration_key(registration);
+        self.sessions.iter().any(|session| {
+            session.availability == Some(Availability::Online(ClientState::Active))
+                && !session.is_expired
+                && self.tie_at(session, u64::MAX) == Some(&key)
+        })
+    }
+
+    /// Returns the sort key of the registration to which a session was tied at `at`, in microseconds since 1970.
+    fn tie_at<'s>(&self, session: &'s Session, at: u64) -> Option<&'s str> {
         let tie = session.tie.as_ref()?;
-        let went_offline = (tie.tied_at..=to_micros(at)).contains(&session.offline_at);
-        if went_offline || tie.tied_at < self.states.get(&tie.registration)?.first_enabled_at {
-            return None;
-        }
-        self.registrations.iter().find(|registration| keys::registration_key(registration) == tie.registration)
+        let went_offline = (tie.tied_at..=at).contains(&session.offline_at);
+        let is_current = tie.tied_at >= self.states.get(&tie.registration)?.first_enabled_at;
+        (is_current && !went_offline).then_some(&tie.registration)
     }
 
     /// Returns whether the first enable request of the registration, since it was last disabled, is later than `at`.
@@ -146,8 +163,15 @@ impl Snapshot {
                 None => tracing::error!(key, "registration ignored: this version cannot read its item"),
             }
         } else if let Some(session) = Session::read(item) {
-            if let Some(online) = session.is_online.filter(|_| !session.is_expired) {
-                self.online = Some(online || self.online == Some(true));
+            match session.availability.filter(|_| !session.is_expired) {
+                Some(Availability::Online(client_state)) => {
+                    self.online = Some(true);
+                    if self.client_state != Some(ClientState::Active) {
+                        self.client_state = Some(client_state);
+                    }
+                }
+                Some(Availability::Offline) => self.online = self.online.or(Some(false)),
+                None => {}
             }
             self.sessions.push(session);
         }

@@ -1,7 +1,7 @@
 //! Bodies that are a stanza.
 
 use pushlark_events::Effect;
-use pushlark_model::Availability;
+use pushlark_model::{Availability, ClientState};
 use pushlark_xmpp::MessageType;
 
 use crate::{XML, assert_refused, captured, now, one, problem, queued};
@@ -149,8 +149,12 @@ fn bob(availability: Availability) -> Effect {
 #[test]
 fn a_presence_to_everybody_or_the_own_account_or_server_changes_the_availability() {
     for to in ["", "to='bob@example.com'", "to='BOB@example.com'", "to='example.com'"] {
-        assert_eq!(presence(to, ""), bob(Availability::Online), "{to}");
-        assert_eq!(presence(to, "<show>xa</show><priority>0</priority>"), bob(Availability::Online), "{to}");
+        assert_eq!(presence(to, ""), bob(Availability::Online(ClientState::Active)), "{to}");
+        assert_eq!(
+            presence(to, "<show>xa</show><priority>0</priority>"),
+            bob(Availability::Online(ClientState::Active)),
+            "{to}"
+        );
         assert_eq!(presence(&format!("{to} type='unavailable'"), ""), bob(Availability::Offline), "{to}");
         assert_eq!(presence(to, "<priority>-1</priority>"), bob(Availability::Offline), "{to}");
     }
