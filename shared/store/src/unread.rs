@@ -55,16 +55,6 @@ pub struct CountedMessage<'m> {
     pub at: OffsetDateTime,
 }
 
-/// The effect of a read mark on the message that it names.
-enum ReadUpTo {
-    /// The message and those before it are read now.
-    Read(Item),
-    /// The message was read before.
-    WasRead,
-    /// The counter does not know the message.
-    Unknown,
-}
-
 impl Store {
     /// Counts a message of a conversation, unless it was counted before or is older than the last read mark. Returns its
     /// number: the number of unread messages, including this one.
@@ -124,28 +114,26 @@ impl Store {
     }
 
     /// Records that a user had read a conversation at `at`: up to the message to which `message` refers, or else all of
-    /// it. A reference that is not known, such as to a message that is not counted yet, means all, too. Returns the
-    /// number of messages that are still unread, or `None` if a later read mark is known.
+    /// it. A reference that is not known, such as to a message that is not counted yet, means all, too. Older read marks
+    /// than the last one have no effect. Returns the number of messages that are still unread.
     pub async fn note_read(
         &self,
         user: &BareJid,
         conversation: &BareJid,
         message: Option<&str>,
         at: OffsetDateTime,
-    ) -> Result<Option<u32>, StoreError> {
-        let read = match message {
+    ) -> Result<u32, StoreError> {
+        let counter = match message {
             None => self.read_all(user, conversation, at).await?,
             // The time of the mark has no influence: the number of its message shows whether it reads further.
             Some(message) => match self.read_up_to(user, conversation, message).await? {
-                ReadUpTo::Read(counter) => Some(counter),
-                ReadUpTo::WasRead => None,
-                ReadUpTo::Unknown if self.has_read_message(user, conversation, message).await? => None,
-                ReadUpTo::Unknown => self.read_all(user, conversation, at).await?,
+                Ok(counter) => counter,
+                Err(counter) if self.has_read_message(user, conversation, message).await? => counter,
+                Err(_) => self.read_all(user, conversation, at).await?,
             },
         };
-        let Some(counter) = read else { return Ok(None) };
         self.retire(user, conversation, &counter).await;
-        Ok(Some(unread(&counter, COUNTED_TOTAL)))
+        Ok(unread(&counter, COUNTED_TOTAL))
     }
 
     /// Adds a message to a counter. Returns the counter, and whether the message is new in it.
@@ -227,7 +215,7 @@ impl Store {
         user: &BareJid,
         conversation: &BareJid,
         at: OffsetDateTime,
-    ) -> Result<Option<Item>, StoreError> {
+    ) -> Result<Item, StoreError> {
         let is_later = format!("(attribute_not_exists({READ_AT}) OR {READ_AT} < :at)");
         let read = self
             .update(user, &keys::unread(conversation))
@@ -241,12 +229,12 @@ impl Store {
             .expression_attribute_values(":at", number(to_micros(at)))
             .expression_attribute_values(":expires_at", number(expiry(READ_COUNTER_LIFETIME)));
         let counter = match write("store a read mark", read).await? {
-            Ok(counter) => return Ok(Some(counter)),
+            Ok(counter) => return Ok(counter),
             Err(counter) => counter,
         };
         let is_known = item::number_of(&counter, READ_AT).is_some_and(|read_at| to_micros(at) <= read_at);
         if is_known || self.was_read(user, conversation, "", at).await? {
-            return Ok(None);
+            return Ok(counter);
         }
         // The last message was counted after `at`, so it stays unread. All earlier messages count as read.
         let read = self
@@ -258,16 +246,17 @@ impl Store {
             ))
             .expression_attribute_values(":one", number(1))
             .expression_attribute_values(":at", number(to_micros(at)));
-        Ok(write("store a read mark", read).await?.ok())
+        Ok(write("store a read mark", read).await?.unwrap_or_else(|unchanged| unchanged))
     }
 
-    /// Marks the messages of a conversation up to one as read. Never marks a message as unread again.
+    /// Marks the messages of a conversation up to one as read. Never marks a message as unread again. Returns the
+    /// counter, as an error if it does not know the message.
     async fn read_up_to(
         &self,
         user: &BareJid,
         conversation: &BareJid,
         message: &str,
-    ) -> Result<ReadUpTo, StoreError> {
+    ) -> Result<Result<Item, Item>, StoreError> {
         let (name, reference) = (keys::counted_message(message), keys::message_reference(message));
         let read = self
             .update(user, &keys::unread(conversation))
@@ -282,9 +271,8 @@ impl Store {
             .expression_attribute_names("#reference", &reference)
             .expression_attribute_values(":expires_at", number(expiry(COUNTER_LIFETIME)));
         Ok(match write("store a read mark", read).await? {
-            Ok(counter) => ReadUpTo::Read(counter),
-            Err(counter) if has_any(&counter, [&name, &reference]) => ReadUpTo::WasRead,
-            Err(_) => ReadUpTo::Unknown,
+            Err(counter) if has_any(&counter, [&name, &reference]) => Ok(counter),
+            read => read,
         })
     }
 
