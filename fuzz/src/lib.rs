@@ -125,9 +125,10 @@ fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEv
     for (own, any) in own.iter().zip(all) {
         assert!(is_own(own), "{caller:?} tells {own:?}");
         assert_eq!((own.at, &own.effect), (any.at, &any.effect));
-        let read_mark = any.read_mark.clone().filter(|read_mark| caller.has_access_to(&read_mark.user));
-        assert_eq!(own.read_mark, read_mark);
-        if let Some(ReadMark { user, .. }) = &own.read_mark {
+        let mut read_marks = any.read_marks.clone();
+        read_marks.retain(|read_mark| caller.has_access_to(&read_mark.user));
+        assert_eq!(own.read_marks, read_marks);
+        for ReadMark { user, .. } in &own.read_marks {
             assert!(caller.has_access_to(user));
         }
     }
@@ -138,9 +139,9 @@ fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEv
 pub fn check_events(events: &[WebhookEvent]) {
     let mut work = Vec::new();
     let mut recipients = 0;
-    for WebhookEvent { id, at, effect, read_mark } in events {
+    for WebhookEvent { id, at, effect, read_marks } in events {
         assert!((1..=256).contains(&id.len()) && is_xml_text(id) && !id.contains(char::is_control), "the id {id:?}");
-        if let Some(ReadMark { user, .. }) = read_mark {
+        for ReadMark { user, .. } in read_marks {
             assert!(user.node().is_some(), "{user} reads");
         }
         match effect {

@@ -58,6 +58,8 @@ fn check_message(message: &Message) {
     message.is_carbon();
     message.is_correction();
     message.is_displayed_marker();
+    message.displayed_id();
+    message.displayed_conversations().for_each(drop);
     message.is_encrypted();
     message.is_urgent();
     message.mentions().count();

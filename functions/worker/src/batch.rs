@@ -176,6 +176,10 @@ impl Worker {
                 let span = info_span!("message", id, recipient = %push.owner);
                 self.notify_device(&push, &attempt, turn, &batch).instrument(span).await
             }
+            Action::Clear(read) => {
+                let span = info_span!("message", id, recipient = %read.user);
+                self.clear(&read, &attempt, turn, &batch).instrument(span).await
+            }
             Action::RemoveUser(user) => {
                 let removed = self.store.remove_user(&user, attempt.at(), || Instant::now() < batch.task_cutoff).await;
                 self.continue_removal(removed, &attempt, WorkKind::UserRemoved { jid: user }).await

@@ -26,6 +26,8 @@ pub struct Decision<'w> {
     pub left_out: Vec<(Registration, Reason)>,
     /// The publications to make, each with its publisher.
     pub publications: Vec<PlannedPublication<'w>>,
+    /// The badge of the notifications, if it is not the count in their payloads. The caller sets it.
+    pub badge: Option<u32>,
 }
 
 /// A publication, with its expiry and its publisher.
@@ -168,5 +170,5 @@ pub fn decide<'w>(
             left_out.push((registration.clone(), Reason::NotChosen));
         }
     }
-    Decision { snapshot, known, left_out, publications }
+    Decision { snapshot, known, left_out, publications, badge: None }
 }

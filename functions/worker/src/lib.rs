@@ -3,6 +3,7 @@
 //! To use custom plugins, write a crate whose `main` calls [`run`] with them.
 
 mod batch;
+mod clear;
 mod decision;
 mod explain;
 mod external;
@@ -15,6 +16,7 @@ mod publish;
 mod retry;
 mod shares;
 mod task;
+mod unread;
 mod worker;
 
 pub use explain::{ExplainError, Explained};

@@ -11,6 +11,8 @@ use pushlark_store::Claimant;
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, ns, parse_jid};
 use time::OffsetDateTime;
 
+use crate::clear::ReadConversation;
+
 /// The worker's part of an event: one action for one recipient.
 #[derive(Debug)]
 pub struct Task {
@@ -44,6 +46,8 @@ pub enum Action {
     },
     /// Notify the device of a push node.
     NotifyDevice(Box<NodePush>),
+    /// Clear the notifications of a conversation that was read.
+    Clear(ReadConversation),
     /// Delete all data of a user.
     RemoveUser(BareJid),
     /// Delete the registrations of a domain.
@@ -105,6 +109,7 @@ impl Task {
         match &self.action {
             Action::Notify { event, .. } => Some(event.recipient()),
             Action::NotifyDevice(push) => Some(push.owner.clone()),
+            Action::Clear(read) => Some(read.user.clone()),
             Action::RemoveUser(_) | Action::RemoveDomain(_) => None,
         }
     }
@@ -166,7 +171,10 @@ impl Action {
                 });
                 return Ok(vec![Self::Notify { event, reported: recipient.clone() }]);
             }
-            WorkKind::Read { .. } => return Ok(Vec::new()),
+            WorkKind::Read { jid, conversation, unread_count } => {
+                let (user, conversation, unread_count) = (jid.clone(), conversation.clone(), *unread_count);
+                return Ok(vec![Self::Clear(ReadConversation { user, conversation, unread_count })]);
+            }
             WorkKind::UserRemoved { jid } => return Ok(vec![Self::RemoveUser(jid.clone())]),
             WorkKind::DomainRemoved { domain } => return Ok(vec![Self::RemoveDomain(domain.clone())]),
         };

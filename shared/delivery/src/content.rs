@@ -40,6 +40,14 @@ impl<'n> Content<'n> {
         Self { alert, data }
     }
 
+    /// Replaces the number of an alert that has one.
+    pub fn with_badge(mut self, badge: Option<u32>) -> Self {
+        if let (Some(Alert { badge: Some(shown), .. }), Some(badge)) = (&mut self.alert, badge) {
+            *shown = badge.into();
+        }
+        self
+    }
+
     /// Returns the data, with the message count as a JSON number if it is one.
     pub fn data_with_count(&self) -> Map<String, Value> {
         let value = |(name, value): &(&str, &str)| {

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
+use crate::displayed::read_marks;
 use crate::sources::Sources;
 
 /// The longest id of an event, in bytes.
@@ -32,17 +33,20 @@ pub struct WebhookEvent {
     pub at: OffsetDateTime,
     /// The action of ingest for this event.
     pub effect: Effect,
-    /// The read mark of the sender, if the event is a message that implies one.
-    pub read_mark: Option<ReadMark>,
+    /// The read marks that the event implies if it is a message: that of its sender, or those that an account publishes.
+    pub read_marks: Vec<ReadMark>,
 }
 
-/// A read mark: a user has read all of a conversation.
+/// A read mark: a user has read a conversation, up to a message or all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadMark {
     /// The bare JID of the user who has read it.
     pub user: BareJid,
     /// The bare JID of the other user, or of the room.
     pub conversation: BareJid,
+    /// An id of the last message that was read: that of its event, the stanza's `id`, or a stanza-id (XEP-0359). `None`
+    /// means all messages.
+    pub message: Option<String>,
 }
 
 /// The action of ingest for an event: queue it, write it to the table, or nothing.
@@ -121,13 +125,13 @@ impl WebhookEvent {
     }
 
     /// Returns the event, or an error if it has an effect on users for whom `caller` does not speak. Removes the read
-    /// mark of a sender for whom `caller` does not speak.
+    /// marks of users for whom `caller` does not speak.
     pub(crate) fn permitted_for(mut self, caller: &Caller) -> Result<Self, String> {
         let other = self.domains().into_iter().find(|domain| !caller.has_access_to_domain(domain));
         if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_) | Effect::NoRequest(..))) {
             return Err(format!("the credential does not speak for {other}"));
         }
-        self.read_mark = self.read_mark.filter(|read_mark| caller.has_access_to(&read_mark.user));
+        self.read_marks.retain(|read_mark| caller.has_access_to(&read_mark.user));
         Ok(self)
     }
 }
@@ -177,6 +181,7 @@ pub fn message(
         return Err(format!("to has {recipients} recipients, {MAX_EVENT_RECIPIENTS} are allowed"));
     }
     let read_mark = read_mark(&from, &to, message, sources);
+    let read_marks = read_marks(&from, &to, message, read_mark);
     let effect = match (message.kind(), to) {
         (MessageType::Normal | MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
         (_, Recipients::Users(to)) => Effect::Queue(WorkKind::Message { from, to: distinct(to), stanza, recipient }),
@@ -184,7 +189,7 @@ pub fn message(
             Effect::Queue(WorkKind::Unacknowledged { from, to: distinct(to), stanza, recipient })
         }
     };
-    Ok(WebhookEvent { id, at, effect, read_mark })
+    Ok(WebhookEvent { id, at, effect, read_marks })
 }
 
 /// Returns the event of a contact request (RFC 6121, section 3.1).
@@ -209,7 +214,7 @@ pub fn subscription(
     } else {
         Effect::Queue(WorkKind::Subscription { from, to, recipient })
     };
-    WebhookEvent { id, at, effect, read_mark: None }
+    WebhookEvent { id, at, effect, read_marks: Vec::new() }
 }
 
 /// Returns a new id: a UUID of version 7.
@@ -249,13 +254,13 @@ fn read_mark(from: &Jid, to: &Recipients, message: &Message, sources: &Sources) 
         let occupant = from.resource().and_then(|nick| parse_jid(nick.as_str()).ok()).map(Jid::into_bare);
         let is_muc_light = users.iter().any(|user| sources.muc_light_hosts.has(user, &sender));
         if let Some(user) = occupant.filter(|user| is_muc_light && user.node().is_some()) {
-            return Some(ReadMark { user, conversation: sender });
+            return Some(ReadMark { user, conversation: sender, message: None });
         }
     }
     let conversation = single(users)?.clone();
     let is_room_of = |domain: &str| sender.domain().as_str().strip_suffix(domain).is_some_and(|d| d.ends_with('.'));
     let from_room = message.kind() == MessageType::Groupchat && is_room_of(conversation.domain().as_str());
-    (sender.node().is_some() && !from_room).then_some(ReadMark { user: sender, conversation })
+    (sender.node().is_some() && !from_room).then_some(ReadMark { user: sender, conversation, message: None })
 }
 
 fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {

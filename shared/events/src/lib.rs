@@ -1,6 +1,7 @@
 //! Reads the events in the webhooks of chat servers, in all supported formats.
 
 mod cloud_event;
+mod displayed;
 mod event;
 mod form;
 mod jid_fields;

@@ -54,7 +54,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
             false => Availability::Offline,
         };
         let effect = Effect::Presence(session, availability);
-        return Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, read_mark: None });
+        return Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, read_marks: Vec::new() });
     }
     let from = jid("from_user_id", fields.from_user_id.as_deref())?;
     let to = bare("to_user_id", fields.to_user_id.as_deref())?;

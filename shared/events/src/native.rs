@@ -33,6 +33,7 @@ pub struct NativeEvent {
     client_state: Option<ClientState>,
     domain: Option<String>,
     conversation: Option<String>,
+    message: Option<String>,
 }
 
 /// Reads a native event from one JSON object. The error names the field.
@@ -86,7 +87,11 @@ impl NativeEvent {
             }
             "read" => {
                 let user = user("jid", self.jid.as_deref())?;
-                Effect::Read(ReadMark { user, conversation: bare("conversation", self.conversation.as_deref())? })
+                let conversation = bare("conversation", self.conversation.as_deref())?;
+                if self.message.as_deref() == Some("") {
+                    return Err("message is empty".into());
+                }
+                Effect::Read(ReadMark { user, conversation, message: self.message.clone() })
             }
             "user_removed" => Effect::Queue(WorkKind::UserRemoved { jid: user("jid", self.jid.as_deref())? }),
             "domain_removed" => {
@@ -104,7 +109,7 @@ impl NativeEvent {
                 ));
             }
         };
-        Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, read_mark: None })
+        Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, read_marks: Vec::new() })
     }
 
     fn message(&self) -> Result<Message, String> {

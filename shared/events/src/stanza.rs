@@ -19,7 +19,8 @@ pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
                 let recipient = ReportedRecipient::default();
                 return Ok(subscription(at, from, to.into_bare(), recipient, arrival.sources));
             }
-            Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect: presence_effect(&presence)?, read_mark: None })
+            let (id, effect) = (id.unwrap_or_else(new_id), presence_effect(&presence)?);
+            Ok(WebhookEvent { id, at, effect, read_marks: Vec::new() })
         }
         _ => {
             let stanza = Message::from_element(element).map_err(|error| error.to_string())?;

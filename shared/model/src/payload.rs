@@ -33,6 +33,13 @@ impl Payload {
     /// The id of the call's Jingle session (XEP-0353).
     pub const JINGLE_SESSION_ID: &'static str = "jingle-session-id";
 
+    /// The kind of a notification that is not a summary, such as [`READ`](Self::READ).
+    pub const TYPE: &'static str = "type";
+    /// The type of the notification that a conversation was read on another device. It is never an alert.
+    pub const READ: &'static str = "read";
+    /// The conversation that was read: the bare JID of the other user or of the room, or its hash.
+    pub const CONVERSATION: &'static str = "conversation";
+
     /// Sets the value of a field; a new field becomes the last one.
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
         let (name, value) = (name.into(), value.into());
@@ -46,6 +53,11 @@ impl Payload {
     /// Returns the value of a field.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|field| field.0 == name).map(|field| field.1.as_str())
+    }
+
+    /// Returns whether it says that a conversation was read on another device.
+    pub fn is_read(&self) -> bool {
+        self.get(Self::TYPE) == Some(Self::READ) && self.get(Self::LAST_MESSAGE_BODY).is_none()
     }
 
     /// Returns the names and values of the fields, in order.

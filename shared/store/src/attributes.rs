@@ -53,12 +53,16 @@ pub const TIED_AT: &str = "tied_at";
 pub const COUNTED_TOTAL: &str = "counted_total";
 /// The time of the last counted message, in microseconds since 1970.
 pub const COUNTED_AT: &str = "counted_at";
+/// The time at which a counter was created, in microseconds since 1970.
+pub const OPENED_AT: &str = "opened_at";
 /// The part of `counted_total` that the user has read.
 pub const READ_TOTAL: &str = "read_total";
 /// The time at which the user read the conversation last, in microseconds since 1970.
 pub const READ_AT: &str = "read_at";
 /// The unread count of a claimed message.
 pub const UNREAD: &str = "unread";
+/// The time of the last notification of a conversation, in microseconds since 1970.
+pub const SHOWN_AT: &str = "shown_at";
 /// The owner of a push node: a bare JID.
 pub const OWNER_JID: &str = "owner_jid";
 /// The access model of a push node (XEP-0060, section 4.5).

@@ -20,6 +20,10 @@ pub const REPLACED_PREFIX: &str = "replaced/";
 pub const SESSION_PREFIX: &str = "ses/";
 /// The prefix of the sort key of an unread counter.
 pub const UNREAD_PREFIX: &str = "unread/";
+/// The prefix of the sort key of an item that remembers what a user has read of a conversation.
+const READ_PREFIX: &str = "read/";
+/// The prefix of the sort key of an item that names the registrations that were notified of a conversation.
+const SHOWN_PREFIX: &str = "shown/";
 /// The prefix of the partition key of a node, and of the sort key of its owner's reference to it.
 pub const NODE_PREFIX: &str = "node/";
 /// The sort key of a user's item that names the node added last. It sorts before all references to nodes.
@@ -32,8 +36,10 @@ pub const NODE_ITEM: &str = "node";
 pub const DEVICE_PREFIX: &str = "device/";
 /// The sort key of the item that lists the users of a device, in the device's own partition.
 pub const ACCOUNTS_ITEM: &str = "accounts";
-/// The prefix of the names of a counter's attributes for single messages.
-pub const COUNTED_MESSAGE_PREFIX: &str = "m/";
+/// The prefix of the names of a counter's attributes for the ids of events.
+const COUNTED_MESSAGE_PREFIX: &str = "m/";
+/// The prefix of the names of a counter's attributes for the ids to which read marks refer.
+const MESSAGE_REFERENCE_PREFIX: &str = "r/";
 /// The start of the range with all registrations of a recipient, followed by the replaced ones and all sessions.
 pub const RECIPIENT_FIRST: &str = LATEST_REGISTRATION;
 /// The end of that range: `0` follows `/` in ASCII.
@@ -63,6 +69,14 @@ pub fn session(session: &Jid) -> String {
 
 pub fn unread(conversation: &BareJid) -> String {
     format!("{UNREAD_PREFIX}{}", bounded(conversation.as_str(), 1000))
+}
+
+pub fn read(conversation: &BareJid) -> String {
+    format!("{READ_PREFIX}{}", bounded(conversation.as_str(), 1000))
+}
+
+pub fn shown(conversation: &BareJid) -> String {
+    format!("{SHOWN_PREFIX}{}", bounded(conversation.as_str(), 1000))
 }
 
 /// Returns the partition key of a node, which is also the sort key of its owner's reference to it.
@@ -104,9 +118,20 @@ pub fn device(registration: &Registration) -> String {
     format!("{DEVICE_PREFIX}{}/{}", registration.created_at, &digest[..32])
 }
 
-/// Returns the name of a counter's attribute for a message. It is short, because a counter has many.
+/// Returns the name of a counter's attribute for the id of a message's event. It is short, because a counter has many.
 pub fn counted_message(id: &str) -> String {
     format!("{COUNTED_MESSAGE_PREFIX}{}", &hash(id)[..16])
+}
+
+/// Returns the name of a counter's attribute for an id to which read marks refer: 48 bits of a hash. If two ids of a
+/// conversation have the same one, a read mark reads up to the later message.
+pub fn message_reference(id: &str) -> String {
+    format!("{MESSAGE_REFERENCE_PREFIX}{}", &hash(id)[..12])
+}
+
+/// Returns whether an attribute of a counter is for an id of a message.
+pub fn is_message_name(attribute: &str) -> bool {
+    attribute.starts_with(COUNTED_MESSAGE_PREFIX) || attribute.starts_with(MESSAGE_REFERENCE_PREFIX)
 }
 
 pub fn claim(id: &str, user: &BareJid) -> String {
@@ -174,7 +199,9 @@ mod tests {
         let user = BareJid::new(&format!("{localpart}@{domain}")).unwrap();
         assert!(registration(&user, &"n".repeat(512)).len() <= 1024);
         assert!(session(&user.with_resource_str(&"r".repeat(1023)).unwrap()).len() <= 1024);
-        assert!(unread(&user).len() <= 1024);
+        for key in [unread(&user), read(&user), shown(&user)] {
+            assert!(key.len() <= 1024);
+        }
         assert!(node(&NodeAddress { jid: user.clone(), node: "n".repeat(512) }).len() <= 1024);
         assert!(claim(&"i".repeat(1000), &user).len() <= 2048);
         let other = BareJid::new(&format!("{localpart}@x{}", &domain[1..])).unwrap();
@@ -191,7 +218,10 @@ mod tests {
         }
         let last_registration = registration(&user, "\u{10ffff}");
         assert!(last_registration < replaced(&"f".repeat(64)) && replaced(&"f".repeat(64)) < session(&user));
-        assert!(!(RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&"unread/alice@example.com"));
+        let alice = BareJid::new("alice@example.com").unwrap();
+        for key in [unread(&alice), read(&alice), shown(&alice)] {
+            assert!(!(RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&key.as_str()), "{key}");
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@
 //! | `bob@example.com` | `reg/<pubsub jid>/<node>` | a registration |
 //! | `bob@example.com` | `replaced/<digest>` | the registration of a device that was replaced last |
 //! | `bob@example.com` | `ses/<resource>` | a session: whether it is online, the registration that it enabled last |
-//! | `bob@example.com` | `unread/<conversation jid>` | the number of unread messages |
+//! | `bob@example.com` | `unread/<conversation jid>` | the number of unread messages, while there are any |
+//! | `bob@example.com` | `read/<conversation jid>` | the time of the last read mark, and the last messages that were read |
+//! | `bob@example.com` | `shown/<conversation jid>` | the registrations that were notified of a conversation |
 //! | `bob@example.com` | `node` | the push node that was added last; each addition checks and replaces this item |
 //! | `bob@example.com` | `node/<pubsub jid>/<node>` | a reference to a push node that the user owns |
 //! | `node/<pubsub jid>/<node>` | `node` | a push node: its configuration, affiliations and device |
@@ -32,6 +34,7 @@ mod registration;
 mod removal;
 mod replaced;
 mod session;
+mod shown;
 mod transaction;
 mod unread;
 
@@ -46,6 +49,8 @@ pub use registration::Registered;
 pub use removal::RemovalProgress;
 pub use replaced::{Replaced, ReplacedBy};
 pub use session::MAX_SESSIONS;
+pub use shown::Shown;
+pub use unread::CountedMessage;
 
 use std::num::NonZeroU32;
 use std::time::Duration;

@@ -3,6 +3,7 @@
 //! JIDs are those of the `jid` crate, which normalises them by stringprep (RFC 6122).
 
 mod address;
+mod displayed;
 mod element;
 mod form;
 mod message;

@@ -95,11 +95,6 @@ impl Message {
         Some((step.name(), step.attribute("id")?))
     }
 
-    /// Returns whether it has a displayed marker: the sender has read the conversation up to a message (XEP-0333).
-    pub fn is_displayed_marker(&self) -> bool {
-        self.0.child("displayed", ns::CHAT_MARKERS).is_some()
-    }
-
     /// Returns whether it corrects an earlier message (XEP-0308).
     pub fn is_correction(&self) -> bool {
         self.0.child("replace", ns::CORRECTION).is_some()

@@ -175,8 +175,13 @@ fn presence_must_have_a_session_and_a_status() {
 fn a_read_mark_must_have_a_user_and_a_conversation() {
     let read = json!({"type": "read", "jid": "bob@example.com", "conversation": "alice@example.com"});
     let of = |jid| BareJid::new(jid).unwrap();
-    let read_mark = ReadMark { user: of("bob@example.com"), conversation: of("alice@example.com") };
-    assert_eq!(event(read.clone()).effect, Effect::Read(read_mark));
+    let read_mark = ReadMark { user: of("bob@example.com"), conversation: of("alice@example.com"), message: None };
+    assert_eq!(event(read.clone()).effect, Effect::Read(read_mark.clone()));
+    for message in ["m1", "example.com/1", "\u{1f600}"] {
+        let named = changed(read.clone(), json!({"message": message}));
+        let read_mark = ReadMark { message: Some(message.to_owned()), ..read_mark.clone() };
+        assert_eq!(event(named).effect, Effect::Read(read_mark));
+    }
     for name in ["jid", "conversation"] {
         for value in [Value::Null, json!(""), json!("@"), json!(1)] {
             assert_refused(Json, &changed(read.clone(), json!({name: value})).to_string(), name);
