@@ -14,6 +14,8 @@ impl Payload {
     pub const LAST_MESSAGE_SENDER: &'static str = "last-message-sender";
     /// The text of the last message.
     pub const LAST_MESSAGE_BODY: &'static str = "last-message-body";
+    /// The bare JID of the room that an invitation is for.
+    pub const ROOM: &'static str = "room";
 
     /// `true` if the sender marked the message as urgent.
     pub const URGENT: &'static str = "urgent";

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::element::Element;
+use crate::fallback::is_blank;
 use crate::ns;
 use crate::stanza::{InvalidStanzaError, check_is};
 
@@ -63,15 +64,15 @@ impl Message {
         }
     }
 
-    /// Returns the text of the first `<body/>`.
+    /// Returns the text of the `<body/>` that is for everybody: of several, one without `xml:lang` that is not blank,
+    /// or else the first that is not blank (RFC 6121, section 5.2.3).
     pub fn body(&self) -> Option<Cow<'_, str>> {
-        let body = self.0.children().find(|c| c.name() == "body" && ns::STANZAS.contains(&c.namespace()))?;
-        Some(body.text())
+        body_of(self.0.children().filter(|child| child.name() == "body" && ns::STANZAS.contains(&child.namespace())))
     }
 
-    /// Returns the text of the first `<body/>`, unless it is empty.
+    /// Returns the body, unless it is blank.
     pub fn text(&self) -> Option<Cow<'_, str>> {
-        self.body().filter(|body| !body.is_empty())
+        self.body().filter(|body| !is_blank(body))
     }
 
     /// Returns the ids that servers and rooms assigned, as `(by, id)` (XEP-0359).
@@ -110,20 +111,6 @@ impl Message {
         ["sent", "received"].into_iter().any(|direction| self.0.child(direction, ns::CARBONS).is_some())
     }
 
-    /// Returns whether the message is encrypted (XEP-0380, XEP-0384, XEP-0373, XEP-0027). Its body then has only a hint
-    /// for clients without encryption.
-    pub fn is_encrypted(&self) -> bool {
-        let openpgp = [("openpgp", ns::OPENPGP), ("x", ns::LEGACY_OPENPGP)];
-        self.0.child("encryption", ns::ENCRYPTION).is_some()
-            || self.omemo().is_some()
-            || openpgp.into_iter().any(|(name, namespace)| self.0.child(name, namespace).is_some())
-    }
-
-    /// Returns whether it has a text that is encrypted with OMEMO, not only keys (XEP-0384, section 5.5).
-    pub fn has_omemo_payload(&self) -> bool {
-        self.omemo().is_some_and(|encrypted| encrypted.child("payload", encrypted.namespace()).is_some())
-    }
-
     /// Returns the URIs of the mentioned entities (XEP-0372).
     pub fn mentions(&self) -> impl Iterator<Item = &str> {
         let references = self.0.children().filter(|child| child.is("reference", ns::REFERENCE));
@@ -137,10 +124,14 @@ impl Message {
             .flat_map(Element::children)
             .any(|header| header.attribute("name") == Some("Urgency") && header.text().trim() == "high")
     }
+}
 
-    fn omemo(&self) -> Option<&Element> {
-        ns::OMEMO.into_iter().find_map(|version| self.0.child("encrypted", version))
-    }
+/// Returns the text for everybody of elements with the same text in several languages.
+pub fn body_of<'m>(mut texts: impl Iterator<Item = &'m Element>) -> Option<Cow<'m, str>> {
+    let first = texts.next()?;
+    let Some(second) = texts.next() else { return Some(first.text()) };
+    let texts = [first, second].into_iter().chain(texts).map(|element| (element.lang().is_some(), element.text()));
+    texts.min_by_key(|(has_lang, text)| (is_blank(text), *has_lang)).map(|(_, text)| text)
 }
 
 /// A message processing hint (XEP-0334).
