@@ -1,6 +1,7 @@
 //! Reads the events in the webhooks of chat servers, in all supported formats.
 
 mod cloud_event;
+mod delay;
 mod event;
 mod form;
 mod jid_fields;
@@ -12,7 +13,7 @@ mod stanza;
 
 pub use event::{Arrival, Effect, ReadMark, WebhookEvent};
 pub use native::read_event;
-pub use sources::Sources;
+pub use sources::{Sender, Sources};
 
 use pushlark_http::{Media, Problem, Request, read_text};
 use serde::Deserialize;

@@ -55,15 +55,20 @@ impl EventKind {
             Self::Unacknowledged(_) => "unacknowledged",
         }
     }
+
+    /// Returns the bare JID of the recipient.
+    pub fn recipient(&self) -> BareJid {
+        match self {
+            Self::Message(user) => user.clone(),
+            Self::Unacknowledged(session) => session.to_bare(),
+        }
+    }
 }
 
 impl Event {
     /// Returns the bare JID of the recipient.
     pub fn recipient(&self) -> BareJid {
-        match &self.kind {
-            EventKind::Message(user) => user.clone(),
-            EventKind::Unacknowledged(session) => session.to_bare(),
-        }
+        self.kind.recipient()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The content of notifications about messages.
 
 use pushlark_model::Payload;
-use pushlark_xmpp::{Content, MessageType, parse_jid};
+use pushlark_xmpp::{BareJid, Content, MessageType, parse_jid};
 
 use crate::content_policy::ContentPolicy;
 use crate::event::Event;
@@ -17,8 +17,9 @@ impl Event {
             let sender = if self.is_occupant { self.from.to_string() } else { self.from.to_bare().to_string() };
             payload = payload.with(Payload::LAST_MESSAGE_SENDER, sender);
         }
-        // Without a believed inviter, the room is the sender.
-        let room = self.room.as_ref().filter(|room| *sender || **room != self.from.to_bare());
+        // If the room does not name the inviter, it is itself the sender.
+        let is_shown = |room: &&BareJid| *sender || **room != self.from.to_bare();
+        let room = self.room.as_ref().filter(|_| matches!(content, Content::Invitation(_))).filter(is_shown);
         let text = match content {
             Content::Text(text) | Content::Spoiler(Some(text)) | Content::Invitation(Some(text)) if *body => {
                 text.into_owned()
@@ -40,8 +41,8 @@ impl Event {
     }
 
     /// Returns whether the message mentions the recipient: it refers (XEP-0372) to the user's JID or to an occupant of
-    /// the room whose nick is the recipient's (without a reported nick, the localpart or the bare JID, as in MUC Light), or
-    /// its text contains the nick after an `@`.
+    /// the room whose nick is the recipient's (the localpart if the event reports none) or the bare JID (as in MUC
+    /// Light), or its text contains the nick after an `@`.
     fn mentions_recipient(&self) -> bool {
         let user = self.recipient();
         let Some(localpart) = user.node().map(|node| node.as_str()) else { return false };

@@ -101,6 +101,38 @@ impl Message {
         self.0.child("displayed", ns::CHAT_MARKERS).is_some()
     }
 
+    /// Returns the delays in it, as `(by, stamp)` (XEP-0203; XEP-0091).
+    pub fn delays(&self) -> impl Iterator<Item = (&str, &str)> {
+        let is_delay = |child: &&Element| child.is("delay", ns::DELAY) || child.is("x", ns::LEGACY_DELAY);
+        let delays = self.0.children().filter(is_delay);
+        delays.filter_map(|delay| Some((delay.attribute("from")?, delay.attribute("stamp")?)))
+    }
+
+    /// Returns the participant of a MIX channel who sent it, as `(nick, jid)` (XEP-0369, section 7.1.3). The sender of
+    /// the stanza may have invented both, unless it is a channel.
+    pub fn mix_participant(&self) -> Option<(Option<Cow<'_, str>>, Option<Cow<'_, str>>)> {
+        let participant = self.0.child("mix", ns::MIX)?;
+        let text = |name| participant.child(name, ns::MIX).map(Element::text).filter(|text| !is_blank(text));
+        Some((text("nick"), text("jid")))
+    }
+
+    /// Returns whether it is marked as a private message of a room's occupant (XEP-0045, section 7.5).
+    pub fn is_private_of_occupant(&self) -> bool {
+        self.0.child("x", ns::MUC_USER).is_some_and(|x| !x.children().any(|c| matches!(c.name(), "invite" | "decline")))
+    }
+
+    /// Returns the messages of a room that it wraps for a subscriber of the room (ejabberd's MUC/Sub), in order, each
+    /// with the id of its item.
+    pub fn subscribed_messages(&self) -> impl Iterator<Item = (Option<&str>, &Element)> {
+        let items = self.0.child("event", ns::PUBSUB_EVENT).and_then(|event| event.child("items", ns::PUBSUB_EVENT));
+        let items = items.filter(|items| items.attribute("node") == Some(ns::MUCSUB_MESSAGES));
+        let items = items.into_iter().flat_map(Element::children).filter(|item| item.is("item", ns::PUBSUB_EVENT));
+        items.flat_map(|item| {
+            let messages = item.children().filter(|child| child.is("message", ns::CLIENT));
+            messages.map(move |message| (item.attribute("id"), message))
+        })
+    }
+
     /// Returns whether it corrects an earlier message (XEP-0308).
     pub fn is_correction(&self) -> bool {
         self.0.child("replace", ns::CORRECTION).is_some()
