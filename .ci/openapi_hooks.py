@@ -132,7 +132,7 @@ of_mongooseim = st.fixed_dictionaries({"from_user_id": jid, "to_user_id": jid, "
 )
 event = st.one_of(
     st.fixed_dictionaries({"type": st.just("message"), "from": jid, "to": jid | st.lists(jid, min_size=1, max_size=30),
-                           "chat": st.sampled_from(["chat", "groupchat"]), "body": st.text()}),
+                           "chat": st.sampled_from(["chat", "groupchat", "normal"]), "body": st.text()}),
     st.fixed_dictionaries({"type": st.just("message"), "stanza": messages()}),
     st.fixed_dictionaries({"type": st.just("subscription"), "from": jid, "to": jid}),
     st.fixed_dictionaries({"type": st.just("presence"), "jid": user_session,

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use pushlark_fuzz::check_written;
 use pushlark_xmpp::{
-    Condition, Disable, Element, Enable, Hint, Iq, MAX_NODE_BYTES, Message, Presence, PubSubRequest, is_xml_text,
+    Condition, Content, Disable, Element, Enable, Hint, Iq, MAX_NODE_BYTES, Message, Presence, PubSubRequest, is_xml_text,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -51,16 +51,18 @@ fn check_iq(iq: &Iq) {
 
 fn check_message(message: &Message) {
     assert!(message.text().is_none_or(|text| !text.is_empty()));
+    if let Ok(Content::Text(text) | Content::Spoiler(Some(text)) | Content::Invitation(Some(text))) = message.content() {
+        assert!(!text.trim().is_empty());
+    }
     message.kind();
     message.jingle_message();
     message.has_hint(Hint::NoStore);
-    message.has_omemo_payload();
     message.is_carbon();
     message.is_correction();
     message.is_displayed_marker();
     message.displayed_id();
     message.displayed_conversations().for_each(drop);
-    message.is_encrypted();
+    message.invitation();
     message.is_urgent();
     message.mentions().count();
     message.stanza_ids().count();

@@ -10,7 +10,7 @@ use pushlark_benches::input;
 use pushlark_events::Sources;
 use pushlark_http::{Media, Problem, Request};
 use pushlark_model::{Payload, PublishOptions, Registration};
-use pushlark_plugin::xmpp::{BareJid, Element, Message};
+use pushlark_plugin::xmpp::{BareJid, Element, Message, MessageType};
 use pushlark_plugin::{ContentPolicy, Defaults, Event, EventKind, Plugin, Publication, Recipient};
 use pushlark_queue::{Record, WorkKind};
 use serde::Serialize;
@@ -79,6 +79,10 @@ fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<
                 id: work.id.clone(),
                 at: work.at,
                 from: from.clone(),
+                is_occupant: message.kind() == MessageType::Groupchat,
+                is_own: false,
+                room: None,
+                nick: None,
                 kind: EventKind::Message(to),
                 message: Arc::clone(&message),
                 unread_count: recipient.unread_count.unwrap_or(1),

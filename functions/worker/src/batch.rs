@@ -72,7 +72,8 @@ impl Worker {
             let index = received.len();
             let body = message.body.clone().unwrap_or_default();
             let message = Received::from(message);
-            match Task::read(&body, &message.message_id, message.receive_count > 1, &self.content_policy) {
+            let is_repeat = message.receive_count > 1;
+            match Task::read(&body, &message.message_id, is_repeat, &self.content_policy, &self.sources) {
                 Ok(tasks) => {
                     // The tickets exist before any task runs, so the order depends on no scheduler.
                     let mut order = Order::default();

@@ -184,7 +184,7 @@ impl Worker {
             Effect::Queue(WorkKind::DomainRemoved { domain }) => format!("removes the registrations of {domain}"),
             Effect::Queue(kind) => {
                 let work = Work::new(id.clone(), at, kind);
-                let tasks = Task::of(vec![work], "", false, &self.content_policy)?;
+                let tasks = Task::of(vec![work], "", false, &self.content_policy, &self.sources)?;
                 let explained = tasks.into_iter().filter_map(|task| match task.action {
                     Action::Notify { event, reported } => Some(self.explain_recipient(event, reported)),
                     Action::NotifyDevice(_) | Action::Clear(_) | Action::RemoveUser(_) | Action::RemoveDomain(_) => {
@@ -204,7 +204,7 @@ impl Worker {
             Effect::Read(_) => "notifies nobody".into(),
             Effect::NoRequest(_, reason) => format!("none: {reason}"),
             Effect::None(_) if reads.is_some() => "notifies nobody".into(),
-            Effect::None(_) => "none: only messages of the types chat and groupchat notify".into(),
+            Effect::None(_) => "none: messages of the types headline and error do not notify".into(),
         };
         Ok(ExplainedEvent { id, effect, reads, clears, recipients })
     }

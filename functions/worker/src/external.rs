@@ -78,6 +78,8 @@ struct Question<'q> {
     r#type: &'static str,
     at: String,
     from: &'q str,
+    /// Whether the recipient is the author, in another session.
+    is_own: bool,
     /// The recipient: the user's bare JID, or the session's full JID for an unacknowledged message.
     to: &'q str,
     chat: &'static str,
@@ -283,6 +285,7 @@ impl<'q> Question<'q> {
             // Every time that an event can have can be formatted.
             at: event.at.format(&Rfc3339).unwrap_or_default(),
             from: event.from.as_str(),
+            is_own: event.is_own,
             to: match &event.kind {
                 EventKind::Message(user) | EventKind::Subscription(user) => user.as_str(),
                 EventKind::Unacknowledged(session) => session.as_str(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pushlark_events::{Sender, Sources};
 use pushlark_model::{Payload, PublishOptions, PublishOptionsError, Registration};
 use pushlark_plugin::{ContentPolicy, Event, EventKind};
 use pushlark_queue::{
@@ -78,9 +79,10 @@ impl Task {
         sqs_message_id: &str,
         is_repeat: bool,
         content_policy: &Arc<ContentPolicy>,
+        sources: &Sources,
     ) -> Result<Vec<Self>, TaskError> {
         let Record { uid, work, .. } = Record::read(body)?;
-        Self::of(work, uid.as_deref().unwrap_or(sqs_message_id), is_repeat, content_policy)
+        Self::of(work, uid.as_deref().unwrap_or(sqs_message_id), is_repeat, content_policy, sources)
     }
 
     /// Returns the tasks of events. Tasks without an earlier attempt have the claimants `{name}.0`, `{name}.1`, …
@@ -89,11 +91,12 @@ impl Task {
         name: &str,
         is_repeat: bool,
         content_policy: &Arc<ContentPolicy>,
+        sources: &Sources,
     ) -> Result<Vec<Self>, TaskError> {
         let mut tasks = Vec::new();
         for work in work {
             let work = Arc::new(work);
-            for (index, action) in Action::of(&work, content_policy)?.into_iter().enumerate() {
+            for (index, action) in Action::of(&work, content_policy, sources)?.into_iter().enumerate() {
                 let first = || Retry::first(format!("{name}.{}", tasks.len()));
                 let retry = work.retry.clone().unwrap_or_else(first);
                 let is_repeat = is_repeat || work.retry.is_some();
@@ -147,7 +150,7 @@ impl Attempt {
 
 impl Action {
     /// Returns the actions of an event, in the order of its recipients.
-    fn of(work: &Work, content_policy: &Arc<ContentPolicy>) -> Result<Vec<Self>, TaskError> {
+    fn of(work: &Work, content_policy: &Arc<ContentPolicy>, sources: &Sources) -> Result<Vec<Self>, TaskError> {
         let (from, kinds, stanza, reported): (_, Vec<_>, _, _) = match &work.kind {
             WorkKind::Message { from, to, stanza, recipient } => {
                 (from, to.iter().cloned().map(EventKind::Message).collect(), stanza, recipient)
@@ -164,6 +167,10 @@ impl Action {
                     id: work.id.clone(),
                     at: work.at,
                     from: from.clone().into(),
+                    is_occupant: false,
+                    is_own: false,
+                    room: None,
+                    nick: None,
                     kind: EventKind::Subscription(to.clone()),
                     message: Arc::new(Message::from_element(Element::new("message", ns::CLIENT))?),
                     unread_count: 0,
@@ -179,14 +186,22 @@ impl Action {
             WorkKind::DomainRemoved { domain } => return Ok(vec![Self::RemoveDomain(domain.clone())]),
         };
         let message = Arc::new(Message::from_element(Element::parse(stanza)?)?);
-        let event = |kind| Event {
-            id: work.id.clone(),
-            at: work.at,
-            from: from.clone(),
-            kind,
-            message: Arc::clone(&message),
-            unread_count: reported.unread_count.unwrap_or(1),
-            content_policy: Arc::clone(content_policy),
+        let event = |kind: EventKind| {
+            let Sender { jid: from, is_occupant, is_own, room } =
+                sources.sender(&kind.recipient(), from, &message, reported.nick.as_deref());
+            Event {
+                id: work.id.clone(),
+                at: work.at,
+                from,
+                is_occupant,
+                is_own,
+                room,
+                nick: reported.nick.clone(),
+                kind,
+                message: Arc::clone(&message),
+                unread_count: reported.unread_count.unwrap_or(1),
+                content_policy: Arc::clone(content_policy),
+            }
         };
         Ok(kinds
             .into_iter()

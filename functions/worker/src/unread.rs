@@ -5,8 +5,9 @@ use pushlark_plugin::Event;
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{CountedMessage, StoreError};
 use pushlark_xmpp::{BareJid, Hint, Message};
+use time::OffsetDateTime;
 
-use crate::decision::PlannedPublication;
+use crate::decision::{MIN_TIME_TO_LIVE, PlannedPublication};
 use crate::worker::Worker;
 
 impl Worker {
@@ -19,7 +20,8 @@ impl Worker {
         reported: &ReportedRecipient,
         counted: Option<u32>,
     ) -> Result<Option<u32>, StoreError> {
-        if !self.counts(event, reported) {
+        // A retry may be older than the time to live.
+        if counted.is_none() && !self.counts(event, reported) {
             return Ok(None);
         }
         let (user, conversation) = (event.recipient(), event.from.to_bare());
@@ -32,17 +34,15 @@ impl Worker {
         Ok(Some(event.unread_count))
     }
 
-    /// Returns whether Pushlark counts a message as unread: it has a text, and somebody else wrote it.
+    /// Returns whether Pushlark counts a message as unread: somebody else wrote it, and it has a content for people. A
+    /// message that is older than its time to live, such as the history of a room, is not new to the recipient.
     pub(crate) fn counts(&self, event: &Event, reported: &ReportedRecipient) -> bool {
-        let message = &event.message;
-        let has_text = message.text().is_some() || message.has_omemo_payload();
-        let user = event.recipient();
-        let sender = event.from.to_bare();
-        let is_own_nick = event.from.resource().is_some_and(|nick| nick.as_str() == user.as_str());
-        let is_own = sender == user || is_own_nick && self.sources.muc_light_hosts.has(&user, &sender);
-        let is_new = !message.is_carbon() && !message.is_correction() && !message.has_hint(Hint::NoStore);
         let is_ours_to_count = self.unread_counts && reported.unread_count.is_none() && reported.exists != Some(false);
-        is_ours_to_count && has_text && is_new && !is_own
+        is_ours_to_count
+            && !event.is_own
+            && !event.message.has_hint(Hint::NoStore)
+            && OffsetDateTime::now_utc() - event.at <= self.time_to_live.max(MIN_TIME_TO_LIVE)
+            && event.message.content().is_ok()
     }
 
     /// Returns whether a message that is not counted, such as one with the hint `no-store`, shows the number of those

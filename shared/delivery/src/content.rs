@@ -1,5 +1,7 @@
 //! The visible alert of a notification and its data for the app: the same for every push service.
 
+use std::borrow::Cow;
+
 use pushlark_model::{Payload, PublishOptions};
 use serde_json::{Map, Value};
 
@@ -9,6 +11,8 @@ const SUMMARY: [&str; 3] = [Payload::MESSAGE_COUNT, Payload::LAST_MESSAGE_SENDER
 const MESSAGE_TITLE: &str = "New message";
 /// The same about a contact request.
 const CONTACT_REQUEST_TITLE: &str = "New contact";
+/// The length of an escape in a localpart (XEP-0106): a backslash and two digits.
+const ESCAPE_BYTES: usize = 3;
 
 /// A payload, divided into an alert and data.
 #[derive(Debug)]
@@ -22,7 +26,8 @@ pub struct Content<'n> {
 /// The visible part of a notification.
 #[derive(Debug)]
 pub struct Alert<'n> {
-    pub title: &'n str,
+    /// The sender, with the escapes of the localpart undone (XEP-0106).
+    pub title: Cow<'n, str>,
     pub body: &'n str,
     /// The sender, if the payload names it: an alert replaces the previous one of the same sender.
     pub tag: Option<&'n str>,
@@ -66,14 +71,77 @@ impl<'n> Alert<'n> {
         let title = if is_contact_request { CONTACT_REQUEST_TITLE } else { MESSAGE_TITLE };
         Some(Self {
             body: payload.get(Payload::LAST_MESSAGE_BODY)?,
-            title: sender.unwrap_or(title),
+            title: sender.map_or(Cow::Borrowed(title), unescaped),
             tag: sender,
             badge: payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok()),
         })
     }
 }
 
+/// Undoes the escapes in the localpart of a JID, for display (XEP-0106, section 4.2). A space cannot be the first or last
+/// character of a localpart, so its escape is left there.
+fn unescaped(jid: &str) -> Cow<'_, str> {
+    let bare = jid.split('/').next().unwrap_or_default();
+    let Some((localpart, _)) = bare.split_once('@').filter(|(localpart, _)| localpart.contains('\\')) else {
+        return Cow::Borrowed(jid);
+    };
+    let (mut shown, mut rest) = (String::with_capacity(jid.len()), localpart);
+    while let Some(start) = rest.find('\\') {
+        let (before, escape) = rest.split_at(start);
+        shown.push_str(before);
+        let is_at_edge = shown.is_empty() || escape.len() == ESCAPE_BYTES;
+        let character = escape.get(1..ESCAPE_BYTES).and_then(escaped).filter(|c| *c != ' ' || !is_at_edge);
+        let length = if character.is_some() { ESCAPE_BYTES } else { 1 };
+        shown.push(character.unwrap_or('\\'));
+        rest = &escape[length..];
+    }
+    shown.push_str(rest);
+    shown.push_str(&jid[localpart.len()..]);
+    Cow::Owned(shown)
+}
+
+/// Returns the character that is escaped by a backslash and these two digits.
+fn escaped(digits: &str) -> Option<char> {
+    Some(match digits {
+        "20" => ' ',
+        "22" => '"',
+        "26" => '&',
+        "27" => '\'',
+        "2f" => '/',
+        "3a" => ':',
+        "3c" => '<',
+        "3e" => '>',
+        "40" => '@',
+        "5c" => '\\',
+        _ => return None,
+    })
+}
+
 /// Returns whether a payload announces a call (XEP-0353), which is only useful if it is delivered at once.
 pub fn is_call(payload: &Payload) -> bool {
     payload.get(Payload::JINGLE_MESSAGE) == Some("propose")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_escapes_of_a_localpart_are_undone() {
+        for (jid, shown) in [
+            (r"o\27hara@example.com", "o'hara@example.com"),
+            (r"space\20cadet@example.com", "space cadet@example.com"),
+            (r"\22\26\27\2f\3a\3c\3e\40@example.com", r#""&'/:<>@@example.com"#),
+            (r"c\3a\5c5commas@example.com", r"c:\5commas@example.com"),
+            (r"a\5c20b@example.com", r"a\20b@example.com"),
+            (r"a\b\2b\@example.com", r"a\b\2b\@example.com"),
+            (r"\20a\20@example.com", r"\20a\20@example.com"),
+            (r"a\é@example.com", r"a\é@example.com"),
+            (r"o\27hara@muc.example.com/it\27s", r"o'hara@muc.example.com/it\27s"),
+            (r"example.com/a\40b@c", r"example.com/a\40b@c"),
+            ("alice@example.com", "alice@example.com"),
+        ] {
+            assert_eq!(unescaped(jid), shown);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! MongoosePush: a gateway to APNs and FCM with an HTTP API.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -187,7 +188,7 @@ struct MongoosePushRequest<'n> {
 #[derive(Debug, Serialize)]
 struct MongoosePushAlert<'n> {
     body: &'n str,
-    title: &'n str,
+    title: Cow<'n, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tag: Option<&'n str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,8 +7,7 @@ use crate::event::{ReadMark, Recipients};
 /// Returns the read marks of a message. `read_mark` is that of its sender: a text reads all of the conversation, a
 /// displayed marker (XEP-0333, XEP-0490) up to the message that it names.
 pub fn read_marks(from: &Jid, to: &Recipients, message: &Message, read_mark: Option<ReadMark>) -> Vec<ReadMark> {
-    let is_text = message.text().is_some() || message.has_omemo_payload();
-    let named = message.displayed_id().filter(|_| !is_text).map(str::to_owned);
+    let named = message.displayed_id().filter(|_| message.content().is_err()).map(str::to_owned);
     let own = read_mark.map(|read_mark| ReadMark { message: named, ..read_mark });
     own.into_iter().chain(synchronized(from, to, message)).collect()
 }

@@ -7,14 +7,16 @@ use pushlark_access::Caller;
 use pushlark_model::Availability;
 use pushlark_queue::{ReportedRecipient, WorkKind};
 use pushlark_xmpp::{
-    BareJid, DomainPart, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text, parse_jid,
+    BareJid, Content, DomainPart, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text,
+    parse_jid,
 };
 use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
+use crate::delay::sent_at;
 use crate::displayed::read_marks;
-use crate::sources::Sources;
+use crate::sources::{Sources, addressee, is_bare};
 
 /// The longest id of an event, in bytes.
 const MAX_ID_BYTES: usize = 256;
@@ -154,25 +156,20 @@ impl Recipients {
     }
 }
 
-/// Returns the event of a message.
+/// Returns the event of a message. A message that its room wraps for a subscriber (MUC/Sub) is unwrapped.
 ///
 /// Its id is `id`, or else the stanza-id (XEP-0359) of the room or of the only recipient's server, or else a new one.
-/// The id that a client gives its stanza is not used: with it, anybody could suppress a notification.
+/// The id that a client gives its stanza is not used: with it, anybody could suppress a notification. Its time is `at`,
+/// or else the envelope's, or else that of its delay, or else the time of arrival.
 pub fn message(
     id: Option<String>,
-    at: OffsetDateTime,
+    at: Option<OffsetDateTime>,
     from: Jid,
     to: Recipients,
     message: &Message,
-    recipient: ReportedRecipient,
-    sources: &Sources,
+    mut recipient: ReportedRecipient,
+    arrival: &Arrival<'_>,
 ) -> Result<WebhookEvent, String> {
-    let id = id.or_else(|| stanza_id(&from, &to, message)).unwrap_or_else(new_id);
-    let stanza = message.element().to_string();
-    if stanza.len() > MAX_STANZA_BYTES {
-        let length = stanza.len();
-        return Err(format!("the message has {length} bytes as a stanza, {MAX_STANZA_BYTES} are allowed"));
-    }
     let recipients = match &to {
         Recipients::Users(users) => users.len(),
         Recipients::Sessions(sessions) => sessions.len(),
@@ -180,16 +177,32 @@ pub fn message(
     if recipients > MAX_EVENT_RECIPIENTS {
         return Err(format!("to has {recipients} recipients, {MAX_EVENT_RECIPIENTS} are allowed"));
     }
-    let read_mark = read_mark(&from, &to, message, sources);
+    if recipients > 1 {
+        // One nick cannot be that of several users.
+        recipient.nick = None;
+    }
+    let at = at.or(arrival.at).or_else(|| sent_at(&from, &to, message));
+    let id = id.or_else(|| stanza_id(&from, &to, message));
+    if let Some((item, from, subscribed)) = subscribed(&from, message) {
+        let id = id.or_else(|| stanza_id(&from, &to, &subscribed)).or(item);
+        return self::message(id, at, from, to, &subscribed, recipient, arrival);
+    }
+    let id = id.unwrap_or_else(new_id);
+    let stanza = message.element().to_string();
+    if stanza.len() > MAX_STANZA_BYTES {
+        let length = stanza.len();
+        return Err(format!("the message has {length} bytes as a stanza, {MAX_STANZA_BYTES} are allowed"));
+    }
+    let read_mark = read_mark(&from, &to, message, recipient.nick.as_deref(), arrival.sources);
     let read_marks = read_marks(&from, &to, message, read_mark);
     let effect = match (message.kind(), to) {
-        (MessageType::Normal | MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
+        (MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
         (_, Recipients::Users(to)) => Effect::Queue(WorkKind::Message { from, to: distinct(to), stanza, recipient }),
         (_, Recipients::Sessions(to)) => {
             Effect::Queue(WorkKind::Unacknowledged { from, to: distinct(to), stanza, recipient })
         }
     };
-    Ok(WebhookEvent { id, at, effect, read_marks })
+    Ok(WebhookEvent { id, at: arrival.happened(at), effect, read_marks })
 }
 
 /// Returns the event of a contact request (RFC 6121, section 3.1).
@@ -217,6 +230,18 @@ pub fn subscription(
     WebhookEvent { id, at, effect, read_marks: Vec::new() }
 }
 
+/// Returns the last message that a room wraps for a subscriber (MUC/Sub), with its sender and the id of its item. Only
+/// a room itself can wrap the messages of its occupants.
+fn subscribed(from: &Jid, message: &Message) -> Option<(Option<String>, Jid, Message)> {
+    let (item, subscribed) = message.subscribed_messages().last()?;
+    let sender = parse_jid(subscribed.attribute("from")?).ok()?;
+    if !is_bare(from, message) || sender.to_bare() != *from {
+        return None;
+    }
+    let item = item.filter(|item| !item.is_empty()).map(|item| assigned_id(&sender.to_bare(), item));
+    Some((item, sender, Message::from_element(subscribed.clone()).ok()?))
+}
+
 /// Returns a new id: a UUID of version 7.
 pub fn new_id() -> String {
     Uuid::now_v7().to_string()
@@ -240,27 +265,42 @@ pub fn joined_id([first, second]: [&str; 2], between: char) -> String {
 
 /// Returns the conversation that the sender has read: the sender of a message or of a displayed marker (XEP-0333)
 /// has read all earlier messages of the conversation.
-fn read_mark(from: &Jid, to: &Recipients, message: &Message, sources: &Sources) -> Option<ReadMark> {
-    let is_own_message = || {
-        let is_chat = matches!(message.kind(), MessageType::Chat | MessageType::Groupchat);
-        is_chat && !message.is_carbon() && (message.text().is_some() || message.has_omemo_payload())
-    };
-    if message.kind() == MessageType::Error || !(message.is_displayed_marker() || is_own_message()) {
+fn read_mark(
+    from: &Jid,
+    to: &Recipients,
+    message: &Message,
+    nick: Option<&str>,
+    sources: &Sources,
+) -> Option<ReadMark> {
+    let Recipients::Users(users) = to else { return None };
+    let is_text = || matches!(message.content(), Ok(Content::Text(_) | Content::Spoiler(_) | Content::Encrypted));
+    let is_marker = message.is_displayed_marker();
+    if message.kind() == MessageType::Error || !(is_marker || is_text()) {
         return None;
     }
-    let Recipients::Users(users) = to else { return None };
     let sender = from.to_bare();
-    if message.kind() == MessageType::Groupchat {
-        let occupant = from.resource().and_then(|nick| parse_jid(nick.as_str()).ok()).map(Jid::into_bare);
-        let is_muc_light = users.iter().any(|user| sources.muc_light_hosts.has(user, &sender));
-        if let Some(user) = occupant.filter(|user| is_muc_light && user.node().is_some()) {
-            return Some(ReadMark { user, conversation: sender, message: None });
-        }
+    if message.kind() == MessageType::Groupchat
+        && let Some(user) = sources.user_of_occupant(users, from, message, nick)
+    {
+        return Some(ReadMark { user, conversation: sender, message: None });
     }
-    let conversation = single(users)?.clone();
+    let recipient = single(users)?;
+    if *recipient == sender {
+        // A copy of an own message, or a note to self, which is unread like any other message.
+        let conversation = addressee(message).filter(|to| *to != sender);
+        let conversation = conversation.or_else(|| is_marker.then(|| sender.clone()));
+        return conversation.map(|conversation| ReadMark { user: sender, conversation, message: None });
+    }
     let is_room_of = |domain: &str| sender.domain().as_str().strip_suffix(domain).is_some_and(|d| d.ends_with('.'));
-    let from_room = message.kind() == MessageType::Groupchat && is_room_of(conversation.domain().as_str());
-    (sender.node().is_some() && !from_room).then_some(ReadMark { user: sender, conversation, message: None })
+    let from_room = match message.kind() {
+        MessageType::Groupchat => is_room_of(recipient.domain().as_str()),
+        _ => message.is_private_of_occupant(),
+    };
+    (sender.node().is_some() && !from_room).then(|| ReadMark {
+        user: sender,
+        conversation: recipient.clone(),
+        message: None,
+    })
 }
 
 fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {
@@ -272,9 +312,14 @@ fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {
     room.into_iter().chain(recipient).find_map(|issuer| {
         let is_issuer = |by: &str| parse_jid(by).is_ok_and(|by| by == issuer);
         let (_, id) = message.stanza_ids().find(|(by, id)| !id.is_empty() && is_issuer(by))?;
-        let whole = format!("{issuer}/{id}");
-        Some(check_id(whole.clone()).unwrap_or_else(|_| format!("{:x}", Sha256::digest(whole))))
+        Some(assigned_id(&issuer, id))
     })
+}
+
+/// Returns the id of an event from the id that `issuer` assigned to its stanza.
+fn assigned_id(issuer: &BareJid, id: &str) -> String {
+    let whole = format!("{issuer}/{id}");
+    check_id(whole.clone()).unwrap_or_else(|_| format!("{:x}", Sha256::digest(whole)))
 }
 
 fn single<T>(several: &[T]) -> Option<&T> {

@@ -23,12 +23,12 @@ pub fn read(form: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
     let stanza = Message::with_body(MessageType::Chat, body);
     message(
         arrival.id.clone(),
-        arrival.happened(None),
+        None,
         author.into(),
         Recipients::Users(vec![receiver]),
         &stanza,
         ReportedRecipient::default(),
-        arrival.sources,
+        arrival,
     )
 }
 

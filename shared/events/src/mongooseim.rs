@@ -45,7 +45,7 @@ struct RabbitMqDelivery {
 /// Reads `{"user_id", "present"}`, or `{"from_user_id", "to_user_id", "message"}` with its direction.
 pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
     let fields: MongooseImEvent = pushlark_json::read_json(json.as_bytes())?;
-    let (id, at) = (arrival.id.clone(), arrival.happened(None));
+    let id = arrival.id.clone();
     if fields.user_id.is_some() {
         let session = jid("user_id", fields.user_id.as_deref())?;
         check_user("user_id", &session)?;
@@ -54,7 +54,8 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
             false => Availability::Offline,
         };
         let effect = Effect::Presence(session, availability);
-        return Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, read_marks: Vec::new() });
+        let (id, at) = (id.unwrap_or_else(new_id), arrival.happened(None));
+        return Ok(WebhookEvent { id, at, effect, read_marks: Vec::new() });
     }
     let from = jid("from_user_id", fields.from_user_id.as_deref())?;
     let to = bare("to_user_id", fields.to_user_id.as_deref())?;
@@ -66,8 +67,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
     };
     let stanza = Message::with_body(kind, &text);
     let domain = to.domain().to_owned();
-    let event =
-        message(id, at, from, Recipients::Users(vec![to]), &stanza, ReportedRecipient::default(), arrival.sources)?;
+    let event = message(id, None, from, Recipients::Users(vec![to]), &stanza, ReportedRecipient::default(), arrival)?;
     Ok(match direction {
         Direction::Sent | Direction::ToRoom => WebhookEvent { effect: Effect::None(vec![domain]), ..event },
         _ => event,
@@ -82,7 +82,7 @@ pub fn read_delivery(json: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, 
         Some("groupchat_msg_recv") => Direction::FromRoom,
         Some("chat_msg_sent") => Direction::Sent,
         Some("groupchat_msg_sent") => Direction::ToRoom,
-        _ => Direction::ByHosts(&arrival.sources.muc_hosts),
+        _ => Direction::ByHosts(&arrival.sources.rooms.muc),
     };
     let body = match delivery.body {
         Value::String(body) => body,

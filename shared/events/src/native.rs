@@ -63,7 +63,7 @@ impl NativeEvent {
                 let from = jid("from", self.from.as_deref().or(stanza.element().attribute("from")))?;
                 let to = self.to.clone().or_else(|| Some(vec![stanza.element().attribute("to")?.to_owned()]));
                 let to = recipients(kind, &to.ok_or("to is missing")?)?;
-                return message(id, at, from, to, &stanza, self.recipient.unwrap_or_default(), arrival.sources);
+                return message(id, self.at, from, to, &stanza, self.recipient.unwrap_or_default(), arrival);
             }
             "subscription" => {
                 let from = bare("from", self.from.as_deref())?;
@@ -124,7 +124,10 @@ impl NativeEvent {
             (None, Some(_), None) => Err("body is missing".into()),
             (None, Some("chat"), Some(body)) => Ok(Message::with_body(MessageType::Chat, body)),
             (None, Some("groupchat"), Some(body)) => Ok(Message::with_body(MessageType::Groupchat, body)),
-            (None, Some(other), Some(_)) => Err(format!("chat: {other:?} is neither \"chat\" nor \"groupchat\"")),
+            (None, Some("normal"), Some(body)) => Ok(Message::with_body(MessageType::Normal, body)),
+            (None, Some(other), Some(_)) => {
+                Err(format!("chat: {other:?} is not supported, use chat, groupchat or normal"))
+            }
         }
     }
 }

@@ -27,7 +27,7 @@ pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
             let from = address(stanza.element(), "from")?.ok_or("the message has no from")?;
             let to = address(stanza.element(), "to")?.ok_or("the message has no to")?;
             let to = Recipients::Users(vec![to.into_bare()]);
-            message(id, at, from, to, &stanza, ReportedRecipient::default(), arrival.sources)
+            message(id, None, from, to, &stanza, ReportedRecipient::default(), arrival)
         }
     }
 }

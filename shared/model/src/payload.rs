@@ -14,6 +14,8 @@ impl Payload {
     pub const LAST_MESSAGE_SENDER: &'static str = "last-message-sender";
     /// The text of the last message.
     pub const LAST_MESSAGE_BODY: &'static str = "last-message-body";
+    /// The bare JID of the room that an invitation is for.
+    pub const ROOM: &'static str = "room";
 
     /// The number of contact requests without an answer (XEP-0357, section 7), as a decimal.
     pub const PENDING_SUBSCRIPTION_COUNT: &'static str = "pending-subscription-count";

@@ -17,8 +17,17 @@ pub struct Event {
     pub id: String,
     /// The time at which the event happened, not later than its arrival.
     pub at: OffsetDateTime,
-    /// The sender of the message: the JID of a user's session or of a room's occupant.
+    /// The sender of the message: the JID of a user's session or of a room's occupant (in a MIX channel with the nick,
+    /// not the participant's id), or of the inviter to a room.
     pub from: Jid,
+    /// Whether the sender is an occupant of a room, also in a private message. The nick is then part of the sender.
+    pub is_occupant: bool,
+    /// Whether the recipient is the author, and the message a copy for the recipient's other sessions.
+    pub is_own: bool,
+    /// The room, if the message is an invitation to one.
+    pub room: Option<BareJid>,
+    /// The nick of the recipient in the room of the message, if the event names it.
+    pub nick: Option<String>,
     /// The kind of the event, with the recipient.
     pub kind: EventKind,
     /// The stanza; its `from` and `to` may be missing. It is empty for a contact request.
@@ -49,15 +58,20 @@ impl EventKind {
             Self::Subscription(_) => "subscription",
         }
     }
+
+    /// Returns the bare JID of the recipient.
+    pub fn recipient(&self) -> BareJid {
+        match self {
+            Self::Message(user) | Self::Subscription(user) => user.clone(),
+            Self::Unacknowledged(session) => session.to_bare(),
+        }
+    }
 }
 
 impl Event {
     /// Returns the bare JID of the recipient.
     pub fn recipient(&self) -> BareJid {
-        match &self.kind {
-            EventKind::Message(user) | EventKind::Subscription(user) => user.clone(),
-            EventKind::Unacknowledged(session) => session.to_bare(),
-        }
+        self.kind.recipient()
     }
 }
 

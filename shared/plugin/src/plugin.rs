@@ -1,7 +1,5 @@
 //! The callbacks of a plugin, and the rules of those that a plugin does not implement.
 
-use std::borrow::Cow;
-
 use pushlark_model::{Payload, Registration};
 
 use crate::event::{Choice, Event, EventKind, Publication, Recipient, Rule};
@@ -31,23 +29,17 @@ pub trait Plugin: Send + Sync {
     }
 }
 
-/// Prepares a notification of a contact request, or of a message that has a text, like MongooseIM's plugin `defaults`.
+/// Prepares a notification of a contact request, or of a message that somebody else wrote and that has a content for
+/// people, like MongooseIM's plugin `defaults`, which asks for a body.
 pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
     if let EventKind::Subscription(_) = event.kind {
         return Ok(event.contact_request());
     }
-    let message = &event.message;
-    if message.is_carbon() {
-        return Err(Rule::new("defaults", "the message is a carbon"));
+    if event.is_own {
+        return Err(Rule::new("defaults", "the recipient wrote the message"));
     }
-    if message.is_correction() {
-        return Err(Rule::new("defaults", "the message corrects an earlier one"));
-    }
-    match message.text() {
-        Some(body) => Ok(event.summary(body)),
-        None if message.has_omemo_payload() => Ok(event.summary(Cow::Borrowed(""))),
-        None => Err(Rule::new("defaults", "the message has no body")),
-    }
+    let content = event.message.content().map_err(|reason| Rule::new("defaults", reason.as_str()))?;
+    Ok(event.summary(content))
 }
 
 /// Chooses all registrations of a recipient who exists and is offline, or online with inactive clients only, like

@@ -1,25 +1,36 @@
 //! The content of notifications about messages.
 
-use std::borrow::Cow;
-
 use pushlark_model::Payload;
-use pushlark_xmpp::{MessageType, parse_jid};
+use pushlark_xmpp::{BareJid, Content, MessageType, parse_jid};
 
 use crate::content_policy::ContentPolicy;
 use crate::event::Event;
 
 impl Event {
-    /// Returns the summary of the conversation within the operator's limits. `text` is the body of the message.
-    pub fn summary(&self, text: Cow<'_, str>) -> Payload {
-        let ContentPolicy { body, sender, placeholder, urgent, mention, .. } = &*self.content_policy;
+    /// Returns the summary of the conversation within the operator's limits. `content` is that of the message.
+    pub fn summary(&self, content: Content<'_>) -> Payload {
+        let ContentPolicy { body, sender, placeholder, invitation_placeholder, urgent, mention, .. } =
+            &*self.content_policy;
         let is_group = self.message.kind() == MessageType::Groupchat;
         let mut payload = Payload::default().with(Payload::MESSAGE_COUNT, self.unread_count.to_string());
         if *sender {
-            let sender = if is_group { self.from.to_string() } else { self.from.to_bare().to_string() };
+            let sender = if self.is_occupant { self.from.to_string() } else { self.from.to_bare().to_string() };
             payload = payload.with(Payload::LAST_MESSAGE_SENDER, sender);
         }
-        let text = if *body && !self.message.is_encrypted() { text.into_owned() } else { placeholder.clone() };
+        // If the room does not name the inviter, it is itself the sender.
+        let is_shown = |room: &&BareJid| *sender || **room != self.from.to_bare();
+        let room = self.room.as_ref().filter(|_| matches!(content, Content::Invitation(_))).filter(is_shown);
+        let text = match content {
+            Content::Text(text) | Content::Spoiler(Some(text)) | Content::Invitation(Some(text)) if *body => {
+                text.into_owned()
+            }
+            Content::Invitation(_) if let Some(room) = room => invitation_placeholder.replace("{room}", room.as_str()),
+            _ => placeholder.clone(),
+        };
         payload = payload.with(Payload::LAST_MESSAGE_BODY, text);
+        if let Some(room) = room {
+            payload = payload.with(Payload::ROOM, room.as_str());
+        }
         if is_group && *urgent && self.message.is_urgent() {
             payload = payload.with(Payload::URGENT, "true");
         }
@@ -42,12 +53,13 @@ impl Event {
     }
 
     /// Returns whether the message mentions the recipient: it refers (XEP-0372) to the user's JID or to an occupant of
-    /// the room whose nick is the localpart or the bare JID (as in MUC Light), or its text contains the localpart after
-    /// an `@`.
+    /// the room whose nick is the recipient's (the localpart if the event reports none) or the bare JID (as in MUC
+    /// Light), or its text contains the nick after an `@`.
     fn mentions_recipient(&self) -> bool {
         let user = self.recipient();
         let Some(localpart) = user.node().map(|node| node.as_str()) else { return false };
-        let is_nick = |nick: &str| nick.eq_ignore_ascii_case(localpart) || nick == user.as_str();
+        let own_nick = self.nick.as_deref().unwrap_or(localpart);
+        let is_nick = |nick: &str| nick.eq_ignore_ascii_case(own_nick) || nick == user.as_str();
         let refers = |uri: &str| {
             let address = uri.strip_prefix("xmpp:").unwrap_or(uri).split('?').next().unwrap_or_default();
             parse_jid(address).is_ok_and(|jid| {

@@ -78,7 +78,7 @@ catalogue! {
         /// neither a topic nor a routing key does.
         MUC_HOSTS: Text = Text::new(HOSTS), for &[Ingest, Worker, PushNode];
         /// Hosts of MUC Light rooms (MongooseIM: `mod_muc_light.host`). Only there is the nick of an occupant the bare
-        /// JID of a user, so that the user's own messages mark the conversation as read.
+        /// JID of a user, so that the user's own messages do not notify and mark the conversation as read.
         MUC_LIGHT_HOSTS: Text = Text::new(HOSTS).or("muclight.@HOST@"),
             for &[Ingest, Worker, PushNode];
         /// Hosts of MIX channels (XEP-0369). Only their messages name the nick and the JID of the sender.

@@ -121,6 +121,12 @@ impl Element {
         self.attributes.iter().find(|a| a.name == name && a.namespace.is_empty()).map(|a| a.value.as_str())
     }
 
+    /// Returns the language of this element itself, not of its parents: its `xml:lang`, unless it is empty.
+    pub fn lang(&self) -> Option<&str> {
+        let lang = self.attributes.iter().find(|a| a.name == "lang" && a.namespace == XML_NAMESPACE)?;
+        Some(lang.value.as_str()).filter(|lang| !lang.is_empty())
+    }
+
     /// Returns the child elements, in document order.
     pub fn children(&self) -> impl Iterator<Item = &Self> {
         self.children.iter().filter_map(|node| match node {

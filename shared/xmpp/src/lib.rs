@@ -3,9 +3,12 @@
 //! JIDs are those of the `jid` crate, which normalises them by stringprep (RFC 6122).
 
 mod address;
+mod content;
 mod displayed;
 mod element;
+mod fallback;
 mod form;
+mod invitation;
 mod message;
 pub mod ns;
 mod pubsub;
@@ -13,8 +16,10 @@ mod push;
 mod stanza;
 
 pub use address::{JidError, parse_jid};
+pub use content::{Content, NoContent};
 pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
 pub use form::{DataForm, FormError};
+pub use invitation::{Invitation, InvitationKind};
 pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
 pub use message::{Hint, Message, MessageType};
 pub use pubsub::{

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::element::Element;
+use crate::fallback::is_blank;
 use crate::ns;
 use crate::stanza::{InvalidStanzaError, check_is};
 
@@ -63,15 +64,15 @@ impl Message {
         }
     }
 
-    /// Returns the text of the first `<body/>`.
+    /// Returns the text of the `<body/>` that is for everybody: of several, one without `xml:lang` that is not blank,
+    /// or else the first that is not blank (RFC 6121, section 5.2.3).
     pub fn body(&self) -> Option<Cow<'_, str>> {
-        let body = self.0.children().find(|c| c.name() == "body" && ns::STANZAS.contains(&c.namespace()))?;
-        Some(body.text())
+        body_of(self.0.children().filter(|child| child.name() == "body" && ns::STANZAS.contains(&child.namespace())))
     }
 
-    /// Returns the text of the first `<body/>`, unless it is empty.
+    /// Returns the body, unless it is blank.
     pub fn text(&self) -> Option<Cow<'_, str>> {
-        self.body().filter(|body| !body.is_empty())
+        self.body().filter(|body| !is_blank(body))
     }
 
     /// Returns the ids that servers and rooms assigned, as `(by, id)` (XEP-0359).
@@ -95,6 +96,38 @@ impl Message {
         Some((step.name(), step.attribute("id")?))
     }
 
+    /// Returns the delays in it, as `(by, stamp)` (XEP-0203; XEP-0091).
+    pub fn delays(&self) -> impl Iterator<Item = (&str, &str)> {
+        let is_delay = |child: &&Element| child.is("delay", ns::DELAY) || child.is("x", ns::LEGACY_DELAY);
+        let delays = self.0.children().filter(is_delay);
+        delays.filter_map(|delay| Some((delay.attribute("from")?, delay.attribute("stamp")?)))
+    }
+
+    /// Returns the participant of a MIX channel who sent it, as `(nick, jid)` (XEP-0369, section 7.1.3). The sender of
+    /// the stanza may have invented both, unless it is a channel.
+    pub fn mix_participant(&self) -> Option<(Option<Cow<'_, str>>, Option<Cow<'_, str>>)> {
+        let participant = self.0.child("mix", ns::MIX)?;
+        let text = |name| participant.child(name, ns::MIX).map(Element::text).filter(|text| !is_blank(text));
+        Some((text("nick"), text("jid")))
+    }
+
+    /// Returns whether it is marked as a private message of a room's occupant (XEP-0045, section 7.5).
+    pub fn is_private_of_occupant(&self) -> bool {
+        self.0.child("x", ns::MUC_USER).is_some_and(|x| !x.children().any(|c| matches!(c.name(), "invite" | "decline")))
+    }
+
+    /// Returns the messages of a room that it wraps for a subscriber of the room (ejabberd's MUC/Sub), in order, each
+    /// with the id of its item.
+    pub fn subscribed_messages(&self) -> impl Iterator<Item = (Option<&str>, &Element)> {
+        let items = self.0.child("event", ns::PUBSUB_EVENT).and_then(|event| event.child("items", ns::PUBSUB_EVENT));
+        let items = items.filter(|items| items.attribute("node") == Some(ns::MUCSUB_MESSAGES));
+        let items = items.into_iter().flat_map(Element::children).filter(|item| item.is("item", ns::PUBSUB_EVENT));
+        items.flat_map(|item| {
+            let messages = item.children().filter(|child| child.is("message", ns::CLIENT));
+            messages.map(move |message| (item.attribute("id"), message))
+        })
+    }
+
     /// Returns whether it corrects an earlier message (XEP-0308).
     pub fn is_correction(&self) -> bool {
         self.0.child("replace", ns::CORRECTION).is_some()
@@ -103,20 +136,6 @@ impl Message {
     /// Returns whether it is a carbon copy of a message of another session of the user (XEP-0280).
     pub fn is_carbon(&self) -> bool {
         ["sent", "received"].into_iter().any(|direction| self.0.child(direction, ns::CARBONS).is_some())
-    }
-
-    /// Returns whether the message is encrypted (XEP-0380, XEP-0384, XEP-0373, XEP-0027). Its body then has only a hint
-    /// for clients without encryption.
-    pub fn is_encrypted(&self) -> bool {
-        let openpgp = [("openpgp", ns::OPENPGP), ("x", ns::LEGACY_OPENPGP)];
-        self.0.child("encryption", ns::ENCRYPTION).is_some()
-            || self.omemo().is_some()
-            || openpgp.into_iter().any(|(name, namespace)| self.0.child(name, namespace).is_some())
-    }
-
-    /// Returns whether it has a text that is encrypted with OMEMO, not only keys (XEP-0384, section 5.5).
-    pub fn has_omemo_payload(&self) -> bool {
-        self.omemo().is_some_and(|encrypted| encrypted.child("payload", encrypted.namespace()).is_some())
     }
 
     /// Returns the URIs of the mentioned entities (XEP-0372).
@@ -132,10 +151,14 @@ impl Message {
             .flat_map(Element::children)
             .any(|header| header.attribute("name") == Some("Urgency") && header.text().trim() == "high")
     }
+}
 
-    fn omemo(&self) -> Option<&Element> {
-        ns::OMEMO.into_iter().find_map(|version| self.0.child("encrypted", version))
-    }
+/// Returns the text for everybody of elements with the same text in several languages.
+pub fn body_of<'m>(mut texts: impl Iterator<Item = &'m Element>) -> Option<Cow<'m, str>> {
+    let first = texts.next()?;
+    let Some(second) = texts.next() else { return Some(first.text()) };
+    let texts = [first, second].into_iter().chain(texts).map(|element| (element.lang().is_some(), element.text()));
+    texts.min_by_key(|(has_lang, text)| (is_blank(text), *has_lang)).map(|(_, text)| text)
 }
 
 /// A message processing hint (XEP-0334).

@@ -38,6 +38,40 @@ pub const MESSAGE_DISPLAYED: &str = "urn:xmpp:mds:displayed:0";
 pub const CARBONS: &str = "urn:xmpp:carbons:2";
 /// Last message correction (XEP-0308).
 pub const CORRECTION: &str = "urn:xmpp:message-correct:0";
+/// Message replies (XEP-0461).
+pub const REPLY: &str = "urn:xmpp:reply:0";
+/// Fallback indication (XEP-0428).
+pub const FALLBACK: &str = "urn:xmpp:fallback:0";
+/// Message reactions (XEP-0444).
+pub const REACTIONS: &str = "urn:xmpp:reactions:0";
+/// Message retraction (XEP-0424).
+pub const RETRACTION: &str = "urn:xmpp:message-retract:1";
+/// The earlier version of message retraction (XEP-0424, version 0.3), which is fastened to the message.
+pub const RETRACTION_0: &str = "urn:xmpp:message-retract:0";
+/// Moderated message retraction (XEP-0425).
+pub const MODERATION: &str = "urn:xmpp:message-moderate:1";
+/// The earlier version of moderation (XEP-0425, version 0.2), which is fastened to the message.
+pub const MODERATION_0: &str = "urn:xmpp:message-moderate:0";
+/// Message fastening (XEP-0422).
+pub const FASTENING: &str = "urn:xmpp:fasten:0";
+/// Message delivery receipts (XEP-0184).
+pub const RECEIPTS: &str = "urn:xmpp:receipts";
+/// Chat state notifications (XEP-0085).
+pub const CHAT_STATES: &str = "http://jabber.org/protocol/chatstates";
+/// Spoiler messages (XEP-0382).
+pub const SPOILER: &str = "urn:xmpp:spoiler:0";
+/// Multi-User Chat: elements for users (XEP-0045).
+pub const MUC_USER: &str = "http://jabber.org/protocol/muc#user";
+/// Direct MUC invitations (XEP-0249).
+pub const CONFERENCE: &str = "jabber:x:conference";
+/// Mediated Information eXchange (XEP-0369).
+pub const MIX: &str = "urn:xmpp:mix:core:1";
+/// The node of a room's messages for its subscribers (ejabberd's MUC/Sub).
+pub const MUCSUB_MESSAGES: &str = "urn:xmpp:mucsub:nodes:messages";
+/// Delayed delivery (XEP-0203).
+pub const DELAY: &str = "urn:xmpp:delay";
+/// The earlier version of delayed delivery (XEP-0091).
+pub const LEGACY_DELAY: &str = "jabber:x:delay";
 /// Explicit message encryption (XEP-0380).
 pub const ENCRYPTION: &str = "urn:xmpp:eme:0";
 /// OMEMO (XEP-0384), the versions in use.

@@ -91,15 +91,15 @@ async fn a_message_for_a_thousand_recipients_reaches_each_of_them_once() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_not_a_chat_with_a_body_notifies_nobody() {
+async fn a_message_without_a_body_or_of_the_types_headline_and_error_notifies_nobody() {
     let pushlark = with_bob().await;
     let message = |attributes: &str, content: &str| {
         format!("<message from='alice@example.com/pc' to='{BOB}' {attributes}>{content}</message>")
     };
     for stanza in [
         message("type='headline'", "<body>canary: news</body>"),
-        message("type='normal'", "<body>mail</body>"),
-        message("", "<body>mail</body>"),
+        message("type='normal'", ""),
+        message("", "<body/>"),
         message("type='error'", "<body>canary: echo</body>"),
         message("type='chat'", ""),
         message("type='chat'", "<body/>"),

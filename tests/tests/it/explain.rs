@@ -88,6 +88,7 @@ async fn explain_names_the_rule_that_skips_a_message_or_a_device() {
     let stanza = |content: &str| Event::stanza(BOB, &stanza::chat(content));
     for (content, rule) in [
         ("", "defaults: the message has no body"),
+        ("<body> \u{200b}</body>", "defaults: the message has no text"),
         ("<body>x</body><no-store xmlns='urn:xmpp:hints'/>", "hints: the message is not to be stored"),
         (
             "<body>x</body><replace xmlns='urn:xmpp:message-correct:0' id='x'/>",
@@ -160,7 +161,7 @@ async fn explain_describes_events_that_are_not_messages() {
         (Event::read(BOB, ALICE), "notifies nobody"),
         (
             Event::stanza(BOB, "<message type='headline'><body>x</body></message>").from("a@b"),
-            "none: only messages of the types chat and groupchat notify",
+            "none: messages of the types headline and error do not notify",
         ),
     ] {
         let explained = explained(&pushlark, event).await;

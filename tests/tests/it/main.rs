@@ -2,7 +2,8 @@
 //!
 //! - Requests: [`access`], [`client_tokens`], [`devices`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
 //!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
-//! - Decisions: [`contact_requests`], [`custom_plugins`], [`notification_content`], [`sessions`], [`unread_counts`].
+//! - Decisions: [`contact_requests`], [`custom_plugins`], [`message_kinds`], [`notification_content`], [`senders`],
+//!   [`sessions`], [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
 //!   [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
@@ -28,6 +29,7 @@ mod explain;
 mod fcm;
 mod http;
 mod max_nodes;
+mod message_kinds;
 mod mongooseim;
 mod mongoosepush;
 mod notification_content;
@@ -44,6 +46,7 @@ mod retries;
 mod roles;
 mod scale;
 mod secrecy;
+mod senders;
 mod sessions;
 mod settings;
 mod throughput;

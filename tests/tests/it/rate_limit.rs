@@ -95,8 +95,9 @@ async fn charge_as_others() {
     assert!(!is_accepted("canary-evil-secret", "carol@victim.example", "push.evil.example").await);
     assert!(!is_accepted("canary-evil-secret", "eve@evil.example", "push.evil.example").await);
     // A message without effect may be about another domain; it counts for evil's domain too.
-    let normal = Event::stanza("bob@victim.example", "<message><body>Hi</body></message>").from("eve@evil.example/x");
-    pushlark.json_as("canary-evil-secret", "/events", normal).await.problem(429);
+    let headline = "<message type='headline'><body>Hi</body></message>";
+    let headline = Event::stanza("bob@victim.example", headline).from("eve@evil.example/x");
+    pushlark.json_as("canary-evil-secret", "/events", headline).await.problem(429);
     assert!(is_accepted("canary-victim-secret", "bob@victim.example", "push.victim.example").await);
 
     // With a secret for all domains, each sender has a limit of its own.

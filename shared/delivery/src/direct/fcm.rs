@@ -243,7 +243,7 @@ fn android(options: &PublishOptions, payload: &Payload, badge: Option<u32>, ttl:
     }
     if let Some(alert) = &content.alert {
         let mut notification =
-            Map::from_iter([("title".into(), alert.title.into()), ("body".into(), alert.body.into())]);
+            Map::from_iter([("title".into(), alert.title.as_ref().into()), ("body".into(), alert.body.into())]);
         let texts =
             [("tag", alert.tag), ("click_action", options.get("click_action")), ("sound", options.get("sound"))];
         for (name, text) in texts {

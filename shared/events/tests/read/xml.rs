@@ -91,12 +91,124 @@ fn a_message_of_any_stream_is_accepted_and_its_addresses_are_normalised() {
 
 #[test]
 fn messages_that_notify_nobody_are_accepted_without_effect() {
-    for kind in ["type='headline'", "type='normal'", "type='error'", "type='other'", ""] {
-        let event =
-            one(XML, format!("<message {kind} from='a@example.com' to='b@example.com'><body>x</body></message>"));
+    for kind in ["headline", "error"] {
+        let event = one(XML, message(&format!("type='{kind}'"), "<body>x</body>"));
         assert!(matches!(event.effect, Effect::None(_)), "{kind}");
         assert!(!event.id.is_empty());
     }
+}
+
+#[test]
+fn a_message_without_a_known_type_is_queued_as_a_normal_one() {
+    for kind in ["type='normal'", "type='other'", "type=''", ""] {
+        assert_eq!(queued(one(XML, message(kind, "<body>x</body>"))).message.kind(), MessageType::Normal, "{kind}");
+    }
+}
+
+fn message(attributes: &str, content: &str) -> String {
+    let addresses = "from='a@example.com/x' to='b@example.com'";
+    format!("<message {addresses} {attributes}>{content}</message>")
+}
+
+const ROOM: &str = "room@muc.example.com";
+
+/// A message of the room to its subscriber, as ejabberd wraps it.
+fn subscribed(outer: &str, node: &str, items: &str) -> String {
+    format!(
+        "<message from='{outer}' to='b@example.com'><event xmlns='http://jabber.org/protocol/pubsub#event'>\
+         <items node='urn:xmpp:mucsub:nodes:{node}'>{items}</items></event></message>"
+    )
+}
+
+fn item(id: &str, from: &str, content: &str) -> String {
+    let addresses = format!("from='{from}' to='b@example.com'");
+    format!("<item id='{id}'><message xmlns='jabber:client' type='groupchat' {addresses}>{content}</message></item>")
+}
+
+#[test]
+fn a_message_to_the_subscriber_of_a_room_is_unwrapped() {
+    let stanza_id = format!("<stanza-id xmlns='urn:xmpp:sid:0' by='{ROOM}' id='s1'/>");
+    let with_id = item("i1", "room@muc.example.com/Al", &format!("<body>x</body>{stanza_id}"));
+    let event = one(XML, subscribed(ROOM, "messages", &with_id));
+    assert_eq!(event.id, format!("{ROOM}/s1"));
+    let message = queued(event);
+    assert_eq!((message.from.as_str(), message.body().as_str()), ("room@muc.example.com/Al", "x"));
+    assert_eq!(message.message.kind(), MessageType::Groupchat);
+
+    let without_id = item("i1", "room@muc.example.com/Al", "<body>x</body>");
+    assert_eq!(one(XML, subscribed(ROOM, "messages", &without_id)).id, format!("{ROOM}/i1"));
+    let two = [without_id, item("i2", "room@muc.example.com/Bo", "<body>y</body>")].concat();
+    assert_eq!(queued(one(XML, subscribed(ROOM, "messages", &two))).body(), "y", "the last one");
+}
+
+#[test]
+fn only_a_room_can_wrap_the_messages_of_its_occupants() {
+    let occupant = "room@muc.example.com/Al";
+    for (outer, node, inner) in [
+        ("room@muc.example.com/Eve", "messages", occupant),
+        ("eve@example.com/pc", "messages", occupant),
+        ("eve@example.com", "messages", occupant),
+        (ROOM, "messages", "alice@example.com/pc"),
+        (ROOM, "messages", "@"),
+        (ROOM, "subject", occupant),
+        (ROOM, "presence", occupant),
+    ] {
+        let message = queued(one(XML, subscribed(outer, node, &item("i1", inner, "<body>x</body>"))));
+        assert_eq!((message.from.as_str(), message.message.body()), (outer, None), "{outer} {node} {inner}");
+    }
+    // Some chat servers report the bare JID of a sender although the stanza has the full one.
+    let stanza = subscribed("room@muc.example.com/Eve", "messages", &item("i1", occupant, "<body>x</body>"));
+    let event = serde_json::json!({"type": "message", "from": ROOM, "to": "b@example.com", "stanza": stanza});
+    assert_eq!(queued(one(pushlark_http::Media::Json, event.to_string())).message.body(), None);
+}
+
+fn delay(from: &str, stamp: &str) -> String {
+    format!("<delay xmlns='urn:xmpp:delay' from='{from}' stamp='{stamp}'/>")
+}
+
+/// Returns the hour at which a group message to `b@example.com` with this content happened; 23 if it is new.
+fn hour(content: &str) -> u8 {
+    let message =
+        format!("<message type='groupchat' from='{ROOM}/Al' to='b@example.com'><body>x</body>{content}</message>");
+    let at = one(XML, message).at;
+    if at == now() { 23 } else { at.hour() }
+}
+
+#[test]
+fn a_delay_by_the_room_or_the_server_of_the_recipient_is_the_time_of_a_message() {
+    for by in [ROOM, "muc.example.com", "room@muc.example.com/Al", "example.com", "b@example.com"] {
+        assert_eq!(hour(&delay(by, "2020-01-01T05:00:00Z")), 5, "{by}");
+    }
+    for by in ["alice@example.com", "other.example", "other@muc.example.com", ""] {
+        assert_eq!(hour(&delay(by, "2020-01-01T05:00:00Z")), 23, "{by}");
+    }
+    assert_eq!(hour("<delay xmlns='urn:xmpp:delay' stamp='2020-01-01T05:00:00Z'/>"), 23);
+    assert_eq!(hour("<x xmlns='jabber:x:delay' from='example.com' stamp='20200101T05:00:00'/>"), 5);
+    assert_eq!(hour(&delay("example.com", "2020-01-01T07:00:00.5+02:00")), 7);
+    for stamp in ["", "yesterday", "2020-01-01", "202001éT05:00:00", "9999-01-01T00:00:00Z"] {
+        assert_eq!(hour(&delay("example.com", stamp)), 23, "{stamp}");
+    }
+    let several = [
+        delay("example.com", "2020-01-01T06:00:00Z"),
+        delay(ROOM, "2020-01-01T05:00:00Z"),
+        delay("eve.example", "2020-01-01T04:00:00Z"),
+    ];
+    assert_eq!(hour(&several.concat()), 5);
+}
+
+#[test]
+fn a_delay_is_believed_for_all_recipients_and_after_the_time_of_the_event() {
+    let at = |by: &str, to: &[&str], at: Option<&str>| {
+        let stanza = format!("<message type='chat'><body>x</body>{}</message>", delay(by, "2020-01-01T05:00:00Z"));
+        let event =
+            serde_json::json!({"type": "message", "from": "a@example.org", "to": to, "stanza": stanza, "at": at});
+        one(pushlark_http::Media::Json, event.to_string()).at
+    };
+    assert_eq!(at("example.com", &["b@example.com", "c@example.com"], None).hour(), 5);
+    assert_eq!(at("example.com", &["b@example.com", "c@example.net"], None), now());
+    assert_eq!(at("b@example.com", &["b@example.com", "c@example.com"], None), now());
+    assert_eq!(at("a@example.org", &["b@example.com"], None), now());
+    assert_eq!(at("example.com", &["b@example.com"], Some("2020-01-01T08:00:00Z")).hour(), 8);
 }
 
 #[test]

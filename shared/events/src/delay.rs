@@ -1,0 +1,37 @@
+//! The time of a stanza that was stored before it was delivered.
+
+use pushlark_xmpp::{BareJid, Jid, Message, MessageType, parse_jid};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::event::Recipients;
+
+/// Returns the time at which a message was sent, if it was delayed (XEP-0203): the oldest stamp of its room, or of the
+/// server of every recipient. Stamps of others are ignored, and stamps that are not a time.
+pub fn sent_at(from: &Jid, to: &Recipients, message: &Message) -> Option<OffsetDateTime> {
+    let room = (message.kind() == MessageType::Groupchat).then(|| from.to_bare());
+    let is_of_room = |by: &BareJid| {
+        room.as_ref().is_some_and(|room| by == room || by.node().is_none() && by.domain() == room.domain())
+    };
+    let is_of_server =
+        |by: &BareJid, user: &Jid| by.domain() == user.domain() && (by.node().is_none() || by.node() == user.node());
+    let is_believed = |by: &BareJid| {
+        is_of_room(by)
+            || match to {
+                Recipients::Users(users) => users.iter().all(|user| is_of_server(by, user)),
+                Recipients::Sessions(sessions) => sessions.iter().all(|session| is_of_server(by, session)),
+            }
+    };
+    let by = |by| parse_jid(by).ok().map(Jid::into_bare);
+    let stamps = message.delays().filter(|(from, _)| by(from).is_some_and(|by| is_believed(&by)));
+    stamps.filter_map(|(_, stamp)| time_of(stamp.trim())).min()
+}
+
+/// Reads a stamp in the format of XEP-0082, or in the earlier one of XEP-0091: `20021103T13:07:15`.
+fn time_of(stamp: &str) -> Option<OffsetDateTime> {
+    let legacy = || {
+        let (date, time) = stamp.split_once('T').filter(|(date, _)| date.len() == 8 && date.is_ascii())?;
+        OffsetDateTime::parse(&format!("{}-{}-{}T{time}Z", &date[..4], &date[4..6], &date[6..]), &Rfc3339).ok()
+    };
+    OffsetDateTime::parse(stamp, &Rfc3339).ok().or_else(legacy)
+}
