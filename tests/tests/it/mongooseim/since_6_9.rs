@@ -4,7 +4,7 @@ use serde_json::json;
 use tests::{Event, Pushlark};
 
 use super::{
-    ALICE, BOB, PM, RES1, assert_silence, defaults, enable, enable_both, message, post_stanza, presence, pushed, stack,
+    ALICE, BOB, PM, RES1, assert_silence, defaults, enable_both, message, post_stanza, presence, pushed, stack,
     texts, unacknowledged,
 };
 
