@@ -153,15 +153,16 @@ client_state_changed(#{jid := Jid} = State, ClientState) ->
     {User, Host, Resource} = jid:tolower(Jid),
     set_data(Jid, pushlark_client_state, ClientState),
     mod_pushlark:setting(Host, csi_events) andalso proplists:is_defined(Resource, sessions(User, Host))
-        andalso send_presence(Jid, true, ClientState),
+        andalso send_presence(Jid, online(ClientState)),
     State.
 
 %% Before a call: a device whose session is online and active rings without a notification. The client of a lost session
 %% cannot be reached.
 send_all_presence(User, Host, Sessions) ->
-    [send_presence(jid:make(User, Host, Resource), true,
-                   case proplists:get_bool(pushlark_lost, Data) of true -> inactive; false -> client_state(Data) end)
-     || {Resource, Data} <- Sessions].
+    ClientState = fun(Data) ->
+        case proplists:get_bool(pushlark_lost, Data) of true -> inactive; false -> client_state(Data) end
+    end,
+    [send_presence(jid:make(User, Host, Resource), online(ClientState(Data))) || {Resource, Data} <- Sessions].
 
 %% The nicks of a session in rooms, as the rooms confirm them (XEP-0045, status code 110).
 packet_received({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= presence ->
@@ -184,9 +185,10 @@ packet_received(Acc) -> Acc.
 
 %% Returns the nick of a session in the room that sends it a message, as a part of the field recipient.
 nick(Packet, Data) ->
+    Type = xmpp:get_type(Packet),
     {Room, RoomHost, _} = jid:tolower(xmpp:get_from(Packet)),
     case proplists:get_value(pushlark_nicks, Data, #{}) of
-        #{{Room, RoomHost} := Nick} -> case xmpp:get_type(Packet) of groupchat -> #{nick => Nick}; _ -> #{} end;
+        #{{Room, RoomHost} := Nick} when Type =:= groupchat -> #{nick => Nick};
         _ -> #{}
     end.
 
@@ -213,8 +215,8 @@ packet_sent(Acc) -> Acc.
 
 send_read(_Host, _User, _Conversation, <<>>) -> ok;
 send_read(Host, User, Conversation, Message) ->
-    mod_pushlark:send_event(Host, #{type => read, jid => jid:encode(jid:make(User, Host)), conversation => jid:encode(Conversation),
-                       message => Message}).
+    mod_pushlark:send_event(Host, #{type => read, jid => jid:encode(jid:make(User, Host)), message => Message,
+                                    conversation => jid:encode(Conversation)}).
 
 %% A read mark of the user that all of the user's clients see (XEP-0490). The id of the item is the conversation.
 item_published(Host, ?NS_MDS, Publisher, _Service, ItemId, Payload) ->
@@ -232,8 +234,10 @@ contact_asked(true, Packet) ->
     case xmpp:get_type(Packet) of
         subscribe ->
             {User, Host, _} = jid:tolower(xmpp:get_to(Packet)),
-            mod_pushlark:send_event(Host, #{type => subscription, from => jid:encode(jid:remove_resource(xmpp:get_from(Packet))),
-                               to => jid:encode(jid:make(User, Host)), recipient => recipient(sessions(User, Host))});
+            From = jid:remove_resource(xmpp:get_from(Packet)),
+            mod_pushlark:send_event(Host, #{type => subscription, from => jid:encode(From),
+                                            to => jid:encode(jid:make(User, Host)),
+                                            recipient => recipient(sessions(User, Host))});
         _ -> ok
     end,
     true;
@@ -242,8 +246,12 @@ contact_asked(IsNew, _Packet) -> IsNew.
 %% Presence. A session that may be resumed is still online; stanza_sent/3 sends the messages that it misses.
 self_presence({Presence, #{jid := Jid}} = Acc) ->
     case xmpp:get_type(Presence) of
-        available -> send_presence(Jid, priority(Presence) >= 0, client_state(data(Jid)));
-        unavailable -> send_presence(Jid, false, inactive);
+        available ->
+            case priority(Presence) >= 0 of
+                true -> send_presence(Jid, online(client_state(data(Jid))));
+                false -> send_presence(Jid, offline())
+            end;
+        unavailable -> send_presence(Jid, offline());
         _ -> ok
     end,
     Acc.
@@ -255,17 +263,17 @@ priority(Presence) ->
 session_closed(_Sid, Jid, _Info) ->
     {User, Host, Resource} = jid:tolower(Jid),
     case ejabberd_sm:get_session_pid(User, Host, Resource) of
-        none -> send_presence(Jid, false, inactive);
+        none -> send_presence(Jid, offline());
         _ -> ok
     end.
 
-send_presence(Jid, Online, ClientState) ->
+online(ClientState) -> #{status => online, client_state => ClientState}.
+
+offline() -> #{status => offline}.
+
+send_presence(Jid, Availability) ->
     {_, Host, _} = jid:tolower(Jid),
-    Event = #{type => presence, jid => jid:encode(Jid)},
-    mod_pushlark:send_event(Host, case Online of
-        true -> Event#{status => online, client_state => ClientState};
-        false -> Event#{status => offline}
-    end).
+    mod_pushlark:send_event(Host, Availability#{type => presence, jid => jid:encode(Jid)}).
 
 %% Messages that a session did not acknowledge before it was lost, and those that arrive while it is lost.
 session_pending(#{mgmt_queue := Queue, jid := Jid} = State) ->

@@ -2,6 +2,7 @@
 //! its variant with filtering).
 
 use serde_json::json;
+use tests::{Event, Pushlark};
 
 use super::{
     ALICE, BOB, RES1, Sent, assert_silence, defaults, enable, enable_both, message, post_stanza, presence, pushed,
@@ -133,4 +134,42 @@ async fn bodiless_messages() {
     for (device, service) in [("apns", "apns"), ("fcm", "fcm"), ("loud", "fcm")] {
         assert_eq!(pushed(&pushlark, device).await, [json!({"service": service, "data": call})]);
     }
+}
+
+/// Posts the presence of Alice's session, with the state of its client (XEP-0352).
+async fn client_state(pushlark: &Pushlark, state: &str) {
+    pushlark.event(Event::presence("alice@localhost/res1", "online").with("client_state", state)).await;
+}
+
+#[tokio::test]
+async fn negative_priority_session_gets_push() {
+    let pushlark = defaults().await;
+    enable(&pushlark, "alice@localhost/res1", "alices", &[]).await;
+    let presence = "<presence from='alice@localhost/res1'><priority>-10</priority></presence>";
+    post_stanza(&pushlark, presence).await;
+    message(&pushlark, RES1, ALICE, "msg-1").await;
+    let alert = Sent { from: "", body: "msg-1", sender: BOB }.alert();
+    assert_eq!(pushed(&pushlark, "alices").await, [json!({"service": "fcm", "alert": alert})]);
+}
+
+#[tokio::test]
+async fn default_active_session_gets_no_push() {
+    let pushlark = defaults().await;
+    enable(&pushlark, "alice@localhost/res1", "alices", &[]).await;
+    presence(&pushlark, "alice@localhost/res1", "online").await;
+    message(&pushlark, RES1, ALICE, "msg-1").await;
+    assert_silence(&pushlark, "alices").await;
+}
+
+// The server buffers the message or not (inactive_session_gets_push_with_buffer): the notification is the same.
+#[tokio::test]
+async fn inactive_session_gets_push() {
+    let pushlark = defaults().await;
+    enable(&pushlark, "alice@localhost/res1", "alices", &[]).await;
+    client_state(&pushlark, "inactive").await;
+    message(&pushlark, RES1, ALICE, "msg-1").await;
+    assert_eq!(texts(&pushlark, "alices").await, ["msg-1"]);
+    client_state(&pushlark, "active").await;
+    message(&pushlark, RES1, ALICE, "msg-2").await;
+    assert_eq!(texts(&pushlark, "alices").await, ["msg-1"]);
 }
