@@ -195,23 +195,6 @@ async fn a_replaced_registration_leaves_no_tie_to_a_later_one() {
     assert!(!pushlark.alerts("phone").await.contains(&"to nobody".to_owned()));
 }
 
-#[tokio::test]
-async fn of_two_presences_with_the_same_time_the_later_in_the_request_counts() {
-    let pushlark = Pushlark::start().await;
-    pushlark.enable(BOBS_PHONE, "phone").await;
-    let at = ago(5);
-    let presence = |status| Event::presence(BOBS_PHONE, status).at(&at);
-    pushlark.event([presence("online"), presence("offline")]).await;
-    pushlark.message(BOB, "offline").await;
-    pushlark.notified("phone", 1).await;
-    let at = ago(4);
-    let presence = |status| Event::presence(BOBS_PHONE, status).at(&at);
-    pushlark.event([presence("offline"), presence("online")]).await;
-    pushlark.message(BOB, "online").await;
-    pushlark.settled().await;
-    assert_eq!(pushlark.alerts("phone").await, ["offline"]);
-}
-
 /// Posts the presence of sessions of Bob: resource, status, and seconds ago.
 async fn post_presence(pushlark: &Pushlark, sessions: impl IntoIterator<Item = (String, &str, i64)>) {
     let event = |(resource, status, seconds): (String, &str, i64)| {
