@@ -60,7 +60,7 @@ impl Function {
         let Init { environment, access, .. } = init;
         Ok(Self {
             access: access.clone(),
-            store: Store::from_environment(dynamodb, environment)?,
+            store: Store::from_environment(dynamodb, environment)?.with_device_accounts(environment)?,
             queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
             destinations: Destinations::from_environment(environment)?,
             summaries: Summaries::from_environment(environment)?,
