@@ -32,7 +32,7 @@ impl Function {
         Ok(Self {
             access: access.clone().with_clients(ClientTokens::from_environment(environment, aws).await?),
             destinations: Destinations::from_environment(environment)?,
-            store: Store::from_environment(dynamodb, environment)?,
+            store: Store::from_environment(dynamodb, environment)?.with_device_accounts(environment)?,
         })
     }
 

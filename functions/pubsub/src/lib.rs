@@ -60,7 +60,7 @@ impl Function {
         let Init { environment, access, .. } = init;
         Ok(Self {
             access: access.clone(),
-            store: Store::from_environment(dynamodb, environment)?,
+            store: Store::from_environment(dynamodb, environment)?.with_device_accounts(environment)?,
             queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
             destinations: Destinations::from_environment(environment)?,
             summaries: Summaries::from_environment(environment)?,
@@ -235,7 +235,9 @@ impl Function {
         if jid != parties.to {
             return Err(PushNodeError::bad_request(format!("jid must be the service in the IQ's to, {}", parties.to)));
         }
-        let device = self.device(form)?;
+        let device = publish::device(form)?;
+        let checked = self.destinations.check_device(&device);
+        checked.map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
         let mut node = parties.new_node(&self.destinations, name, NodeConfig::default())?;
         node.affiliations.insert(parties.from.domain().to_owned().into(), Affiliation::PublishOnly);
         node.device = Some(device);

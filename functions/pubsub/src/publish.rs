@@ -88,7 +88,12 @@ impl Function {
     ) -> Result<Element, PushNodeError> {
         check_publisher(&node, publisher)?;
         let options = match (options, &node.device) {
-            (GivenOptions::Submitted(fields), _) if is_complete(&fields) => self.device(fields)?,
+            (GivenOptions::Submitted(fields), _) if is_complete(&fields) => {
+                let device = device(fields)?;
+                let checked = self.destinations.check_published_device(&device);
+                checked.map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
+                device
+            }
             (_, Some(known)) => known.clone(),
             (GivenOptions::NotSubmitted, None) => {
                 let text = format!(
@@ -131,18 +136,17 @@ impl Function {
         count(Metric::EventsAccepted);
         Ok(pubsub("pubsub").with_child(published))
     }
+}
 
-    /// Checks the publish options of a device, without the option `app`, which a user must not select here.
-    pub(crate) fn device(&self, mut fields: BTreeMap<String, String>) -> Result<PublishOptions, PushNodeError> {
-        fields.remove(APP);
-        if !is_complete(&fields) {
-            return Err(PushNodeError::bad_request("the form must have service, and device_id or endpoint"));
-        }
-        let options = PublishOptions::new(fields).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
-        options.check().map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
-        self.destinations.check_device(&options).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
-        Ok(options)
+/// Reads the publish options of a device, without the option `app`, which a user must not select here.
+pub fn device(mut fields: BTreeMap<String, String>) -> Result<PublishOptions, PushNodeError> {
+    fields.remove(APP);
+    if !is_complete(&fields) {
+        return Err(PushNodeError::bad_request("the form must have service, and device_id or endpoint"));
     }
+    let options = PublishOptions::new(fields).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
+    options.check().map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
+    Ok(options)
 }
 
 fn is_complete(options: &BTreeMap<String, String>) -> bool {

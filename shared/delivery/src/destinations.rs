@@ -170,18 +170,25 @@ impl Destinations {
         }
     }
 
-    /// Rejects options that do not identify a device of the push service. MongoosePush needs a service that it knows, if
-    /// the form has one. The operator's own push service may know any, and checks the options itself, except those of
-    /// Web Push.
+    /// Rejects the options of a device that a client enables, if they do not identify a device of the push service.
+    /// MongoosePush needs a service that it knows, if the form has one; the operator's own push service may know any.
     pub fn check_device(&self, options: &PublishOptions) -> Result<(), DeviceError> {
-        let has = |name| options.given(name).is_some();
-        let provider = match (&self.push_service, Provider::of(options)) {
+        match (&self.push_service, Provider::of(options)) {
             (PushServiceSetting::MongoosePush, Ok(Provider::WebPush) | Err(ProviderError::Unknown)) => {
-                return Err(DeviceError::NotOfMongoosePush);
+                Err(DeviceError::NotOfMongoosePush)
             }
-            (_, Ok(Provider::WebPush)) => return Ok(Subscription::new(options, &self.trusted_origins).map(drop)?),
-            (PushServiceSetting::Direct, provider) => provider?,
-            (PushServiceSetting::MongoosePush | PushServiceSetting::Webhook(_), _) => return Ok(()),
+            _ => self.check_published_device(options),
+        }
+    }
+
+    /// The same for options that another server publishes. MongoosePush and the operator's own push service check them
+    /// themselves, except those of Web Push, which are always checked here.
+    pub fn check_published_device(&self, options: &PublishOptions) -> Result<(), DeviceError> {
+        let has = |name| options.given(name).is_some();
+        let provider = match Provider::of(options) {
+            Ok(Provider::WebPush) => return Ok(Subscription::new(options, &self.trusted_origins).map(drop)?),
+            _ if self.push_service != PushServiceSetting::Direct => return Ok(()),
+            provider => provider?,
         };
         // A device may be registered only for calls.
         if has("device_id") || provider == Provider::Apns && has("voip_device_id") {

@@ -95,6 +95,8 @@ pub struct Store {
     table: String,
     session_lifetime: Duration,
     limits: Limits,
+    /// Whether a device that is enabled is taken from other users.
+    one_account: bool,
     /// Events per account and minute; `None` for no limit.
     rate_limit: Option<NonZeroU32>,
 }
@@ -110,8 +112,14 @@ impl Store {
             table: environment.require(&catalogue::TABLE_NAME)?,
             session_lifetime: Duration::from_secs(session_lifetime.into()),
             limits: Limits::from_environment(environment)?,
+            one_account: false,
             rate_limit: NonZeroU32::new(environment.number(&catalogue::RATE_LIMIT)?),
         })
+    }
+
+    /// Also reads `DEVICE_ACCOUNTS`, for a function that enables devices.
+    pub fn with_device_accounts(self, environment: &Environment) -> Result<Self, SettingError> {
+        Ok(Self { one_account: environment.choice(&catalogue::DEVICE_ACCOUNTS, [false, true])?, ..self })
     }
 
     /// Opens a connection to the table with a query that finds nothing.

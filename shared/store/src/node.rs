@@ -149,7 +149,7 @@ impl Store {
     ) -> Result<NodePlaced, StoreError> {
         let key = keys::node(&node.address);
         let device = node.device.as_ref().and_then(|options| Some(keys::device_digest(&options.device()?)));
-        let listed = device.as_deref().filter(|_| self.limits.one_account);
+        let listed = device.as_deref().filter(|_| self.one_account);
         let (mut retries, mut exists) = (Retries::new(), None);
         loop {
             let (latest, references) = self.references(&node.owner).await?;
@@ -371,7 +371,7 @@ impl Store {
             let parts = [Part::Delete(item.build()), Part::Delete(delete(node.owner.as_str(), &key).build())];
             match self.transact(DELETE, parts).await? {
                 TransactionOutcome::Written => {
-                    let device = node.device.as_ref().filter(|_| self.limits.one_account);
+                    let device = node.device.as_ref().filter(|_| self.one_account);
                     return match device.and_then(PublishOptions::device) {
                         Some(device) => self.release(&keys::device_digest(&device), &node.owner, node.created_at).await,
                         None => Ok(()),

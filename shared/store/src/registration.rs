@@ -78,7 +78,7 @@ impl Store {
     ) -> Result<Registered, StoreError> {
         let owner = user.to_bare();
         let digest = registration.options.device().map(|device| keys::device_digest(&device));
-        let listed = digest.as_deref().filter(|_| self.limits.one_account);
+        let listed = digest.as_deref().filter(|_| self.one_account);
         let mut retries = Retries::new();
         loop {
             let snapshot = self.snapshot(&owner).await?;

@@ -106,7 +106,9 @@ async fn a_service_that_no_provider_knows_is_refused_with_the_known_ones() {
     let hms = json!({"service": "hms", "device_id": "canary"});
     let real = request(BOB, "push.elsewhere.example", "n").form(hms.clone());
     assert_eq!(pushlark.json("/enable", real).await.status, 200);
-    let own = Pushlark::with_settings([("PUSH_SERVICE", "http://127.0.0.1:9")]).await;
+    let own =
+        Pushlark::with_settings([("PUSH_SERVICE", "http://127.0.0.1:9"), ("PUSH_SERVICE_SECRET", "canary-secret-key")])
+            .await;
     assert_eq!(own.json("/enable", request(BOB, PUSH_HOST, "n").form(hms)).await.status, 200);
 }
 
@@ -143,7 +145,7 @@ async fn form_fields_without_a_name_and_white_space_are_ignored() {
         stanza::field("silent", "0"),
     ]
     .concat();
-    let enable = stanza::enable(PUSH_HOST, "n", &stanza::form_of(ns::PUBLISH_OPTIONS, &fields));
+    let enable = stanza::enable(PUSH_HOST, "n", &stanza::form_of(&format!("\n{}\n", ns::PUBLISH_OPTIONS), &fields));
     pushlark.post("/enable", XMPP, iq("set", &enable)).await.assert_result();
     pushlark.message(BOB, "canary Hi").await;
     let notification = &pushlark.notified("phone", 1).await[0]["notification"];
@@ -216,6 +218,7 @@ async fn a_bad_request_names_the_field_and_stores_nothing() {
         (request("example.com", "push.example.com", "n"), "user"),
         (request(BOB, "", "n"), "jid"),
         (request(BOB, "push@", "n"), "jid"),
+        (request(BOBS_PHONE, BOB, "n"), "jid"),
         (request(BOB, "push.example.com", ""), "node"),
         (request(BOB, "push.example.com", &"n".repeat(513)), "node"),
         (PushRequest::new(BOB, "n").with("user", 5), "user"),
@@ -259,6 +262,7 @@ async fn a_wrong_iq_is_answered_with_an_error_that_echoes_it() {
         "<enable xmlns='urn:xmpp:push:0' jid='push.example.com' node=''/>",
         &stanza::enable(PUSH_HOST, "n", &stanza::form("canary", &[])),
         "<disable xmlns='urn:xmpp:push:0' jid='push.example.com'/>",
+        &stanza::enable(BOB, "n", ""),
     ] {
         let reply = pushlark.post("/enable", XMPP, iq("set", payload)).await;
         assert_iq_error(&reply, "bad-request", "modify");

@@ -107,7 +107,8 @@ fn push_node_iq(host: &str, payload: &str) -> String {
 }
 
 fn register(host: &str, node: &str) -> String {
-    stanza::enable(host, node, &stanza::publish_options(&[("service", "fcm"), ("device_id", "canary")]))
+    let device = doubles::canary(&format!("{node}-{host}"));
+    stanza::enable(host, node, &stanza::publish_options(&[("service", "fcm"), ("device_id", &device)]))
 }
 
 #[tokio::test]

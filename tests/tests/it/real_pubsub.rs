@@ -294,8 +294,8 @@ async fn nodes_enabled_before_their_host_becomes_virtual_keep_working() {
     let hosts = ["pubsub.example.com", "pubsub.example.org"];
 
     let before = start("").await;
-    for host in hosts {
-        let enable = PushRequest::new(BOB, host).at(host).device("device");
+    for (host, device) in hosts.into_iter().zip(["device", "other-device"]) {
+        let enable = PushRequest::new(BOB, host).at(host).device(device);
         assert_eq!(before.json("/enable", enable).await.status, 200);
     }
     before.message(BOB, "before").await;

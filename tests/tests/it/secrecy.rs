@@ -352,7 +352,7 @@ async fn no_secret_leaks_from_an_error_of_apns_fcm_or_web_push() {
     for device in 0..6 {
         let enable = PushRequest::new(BOB, &format!("nowhere-{device}"))
             .device("nowhere")
-            .browser("http://127.0.0.1:1?canary", &browser);
+            .browser(&format!("http://127.0.0.1:1?canary-{device}"), &browser);
         assert_eq!(pushlark.json("/enable", enable).await.status, 200);
     }
     for (node, form) in [
