@@ -74,7 +74,7 @@ impl Worker {
             let message = Received::from(message);
             match Task::read(&body, &message.message_id, message.receive_count > 1, &self.content_policy) {
                 Ok(tasks) => {
-                    // The tickets exist before any task runs, so the order depends on no scheduler.
+                    // The tickets are taken here, in the order of the record, so the order depends on no scheduler.
                     let mut order = Order::default();
                     for task in tasks {
                         let (user, attempt) = (task.user(), task.attempt.clone());
