@@ -49,7 +49,7 @@ async fn statuses(pushlark: &Pushlark, device: &str) -> Vec<Value> {
 #[tokio::test]
 async fn a_record_of_a_later_version_returns_to_the_queue() {
     let isolated = IsolatedWorker::start().await;
-    isolated.send(&json!({"version": 3, "work": "in another shape"})).await;
+    isolated.send(&json!({"version": 4, "work": "in another shape"})).await;
     let batch = isolated.receive().await.unwrap();
     let response = isolated.worker.handle(batch.clone(), Instant::now() + Duration::from_secs(60)).await;
     assert_eq!(response.batch_item_failures[0].item_identifier, *batch.records[0].message_id.as_ref().unwrap());
