@@ -1,5 +1,6 @@
 //! What the fuzz targets share: how bytes become a request, and what must hold of all that is taken.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -146,7 +147,7 @@ pub fn check_events(events: &[WebhookEvent]) {
         }
         match effect {
             Effect::Queue(kind) => {
-                recipients += recipients_of(kind);
+                recipients += users_of(kind).len();
                 work.push(Work::new(id.clone(), *at, kind.clone()));
             }
             Effect::Presence(session, _) => assert!(session.node().is_some(), "{session} is present"),
@@ -159,10 +160,10 @@ pub fn check_events(events: &[WebhookEvent]) {
         assert!(body.len() <= MAX_MESSAGE_BYTES, "a record has {} bytes", body.len());
         assert!(is_xml_text(&body), "{body:?}");
         assert_eq!(Record::read(&body).expect("a record"), record);
-        let tasks: usize = record.work.iter().map(|work| recipients_of(&work.kind)).sum();
-        assert!(tasks <= MAX_RECIPIENTS * record.work.len(), "a record has {tasks} tasks");
+        let users: BTreeSet<_> = record.work.iter().flat_map(|work| users_of(&work.kind)).collect();
+        assert!((1..=MAX_RECIPIENTS).contains(&users.len()), "a record has {} users", users.len());
         for Work { kind, .. } in &record.work {
-            recipients -= recipients_of(kind);
+            recipients -= users_of(kind).len();
             if let WorkKind::Message { stanza, .. } | WorkKind::Unacknowledged { stanza, .. } = kind {
                 let element = Element::parse(stanza).unwrap_or_else(|error| panic!("{stanza}: {error}"));
                 Message::from_element(element).unwrap_or_else(|error| panic!("{stanza}: {error}"));
@@ -172,15 +173,15 @@ pub fn check_events(events: &[WebhookEvent]) {
     assert_eq!(recipients, 0, "recipients are lost");
 }
 
-fn recipients_of(kind: &WorkKind) -> usize {
+/// A user for each recipient; for a removed domain, the domain.
+fn users_of(kind: &WorkKind) -> Vec<BareJid> {
     match kind {
-        WorkKind::Message { to, .. } => to.len(),
-        WorkKind::Unacknowledged { to, .. } => to.len(),
-        WorkKind::Subscription { .. }
-        | WorkKind::Read { .. }
-        | WorkKind::Notification(_)
-        | WorkKind::UserRemoved { .. }
-        | WorkKind::DomainRemoved { .. } => 1,
+        WorkKind::Message { to, .. } => to.clone(),
+        WorkKind::Unacknowledged { to, .. } => to.iter().map(|session| session.to_bare()).collect(),
+        WorkKind::Subscription { to, .. } => vec![to.clone()],
+        WorkKind::Read { jid, .. } | WorkKind::UserRemoved { jid } => vec![jid.clone()],
+        WorkKind::Notification(notification) => vec![notification.owner.clone()],
+        WorkKind::DomainRemoved { domain } => vec![BareJid::from_parts(None, domain)],
     }
 }
 

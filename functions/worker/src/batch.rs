@@ -75,7 +75,7 @@ impl Worker {
             let is_repeat = message.receive_count > 1;
             match Task::read(&body, &message.message_id, is_repeat, &self.content_policy, &self.sources) {
                 Ok(tasks) => {
-                    // The tickets exist before any task runs, so the order depends on no scheduler.
+                    // The tickets are taken here, in the order of the record, so the order depends on no scheduler.
                     let mut order = Order::default();
                     for task in tasks {
                         let (user, attempt) = (task.user(), task.attempt.clone());

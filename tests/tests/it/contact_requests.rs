@@ -1,6 +1,10 @@
 //! Contact requests: `<presence type='subscribe'/>` (RFC 6121, section 3.1) and the event `subscription`.
 
 use doubles::Rest;
+use local::Options;
+use pushlark_model::Payload;
+use pushlark_plugin::{Event as PluginEvent, Plugin, Plugins, Rule};
+use pushlark_settings::Environment;
 use serde_json::{Value, json};
 use tests::{
     BOB, BOBS_PC, BOBS_PHONE, Event, IPHONE, Providers, PushRequest, Pushlark, ago, eventually, send, within_a_minute,
@@ -81,6 +85,27 @@ async fn a_contact_request_is_for_offline_users_whatever_the_plugin() {
         }
         assert_no_other(&pushlark, 1).await;
     }
+}
+
+/// A plugin that skips all messages.
+struct Silent;
+
+impl Plugin for Silent {
+    fn prepare_notification(&self, _event: &PluginEvent) -> Result<Payload, Rule> {
+        Err(Rule::new("silent", "nothing notifies"))
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_of_the_operator_is_not_asked_about_a_contact_request() {
+    let plugins = Plugins::built_in().with("silent", Silent);
+    let environment = Environment::from_iter([("PLUGIN", "silent")]);
+    let pushlark = Pushlark::with(Options { plugins, environment, ..Options::default() }).await;
+    pushlark.enable(BOB, "phone").await;
+    pushlark.event(json!([Event::message(BOB, "canary Hi"), request()])).await;
+    pushlark.notified("phone", 1).await;
+    pushlark.settled().await;
+    assert_eq!(pushlark.alerts("phone").await, ["Contact request"]);
 }
 
 #[tokio::test]

@@ -31,12 +31,13 @@ async fn with_push_service() -> (IsolatedWorker, Gateway) {
     (IsolatedWorker::beside(pushlark).await, push_service)
 }
 
-/// Returns messages to Bob with these texts.
+/// Returns messages to Bob with these texts, and the ids `m0`, `m1`, ….
 fn messages(texts: &[String]) -> Vec<Work> {
-    let message = |text: &String| {
-        Work::message(&[BOB]).id(text).message_field("stanza", stanza::chat(&format!("<body>{text}</body>")))
+    let message = |(number, text): (usize, &String)| {
+        let stanza = stanza::chat(&format!("<body>{text}</body>"));
+        Work::message(&[BOB]).id(&format!("m{number}")).message_field("stanza", stanza)
     };
-    texts.iter().map(message).collect()
+    texts.iter().enumerate().map(message).collect()
 }
 
 /// Returns the texts that a device of the double accepted.
@@ -173,7 +174,7 @@ async fn messages_that_are_put_back_stay_in_order() {
     let again = isolated.next(batch).await.expect("a record of all messages");
     let record = Record::read(again.records[0].body.as_deref().unwrap()).unwrap();
     let ids: Vec<_> = record.work.iter().map(|work| work.id.clone()).collect();
-    assert_eq!(ids, lines(1, 20));
+    assert_eq!(ids, (0..20).map(|number| format!("m{number}")).collect::<Vec<_>>());
     isolated.handle(again.clone()).await;
     assert_eq!(isolated.pushlark.alerts("phone").await, lines(1, 20));
     assert!(isolated.next(again).await.is_none());

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// The latency of a call of SQS or DynamoDB. It is higher than on AWS, so that the time of this machine matters less.
-const LATENCY: Duration = Duration::from_millis(60);
+const LATENCY: Duration = Duration::from_millis(200);
 
 #[tokio::test]
 async fn records_are_sent_side_by_side_and_none_is_lost() {
