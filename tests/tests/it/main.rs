@@ -2,7 +2,8 @@
 //!
 //! - Requests: [`access`], [`client_tokens`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
 //!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
-//! - Decisions: [`custom_plugins`], [`notification_content`], [`sessions`], [`unread_counts`].
+//! - Decisions: [`badges`], [`clear_when_read`], [`custom_plugins`], [`notification_content`], [`read_marks`], [`sessions`],
+//!   [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
 //!   [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`removal`], [`resilience`], [`retries`], [`roles`], [`scale`],
@@ -13,7 +14,9 @@
 
 mod access;
 mod apns;
+mod badges;
 mod claims;
+mod clear_when_read;
 mod client_tokens;
 mod credentials;
 mod custom_plugins;
@@ -32,6 +35,7 @@ mod notification_content;
 mod providers;
 mod push_node;
 mod rate_limit;
+mod read_marks;
 mod real_pubsub;
 mod reference;
 mod refused_requests;
