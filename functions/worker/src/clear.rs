@@ -78,9 +78,8 @@ impl Worker {
         };
         // The retry of one device follows from an attempt that has found the device.
         let is_retried = attempt.retry.registration.is_some();
-        let is_shown = |registration: &Registration| {
-            attempt.concerns(registration) && (is_retried || shown.has(registration))
-        };
+        let is_shown =
+            |registration: &Registration| attempt.concerns(registration) && (is_retried || shown.has(registration));
         let Clearing { snapshot, registrations } = match self.clearing(user, is_shown).await {
             Ok(clearing) => clearing,
             Err(error) => return TaskOutcome::default().postponed(&error),

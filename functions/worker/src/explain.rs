@@ -187,7 +187,9 @@ impl Worker {
                 let tasks = Task::of(vec![work], "", false, &self.content_policy)?;
                 let explained = tasks.into_iter().filter_map(|task| match task.action {
                     Action::Notify { event, reported } => Some(self.explain_recipient(event, reported)),
-                    Action::NotifyDevice(_) | Action::Clear(_) | Action::RemoveUser(_) | Action::RemoveDomain(_) => None,
+                    Action::NotifyDevice(_) | Action::Clear(_) | Action::RemoveUser(_) | Action::RemoveDomain(_) => {
+                        None
+                    }
                 });
                 recipients = stream::iter(explained).buffered(MAX_CONCURRENT_EXPLANATIONS).try_collect().await?;
                 "notifies".into()
@@ -232,7 +234,9 @@ impl Worker {
             };
         }
         let outcome = match self.decide(&mut event, &reported).await {
-            Ok(Decision { snapshot, known: RecipientState { recipient, presence }, left_out, publications, .. }) => {
+            Ok(Decision {
+                snapshot, known: RecipientState { recipient, presence }, left_out, publications, ..
+            }) => {
                 let badge = self.badge(&event, &reported, &publications).await?;
                 let (others, ours): (Vec<_>, Vec<_>) =
                     publications.into_iter().partition(|planned| claimed.has(&planned.publication.registration));

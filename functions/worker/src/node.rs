@@ -55,7 +55,8 @@ impl Worker {
         drop(turn);
         let conversation = push.conversation();
         let (message_id, conversation, expires_at) = (attempt.id(), &conversation, attempt.at() + time_to_live);
-        let notification = Notification { message_id, user, conversation, registration, payload, badge: None, expires_at };
+        let notification =
+            Notification { message_id, user, conversation, registration, payload, badge: None, expires_at };
         let device = DeviceItem::PushNode { is_suspected };
         let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry };
         match self.publish(publish, batch.publish_cutoff).await {

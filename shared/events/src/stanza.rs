@@ -14,7 +14,12 @@ pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
         "iq" => Err("expected a <message/> or a <presence/>; an <iq/> is for enable, disable or the push node".into()),
         "presence" => {
             let presence = Presence::from_element(element).map_err(|error| error.to_string())?;
-            Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect: presence_effect(&presence)?, read_marks: Vec::new() })
+            Ok(WebhookEvent {
+                id: id.unwrap_or_else(new_id),
+                at,
+                effect: presence_effect(&presence)?,
+                read_marks: Vec::new(),
+            })
         }
         _ => {
             let stanza = Message::from_element(element).map_err(|error| error.to_string())?;

@@ -70,12 +70,7 @@ impl Store {
     }
 
     /// Forgets the registrations that were notified, unless one was notified after `shown` was read.
-    pub async fn forget_shown(
-        &self,
-        user: &BareJid,
-        conversation: &BareJid,
-        shown: &Shown,
-    ) -> Result<(), StoreError> {
+    pub async fn forget_shown(&self, user: &BareJid, conversation: &BareJid, shown: &Shown) -> Result<(), StoreError> {
         let Some(at) = item::number_of(&shown.0, SHOWN_AT) else { return Ok(()) };
         let deleted = self
             .client

@@ -189,12 +189,7 @@ impl Store {
 
     /// Lets a counted message count as read. The message loses its name, so that this happens once. Returns the counter,
     /// or `None` if the message is read already.
-    async fn discount(
-        &self,
-        user: &BareJid,
-        conversation: &BareJid,
-        name: &str,
-    ) -> Result<Option<Item>, StoreError> {
+    async fn discount(&self, user: &BareJid, conversation: &BareJid, name: &str) -> Result<Option<Item>, StoreError> {
         let discounted = self
             .update(user, &keys::unread(conversation))
             .update_expression(format!("SET {READ_TOTAL} = if_not_exists({READ_TOTAL}, :zero) + :one REMOVE #message"))
@@ -210,21 +205,14 @@ impl Store {
     }
 
     /// Marks all messages of a conversation as read, unless a later read mark is known. Returns the counter.
-    async fn read_all(
-        &self,
-        user: &BareJid,
-        conversation: &BareJid,
-        at: OffsetDateTime,
-    ) -> Result<Item, StoreError> {
+    async fn read_all(&self, user: &BareJid, conversation: &BareJid, at: OffsetDateTime) -> Result<Item, StoreError> {
         let is_later = format!("(attribute_not_exists({READ_AT}) OR {READ_AT} < :at)");
         let read = self
             .update(user, &keys::unread(conversation))
             .update_expression(format!(
                 "SET {READ_TOTAL} = if_not_exists({COUNTED_TOTAL}, :zero), {READ_AT} = :at, {EXPIRES_AT} = :expires_at"
             ))
-            .condition_expression(format!(
-                "{is_later} AND (attribute_not_exists({COUNTED_AT}) OR {COUNTED_AT} <= :at)"
-            ))
+            .condition_expression(format!("{is_later} AND (attribute_not_exists({COUNTED_AT}) OR {COUNTED_AT} <= :at)"))
             .expression_attribute_values(":zero", number(0))
             .expression_attribute_values(":at", number(to_micros(at)))
             .expression_attribute_values(":expires_at", number(expiry(READ_COUNTER_LIFETIME)));

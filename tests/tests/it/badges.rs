@@ -30,9 +30,12 @@ async fn a_message_that_is_not_counted_adds_itself_to_those_that_are() {
     assert_eq!(badge(&pushlark, uncounted()).await, 1);
     assert_eq!(badge(&pushlark, from("alice")).await, 1);
     assert_eq!(badge(&pushlark, from("alice")).await, 2);
-    let explained = pushlark.json("/explain", json!({"explain": [uncounted()]})).await.json();
+    let mut explained = pushlark.json("/explain", json!({"explain": [uncounted()]})).await.json();
     let explained = explained["explained"][0]["recipients"][0].take();
-    assert_eq!((&explained["unread_count"], &explained["publications"][0]["payload"]["message-count"]), (&json!(3), &json!("3")));
+    assert_eq!(
+        (&explained["unread_count"], &explained["publications"][0]["payload"]["message-count"]),
+        (&json!(3), &json!("3"))
+    );
     assert_eq!(badge(&pushlark, uncounted()).await, 3);
     assert_eq!(badge(&pushlark, uncounted()).await, 3, "it is still not counted");
     assert_eq!(badge(&pushlark, uncounted().recipient(json!({"unread_count": 7}))).await, 7);
@@ -61,7 +64,7 @@ async fn the_badge_is_the_total_of_all_conversations() {
     assert_eq!(badge(&pushlark, uncounted()).await, 4, "two of Alice, one of Carol and itself");
     let room = Event::groupchat("room@muc.example.com/dave", BOB, "canary Hi");
     assert_eq!(badge(&pushlark, room).await, 4);
-    let explained = pushlark.json("/explain", json!({"explain": [from("carol")]})).await.json();
+    let mut explained = pushlark.json("/explain", json!({"explain": [from("carol")]})).await.json();
     let explained = explained["explained"][0]["recipients"][0].take();
     assert_eq!((&explained["unread_count"], &explained["badge"]), (&json!(2), &json!(5)));
     assert_eq!(explained["publications"][0]["payload"]["message-count"], "2");

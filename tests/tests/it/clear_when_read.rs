@@ -3,8 +3,7 @@
 use doubles::Subscriber;
 use serde_json::{Value, json};
 use tests::{
-    ALICE, ALICES_PC, BOB, BOBS_PC, BOBS_PHONE, CallCounter, Event, IPHONE, IsolatedWorker, Providers, Pushlark,
-    stanza,
+    ALICE, ALICES_PC, BOB, BOBS_PC, BOBS_PHONE, CallCounter, Event, IPHONE, IsolatedWorker, Providers, Pushlark, stanza,
 };
 
 const ON: [(&str, &str); 2] = [("UNREAD_COUNTS", "on"), ("CLEAR_WHEN_READ", "on")];

@@ -115,7 +115,8 @@ async fn the_read_state_that_an_account_publishes_is_a_read_mark() {
     let kate = "kate@example.com";
     for number in 1..=2 {
         badge(&pushlark, message(&format!("a{number}"), &stanza_id(BOB, &format!("sa{number}")))).await;
-        let from_kate = message(&format!("k{number}"), &stanza_id(BOB, &format!("sk{number}"))).from("kate@example.com/x");
+        let from_kate =
+            message(&format!("k{number}"), &stanza_id(BOB, &format!("sk{number}"))).from("kate@example.com/x");
         badge(&pushlark, from_kate).await;
     }
     let items = published(&[(ALICE, "sa1"), (kate, "sk2")]);

@@ -117,7 +117,9 @@ impl Apns {
                 .header("apns-expiration", expiration);
             let request = match push_type {
                 // A retry replaces the earlier notification.
-                PushType::Alert | PushType::Background => request.header("apns-collapse-id", notification.collapse_id(43)),
+                PushType::Alert | PushType::Background => {
+                    request.header("apns-collapse-id", notification.collapse_id(43))
+                }
                 PushType::Voip => request,
             };
             request.body(body.to_vec())
@@ -212,13 +214,7 @@ impl PushType {
 }
 
 /// Returns the JSON payload ("Generating a remote notification"), with the data beside `aps`.
-fn body(
-    options: &PublishOptions,
-    payload: &Payload,
-    push_type: PushType,
-    thread: &str,
-    badge: Option<u32>,
-) -> Vec<u8> {
+fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread: &str, badge: Option<u32>) -> Vec<u8> {
     let content = Content::new(options, payload).with_badge(badge);
     let mut aps = Map::new();
     match (push_type, &content.alert) {
