@@ -137,7 +137,9 @@ event = st.one_of(
     st.fixed_dictionaries({"type": st.just("subscription"), "from": jid, "to": jid}),
     st.fixed_dictionaries({"type": st.just("presence"), "jid": user_session,
                            "status": st.sampled_from(["online", "offline"])}),
-    st.fixed_dictionaries({"type": st.just("read"), "jid": user, "conversation": jid}),
+    st.fixed_dictionaries(
+        {"type": st.just("read"), "jid": user, "conversation": jid}, optional={"message": st.text(min_size=1) | st.none()}
+    ),
 )
 of_sns = st.fixed_dictionaries({
     "Type": st.just("Notification"), "MessageId": st.uuids().map(str), "TopicArn": st.just(TOPIC),

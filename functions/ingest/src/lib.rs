@@ -95,17 +95,20 @@ impl Function {
             events.iter().flat_map(|event| event.charged(caller)).map(|domain| domain.as_str()).collect();
         self.store.charge(&charged).await?;
         let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), State::default(), Vec::new());
+        let has_read_marks = self.unread_counts || self.clear_when_read;
         for WebhookEvent { id, at, effect, read_marks } in events {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
-            state.read_marks.extend(read_marks.into_iter().map(|read_mark| (id.clone(), read_mark, at)));
+            if has_read_marks {
+                state.read_marks.extend(read_marks.into_iter().map(|read_mark| (id.clone(), read_mark, at)));
+            }
             match effect {
                 Effect::Queue(kind) => work.push(Work::new(id, at, kind)),
                 Effect::Presence(session, availability) => {
                     state.presence.entry(session).or_default().push((availability, at))
                 }
-                Effect::Read(read_mark) => state.read_marks.push((id, read_mark, at)),
-                Effect::NoRequest(..) | Effect::None(_) => {}
+                Effect::Read(read_mark) if has_read_marks => state.read_marks.push((id, read_mark, at)),
+                Effect::Read(_) | Effect::NoRequest(..) | Effect::None(_) => {}
             }
         }
         // State is written first, so that a message is not handled before an earlier "offline".

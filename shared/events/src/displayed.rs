@@ -4,6 +4,10 @@ use pushlark_xmpp::{Jid, Message, MessageType, parse_jid};
 
 use crate::event::{ReadMark, Recipients};
 
+/// The most conversations that one event of an account marks as read: each is a write before the request is answered. An
+/// account publishes them one by one.
+const MAX_SYNCHRONIZED: usize = 100;
+
 /// Returns the read marks of a message. `read_mark` is that of its sender: a text reads all of the conversation, a
 /// displayed marker (XEP-0333, XEP-0490) up to the message that it names.
 pub fn read_marks(from: &Jid, to: &Recipients, message: &Message, read_mark: Option<ReadMark>) -> Vec<ReadMark> {
@@ -18,8 +22,10 @@ fn synchronized<'m>(from: &Jid, to: &Recipients, message: &'m Message) -> impl I
     let user = from.to_bare();
     let is_to_user = matches!(to, Recipients::Users(users) if users.as_slice() == [user.clone()]);
     let is_own = from.is_bare() && user.node().is_some() && is_to_user && message.kind() != MessageType::Error;
-    message.displayed_conversations().filter(move |_| is_own).filter_map(move |(conversation, id)| {
-        let conversation = parse_jid(conversation).ok()?.into_bare();
-        Some(ReadMark { user: user.clone(), conversation, message: Some(id.to_owned()) })
-    })
+    message.displayed_conversations().filter(move |_| is_own).take(MAX_SYNCHRONIZED).filter_map(
+        move |(conversation, id)| {
+            let conversation = parse_jid(conversation).ok()?.into_bare();
+            Some(ReadMark { user: user.clone(), conversation, message: Some(id.to_owned()) })
+        },
+    )
 }

@@ -102,7 +102,7 @@ fn check(request: &Request, device: &str, has_new_key: bool, tokens: &Mutex<Hash
     refused(!aps.is_object(), 400, "BadPayload")?;
     // Apple accepts other payloads too, and delivers them late or never.
     let is_fine = match push_type {
-        "alert" => aps["alert"]["body"].is_string(),
+        "alert" => aps["alert"]["body"].is_string() || *aps == json!({"badge": aps["badge"], "content-available": 1}),
         "background" => *aps == json!({"content-available": 1}),
         _ => true,
     };

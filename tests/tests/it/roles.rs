@@ -17,7 +17,13 @@ fn allowed(function: &str) -> BTreeSet<&'static str> {
 
 #[tokio::test]
 async fn each_function_uses_exactly_the_actions_of_its_role() {
-    let settings = [("MAX_NODES", "2"), ("RATE_LIMIT", "1000000"), ("UNREAD_COUNTS", "on"), ("DEVICE_ACCOUNTS", "one")];
+    let settings = [
+        ("MAX_NODES", "2"),
+        ("RATE_LIMIT", "1000000"),
+        ("UNREAD_COUNTS", "on"),
+        ("CLEAR_WHEN_READ", "on"),
+        ("DEVICE_ACCOUNTS", "one"),
+    ];
     let (pushlark, counter) = CallCounter::with_settings(settings).await;
     let actions = || counter.take_actions();
     let assert_uses = |function: &str, used: BTreeSet<String>| {
@@ -42,9 +48,16 @@ async fn each_function_uses_exactly_the_actions_of_its_role() {
     assert_eq!(pushlark.json("/disable", disable).await.status, 200);
     actions();
 
+    let uncounted = Event::message(BOB, "canary Hi").from("example.com");
+    pushlark.event(uncounted).await;
+    pushlark.settled().await;
+    actions();
     pushlark.event(Event::presence(BOBS_PHONE, "offline")).await;
+    pushlark.event(Event::read(BOB, "example.com")).await;
+    let mut ingesting = actions();
     pushlark.event(Event::read(BOB, ALICE)).await;
-    assert_uses("Ingest", actions());
+    ingesting.extend(actions());
+    assert_uses("Ingest", ingesting);
 
     let affiliation = "<affiliation jid='example.com' affiliation='publish-only'/>";
     let affiliations = format!("<affiliations node='n'>{affiliation}</affiliations>");

@@ -9,14 +9,15 @@ use tests::{ALICE, ALICES_PC, BOB, BOBS_PC, BOBS_PHONE, CAROL, Event, IsolatedWo
 
 const ROOM: &str = "room@muclight.example.com";
 
-async fn with_bob() -> Pushlark {
+/// Starts a stack that counts, with a phone of Bob.
+pub async fn with_bob() -> Pushlark {
     let pushlark = Pushlark::with_settings([("UNREAD_COUNTS", "on")]).await;
     pushlark.enable(BOB, "phone").await;
     pushlark
 }
 
 /// Posts a message to Bob, waits for its notification, and returns the badge.
-async fn badge(pushlark: &Pushlark, message: impl serde::Serialize) -> u64 {
+pub async fn badge(pushlark: &Pushlark, message: impl serde::Serialize) -> u64 {
     let before = pushlark.notifications("phone").await.len();
     pushlark.event(message).await;
     let notified = pushlark.notified("phone", before + 1).await;

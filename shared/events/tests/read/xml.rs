@@ -344,3 +344,37 @@ fn a_presence_must_have_a_session_and_a_valid_priority() {
         );
     }
 }
+
+#[test]
+fn the_read_marks_of_a_stanza_name_the_messages_that_were_read() {
+    let marks = |attributes: &str, content: &str| {
+        let stanza = format!("<message {attributes}>{content}</message>");
+        let marks = one(XML, stanza).read_marks.into_iter();
+        let of = |mark: pushlark_events::ReadMark| format!("{} {} {:?}", mark.user, mark.conversation, mark.message);
+        marks.map(of).collect::<Vec<_>>()
+    };
+    let to_alice = "from='bob@example.com/pc' to='alice@example.com'";
+    let marker = "<displayed xmlns='urn:xmpp:chat-markers:0' id='m1'/>";
+    let stanza_id = "<stanza-id xmlns='urn:xmpp:sid:0' by='bob@example.com' id='s1'/>";
+    let synchronized = format!("<displayed xmlns='urn:xmpp:mds:displayed:0'>{stanza_id}</displayed>");
+    let bob = |mark: &str| vec![format!("bob@example.com alice@example.com {mark}")];
+    assert_eq!(marks(to_alice, marker), bob("Some(\"m1\")"));
+    assert_eq!(marks(to_alice, &synchronized), bob("Some(\"s1\")"));
+    assert_eq!(marks(to_alice, &(marker.to_owned() + &synchronized)), bob("Some(\"m1\")"));
+    assert_eq!(marks(to_alice, "<displayed xmlns='urn:xmpp:chat-markers:0'/>"), bob("None"));
+    assert_eq!(marks(&format!("{to_alice} type='chat'"), &format!("<body>Hi</body>{marker}")), bob("None"));
+
+    let item = |conversation: &str| format!("<item id='{conversation}'>{synchronized}</item>");
+    let event = |node: &str, items: &str| {
+        let items = format!("<items node='{node}'>{items}</items>");
+        format!("<event xmlns='http://jabber.org/protocol/pubsub#event'>{items}</event>")
+    };
+    let to_self = "from='bob@example.com' to='bob@example.com' type='headline'";
+    let node = "urn:xmpp:mds:displayed:0";
+    let items = item("Alice@Example.com") + &item("@") + "<item id='x@example.com'/>" + "<retract id='y@example.com'/>";
+    assert_eq!(marks(to_self, &event(node, &items)), bob("Some(\"s1\")"));
+    assert!(marks(to_self, &event("urn:xmpp:other", &items)).is_empty());
+    assert!(marks("from='bob@example.com/pc' to='bob@example.com'", &event(node, &items)).is_empty());
+    assert!(marks("from='carol@example.com' to='bob@example.com'", &event(node, &items)).is_empty());
+    assert_eq!(marks(to_self, &event(node, &item("a@example.com").repeat(200))).len(), 100);
+}
