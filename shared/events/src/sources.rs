@@ -103,15 +103,13 @@ impl Sources {
         } else {
             None
         };
-        if let Some(user) = told.map(Jid::into_bare).filter(|user| user.node().is_some()) {
-            return Some(user);
-        }
         let is_own_nick =
             |nick: &str| room.with_resource_str(nick).is_ok_and(|own| own.resource().as_str() == resource);
-        match users {
+        let named = || match users {
             [user] if nick.is_some_and(|nick| nick == resource || is_own_nick(nick)) => Some(user.clone()),
             _ => None,
-        }
+        };
+        told.map(Jid::into_bare).or_else(named).filter(|user| user.node().is_some())
     }
 }
 
