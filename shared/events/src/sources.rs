@@ -77,8 +77,8 @@ impl Sources {
             return Sender { jid: from.clone(), is_occupant, is_own: is_copy(user, &room, message), room: None };
         }
         let mix_nick = || {
-            let (nick, _) = message.mix_participant().filter(|_| self.mix_hosts.has(user, &room))?;
-            room.with_resource_str(nick?.trim()).ok()
+            let participant = message.mix_participant().filter(|_| self.mix_hosts.has(user, &room))?;
+            room.with_resource_str(participant.nick?.trim()).ok()
         };
         let is_own = self.user_of_occupant(slice::from_ref(user), from, message, nick).is_some_and(|own| own == *user)
             || is_copy(user, &room, message);
@@ -96,8 +96,8 @@ impl Sources {
     ) -> Option<BareJid> {
         let (room, resource) = (from.to_bare(), from.resource()?.as_str());
         let told_by = |hosts: &HostPatterns| users.iter().any(|user| hosts.has(user, &room));
-        let told = if let Some((_, jid)) = message.mix_participant().filter(|_| told_by(&self.mix_hosts)) {
-            jid.and_then(|jid| parse_jid(jid.trim()).ok())
+        let told = if let Some(participant) = message.mix_participant().filter(|_| told_by(&self.mix_hosts)) {
+            participant.jid.and_then(|jid| parse_jid(jid.trim()).ok())
         } else if resource.contains('@') && told_by(&self.muc_light_hosts) {
             parse_jid(resource).ok()
         } else {
