@@ -134,6 +134,7 @@ event = st.one_of(
     st.fixed_dictionaries({"type": st.just("message"), "from": jid, "to": jid | st.lists(jid, min_size=1, max_size=30),
                            "chat": st.sampled_from(["chat", "groupchat", "normal"]), "body": st.text()}),
     st.fixed_dictionaries({"type": st.just("message"), "stanza": messages()}),
+    st.fixed_dictionaries({"type": st.just("subscription"), "from": jid, "to": jid}),
     st.fixed_dictionaries({"type": st.just("presence"), "jid": user_session,
                            "status": st.sampled_from(["online", "offline"])}),
     st.fixed_dictionaries({"type": st.just("read"), "jid": user, "conversation": jid}),

@@ -80,7 +80,7 @@ pub fn record(number: u64, recipients: u64) -> anyhow::Result<String> {
         Effect::Queue(kind) => Some(Work::new(event.id, event.at, kind)),
         _ => None,
     });
-    let records = Record::pack(work);
+    let records: Vec<_> = Record::pack(work).collect();
     anyhow::ensure!(records.len() == 1, "one record was expected, not {}", records.len());
     Ok(serde_json::to_string(&records[0])?)
 }

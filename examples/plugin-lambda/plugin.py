@@ -30,7 +30,8 @@ def answer(event):
 def without_watches(event):
     # An answer to this callback replaces the default rules, so they are repeated here.
     recipient = event["recipient"]
-    if event["type"] != "message" or recipient["online"] or not recipient["exists"]:
+    is_active = recipient["online"] and recipient["client_state"] != "inactive"
+    if event["type"] != "message" or is_active or not recipient["exists"]:
         return []
     return [index for index, service in enumerate(event["services"]) if not is_watch(service)]
 

@@ -115,7 +115,7 @@ fn told(caller: Caller, media: &Media, body: &[u8], sources: &Sources) -> Result
 fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEvent>, Problem>, is_right: bool) {
     let is_own = |event: &WebhookEvent| {
         let speaks = event.domains().into_iter().all(|domain| caller.has_access_to_domain(domain));
-        speaks || matches!(event.effect, Effect::None(_))
+        speaks || matches!(event.effect, Effect::None(_) | Effect::NoRequest(..))
     };
     let Ok(own) = own else {
         assert!(!is_right || !all.iter().all(is_own), "{caller:?} is refused what is its own: {all:?}");
@@ -125,9 +125,10 @@ fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEv
     for (own, any) in own.iter().zip(all) {
         assert!(is_own(own), "{caller:?} tells {own:?}");
         assert_eq!((own.at, &own.effect), (any.at, &any.effect));
-        let read_mark = any.read_mark.clone().filter(|read_mark| caller.has_access_to(&read_mark.user));
-        assert_eq!(own.read_mark, read_mark);
-        if let Some(ReadMark { user, .. }) = &own.read_mark {
+        let mut read_marks = any.read_marks.clone();
+        read_marks.retain(|read_mark| caller.has_access_to(&read_mark.user));
+        assert_eq!(own.read_marks, read_marks);
+        for ReadMark { user, .. } in &own.read_marks {
             assert!(caller.has_access_to(user));
         }
     }
@@ -138,9 +139,9 @@ fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEv
 pub fn check_events(events: &[WebhookEvent]) {
     let mut work = Vec::new();
     let mut recipients = 0;
-    for WebhookEvent { id, at, effect, read_mark } in events {
+    for WebhookEvent { id, at, effect, read_marks } in events {
         assert!((1..=256).contains(&id.len()) && is_xml_text(id) && !id.contains(char::is_control), "the id {id:?}");
-        if let Some(ReadMark { user, .. }) = read_mark {
+        for ReadMark { user, .. } in read_marks {
             assert!(user.node().is_some(), "{user} reads");
         }
         match effect {
@@ -150,7 +151,7 @@ pub fn check_events(events: &[WebhookEvent]) {
             }
             Effect::Presence(session, _) => assert!(session.node().is_some(), "{session} is present"),
             Effect::Read(ReadMark { user, .. }) => assert!(user.node().is_some(), "{user} reads"),
-            Effect::None(_) => {}
+            Effect::NoRequest(..) | Effect::None(_) => {}
         }
     }
     for record in Record::pack(work) {
@@ -158,7 +159,8 @@ pub fn check_events(events: &[WebhookEvent]) {
         assert!(body.len() <= MAX_MESSAGE_BYTES, "a record has {} bytes", body.len());
         assert!(is_xml_text(&body), "{body:?}");
         assert_eq!(Record::read(&body).expect("a record"), record);
-        assert!(record.work.iter().map(|work| recipients_of(&work.kind)).sum::<usize>() <= MAX_RECIPIENTS);
+        let tasks: usize = record.work.iter().map(|work| recipients_of(&work.kind)).sum();
+        assert!(tasks <= MAX_RECIPIENTS * record.work.len(), "a record has {tasks} tasks");
         for Work { kind, .. } in &record.work {
             recipients -= recipients_of(kind);
             if let WorkKind::Message { stanza, .. } | WorkKind::Unacknowledged { stanza, .. } = kind {

@@ -60,6 +60,8 @@ fn check_message(message: &Message) {
     message.is_carbon();
     message.is_correction();
     message.is_displayed_marker();
+    message.displayed_id();
+    message.displayed_conversations().for_each(drop);
     message.invitation();
     message.is_urgent();
     message.mentions().count();

@@ -29,6 +29,7 @@ class Client(slixmpp.ClientXMPP):
         self.connect("127.0.0.1", self.chat_server.port)
         await bound
         self.send_presence()
+        await self.handled()
         return self
 
     async def offline(self):
@@ -63,6 +64,15 @@ class Client(slixmpp.ClientXMPP):
         list = "".join(f"<affiliation jid='{jid}' affiliation='{name}'/>" for jid, name in affiliations.items())
         list = f"<affiliations node='{node}'>{list}</affiliations>"
         await self.ask(f"<pubsub xmlns='http://jabber.org/protocol/pubsub#owner'>{list}</pubsub>", service)
+
+    async def set_client_state(self, state):
+        """Tells the server that the client is active or inactive (XEP-0352)."""
+        self.send_raw(f"<{state} xmlns='urn:xmpp:csi:0'/>")
+        await self.handled()
+
+    async def handled(self):
+        """Waits until the server has handled all that the client has sent to it."""
+        await self.plugin["xep_0030"].get_info(jid=self.boundjid.domain, timeout=TIMEOUT)
 
     def say(self, to, body):
         self.send_message(slixmpp.JID(f"{to}@{self.boundjid.domain}"), body, mtype="chat")

@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 
 from event_queue import EventQueueScenarios
+from events import EventScenarios
 from faults import FaultScenarios
 from installation import InstallationScenarios
 from notifications import NotificationScenarios
@@ -196,7 +197,7 @@ class PlainEjabberd(Ejabberd):
 
 
 class EjabberdScenarios(
-    InstallationScenarios, NotificationScenarios, EventQueueScenarios, FaultScenarios, PushNodeScenarios
+    InstallationScenarios, NotificationScenarios, EventScenarios, EventQueueScenarios, FaultScenarios, PushNodeScenarios
 ):
     first, others = FirstEjabberd, "mod_push and mod_push_keepalive"
 

@@ -1,16 +1,19 @@
 """An HTTP server that is not Pushlark."""
 
 import asyncio
+import json
 import re
 import ssl
 import subprocess
 
 
 class HttpServer:
-    """The server gives one answer to all requests: a status, a content type and a body; or none, and requests hang."""
+    """The server gives one answer to all requests: a status, a content type and a body; or none, and requests hang.
+
+    `events` has the events in the requests."""
 
     def __init__(self, folder, tls=False):
-        self.answer, self.requests, self.hanging, self.tls = None, [], set(), None
+        self.answer, self.requests, self.events, self.hanging, self.tls = None, [], [], set(), None
         if tls:
             files = ["-keyout", folder / "answers.key", "-out", folder / "answers.pem"]
             command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=answers", *files]
@@ -30,9 +33,11 @@ class HttpServer:
     async def serve(self, reader, writer):
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            await reader.readexactly(int(re.search(r"(?i)content-length: (\d+)", head).group(1)))
+            content = await reader.readexactly(int(re.search(r"(?i)content-length: (\d+)", head).group(1)))
             path = head.split()[1]
             self.requests.append(path)
+            if path == "/events":
+                self.events += json.loads(content)
             if self.answer is None:
                 self.hanging.add(path)
                 await reader.read()

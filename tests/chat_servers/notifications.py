@@ -69,3 +69,69 @@ class NotificationScenarios(Scenarios):
         other.say(bob, "from another")
         notifications = await self.pushlark.notified(bob, 1)
         assert [alert["body"] for alert in notifications] == ["from another"], notifications
+
+    async def inactive_clients_are_notified(self, alice, bob):
+        """A client in the background (XEP-0352) is notified, while no other client of the user is active."""
+        sender, phone = await self.sender_and_phone(alice, bob)
+
+        async def say(body):
+            sender.say(bob, body)
+            await sender.handled()
+
+        await say("active")
+        await phone.set_client_state("inactive")
+        await say("inactive")
+        await self.pushlark.notified(bob, 1)
+        tablet = await self.client(bob, "tablet")
+        await say("a second client")
+        await tablet.set_client_state("inactive")
+        await say("both inactive")
+        bodies = [alert["body"] for alert in await self.pushlark.notified(bob, 2)]
+        assert bodies == ["inactive", "both inactive"], bodies
+
+    async def messages_without_a_type_and_invitations_notify(self, alice, bob):
+        """A message without a type is normal (RFC 6121). An invitation notifies with the reason or a placeholder."""
+        sender = await self.sender_to_offline_phone(alice, bob)
+        sender.send_raw(f"<message to='{bob}@localhost'><body>without a type</body></message>")
+        room = "room@conference.localhost"
+        direct = f"<x xmlns='jabber:x:conference' jid='{room}' reason='direct'/>"
+        sender.send_raw(f"<message to='{bob}@localhost'>{direct}</message>")
+        chat_state = "<composing xmlns='http://jabber.org/protocol/chatstates'/>"
+        sender.send_raw(f"<message to='{bob}@localhost' type='chat'>{chat_state}</message>")
+        bodies = [alert["body"] for alert in await self.pushlark.notified(bob, 2)]
+        assert sorted(bodies) == ["direct", "without a type"], bodies
+
+    async def a_contact_request_notifies_once(self, alice, bob):
+        """A request to an offline user (RFC 6121, section 3.1) notifies. A repeat does not."""
+        sender = await self.sender_to_offline_phone(alice, bob)
+        for _ in range(2):
+            sender.send_presence_subscription(f"{bob}@localhost")
+        await sender.handled()
+        first = await self.pushlark.notified(bob, 1)
+        assert first[0]["title"] == f"{alice}@localhost" and first[0]["body"] == "Contact request", first
+        sender.say(bob, "after the requests")
+        alerts = await self.pushlark.notified(bob, 2)
+        assert [alert["body"] for alert in alerts] == ["Contact request", "after the requests"], alerts
+
+    async def calls_ring_devices_that_are_not_connected_until_they_end(self, alice, bob):
+        """A call (XEP-0353) notifies the phone, though the tablet is online. The tablet, whose session is active, rings by
+        itself. Its answer ends the ringing of the phone."""
+        sender, phone = await self.sender_and_phone(alice, bob)
+        tablet = await self.client(bob, "tablet")
+        await tablet.enable("tablet", f"{bob}-tablet")
+        await phone.set_client_state("inactive")
+
+        def data(device):
+            entries = reversed(self.pushlark.ask("GET", f"/sink/notifications?device_id={device}"))
+            return [entry["notification"].get("data", {}) for entry in entries]
+
+        call = f"xmlns='urn:xmpp:jingle-message:0' id='call-{bob}'"
+        sender.send_raw(f"<message to='{bob}@localhost' type='chat'><propose {call}/></message>")
+        rings = await eventually("the call", lambda: data(bob))
+        expected = {"type": "jmi", "jmi-sid": f"call-{bob}", "jmi-from": sender.boundjid.full}
+        assert rings[0].items() >= expected.items(), rings
+        tablet.send_raw(f"<message to='{sender.boundjid.full}' type='chat'><proceed {call}/></message>")
+        ends = await eventually("the end", lambda: data(bob)[1:])
+        assert ends[0].items() >= {"type": "jmi-end", "jmi-sid": f"call-{bob}"}.items(), ends
+        # The tablet may be told of the end, but never of the call.
+        assert not [told for told in data(f"{bob}-tablet") if told.get("type") == "jmi"], data(f"{bob}-tablet")

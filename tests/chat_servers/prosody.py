@@ -8,6 +8,7 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 
 from event_queue import EventQueueScenarios
+from events import EventScenarios
 from faults import FaultScenarios
 from installation import InstallationScenarios
 from notifications import NotificationScenarios
@@ -71,7 +72,8 @@ class Prosody(Server):
                 rest_callback_url = "{self.pushlark.url}/events?token={TOKEN}"
                 rest_callback_content_type = "application/json"
         """
-        (self.data / "conf.d" / "pushlark.cfg.lua").write_text(module + bounds + nodes + own + relay)
+        rooms = 'Component "conference.told.localhost" "muc"\n'
+        (self.data / "conf.d" / "pushlark.cfg.lua").write_text(module + bounds + nodes + own + relay + rooms)
         self.write_module_settings()
 
     def write_module_settings(self):
@@ -145,7 +147,7 @@ class FirstProsody(Prosody):
 
 
 class ProsodyScenarios(
-    InstallationScenarios, NotificationScenarios, EventQueueScenarios, FaultScenarios, PushNodeScenarios
+    InstallationScenarios, NotificationScenarios, EventScenarios, EventQueueScenarios, FaultScenarios, PushNodeScenarios
 ):
     first, others = FirstProsody, "mod_cloud_notify"
 

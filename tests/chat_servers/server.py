@@ -24,6 +24,7 @@ BAD_SETTINGS = {
     "spaced": ({"events_url": "http://local host/"}, "events_url must be a URL that starts with https:// or http://"),
     "nowhere": ({"url": None}, "enable_url, "),
     "short": ({"secret": "secret-secret"}, "secret must have at least 16 bytes"),
+    "undecided": ({"csi_events": "sometimes"}, "csi_events must be true or false"),
     "garbled": ({"secret": "whsec_secret-secret-secret!!"}, "secret must be base64 after whsec_"),
 }
 
@@ -32,8 +33,9 @@ class Server:
     """A chat server with the configuration of Debian's package and the snippets of its page, with other names, ports and
     URLs."""
 
-    # Hosts with Pushlark's module: with another push module, with each of the wrong settings, and for wrong answers.
-    module_hosts = ["both.localhost", *(f"{name}.localhost" for name in BAD_SETTINGS), "mistakes.localhost"]
+    # Hosts with Pushlark's module: with another push module, with each of the wrong settings, for wrong answers, and with
+    # events that a scenario reads.
+    module_hosts = ["both.localhost", *(f"{name}.localhost" for name in BAD_SETTINGS), "mistakes.localhost", "told.localhost"]
 
     def __init__(self, folder, pushlark):
         self.folder, self.pushlark, self.port, self.program = folder, pushlark, free_port(), None

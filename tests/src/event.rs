@@ -31,6 +31,11 @@ impl Event {
         Self::message(session, body).with("type", "unacknowledged")
     }
 
+    /// A contact request: `from` asks to subscribe to the presence of `to`.
+    pub fn subscription(from: &str, to: &str) -> Self {
+        Self(json!({"type": "subscription", "from": from, "to": to}))
+    }
+
     /// The presence of a session: `online` or `offline`.
     pub fn presence(session: &str, status: &str) -> Self {
         Self(json!({"type": "presence", "jid": session, "status": status}))

@@ -65,7 +65,9 @@ impl Function {
             CommandError::Unavailable
         };
         self.store.charge(&[caller.charged_for(&owner)]).await?;
-        if self.store.register(&user, &registration).await.map_err(unavailable)? == Registered::Refused {
+        let may_take = |other: &BareJid| caller.may_take_device_of(other);
+        let registered = self.store.register(&user, &registration, may_take).await.map_err(unavailable)?;
+        if registered == Registered::Refused {
             let most = self.store.limits().nodes;
             return Err(CommandError::Full(format!("{owner} has {most} nodes already, disable one first")));
         }

@@ -1,6 +1,8 @@
 //! Accepts the webhooks of chat servers: sends messages and removals to the queue, and writes presence and read marks
 //! to the table.
 
+use std::collections::HashMap;
+
 use aws_sdk_dynamodb::Client as DynamoDb;
 use aws_sdk_sqs::Client as Sqs;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -8,7 +10,7 @@ use pushlark_access::{Access, Caller};
 use pushlark_events::{Effect, ReadMark, Sources, WebhookEvent, read};
 use pushlark_http::{Answer, Init, Invocation, Methods, Problem, Response, answer};
 use pushlark_model::Availability;
-use pushlark_queue::{Queue, Record, Work};
+use pushlark_queue::{Queue, Record, Work, WorkKind};
 use pushlark_settings::{SettingError, catalogue};
 use pushlark_sns::{SnsMessage, Topics};
 use pushlark_store::{Store, StoreError};
@@ -30,12 +32,16 @@ pub struct Function {
     topics: Topics,
     sources: Sources,
     unread_counts: bool,
+    clear_when_read: bool,
 }
 
-/// A change that is written to the table before the response, without the queue.
-enum StateChange {
-    Presence(Jid, Availability),
-    ReadMark(ReadMark),
+/// The changes that are written to the table before the response, without the queue.
+#[derive(Default)]
+struct State {
+    /// The presence of each session, in the order of the request.
+    presence: HashMap<Jid, Vec<(Availability, OffsetDateTime)>>,
+    /// The read marks, each with the id of its event.
+    read_marks: Vec<(String, ReadMark, OffsetDateTime)>,
 }
 
 #[derive(Serialize)]
@@ -45,7 +51,7 @@ struct Accepted {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL`, `UNREAD_COUNTS` and the settings of [`Store`], [`Topics`] and [`Sources`]. The secrets of
+    /// Reads `QUEUE_URL`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ` and the settings of [`Store`], [`Topics`] and [`Sources`]. The secrets of
     /// servers are accepted, and the messages of the configured SNS topics.
     pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
         let Init { environment, access, .. } = init;
@@ -57,6 +63,7 @@ impl Function {
             topics,
             sources: Sources::from_environment(environment)?,
             unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
+            clear_when_read: environment.switch(&catalogue::CLEAR_WHEN_READ)?,
         })
     }
 
@@ -87,28 +94,27 @@ impl Function {
         let charged: Vec<_> =
             events.iter().flat_map(|event| event.charged(caller)).map(|domain| domain.as_str()).collect();
         self.store.charge(&charged).await?;
-        let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), Vec::new(), Vec::new());
-        for WebhookEvent { id, at, effect, read_mark } in events {
+        let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), State::default(), Vec::new());
+        for WebhookEvent { id, at, effect, read_marks } in events {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
-            if let Some(read_mark) = read_mark.filter(|_| self.unread_counts) {
-                state.push((StateChange::ReadMark(read_mark), at));
-            }
+            state.read_marks.extend(read_marks.into_iter().map(|read_mark| (id.clone(), read_mark, at)));
             match effect {
                 Effect::Queue(kind) => work.push(Work::new(id, at, kind)),
                 Effect::Presence(session, availability) => {
-                    state.push((StateChange::Presence(session, availability), at))
+                    state.presence.entry(session).or_default().push((availability, at))
                 }
-                Effect::Read(read_mark) if self.unread_counts => state.push((StateChange::ReadMark(read_mark), at)),
-                Effect::Read(_) | Effect::None(_) => {}
+                Effect::Read(read_mark) => state.read_marks.push((id, read_mark, at)),
+                Effect::NoRequest(..) | Effect::None(_) => {}
             }
         }
         // State is written first, so that a message is not handled before an earlier "offline".
-        self.save(state).await.map_err(|error| {
+        let read = self.save(state).await.map_err(|error| {
             tracing::error!(ids = ids.join(" "), error = %Causes(&error), "state not stored");
             Problem::unavailable()
         })?;
-        self.queue.send(&Record::pack(work)).await.map_err(|error| {
+        work.extend(read);
+        self.queue.send(Record::pack(work)).await.map_err(|error| {
             tracing::error!(ids = ids.join(" "), error = %Causes(&error), "not queued");
             Problem::unavailable()
         })?;
@@ -116,18 +122,34 @@ impl Function {
         Ok(ids)
     }
 
-    async fn save(&self, state: Vec<(StateChange, OffsetDateTime)>) -> Result<(), StoreError> {
-        stream::iter(state)
-            .map(async |(state, at)| match state {
-                StateChange::Presence(session, availability) => {
-                    self.store.set_presence(&session, availability, at).await
-                }
-                StateChange::ReadMark(ReadMark { user, conversation }) => {
-                    self.store.note_read(&user, &conversation, at).await
-                }
-            })
-            .buffer_unordered(MAX_CONCURRENT_WRITES)
-            .try_collect()
-            .await
+    /// Writes the state. Returns the work that follows from the read marks.
+    async fn save(&self, State { presence, read_marks }: State) -> Result<Vec<Work>, StoreError> {
+        let presence = stream::iter(presence).map(async |(session, presence)| {
+            // One after the other: of two presences with the same time, the later one in the request applies.
+            for (availability, at) in presence {
+                self.store.set_presence(&session, availability, at).await?;
+            }
+            Ok(())
+        });
+        let read_marks = stream::iter(read_marks).map(async |(id, read_mark, at)| self.read(&id, read_mark, at).await);
+        presence.buffer_unordered(MAX_CONCURRENT_WRITES).try_collect::<()>().await?;
+        let work: Vec<Option<Work>> = read_marks.buffered(MAX_CONCURRENT_WRITES).try_collect().await?;
+        Ok(work.into_iter().flatten().collect())
+    }
+
+    /// Stores a read mark of the event `id`. Returns the work that clears the notifications of the conversation, if
+    /// there are any.
+    async fn read(&self, id: &str, read_mark: ReadMark, at: OffsetDateTime) -> Result<Option<Work>, StoreError> {
+        let ReadMark { user: jid, conversation, message } = read_mark;
+        let mut unread_count = 0;
+        if self.unread_counts {
+            unread_count = self.store.note_read(&jid, &conversation, message.as_deref(), at).await?;
+        }
+        if !self.clear_when_read || self.store.shown(&jid, &conversation).await?.is_empty() {
+            return Ok(None);
+        }
+        // A message to oneself is also a read mark of its recipient, so the two claims need different ids.
+        let id = format!("read/{conversation}/{id}");
+        Ok(Some(Work::new(id, at, WorkKind::Read { jid, conversation, unread_count })))
     }
 }

@@ -23,6 +23,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use publish::Summaries;
+
 /// The push node: the state that all invocations of a process share.
 #[derive(Debug, Clone)]
 pub struct Function {
@@ -30,6 +32,7 @@ pub struct Function {
     store: Store,
     queue: Queue,
     destinations: Destinations,
+    summaries: Summaries,
 }
 
 /// The prefix of a sender's account for `RATE_LIMIT`. Domains and bare JIDs contain no slash, so it cannot equal
@@ -51,7 +54,8 @@ struct Parties {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL` and the settings of [`Store`] and [`Destinations`]. The secrets of servers are accepted.
+    /// Reads `QUEUE_URL` and the settings of [`Store`], [`Destinations`] and [`Summaries`]. The secrets of servers are
+    /// accepted.
     pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
         let Init { environment, access, .. } = init;
         Ok(Self {
@@ -59,6 +63,7 @@ impl Function {
             store: Store::from_environment(dynamodb, environment)?,
             queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
             destinations: Destinations::from_environment(environment)?,
+            summaries: Summaries::from_environment(environment)?,
         })
     }
 
@@ -110,7 +115,7 @@ impl Function {
         self.store.charge(&[&parties.charged(caller)]).await.map_err(CommandError::from)?;
         if iq.payload().is_some_and(|payload| payload.is("enable", ns::PUSH)) {
             let enable = Enable::try_from(iq).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
-            return self.enable(&parties, enable).await.map(|()| None);
+            return self.enable(caller, &parties, enable).await.map(|()| None);
         }
         if iq.payload().is_some_and(|payload| payload.is("disable", ns::PUSH)) {
             let disable = Disable::try_from(iq).map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
@@ -225,7 +230,7 @@ impl Function {
 
     /// Handles a client's `<enable/>` that is sent to the push service instead of the client's server. It stores a node
     /// for the form's device, to which the client's server may publish.
-    async fn enable(&self, parties: &Parties, enable: Enable) -> Result<(), PushNodeError> {
+    async fn enable(&self, caller: &Caller, parties: &Parties, enable: Enable) -> Result<(), PushNodeError> {
         let Enable { jid, node: name, form, .. } = enable;
         if jid != parties.to {
             return Err(PushNodeError::bad_request(format!("jid must be the service in the IQ's to, {}", parties.to)));
@@ -234,7 +239,8 @@ impl Function {
         let mut node = parties.new_node(&self.destinations, name, NodeConfig::default())?;
         node.affiliations.insert(parties.from.domain().to_owned().into(), Affiliation::PublishOnly);
         node.device = Some(device);
-        self.check_placed(&node, self.store.register_node(&node).await?)?;
+        let placed = self.store.register_node(&node, |other| caller.may_take_device_of(other)).await?;
+        self.check_placed(&node, placed)?;
         tracing::info!(owner = %node.owner, jid = %node.address.jid, "node registered");
         Ok(())
     }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use pushlark_model::{Payload, PublishOptions, Registration};
 use pushlark_queue::{NodeNotification, Record, Work, WorkKind};
+use pushlark_settings::{Environment, RoomHosts, SettingError, catalogue};
 use pushlark_store::{DeviceStatus, Node};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::{Affiliation, BareJid, Condition, Element, GivenOptions, Iq, PublishModel, PublishedItem, ns};
+use pushlark_xmpp::{
+    Affiliation, BareJid, Condition, Element, GivenOptions, Iq, Jid, PublishModel, PublishedItem, ns, parse_jid,
+};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -20,6 +23,56 @@ const ENDPOINT: &str = "endpoint";
 /// The option that selects an app's credentials in enable requests to a chat server. At a push node, the service
 /// determines the app.
 const APP: &str = "app";
+
+/// The interpretation of what other servers publish.
+#[derive(Debug, Clone)]
+pub struct Summaries {
+    /// The hosts of rooms, whose occupants are shown with their nicks.
+    rooms: RoomHosts,
+    /// Whether a publication that has no field for a text is data (`PUSH_NODE_EMPTY`).
+    empty_is_data: bool,
+}
+
+impl Summaries {
+    /// Reads `PUSH_NODE_EMPTY` and the settings of [`RoomHosts`].
+    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
+        Ok(Self {
+            rooms: RoomHosts::from_environment(environment)?,
+            empty_is_data: environment.choice(&catalogue::PUSH_NODE_EMPTY, [false, true])?,
+        })
+    }
+
+    /// Returns whether the item has nothing to show. A server that gives the field for the text no value tells that
+    /// there is none (Prosody: chat states and markers). A server that leaves the field out may also hide a text.
+    fn is_background(&self, item: &PublishedItem) -> bool {
+        let is_body = |name: &String| name == Payload::LAST_MESSAGE_BODY;
+        if item.summary.iter().any(|(name, _)| is_body(name)) {
+            return false;
+        }
+        self.empty_is_data || item.without_value.iter().any(is_body)
+    }
+
+    /// Returns the fields of a summary, with the sender as it is shown to `owner`.
+    fn shown_to(&self, owner: &BareJid, summary: Vec<(String, String)>) -> Vec<(String, String)> {
+        let fields = summary.into_iter().map(|(name, value)| match name.as_str() {
+            Payload::LAST_MESSAGE_SENDER => (name, self.sender(owner, value)),
+            _ => (name, value),
+        });
+        fields.collect()
+    }
+
+    /// Returns the bare JID of a user, who is shown without a resource. The JID of a room's occupant stays, and so does
+    /// a text that is not a JID.
+    fn sender(&self, owner: &BareJid, sender: String) -> String {
+        let is_user = |jid: &Jid| jid.node().is_some() || jid.domain().as_str().contains('.');
+        match parse_jid(&sender) {
+            Ok(jid) if jid.is_full() && is_user(&jid) && !self.rooms.is_room(owner, &jid) => {
+                jid.into_bare().to_string()
+            }
+            _ => sender,
+        }
+    }
+}
 
 impl Function {
     /// Queues the notification in `iq`, and returns the `<pubsub/>` of the result (XEP-0060, section 7.1.2). The id of
@@ -54,23 +107,24 @@ impl Function {
         if self.store.device(&registration).await? == DeviceStatus::Gone {
             return Err(PushNodeError::new(Condition::DeviceNotRegistered, "the device is not registered any more"));
         }
-        let item_id = item.id.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
+        let item_id = item.id.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         let Registration { jid, node: name, options, created_at } = registration;
         let pubsub = |name| Element::new(name, ns::PUBSUB);
         let published = pubsub("publish").with_attribute("node", &name);
         let published = published.with_child(pubsub("item").with_attribute("id", item_id));
         let notification = NodeNotification {
+            background: self.summaries.is_background(&item),
+            summary: self.summaries.shown_to(&node.owner, item.summary),
             jid,
             node: name,
             owner: node.owner,
             created_at,
             options: options.fields().clone(),
-            summary: item.summary,
         };
         let id = format!("{publisher}/{}/{}", iq.id(), digest(iq));
         let kind = WorkKind::Notification(Box::new(notification));
         let work = Work::new(id.clone(), OffsetDateTime::now_utc(), kind);
-        self.queue.send(&Record::pack([work])).await.map_err(|error| {
+        self.queue.send(Record::pack([work])).await.map_err(|error| {
             tracing::error!(id, error = %Causes(&error), "not queued");
             PushNodeError::unavailable()
         })?;

@@ -11,11 +11,12 @@ use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{Instrument, info_span};
 
 use crate::decision::MIN_TIME_TO_LIVE;
 use crate::notify::TaskOutcome;
+use crate::order::{Order, Ticket};
 use crate::progress::{self, BatchContext, ByClaimant, Progress, RecipientProgress};
 use crate::retry::{RetryCause, Unfinished, backoff, is_too_early};
 use crate::task::{Action, Attempt, Task, TaskError};
@@ -41,6 +42,8 @@ struct Received {
 struct TaskEntry {
     /// The index of its message in the batch.
     message: usize,
+    /// The index of the task in the batch: tasks that are put back stay in order.
+    index: usize,
     user: Option<BareJid>,
     attempt: Attempt,
 }
@@ -64,7 +67,7 @@ impl Worker {
         let context = Arc::new(BatchContext { progress: Progress::default(), task_cutoff, publish_cutoff });
         let mut received: Vec<Received> = Vec::with_capacity(batch.records.len());
         let (mut stay, mut unfinished_tasks) = (BTreeSet::new(), Vec::new());
-        let (mut running, mut by_id) = (JoinSet::new(), HashMap::new());
+        let (mut running, mut by_id, mut tasks_read) = (JoinSet::new(), HashMap::new(), 0);
         for message in batch.records {
             let index = received.len();
             let body = message.body.clone().unwrap_or_default();
@@ -72,12 +75,17 @@ impl Worker {
             let is_repeat = message.receive_count > 1;
             match Task::read(&body, &message.message_id, is_repeat, &self.content_policy, &self.sources) {
                 Ok(tasks) => {
+                    // The tickets exist before any task runs, so the order depends on no scheduler.
+                    let mut order = Order::default();
                     for task in tasks {
-                        let entry = TaskEntry { message: index, user: task.user(), attempt: task.attempt.clone() };
+                        let (user, attempt) = (task.user(), task.attempt.clone());
+                        let entry = TaskEntry { message: index, index: tasks_read, user, attempt };
+                        tasks_read += 1;
                         if is_too_early(&task.attempt.retry) {
                             unfinished_tasks.push(UnfinishedTask::all(entry, RetryCause::TooEarly));
                         } else {
-                            let handle = running.spawn(Arc::clone(self).work(task, Arc::clone(&context)));
+                            let ticket = order.next(entry.user.as_ref());
+                            let handle = running.spawn(Arc::clone(self).work(task, ticket, Arc::clone(&context)));
                             by_id.insert(handle.id(), entry);
                         }
                     }
@@ -146,12 +154,17 @@ impl Worker {
     }
 
     /// Executes a task: its result is the part that must be retried.
-    async fn work(self: Arc<Self>, task: Task, batch: Arc<BatchContext>) -> TaskOutcome {
+    async fn work(self: Arc<Self>, task: Task, mut ticket: Ticket, batch: Arc<BatchContext>) -> TaskOutcome {
+        let not_tried = || TaskOutcome::unfinished(Unfinished::all(RetryCause::NotTried));
+        // A task that waits for its turn holds no permit.
+        if timeout_at(batch.task_cutoff, ticket.comes(task.attempt.retry.registration.as_ref())).await.is_err() {
+            return not_tried();
+        }
         let user = task.user();
         let names = user.as_ref().map(|user| user.as_str());
-        let turn = self.recipients.acquire(names.as_slice()).await;
+        let turn = ticket.begin(self.recipients.acquire(names.as_slice()).await);
         if Instant::now() >= batch.task_cutoff {
-            return TaskOutcome::unfinished(Unfinished::all(RetryCause::NotTried));
+            return not_tried();
         }
         let Task { action, attempt } = task;
         let id = attempt.id();
@@ -163,6 +176,10 @@ impl Worker {
             Action::NotifyDevice(push) => {
                 let span = info_span!("message", id, recipient = %push.owner);
                 self.notify_device(&push, &attempt, turn, &batch).instrument(span).await
+            }
+            Action::Clear(read) => {
+                let span = info_span!("message", id, recipient = %read.user);
+                self.clear(&read, &attempt, turn, &batch).instrument(span).await
             }
             Action::RemoveUser(user) => {
                 let removed = self.store.remove_user(&user, attempt.at(), || Instant::now() < batch.task_cutoff).await;
@@ -203,8 +220,7 @@ impl Worker {
             }
         };
         let records = Record::pack([Work::new(id.to_owned(), attempt.at(), kind)]);
-        let records: Vec<_> = records.iter().map(|record| (record, delay)).collect();
-        if let Err(error) = self.queue.send_later(&records).await {
+        if let Err(error) = self.queue.send_later(records.map(|record| (record, delay))).await {
             tracing::error!(id, error = %Causes(&error), "removal failed: it is retried");
             return TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
         }
@@ -230,10 +246,15 @@ impl Worker {
 
     /// Sends unfinished tasks to the queue, each with its own delay, and then marks them in the claims: SQS deletes the
     /// original messages, but may deliver them once more. Returns the messages that must stay in the queue.
-    async fn put_back(&self, unfinished_tasks: Vec<UnfinishedTask>, recipients: &mut ByClaimant) -> BTreeSet<usize> {
+    async fn put_back(
+        &self,
+        mut unfinished_tasks: Vec<UnfinishedTask>,
+        recipients: &mut ByClaimant,
+    ) -> BTreeSet<usize> {
+        unfinished_tasks.sort_by_key(|unfinished| unfinished.task.index);
         let mut by_delay: BTreeMap<Duration, Vec<Work>> = BTreeMap::new();
         let (mut dead, mut messages, mut handed_over) = (Vec::new(), BTreeSet::new(), ByClaimant::new());
-        for UnfinishedTask { task: TaskEntry { message, user, attempt }, counted, unfinished } in unfinished_tasks {
+        for UnfinishedTask { task: TaskEntry { message, user, attempt, .. }, counted, unfinished } in unfinished_tasks {
             messages.insert(message);
             let (retry, delay) = unfinished.next(&attempt.retry, counted);
             let work = attempt.again(retry);
@@ -249,10 +270,8 @@ impl Worker {
             recipient.put_back.extend(unfinished.registration);
             handed_over.insert(name, recipient);
         }
-        let records = |(delay, work)| Record::pack(work).into_iter().map(move |record| (record, delay));
-        let later: Vec<(Record, Duration)> = by_delay.into_iter().flat_map(records).collect();
-        let later: Vec<(&Record, Duration)> = later.iter().map(|(record, delay)| (record, *delay)).collect();
-        let mut sent = self.queue.send_later(&later).await;
+        let records = |(delay, work): (Duration, Vec<Work>)| Record::pack(work).map(move |record| (record, delay));
+        let mut sent = self.queue.send_later(by_delay.into_iter().flat_map(records)).await;
         if sent.is_ok() {
             sent = self.dead_letter(dead).await;
         }
@@ -290,7 +309,7 @@ impl Worker {
             count(Metric::DeadLettered);
             tracing::error!(id = work.id, "moved to the dead-letter queue: it failed too often");
         }
-        self.dead_letters.send(&Record::pack(dead)).await
+        self.dead_letters.send(Record::pack(dead)).await
     }
 
     /// Sets the visibility timeouts of messages, and returns the response that keeps these messages in the queue.

@@ -26,6 +26,8 @@ pub struct Decision<'w> {
     pub left_out: Vec<(Registration, Reason)>,
     /// The publications to make, each with its publisher.
     pub publications: Vec<PlannedPublication<'w>>,
+    /// The badge of the notifications, if it is not the count in their payloads. The caller sets it.
+    pub badge: Option<u32>,
 }
 
 /// A publication, with its expiry and its publisher.
@@ -108,9 +110,11 @@ impl RecipientState {
         };
         let tied = match &event.kind {
             EventKind::Unacknowledged(session) => snapshot.tied(session, event.at).cloned(),
-            EventKind::Message(_) => None,
+            EventKind::Message(_) | EventKind::Subscription(_) => None,
         };
-        Self { recipient: Recipient { exists: reported.exists.unwrap_or(true), online, tied }, presence }
+        let client_state = reported.client_state.or(snapshot.client_state).filter(|_| online);
+        let recipient = Recipient { exists: reported.exists.unwrap_or(true), online, client_state, tied };
+        Self { recipient, presence }
     }
 }
 
@@ -166,5 +170,5 @@ pub fn decide<'w>(
             left_out.push((registration.clone(), Reason::NotChosen));
         }
     }
-    Decision { snapshot, known, left_out, publications }
+    Decision { snapshot, known, left_out, publications, badge: None }
 }

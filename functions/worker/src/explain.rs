@@ -4,10 +4,10 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_delivery::Notification;
 use pushlark_events::{Arrival, Effect, ReadMark, WebhookEvent, read_event};
-use pushlark_model::{Availability, Payload, Registration};
+use pushlark_model::{Availability, ClientState, Payload, Registration};
 use pushlark_plugin::{Event, Publication};
 use pushlark_queue::{ReportedRecipient, Work, WorkKind};
-use pushlark_store::StoreError;
+use pushlark_store::{Replaced, StoreError};
 use pushlark_xmpp::BareJid;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -63,9 +63,12 @@ struct ExplainedEvent {
     id: String,
     /// The action that ingest or the worker would take.
     effect: String,
-    /// The conversation that the event marks as read, if any.
+    /// The conversations that the event marks as read, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     reads: Option<String>,
+    /// The registrations whose notifications it clears, with `CLEAR_WHEN_READ`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    clears: Vec<ExplainedRegistration>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     recipients: Vec<Explanation>,
 }
@@ -95,9 +98,15 @@ struct Steps {
     #[serde(skip_serializing_if = "Option::is_none")]
     notice: Option<&'static str>,
     unread_count: u32,
+    /// The badge, if it is not the unread count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    badge: Option<u32>,
     registrations: Vec<ExplainedRegistration>,
     exists: bool,
     online: bool,
+    /// The state of the clients of a recipient who is online, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_state: Option<ClientState>,
     /// The source of `online`: `event`, `sessions` or `assumed`.
     presence: &'static str,
     /// The registration that the session of an unacknowledged message is tied to.
@@ -154,16 +163,22 @@ impl Worker {
     }
 
     async fn explain_event(&self, event: WebhookEvent) -> Result<ExplainedEvent, ExplainError> {
-        let WebhookEvent { id, at, effect, read_mark } = event;
+        let WebhookEvent { id, at, effect, mut read_marks } = event;
         let mut recipients = Vec::new();
-        let read_mark = match &effect {
-            Effect::Read(read_mark) => Some(read_mark),
-            _ => read_mark.as_ref(),
-        };
-        let reads = read_mark.map(|ReadMark { user, conversation }| {
-            let effect_note = if self.unread_counts { "" } else { " (no effect: UNREAD_COUNTS is off)" };
-            format!("{user} has read all messages of {conversation}{effect_note}")
-        });
+        if let Effect::Read(read_mark) = &effect {
+            read_marks.push(read_mark.clone());
+        }
+        let reads: Vec<_> = read_marks.iter().map(|read_mark| self.explain_read(read_mark)).collect();
+        let reads = (!reads.is_empty()).then(|| reads.join("; "));
+        let mut clears = Vec::new();
+        for ReadMark { user, conversation, .. } in read_marks.iter().filter(|_| self.clear_when_read) {
+            let shown = self.store.shown(user, conversation).await?;
+            if !shown.is_empty() {
+                let clearing = self.clearing(user, |registration| shown.has(registration)).await?;
+                let registrations = clearing.registrations.iter();
+                clears.extend(registrations.map(|(registration, _)| ExplainedRegistration::new(registration)));
+            }
+        }
         let effect = match effect {
             Effect::Queue(WorkKind::UserRemoved { jid }) => format!("removes all data of {jid}"),
             Effect::Queue(WorkKind::DomainRemoved { domain }) => format!("removes the registrations of {domain}"),
@@ -172,18 +187,38 @@ impl Worker {
                 let tasks = Task::of(vec![work], "", false, &self.content_policy, &self.sources)?;
                 let explained = tasks.into_iter().filter_map(|task| match task.action {
                     Action::Notify { event, reported } => Some(self.explain_recipient(event, reported)),
-                    Action::NotifyDevice(_) | Action::RemoveUser(_) | Action::RemoveDomain(_) => None,
+                    Action::NotifyDevice(_) | Action::Clear(_) | Action::RemoveUser(_) | Action::RemoveDomain(_) => {
+                        None
+                    }
                 });
                 recipients = stream::iter(explained).buffered(MAX_CONCURRENT_EXPLANATIONS).try_collect().await?;
                 "notifies".into()
             }
-            Effect::Presence(session, Availability::Online) => format!("{session} is online from then on"),
+            Effect::Presence(session, Availability::Online(ClientState::Active)) => {
+                format!("{session} is online from then on")
+            }
+            Effect::Presence(session, Availability::Online(ClientState::Inactive)) => {
+                format!("{session} is online from then on, with an inactive client")
+            }
             Effect::Presence(session, Availability::Offline) => format!("{session} is offline from then on"),
             Effect::Read(_) => "notifies nobody".into(),
+            Effect::NoRequest(_, reason) => format!("none: {reason}"),
             Effect::None(_) if reads.is_some() => "notifies nobody".into(),
             Effect::None(_) => "none: messages of the types headline and error do not notify".into(),
         };
-        Ok(ExplainedEvent { id, effect, reads, recipients })
+        Ok(ExplainedEvent { id, effect, reads, clears, recipients })
+    }
+
+    fn explain_read(&self, ReadMark { user, conversation, message }: &ReadMark) -> String {
+        let extent = match message {
+            Some(message) => format!("the messages of {conversation} up to {message:?}"),
+            None => format!("all messages of {conversation}"),
+        };
+        let effect_note = match (self.unread_counts, self.clear_when_read) {
+            (false, false) => " (no effect: UNREAD_COUNTS is off)",
+            _ => "",
+        };
+        format!("{user} has read {extent}{effect_note}")
     }
 
     async fn explain_recipient(
@@ -199,8 +234,11 @@ impl Worker {
                 None => self.store.unread(&user, &event.from.to_bare()).await?.saturating_add(1),
             };
         }
-        let outcome = match self.decide(&event, &reported).await {
-            Ok(Decision { snapshot, known: RecipientState { recipient, presence }, left_out, publications }) => {
+        let outcome = match self.decide(&mut event, &reported).await {
+            Ok(Decision {
+                snapshot, known: RecipientState { recipient, presence }, left_out, publications, ..
+            }) => {
+                let badge = self.badge(&event, &reported, &publications).await?;
                 let (others, ours): (Vec<_>, Vec<_>) =
                     publications.into_iter().partition(|planned| claimed.has(&planned.publication.registration));
                 let others = others.into_iter().map(|planned| (planned.publication.registration, Reason::Claimed));
@@ -208,9 +246,11 @@ impl Worker {
                 ExplainedOutcome::Decided(Steps {
                     notice: has_none.then_some("nobody is notified: the recipient has no registration"),
                     unread_count: event.unread_count,
+                    badge,
                     registrations: snapshot.registrations.iter().map(ExplainedRegistration::new).collect(),
                     exists: recipient.exists,
                     online: recipient.online,
+                    client_state: recipient.client_state,
                     presence: presence.as_str(),
                     tied: recipient.tied.as_ref().map(ExplainedRegistration::new),
                     left_out: left_out
@@ -220,8 +260,9 @@ impl Worker {
                             registration: ExplainedRegistration::new(&registration),
                             why: why.to_string(),
                         })
+                        .chain(snapshot.replaced().map(LeftOut::replaced))
                         .collect(),
-                    publications: join_all(ours.into_iter().map(|planned| target(&event, &user, planned))).await,
+                    publications: join_all(ours.into_iter().map(|planned| target(&event, &user, badge, planned))).await,
                 })
             }
             Err(DecisionError::Skipped(rule)) => ExplainedOutcome::Skipped { skipped: rule.to_string() },
@@ -232,11 +273,18 @@ impl Worker {
     }
 }
 
-async fn target(event: &Event, user: &BareJid, planned: PlannedPublication<'_>) -> Target {
+async fn target(event: &Event, user: &BareJid, badge: Option<u32>, planned: PlannedPublication<'_>) -> Target {
     let PlannedPublication { publication: Publication { registration, payload }, expires_at, publisher } = planned;
     let (message_id, conversation) = (&event.id, &event.from.to_bare());
-    let notification =
-        Notification { message_id, user, conversation, registration: &registration, payload: &payload, expires_at };
+    let notification = Notification {
+        message_id,
+        user,
+        conversation,
+        registration: &registration,
+        payload: &payload,
+        badge,
+        expires_at,
+    };
     let is_paused = publisher.is_paused(&notification).await;
     let notice = "the push service failed too often, and is paused: the notification is sent later";
     Target {
@@ -251,7 +299,16 @@ fn recipients(event: &WebhookEvent) -> usize {
     match &event.effect {
         Effect::Queue(WorkKind::Message { to, .. }) => to.len(),
         Effect::Queue(WorkKind::Unacknowledged { to, .. }) => to.len(),
+        Effect::Queue(WorkKind::Subscription { .. }) => 1,
         _ => 0,
+    }
+}
+
+impl LeftOut {
+    /// Returns a registration that the user had: its device was enabled once more.
+    fn replaced(Replaced { jid, node, by }: &Replaced) -> Self {
+        let registration = ExplainedRegistration { jid: jid.to_string(), node: node.clone() };
+        Self { registration, why: format!("disabled: {}", by.as_str()) }
     }
 }
 

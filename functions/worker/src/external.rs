@@ -11,7 +11,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
 use futures_util::future::join_all;
-use pushlark_model::{Payload, Registration};
+use pushlark_model::{ClientState, Payload, Registration};
 use pushlark_plugin::{Choice, Defaults, Event, EventKind, Plugin, Publication, Recipient, Rule};
 use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -94,6 +94,8 @@ struct Question<'q> {
 struct AskedRecipient {
     exists: bool,
     online: bool,
+    /// The state of the clients of a user who is online; null if it is not known.
+    client_state: Option<ClientState>,
     /// The index in `services` of the registration that the session is tied to.
     tied: Option<usize>,
 }
@@ -276,7 +278,7 @@ impl PluginError {
 
 impl<'q> Question<'q> {
     fn new(event: &'q Event, recipient: &Recipient, services: &'q [Registration]) -> Self {
-        let Recipient { exists, online, tied } = recipient;
+        let Recipient { exists, online, client_state, tied } = recipient;
         Self {
             id: &event.id,
             r#type: event.kind.as_str(),
@@ -285,7 +287,7 @@ impl<'q> Question<'q> {
             from: event.from.as_str(),
             is_own: event.is_own,
             to: match &event.kind {
-                EventKind::Message(user) => user.as_str(),
+                EventKind::Message(user) | EventKind::Subscription(user) => user.as_str(),
                 EventKind::Unacknowledged(session) => session.as_str(),
             },
             chat: event.message.kind().as_str(),
@@ -295,6 +297,7 @@ impl<'q> Question<'q> {
             recipient: AskedRecipient {
                 exists: *exists,
                 online: *online,
+                client_state: *client_state,
                 tied: services.iter().position(|service| Some(service) == tied.as_ref()),
             },
             services: services.iter().map(AskedService::new).collect(),

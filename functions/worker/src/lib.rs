@@ -3,17 +3,20 @@
 //! To use custom plugins, write a crate whose `main` calls [`run`] with them.
 
 mod batch;
+mod clear;
 mod decision;
 mod explain;
 mod external;
 mod guard;
 mod node;
 mod notify;
+mod order;
 mod progress;
 mod publish;
 mod retry;
 mod shares;
 mod task;
+mod unread;
 mod worker;
 
 pub use explain::{ExplainError, Explained};

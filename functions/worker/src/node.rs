@@ -7,21 +7,20 @@ use time::OffsetDateTime;
 
 use crate::decision::MIN_TIME_TO_LIVE;
 use crate::notify::TaskOutcome;
+use crate::order::Turn;
 use crate::progress::BatchContext;
 use crate::publish::{DeviceItem, Disposition, Publish};
 use crate::retry::Unfinished;
-use crate::shares::Share;
 use crate::task::{Attempt, NodePush};
 use crate::worker::Worker;
 
 impl Worker {
-    /// Claims and publishes a notification. `turn` is one of the permits for recipients; it is returned before the
-    /// publish.
+    /// Claims and publishes a notification. `turn` ends before the publish.
     pub(crate) async fn notify_device(
         &self,
         push: &NodePush,
         attempt: &Attempt,
-        turn: Share,
+        mut turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
         let NodePush { owner: user, registration, payload } = push;
@@ -52,12 +51,14 @@ impl Worker {
             }
             Err(error) => return TaskOutcome::default().postponed(&error),
         }
+        let place = turn.join(registration);
         drop(turn);
         let conversation = push.conversation();
         let (message_id, conversation, expires_at) = (attempt.id(), &conversation, attempt.at() + time_to_live);
-        let notification = Notification { message_id, user, conversation, registration, payload, expires_at };
+        let notification =
+            Notification { message_id, user, conversation, registration, payload, badge: None, expires_at };
         let device = DeviceItem::PushNode { is_suspected };
-        let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry };
+        let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
         match self.publish(publish, batch.publish_cutoff).await {
             Ok(disposition) => {
                 if let Disposition::Delivered = disposition {

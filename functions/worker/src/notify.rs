@@ -4,21 +4,20 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use pushlark_delivery::Notification;
-use pushlark_model::Registration;
-use pushlark_plugin::{Event, Plugin, Publication, Rule};
+use pushlark_model::{ClientState, Payload, Registration};
+use pushlark_plugin::{Defaults, Event, EventKind, Plugin, Publication, Rule};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{Claimant, MAX_SESSIONS, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::{BareJid, Hint};
-use time::OffsetDateTime;
+use pushlark_xmpp::BareJid;
 use tokio::time::{Instant, timeout_at};
 
-use crate::decision::{Decision, MIN_TIME_TO_LIVE, PlannedPublication, Reason, RecipientState, decide};
+use crate::decision::{Decision, PlannedPublication, Reason, RecipientState, decide};
 use crate::external::PluginError;
+use crate::order::Turn;
 use crate::progress::BatchContext;
 use crate::publish::{DeviceItem, Disposition, Publish};
 use crate::retry::{RetryCause, Unfinished};
-use crate::shares::Share;
 use crate::task::Attempt;
 use crate::worker::{ChosenPlugin, Worker};
 
@@ -46,14 +45,13 @@ pub enum DecisionError {
 }
 
 impl Worker {
-    /// Counts, decides, claims and publishes. `turn` is one of the permits for recipients; it is returned before the
-    /// publishes, which depend on other servers.
+    /// Counts, decides, claims and publishes. `turn` ends before the publishes, which depend on other servers.
     pub(crate) async fn notify(
         &self,
         event: &mut Event,
         reported: &ReportedRecipient,
         attempt: &Attempt,
-        turn: Share,
+        turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
         let mut outcome = TaskOutcome::default();
@@ -70,6 +68,10 @@ impl Worker {
             Err(error) => return outcome.postponed(&error),
         };
         decision.restrict_to(attempt);
+        decision.badge = match self.badge(event, reported, &decision.publications).await {
+            Ok(badge) => badge,
+            Err(error) => return outcome.postponed(&error),
+        };
         let outcome = self.claim_and_publish(event, &mut decision, attempt, outcome, turn, batch).await;
         self.prune_sessions(&event.recipient(), &decision.snapshot, batch.publish_cutoff).await;
         outcome
@@ -82,7 +84,7 @@ impl Worker {
         decision: &mut Decision<'_>,
         attempt: &Attempt,
         mut outcome: TaskOutcome,
-        turn: Share,
+        mut turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
         for (_, reason) in &decision.left_out {
@@ -100,6 +102,7 @@ impl Worker {
             Ok(ours) => ours,
             Err(error) => return outcome.postponed(&error),
         };
+        let places: Vec<_> = ours.iter().map(|planned| turn.join(&planned.publication.registration)).collect();
         drop(turn);
         let conversation = event.from.to_bare();
         if ours.is_empty() {
@@ -113,25 +116,30 @@ impl Worker {
             *open.entry(key(registration)).or_default() += 1;
         }
         let has_one = |registration: &Registration| open.get(&key(registration)) == Some(&1);
-        let snapshot = &decision.snapshot;
-        let publishes = ours.into_iter().map(async |PlannedPublication { publication, expires_at, publisher }| {
+        let (snapshot, badge) = (&decision.snapshot, decision.badge);
+        let publishes = ours.into_iter().zip(places).map(async |(planned, place)| {
+            let PlannedPublication { publication, expires_at, publisher } = planned;
             let Publication { registration, payload } = &publication;
             let (message_id, conversation) = (&event.id, &conversation);
             let notification =
-                Notification { message_id, user: &user, conversation, registration, payload, expires_at };
+                Notification { message_id, user: &user, conversation, registration, payload, badge, expires_at };
             let device = DeviceItem::Registration(snapshot);
-            let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry };
+            let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
             let result = self.publish(publish, batch.publish_cutoff).await;
             if result.is_ok() && has_one(registration) {
                 batch.progress.add(attempt, &user, counted, [registration.clone()]);
             }
             (publication.registration, result)
         });
-        let (mut delivered, mut complete, mut failed) = (0, Vec::new(), BTreeMap::new());
+        let (mut delivered, mut shown) = (0, Vec::new());
+        let (mut complete, mut failed) = (Vec::new(), BTreeMap::new());
         for (registration, result) in join_all(publishes).await {
             match result {
                 Ok(disposition) => {
-                    delivered += usize::from(disposition == Disposition::Delivered);
+                    if disposition == Disposition::Delivered {
+                        delivered += 1;
+                        shown.extend(self.clear_when_read.then(|| registration.clone()));
+                    }
                     complete.extend(Some(registration).filter(|registration| !has_one(registration)));
                 }
                 Err(cause) => _ = failed.insert(key(&registration), (registration, cause)),
@@ -139,11 +147,21 @@ impl Worker {
         }
         complete.retain(|registration| !failed.contains_key(&key(registration)));
         batch.progress.add(attempt, &user, counted, complete);
+        self.note_shown(&user, &conversation, &shown).await;
         log(event, decision, delivered, failed.len());
         outcome.unfinished.extend(
             failed.into_values().map(|(registration, cause)| Unfinished { registration: Some(registration), cause }),
         );
         outcome
+    }
+
+    /// Records the registrations that show a notification of a conversation. Without the record, the notification stays
+    /// when the conversation is read elsewhere; a retry of the event would notify again.
+    async fn note_shown(&self, user: &BareJid, conversation: &BareJid, registrations: &[Registration]) {
+        let registrations: Vec<_> = registrations.iter().collect();
+        if let Err(error) = self.store.note_shown(user, conversation, &registrations).await {
+            tracing::warn!(error = %Causes(&error), "a notification is not recorded: it is not cleared when it is read");
+        }
     }
 
     /// Deletes surplus sessions of a recipient. It stops at `end`, so that the event does not fail. The recipient's
@@ -159,27 +177,6 @@ impl Worker {
         }
     }
 
-    /// Counts a message as unread if Pushlark counts messages. Like MongooseIM's inbox, it counts every message that
-    /// somebody else wrote, even if it is not notified. Returns the unread count; it is `counted` if an earlier attempt
-    /// has counted the message.
-    async fn count(
-        &self,
-        event: &mut Event,
-        reported: &ReportedRecipient,
-        counted: Option<u32>,
-    ) -> Result<Option<u32>, StoreError> {
-        // A retry may be older than the time to live.
-        if counted.is_none() && !self.counts(event, reported) {
-            return Ok(None);
-        }
-        let (user, conversation) = (event.recipient(), event.from.to_bare());
-        event.unread_count = match counted {
-            Some(counted) => counted,
-            None => self.store.count(&user, &conversation, &event.id, event.at).await?,
-        };
-        Ok(Some(event.unread_count))
-    }
-
     /// Stores the unread count in the claim, although nothing is claimed: the counter keeps only its last messages.
     async fn remember_count(&self, event: &Event, attempt: &Attempt, outcome: TaskOutcome) -> TaskOutcome {
         if outcome.counted.is_none() {
@@ -192,33 +189,23 @@ impl Worker {
         }
     }
 
-    /// Returns whether Pushlark counts a message as unread: somebody else wrote it, and it has a content for people. A
-    /// message that is older than its time to live, such as the history of a room, is not new to the recipient.
-    pub(crate) fn counts(&self, event: &Event, reported: &ReportedRecipient) -> bool {
-        let is_ours_to_count = self.unread_counts && reported.unread_count.is_none() && reported.exists != Some(false);
-        is_ours_to_count
-            && !event.is_own
-            && !event.message.has_hint(Hint::NoStore)
-            && OffsetDateTime::now_utc() - event.at <= self.time_to_live.max(MIN_TIME_TO_LIVE)
-            && event.message.content().is_ok()
-    }
-
-    /// Reads the recipient and decides. Writes nothing, so that [`Worker::explain`] can use it.
+    /// Reads the recipient and decides. Writes nothing, so that [`Worker::explain`] can use it. Sets the unread count of a
+    /// message that is notified, but not counted.
     pub(crate) async fn decide(
         &self,
-        event: &Event,
+        event: &mut Event,
         reported: &ReportedRecipient,
     ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         match &self.plugin {
-            ChosenPlugin::Compiled(plugin) => {
-                // The plugin is called before the recipient is read: a skipped message costs no read.
-                let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-                let snapshot = self.store.snapshot(&event.recipient()).await?;
-                let known = RecipientState::new(event, reported, &snapshot);
-                Ok(decide(&**plugin, delivery, time_to_live, event, payload, snapshot, known))
-            }
+            // A plugin decides about messages only.
+            _ if matches!(event.kind, EventKind::Subscription(_)) => self.decide_by(&Defaults, event, reported).await,
+            ChosenPlugin::Compiled(plugin) => self.decide_by(&**plugin, event, reported).await,
             ChosenPlugin::External(function) => {
+                // The function is called once, so the count is needed before it decides.
+                if event.message.text().is_some() && self.is_uncounted(event, reported) {
+                    self.add_to_count(event).await?;
+                }
                 let snapshot = self.store.snapshot(&event.recipient()).await?;
                 let known = RecipientState::new(event, reported, &snapshot);
                 let plugin = function.ask(event, &known.recipient, &snapshot.registrations).await?;
@@ -226,6 +213,31 @@ impl Worker {
                 Ok(decide(&plugin, delivery, time_to_live, event, payload, snapshot, known))
             }
         }
+    }
+
+    /// Decides with a plugin that is part of the worker.
+    async fn decide_by(
+        &self,
+        plugin: &dyn Plugin,
+        event: &mut Event,
+        reported: &ReportedRecipient,
+    ) -> Result<Decision<'_>, DecisionError> {
+        let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
+        // The plugin is called before the recipient is read: a skipped message costs no read.
+        let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
+        let snapshot = self.store.snapshot(&event.recipient()).await?;
+        let known = RecipientState::new(event, reported, &snapshot);
+        let decision = decide(plugin, delivery, time_to_live, event, payload, snapshot, known);
+        let has_count =
+            |planned: &PlannedPublication<'_>| planned.publication.payload.get(Payload::MESSAGE_COUNT).is_some();
+        if !self.is_uncounted(event, reported) || !decision.publications.iter().any(has_count) {
+            return Ok(decision);
+        }
+        // The count costs a read, so only a message that is notified has it. The plugin decides the same again.
+        self.add_to_count(event).await?;
+        let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
+        let Decision { snapshot, known, .. } = decision;
+        Ok(decide(plugin, delivery, time_to_live, event, payload, snapshot, known))
     }
 
     /// Claims publications, and returns those that this event may make. Those that another event holds are left to it,
@@ -272,6 +284,7 @@ fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) 
         registrations = snapshot.registrations.len(),
         exists = recipient.exists,
         online = recipient.online,
+        client_state = recipient.client_state.map(ClientState::as_str),
         presence = presence.as_str(),
         left_out = left_out.join("; "),
         delivered,

@@ -6,8 +6,9 @@ use pushlark_delivery::{Failure, FailureScope, Notification, Outcome, Publisher,
 use pushlark_queue::Retry;
 use pushlark_store::{Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use crate::order::Place;
 use crate::retry::RetryCause;
 use crate::worker::Worker;
 
@@ -26,6 +27,8 @@ pub struct Publish<'p> {
     pub publisher: &'p Publisher,
     /// The attempts before this one.
     pub retry: &'p Retry,
+    /// The place of the publish among those to the same device.
+    pub place: Place,
 }
 
 /// The item of the table that keeps the answers about a device.
@@ -53,9 +56,12 @@ pub enum Disposition {
 type PublishResult = Result<Disposition, RetryCause>;
 
 impl Worker {
-    /// Publishes one notification, and disables the registration if the device is gone. Nothing is published after
-    /// `cutoff`.
-    pub(crate) async fn publish(&self, publish: Publish<'_>, cutoff: Instant) -> PublishResult {
+    /// Publishes one notification when the one before it was answered or has failed, and disables the registration if
+    /// the device is gone. Nothing is published after `cutoff`.
+    pub(crate) async fn publish(&self, mut publish: Publish<'_>, cutoff: Instant) -> PublishResult {
+        if timeout_at(cutoff, publish.place.comes()).await.is_err() {
+            return Err(RetryCause::NotTried);
+        }
         let Publish { notification, publisher, retry, .. } = publish;
         let Notification { user, registration, .. } = *notification;
         let server = publisher.server(notification);

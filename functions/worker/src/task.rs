@@ -9,8 +9,10 @@ use pushlark_queue::{
     NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, Work, WorkKind,
 };
 use pushlark_store::Claimant;
-use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, parse_jid};
+use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, ns, parse_jid};
 use time::OffsetDateTime;
+
+use crate::clear::ReadConversation;
 
 /// The worker's part of an event: one action for one recipient.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub enum Action {
     },
     /// Notify the device of a push node.
     NotifyDevice(Box<NodePush>),
+    /// Clear the notifications of a conversation that was read.
+    Clear(ReadConversation),
     /// Delete all data of a user.
     RemoveUser(BareJid),
     /// Delete the registrations of a domain.
@@ -108,6 +112,7 @@ impl Task {
         match &self.action {
             Action::Notify { event, .. } => Some(event.recipient()),
             Action::NotifyDevice(push) => Some(push.owner.clone()),
+            Action::Clear(read) => Some(read.user.clone()),
             Action::RemoveUser(_) | Action::RemoveDomain(_) => None,
         }
     }
@@ -157,7 +162,26 @@ impl Action {
                 let push = NodePush::new((**notification).clone(), content_policy)?;
                 return Ok(vec![Self::NotifyDevice(Box::new(push))]);
             }
-            WorkKind::Subscription { .. } | WorkKind::Read { .. } => return Ok(Vec::new()),
+            WorkKind::Subscription { from, to, recipient } => {
+                let event = Box::new(Event {
+                    id: work.id.clone(),
+                    at: work.at,
+                    from: from.clone().into(),
+                    is_occupant: false,
+                    is_own: false,
+                    room: None,
+                    nick: None,
+                    kind: EventKind::Subscription(to.clone()),
+                    message: Arc::new(Message::from_element(Element::new("message", ns::CLIENT))?),
+                    unread_count: 0,
+                    content_policy: Arc::clone(content_policy),
+                });
+                return Ok(vec![Self::Notify { event, reported: recipient.clone() }]);
+            }
+            WorkKind::Read { jid, conversation, unread_count } => {
+                let (user, conversation, unread_count) = (jid.clone(), conversation.clone(), *unread_count);
+                return Ok(vec![Self::Clear(ReadConversation { user, conversation, unread_count })]);
+            }
             WorkKind::UserRemoved { jid } => return Ok(vec![Self::RemoveUser(jid.clone())]),
             WorkKind::DomainRemoved { domain } => return Ok(vec![Self::RemoveDomain(domain.clone())]),
         };
@@ -200,9 +224,15 @@ pub struct NodePush {
 impl NodePush {
     /// Converts `notification`, without the fields that `content_policy` excludes.
     pub fn new(notification: NodeNotification, content_policy: &ContentPolicy) -> Result<Self, PublishOptionsError> {
-        let NodeNotification { jid, node, owner, created_at, options, summary } = notification;
+        let NodeNotification { jid, node, owner, created_at, options, summary, background } = notification;
+        let payload = match payload(summary, content_policy) {
+            payload if payload.get(Payload::LAST_MESSAGE_BODY).is_some() => payload,
+            // Push services refuse a notification that has neither a text nor data.
+            payload if background && payload.fields().next().is_none() => payload.with(Payload::NODE, node.as_str()),
+            payload if background => payload,
+            payload => payload.with(Payload::LAST_MESSAGE_BODY, content_policy.placeholder.as_str()),
+        };
         let registration = Registration { jid, node, options: PublishOptions::new(options)?, created_at };
-        let payload = payload(summary, content_policy);
         Ok(Self { owner, registration, payload })
     }
 
@@ -213,9 +243,10 @@ impl NodePush {
     }
 }
 
-/// Converts a summary. If it has no body, the placeholder is added, because an alert needs a text.
+/// Converts a summary. The text of contact requests without messages is that of a contact request.
 fn payload(summary: Vec<(String, String)>, content_policy: &ContentPolicy) -> Payload {
     let mut payload = Payload::default();
+    let has_body = summary.iter().any(|(name, _)| name == Payload::LAST_MESSAGE_BODY);
     for (name, value) in summary {
         match name.as_str() {
             Payload::LAST_MESSAGE_SENDER if !content_policy.sender => {}
@@ -223,8 +254,9 @@ fn payload(summary: Vec<(String, String)>, content_policy: &ContentPolicy) -> Pa
             _ => payload = payload.with(name, value),
         }
     }
-    match payload.get(Payload::LAST_MESSAGE_BODY) {
-        Some(_) => payload,
-        None => payload.with(Payload::LAST_MESSAGE_BODY, content_policy.placeholder.as_str()),
+    let has = |name| payload.get(name).and_then(|count| count.trim().parse().ok()).is_some_and(|count: u32| count > 0);
+    if !has_body && has(Payload::PENDING_SUBSCRIPTION_COUNT) && !has(Payload::MESSAGE_COUNT) {
+        return payload.with(Payload::LAST_MESSAGE_BODY, content_policy.subscription_placeholder.as_str());
     }
+    payload
 }

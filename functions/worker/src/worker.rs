@@ -34,6 +34,10 @@ pub struct Worker {
     pub(crate) sources: Sources,
     /// Whether Pushlark counts unread messages.
     pub(crate) unread_counts: bool,
+    /// Whether the notifications of a conversation that is read elsewhere are cleared.
+    pub(crate) clear_when_read: bool,
+    /// Whether the badge is the number of unread messages in all conversations.
+    pub(crate) badge_is_total: bool,
     /// The time to live of notifications whose registration sets none.
     pub(crate) time_to_live: Duration,
     /// The last task starts this long before the deadline.
@@ -54,8 +58,8 @@ pub enum ChosenPlugin {
 }
 
 impl Worker {
-    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, the
-    /// settings of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a
+    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`,
+    /// `CLEAR_WHEN_READ`, `BADGE`, the settings of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a
     /// plugin that is a Lambda function, and for secrets.
     pub fn from_environment(
         environment: &Environment,
@@ -87,15 +91,19 @@ impl Worker {
         };
         let concurrency = environment.number(&catalogue::WORKER_CONCURRENCY)? as usize;
         let time_to_live = environment.number(&catalogue::TIME_TO_LIVE)?;
+        let delivery = Delivery::from_environment(environment, aws)?;
+        let badge_is_total = environment.choice_if_set(&catalogue::BADGE, [false, true])?;
         Ok(Self {
             store: Store::from_environment(dynamodb, environment)?,
             queue: queue(&catalogue::QUEUE_URL)?,
             dead_letters: queue(&catalogue::DEAD_LETTER_QUEUE_URL)?,
             plugin,
-            delivery: Delivery::from_environment(environment, aws)?,
+            badge_is_total: badge_is_total.unwrap_or(delivery.is_direct()),
+            delivery,
             content_policy: Arc::new(content_policy(environment)?),
             sources: Sources::from_environment(environment)?,
             unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
+            clear_when_read: environment.switch(&catalogue::CLEAR_WHEN_READ)?,
             time_to_live: Duration::from_secs(time_to_live.into()),
             start_cutoff,
             guard: Guard::default(),

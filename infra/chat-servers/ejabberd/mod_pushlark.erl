@@ -1,6 +1,5 @@
-%% Sends a host's events to Pushlark: messages to its users, their presence, messages that a lost session did not
-%% acknowledge (XEP-0198), and removed users. Forwards the users' requests to enable and disable push notifications
-%% (XEP-0357) to Pushlark. Chat never waits for Pushlark: events wait in a bounded queue in memory.
+%% Sends a host's events (mod_pushlark_events) to Pushlark, and forwards the users' requests to enable and disable push
+%% notifications (XEP-0357). Chat never waits for Pushlark: events wait in a bounded queue in memory.
 -module(mod_pushlark).
 
 -behaviour(gen_mod).
@@ -8,29 +7,16 @@
 
 -export([start/2, stop/1, reload/3, depends/2, mod_opt_type/1, mod_options/1, mod_doc/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
--export([claim_requests/0, decode_iq_subel/1, process_iq/1, account_features/5, server_features/5, message/1,
-         self_presence/1, session_closed/3, session_pending/1, stanza_sent/3, session_terminated/2, user_removed/2]).
+-export([claim_requests/0, decode_iq_subel/1, process_iq/1, account_features/5, server_features/5]).
+%% For mod_pushlark_events.
+-export([send_event/2, setting/2, new_id/0]).
 
 -define(NS_PUSH, <<"urn:xmpp:push:0">>).
--define(NS_SID, <<"urn:xmpp:sid:0">>).
--define(HOOKS, [{disco_sm_features, account_features, 50},
-                {disco_local_features, server_features, 50},
-                %% Before the archive and the offline storage, so that they keep the id.
-                {sm_receive_packet, message, 10},
-                {c2s_self_presence, self_presence, 90},
-                {sm_remove_connection_hook, session_closed, 90},
-                {c2s_session_pending, session_pending, 50},
-                {c2s_handle_send, stanza_sent, 40},
-                %% Before mod_stream_mgmt sends unacknowledged messages to the user's other sessions.
-                {c2s_terminated, session_terminated, 40},
-                {remove_user, user_removed, 90}]).
-
 %% These run when all modules have started, and after the configuration was reloaded.
 -define(GLOBAL_HOOKS, [ejabberd_started, config_reloaded]).
 
 -define(BATCH_EVENTS, 100).
 -define(BATCH_BYTES, 512 * 1024).
--define(MAX_STANZA_BYTES, 200 * 1024).
 %% Milliseconds.
 -define(FIRST_WAIT, 1000).
 -define(LAST_WAIT, 60000).
@@ -57,13 +43,17 @@ start(Host, Opts) ->
 stop(Host) ->
     gen_mod:is_loaded_elsewhere(Host, ?MODULE)
         orelse [ejabberd_hooks:delete(Hook, ?MODULE, claim_requests, 90) || Hook <- ?GLOBAL_HOOKS],
-    [ejabberd_hooks:delete(Hook, Host, ?MODULE, Function, Order) || {Hook, Function, Order} <- ?HOOKS],
+    [ejabberd_hooks:delete(Hook, Host, Module, Function, Order) || {Hook, Module, Function, Order} <- hooks()],
     [gen_iq_handler:remove_iq_handler(Where, Host, ?NS_PUSH) || Where <- [ejabberd_sm, ejabberd_local]],
     Stopped = gen_mod:stop_child(?MODULE, Host),
     persistent_term:erase({?MODULE, Host}),
     Stopped.
 
 reload(Host, Opts, _Old) -> configure(Host, Opts).
+
+hooks() ->
+    [{disco_sm_features, ?MODULE, account_features, 50}, {disco_local_features, ?MODULE, server_features, 50}
+     | [{Hook, mod_pushlark_events, Function, Order} || {Hook, Function, Order} <- mod_pushlark_events:hooks()]].
 
 depends(_Host, _Opts) -> [].
 
@@ -72,7 +62,7 @@ mod_opt_type(_Option) -> econf:any().
 
 mod_options(_Host) ->
     [{url, <<>>}, {enable_url, <<>>}, {disable_url, <<>>}, {events_url, <<>>}, {secret, <<>>},
-     {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}].
+     {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}, {csi_events, false}].
 
 mod_doc() -> #{desc => <<"Push notifications (XEP-0357) by Pushlark.">>}.
 
@@ -86,7 +76,7 @@ configure(Host, Opts) ->
                                [Host]),
             persistent_term:put({?MODULE, Host}, Settings),
             Former =:= off andalso
-                [ejabberd_hooks:add(Hook, Host, ?MODULE, Function, Order) || {Hook, Function, Order} <- ?HOOKS],
+                [ejabberd_hooks:add(Hook, Host, Module, Function, Order) || {Hook, Module, Function, Order} <- hooks()],
             claim_requests(Host),
             gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), try_now);
         {error, Problems} ->
@@ -105,16 +95,20 @@ read_settings(Opts) ->
     {Timeout, BadTimeout} = timeout(gen_mod:get_opt(timeout, Opts)),
     {Key, BadKey} = key(gen_mod:get_opt(secret, Opts)),
     {[Base | Own], BadUrls} = lists:unzip([url(Name, Opts) || Name <- [url, enable_url, disable_url, events_url]]),
+    {CsiEvents, BadCsiEvents} = case econf:validate(econf:bool(), gen_mod:get_opt(csi_events, Opts)) of
+        {ok, Switch} -> {Switch, []};
+        _ -> {false, ["csi_events must be true or false"]}
+    end,
     Names = [<<"enable">>, <<"disable">>, <<"events">>],
     BadMissing = case [[Name, "_url"] || {Name, none} <- lists:zip(Names, Own), Base =:= none] of
         [] -> [];
         Missing -> [["neither url nor ", lists:join(", ", Missing), " is set"]]
     end,
-    case lists:append([BadTimeout, BadKey, BadMissing | BadNumbers ++ BadUrls]) of
+    case lists:append([BadTimeout, BadKey, BadMissing, BadCsiEvents | BadNumbers ++ BadUrls]) of
         [] ->
             Urls = [{Name, case Url of none -> <<Base/binary, "/", Name/binary>>; _ -> Url end}
                     || {Name, Url} <- lists:zip(Names, Own)],
-            {ok, maps:from_list([{timeout, Timeout}, {key, Key} | Numbers ++ Urls])};
+            {ok, maps:from_list([{timeout, Timeout}, {key, Key}, {csi_events, CsiEvents} | Numbers ++ Urls])};
         Problems -> {error, Problems}
     end.
 
@@ -239,132 +233,6 @@ server_features(Features, _From, _To, _Node, _Lang) -> Features.
 announced({result, Features}) -> {result, [?NS_PUSH | Features]};
 announced(empty) -> {result, [?NS_PUSH]};
 announced(Error) -> Error.
-
-%% Messages. The host adds a stanza-id (XEP-0359) to each, so that a repeat after a lost session has the same id. The
-%% packet's metadata also has the id; only this server can set metadata.
-message(Packet) when element(1, Packet) =:= message ->
-    {User, Host, _} = jid:tolower(xmpp:get_to(Packet)),
-    case is_notifiable(Packet) andalso User =/= <<>> andalso ejabberd_auth:user_exists(User, Host)
-         andalso is_allowed(Packet, Host) of
-        true ->
-            {Id, Marked} = marked(Packet, Host),
-            send_message(Host, message, jid:make(User, Host), Id, Marked, recipient(User, Host, none)),
-            Marked;
-        _ -> Packet
-    end;
-message(Packet) -> Packet.
-
-marked(Packet, Host) ->
-    case xmpp:get_meta(Packet, pushlark_id, none) of
-        none ->
-            Foreign = [El || El <- els(Packet), not is_stanza_id(El, Host)],
-            Id = case room_id(Packet, Foreign) of none -> new_id(); Known -> Known end,
-            StanzaId = {xmlel, <<"stanza-id">>, [{<<"xmlns">>, ?NS_SID}, {<<"by">>, Host}, {<<"id">>, Id}], []},
-            {Id, xmpp:put_meta(xmpp:set_els(Packet, [StanzaId | Foreign]), pushlark_id, Id)};
-        Id -> {Id, Packet}
-    end.
-
-%% A room sends one message to each session of a user, with the same stanza-id (XEP-0045).
-room_id(Packet, Els) ->
-    Room = jid:encode(jid:remove_resource(xmpp:get_from(Packet))),
-    case [Id || El <- Els, xmpp:get_type(Packet) =:= groupchat, is_stanza_id(El, Room),
-                {<<"id">>, Id} <- element(3, El), Id =/= <<>>, byte_size(Id) =< 128] of
-        [Id | _] when byte_size(Room) =< 127 -> <<Room/binary, "/", Id/binary>>;
-        _ -> none
-    end.
-
-%% Returns the children as elements, whether they were decoded or not.
-els(Packet) -> [xmpp:encode(El) || El <- xmpp:get_els(Packet)].
-
-is_stanza_id(El, By) ->
-    element(2, El) =:= <<"stanza-id">> andalso lists:member({<<"xmlns">>, ?NS_SID}, element(3, El))
-        andalso lists:member({<<"by">>, By}, element(3, El)).
-
-id_of(Packet, Host) ->
-    Ids = [Id || El <- els(Packet), is_stanza_id(El, Host), {<<"id">>, Id} <- element(3, El)],
-    case {xmpp:get_meta(Packet, pushlark_id, none), Ids} of
-        {none, [Id | _]} -> Id;
-        {Known, _} -> Known
-    end.
-
-is_notifiable(Packet) ->
-    element(1, Packet) =:= message andalso lists:member(xmpp:get_type(Packet), [chat, groupchat, normal])
-        andalso xmpp:get_from(Packet) =/= undefined.
-
-%% Checks the user's privacy and block lists, which ejabberd does only later.
-is_allowed(Packet, Host) ->
-    allow =:= ejabberd_hooks:run_fold(privacy_check_packet, Host, allow, [xmpp:get_to(Packet), Packet, in]).
-
-%% Returns the field recipient of an event. The lost session does not count as online.
-recipient(User, Host, Lost) ->
-    Online = [R || {Priority, R} <- ejabberd_sm:get_user_present_resources(User, Host), Priority >= 0, R =/= Lost],
-    #{exists => true, online => Online =/= []}.
-
-%% Presence. A session that may be resumed is still online; stanza_sent/3 sends the messages that it misses.
-self_presence({Presence, #{jid := Jid}} = Acc) ->
-    case xmpp:get_type(Presence) of
-        available -> send_presence(Jid, priority(Presence) >= 0);
-        unavailable -> send_presence(Jid, false);
-        _ -> ok
-    end,
-    Acc.
-
-priority(Presence) ->
-    try binary_to_integer(fxml:get_subtag_cdata(xmpp:encode(Presence), <<"priority">>)) catch _:_ -> 0 end.
-
-%% A resumed session continues in another process.
-session_closed(_Sid, Jid, _Info) ->
-    {User, Host, Resource} = jid:tolower(Jid),
-    case ejabberd_sm:get_session_pid(User, Host, Resource) of
-        none -> send_presence(Jid, false);
-        _ -> ok
-    end.
-
-send_presence(Jid, Online) ->
-    {_, Host, _} = jid:tolower(Jid),
-    Status = case Online of true -> online; false -> offline end,
-    send_event(Host, #{type => presence, jid => jid:encode(Jid), status => Status}).
-
-%% Messages that a session did not acknowledge before it was lost, and those that arrive while it is lost.
-session_pending(#{mgmt_queue := Queue} = State) ->
-    [send_unacknowledged(State, Packet) || {_, _, Packet} <- p1_queue:to_list(Queue)],
-    State;
-session_pending(State) -> State.
-
-stanza_sent(#{mgmt_state := pending} = State, Packet, _Result) ->
-    send_unacknowledged(State, Packet),
-    State;
-stanza_sent(State, _Packet, _Result) -> State.
-
-%% The session was given up: the message goes to the user again, who may be offline by now.
-session_terminated(#{mgmt_state := Mgmt, mgmt_queue := Queue, jid := Jid} = State, _Reason)
-  when Mgmt =:= active; Mgmt =:= pending; Mgmt =:= timeout ->
-    {User, Host, Resource} = jid:tolower(Jid),
-    [send_message(Host, message, jid:make(User, Host), Id, Packet, recipient(User, Host, Resource))
-     || {_, _, Packet} <- p1_queue:to_list(Queue), Id <- send_unacknowledged(State, Packet)],
-    State;
-session_terminated(State, _Reason) -> State.
-
-%% Returns a list with the id of the message, or an empty list if no event was sent.
-send_unacknowledged(#{jid := Jid}, Packet) ->
-    {_, Host, _} = jid:tolower(Jid),
-    case is_notifiable(Packet) andalso id_of(Packet, Host) of
-        Id when is_binary(Id) -> send_message(Host, unacknowledged, Jid, Id, Packet, none), [Id];
-        _ -> []
-    end.
-
-user_removed(User, Host) ->
-    send_event(Host, #{type => user_removed, jid => jid:encode(jid:make(User, Host))}).
-
-send_message(Host, Type, To, Id, Packet, Recipient) ->
-    Stanza = fxml:element_to_binary(xmpp:encode(Packet)),
-    Event = #{type => Type, id => Id, from => jid:encode(xmpp:get_from(Packet)), to => jid:encode(To), stanza => Stanza},
-    case byte_size(Stanza) of
-        Size when Size > ?MAX_STANZA_BYTES ->
-            logger:warning("message of ~B bytes to ~ts not sent to Pushlark: it is too large", [Size, jid:encode(To)]);
-        _ when Recipient =:= none -> send_event(Host, Event);
-        _ -> send_event(Host, Event#{recipient => Recipient})
-    end.
 
 send_event(Host, Event) ->
     At = calendar:system_time_to_rfc3339(os:system_time(microsecond), [{unit, microsecond}, {offset, "Z"}]),

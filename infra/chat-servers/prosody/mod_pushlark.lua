@@ -1,13 +1,11 @@
--- Sends a host's events to Pushlark: messages to its users, their presence, messages that a lost session did not
--- acknowledge (XEP-0198), and removed users. Forwards the users' requests to enable and disable push notifications
--- (XEP-0357) to Pushlark. Chat never waits for Pushlark: events wait in a bounded queue in memory.
+-- Sends a host's events (pushlark_events.lib.lua) to Pushlark, and forwards the users' requests to enable and disable push
+-- notifications (XEP-0357). Chat never waits for Pushlark: events wait in a bounded queue in memory.
 
 local array = require "util.array";
 local base64 = require "util.encodings".base64;
 local datetime = require "util.datetime";
 local hashes = require "util.hashes";
 local http = require "net.http";
-local jid = require "util.jid";
 local json = require "util.json";
 local modulemanager = require "core.modulemanager";
 local st = require "util.stanza";
@@ -18,9 +16,8 @@ local uuid = require "util.uuid";
 local xml = require "util.xml";
 
 local xmlns_push = "urn:xmpp:push:0";
-local xmlns_sid = "urn:xmpp:sid:0";
 
-local batch_events, batch_bytes, max_stanza_bytes = 100, 512 * 1024, 200 * 1024;
+local batch_events, batch_bytes = 100, 512 * 1024;
 local first_wait, last_wait, report_wait = 1, 60, 10;
 local min_secret_bytes, max_detail_bytes = 16, 300;
 
@@ -72,6 +69,9 @@ local function read_settings()
 	elseif secret ~= nil then
 		problems:push("pushlark_secret must be a string");
 	end
+
+	read.csi_events = module:get_option("pushlark_csi_events", false);
+	if type(read.csi_events) ~= "boolean" then problems:push("pushlark_csi_events must be true or false"); end
 
 	if #problems > 0 then return nil, problems:concat("; "); end
 	return read;
@@ -346,115 +346,6 @@ local function forward(name)
 	end
 end
 
--- Presence. A hibernating session is still online; on_hibernating sends the messages that it misses.
-local function is_online(session)
-	return session.presence and (session.priority or 0) >= 0;
-end
-
-local function send_presence(session, online)
-	send_event { type = "presence", jid = session.full_jid, status = online and "online" or "offline" };
-end
-
-local function on_presence(event)
-	local session, stanza = event.origin, event.stanza;
-	if not session.full_jid or stanza.attr.to then return; end
-	if stanza.attr.type == "unavailable" then
-		send_presence(session, false);
-	elseif not stanza.attr.type then
-		send_presence(session, (tonumber(stanza:get_child_text("priority")) or 0) >= 0);
-	end
-end
-
-local function on_unbind(event)
-	if event.session.full_jid then send_presence(event.session, false); end
-end
-
--- Messages. The host adds a stanza-id (XEP-0359) to each, so that a repeat after a lost session has the same id.
-local function stanza_id(stanza, by)
-	for sid in stanza:childtags("stanza-id", xmlns_sid) do
-		if sid.attr.by == by then return sid.attr.id; end
-	end
-end
-
-local function id_of(stanza)
-	return stanza_id(stanza, module.host);
-end
-
--- A room sends one message to each session of a user, with the same stanza-id.
-local function new_id(stanza)
-	local room = jid.bare(stanza.attr.from);
-	local id = stanza.attr.type == "groupchat" and stanza_id(stanza, room);
-	local known = id and room .. "/" .. id;
-	return known and #known <= 256 and known or uuid.generate();
-end
-
-local function is_notifiable(stanza)
-	local kind = stanza.attr.type or "normal";
-	return kind == "chat" or kind == "groupchat" or kind == "normal";
-end
-
-local function send_message(kind, to, stanza, recipient)
-	local text = tostring(stanza);
-	if #text > max_stanza_bytes then
-		return module:log("warn", "message of %d bytes to %s not sent to Pushlark: it is too large", #text, to);
-	end
-	send_event { type = kind, id = id_of(stanza), from = stanza.attr.from, to = to, stanza = text, recipient = recipient };
-end
-
--- Returns the field recipient of an event. The lost session does not count as online.
-local function recipient(username, lost)
-	local user, online = prosody.hosts[module.host].sessions[username], false;
-	for _, session in pairs(user and user.sessions or {}) do
-		online = online or session ~= lost and is_online(session);
-	end
-	return { exists = true, online = online and true or false };
-end
-
-local function on_message(event)
-	local stanza = event.stanza;
-	local username, host = jid.split(stanza.attr.to);
-	if not is_notifiable(stanza) or not username or not stanza.attr.from then return; end
-	if not require "core.usermanager".user_exists(username, host) then return; end
-	local marked = st.clone(stanza);
-	marked:maptags(function (tag)
-		if tag.name == "stanza-id" and tag.attr.xmlns == xmlns_sid and tag.attr.by == module.host then return nil; end
-		return tag;
-	end);
-	marked:tag("stanza-id", { xmlns = xmlns_sid, by = module.host, id = new_id(stanza) }):up();
-	event.stanza = marked;
-	send_message("message", jid.bare(marked.attr.to), marked, recipient(username));
-end
-
--- Messages that a session did not acknowledge before it was lost, and those that arrive while it is lost.
-local function send_unacknowledged(session, stanza)
-	if stanza.name == "message" and not stanza.attr.xmlns and is_notifiable(stanza) and id_of(stanza) then
-		send_message("unacknowledged", session.full_jid, stanza);
-	end
-end
-
-local function on_hibernation(event)
-	for _, stanza in ipairs(event.queue) do send_unacknowledged(event.origin, stanza); end
-end
-
-local function on_hibernating(event)
-	send_unacknowledged(event.origin, event.stanza);
-end
-
--- The session was given up: the message goes to the user again, who may be offline by now.
-local function on_failure(event)
-	local session, stanza = event.session, event.stanza;
-	if session.username and stanza.name == "message" and is_notifiable(stanza) and id_of(stanza) then
-		send_message("unacknowledged", session.full_jid, stanza);
-		send_message("message", jid.bare(session.full_jid), stanza, recipient(session.username, session));
-	end
-end
-
-local function on_removal(event)
-	if event.host == module.host then
-		send_event { type = "user_removed", jid = jid.join(event.username, event.host) };
-	end
-end
-
 local function start()
 	for _, name in ipairs { "enable", "disable" } do
 		-- Before mod_cloud_notify.
@@ -465,15 +356,7 @@ local function start()
 	module:hook("account-disco-info", function (event)
 		(event.reply or event.stanza):tag("feature", { var = xmlns_push }):up();
 	end);
-	module:hook("pre-presence/bare", on_presence, 10);
-	module:hook("resource-unbind", on_unbind);
-	-- After mod_blocklist, and before the modules that store or deliver a message.
-	module:hook("message/bare", on_message, 50);
-	module:hook("message/full", on_message, 50);
-	module:hook("smacks-hibernation-start", on_hibernation);
-	module:hook("smacks-hibernation-stanza-queued", on_hibernating);
-	module:hook("delivery/failure", on_failure, 100);
-	module:hook_global("user-deleted", on_removal);
+	module:require "pushlark_events" (send_event, function () return settings.csi_events; end);
 	module:hook("module-loaded", function (event)
 		if event.module == "cloud_notify" then report_other(); end
 	end);

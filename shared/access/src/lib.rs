@@ -51,6 +51,16 @@ impl Caller {
         }
     }
 
+    /// Returns whether a device that the caller enables may be taken from `user` (`DEVICE_ACCOUNTS=one`). A client takes
+    /// it from users of its own domain: it may have registered another account of the same app before, and whoever names
+    /// the secret token of a device has the device.
+    pub fn may_take_device_of(&self, user: &BareJid) -> bool {
+        match self {
+            Self::Client(client) => client.domain() == user.domain(),
+            _ => self.has_access_to(user),
+        }
+    }
+
     /// Returns the account that `RATE_LIMIT` charges for a request about `user`: the domain, or for a client the user,
     /// since otherwise one client could use up the rate of the whole domain.
     pub fn charged_for<'u>(&self, user: &'u BareJid) -> &'u str {
@@ -476,5 +486,8 @@ mod tests {
         let client = Caller::Client(user("bob@example.com"));
         assert!(client.has_access_to(&user("bob@example.com")) && !client.has_access_to(&user("eve@example.com")));
         assert!(!client.has_access_to_domain(user("bob@example.com").domain()));
+        assert!(client.may_take_device_of(&user("eve@example.com")));
+        assert!(!client.may_take_device_of(&user("eve@example.org")));
+        assert!(!of(&["example.com"]).may_take_device_of(&user("bob@example.org")));
     }
 }

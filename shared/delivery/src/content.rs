@@ -7,8 +7,10 @@ use serde_json::{Map, Value};
 
 /// The fields of a payload that an alert shows.
 const SUMMARY: [&str; 3] = [Payload::MESSAGE_COUNT, Payload::LAST_MESSAGE_SENDER, Payload::LAST_MESSAGE_BODY];
-/// The title of an alert whose payload does not name the sender. MongoosePush requires a title.
-const DEFAULT_TITLE: &str = "New message";
+/// The title of an alert about a message whose payload does not name the sender. MongoosePush requires a title.
+const MESSAGE_TITLE: &str = "New message";
+/// The same about a contact request.
+const CONTACT_REQUEST_TITLE: &str = "New contact";
 /// The length of an escape in a localpart (XEP-0106): a backslash and two digits.
 const ESCAPE_BYTES: usize = 3;
 
@@ -43,6 +45,14 @@ impl<'n> Content<'n> {
         Self { alert, data }
     }
 
+    /// Replaces the number of an alert that has one.
+    pub fn with_badge(mut self, badge: Option<u32>) -> Self {
+        if let (Some(Alert { badge: Some(shown), .. }), Some(badge)) = (&mut self.alert, badge) {
+            *shown = badge.into();
+        }
+        self
+    }
+
     /// Returns the data, with the message count as a JSON number if it is one.
     pub fn data_with_count(&self) -> Map<String, Value> {
         let value = |(name, value): &(&str, &str)| {
@@ -56,9 +66,12 @@ impl<'n> Content<'n> {
 impl<'n> Alert<'n> {
     fn new(payload: &'n Payload) -> Option<Self> {
         let sender = payload.get(Payload::LAST_MESSAGE_SENDER);
+        let has = |name| payload.get(name).is_some();
+        let is_contact_request = has(Payload::PENDING_SUBSCRIPTION_COUNT) && !has(Payload::MESSAGE_COUNT);
+        let title = if is_contact_request { CONTACT_REQUEST_TITLE } else { MESSAGE_TITLE };
         Some(Self {
             body: payload.get(Payload::LAST_MESSAGE_BODY)?,
-            title: sender.map_or(Cow::Borrowed(DEFAULT_TITLE), unescaped),
+            title: sender.map_or(Cow::Borrowed(title), unescaped),
             tag: sender,
             badge: payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok()),
         })

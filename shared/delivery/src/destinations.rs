@@ -85,6 +85,10 @@ pub enum DeviceError {
     /// The field `service` is missing or unknown.
     #[error(transparent)]
     Service(#[from] ProviderError),
+    /// MongoosePush does not know the service. The text does not quote the value, which may be a token in the wrong
+    /// field.
+    #[error("the form's field \"service\" must be apns or fcm, the services of MongoosePush")]
+    NotOfMongoosePush,
     /// The field of this name is missing or empty.
     #[error("the form has no field {0:?}")]
     Missing(&'static str),
@@ -166,14 +170,18 @@ impl Destinations {
         }
     }
 
-    /// Rejects options that do not identify a device of the push service. MongoosePush and the operator's own push
-    /// service check the options themselves, except those of Web Push, which are always checked here.
+    /// Rejects options that do not identify a device of the push service. MongoosePush needs a service that it knows, if
+    /// the form has one. The operator's own push service may know any, and checks the options itself, except those of
+    /// Web Push.
     pub fn check_device(&self, options: &PublishOptions) -> Result<(), DeviceError> {
         let has = |name| options.given(name).is_some();
-        let provider = match Provider::of(options) {
-            Ok(Provider::WebPush) => return Ok(Subscription::new(options, &self.trusted_origins).map(drop)?),
-            _ if self.push_service != PushServiceSetting::Direct => return Ok(()),
-            provider => provider?,
+        let provider = match (&self.push_service, Provider::of(options)) {
+            (PushServiceSetting::MongoosePush, Ok(Provider::WebPush) | Err(ProviderError::Unknown)) => {
+                return Err(DeviceError::NotOfMongoosePush);
+            }
+            (_, Ok(Provider::WebPush)) => return Ok(Subscription::new(options, &self.trusted_origins).map(drop)?),
+            (PushServiceSetting::Direct, provider) => provider?,
+            (PushServiceSetting::MongoosePush | PushServiceSetting::Webhook(_), _) => return Ok(()),
         };
         // A device may be registered only for calls.
         if has("device_id") || provider == Provider::Apns && has("voip_device_id") {

@@ -18,7 +18,7 @@ pub use destinations::{Destinations, DeviceError, Notice, RegistrationError, Rou
 pub use direct::provider::ProviderError;
 pub use direct::web_push::{EndpointError, SubscriptionError};
 pub use gateway::PushService;
-pub use notification::Notification;
+pub use notification::{Notification, thread};
 pub use outcome::{Failure, FailureScope, Outcome};
 pub use publisher::{Publisher, Verdict};
 
@@ -29,7 +29,7 @@ use futures_util::future::join_all;
 use pushlark_settings::{Environment, SettingError};
 use pushlark_xmpp::BareJid;
 
-use destinations::Destination;
+use destinations::{Destination, PushServiceSetting};
 
 /// The publishers for virtual and for real hosts, and the rule that chooses one by a registration's host.
 pub struct Delivery {
@@ -60,6 +60,11 @@ impl Delivery {
     /// Returns the publisher to the push service if `jid` is a virtual host for `user`.
     pub fn push_service(&self, user: &BareJid, jid: &BareJid) -> Option<&Publisher> {
         self.push_service.as_ref().filter(|_| self.destinations.is_virtual(user, jid))
+    }
+
+    /// Returns whether notifications go to the providers of devices, not to a gateway of the operator.
+    pub fn is_direct(&self) -> bool {
+        self.destinations.push_service() == Some(&PushServiceSetting::Direct)
     }
 
     /// Returns the longest time that a publish takes.

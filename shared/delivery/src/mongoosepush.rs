@@ -68,7 +68,7 @@ impl MongoosePush {
             return Outcome::Refused(invalid.to_string());
         }
         let url = format!("{}{device_id}", self.endpoint);
-        let build = |payload: &Payload| body(service, options, payload);
+        let build = |payload: &Payload| body(service, options, payload, notification.badge);
         let post = |body: Vec<u8>| self.post(&url, body);
         let is_too_large = |answer: &ProviderResponse| self.is_too_large(answer);
         match send_truncated(MAX_MONGOOSEPUSH_REQUEST_BYTES, notification.payload, build, post, is_too_large).await {
@@ -200,8 +200,8 @@ struct MongoosePushAlert<'n> {
 }
 
 /// Returns the request. The options must be checked before.
-fn body(service: &str, options: &PublishOptions, payload: &Payload) -> Vec<u8> {
-    let mut content = Content::new(options, payload);
+fn body(service: &str, options: &PublishOptions, payload: &Payload, badge: Option<u32>) -> Vec<u8> {
+    let mut content = Content::new(options, payload).with_badge(badge);
     if service == "fcm" {
         content.data = fcm::allowed(content.data).collect();
     }

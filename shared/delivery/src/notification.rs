@@ -26,6 +26,8 @@ pub struct Notification<'n> {
     pub registration: &'n Registration,
     /// The fields to send to the device.
     pub payload: &'n Payload,
+    /// The number on the app's icon, if it is not the payload's `message-count`.
+    pub badge: Option<u32>,
     /// The time after which push services must not deliver it.
     pub expires_at: OffsetDateTime,
 }
@@ -78,11 +80,27 @@ impl<'n> Notification<'n> {
     pub(crate) fn thread(&self) -> String {
         let names_sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).is_some()
             || self.payload.get(Payload::MESSAGE_SENDER).is_some();
-        if names_sender {
-            return self.conversation.to_string();
-        }
-        hash(&[self.user.as_str(), self.conversation.as_str()], 22)
+        thread(self.user, self.conversation, names_sender)
     }
+
+    /// Returns the id under which push services keep only the last notification: `length` characters of base64url (at
+    /// most 43). A retry replaces the earlier attempt, and the news that a conversation was read replaces earlier such
+    /// news.
+    pub(crate) fn collapse_id(&self, length: usize) -> String {
+        if !self.payload.is_read() {
+            return self.id(length);
+        }
+        let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
+        hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, Payload::READ], length)
+    }
+}
+
+/// Returns the name of a conversation in notifications: its JID, or a hash of it if they must not name the sender.
+pub fn thread(user: &BareJid, conversation: &BareJid, names_sender: bool) -> String {
+    if names_sender {
+        return conversation.to_string();
+    }
+    hash(&[user.as_str(), conversation.as_str()], 22)
 }
 
 fn hash(parts: &[&str], length: usize) -> String {
@@ -101,7 +119,7 @@ impl<'n> Notification<'n> {
     /// Returns a notification that expires in a minute.
     pub(crate) fn for_test(user: &'n BareJid, registration: &'n Registration, payload: &'n Payload) -> Self {
         let expires_at = OffsetDateTime::now_utc() + time::Duration::MINUTE;
-        Self { message_id: "m", user, conversation: user, registration, payload, expires_at }
+        Self { message_id: "m", user, conversation: user, registration, payload, badge: None, expires_at }
     }
 }
 

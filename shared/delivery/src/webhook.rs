@@ -44,6 +44,9 @@ struct WebhookBody<'n> {
     publish_options: Map<String, Value>,
     /// The fields of the notification.
     payload: Map<String, Value>,
+    /// The number of unread messages in all conversations of the user, with `BADGE=total`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    badge: Option<u32>,
     #[serde(with = "time::serde::rfc3339")]
     expires_at: OffsetDateTime,
 }
@@ -133,7 +136,7 @@ impl Gateway for Webhook {
 
 /// Returns the JSON of a notification with this payload.
 fn build(notification: &Notification<'_>, payload: &Payload) -> Vec<u8> {
-    let Notification { message_id, user, registration, expires_at, .. } = *notification;
+    let Notification { message_id, user, registration, badge, expires_at, .. } = *notification;
     let object = |(name, value): (&str, &str)| (name.to_owned(), value.into());
     let body = json!(WebhookBody {
         r#type: "notification",
@@ -143,6 +146,7 @@ fn build(notification: &Notification<'_>, payload: &Payload) -> Vec<u8> {
         node: &registration.node,
         publish_options: registration.options.fields().iter().map(|(n, v)| object((n, v))).collect(),
         payload: payload.fields().map(object).collect(),
+        badge,
         expires_at,
     });
     body.to_string().into_bytes()

@@ -11,10 +11,11 @@ use pushlark_xmpp::{
     parse_jid,
 };
 use sha2::{Digest, Sha256};
-use time::{Duration, OffsetDateTime};
+use time::{Duration, OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
 use crate::delay::sent_at;
+use crate::displayed::read_marks;
 use crate::sources::{Sources, addressee, is_bare};
 
 /// The longest id of an event, in bytes.
@@ -34,17 +35,20 @@ pub struct WebhookEvent {
     pub at: OffsetDateTime,
     /// The action of ingest for this event.
     pub effect: Effect,
-    /// The read mark of the sender, if the event is a message that implies one.
-    pub read_mark: Option<ReadMark>,
+    /// The read marks that the event implies if it is a message: that of its sender, or those that an account publishes.
+    pub read_marks: Vec<ReadMark>,
 }
 
-/// A read mark: a user has read all of a conversation.
+/// A read mark: a user has read a conversation, up to a message or all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadMark {
     /// The bare JID of the user who has read it.
     pub user: BareJid,
     /// The bare JID of the other user, or of the room.
     pub conversation: BareJid,
+    /// An id of the last message that was read: that of its event, the stanza's `id`, or a stanza-id (XEP-0359). `None`
+    /// means all messages.
+    pub message: Option<String>,
 }
 
 /// The action of ingest for an event: queue it, write it to the table, or nothing.
@@ -56,6 +60,8 @@ pub enum Effect {
     Presence(Jid, Availability),
     /// A user has read a conversation.
     Read(ReadMark),
+    /// No effect: a contact request to somebody in this domain, which notifies nobody for this reason.
+    NoRequest(DomainPart, &'static str),
     /// No effect: the event notifies nobody. The value holds the domains of the users that it is about, one for each
     /// user.
     None(Vec<DomainPart>),
@@ -107,6 +113,7 @@ impl WebhookEvent {
             Effect::Queue(WorkKind::Notification(notification)) => vec![notification.owner.domain()],
             Effect::Presence(session, _) => vec![session.domain()],
             Effect::Read(read_mark) => vec![read_mark.user.domain()],
+            Effect::NoRequest(domain, _) => vec![domain],
             Effect::None(domains) => domains.iter().map(|domain| &**domain).collect(),
         }
     }
@@ -120,13 +127,13 @@ impl WebhookEvent {
     }
 
     /// Returns the event, or an error if it has an effect on users for whom `caller` does not speak. Removes the read
-    /// mark of a sender for whom `caller` does not speak.
+    /// marks of users for whom `caller` does not speak.
     pub(crate) fn permitted_for(mut self, caller: &Caller) -> Result<Self, String> {
         let other = self.domains().into_iter().find(|domain| !caller.has_access_to_domain(domain));
-        if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_))) {
+        if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_) | Effect::NoRequest(..))) {
             return Err(format!("the credential does not speak for {other}"));
         }
-        self.read_mark = self.read_mark.filter(|read_mark| caller.has_access_to(&read_mark.user));
+        self.read_marks.retain(|read_mark| caller.has_access_to(&read_mark.user));
         Ok(self)
     }
 }
@@ -187,6 +194,7 @@ pub fn message(
         return Err(format!("the message has {length} bytes as a stanza, {MAX_STANZA_BYTES} are allowed"));
     }
     let read_mark = read_mark(&from, &to, message, recipient.nick.as_deref(), arrival.sources);
+    let read_marks = read_marks(&from, &to, message, read_mark);
     let effect = match (message.kind(), to) {
         (MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
         (_, Recipients::Users(to)) => Effect::Queue(WorkKind::Message { from, to: distinct(to), stanza, recipient }),
@@ -194,7 +202,32 @@ pub fn message(
             Effect::Queue(WorkKind::Unacknowledged { from, to: distinct(to), stanza, recipient })
         }
     };
-    Ok(WebhookEvent { id, at: arrival.happened(at), effect, read_mark })
+    Ok(WebhookEvent { id, at: arrival.happened(at), effect, read_marks })
+}
+
+/// Returns the event of a contact request (RFC 6121, section 3.1).
+///
+/// All requests of a contact on one day (UTC) have the same id, so that each device is notified of one of them.
+pub fn subscription(
+    at: OffsetDateTime,
+    from: BareJid,
+    to: BareJid,
+    recipient: ReportedRecipient,
+    sources: &Sources,
+) -> WebhookEvent {
+    let day = at.to_offset(UtcOffset::UTC).date();
+    let id = joined_id([&format!("subscription/{from}"), &day.to_string()], '/');
+    let none = |reason| Effect::NoRequest(to.domain().to_owned(), reason);
+    let effect = if !sources.subscription_requests {
+        none("SUBSCRIPTION_REQUESTS is off")
+    } else if to.node().is_none() {
+        none("the contact request is not to a user")
+    } else if from == to {
+        none("the contact request is from the user")
+    } else {
+        Effect::Queue(WorkKind::Subscription { from, to, recipient })
+    };
+    WebhookEvent { id, at, effect, read_marks: Vec::new() }
 }
 
 /// Returns the last message that a room wraps for a subscriber (MUC/Sub), with its sender and the id of its item. Only
@@ -249,7 +282,7 @@ fn read_mark(
     if message.kind() == MessageType::Groupchat
         && let Some(user) = sources.user_of_occupant(users, from, message, nick)
     {
-        return Some(ReadMark { user, conversation: sender });
+        return Some(ReadMark { user, conversation: sender, message: None });
     }
     sender.node()?;
     let recipient = single(users)?;
@@ -257,14 +290,14 @@ fn read_mark(
         // A copy of an own message, or a note to self, which is unread like any other message.
         let conversation = addressee(message).filter(|to| *to != sender);
         let conversation = conversation.or_else(|| is_marker.then(|| sender.clone()));
-        return conversation.map(|conversation| ReadMark { user: sender, conversation });
+        return conversation.map(|conversation| ReadMark { user: sender, conversation, message: None });
     }
     let is_room_of = |domain: &str| sender.domain().as_str().strip_suffix(domain).is_some_and(|d| d.ends_with('.'));
     let from_room = match message.kind() {
         MessageType::Groupchat => is_room_of(recipient.domain().as_str()),
         _ => message.is_private_of_occupant(),
     };
-    (!from_room).then(|| ReadMark { user: sender, conversation: recipient.clone() })
+    (!from_room).then(|| ReadMark { user: sender, conversation: recipient.clone(), message: None })
 }
 
 fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {

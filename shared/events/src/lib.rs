@@ -2,6 +2,7 @@
 
 mod cloud_event;
 mod delay;
+mod displayed;
 mod event;
 mod form;
 mod jid_fields;
@@ -82,7 +83,7 @@ fn read_json(json: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> 
     match serde_json::from_str(json) {
         Ok(Shape { r#type: None, routing_key: Some(_), .. }) => mongooseim::read_delivery(json, arrival),
         Ok(Shape { r#type: None, from_user_id, user_id, .. }) if from_user_id.is_some() || user_id.is_some() => {
-            mongooseim::read(json, mongooseim::Direction::ByHosts(&arrival.sources.muc_hosts), arrival)
+            mongooseim::read(json, mongooseim::Direction::ByHosts(&arrival.sources.rooms.muc), arrival)
         }
         _ => Err(native.err().unwrap_or_else(|| {
             "type is missing; without it, expected a delivery of RabbitMQ with routing_key and body, or MongooseIM's \

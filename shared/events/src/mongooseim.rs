@@ -1,6 +1,6 @@
 //! The JSON of MongooseIM's `mod_event_pusher_sns` and `mod_event_pusher_rabbit`: messages and presence.
 
-use pushlark_model::Availability;
+use pushlark_model::{Availability, ClientState};
 use pushlark_queue::ReportedRecipient;
 use pushlark_settings::HostPatterns;
 use pushlark_xmpp::{BareJid, Message, MessageType};
@@ -50,12 +50,12 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
         let session = jid("user_id", fields.user_id.as_deref())?;
         check_user("user_id", &session)?;
         let availability = match fields.present.ok_or("present is missing")? {
-            true => Availability::Online,
+            true => Availability::Online(ClientState::Active),
             false => Availability::Offline,
         };
         let effect = Effect::Presence(session, availability);
         let (id, at) = (id.unwrap_or_else(new_id), arrival.happened(None));
-        return Ok(WebhookEvent { id, at, effect, read_mark: None });
+        return Ok(WebhookEvent { id, at, effect, read_marks: Vec::new() });
     }
     let from = jid("from_user_id", fields.from_user_id.as_deref())?;
     let to = bare("to_user_id", fields.to_user_id.as_deref())?;
@@ -82,7 +82,7 @@ pub fn read_delivery(json: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, 
         Some("groupchat_msg_recv") => Direction::FromRoom,
         Some("chat_msg_sent") => Direction::Sent,
         Some("groupchat_msg_sent") => Direction::ToRoom,
-        _ => Direction::ByHosts(&arrival.sources.muc_hosts),
+        _ => Direction::ByHosts(&arrival.sources.rooms.muc),
     };
     let body = match delivery.body {
         Value::String(body) => body,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pushlark_model::Availability;
+use pushlark_model::{Availability, ClientState};
 use pushlark_queue::{ReportedRecipient, WorkKind};
 use pushlark_xmpp::{Element, Message, MessageType, parse_jid};
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use time::OffsetDateTime;
 
-use crate::event::{Arrival, Effect, ReadMark, Recipients, WebhookEvent, message, new_id};
+use crate::event::{Arrival, Effect, ReadMark, Recipients, WebhookEvent, message, new_id, subscription};
 use crate::jid_fields::{bare, check_user, full, jid, user};
 
 /// The fields of all types of native events. One struct holds them, so that an error can name the field.
@@ -30,8 +30,10 @@ pub struct NativeEvent {
     recipient: Option<ReportedRecipient>,
     jid: Option<String>,
     status: Option<String>,
+    client_state: Option<ClientState>,
     domain: Option<String>,
     conversation: Option<String>,
+    message: Option<String>,
 }
 
 /// Reads a native event from one JSON object. The error names the field.
@@ -63,9 +65,18 @@ impl NativeEvent {
                 let to = recipients(kind, &to.ok_or("to is missing")?)?;
                 return message(id, self.at, from, to, &stanza, self.recipient.unwrap_or_default(), arrival);
             }
+            "subscription" => {
+                let from = bare("from", self.from.as_deref())?;
+                let to = match self.to.as_deref() {
+                    Some([to]) => bare("to", Some(to))?,
+                    Some(_) => return Err("to: a contact request is to one user".into()),
+                    None => return Err("to is missing".into()),
+                };
+                return Ok(subscription(at, from, to, self.recipient.unwrap_or_default(), arrival.sources));
+            }
             "presence" => {
                 let availability = match self.status.as_deref() {
-                    Some("online") => Availability::Online,
+                    Some("online") => Availability::Online(self.client_state.unwrap_or_default()),
                     Some("offline") => Availability::Offline,
                     Some(other) => return Err(format!("status: {other:?} is neither \"online\" nor \"offline\"")),
                     None => return Err("status is missing".into()),
@@ -76,7 +87,11 @@ impl NativeEvent {
             }
             "read" => {
                 let user = user("jid", self.jid.as_deref())?;
-                Effect::Read(ReadMark { user, conversation: bare("conversation", self.conversation.as_deref())? })
+                let conversation = bare("conversation", self.conversation.as_deref())?;
+                if self.message.as_deref() == Some("") {
+                    return Err("message is empty".into());
+                }
+                Effect::Read(ReadMark { user, conversation, message: self.message.clone() })
             }
             "user_removed" => Effect::Queue(WorkKind::UserRemoved { jid: user("jid", self.jid.as_deref())? }),
             "domain_removed" => {
@@ -89,12 +104,12 @@ impl NativeEvent {
             }
             other => {
                 return Err(format!(
-                    "type: {other:?} is not supported, use message, unacknowledged, presence, read, user_removed or \
-                     domain_removed"
+                    "type: {other:?} is not supported, use message, unacknowledged, subscription, presence, read, \
+                     user_removed or domain_removed"
                 ));
             }
         };
-        Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, read_mark: None })
+        Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, read_marks: Vec::new() })
     }
 
     fn message(&self) -> Result<Message, String> {

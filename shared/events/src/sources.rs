@@ -2,21 +2,16 @@
 
 use std::slice;
 
-use pushlark_settings::{Environment, HostPatterns, Setting, SettingError, Text, catalogue};
+use pushlark_settings::{Environment, HostPatterns, RoomHosts, SettingError, catalogue};
 use pushlark_xmpp::{BareJid, InvitationKind, Jid, Message, MessageType, parse_jid};
-
-/// The first labels that the hosts of rooms have by custom.
-const ROOM_LABELS: [&str; 6] = ["conference", "muc", "muclight", "rooms", "groups", "mix"];
 
 /// The settings of the sources of events.
 #[derive(Debug, Clone)]
 pub struct Sources {
-    /// The hosts of rooms. If nothing else does, they distinguish group messages of MongooseIM from private ones.
-    pub muc_hosts: Option<HostPatterns>,
-    /// The hosts of MUC Light. Their rooms guarantee that an occupant's nick is the bare JID of the user.
-    pub muc_light_hosts: HostPatterns,
-    /// The hosts of MIX. Their channels guarantee the nick and the JID of a participant.
-    pub mix_hosts: HostPatterns,
+    /// The hosts of rooms.
+    pub rooms: RoomHosts,
+    /// Whether contact requests notify.
+    pub subscription_requests: bool,
 }
 
 /// The sender of a message, for one recipient.
@@ -33,22 +28,12 @@ pub struct Sender {
 }
 
 impl Sources {
-    /// Reads `MUC_HOSTS`, `MUC_LIGHT_HOSTS` and `MIX_HOSTS`.
+    /// Reads the settings of [`RoomHosts`], and `SUBSCRIPTION_REQUESTS`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         Ok(Self {
-            muc_hosts: environment.get(&catalogue::MUC_HOSTS)?,
-            muc_light_hosts: environment.require(&catalogue::MUC_LIGHT_HOSTS)?,
-            mix_hosts: environment.require(&catalogue::MIX_HOSTS)?,
+            rooms: RoomHosts::from_environment(environment)?,
+            subscription_requests: environment.switch(&catalogue::SUBSCRIPTION_REQUESTS)?,
         })
-    }
-
-    /// Returns whether `jid` is a room, or the occupant of one, for `user`: by the settings, or by the name of its host.
-    pub fn is_room(&self, user: &BareJid, jid: &BareJid) -> bool {
-        let label = jid.domain().as_str().split_once('.').map(|(label, _)| label);
-        label.is_some_and(|label| ROOM_LABELS.contains(&label))
-            || self.muc_hosts.as_ref().is_some_and(|hosts| hosts.has(user, jid))
-            || self.muc_light_hosts.has(user, jid)
-            || self.mix_hosts.has(user, jid)
     }
 
     /// Returns the sender of a message to `user`. `from` is the sender of the stanza, `nick` the nick of `user` in its
@@ -72,12 +57,13 @@ impl Sources {
     fn author(&self, user: &BareJid, from: &Jid, message: &Message, nick: Option<&str>) -> Sender {
         let room = from.to_bare();
         let is_group = message.kind() == MessageType::Groupchat;
-        let is_occupant = is_group || from.is_full() && (message.is_private_of_occupant() || self.is_room(user, &room));
+        let is_occupant =
+            is_group || from.is_full() && (message.is_private_of_occupant() || self.rooms.is_room(user, from));
         if !is_occupant {
             return Sender { jid: from.clone(), is_occupant, is_own: is_copy(user, &room, message), room: None };
         }
         let mix_nick = || {
-            let participant = message.mix_participant().filter(|_| self.mix_hosts.has(user, &room))?;
+            let participant = message.mix_participant().filter(|_| self.rooms.mix.has(user, &room))?;
             room.with_resource_str(participant.nick?.trim()).ok()
         };
         let is_own = self.user_of_occupant(slice::from_ref(user), from, message, nick).is_some_and(|own| own == *user)
@@ -96,9 +82,9 @@ impl Sources {
     ) -> Option<BareJid> {
         let (room, resource) = (from.to_bare(), from.resource()?.as_str());
         let told_by = |hosts: &HostPatterns| users.iter().any(|user| hosts.has(user, &room));
-        let told = if let Some(participant) = message.mix_participant().filter(|_| told_by(&self.mix_hosts)) {
+        let told = if let Some(participant) = message.mix_participant().filter(|_| told_by(&self.rooms.mix)) {
             participant.jid.and_then(|jid| parse_jid(jid.trim()).ok())
-        } else if resource.contains('@') && told_by(&self.muc_light_hosts) {
+        } else if resource.contains('@') && told_by(&self.rooms.muc_light) {
             parse_jid(resource).ok()
         } else {
             None
@@ -131,12 +117,6 @@ pub(crate) fn addressee(message: &Message) -> Option<BareJid> {
 
 impl Default for Sources {
     fn default() -> Self {
-        let hosts =
-            |setting: &Setting<Text>| setting.kind.default().and_then(|hosts| hosts.parse().ok()).unwrap_or_default();
-        Self {
-            muc_hosts: None,
-            muc_light_hosts: hosts(&catalogue::MUC_LIGHT_HOSTS),
-            mix_hosts: hosts(&catalogue::MIX_HOSTS),
-        }
+        Self { rooms: RoomHosts::default(), subscription_requests: true }
     }
 }

@@ -1,10 +1,10 @@
 //! A stanza that is the whole body of a webhook.
 
-use pushlark_model::Availability;
+use pushlark_model::{Availability, ClientState};
 use pushlark_queue::ReportedRecipient;
 use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType, parse_jid};
 
-use crate::event::{Arrival, Effect, Recipients, WebhookEvent, message, new_id};
+use crate::event::{Arrival, Effect, Recipients, WebhookEvent, message, new_id, subscription};
 
 /// Reads a `<message/>` or a `<presence/>`.
 pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
@@ -14,7 +14,13 @@ pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
         "iq" => Err("expected a <message/> or a <presence/>; an <iq/> is for enable, disable or the push node".into()),
         "presence" => {
             let presence = Presence::from_element(element).map_err(|error| error.to_string())?;
-            Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect: presence_effect(&presence)?, read_mark: None })
+            if let (Ok(PresenceType::Subscribe), Some(to)) = (presence.kind(), address(presence.element(), "to")?) {
+                let from = address(presence.element(), "from")?.ok_or("the presence has no from")?.into_bare();
+                let recipient = ReportedRecipient::default();
+                return Ok(subscription(at, from, to.into_bare(), recipient, arrival.sources));
+            }
+            let (id, effect) = (id.unwrap_or_else(new_id), presence_effect(&presence)?);
+            Ok(WebhookEvent { id, at, effect, read_marks: Vec::new() })
         }
         _ => {
             let stanza = Message::from_element(element).map_err(|error| error.to_string())?;
@@ -32,9 +38,9 @@ fn presence_effect(presence: &Presence) -> Result<Effect, String> {
     let to = address(presence.element(), "to")?;
     let none = || Effect::None(vec![from.domain().to_owned()]);
     let availability = match presence.kind().map_err(|error| error.to_string())? {
-        PresenceType::Available(priority) if priority >= 0 => Availability::Online,
+        PresenceType::Available(priority) if priority >= 0 => Availability::Online(ClientState::Active),
         PresenceType::Available(_) | PresenceType::Unavailable => Availability::Offline,
-        PresenceType::Other => return Ok(none()),
+        PresenceType::Subscribe | PresenceType::Other => return Ok(none()),
     };
     let (user, server) = (from.to_bare(), BareJid::from_parts(None, from.domain()));
     if user.node().is_none() || to.is_some_and(|to| to != user && to != server) {

@@ -8,5 +8,7 @@ pub mod time;
 
 pub use payload::Payload;
 pub use presence::{Availability, ClientState};
-pub use publish_options::{MAX_OPTION_FIELDS, MAX_OPTIONS_BYTES, Mode, Priority, PublishOptions, PublishOptionsError};
+pub use publish_options::{
+    Device, DeviceAddress, MAX_OPTION_FIELDS, MAX_OPTIONS_BYTES, Mode, Priority, PublishOptions, PublishOptionsError,
+};
 pub use registration::Registration;

@@ -8,6 +8,9 @@ pub const MAX_OPTION_FIELDS: usize = 32;
 /// The maximum size of all names and values of a form together, in bytes of UTF-8.
 pub const MAX_OPTIONS_BYTES: usize = 8 * 1024;
 
+/// The app of a form that names none.
+const DEFAULT_APP: &str = "default";
+
 /// The fields whose values are not secret with any push service.
 const PUBLIC_FIELDS: [&str; 9] =
     ["service", "mode", "priority", "topic", "silent", "mutable_content", "time_to_live", "click_action", "sound"];
@@ -58,7 +61,41 @@ pub enum Mode {
     Development,
 }
 
+/// A device, as a form names it. Two forms with the same device notify the same app on the same phone or browser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device<'o> {
+    /// The value of `service`; `web-push` for all of its names, and empty without one.
+    pub service: &'o str,
+    /// The value of `app`, or the name of the default app.
+    pub app: &'o str,
+    /// The address of the device at the service.
+    pub address: DeviceAddress<'o>,
+}
+
+/// The address of a device at its push service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceAddress<'o> {
+    /// The token in `device_id`.
+    Token(&'o str),
+    /// The PushKit token in `voip_device_id`, of a form that has no other.
+    VoipToken(&'o str),
+    /// The URL in `endpoint`, of Web Push and UnifiedPush.
+    Endpoint(&'o str),
+}
+
 impl PublishOptions {
+    /// Returns the device that the form names, if it names one.
+    pub fn device(&self) -> Option<Device<'_>> {
+        let service = self.given("service").unwrap_or_default();
+        let is_web_push = ["web-push", "webpush", "unifiedpush"].contains(&service);
+        let endpoint = || self.given("endpoint").map(DeviceAddress::Endpoint);
+        let token = || self.given("device_id").map(DeviceAddress::Token);
+        let voip_token = || self.given("voip_device_id").map(DeviceAddress::VoipToken);
+        let address = if is_web_push { endpoint()? } else { token().or_else(voip_token).or_else(endpoint)? };
+        let service = if is_web_push { "web-push" } else { service };
+        Some(Device { service, app: self.given("app").unwrap_or(DEFAULT_APP), address })
+    }
+
     /// Checks the limits and names of a form's fields. The values are checked by [`check`](Self::check).
     pub fn new(fields: BTreeMap<String, String>) -> Result<Self, PublishOptionsError> {
         if fields.len() > MAX_OPTION_FIELDS {
@@ -220,6 +257,34 @@ mod tests {
         ]);
         let shown = [("auth", "…é€😀x"), ("device_id", "…CDEF"), ("secret", "…"), ("service", "fcm")];
         assert_eq!(form.masked(), shown.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    }
+
+    #[test]
+    fn a_device_is_the_service_the_app_and_the_token_or_the_endpoint() {
+        let phone = options([("service", "fcm"), ("device_id", "t")]);
+        for same in [
+            options([("service", " fcm"), ("device_id", "t\n"), ("mode", "dev"), ("topic", "a"), ("priority", "high")]),
+            options([("service", "fcm"), ("device_id", "t"), ("app", "default")]),
+            options([("service", "fcm"), ("device_id", "t"), ("app", ""), ("voip_device_id", "v"), ("endpoint", "e")]),
+        ] {
+            assert_eq!(same.device(), phone.device(), "{same:?}");
+        }
+        for other in [
+            options([("service", "apns"), ("device_id", "t")]),
+            options([("service", "fcm"), ("device_id", "t2")]),
+            options([("service", "fcm"), ("device_id", "t"), ("app", "other")]),
+            options([("service", "fcm"), ("voip_device_id", "t")]),
+            options([("service", "fcm"), ("endpoint", "t")]),
+        ] {
+            assert!(other.device().is_some_and(|other| Some(other) != phone.device()), "{other:?}");
+        }
+        let browser =
+            |service| options([("service", service), ("endpoint", "https://push.example"), ("device_id", "x")]);
+        assert_eq!(browser("webpush").device(), browser("unifiedpush").device());
+        for none in [options([]), options([("service", "fcm")]), options([("service", "webpush"), ("device_id", "t")])]
+        {
+            assert_eq!(none.device(), None, "{none:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use pushlark_model::{Payload, Registration};
+use pushlark_model::{ClientState, Payload, Registration};
 use pushlark_xmpp::{BareJid, FullJid, Jid, Message};
 use time::OffsetDateTime;
 
@@ -30,7 +30,7 @@ pub struct Event {
     pub nick: Option<String>,
     /// The kind of the event, with the recipient.
     pub kind: EventKind,
-    /// The stanza; its `from` and `to` may be missing.
+    /// The stanza; its `from` and `to` may be missing. It is empty for a contact request.
     pub message: Arc<Message>,
     /// The number of messages in this conversation that the recipient has not read, including this one.
     pub unread_count: u32,
@@ -45,21 +45,24 @@ pub enum EventKind {
     Message(BareJid),
     /// This session did not acknowledge the message (XEP-0198).
     Unacknowledged(FullJid),
+    /// This user got a contact request (RFC 6121, section 3.1). The default rules decide about it, whatever the plugin.
+    Subscription(BareJid),
 }
 
 impl EventKind {
-    /// Returns the `type` of the event in a webhook: `message` or `unacknowledged`.
+    /// Returns the `type` of the event in a webhook: `message`, `unacknowledged` or `subscription`.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Message(_) => "message",
             Self::Unacknowledged(_) => "unacknowledged",
+            Self::Subscription(_) => "subscription",
         }
     }
 
     /// Returns the bare JID of the recipient.
     pub fn recipient(&self) -> BareJid {
         match self {
-            Self::Message(user) => user.clone(),
+            Self::Message(user) | Self::Subscription(user) => user.clone(),
             Self::Unacknowledged(session) => session.to_bare(),
         }
     }
@@ -79,8 +82,17 @@ pub struct Recipient {
     pub exists: bool,
     /// Whether the user has a session that receives messages.
     pub online: bool,
+    /// The state of the clients of a user who is online: inactive if all are (XEP-0352). `None` counts as active.
+    pub client_state: Option<ClientState>,
     /// The last registration that the event's session enabled; `None` if the event has no session.
     pub tied: Option<Registration>,
+}
+
+impl Recipient {
+    /// Returns whether the user gets messages without a notification: an online session has an active client.
+    pub fn is_active(&self) -> bool {
+        self.online && self.client_state != Some(ClientState::Inactive)
+    }
 }
 
 /// One notification for one registration.

@@ -29,9 +29,12 @@ pub trait Plugin: Send + Sync {
     }
 }
 
-/// Prepares a notification of a message that somebody else wrote and that has a content for people, like MongooseIM's
-/// plugin `defaults`, which asks for a body.
+/// Prepares a notification of a contact request, or of a message that somebody else wrote and that has a content for
+/// people, like MongooseIM's plugin `defaults`, which asks for a body.
 pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
+    if let EventKind::Subscription(_) = event.kind {
+        return Ok(event.contact_request());
+    }
     if event.is_own {
         return Err(Rule::new("defaults", "the recipient wrote the message"));
     }
@@ -39,13 +42,14 @@ pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
     Ok(event.summary(content))
 }
 
-/// Chooses all registrations of a recipient that exists and is offline, like MongooseIM's plugin `defaults`.
+/// Chooses all registrations of a recipient who exists and is offline, or online with inactive clients only, like
+/// MongooseIM's plugin `defaults`.
 pub fn should_publish(event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
     let rule = match event.kind {
         _ if !recipient.exists => "there is no such user",
         EventKind::Unacknowledged(_) => "unacknowledged messages do not notify",
-        EventKind::Message(_) if recipient.online => "the recipient is online",
-        EventKind::Message(_) => return Choice::all(registrations),
+        EventKind::Message(_) | EventKind::Subscription(_) if recipient.is_active() => "the recipient is online",
+        EventKind::Message(_) | EventKind::Subscription(_) => return Choice::all(registrations),
     };
     Choice::none(registrations, &Rule::new("defaults", rule))
 }

@@ -40,6 +40,18 @@ impl Event {
         payload
     }
 
+    /// Returns the summary of a contact request within the operator's limits. It counts no message.
+    pub(crate) fn contact_request(&self) -> Payload {
+        let ContentPolicy { sender, subscription_placeholder, .. } = &*self.content_policy;
+        let mut payload = Payload::default().with(Payload::PENDING_SUBSCRIPTION_COUNT, "1");
+        if *sender {
+            let contact = self.from.to_bare();
+            payload = payload.with(Payload::PENDING_SUBSCRIPTION_FROM, contact.as_str());
+            payload = payload.with(Payload::LAST_MESSAGE_SENDER, contact.as_str());
+        }
+        payload.with(Payload::LAST_MESSAGE_BODY, subscription_placeholder.as_str())
+    }
+
     /// Returns whether the message mentions the recipient: it refers (XEP-0372) to the user's JID or to an occupant of
     /// the room whose nick is the recipient's (the localpart if the event reports none) or the bare JID (as in MUC
     /// Light), or its text contains the nick after an `@`.

@@ -1,10 +1,11 @@
 //! The SQS queue from ingest and the push node to the worker: the format of its records, and the SQS calls.
 
+mod packing;
 mod record;
 
+pub use packing::MAX_RECIPIENTS;
 pub use record::{
-    MAX_RECIPIENTS, NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, VERSION, Work,
-    WorkKind,
+    NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, VERSION, Work, WorkKind,
 };
 
 use std::iter;
@@ -60,15 +61,14 @@ impl Queue {
     }
 
     /// Sends records in batches, up to [`MAX_CONCURRENT_SENDS`] at once. If it fails, some records may have been sent.
-    pub async fn send(&self, records: &[Record]) -> Result<(), QueueError> {
-        let at_once: Vec<_> = records.iter().zip(iter::repeat(Duration::ZERO)).collect();
-        self.send_later(&at_once).await
+    pub async fn send(&self, records: impl Iterator<Item = Record> + Send) -> Result<(), QueueError> {
+        self.send_later(records.zip(iter::repeat(Duration::ZERO))).await
     }
 
     /// Sends records like [`send`](Self::send), each with the delay before which it cannot be received, in whole
     /// seconds and at most [`MAX_TIMER`].
-    pub async fn send_later(&self, records: &[(&Record, Duration)]) -> Result<(), QueueError> {
-        // A batch is serialized when it is sent, since all batches together may be many times larger than the webhook.
+    pub async fn send_later(&self, records: impl Iterator<Item = (Record, Duration)> + Send) -> Result<(), QueueError> {
+        // A batch is made when it is sent, since all batches together may be many times larger than the webhook.
         let sends = batches(records).map(async |batch| self.send_batch(batch?).await);
         stream::iter(sends).buffer_unordered(MAX_CONCURRENT_SENDS).try_collect().await
     }
@@ -138,12 +138,14 @@ impl Queue {
 }
 
 /// Returns the bodies and delays of records, in batches for one SQS call each.
-fn batches(records: &[(&Record, Duration)]) -> impl Iterator<Item = Result<Vec<(String, Duration)>, QueueError>> {
-    fn body((record, delay): &(&Record, Duration)) -> serde_json::Result<(String, Duration)> {
-        Ok((serde_json::to_string(record)?, *delay))
+fn batches(
+    records: impl Iterator<Item = (Record, Duration)> + Send,
+) -> impl Iterator<Item = Result<Vec<(String, Duration)>, QueueError>> + Send {
+    fn body((record, delay): (Record, Duration)) -> serde_json::Result<(String, Duration)> {
+        Ok((serde_json::to_string(&record)?, delay))
     }
 
-    let mut bodies = records.iter().map(body).peekable();
+    let mut bodies = records.map(body).peekable();
     iter::from_fn(move || {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(body) = bodies.next_if(|body| {
@@ -175,11 +177,12 @@ mod tests {
         let user = BareJid::new("bob@example.com").unwrap();
         let record = |bytes: usize| {
             let kind = WorkKind::UserRemoved { jid: user.clone() };
-            Record::pack([Work::new("i".repeat(bytes), OffsetDateTime::UNIX_EPOCH, kind)]).remove(0)
+            Record::new(vec![Work::new("i".repeat(bytes), OffsetDateTime::UNIX_EPOCH, kind)])
         };
         let sizes = |records: &[Record]| {
-            let records: Vec<_> = records.iter().map(|record| (record, Duration::ZERO)).collect();
-            batches(&records).map(|batch| batch.unwrap().len()).collect::<Vec<_>>()
+            batches(records.iter().cloned().zip(iter::repeat(Duration::ZERO)))
+                .map(|batch| batch.unwrap().len())
+                .collect::<Vec<_>>()
         };
         assert_eq!(sizes(&[]), [0; 0]);
         assert_eq!(sizes(&vec![record(32); 25]), [10, 10, 5]);

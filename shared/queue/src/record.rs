@@ -1,6 +1,7 @@
 //! Records: the bodies of SQS messages to the worker.
 
 use std::collections::BTreeMap;
+use std::iter;
 
 use pushlark_model::{ClientState, Registration};
 use pushlark_xmpp::{BareJid, DomainPart, FullJid, Jid};
@@ -11,10 +12,6 @@ use time::OffsetDateTime;
 pub const VERSION: u32 = 3;
 /// The version of records without the field `version`.
 const FIRST_VERSION: u32 = 1;
-/// The maximum number of recipients in one record. The worker handles them concurrently.
-pub const MAX_RECIPIENTS: usize = 25;
-/// The maximum size of all stanzas in a record of several events, in bytes. SQS bills up to 64 KB as one request.
-const FULL_RECORD_BYTES: usize = 60 * 1024;
 
 /// The body of an SQS message, a JSON object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +42,7 @@ pub enum RecordError {
     Json(serde_json::Error),
 }
 
-/// An event for the worker, for at most [`MAX_RECIPIENTS`] recipients once it is packed.
+/// An event for the worker. Once it is packed, it has the recipients of its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
     /// The id of the message. Events with the same id are about the same message.
@@ -114,6 +111,10 @@ impl From<&Registration> for RegistrationKey {
     }
 }
 
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
@@ -126,7 +127,7 @@ pub enum WorkKind {
     Message {
         /// The sender of the message.
         from: Jid,
-        /// The recipients, at most [`MAX_RECIPIENTS`] in one record.
+        /// The recipients.
         to: Vec<BareJid>,
         /// The stanza, as XML.
         stanza: String,
@@ -138,7 +139,7 @@ pub enum WorkKind {
     Unacknowledged {
         /// The sender of the message.
         from: Jid,
-        /// The sessions, at most [`MAX_RECIPIENTS`] in one record.
+        /// The sessions.
         to: Vec<FullJid>,
         /// The stanza, as XML.
         stanza: String,
@@ -152,6 +153,9 @@ pub enum WorkKind {
         from: BareJid,
         /// The user who is asked.
         to: BareJid,
+        /// The state of the user in the webhook.
+        #[serde(default)]
+        recipient: ReportedRecipient,
     },
     /// A conversation that a user has read, on devices that may still show its notifications.
     Read {
@@ -191,6 +195,10 @@ pub struct NodeNotification {
     pub options: BTreeMap<String, String>,
     /// The names and values of the summary's fields, in order (FORM_TYPE `urn:xmpp:push:summary`).
     pub summary: Vec<(String, String)>,
+    /// Whether the summary has no text because there is nothing to show, so that it is data for the app. Otherwise a
+    /// summary without a text is shown with a placeholder.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub background: bool,
 }
 
 /// The state of a message's recipient in a webhook. The worker looks up missing fields, or uses their defaults.
@@ -234,24 +242,9 @@ impl Record {
         }
     }
 
-    /// Packs events into as few records as the limits allow, in order. An event with more recipients than
-    /// [`MAX_RECIPIENTS`] is split.
-    pub fn pack(work: impl IntoIterator<Item = Work>) -> Vec<Self> {
-        let mut records: Vec<Self> = Vec::new();
-        let (mut recipients, mut bytes) = (0, 0);
-        for part in work.into_iter().flat_map(Work::split) {
-            let (more_recipients, more_bytes) = part.size();
-            recipients += more_recipients;
-            bytes += more_bytes;
-            match records.last_mut() {
-                Some(record) if recipients <= MAX_RECIPIENTS && bytes <= FULL_RECORD_BYTES => record.work.push(part),
-                _ => {
-                    records.push(Self { version: VERSION, uid: None, work: vec![part] });
-                    (recipients, bytes) = (more_recipients, more_bytes);
-                }
-            }
-        }
-        records
+    /// Creates a record of the current version.
+    pub(crate) fn new(work: Vec<Work>) -> Self {
+        Self { version: VERSION, uid: None, work }
     }
 }
 
@@ -263,58 +256,45 @@ impl Work {
 
     /// Returns the event for the recipient at `index` only, with the state of its retry.
     pub fn again(&self, index: usize, retry: Retry) -> Self {
+        Self { retry: Some(retry), ..self.part(&[index]) }
+    }
+
+    /// Returns the event for the recipients at these indices only.
+    pub(crate) fn part(&self, recipients: &[usize]) -> Self {
+        fn these<T: Clone>(all: &[T], indices: &[usize]) -> Vec<T> {
+            indices.iter().filter_map(|index| all.get(*index).cloned()).collect()
+        }
+
         let kind = match &self.kind {
             WorkKind::Message { from, to, stanza, recipient } => WorkKind::Message {
                 from: from.clone(),
-                to: to.get(index).cloned().into_iter().collect(),
+                to: these(to, recipients),
                 stanza: stanza.clone(),
                 recipient: recipient.clone(),
             },
             WorkKind::Unacknowledged { from, to, stanza, recipient } => WorkKind::Unacknowledged {
                 from: from.clone(),
-                to: to.get(index).cloned().into_iter().collect(),
+                to: these(to, recipients),
                 stanza: stanza.clone(),
                 recipient: recipient.clone(),
             },
             other => other.clone(),
         };
-        Self { id: self.id.clone(), at: self.at, kind, retry: Some(retry) }
+        Self { id: self.id.clone(), at: self.at, kind, retry: self.retry.clone() }
     }
+}
 
-    /// Returns the number of recipients and the size of the content in bytes.
-    fn size(&self) -> (usize, usize) {
-        match &self.kind {
-            WorkKind::Message { to, stanza, .. } => (to.len(), stanza.len()),
-            WorkKind::Unacknowledged { to, stanza, .. } => (to.len(), stanza.len()),
-            WorkKind::Notification(notification) => {
-                (1, notification.summary.iter().map(|(name, value)| name.len() + value.len()).sum())
-            }
-            WorkKind::Subscription { .. }
-            | WorkKind::Read { .. }
-            | WorkKind::UserRemoved { .. }
-            | WorkKind::DomainRemoved { .. } => (1, 0),
-        }
-    }
-
-    fn split(self) -> Vec<Self> {
-        let (recipients, _) = self.size();
-        if recipients <= MAX_RECIPIENTS {
-            return vec![self];
-        }
-        let Self { id, at, kind, retry } = self;
-        let with = |kind| Self { id: id.clone(), at, kind, retry: retry.clone() };
-        match kind {
-            WorkKind::Message { from, to, stanza, recipient } => to
-                .chunks(MAX_RECIPIENTS)
-                .map(|to| (from.clone(), to.to_vec(), stanza.clone(), recipient.clone()))
-                .map(|(from, to, stanza, recipient)| with(WorkKind::Message { from, to, stanza, recipient }))
-                .collect(),
-            WorkKind::Unacknowledged { from, to, stanza, recipient } => to
-                .chunks(MAX_RECIPIENTS)
-                .map(|to| (from.clone(), to.to_vec(), stanza.clone(), recipient.clone()))
-                .map(|(from, to, stanza, recipient)| with(WorkKind::Unacknowledged { from, to, stanza, recipient }))
-                .collect(),
-            other => vec![with(other)],
+impl WorkKind {
+    /// Returns the JIDs of the recipients: users or their sessions, or a removed domain.
+    pub(crate) fn recipients(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        let one = |jid| -> Box<dyn Iterator<Item = &str> + '_> { Box::new(iter::once(jid)) };
+        match self {
+            Self::Message { to, .. } => Box::new(to.iter().map(|user| user.as_str())),
+            Self::Unacknowledged { to, .. } => Box::new(to.iter().map(|session| session.as_str())),
+            Self::Subscription { to, .. } => one(to.as_str()),
+            Self::Read { jid, .. } | Self::UserRemoved { jid } => one(jid.as_str()),
+            Self::Notification(notification) => one(notification.owner.as_str()),
+            Self::DomainRemoved { domain } => one(domain.as_str()),
         }
     }
 }
@@ -333,32 +313,9 @@ mod tests {
     }
 
     #[test]
-    fn many_recipients_are_split_and_none_is_lost() {
-        let records = Record::pack([message(1000, 100), message(1, 100)]);
-        assert_eq!(records.len(), 41);
-        let mut all = Vec::new();
-        for record in &records {
-            assert!(record.work.iter().map(|work| work.size().0).sum::<usize>() <= MAX_RECIPIENTS);
-            for work in &record.work {
-                let WorkKind::Message { to, .. } = &work.kind else { unreachable!() };
-                all.extend(to.iter().map(ToString::to_string));
-            }
-        }
-        assert_eq!(all.len(), 1001);
-    }
-
-    #[test]
-    fn small_events_share_a_record_and_large_ones_do_not() {
-        assert_eq!(Record::pack((0..25).map(|_| message(1, 200))).len(), 1);
-        assert_eq!(Record::pack((0..3).map(|_| message(1, 50_000))).len(), 3);
-        assert_eq!(Record::pack([message(1, 200_000)]).len(), 1);
-        assert!(Record::pack([]).is_empty());
-    }
-
-    #[test]
     fn a_written_record_is_read_unchanged() {
-        let record = &Record::pack([message(2, 10)])[0];
-        assert_eq!(*record, Record::read(&serde_json::to_string(record).unwrap()).unwrap());
+        let record = Record::new(vec![message(2, 10)]);
+        assert_eq!(record, Record::read(&serde_json::to_string(&record).unwrap()).unwrap());
     }
 
     /// Records with an event of each kind, in the formats of versions. They must never change, since workers of other
@@ -377,6 +334,7 @@ mod tests {
         assert!(of(&|kind| matches!(kind, WorkKind::Subscription { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::Read { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::Notification(_))));
+        assert!(of(&|kind| matches!(kind, WorkKind::Notification(notification) if notification.background)));
         assert!(of(&|kind| matches!(kind, WorkKind::UserRemoved { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::DomainRemoved { .. })));
         let sample: serde_json::Value = serde_json::from_str(VERSION_3).unwrap();

@@ -5,6 +5,7 @@
 pub mod catalogue;
 mod host_patterns;
 mod list;
+mod room_hosts;
 mod secret;
 mod setting;
 mod url;
@@ -15,6 +16,7 @@ mod agreement;
 
 pub use host_patterns::{HostPatternError, HostPatterns};
 pub use list::{EmptyItemError, by_domain, items};
+pub use room_hosts::RoomHosts;
 pub use secret::{RotatingSecret, Secret, SecretError, UnreadSecretError};
 pub use setting::{Number, Reader, Setting, SettingEntry, Switch, Text, Values, Word, Words};
 pub use url::{HttpUrl, UrlError, without_credentials};

@@ -30,8 +30,17 @@ pub const SUSPICIONS: &str = "suspicions";
 pub const UNREACHABLE_SINCE: &str = "unreachable_since";
 /// The time of the answer that reports the device of a push node as gone, in seconds since 1970.
 pub const GONE_AT: &str = "gone_at";
+/// The digest of the device of a registration or push node whose user is listed in the item of the device; in a user's
+/// reference to a push node, the digest of the node's device.
+pub const DEVICE_DIGEST: &str = "device_digest";
+/// The users who have a device: a map from bare JIDs to the key and version of a registration or push node.
+pub const ACCOUNTS: &str = "accounts";
+/// What has the device of a deleted registration: `node` or `user`.
+pub const REPLACED_BY: &str = "replaced_by";
 /// Whether a session is online.
 pub const IS_ONLINE: &str = "is_online";
+/// Whether the client of an online session is inactive (XEP-0352). Missing in items of earlier versions: active.
+pub const IS_INACTIVE: &str = "is_inactive";
 /// The time of the last presence of a session, in microseconds since 1970.
 pub const SINCE: &str = "since";
 /// The time at which a session went offline last, in microseconds since 1970.
@@ -44,12 +53,16 @@ pub const TIED_AT: &str = "tied_at";
 pub const COUNTED_TOTAL: &str = "counted_total";
 /// The time of the last counted message, in microseconds since 1970.
 pub const COUNTED_AT: &str = "counted_at";
+/// The time at which a counter was created, in microseconds since 1970.
+pub const OPENED_AT: &str = "opened_at";
 /// The part of `counted_total` that the user has read.
 pub const READ_TOTAL: &str = "read_total";
 /// The time at which the user read the conversation last, in microseconds since 1970.
 pub const READ_AT: &str = "read_at";
 /// The unread count of a claimed message.
 pub const UNREAD: &str = "unread";
+/// The time of the last notification of a conversation, in microseconds since 1970.
+pub const SHOWN_AT: &str = "shown_at";
 /// The owner of a push node: a bare JID.
 pub const OWNER_JID: &str = "owner_jid";
 /// The access model of a push node (XEP-0060, section 4.5).

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use pushlark_model::Registration;
+use pushlark_model::{Device, DeviceAddress, Registration};
 use pushlark_xmpp::{BareJid, DomainPart, Jid};
 use sha2::{Digest, Sha256};
 
@@ -14,10 +14,16 @@ use crate::NodeAddress;
 pub const LATEST_REGISTRATION: &str = "reg";
 /// The prefix of the sort key of a registration.
 pub const REGISTRATION_PREFIX: &str = "reg/";
+/// The prefix of the sort key of a user's item about a replaced registration.
+pub const REPLACED_PREFIX: &str = "replaced/";
 /// The prefix of the sort key of a session.
 pub const SESSION_PREFIX: &str = "ses/";
 /// The prefix of the sort key of an unread counter.
 pub const UNREAD_PREFIX: &str = "unread/";
+/// The prefix of the sort key of an item that remembers what a user has read of a conversation.
+const READ_PREFIX: &str = "read/";
+/// The prefix of the sort key of an item that names the registrations that were notified of a conversation.
+const SHOWN_PREFIX: &str = "shown/";
 /// The prefix of the partition key of a node, and of the sort key of its owner's reference to it.
 pub const NODE_PREFIX: &str = "node/";
 /// The sort key of a user's item that names the node added last. It sorts before all references to nodes.
@@ -28,9 +34,13 @@ pub const NODES_LAST: &str = "node0";
 pub const NODE_ITEM: &str = "node";
 /// The prefix of the sort keys of a node's devices in the same partition.
 pub const DEVICE_PREFIX: &str = "device/";
-/// The prefix of the names of a counter's attributes for single messages.
-pub const COUNTED_MESSAGE_PREFIX: &str = "m/";
-/// The start of the range with all registrations of a recipient, followed by all sessions.
+/// The sort key of the item that lists the users of a device, in the device's own partition.
+pub const ACCOUNTS_ITEM: &str = "accounts";
+/// The prefix of the names of a counter's attributes for the ids of events.
+const COUNTED_MESSAGE_PREFIX: &str = "m/";
+/// The prefix of the names of a counter's attributes for the ids to which read marks refer.
+const MESSAGE_REFERENCE_PREFIX: &str = "r/";
+/// The start of the range with all registrations of a recipient, followed by the replaced ones and all sessions.
 pub const RECIPIENT_FIRST: &str = LATEST_REGISTRATION;
 /// The end of that range: `0` follows `/` in ASCII.
 pub const RECIPIENT_LAST: &str = "ses0";
@@ -46,9 +56,10 @@ pub fn registration(jid: &BareJid, node: &str) -> String {
     format!("{REGISTRATION_PREFIX}{}/{node}", bounded(jid.as_str(), 500))
 }
 
-/// Returns the PubSub service in the key of a registration: its JID, or a hash of a long JID.
-pub fn pubsub_jid(registration: &str) -> &str {
-    registration.strip_prefix(REGISTRATION_PREFIX).unwrap_or_default().split('/').next().unwrap_or_default()
+/// Returns the PubSub service in the key of a registration or node: its JID, or a hash of a long JID.
+pub fn pubsub_jid(key: &str) -> &str {
+    let service = key.strip_prefix(REGISTRATION_PREFIX).or_else(|| key.strip_prefix(NODE_PREFIX));
+    service.unwrap_or_default().split('/').next().unwrap_or_default()
 }
 
 /// Returns the sort key of a session. A bare JID stands for the one session without a resource.
@@ -60,9 +71,43 @@ pub fn unread(conversation: &BareJid) -> String {
     format!("{UNREAD_PREFIX}{}", bounded(conversation.as_str(), 1000))
 }
 
+pub fn read(conversation: &BareJid) -> String {
+    format!("{READ_PREFIX}{}", bounded(conversation.as_str(), 1000))
+}
+
+pub fn shown(conversation: &BareJid) -> String {
+    format!("{SHOWN_PREFIX}{}", bounded(conversation.as_str(), 1000))
+}
+
 /// Returns the partition key of a node, which is also the sort key of its owner's reference to it.
 pub fn node(address: &NodeAddress) -> String {
     format!("{NODE_PREFIX}{}/{}", bounded(address.jid.as_str(), 500), address.node)
+}
+
+/// Returns whether the sort key in a user's partition is that of a reference to a push node.
+pub fn is_push_node(key: &str) -> bool {
+    key.starts_with(NODE_PREFIX)
+}
+
+/// Returns a digest of a device, in hexadecimal digits. The device cannot be found from it.
+pub fn device_digest(device: &Device<'_>) -> String {
+    let (kind, address) = match device.address {
+        DeviceAddress::Token(token) => ("device_id", token),
+        DeviceAddress::VoipToken(token) => ("voip_device_id", token),
+        DeviceAddress::Endpoint(endpoint) => ("endpoint", endpoint),
+    };
+    // With their lengths, other parts never give the same text.
+    hash(&[device.service, device.app, kind, address].map(|part| format!("{}:{part}", part.len())).concat())
+}
+
+/// Returns the partition key of the item that lists the users of a device.
+pub fn accounts(device: &str) -> String {
+    format!("device/{device}")
+}
+
+/// Returns the sort key of a user's item about the registration of this device that was replaced last.
+pub fn replaced(device: &str) -> String {
+    format!("{REPLACED_PREFIX}{}", device.get(..32).unwrap_or(device))
 }
 
 /// Returns the sort key of a node's device. Answers about the device count only for this version of the node, and for
@@ -73,9 +118,20 @@ pub fn device(registration: &Registration) -> String {
     format!("{DEVICE_PREFIX}{}/{}", registration.created_at, &digest[..32])
 }
 
-/// Returns the name of a counter's attribute for a message. It is short, because a counter has many.
+/// Returns the name of a counter's attribute for the id of a message's event. It is short, because a counter has many.
 pub fn counted_message(id: &str) -> String {
     format!("{COUNTED_MESSAGE_PREFIX}{}", &hash(id)[..16])
+}
+
+/// Returns the name of a counter's attribute for an id to which read marks refer: 48 bits of a hash. If two ids of a
+/// conversation have the same one, a read mark reads up to the later message.
+pub fn message_reference(id: &str) -> String {
+    format!("{MESSAGE_REFERENCE_PREFIX}{}", &hash(id)[..12])
+}
+
+/// Returns whether an attribute of a counter is for an id of a message.
+pub fn is_message_name(attribute: &str) -> bool {
+    attribute.starts_with(COUNTED_MESSAGE_PREFIX) || attribute.starts_with(MESSAGE_REFERENCE_PREFIX)
 }
 
 pub fn claim(id: &str, user: &BareJid) -> String {
@@ -143,7 +199,9 @@ mod tests {
         let user = BareJid::new(&format!("{localpart}@{domain}")).unwrap();
         assert!(registration(&user, &"n".repeat(512)).len() <= 1024);
         assert!(session(&user.with_resource_str(&"r".repeat(1023)).unwrap()).len() <= 1024);
-        assert!(unread(&user).len() <= 1024);
+        for key in [unread(&user), read(&user), shown(&user)] {
+            assert!(key.len() <= 1024);
+        }
         assert!(node(&NodeAddress { jid: user.clone(), node: "n".repeat(512) }).len() <= 1024);
         assert!(claim(&"i".repeat(1000), &user).len() <= 2048);
         let other = BareJid::new(&format!("{localpart}@x{}", &domain[1..])).unwrap();
@@ -158,8 +216,12 @@ mod tests {
             assert!((RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&key.as_str()), "{key}");
             assert!(LATEST_REGISTRATION < key.as_str(), "{key}");
         }
-        assert!(registration(&user, "\u{10ffff}") < session(&user));
-        assert!(!(RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&"unread/alice@example.com"));
+        let last_registration = registration(&user, "\u{10ffff}");
+        assert!(last_registration < replaced(&"f".repeat(64)) && replaced(&"f".repeat(64)) < session(&user));
+        let alice = BareJid::new("alice@example.com").unwrap();
+        for key in [unread(&alice), read(&alice), shown(&alice)] {
+            assert!(!(RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&key.as_str()), "{key}");
+        }
     }
 
     #[test]

@@ -4,16 +4,21 @@
 //! | --- | --- | --- |
 //! | `bob@example.com` | `reg` | the registration that was added last; each addition checks and replaces this item |
 //! | `bob@example.com` | `reg/<pubsub jid>/<node>` | a registration |
+//! | `bob@example.com` | `replaced/<digest>` | the registration of a device that was replaced last |
 //! | `bob@example.com` | `ses/<resource>` | a session: whether it is online, the registration that it enabled last |
-//! | `bob@example.com` | `unread/<conversation jid>` | the number of unread messages |
+//! | `bob@example.com` | `unread/<conversation jid>` | the number of unread messages, while there are any |
+//! | `bob@example.com` | `read/<conversation jid>` | the time of the last read mark, and the last messages that were read |
+//! | `bob@example.com` | `shown/<conversation jid>` | the registrations that were notified of a conversation |
 //! | `bob@example.com` | `node` | the push node that was added last; each addition checks and replaces this item |
 //! | `bob@example.com` | `node/<pubsub jid>/<node>` | a reference to a push node that the user owns |
 //! | `node/<pubsub jid>/<node>` | `node` | a push node: its configuration, affiliations and device |
 //! | `node/<pubsub jid>/<node>` | `device/<created_at>/<digest>` | the answers of a push service about a device |
+//! | `device/<digest>` | `accounts` | the users who have a device, with `DEVICE_ACCOUNTS=one` |
 //! | `answers/FCM/default/prod` | a day | a push service's number of deliveries, and of answers that a device is gone |
 //! | `rate/example.com` | a minute | the number of events of an account: a domain, a user or a sender |
 //! | `msg/<id>/bob@example.com` | `claim` | which attempt publishes a message to which registration, and its unread count |
 
+mod account;
 mod answers;
 mod attributes;
 mod claim;
@@ -27,7 +32,9 @@ mod rate;
 mod recipient;
 mod registration;
 mod removal;
+mod replaced;
 mod session;
+mod shown;
 mod transaction;
 mod unread;
 
@@ -40,7 +47,10 @@ pub use rate::RateLimitError;
 pub use recipient::Snapshot;
 pub use registration::Registered;
 pub use removal::RemovalProgress;
+pub use replaced::{Replaced, ReplacedBy};
 pub use session::MAX_SESSIONS;
+pub use shown::Shown;
+pub use unread::CountedMessage;
 
 use std::num::NonZeroU32;
 use std::time::Duration;

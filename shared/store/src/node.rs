@@ -1,19 +1,24 @@
 //! Push nodes, to which other servers publish notifications (XEP-0357, section 4).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnValuesOnConditionCheckFailure, Update};
 use pushlark_model::{PublishOptions, Registration};
 use pushlark_xmpp::{AccessModel, Affiliation, BareJid, NodeConfig, PublishModel};
 
+use crate::account::{Enabled, Taking};
 use crate::attributes::{
-    ACCESS_MODEL, ADDED, ADDED_AT, AFFILIATIONS, CREATED_AT, DOMAIN_SHARD, FORM, OWNER_JID, PK, PUBLISH_MODEL, SK,
+    ACCESS_MODEL, ADDED, ADDED_AT, AFFILIATIONS, CREATED_AT, DEVICE_DIGEST, DOMAIN_SHARD, FORM, OWNER_JID, PK,
+    PUBLISH_MODEL, SK,
 };
 use crate::item::{self, Item, number, text};
+use crate::replaced::ReplacedBy;
 use crate::transaction::{Latest, Part, Retries, TransactionOutcome, is_unmet};
 use crate::{Store, StoreError, keys, unless_stale};
 
 const STORE_NODE: &str = "store a node";
+/// The most nodes of the same device that one transaction deletes.
+const MAX_DELETIONS: usize = 20;
 
 /// The most affiliations of a node.
 pub const MAX_AFFILIATIONS: usize = 100;
@@ -55,6 +60,24 @@ pub enum NodePlaced {
     Taken,
     /// The owner has [`Limits::nodes`](crate::Limits::nodes) other nodes.
     Full,
+}
+
+/// An owner's reference to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reference {
+    /// The version of the node.
+    created_at: u64,
+    /// The digest of the node's device; `None` without a device, and in items of earlier versions.
+    device: Option<String>,
+}
+
+impl Reference {
+    fn read(item: &Item) -> Self {
+        Self {
+            created_at: item::number_of(item, CREATED_AT).unwrap_or(0),
+            device: item::text_of(item, DEVICE_DIGEST).map(Into::into),
+        }
+    }
 }
 
 impl Node {
@@ -100,42 +123,81 @@ impl Store {
         Ok(nodes)
     }
 
-    /// Stores a node, unless there is one at its address.
+    /// Stores a node, unless there is one at its address. It has no device.
     pub async fn create_node(&self, node: &Node) -> Result<NodePlaced, StoreError> {
-        self.place_node(node, false).await
+        self.place_node(node, false, |_| false).await
     }
 
     /// Stores the node of a device. If the owner has a node at this address, that node gets the device and the
-    /// affiliations that it lacks, and keeps its configuration.
-    pub async fn register_node(&self, node: &Node) -> Result<NodePlaced, StoreError> {
-        self.place_node(node, true).await
+    /// affiliations that it lacks, and keeps its configuration. Other nodes of the owner with the same device are
+    /// deleted. With `DEVICE_ACCOUNTS=one`, the device is also taken from other users for whom `may_take` is true.
+    pub async fn register_node(
+        &self,
+        node: &Node,
+        may_take: impl Fn(&BareJid) -> bool,
+    ) -> Result<NodePlaced, StoreError> {
+        self.place_node(node, true, may_take).await
     }
 
     /// Stores a node and its owner's reference to it in one transaction. With `may_replace`, a node of the same
     /// owner is changed to `node`'s device. An owner never has more than [`Limits::nodes`](crate::Limits::nodes).
-    async fn place_node(&self, node: &Node, may_replace: bool) -> Result<NodePlaced, StoreError> {
+    async fn place_node(
+        &self,
+        node: &Node,
+        may_replace: bool,
+        may_take: impl Fn(&BareJid) -> bool,
+    ) -> Result<NodePlaced, StoreError> {
         let key = keys::node(&node.address);
+        let device = node.device.as_ref().and_then(|options| Some(keys::device_digest(&options.device()?)));
+        let listed = device.as_deref().filter(|_| self.limits.one_account);
         let (mut retries, mut exists) = (Retries::new(), None);
         loop {
             let (latest, references) = self.references(&node.owner).await?;
-            let is_new = !references.contains(&key);
-            if is_new && references.len() >= self.limits.nodes {
+            let known = references.get(&key);
+            let is_same_device = |reference: &Reference| device.is_some() && reference.device == device;
+            let others = references.iter().filter(|(other, reference)| **other != key && is_same_device(reference));
+            let replaced: Vec<_> = others.take(MAX_DELETIONS).collect();
+            if known.is_none() && references.len() - replaced.len() >= self.limits.nodes {
                 return Ok(NodePlaced::Full);
             }
             // A reference without its node is possible: an earlier version wrote them one after the other.
-            let part = match may_replace && exists.unwrap_or(!is_new) {
-                true => self.renew_node(node),
-                false => self.put_node(node),
+            let part = match may_replace && exists.unwrap_or(known.is_some()) {
+                true => self.renew_node(node, listed),
+                false => self.put_node(node, listed),
             };
-            let mut parts = vec![part, self.put_reference(node, is_new)];
-            if is_new {
+            let mut parts = vec![part, self.put_reference(node, device.as_deref(), known.is_none())];
+            // Of two requests that register one device at two nodes at once, the second must see the first.
+            if known.is_none_or(|known| device.is_some() && !is_same_device(known)) {
                 let added_at =
                     latest.as_ref().map_or(0, |latest| latest.added_at.saturating_add(1)).max(node.created_at);
                 let next = Latest { key: key.clone(), added_at };
-                let is_known = |key: &str| references.contains(key);
+                let is_known = |key: &str| references.contains_key(key);
                 parts.extend(self.advance(&node.owner, keys::LATEST_NODE, latest.as_ref(), is_known, &next));
             }
+            for (key, reference) in &replaced {
+                parts.extend(self.delete_node_parts(&node.owner, key, reference.created_at));
+            }
+            let Taking { parts: taking, taken } = match listed {
+                Some(device) => {
+                    let enabled = Enabled { device, owner: &node.owner, key: &key, created_at: node.created_at };
+                    self.take(enabled, &may_take).await?
+                }
+                None => Taking::default(),
+            };
+            parts.extend(taking);
             let TransactionOutcome::Conflict(reasons) = self.transact(STORE_NODE, parts).await? else {
+                for (key, _) in replaced {
+                    ReplacedBy::AnotherNode.log(&node.owner, key);
+                }
+                for (user, key, by) in &taken {
+                    by.log(user, key);
+                }
+                let earlier = known.and_then(|known| Some((known.device.as_deref()?, known.created_at)));
+                if let Some((earlier, created_at)) =
+                    earlier.filter(|(earlier, _)| listed.is_some_and(|now| now != *earlier))
+                {
+                    self.release(earlier, &node.owner, created_at).await?;
+                }
                 return Ok(NodePlaced::Stored);
             };
             if let Some(reason) = reasons.first().filter(|reason| is_unmet(reason)) {
@@ -149,23 +211,38 @@ impl Store {
         }
     }
 
-    /// Returns the node that an owner added last, and the keys of all nodes of the owner.
-    async fn references(&self, owner: &BareJid) -> Result<(Option<Latest>, HashSet<String>), StoreError> {
-        let (mut latest, mut references) = (None, HashSet::new());
+    /// Returns the parts that delete a node of this version and its owner's reference to it.
+    pub(crate) fn delete_node_parts(&self, owner: &BareJid, key: &str, version: u64) -> Vec<Part> {
+        let item = Delete::builder()
+            .table_name(&self.table)
+            .key(PK, text(key))
+            .key(SK, text(keys::NODE_ITEM))
+            .condition_expression(format!(
+                "attribute_not_exists({PK}) OR {OWNER_JID} = :owner AND {CREATED_AT} = :version"
+            ))
+            .expression_attribute_values(":owner", text(owner))
+            .expression_attribute_values(":version", number(version));
+        let reference = Delete::builder().table_name(&self.table).key(PK, text(owner)).key(SK, text(key));
+        vec![Part::Delete(item.build()), Part::Delete(reference.build())]
+    }
+
+    /// Returns the node that an owner added last, and the references to all nodes of the owner, by key.
+    async fn references(&self, owner: &BareJid) -> Result<(Option<Latest>, HashMap<String, Reference>), StoreError> {
+        let (mut latest, mut references) = (None, HashMap::new());
         let mut pages = self
             .query()
             .key_condition_expression(format!("{PK} = :pk AND {SK} BETWEEN :first AND :last"))
             .expression_attribute_values(":pk", text(owner))
             .expression_attribute_values(":first", text(keys::LATEST_NODE))
             .expression_attribute_values(":last", text(keys::NODES_LAST))
-            .projection_expression(format!("{SK}, {ADDED}, {ADDED_AT}"))
+            .projection_expression(format!("{SK}, {ADDED}, {ADDED_AT}, {CREATED_AT}, {DEVICE_DIGEST}"))
             .into_paginator()
             .send();
         while let Some(page) = pages.next().await {
             for item in page.map_err(StoreError::during("list nodes"))?.items.unwrap_or_default() {
                 match item::text_of(&item, SK) {
                     Some(keys::LATEST_NODE) => latest = Latest::read(&item),
-                    Some(key) => drop(references.insert(key.to_owned())),
+                    Some(key) => drop(references.insert(key.to_owned(), Reference::read(&item))),
                     None => {}
                 }
             }
@@ -174,17 +251,19 @@ impl Store {
     }
 
     /// Returns the part that stores a node at an address without one.
-    fn put_node(&self, node: &Node) -> Part {
+    fn put_node(&self, node: &Node, listed_device: Option<&str>) -> Part {
+        let mut item = write(node);
+        item.extend(listed_device.map(|device| (DEVICE_DIGEST.into(), text(device))));
         let put = Put::builder()
             .table_name(&self.table)
-            .set_item(Some(write(node)))
+            .set_item(Some(item))
             .condition_expression(format!("attribute_not_exists({PK})"))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         Part::Put(put.build())
     }
 
     /// Returns the part that changes a node of the same owner to the device of `node`.
-    fn renew_node(&self, node: &Node) -> Part {
+    fn renew_node(&self, node: &Node, listed_device: Option<&str>) -> Part {
         let mut sets = vec![format!("{CREATED_AT} = :created_at")];
         let mut update = Update::builder()
             .table_name(&self.table)
@@ -198,6 +277,10 @@ impl Store {
             sets.push(format!("{FORM} = :form"));
             update = update.expression_attribute_values(":form", item::form(device));
         }
+        if let Some(device) = listed_device {
+            sets.push(format!("{DEVICE_DIGEST} = :device"));
+            update = update.expression_attribute_values(":device", text(device));
+        }
         for (index, (jid, affiliation)) in node.affiliations.iter().enumerate() {
             sets.push(format!("{AFFILIATIONS}.#j{index} = if_not_exists({AFFILIATIONS}.#j{index}, :a{index})"));
             update = update
@@ -208,13 +291,17 @@ impl Store {
     }
 
     /// Returns the part that puts an owner's reference to a node.
-    fn put_reference(&self, node: &Node, is_new: bool) -> Part {
+    fn put_reference(&self, node: &Node, device: Option<&str>, is_new: bool) -> Part {
         let put = Put::builder()
             .table_name(&self.table)
             .item(PK, text(&node.owner))
             .item(SK, text(keys::node(&node.address)))
             .item(CREATED_AT, number(node.created_at))
             .item(DOMAIN_SHARD, text(keys::domain_shard(&node.owner)));
+        let put = match device {
+            Some(device) => put.item(DEVICE_DIGEST, text(device)),
+            None => put,
+        };
         let exists = if is_new { format!("attribute_not_exists({PK})") } else { format!("attribute_exists({PK})") };
         Part::Put(put.condition_expression(exists).build())
     }
@@ -283,7 +370,13 @@ impl Store {
                 .expression_attribute_values(":owner", text(&node.owner));
             let parts = [Part::Delete(item.build()), Part::Delete(delete(node.owner.as_str(), &key).build())];
             match self.transact(DELETE, parts).await? {
-                TransactionOutcome::Written => return Ok(()),
+                TransactionOutcome::Written => {
+                    let device = node.device.as_ref().filter(|_| self.limits.one_account);
+                    return match device.and_then(PublishOptions::device) {
+                        Some(device) => self.release(&keys::device_digest(&device), &node.owner, node.created_at).await,
+                        None => Ok(()),
+                    };
+                }
                 // The node was deleted meanwhile, and another owner has a node at the same address.
                 TransactionOutcome::Conflict(reasons) if reasons.first().is_some_and(is_unmet) => return Ok(()),
                 TransactionOutcome::Conflict(_) => retries.wait(DELETE).await?,

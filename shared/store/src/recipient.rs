@@ -1,15 +1,16 @@
 //! The registrations and sessions of a recipient, in one query.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use pushlark_model::Registration;
 use pushlark_model::time::to_micros;
+use pushlark_model::{Availability, ClientState, Registration};
 use pushlark_xmpp::{BareJid, FullJid};
 use time::OffsetDateTime;
 
 use crate::attributes::{PK, SK};
 use crate::item::{self, Item, text};
 use crate::registration::{self, RegistrationState};
+use crate::replaced::Replaced;
 use crate::session::{MAX_SESSIONS, Session};
 use crate::transaction::Latest;
 use crate::{Store, StoreError, keys};
@@ -19,8 +20,12 @@ use crate::{Store, StoreError, keys};
 pub struct Snapshot {
     /// The registrations that this version can read.
     pub registrations: Vec<Registration>,
+    /// The registrations whose device was enabled once more in the last 30 days, by sort key.
+    pub(crate) replaced: BTreeMap<String, Replaced>,
     /// Whether any of the user's sessions is online; `None` if no presence was reported.
     pub online: Option<bool>,
+    /// `Inactive` if the clients of all online sessions are inactive (XEP-0352); `None` if no session is online.
+    pub client_state: Option<ClientState>,
     /// The other attributes of all registrations, by sort key, even of those that this version cannot read.
     pub(crate) states: HashMap<String, RegistrationState>,
     /// The registration that was added last, if the table has the item.
@@ -37,8 +42,9 @@ impl Store {
     pub async fn snapshot(&self, user: &BareJid) -> Result<Snapshot, StoreError> {
         let mut snapshot = Snapshot::default();
         let mut start = None;
-        // Plus the item of the latest registration, and one beyond the limits: a page that is not full is the last.
-        let page_size = self.limits.nodes + MAX_SESSIONS + 2;
+        // Each registration may have replaced another one. Plus the item of the latest registration, and one beyond the
+        // limits: a page that is not full is the last.
+        let page_size = 2 * self.limits.nodes + MAX_SESSIONS + 2;
         loop {
             let page = self
                 .query()
@@ -100,12 +106,27 @@ impl Snapshot {
     pub fn tied(&self, session: &FullJid, at: OffsetDateTime) -> Option<&Registration> {
         let key = keys::session(session);
         let session = self.sessions.iter().find(|session| session.key == key && !session.is_expired)?;
+        let tied = self.tie_at(session, to_micros(at))?;
+        self.registrations.iter().find(|registration| keys::registration_key(registration) == tied)
+    }
+
+    /// Returns whether a session that is tied to the registration is online with an active client. Such a device
+    /// receives messages and calls from the chat server.
+    pub fn is_connected(&self, registration: &Registration) -> bool {
+        let key = keys::registration_key(registration);
+        self.sessions.iter().any(|session| {
+            session.availability == Some(Availability::Online(ClientState::Active))
+                && !session.is_expired
+                && self.tie_at(session, u64::MAX) == Some(&key)
+        })
+    }
+
+    /// Returns the sort key of the registration to which a session was tied at `at`, in microseconds since 1970.
+    fn tie_at<'s>(&self, session: &'s Session, at: u64) -> Option<&'s str> {
         let tie = session.tie.as_ref()?;
-        let went_offline = (tie.tied_at..=to_micros(at)).contains(&session.offline_at);
-        if went_offline || tie.tied_at < self.states.get(&tie.registration)?.first_enabled_at {
-            return None;
-        }
-        self.registrations.iter().find(|registration| keys::registration_key(registration) == tie.registration)
+        let went_offline = (tie.tied_at..=at).contains(&session.offline_at);
+        let is_current = tie.tied_at >= self.states.get(&tie.registration)?.first_enabled_at;
+        (is_current && !went_offline).then_some(&tie.registration)
     }
 
     /// Returns whether the first enable request of the registration, since it was last disabled, is later than `at`.
@@ -121,6 +142,36 @@ impl Snapshot {
     /// Returns whether the registration's push service was unreachable at the last attempt.
     pub fn is_unreachable(&self, registration: &Registration) -> bool {
         self.state_of(registration).is_some_and(|version| version.unreachable_since.is_some())
+    }
+
+    /// Returns the deleted registrations whose device was enabled once more in the last 30 days.
+    pub fn replaced(&self) -> impl Iterator<Item = &Replaced> {
+        let is_back = |Replaced { jid, node, .. }: &Replaced| {
+            self.registrations.iter().any(|registration| registration.jid == *jid && registration.node == *node)
+        };
+        self.replaced.values().filter(move |replaced| !is_back(replaced))
+    }
+
+    /// Returns the other registrations of the same device, with their states, by sort key.
+    pub(crate) fn of_same_device(
+        &self,
+        registration: &Registration,
+    ) -> BTreeMap<&String, (&Registration, &RegistrationState)> {
+        let device = registration.options.device();
+        let key = keys::registration_key(registration);
+        let others = self.registrations.iter().filter(|other| device.is_some() && other.options.device() == device);
+        let others = others.filter_map(|other| {
+            let (key, state) = self.states.get_key_value(&keys::registration_key(other))?;
+            Some((key, (other, state)))
+        });
+        others.filter(|(other, _)| **other != key).collect()
+    }
+
+    /// Returns whether the table has a registration of the same key and the same device.
+    pub(crate) fn has_device(&self, registration: &Registration) -> bool {
+        let device = registration.options.device();
+        let key = keys::registration_key(registration);
+        self.registrations.iter().any(|other| other.options.device() == device && keys::registration_key(other) == key)
     }
 
     /// Returns the attributes of a registration that only the store uses.
@@ -145,9 +196,18 @@ impl Snapshot {
                 Some(registration) => self.registrations.push(registration),
                 None => tracing::error!(key, "registration ignored: this version cannot read its item"),
             }
+        } else if key.starts_with(keys::REPLACED_PREFIX) {
+            self.replaced.extend(Replaced::read(item).map(|replaced| (key.to_owned(), replaced)));
         } else if let Some(session) = Session::read(item) {
-            if let Some(online) = session.is_online.filter(|_| !session.is_expired) {
-                self.online = Some(online || self.online == Some(true));
+            match session.availability.filter(|_| !session.is_expired) {
+                Some(Availability::Online(client_state)) => {
+                    self.online = Some(true);
+                    if self.client_state != Some(ClientState::Active) {
+                        self.client_state = Some(client_state);
+                    }
+                }
+                Some(Availability::Offline) => self.online = self.online.or(Some(false)),
+                None => {}
             }
             self.sessions.push(session);
         }

@@ -7,16 +7,20 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_model::Registration;
 use pushlark_xmpp::{BareJid, Jid};
 
+use crate::account::{Enabled, Taking};
 use crate::attributes::{
-    CREATED_AT, DOMAIN_SHARD, EXPIRES_AT, FIRST_ENABLED_AT, FORM, JID, NODE, PK, REGISTRATION, SK, SUSPICIONS, TIED_AT,
-    TIED_FROM, UNREACHABLE_SINCE,
+    CREATED_AT, DEVICE_DIGEST, DOMAIN_SHARD, EXPIRES_AT, FIRST_ENABLED_AT, FORM, JID, NODE, PK, REGISTRATION, SK,
+    SUSPICIONS, TIED_AT, TIED_FROM, UNREACHABLE_SINCE,
 };
 use crate::item::{self, Item, number, text};
 use crate::limits::WhenReached;
+use crate::replaced::{Replaced, ReplacedBy};
 use crate::transaction::{Latest, Part, Retries, TransactionOutcome};
-use crate::{MAX_CONCURRENT_WRITES, Store, StoreError, expiry, keys, seconds_now, unless_stale};
+use crate::{MAX_CONCURRENT_WRITES, Snapshot, Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
 const STORE_REGISTRATION: &str = "store a registration";
+/// The most registrations that one transaction deletes. It has at most 100 parts.
+const MAX_DELETIONS: usize = 50;
 
 /// The result of storing a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct RegistrationState {
     pub suspicions: u32,
     /// The time since which the push service is unreachable, in seconds since 1970.
     pub unreachable_since: Option<u64>,
+    /// The digest of the device, if the item of the device lists the user.
+    pub listed_device: Option<String>,
 }
 
 impl RegistrationState {
@@ -50,25 +56,37 @@ impl RegistrationState {
             first_enabled_at: item::number_of(item, FIRST_ENABLED_AT).unwrap_or_else(|| number(TIED_FROM)),
             suspicions: number(SUSPICIONS).try_into().unwrap_or(u32::MAX),
             unreachable_since: item::number_of(item, UNREACHABLE_SINCE),
+            listed_device: item::text_of(item, DEVICE_DIGEST).map(Into::into),
         }
     }
 }
 
 impl Store {
-    /// Stores a registration. It replaces one of the same user, PubSub service and node. If `user` has a resource, that
-    /// session is tied to the registration. A user never has more than [`Limits::nodes`](crate::Limits::nodes): the
-    /// ones that were enabled longest ago are deleted in the same transaction, or the new one is refused.
+    /// Stores a registration. It replaces one of the same user, PubSub service and node, and those of the same user and
+    /// device. With `DEVICE_ACCOUNTS=one`, it also replaces those of the same device of other users for whom `may_take`
+    /// is true. If `user` has a resource, that session is tied to the registration. A user never has more than
+    /// [`Limits::nodes`](crate::Limits::nodes): the ones that were enabled longest ago are deleted in the same
+    /// transaction, or the new one is refused.
     ///
     /// `created_at` is replaced by a later time if the user has newer registrations, so that the order of `created_at`
     /// is the order of the transactions.
-    pub async fn register(&self, user: &Jid, registration: &Registration) -> Result<Registered, StoreError> {
+    pub async fn register(
+        &self,
+        user: &Jid,
+        registration: &Registration,
+        may_take: impl Fn(&BareJid) -> bool,
+    ) -> Result<Registered, StoreError> {
         let owner = user.to_bare();
+        let digest = registration.options.device().map(|device| keys::device_digest(&device));
+        let listed = digest.as_deref().filter(|_| self.limits.one_account);
         let mut retries = Retries::new();
         loop {
             let snapshot = self.snapshot(&owner).await?;
             let key = keys::registration_key(registration);
             let replaced = snapshot.states.get(&key);
-            let mut others: Vec<_> = snapshot.states.iter().filter(|(other, _)| **other != key).collect();
+            let same_device = snapshot.of_same_device(registration);
+            let is_other = |other: &String| *other != key && !same_device.contains_key(other);
+            let mut others: Vec<_> = snapshot.states.iter().filter(|(other, _)| is_other(other)).collect();
             let excess = (others.len() + 1).saturating_sub(self.limits.nodes);
             let oldest = match self.limits.when_reached {
                 WhenReached::RefuseNewest if excess > 0 && replaced.is_none() => return Ok(Registered::Refused),
@@ -82,21 +100,33 @@ impl Store {
                 created_at: registration.created_at.max(snapshot.newest().saturating_add(1)),
                 ..registration.clone()
             };
-            let mut parts = vec![self.put_registration(&owner, registration, replaced)];
-            if replaced.is_none() {
-                let latest = Latest { key, added_at: registration.created_at };
+            let mut parts = vec![self.put_registration(&owner, registration, replaced, listed)];
+            // Of two requests that enable one device at two nodes at once, the second must see the first.
+            if replaced.is_none() || !snapshot.has_device(registration) {
+                let latest = Latest { key: key.clone(), added_at: registration.created_at };
                 let is_known = |key: &str| snapshot.states.contains_key(key);
                 let seen = snapshot.latest.as_ref();
                 parts.extend(self.advance(&owner, keys::LATEST_REGISTRATION, seen, is_known, &latest));
             }
             parts.extend(self.tie(user, registration));
-            if let Some(((key, state), surplus)) = oldest.split_last() {
-                // There is a surplus only after MAX_NODES was lowered. It may be too large for a transaction.
-                let deletions: Vec<_> =
-                    surplus.iter().map(|(key, state)| self.delete(&owner, key, Some(state.created_at))).collect();
-                stream::iter(deletions).buffer_unordered(MAX_CONCURRENT_WRITES).try_collect::<Vec<_>>().await?;
-                parts.push(self.delete_in_transaction(&owner, key, state));
-            }
+            let Taking { parts: taking, taken } = match listed {
+                Some(device) => {
+                    let created_at = registration.created_at;
+                    self.take(Enabled { device, owner: &owner, key: &key, created_at }, &may_take).await?
+                }
+                None => Taking::default(),
+            };
+            parts.extend(taking);
+            let note = |device| self.note_replaced(&owner, device, registration, &snapshot);
+            parts.extend(digest.as_deref().and_then(note));
+            let same = same_device.iter().map(|(key, (_, state))| (*key, *state));
+            let deleted: Vec<_> = oldest.iter().copied().chain(same).collect();
+            // There is a surplus only after MAX_NODES was lowered, or of registrations of earlier versions.
+            let (surplus, last) = deleted.split_at(deleted.len().saturating_sub(MAX_DELETIONS));
+            let deletions: Vec<_> =
+                surplus.iter().map(|(key, state)| self.delete(&owner, key, Some(state.created_at))).collect();
+            stream::iter(deletions).buffer_unordered(MAX_CONCURRENT_WRITES).try_collect::<Vec<_>>().await?;
+            parts.extend(last.iter().map(|(key, state)| self.delete_in_transaction(&owner, key, state.created_at)));
             match self.transact(STORE_REGISTRATION, parts).await? {
                 TransactionOutcome::Written => {
                     for (key, _) in oldest {
@@ -106,11 +136,40 @@ impl Store {
                             "disabled: replaced by a newer registration"
                         );
                     }
+                    for key in same_device.keys() {
+                        ReplacedBy::AnotherNode.log(&owner, key);
+                    }
+                    for (user, key, by) in &taken {
+                        by.log(user, key);
+                    }
+                    for state in last.iter().map(|(_, state)| *state).chain(replaced) {
+                        if let Some(device) = state.listed_device.as_deref().filter(|device| listed != Some(device)) {
+                            self.release(device, &owner, state.created_at).await?;
+                        }
+                    }
                     return Ok(Registered::Stored);
                 }
                 TransactionOutcome::Conflict(_) => retries.wait(STORE_REGISTRATION).await?,
             }
         }
+    }
+
+    /// Returns the part that records the replaced registration of the same device, or that deletes a record that the
+    /// request contradicts.
+    fn note_replaced(
+        &self,
+        owner: &BareJid,
+        device: &str,
+        registration: &Registration,
+        snapshot: &Snapshot,
+    ) -> Option<Part> {
+        if let Some((Registration { jid, node, .. }, _)) = snapshot.of_same_device(registration).into_values().next() {
+            let replaced = Replaced { jid: jid.clone(), node: node.clone(), by: ReplacedBy::AnotherNode };
+            return Some(self.put_replaced(owner, device, &replaced, registration.created_at));
+        }
+        let noted = snapshot.replaced.get(&keys::replaced(device))?;
+        let is_back = noted.jid == registration.jid && noted.node == registration.node;
+        (is_back || noted.by == ReplacedBy::AnotherUser).then(|| self.delete_replaced(owner, device))
     }
 
     /// Deletes a user's registrations at a PubSub service: the one of `node`, or all of them. Returns their number.
@@ -148,12 +207,17 @@ impl Store {
         owner: &BareJid,
         registration: &Registration,
         replaced: Option<&RegistrationState>,
+        listed_device: Option<&str>,
     ) -> Part {
         let first_enabled_at = replaced.map_or(registration.created_at, |state| state.first_enabled_at);
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(write(owner, registration)))
             .item(FIRST_ENABLED_AT, number(first_enabled_at));
+        let put = match listed_device {
+            Some(device) => put.item(DEVICE_DIGEST, text(device)),
+            None => put,
+        };
         Part::Put(match replaced {
             None => put.condition_expression(format!("attribute_not_exists({PK})")).build(),
             Some(state) => put
@@ -179,13 +243,13 @@ impl Store {
         Some(Part::Update(update.build()))
     }
 
-    fn delete_in_transaction(&self, owner: &BareJid, key: &str, state: &RegistrationState) -> Part {
+    pub(crate) fn delete_in_transaction(&self, owner: &BareJid, key: &str, version: u64) -> Part {
         let delete = Delete::builder()
             .table_name(&self.table)
             .key(PK, text(owner))
             .key(SK, text(key))
             .condition_expression(format!("{CREATED_AT} = :version"))
-            .expression_attribute_values(":version", number(state.created_at));
+            .expression_attribute_values(":version", number(version));
         Part::Delete(delete.build())
     }
 
@@ -203,9 +267,13 @@ impl Store {
                 format!("attribute_exists({PK})")
             })
             .set_expression_attribute_values(version.map(|v| HashMap::from([(":version".into(), number(v))])))
+            .return_values(ReturnValue::AllOld)
             .send()
             .await;
-        unless_stale("delete a registration", deleted)
+        let item = deleted.as_ref().ok().and_then(|deleted| deleted.attributes.clone()).unwrap_or_default();
+        let is_deleted = unless_stale("delete a registration", deleted)?;
+        self.release_deleted(user, &item).await?;
+        Ok(is_deleted)
     }
 
     /// Counts one answer that reports the registration's device as suspect. Returns the number of such answers in a

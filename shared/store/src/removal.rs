@@ -1,13 +1,14 @@
 //! Removal of users and of whole domains.
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
+use aws_sdk_dynamodb::types::ReturnValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_model::time::to_micros;
 use pushlark_xmpp::{BareJid, DomainPart};
 use time::OffsetDateTime;
 
 use crate::attributes::{
-    COUNTED_AT, COUNTED_TOTAL, CREATED_AT, DOMAIN_SHARD, OWNER_JID, PK, READ_AT, READ_TOTAL, SINCE, SK, TIED_AT,
+    COUNTED_AT, COUNTED_TOTAL, CREATED_AT, DOMAIN_SHARD, FORM, OWNER_JID, PK, READ_AT, READ_TOTAL, SINCE, SK, TIED_AT,
 };
 use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, keys, unless_stale};
@@ -114,9 +115,17 @@ impl Store {
                  (attribute_not_exists({COUNTED_AT}) OR {COUNTED_AT} <= :at)"
             ))
             .expression_attribute_values(":at", number(to_micros(at)))
+            .return_values(ReturnValue::AllOld)
             .send()
             .await;
-        if unless_stale("delete an item", deleted)? || !is_counter {
+        let item = deleted.as_ref().ok().and_then(|deleted| deleted.attributes.clone()).unwrap_or_default();
+        let is_deleted = unless_stale("delete an item", deleted)?;
+        if let Some(owner) = item::text_of(&item, PK).and_then(|owner| BareJid::new(owner).ok())
+            && item.contains_key(FORM)
+        {
+            self.release_deleted(&owner, &item).await?;
+        }
+        if is_deleted || !is_counter {
             return Ok(());
         }
         // A message was counted after `at`, so the counter stays. All earlier messages count as read.
@@ -147,8 +156,14 @@ impl Store {
             .condition_expression(format!("{OWNER_JID} = :owner AND {CREATED_AT} <= :at"))
             .expression_attribute_values(":owner", text(owner))
             .expression_attribute_values(":at", number(to_micros(at)))
+            .return_values(ReturnValue::AllOld)
             .send()
             .await;
-        unless_stale("delete a node", deleted).map(drop)
+        let item = deleted.as_ref().ok().and_then(|deleted| deleted.attributes.clone()).unwrap_or_default();
+        unless_stale("delete a node", deleted)?;
+        match item::text_of(&item, OWNER_JID).and_then(|owner| BareJid::new(owner).ok()) {
+            Some(owner) => self.release_deleted(&owner, &item).await,
+            None => Ok(()),
+        }
     }
 }

@@ -4,12 +4,12 @@ use std::cmp::Reverse;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use pushlark_model::Availability;
 use pushlark_model::time::to_micros;
+use pushlark_model::{Availability, ClientState};
 use pushlark_xmpp::{BareJid, Jid};
 use time::OffsetDateTime;
 
-use crate::attributes::{EXPIRES_AT, IS_ONLINE, OFFLINE_AT, PK, REGISTRATION, SINCE, SK, TIED_AT};
+use crate::attributes::{EXPIRES_AT, IS_INACTIVE, IS_ONLINE, OFFLINE_AT, PK, REGISTRATION, SINCE, SK, TIED_AT};
 use crate::item::{self, Item, number, text};
 use crate::{MAX_CONCURRENT_WRITES, Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
@@ -21,8 +21,8 @@ pub const MAX_SESSIONS: usize = 32;
 pub struct Session {
     /// The sort key.
     pub key: String,
-    /// Whether the session is online; `None` if no presence was reported.
-    pub is_online: Option<bool>,
+    /// The last reported availability; `None` if no presence was reported.
+    pub availability: Option<Availability>,
     /// The time of that presence, in microseconds since 1970.
     since: Option<u64>,
     /// The time at which the session went offline last, in microseconds since 1970; 0 for never.
@@ -56,10 +56,15 @@ enum Worth {
 impl Session {
     pub fn read(item: &Item) -> Option<Self> {
         let number = |name| item::number_of(item, name);
+        let flag = |name| item.get(name).and_then(|value: &AttributeValue| value.as_bool().ok()).copied();
         let registration = item::text_of(item, REGISTRATION).map(str::to_owned);
         Some(Self {
             key: item::text_of(item, SK)?.to_owned(),
-            is_online: item.get(IS_ONLINE).and_then(|value| value.as_bool().ok()).copied(),
+            availability: flag(IS_ONLINE).map(|is_online| match (is_online, flag(IS_INACTIVE)) {
+                (true, Some(true)) => Availability::Online(ClientState::Inactive),
+                (true, _) => Availability::Online(ClientState::Active),
+                (false, _) => Availability::Offline,
+            }),
             since: number(SINCE),
             offline_at: number(OFFLINE_AT).unwrap_or(0),
             tie: registration.map(|registration| Tie { registration, tied_at: number(TIED_AT).unwrap_or(0) }),
@@ -69,16 +74,18 @@ impl Session {
 
     fn worth(&self) -> Worth {
         let since = self.since.unwrap_or(0);
-        match self.is_online {
+        match self.availability {
             _ if self.is_expired => Worth::Expired,
-            Some(false) => Worth::Offline(since.max(self.offline_at)),
-            Some(true) | None => Worth::Active(since.max(self.tie.as_ref().map_or(0, |tie| tie.tied_at))),
+            Some(Availability::Offline) => Worth::Offline(since.max(self.offline_at)),
+            Some(Availability::Online(_)) | None => {
+                Worth::Active(since.max(self.tie.as_ref().map_or(0, |tie| tie.tied_at)))
+            }
         }
     }
 }
 
 impl Store {
-    /// Stores whether a session is online, unless a newer presence than `at` is stored. Going offline ends the
+    /// Stores the availability of a session, unless a newer presence than `at` is stored. Going offline ends the
     /// session's tie to a registration. If presence has bare JIDs, the user has one session without a resource.
     pub async fn set_presence(
         &self,
@@ -87,22 +94,24 @@ impl Store {
         at: OffsetDateTime,
     ) -> Result<(), StoreError> {
         let (user, key) = (session.to_bare(), keys::session(session));
-        let offline_at = match availability {
-            Availability::Online => String::new(),
-            Availability::Offline => format!(", {OFFLINE_AT} = :at"),
+        let (client_state, offline_at) = match availability {
+            Availability::Online(client_state) => (Some(client_state), String::new()),
+            Availability::Offline => (None, format!(", {OFFLINE_AT} = :at")),
         };
+        let (is_online, is_inactive) = (client_state.is_some(), client_state == Some(ClientState::Inactive));
         let written = self
             .update(&user, &key)
             .update_expression(format!(
-                "SET {IS_ONLINE} = :online, {SINCE} = :at, {EXPIRES_AT} = :expires_at{offline_at}"
+                "SET {IS_ONLINE} = :online, {IS_INACTIVE} = :inactive, {SINCE} = :at, {EXPIRES_AT} = :expires_at{offline_at}"
             ))
-            .condition_expression(format!("attribute_not_exists({SINCE}) OR {SINCE} < :at"))
-            .expression_attribute_values(":online", AttributeValue::Bool(availability == Availability::Online))
+            .condition_expression(format!("attribute_not_exists({SINCE}) OR {SINCE} <= :at"))
+            .expression_attribute_values(":online", AttributeValue::Bool(is_online))
+            .expression_attribute_values(":inactive", AttributeValue::Bool(is_inactive))
             .expression_attribute_values(":at", number(to_micros(at)))
             .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)))
             .send()
             .await;
-        if unless_stale("store a presence", written)? || availability == Availability::Online {
+        if unless_stale("store a presence", written)? || is_online {
             return Ok(());
         }
         // A newer presence is stored, but the tie from before `at` ends.
@@ -150,8 +159,10 @@ mod tests {
     use super::*;
 
     fn session(is_online: Option<bool>, since: Option<u64>, offline_at: u64, tied_at: Option<u64>) -> Session {
+        let online = Availability::Online(ClientState::Active);
+        let availability = is_online.map(|is_online| if is_online { online } else { Availability::Offline });
         let tie = tied_at.map(|tied_at| Tie { registration: "reg/push.example.com/n".into(), tied_at });
-        Session { key: "ses/x".into(), is_online, since, offline_at, tie, is_expired: false }
+        Session { key: "ses/x".into(), availability, since, offline_at, tie, is_expired: false }
     }
 
     #[test]

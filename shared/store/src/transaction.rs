@@ -52,13 +52,15 @@ pub struct Retries {
     longest: Duration,
 }
 
-/// The item that names the registration, or the push node, that a user added last.
+/// The item that names the registration, or the push node, that a user added last, or that changed its device last.
 ///
 /// With this item, a query and a transaction count exactly. A consistent query reads one item after the other, each in
 /// the state of the last committed transaction, so it can miss an item that is added while it runs. Therefore the key
 /// of this item comes before the keys of the counted items, and a transaction that adds one of them replaces this item
 /// on condition that it is unchanged since the query. The query can then miss only the item that this item names,
 /// because the commit of that transaction may not be complete; a [`ConditionCheck`] of the next transaction covers it.
+///
+/// Of two requests for one device, the second finds the registration of the first in the same way.
 ///
 /// A removal of a counted item does not change this item: at worst the count is too high, and a retry corrects it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 
 mod address;
 mod content;
+mod displayed;
 mod element;
 mod fallback;
 mod form;

@@ -96,11 +96,6 @@ impl Message {
         Some((step.name(), step.attribute("id")?))
     }
 
-    /// Returns whether it has a displayed marker: the sender has read the conversation up to a message (XEP-0333).
-    pub fn is_displayed_marker(&self) -> bool {
-        self.0.child("displayed", ns::CHAT_MARKERS).is_some()
-    }
-
     /// Returns the delays in it, as `(by, stamp)` (XEP-0203; XEP-0091).
     pub fn delays(&self) -> impl Iterator<Item = (&str, &str)> {
         let is_delay = |child: &&Element| child.is("delay", ns::DELAY) || child.is("x", ns::LEGACY_DELAY);

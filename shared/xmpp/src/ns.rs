@@ -14,6 +14,8 @@ pub const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
 pub const PUBSUB_OWNER: &str = "http://jabber.org/protocol/pubsub#owner";
 /// PubSub-specific error conditions (XEP-0060).
 pub const PUBSUB_ERRORS: &str = "http://jabber.org/protocol/pubsub#errors";
+/// Events of Publish-Subscribe (XEP-0060, section 7.1.2).
+pub const PUBSUB_EVENT: &str = "http://jabber.org/protocol/pubsub#event";
 /// FORM_TYPE of a node's configuration (XEP-0060, section 8.2).
 pub const NODE_CONFIG: &str = "http://jabber.org/protocol/pubsub#node_config";
 /// Identity and features of an entity (XEP-0030).
@@ -30,6 +32,8 @@ pub const HINTS: &str = "urn:xmpp:hints";
 pub const JINGLE_MESSAGE_INITIATION: &str = "urn:xmpp:jingle-message:0";
 /// Displayed markers (XEP-0333).
 pub const CHAT_MARKERS: &str = "urn:xmpp:chat-markers:0";
+/// Message Displayed Synchronization (XEP-0490).
+pub const MESSAGE_DISPLAYED: &str = "urn:xmpp:mds:displayed:0";
 /// Message carbons: copies for a user's other sessions (XEP-0280).
 pub const CARBONS: &str = "urn:xmpp:carbons:2";
 /// Last message correction (XEP-0308).
@@ -62,8 +66,6 @@ pub const MUC_USER: &str = "http://jabber.org/protocol/muc#user";
 pub const CONFERENCE: &str = "jabber:x:conference";
 /// Mediated Information eXchange (XEP-0369).
 pub const MIX: &str = "urn:xmpp:mix:core:1";
-/// Events of Publish-Subscribe (XEP-0060, section 7.1.2).
-pub const PUBSUB_EVENT: &str = "http://jabber.org/protocol/pubsub#event";
 /// The node of a room's messages for its subscribers (ejabberd's MUC/Sub).
 pub const MUCSUB_MESSAGES: &str = "urn:xmpp:mucsub:nodes:messages";
 /// Delayed delivery (XEP-0203).

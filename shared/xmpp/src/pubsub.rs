@@ -129,7 +129,7 @@ pub struct PublishedItem {
     pub id: Option<String>,
     /// The summary's fields that have one value, without FORM_TYPE, in their order.
     pub summary: Vec<(String, String)>,
-    /// The names of the summary's fields without a value.
+    /// The names of the summary's fields without a value, or with one of white space alone.
     pub without_value: Vec<String>,
 }
 
@@ -339,11 +339,13 @@ fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRe
     };
     let mut published = PublishedItem { id: item.attribute("id").map(Into::into), ..PublishedItem::default() };
     if let Some(x) = notification.child("x", ns::DATA_FORMS) {
-        let FormFields { form_type, with_value, without_value } = FormFields::of(x);
+        let FormFields { form_type, with_value, mut without_value } = FormFields::of(x);
         if form_type.is_some_and(|form_type| form_type != ns::PUSH_SUMMARY) {
             return Err(invalid_payload("the notification's FORM_TYPE must be urn:xmpp:push:summary"));
         }
-        (published.summary, published.without_value) = (with_value, without_value);
+        let (empty, summary) = with_value.into_iter().partition::<Vec<_>, _>(|(_, value)| value.trim().is_empty());
+        without_value.extend(empty.into_iter().map(|(name, _)| name));
+        (published.summary, published.without_value) = (summary, without_value);
     }
     let options = match pubsub.child("publish-options", ns::PUBSUB).and_then(|o| o.child("x", ns::DATA_FORMS)) {
         None => GivenOptions::None,

@@ -263,7 +263,9 @@ pub enum PresenceType {
     Available(i8),
     /// Not available any more.
     Unavailable,
-    /// About subscriptions, probes or errors, not about the session.
+    /// A request to subscribe to the presence of the addressee (RFC 6121, section 3.1).
+    Subscribe,
+    /// The answer to a request, a probe or an error, not about the session.
     Other,
 }
 
@@ -284,6 +286,7 @@ impl Presence {
         match self.0.attribute("type") {
             None => {}
             Some("unavailable") => return Ok(PresenceType::Unavailable),
+            Some("subscribe") => return Ok(PresenceType::Subscribe),
             Some(_) => return Ok(PresenceType::Other),
         }
         let priority = self.0.children().find(|c| c.name() == "priority" && ns::STANZAS.contains(&c.namespace()));

@@ -190,7 +190,8 @@ fn an_available_presence_has_a_priority() {
 fn a_presence_of_another_type_is_not_about_availability() {
     let of_type = |kind: &str| presence(&format!("<presence type='{kind}'><priority>x</priority></presence>")).kind();
     assert_eq!(of_type("unavailable"), Ok(PresenceType::Unavailable));
-    for kind in ["subscribe", "subscribed", "unsubscribe", "unsubscribed", "probe", "error", "available", ""] {
+    assert_eq!(of_type("subscribe"), Ok(PresenceType::Subscribe));
+    for kind in ["subscribed", "unsubscribe", "unsubscribed", "probe", "error", "available", ""] {
         assert_eq!(of_type(kind), Ok(PresenceType::Other), "{kind}");
     }
 }

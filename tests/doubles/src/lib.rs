@@ -28,7 +28,7 @@ pub use secrets_manager::SecretsManager;
 pub use sns::{SNS_SIGNED_BY_SHA1, Sns};
 pub use web_push::{Subscriber, WebPush};
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -98,6 +98,8 @@ struct State {
     next_of_devices: HashMap<String, VecDeque<Answer>>,
     /// After these, the answer to all requests for a device.
     devices: HashMap<String, Answer>,
+    /// The devices whose notifications are never answered.
+    silent: HashSet<String>,
     counts_only: bool,
     arrived: u64,
     arrivals: Vec<String>,
@@ -215,8 +217,10 @@ impl Double {
         let (device, mut answer) = check(&self.url, &request);
         // Other requests, such as one for an access token, have no device.
         let is_notification = !device.is_empty();
+        let is_silent;
         {
             let mut state = self.state();
+            is_silent = state.silent.contains(&device);
             if is_notification && answer.status < 300 {
                 let mut chosen = state.answers.pop_front();
                 if chosen.is_none() {
@@ -233,6 +237,9 @@ impl Double {
         let running = self.running.begin();
         if is_notification {
             self.hold.wait().await;
+        }
+        if is_silent {
+            std::future::pending::<()>().await;
         }
         drop(running);
         if is_notification {
@@ -253,6 +260,11 @@ impl Double {
     /// Sets the answer to all later notifications for a device.
     pub fn device_answers(&self, device: &str, answer: Answer) {
         self.state().devices.insert(device.into(), answer);
+    }
+
+    /// Leaves all later notifications for a device without an answer.
+    pub fn device_never_answers(&self, device: &str) {
+        self.state().silent.insert(device.into());
     }
 
     /// Accepts notifications for a device again.

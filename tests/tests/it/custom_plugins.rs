@@ -242,7 +242,7 @@ async fn a_function_gets_all_that_a_plugin_gets() {
     pushlark.enable_with(BOB, "phone", json!({"topic": "app"})).await;
     pushlark.enable(&session, "tablet").await;
     let at = ago(0);
-    let facts = json!({"online": true, "unread_count": 3});
+    let facts = json!({"online": true, "client_state": "inactive", "unread_count": 3});
     pushlark.event(Event::unacknowledged(&session, "canary Hi").id("m1").at(&at).recipient(facts)).await;
     let mut sent = eventually("a call", async || lambda.calls().concat().pop()).await;
     let mut services = sent["services"].take().as_array().unwrap().clone();
@@ -259,7 +259,7 @@ async fn a_function_gets_all_that_a_plugin_gets() {
     assert!(sent["stanza"].take().as_str().unwrap().contains("<body>canary Hi</body>"));
     let expected = json!({"id": "m1", "type": "unacknowledged", "at": at, "from": ALICES_PC, "is_own": false, "to": session,
         "chat": "chat", "body": "canary Hi", "stanza": null, "unread_count": 3, "services": null,
-        "recipient": {"exists": true, "online": true, "tied": tied}});
+        "recipient": {"exists": true, "online": true, "client_state": "inactive", "tied": tied}});
     assert_eq!(sent, expected);
     pushlark.settled().await;
     assert!(pushlark.alerts("tablet").await.is_empty());

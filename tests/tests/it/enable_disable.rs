@@ -87,6 +87,30 @@ async fn a_registration_without_effect_is_answered_with_a_notice() {
 }
 
 #[tokio::test]
+async fn a_service_that_no_provider_knows_is_refused_with_the_known_ones() {
+    let pushlark = Pushlark::start().await;
+    for service in ["canary-hms", "web-push", "FCM"] {
+        let form = [("service", service), ("device_id", "canary"), ("endpoint", "https://push.example/canary")];
+        let options: Value = form.map(|(name, value)| (name.to_owned(), Value::from(value))).into_iter().collect();
+        let detail = pushlark.json("/enable", request(BOB, PUSH_HOST, "n").form(options)).await.problem(400);
+        assert!(detail.contains("\"service\" must be apns or fcm"), "{detail}");
+        let enable = stanza::enable(PUSH_HOST, "n", &stanza::publish_options(&form));
+        let reply = pushlark.post("/enable", XMPP, iq("set", &enable)).await;
+        assert_iq_error(&reply, "bad-request", "modify");
+        assert!(reply.body.contains("must be apns or fcm"), "{}", reply.body);
+        let reply = pushlark.post("/pubsub", XMPP, stanza::iq("set", BOBS_PHONE, PUSH_HOST, &enable)).await;
+        assert!(reply.body.contains("must be apns or fcm"), "{}", reply.body);
+    }
+    assert!(pushlark.registrations(BOB).await.is_empty());
+    // The options of a real host are not checked, and a push service of the operator may know any service.
+    let hms = json!({"service": "hms", "device_id": "canary"});
+    let real = request(BOB, "push.elsewhere.example", "n").form(hms.clone());
+    assert_eq!(pushlark.json("/enable", real).await.status, 200);
+    let own = Pushlark::with_settings([("PUSH_SERVICE", "http://127.0.0.1:9")]).await;
+    assert_eq!(own.json("/enable", request(BOB, PUSH_HOST, "n").form(hms)).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_registration_without_effect_is_logged_with_the_setting() {
     let Some(lines) = tests::logged("enable_disable::a_registration_without_effect_is_logged_with_the_setting") else {
         let pushlark = Pushlark::start().await;

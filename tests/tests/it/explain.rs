@@ -110,6 +110,13 @@ async fn explain_names_the_rule_that_skips_a_message_or_a_device() {
     let online = recipient(&pushlark, message()).await;
     assert_eq!((&online["online"], &online["presence"]), (&json!(true), &json!("sessions")));
     assert_eq!(online["left_out"][1]["why"], "defaults: the recipient is online");
+    assert_eq!(online["client_state"], "active");
+    pushlark.event(Event::presence(BOBS_PC, "online").with("client_state", "inactive")).await;
+    let inactive = recipient(&pushlark, message()).await;
+    assert_eq!((&inactive["online"], &inactive["client_state"]), (&json!(true), &json!("inactive")));
+    assert_eq!(inactive["publications"].as_array().unwrap().len(), 2);
+    let given = message().recipient(json!({"online": true, "client_state": "active"}));
+    assert_eq!(recipient(&pushlark, given).await["client_state"], "active");
     let given = message().recipient(json!({"online": false, "exists": false}));
     let given = recipient(&pushlark, given).await;
     assert_eq!((&given["online"], &given["presence"]), (&json!(false), &json!("event")));
@@ -147,6 +154,10 @@ async fn explain_describes_events_that_are_not_messages() {
         (Event::user_removed(BOB), "removes all data of bob@example.com"),
         (Event::domain_removed("example.com"), "removes the registrations of example.com"),
         (Event::presence("bob@example.com/a", "online"), "bob@example.com/a is online from then on"),
+        (
+            Event::presence("bob@example.com/a", "online").with("client_state", "inactive"),
+            "bob@example.com/a is online from then on, with an inactive client",
+        ),
         (Event::read(BOB, ALICE), "notifies nobody"),
         (
             Event::stanza(BOB, "<message type='headline'><body>x</body></message>").from("a@b"),

@@ -1,13 +1,13 @@
 //! Tests of Pushlark from outside: HTTP in, notifications out, with the local stack.
 //!
-//! - Requests: [`access`], [`client_tokens`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
+//! - Requests: [`access`], [`client_tokens`], [`devices`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
 //!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
-//! - Decisions: [`custom_plugins`], [`message_kinds`], [`notification_content`], [`senders`], [`sessions`],
-//!   [`unread_counts`].
+//! - Decisions: [`contact_requests`], [`custom_plugins`], [`message_kinds`], [`notification_content`], [`senders`],
+//!   [`sessions`], [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
 //!   [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
-//! - Queue and table: [`claims`], [`dynamodb_calls`], [`removal`], [`resilience`], [`retries`], [`roles`], [`scale`],
-//!   [`throughput`], [`upgrade`].
+//! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
+//!   [`scale`], [`throughput`], [`upgrade`].
 //! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -16,9 +16,11 @@ mod access;
 mod apns;
 mod claims;
 mod client_tokens;
+mod contact_requests;
 mod credentials;
 mod custom_plugins;
 mod delivery;
+mod devices;
 mod documentation;
 mod dynamodb_calls;
 mod enable_disable;
@@ -31,6 +33,7 @@ mod message_kinds;
 mod mongooseim;
 mod mongoosepush;
 mod notification_content;
+mod order;
 mod providers;
 mod push_node;
 mod rate_limit;

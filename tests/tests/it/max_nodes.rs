@@ -78,7 +78,7 @@ async fn the_last_enabled_nodes_stay_when_clocks_differ() {
     let pushlark = Pushlark::with_settings([("MAX_NODES", "3")]).await;
     let (store, bob) = (pushlark.store(), Jid::new(BOB).unwrap());
     for (node, clock) in [("a", 900), ("b", 500), ("c", 100), ("a", 90), ("d", 50), ("e", 10)] {
-        store.register(&bob, &registration(node, &[], clock)).await.unwrap();
+        store.register(&bob, &registration(node, &[], clock), |_| false).await.unwrap();
     }
     assert_eq!(nodes(&pushlark).await, BTreeSet::from(["a", "d", "e"].map(str::to_owned)));
 }
@@ -159,14 +159,14 @@ async fn a_lowered_max_nodes_applies_at_the_next_enable() {
     let bob = Jid::new(BOB).unwrap();
     let before = store(&pushlark, &[("MAX_NODES", "300")]);
     for number in 0..110 {
-        before.register(&bob, &registration(&format!("old-{number}"), &[], 0)).await.unwrap();
+        before.register(&bob, &registration(&format!("old-{number}"), &[], 0), |_| false).await.unwrap();
     }
     let refusing = store(&pushlark, &[("MAX_NODES", "2"), ("MAX_NODES_REACHED", "refuse-newest")]);
-    assert_eq!(refusing.register(&bob, &registration("old-7", &[], 0)).await.unwrap(), Registered::Stored);
-    assert_eq!(refusing.register(&bob, &registration("new", &[], 0)).await.unwrap(), Registered::Refused);
+    assert_eq!(refusing.register(&bob, &registration("old-7", &[], 0), |_| false).await.unwrap(), Registered::Stored);
+    assert_eq!(refusing.register(&bob, &registration("new", &[], 0), |_| false).await.unwrap(), Registered::Refused);
     assert_eq!(refusing.snapshot(&bob.to_bare()).await.unwrap().registrations.len(), 110);
     let replacing = store(&pushlark, &[("MAX_NODES", "4")]);
-    assert_eq!(replacing.register(&bob, &registration("new", &[], 0)).await.unwrap(), Registered::Stored);
+    assert_eq!(replacing.register(&bob, &registration("new", &[], 0), |_| false).await.unwrap(), Registered::Stored);
     let mut expected = named("old", [7, 108, 109]);
     expected.insert("new".into());
     assert_eq!(nodes(&pushlark).await, expected);

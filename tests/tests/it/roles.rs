@@ -17,7 +17,7 @@ fn allowed(function: &str) -> BTreeSet<&'static str> {
 
 #[tokio::test]
 async fn each_function_uses_exactly_the_actions_of_its_role() {
-    let settings = [("MAX_NODES", "2"), ("RATE_LIMIT", "1000000"), ("UNREAD_COUNTS", "on")];
+    let settings = [("MAX_NODES", "2"), ("RATE_LIMIT", "1000000"), ("UNREAD_COUNTS", "on"), ("DEVICE_ACCOUNTS", "one")];
     let (pushlark, counter) = CallCounter::with_settings(settings).await;
     let actions = || counter.take_actions();
     let assert_uses = |function: &str, used: BTreeSet<String>| {

@@ -270,7 +270,9 @@ async fn no_secret_leaks_from_an_error_of_mongoosepush() {
             let answer = json!({"status": status, "body": {field: reason}});
             isolated.pushlark.device_answers(&device, answer).await;
         }
-        isolated.pushlark.enable_with(BOB, "misplaced", json!({"service": "canary-token"})).await;
+        let misplaced =
+            PushRequest::new(BOB, "misplaced").device("misplaced").options(json!({"service": "canary-token"}));
+        isolated.pushlark.json("/enable", misplaced).await.problem(400);
         notify_until(&isolated, "a request for each device", async || {
             for status in STATUSES {
                 if isolated.pushlark.notifications(&status.to_string()).await.is_empty() {
@@ -301,7 +303,7 @@ async fn no_secret_leaks_from_an_unreachable_push_service() {
         isolated.worker.warm_up().await;
         // After so many failures the worker logs that the push service fails.
         for device in 0..6 {
-            isolated.pushlark.enable_with(BOB, &device.to_string(), json!({"service": "canary-token"})).await;
+            isolated.pushlark.enable(BOB, &device.to_string()).await;
             let node = PushRequest::new(BOB, &canary(&device.to_string())).at("pubsub.elsewhere.example");
             assert_eq!(isolated.pushlark.json("/enable", node).await.status, 200);
         }
@@ -363,7 +365,7 @@ async fn no_secret_leaks_from_an_error_of_apns_fcm_or_web_push() {
     // Registrations from a time when `PUSH_SERVICE` was not `direct`, which would refuse them.
     for (node, field, value) in [("nothing", "device_id", ""), ("service", "service", "canary-token")] {
         let options = [("service", "apns"), ("device_id", TOKEN), (field, value)];
-        pushlark.store().register(&Jid::new(BOB).unwrap(), &registration(node, &options, 1)).await.unwrap();
+        pushlark.store().register(&Jid::new(BOB).unwrap(), &registration(node, &options, 1), |_| false).await.unwrap();
     }
     notify_until(&isolated, "a request for each device", async || {
         devices_of.iter().all(|(double, devices)| has_answered(double, devices))

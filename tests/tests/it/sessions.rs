@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, stream};
-use pushlark_model::Availability;
+use pushlark_model::{Availability, ClientState};
 use pushlark_store::{MAX_SESSIONS, Store};
 use pushlark_xmpp::{BareJid, Jid};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{BOB, BOBS_PC, BOBS_PHONE, CallCounter, Event, PushRequest, Pushlark, ago, eventually};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -303,7 +303,7 @@ async fn a_session_that_changes_during_pruning_stays() {
     let (store, bob) = (pushlark.store(), BareJid::new(BOB).unwrap());
     let snapshot = store.snapshot(&bob).await.unwrap();
     let back = Jid::new("bob@example.com/off35").unwrap();
-    store.set_presence(&back, Availability::Online, OffsetDateTime::now_utc()).await.unwrap();
+    store.set_presence(&back, Availability::Online(ClientState::Active), OffsetDateTime::now_utc()).await.unwrap();
     pushlark.enable("bob@example.com/off34", "phone").await;
     store.prune_sessions(&bob, &snapshot).await.unwrap();
     assert_eq!(sessions(&pushlark).await, named("off", 0..32).into_iter().chain(named("off", 34..36)).collect());
@@ -329,4 +329,130 @@ async fn expired_sessions_are_pruned_first() {
     let left = sessions(&pushlark).await;
     assert_eq!(left.len(), MAX_SESSIONS);
     assert!(left.is_superset(&named("off", 0..30)), "{left:?}");
+}
+
+/// Reports Bob's sessions, each with its client state: `active`, `inactive`, or no state.
+async fn report_clients(pushlark: &Pushlark, clients: impl IntoIterator<Item = (&str, Option<&str>)>) {
+    let presence = |(session, client_state)| Event::presence(session, "online").with("client_state", client_state);
+    pushlark.event(clients.into_iter().map(presence).collect::<Vec<_>>()).await;
+}
+
+/// Returns whether a message to Bob with the known facts `recipient` notifies him.
+async fn is_notified(pushlark: &Pushlark, recipient: Value) -> bool {
+    let before = pushlark.alerts("phone").await.len();
+    pushlark.event(Event::message(BOB, "canary Hi").recipient(recipient)).await;
+    pushlark.settled().await;
+    pushlark.alerts("phone").await.len() > before
+}
+
+#[tokio::test]
+async fn a_user_who_is_online_with_inactive_clients_only_is_notified() {
+    for plugin in ["defaults", "enhanced", "hints"] {
+        let pushlark = Pushlark::with_settings([("PLUGIN", plugin)]).await;
+        pushlark.enable(BOBS_PHONE, "phone").await;
+        for (clients, notified) in [
+            (vec![(BOBS_PHONE, Some("inactive"))], true),
+            (vec![(BOBS_PC, Some("active"))], false),
+            (vec![(BOBS_PC, Some("inactive"))], true),
+            (vec![(BOBS_PC, None)], false),
+            (vec![(BOBS_PC, Some("inactive")), (BOBS_PHONE, Some("active"))], false),
+            // In one request, the last state of a session applies.
+            (vec![(BOBS_PHONE, Some("active")), (BOBS_PHONE, Some("inactive"))], true),
+        ] {
+            report_clients(&pushlark, clients.clone()).await;
+            assert_eq!(is_notified(&pushlark, json!({})).await, notified, "{plugin}: {clients:?}");
+        }
+        pushlark.event(Event::presence(BOBS_TABLET, "offline").with("client_state", "active")).await;
+        assert!(is_notified(&pushlark, json!({})).await, "{plugin}: an offline session is active");
+    }
+}
+
+#[tokio::test]
+async fn the_client_state_of_a_message_overrides_the_reported_sessions() {
+    let pushlark = Pushlark::start().await;
+    pushlark.enable(BOB, "phone").await;
+    for (client_state, recipient, notified) in [
+        ("active", json!({"client_state": "inactive"}), true),
+        ("active", json!({"online": true, "client_state": "inactive"}), true),
+        ("active", json!({"online": true}), false),
+        ("inactive", json!({"client_state": "active"}), false),
+        ("inactive", json!({"online": true, "client_state": "active"}), false),
+        ("inactive", json!({"online": true, "client_state": null}), true),
+        ("inactive", json!({"exists": false}), false),
+        // The client state of a user who is offline has no meaning.
+        ("active", json!({"online": false, "client_state": "active"}), true),
+    ] {
+        report_clients(&pushlark, [(BOBS_PC, Some(client_state))]).await;
+        assert_eq!(is_notified(&pushlark, recipient.clone()).await, notified, "{client_state}: {recipient}");
+    }
+}
+
+#[tokio::test]
+async fn an_inactive_client_does_not_change_the_handling_of_unacknowledged_messages() {
+    let pushlark = with_a_tied_phone().await;
+    report_clients(&pushlark, [(BOBS_PHONE, Some("inactive"))]).await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "to the phone")).await;
+    pushlark.settled().await;
+    assert_eq!(pushlark.alerts("phone").await, ["to the phone"]);
+    assert!(pushlark.alerts("tablet").await.is_empty());
+    let pushlark = Pushlark::start().await;
+    pushlark.enable(BOBS_PHONE, "phone").await;
+    report_clients(&pushlark, [(BOBS_PHONE, Some("inactive"))]).await;
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "to nobody")).await;
+    pushlark.settled().await;
+    assert!(pushlark.alerts("phone").await.is_empty());
+}
+
+#[tokio::test]
+async fn of_two_presences_with_the_same_time_the_later_in_the_request_applies() {
+    let pushlark = Pushlark::start().await;
+    pushlark.enable(BOB, "phone").await;
+    let same = ago(5);
+    let presence = |status: &str| Event::presence(BOBS_PHONE, status).at(&same);
+    for (statuses, notified) in [(["online", "offline"], true), (["offline", "online"], false)] {
+        pushlark.event(statuses.map(presence).to_vec()).await;
+        assert_eq!(is_notified(&pushlark, json!({})).await, notified, "{statuses:?}");
+    }
+    pushlark.event(vec![presence("online").with("client_state", "inactive")]).await;
+    assert!(is_notified(&pushlark, json!({})).await, "the later request does not apply");
+    // An older presence in a later position does not apply.
+    let older = Event::presence(BOBS_PHONE, "offline").at(ago(60));
+    pushlark.event(vec![presence("online"), older]).await;
+    assert!(!is_notified(&pushlark, json!({})).await);
+}
+
+#[tokio::test]
+async fn a_session_item_of_an_earlier_version_has_an_active_client() {
+    let pushlark = Pushlark::start().await;
+    pushlark.enable(BOB, "phone").await;
+    report_clients(&pushlark, [(BOBS_PHONE, Some("inactive"))]).await;
+    assert!(is_notified(&pushlark, json!({})).await);
+    let update = pushlark.stack.dynamodb.update_item().table_name("pushlark").update_expression("REMOVE is_inactive");
+    let key = |value: &str| AttributeValue::S(value.into());
+    update.key("pk", key(BOB)).key("sk", key("ses/phone")).send().await.unwrap();
+    assert!(!is_notified(&pushlark, json!({})).await);
+}
+
+#[tokio::test]
+async fn a_device_is_connected_while_its_own_session_is_online_and_active() {
+    let pushlark = Pushlark::start().await;
+    pushlark.enable(BOBS_PHONE, "phone").await;
+    pushlark.enable(BOBS_TABLET, "tablet").await;
+    let (store, bob) = (pushlark.store(), BareJid::new(BOB).unwrap());
+    let connected = async || {
+        let snapshot = store.snapshot(&bob).await.unwrap();
+        let connected = snapshot.registrations.iter().filter(|registration| snapshot.is_connected(registration));
+        connected.map(|registration| registration.node.clone()).collect::<Vec<_>>()
+    };
+    assert!(connected().await.is_empty(), "a session without presence is online");
+    report_clients(&pushlark, [(BOBS_PHONE, None), (BOBS_TABLET, Some("inactive")), (BOBS_PC, None)]).await;
+    assert_eq!(connected().await, ["phone"]);
+    report_clients(&pushlark, [(BOBS_PHONE, Some("inactive")), (BOBS_TABLET, Some("active"))]).await;
+    assert_eq!(connected().await, ["tablet"]);
+    // The next session with this resource has not enabled a device yet.
+    pushlark.event(Event::presence(BOBS_TABLET, "offline")).await;
+    report_clients(&pushlark, [(BOBS_TABLET, None)]).await;
+    assert!(connected().await.is_empty());
+    pushlark.enable(BOBS_TABLET, "tablet").await;
+    assert_eq!(connected().await, ["tablet"]);
 }

@@ -28,9 +28,11 @@ async fn records_are_sent_side_by_side_and_none_is_lost() {
     let dynamodb = pushlark.stack.dynamodb.clone();
     let init = Init { environment, aws: SdkConfig::builder().build(), access: Access::open() };
     let ingest = ingest::Function::from_environment(&init, dynamodb, sqs).unwrap();
-    let users: Vec<_> = (0..1_500).map(|number| format!("u{number}@example.com")).collect();
-    let event = Event::groupchat(ROOM_OCCUPANT, users, "Hi");
-    let events = to_raw_value(&vec![event; 24]).unwrap();
+    let event = |room: usize| {
+        let users: Vec<_> = (0..1_500).map(|number| format!("u{number}@d{room}.example")).collect();
+        Event::groupchat(ROOM_OCCUPANT, users, "Hi")
+    };
+    let events = to_raw_value(&(0..24).map(event).collect::<Vec<_>>()).unwrap();
     counter.take();
     counter.delay(LATENCY);
     let begun = Instant::now();

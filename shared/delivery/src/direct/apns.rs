@@ -99,7 +99,7 @@ impl Apns {
             )));
         }
         let thread = notification.thread();
-        let build = |payload: &Payload| body(options, payload, push_type, &thread);
+        let build = |payload: &Payload| body(options, payload, push_type, &thread, notification.badge);
         let url = format!("{}/3/device/{token}", self.url(options));
         let expiration = match push_type {
             PushType::Voip => 0,
@@ -112,12 +112,14 @@ impl Apns {
                 .post(&url)
                 .header(AUTHORIZATION, &authorization)
                 .header("apns-push-type", push_type.name())
-                .header("apns-priority", push_type.priority(options))
+                .header("apns-priority", if notification.payload.is_read() { "5" } else { push_type.priority(options) })
                 .header("apns-topic", &topic)
                 .header("apns-expiration", expiration);
             let request = match push_type {
                 // A retry replaces the earlier notification.
-                PushType::Alert | PushType::Background => request.header("apns-collapse-id", notification.id(43)),
+                PushType::Alert | PushType::Background => {
+                    request.header("apns-collapse-id", notification.collapse_id(43))
+                }
                 PushType::Voip => request,
             };
             request.body(body.to_vec())
@@ -187,6 +189,8 @@ impl PushType {
         }
         match Content::new(&notification.registration.options, notification.payload).alert {
             Some(_) => Self::Alert,
+            // The badge is visible, which Apple does not allow of a background notification.
+            None if notification.payload.is_read() => Self::Alert,
             None => Self::Background,
         }
     }
@@ -210,8 +214,8 @@ impl PushType {
 }
 
 /// Returns the JSON payload ("Generating a remote notification"), with the data beside `aps`.
-fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread: &str) -> Vec<u8> {
-    let content = Content::new(options, payload);
+fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread: &str, badge: Option<u32>) -> Vec<u8> {
+    let content = Content::new(options, payload).with_badge(badge);
     let mut aps = Map::new();
     match (push_type, &content.alert) {
         (PushType::Alert, Some(alert)) => {
@@ -226,10 +230,15 @@ fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread
                 aps.insert("mutable-content".into(), 1.into());
             }
         }
+        (PushType::Alert, None) => {
+            let unread = payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok());
+            aps.extend(badge.or(unread).map(|badge| ("badge".into(), badge.into())));
+            aps.insert("content-available".into(), 1.into());
+        }
         (PushType::Background, _) => {
             aps.insert("content-available".into(), 1.into());
         }
-        (PushType::Alert | PushType::Voip, _) => {}
+        (PushType::Voip, _) => {}
     }
     let mut body = content.data_with_count();
     body.insert("aps".into(), aps.into());

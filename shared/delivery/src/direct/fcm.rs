@@ -98,7 +98,7 @@ impl Fcm {
         };
         let options = &notification.registration.options;
         let ttl = notification.time_to_live().min(MAX_TIME_TO_LIVE).as_secs();
-        let build = |payload: &Payload| android(options, payload, ttl);
+        let build = |payload: &Payload| android(options, payload, notification.badge, ttl);
         let send = |android: Vec<u8>| async move { self.deliver(device_id, &android).await };
         match send_truncated(MAX_PAYLOAD_BYTES, notification.payload, build, send, is_too_large).await {
             Ok(Ok(answer)) => outcome(&answer),
@@ -223,18 +223,24 @@ impl KeyRefusals {
 }
 
 /// Returns the message's `android` (AndroidConfig), with the same fields as MongoosePush's.
-fn android(options: &PublishOptions, payload: &Payload, ttl: u64) -> Vec<u8> {
-    let content = Content::new(options, payload);
+fn android(options: &PublishOptions, payload: &Payload, badge: Option<u32>, ttl: u64) -> Vec<u8> {
+    let content = Content::new(options, payload).with_badge(badge);
     let data: Map<_, _> = allowed(content.data).map(|(name, value)| (name.into(), value.into())).collect();
     let mut android = Map::new();
     let priority = match options.priority() {
         _ if is_call(payload) => Some("HIGH"),
+        _ if payload.is_read() => Some("NORMAL"),
         Ok(Some(Priority::High)) => Some("HIGH"),
         Ok(Some(Priority::Normal)) => Some("NORMAL"),
         _ => None,
     };
     android.extend(priority.map(|priority| ("priority".into(), priority.into())));
     android.insert("ttl".into(), format!("{ttl}s").into());
+    if payload.is_read() {
+        // The tag of the conversation's alerts.
+        let conversation = payload.get(Payload::CONVERSATION);
+        android.extend(conversation.map(|conversation| ("collapse_key".into(), conversation.into())));
+    }
     if let Some(alert) = &content.alert {
         let mut notification =
             Map::from_iter([("title".into(), alert.title.as_ref().into()), ("body".into(), alert.body.into())]);

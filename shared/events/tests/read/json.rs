@@ -2,7 +2,7 @@
 
 use pushlark_events::{Effect, ReadMark, WebhookEvent};
 use pushlark_http::Media::{Json, JsonLines};
-use pushlark_model::Availability;
+use pushlark_model::{Availability, ClientState};
 use pushlark_queue::{ReportedRecipient, WorkKind};
 use pushlark_xmpp::BareJid;
 use pushlark_xmpp::MessageType;
@@ -95,7 +95,18 @@ fn the_known_facts_about_a_recipient_are_queued() {
                 ..ReportedRecipient::default()
             },
         ),
-        (json!({"exists": null, "online": null, "unread_count": null}), ReportedRecipient::default()),
+        (
+            json!({"online": true, "client_state": "inactive"}),
+            ReportedRecipient {
+                online: Some(true),
+                client_state: Some(ClientState::Inactive),
+                ..ReportedRecipient::default()
+            },
+        ),
+        (
+            json!({"exists": null, "online": null, "unread_count": null, "client_state": null}),
+            ReportedRecipient::default(),
+        ),
     ] {
         assert_eq!(queued(event(message(json!({"recipient": recipient})))).recipient, facts);
     }
@@ -129,8 +140,16 @@ fn messages_that_notify_nobody_are_accepted_without_effect() {
 
 #[test]
 fn presence_must_have_a_session_and_a_status() {
-    for (status, availability) in [("online", Availability::Online), ("offline", Availability::Offline)] {
-        let presence = json!({"type": "presence", "jid": "Bob@Example.com/Phone", "status": status});
+    let (active, inactive) = (Availability::Online(ClientState::Active), Availability::Online(ClientState::Inactive));
+    for (fields, availability) in [
+        (json!({"status": "online"}), active),
+        (json!({"status": "online", "client_state": null}), active),
+        (json!({"status": "online", "client_state": "active"}), active),
+        (json!({"status": "online", "client_state": "inactive"}), inactive),
+        (json!({"status": "offline"}), Availability::Offline),
+        (json!({"status": "offline", "client_state": "inactive"}), Availability::Offline),
+    ] {
+        let presence = changed(json!({"type": "presence", "jid": "Bob@Example.com/Phone"}), fields);
         assert_eq!(event(presence).effect, Effect::Presence("bob@example.com/Phone".parse().unwrap(), availability));
     }
     for (changes, named) in [
@@ -143,6 +162,9 @@ fn presence_must_have_a_session_and_a_status() {
         (json!({"status": ""}), "status"),
         (json!({"status": true}), "status"),
         (json!({"status": null}), "status"),
+        (json!({"client_state": "away"}), "client_state"),
+        (json!({"client_state": ""}), "client_state"),
+        (json!({"client_state": false}), "client_state"),
     ] {
         let presence = changed(json!({"type": "presence", "jid": "bob@example.com/x", "status": "online"}), changes);
         assert_refused(Json, &presence.to_string(), named);
@@ -153,8 +175,13 @@ fn presence_must_have_a_session_and_a_status() {
 fn a_read_mark_must_have_a_user_and_a_conversation() {
     let read = json!({"type": "read", "jid": "bob@example.com", "conversation": "alice@example.com"});
     let of = |jid| BareJid::new(jid).unwrap();
-    let read_mark = ReadMark { user: of("bob@example.com"), conversation: of("alice@example.com") };
-    assert_eq!(event(read.clone()).effect, Effect::Read(read_mark));
+    let read_mark = ReadMark { user: of("bob@example.com"), conversation: of("alice@example.com"), message: None };
+    assert_eq!(event(read.clone()).effect, Effect::Read(read_mark.clone()));
+    for message in ["m1", "example.com/1", "\u{1f600}"] {
+        let named = changed(read.clone(), json!({"message": message}));
+        let read_mark = ReadMark { message: Some(message.to_owned()), ..read_mark.clone() };
+        assert_eq!(event(named).effect, Effect::Read(read_mark));
+    }
     for name in ["jid", "conversation"] {
         for value in [Value::Null, json!(""), json!("@"), json!(1)] {
             assert_refused(Json, &changed(read.clone(), json!({name: value})).to_string(), name);
@@ -229,6 +256,8 @@ fn the_error_of_a_message_names_the_field() {
         (json!({"recipient": true}), "recipient"),
         (json!({"recipient": {"exists": "yes"}}), "recipient.exists"),
         (json!({"recipient": {"online": 0}}), "recipient.online"),
+        (json!({"recipient": {"client_state": "away"}}), "recipient.client_state"),
+        (json!({"recipient": {"client_state": true}}), "recipient.client_state"),
         (json!({"recipient": {"unread_count": -1}}), "recipient.unread_count"),
         (json!({"recipient": {"unread_count": 1.5}}), "recipient.unread_count"),
         (json!({"recipient": {"unread_count": 4_294_967_296_u64}}), "recipient.unread_count"),

@@ -1,5 +1,7 @@
 //! Properties of reading that hold for all bodies.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -8,7 +10,7 @@ use pushlark_access::Caller;
 use pushlark_events::{Effect, Sources, read};
 use pushlark_http::{Media, Request};
 use pushlark_queue::{MAX_RECIPIENTS, Record, Work, WorkKind};
-use pushlark_xmpp::{Element, Message, is_xml_text};
+use pushlark_xmpp::{BareJid, Element, Message, is_xml_text};
 use serde_json::{Value, json};
 
 use crate::{XML, captured, now, taken};
@@ -24,51 +26,77 @@ fn media() -> impl Strategy<Value = Media> {
     select(vec![Media::Json, Media::JsonLines, XML, Media::Form])
 }
 
+/// The events of one user, in order.
+#[derive(Debug, Default)]
+struct Told {
+    /// Their ids.
+    ids: Vec<String>,
+    /// An upper limit of their size in JSON.
+    bytes: usize,
+    /// The indices of their records.
+    records: BTreeSet<usize>,
+}
+
 /// Reads a body, and returns the number of its events; `None` if it is refused. Checks that the work of the events
-/// passes through the queue unchanged, to a worker that can read it.
+/// passes through the queue unchanged and in order, to a worker that can read it.
 fn check(media: Media, body: &[u8]) -> Result<Option<usize>, TestCaseError> {
     let Ok(events) = read(&Request::new(Caller::Operator, media, body.to_vec()).unwrap(), &Sources::default(), now())
     else {
         return Ok(None);
     };
     let count = events.len();
-    let mut recipients = 0;
+    let (mut told, mut packed) = (BTreeMap::<BareJid, Told>::new(), BTreeMap::<BareJid, Told>::new());
     let mut work = Vec::new();
     for event in events {
         prop_assert!(!event.id.is_empty() && event.id.len() <= 256);
         if let Effect::Queue(kind) = event.effect {
-            recipients += recipients_of(&kind);
-            work.push(Work::new(event.id, event.at, kind));
+            let one = Work::new(event.id, event.at, kind);
+            let bytes = serde_json::to_string(&one).unwrap().len();
+            for user in users_of(&one.kind) {
+                let told = told.entry(user).or_default();
+                told.ids.push(one.id.clone());
+                told.bytes += bytes;
+            }
+            work.push(one);
         }
     }
-    let mut packed = 0;
-    for record in Record::pack(work) {
+    for (index, record) in Record::pack(work).enumerate() {
         let body = serde_json::to_string(&record).unwrap();
         prop_assert!(body.len() <= MAX_MESSAGE_BYTES, "{} bytes", body.len());
         // SQS accepts the characters that XML allows.
         prop_assert!(is_xml_text(&body));
         prop_assert_eq!(&Record::read(&body).unwrap(), &record);
-        prop_assert!(record.work.iter().map(|work| recipients_of(&work.kind)).sum::<usize>() <= MAX_RECIPIENTS);
+        let users: BTreeSet<_> = record.work.iter().flat_map(|work| users_of(&work.kind)).collect();
+        prop_assert!((1..=MAX_RECIPIENTS).contains(&users.len()), "{} users", users.len());
         for work in record.work {
-            packed += recipients_of(&work.kind);
+            for user in users_of(&work.kind) {
+                let packed = packed.entry(user).or_default();
+                packed.ids.push(work.id.clone());
+                packed.records.insert(index);
+            }
             if let WorkKind::Message { stanza, .. } | WorkKind::Unacknowledged { stanza, .. } = work.kind {
                 Message::from_element(Element::parse(&stanza).unwrap()).unwrap();
             }
         }
     }
-    prop_assert_eq!(packed, recipients);
+    prop_assert!(told.keys().eq(packed.keys()));
+    for (user, told) in &told {
+        let packed = &packed[user];
+        prop_assert_eq!(&told.ids, &packed.ids, "{}", user);
+        prop_assert!(packed.records.len() == 1 || told.bytes > MAX_MESSAGE_BYTES / 2, "{}: {:?}", user, packed.records);
+    }
     Ok(Some(count))
 }
 
-fn recipients_of(kind: &WorkKind) -> usize {
+/// Returns a user for each recipient; for a removed domain, the domain.
+fn users_of(kind: &WorkKind) -> Vec<BareJid> {
     match kind {
-        WorkKind::Message { to, .. } => to.len(),
-        WorkKind::Unacknowledged { to, .. } => to.len(),
-        WorkKind::Subscription { .. }
-        | WorkKind::Read { .. }
-        | WorkKind::Notification(_)
-        | WorkKind::UserRemoved { .. }
-        | WorkKind::DomainRemoved { .. } => 1,
+        WorkKind::Message { to, .. } => to.clone(),
+        WorkKind::Unacknowledged { to, .. } => to.iter().map(|session| session.to_bare()).collect(),
+        WorkKind::Subscription { to, .. } => vec![to.clone()],
+        WorkKind::Read { jid, .. } | WorkKind::UserRemoved { jid } => vec![jid.clone()],
+        WorkKind::Notification(notification) => vec![notification.owner.clone()],
+        WorkKind::DomainRemoved { domain } => vec![BareJid::from_parts(None, domain)],
     }
 }
 
@@ -173,7 +201,9 @@ fn jid() -> impl Strategy<Value = String> {
 
 /// Generates valid events.
 fn event() -> impl Strategy<Value = Value> {
-    let to = vec(jid(), 1..60).prop_map(Value::from);
+    // Some users are recipients of most events.
+    let occupant = (0..40_u32).prop_map(|number| format!("u{number}@example.com/x"));
+    let to = vec(prop_oneof![1 => jid(), 3 => occupant], 1..60).prop_map(Value::from);
     let recipient = (option::of(any::<bool>()), option::of(any::<bool>()), option::of(any::<u32>())).prop_map(
         |(exists, online, unread_count)| json!({"exists": exists, "online": online, "unread_count": unread_count}),
     );
@@ -225,7 +255,7 @@ proptest! {
     #![proptest_config(config(48))]
 
     #[test]
-    fn valid_events_become_records_that_are_read_unchanged(events in vec(event(), 1..8)) {
+    fn valid_events_become_records_that_are_read_unchanged(events in vec(event(), 1..16)) {
         let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
         if lines.len() <= pushlark_http::MAX_BODY_BYTES {
             prop_assert_eq!(check(Media::JsonLines, lines.as_bytes())?, Some(events.len()), "{}", lines);

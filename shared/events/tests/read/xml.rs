@@ -1,7 +1,8 @@
 //! Bodies that are a stanza.
 
 use pushlark_events::Effect;
-use pushlark_model::Availability;
+use pushlark_model::{Availability, ClientState};
+use pushlark_queue::WorkKind;
 use pushlark_xmpp::MessageType;
 
 use crate::{XML, assert_refused, captured, now, one, problem, queued};
@@ -261,8 +262,12 @@ fn bob(availability: Availability) -> Effect {
 #[test]
 fn a_presence_to_everybody_or_the_own_account_or_server_changes_the_availability() {
     for to in ["", "to='bob@example.com'", "to='BOB@example.com'", "to='example.com'"] {
-        assert_eq!(presence(to, ""), bob(Availability::Online), "{to}");
-        assert_eq!(presence(to, "<show>xa</show><priority>0</priority>"), bob(Availability::Online), "{to}");
+        assert_eq!(presence(to, ""), bob(Availability::Online(ClientState::Active)), "{to}");
+        assert_eq!(
+            presence(to, "<show>xa</show><priority>0</priority>"),
+            bob(Availability::Online(ClientState::Active)),
+            "{to}"
+        );
         assert_eq!(presence(&format!("{to} type='unavailable'"), ""), bob(Availability::Offline), "{to}");
         assert_eq!(presence(to, "<priority>-1</priority>"), bob(Availability::Offline), "{to}");
     }
@@ -287,8 +292,8 @@ fn a_presence_directed_to_another_address_is_ignored() {
 }
 
 #[test]
-fn a_presence_of_subscriptions_probes_and_errors_is_ignored() {
-    for kind in ["subscribe", "subscribed", "unsubscribe", "unsubscribed", "probe", "error"] {
+fn a_presence_of_answers_probes_and_errors_is_ignored() {
+    for kind in ["subscribed", "unsubscribe", "unsubscribed", "probe", "error"] {
         for attributes in
             ["from='bob@example.com' to='alice@example.com'", "from='bob@example.com/phone'", "from='example.com'"]
         {
@@ -296,6 +301,26 @@ fn a_presence_of_subscriptions_probes_and_errors_is_ignored() {
             assert!(matches!(event.effect, Effect::None(_)), "{kind} {attributes}");
         }
     }
+}
+
+#[test]
+fn a_contact_request_is_queued_under_the_id_of_its_contact_and_day() {
+    let effect = |from: &str, to: &str| {
+        let event = one(XML, format!("<presence type='subscribe' id='x' from='{from}' to='{to}'/>"));
+        assert!(event.id.starts_with("subscription/") && event.id.len() <= 256 || event.id.len() == 64, "{}", event.id);
+        (event.id, event.effect)
+    };
+    let (id, first) = effect("carol@example.org", "bob@example.com");
+    let Effect::Queue(WorkKind::Subscription { from, to, .. }) = first else { panic!("{first:?}") };
+    assert_eq!((from.as_str(), to.as_str()), ("carol@example.org", "bob@example.com"));
+    assert_eq!(id, format!("subscription/carol@example.org/{}", now().date()));
+    assert_eq!(effect("carol@example.org/desktop", "bob@example.com/phone").0, id);
+    assert!(matches!(effect("gateway.example.org", "bob@example.com").1, Effect::Queue(_)));
+    assert_eq!(effect(&format!("{}@example.org", "c".repeat(1_000)), "bob@example.com").0.len(), 64);
+    for (from, to) in [("bob@example.com/x", "bob@example.com"), ("carol@example.org", "example.com")] {
+        assert!(matches!(effect(from, to).1, Effect::NoRequest(..)), "{from} {to}");
+    }
+    assert!(matches!(one(XML, "<presence type='subscribe' from='a@b'/>").effect, Effect::None(_)));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod answers;
 mod inbox;
 mod notifications;
 mod sessions;
+mod since_6_9;
 mod toggling;
 mod webhooks;
 

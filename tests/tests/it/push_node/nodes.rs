@@ -117,7 +117,8 @@ async fn enabling_again_keeps_the_affiliations_of_the_node() {
 async fn disabling_deletes_only_the_nodes_of_the_user() {
     let pushlark = stack().await;
     for (user, node) in [(ALICE, "one"), (ALICE, "two"), (ALICE, "three"), ("carol@localhost", "hers")] {
-        assert_result(&set(&pushlark, user, &toggle("enable", &format!(" node='{node}'"))).await);
+        let enable = toggle("enable", &format!(" node='{node}'"));
+        assert_result(&set(&pushlark, user, &enable.replace(DEVICE[0].1, &format!("canary-{node}"))).await);
     }
     let left = async || {
         let mut left = Vec::new();

@@ -20,11 +20,10 @@ async fn the_push_node_accepts_publishes_of_real_chat_servers() {
         ("prosody-body", json!({"body": "New Message!", "badge": 1})),
         ("prosody-nooptions", json!({"body": "New Message!"})),
         ("prosody-omemo", json!({"badge": 1})),
-        ("prosody-chatmarker-nobody", json!({"body": "New message"})),
         ("prosody-jingle-propose", json!({"badge": 1})),
         ("ejabberd-default", json!({"body": "New message", "title": "New message", "badge": null, "tag": null})),
         ("ejabberd-default-nooptions", json!({"body": "New message"})),
-        ("ejabberd-include-body-sender", json!({"body": "Hello <Bob> & co", "title": "alice@full.localhost/desk"})),
+        ("ejabberd-include-body-sender", json!({"body": "Hello <Bob> & co", "title": "alice@full.localhost"})),
         ("ejabberd-no-body-no-sender", json!({"body": "New message"})),
         ("ejabberd-omemo", json!({"body": "New message"})),
         ("ejabberd-sm-pending-1", json!({"body": "New message"})),
@@ -44,6 +43,112 @@ async fn the_push_node_accepts_publishes_of_real_chat_servers() {
         for (field, value) in alert.as_object().unwrap() {
             assert_eq!(notified["alert"].get(field).unwrap_or(&Value::Null), value, "{name}: {notified}");
         }
+    }
+}
+
+/// Prosody publishes so what is not important: chat states, markers and presence.
+#[tokio::test]
+async fn a_text_without_a_value_is_data_in_the_background() {
+    let pushlark = stack().await;
+    let marker = captured("prosody-chatmarker-nobody");
+    register(&pushlark, "node-5", "phone").await;
+    allow(&pushlark, "node-5", "localhost").await;
+    let device = canary("phone");
+    let empty = marker.replace("var='last-message-body'/>", "var='last-message-body'><value> </value></field>");
+    assert_ne!(empty, marker);
+    let with_sender = marker
+        .replace("var='last-message-sender'/>", "var='last-message-sender'><value>alice@localhost/pc</value></field>");
+    for (published, data) in [
+        (&marker, json!({"message-count": 1})),
+        (&empty, json!({"message-count": 1})),
+        (&with_sender, json!({"message-count": 1, "last-message-sender": "alice@localhost"})),
+    ] {
+        let before = pushlark.notifications("phone").await.len();
+        assert_result(&send_stanza(&pushlark, &published.replace("tok-abc-123", &device)).await);
+        let notified = &pushlark.notified("phone", before + 1).await[before]["notification"];
+        assert_eq!((&notified["data"], notified.get("alert")), (&data, None), "{notified}");
+    }
+}
+
+#[tokio::test]
+async fn a_publish_without_a_field_for_the_text_is_an_alert_unless_the_setting_makes_it_data() {
+    for (empty, is_data) in [("alert", false), ("data", true)] {
+        let pushlark = Pushlark::with_settings([("VIRTUAL_PUBSUB_HOSTS", HOST), ("PUSH_NODE_EMPTY", empty)]).await;
+        create(&pushlark, ALICE, "node").await;
+        let sender = [("last-message-sender", ALICE)];
+        for (times, content, data) in [
+            (1, String::new(), json!({"node": "node"})),
+            (2, stanza::summary(&sender), json!({"last-message-sender": ALICE})),
+        ] {
+            let publish = stanza::publish("node", &stanza::notification(&content), &DEVICE);
+            assert_result(&send_iq(&pushlark, ALICE, "set", &format!("p{times}"), &publish).await);
+            let notified = &pushlark.notified("sometoken", times).await[times - 1]["notification"];
+            match is_data {
+                true => assert_eq!((&notified["data"], notified.get("alert")), (&data, None), "{notified}"),
+                false => assert_eq!(notified["alert"]["body"], "New message", "{notified}"),
+            }
+        }
+        // A text is always an alert.
+        assert_result(&send_iq(&pushlark, ALICE, "set", "p3", &publish("node", &SUMMARY, &DEVICE)).await);
+        assert_eq!(pushlark.notified("sometoken", 3).await[2]["notification"]["alert"]["body"], SUMMARY[2].1);
+    }
+}
+
+#[tokio::test]
+async fn a_text_that_the_settings_leave_out_stays_an_alert() {
+    let settings = [("VIRTUAL_PUBSUB_HOSTS", HOST), ("INCLUDE_BODY", "off"), ("PUSH_NODE_EMPTY", "data")];
+    let pushlark = Pushlark::with_settings(settings).await;
+    create(&pushlark, ALICE, "node").await;
+    assert_result(&set(&pushlark, ALICE, &publish("node", &SUMMARY, &DEVICE)).await);
+    assert_eq!(pushlark.notified("sometoken", 1).await[0]["notification"]["alert"]["body"], "New message");
+}
+
+#[tokio::test]
+async fn pending_contact_requests_without_messages_are_an_alert_of_their_own() {
+    let settings = [("VIRTUAL_PUBSUB_HOSTS", HOST), ("SUBSCRIPTION_PLACEHOLDER", "Somebody asks")];
+    let pushlark = Pushlark::with_settings(settings).await;
+    create(&pushlark, ALICE, "node").await;
+    let count = |count| ("message-count", count);
+    let pending = |count| ("pending-subscription-count", count);
+    let [sender, body] = [("last-message-sender", ""), ("last-message-body", "")];
+    for (times, summary, text) in [
+        (1, vec![pending("1")], Some("Somebody asks")),
+        (2, vec![count("0"), pending("2"), sender, body], Some("Somebody asks")),
+        (3, vec![count("1"), pending("2"), sender, body], None),
+        (4, vec![pending("0")], Some("New message")),
+    ] {
+        assert_result(
+            &send_iq(&pushlark, ALICE, "set", &format!("p{times}"), &publish("node", &summary, &DEVICE)).await,
+        );
+        let notified = &pushlark.notified("sometoken", times).await[times - 1]["notification"];
+        assert_eq!(notified["alert"]["body"].as_str(), text, "{notified}");
+    }
+}
+
+#[tokio::test]
+async fn a_sender_is_shown_without_resource_unless_it_is_in_a_room() {
+    let settings =
+        [("VIRTUAL_PUBSUB_HOSTS", HOST), ("MUC_HOSTS", "talk.@HOST@"), ("MUC_LIGHT_HOSTS", "light.example.net")];
+    let pushlark = Pushlark::with_settings(settings).await;
+    create(&pushlark, ALICE, "node").await;
+    let senders = [
+        ("dora@example.com/phone.x7Fq", "dora@example.com"),
+        ("dora@example.com", "dora@example.com"),
+        ("example.com/news", "example.com"),
+        ("room@conference.example.org/dora", "room@conference.example.org/dora"),
+        ("room@mix.localhost/dora", "room@mix.localhost/dora"),
+        ("room@talk.localhost/dora", "room@talk.localhost/dora"),
+        ("room@light.example.net/dora@example.com", "room@light.example.net/dora@example.com"),
+        ("Dora/Eve", "Dora/Eve"),
+        ("Dora & Eve", "Dora & Eve"),
+    ];
+    for (index, (sender, title)) in senders.into_iter().enumerate() {
+        let sender = sender.replace('&', "&amp;");
+        let summary = [SUMMARY[0], ("last-message-sender", sender.as_str()), SUMMARY[2]];
+        let publish = publish("node", &summary, &DEVICE);
+        assert_result(&send_iq(&pushlark, ALICE, "set", &format!("p{index}"), &publish).await);
+        let notified = &pushlark.notified("sometoken", index + 1).await[index]["notification"];
+        assert_eq!(notified["alert"]["title"], title);
     }
 }
 

@@ -133,7 +133,8 @@ impl WebPush {
             Err(invalid) => return Ok(Outcome::Refused(invalid.to_string())),
         };
         let limit = subscription.max_plaintext();
-        let text = match truncate(limit, notification.payload, text) {
+        let build = |payload: &Payload| text(payload, notification.badge);
+        let text = match truncate(limit, notification.payload, build) {
             Ok(text) => text,
             Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
         };
@@ -141,7 +142,7 @@ impl WebPush {
         let mut answer = self.post(notification, &subscription, &text, length).await;
         // Some push services accept less than they must, and do not report their limit.
         if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::PAYLOAD_TOO_LARGE)
-            && let Ok(text) = truncate(length / 2, notification.payload, self::text)
+            && let Ok(text) = truncate(length / 2, notification.payload, build)
         {
             answer = self.post(notification, &subscription, &text, padded(text.len(), length / 2)).await;
         }
@@ -165,6 +166,7 @@ impl WebPush {
             .map_err(|_| Outcome::Refused("the notification cannot be encrypted".into()))?;
         let urgency = match notification.registration.options.priority() {
             _ if is_call(notification.payload) => "high",
+            _ if notification.payload.is_read() => "normal",
             Ok(Some(Priority::High)) => "high",
             _ => "normal",
         };
@@ -177,7 +179,7 @@ impl WebPush {
                 .header("TTL", time_to_live)
                 .header("Urgency", urgency)
                 // A retry replaces the earlier notification if that still waits for the device.
-                .header("Topic", notification.id(32))
+                .header("Topic", notification.collapse_id(32))
                 .header(CONTENT_ENCODING, "aes128gcm")
                 .header(CONTENT_TYPE, "application/octet-stream")
                 .body(body.clone());
@@ -215,9 +217,10 @@ fn padded(length: usize, limit: usize) -> usize {
     length.next_multiple_of(PADDING_STEP).min(limit)
 }
 
-/// Returns the plaintext for the app: a JSON object of the payload's fields.
-fn text(payload: &Payload) -> Vec<u8> {
-    let fields: Map<String, Value> = payload.fields().map(|(name, value)| (name.into(), value.into())).collect();
+/// Returns the plaintext for the app: a JSON object of the payload's fields, and the badge if it is another number.
+fn text(payload: &Payload, badge: Option<u32>) -> Vec<u8> {
+    let mut fields: Map<String, Value> = payload.fields().map(|(name, value)| (name.into(), value.into())).collect();
+    fields.extend(badge.map(|badge| ("badge".into(), badge.to_string().into())));
     Value::from(fields).to_string().into_bytes()
 }
 

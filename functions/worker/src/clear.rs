@@ -1,0 +1,167 @@
+//! Clears the notifications of a conversation that the user has read on another device: the devices that were notified
+//! of it get a silent push.
+
+use futures_util::future::join_all;
+use pushlark_delivery::{Notification, Publisher, thread};
+use pushlark_model::{Payload, Registration};
+use pushlark_store::{Shown, Snapshot, StoreError};
+use pushlark_telemetry::{Metric, count};
+use pushlark_xmpp::BareJid;
+use time::OffsetDateTime;
+
+use crate::decision::MIN_TIME_TO_LIVE;
+use crate::notify::TaskOutcome;
+use crate::order::Turn;
+use crate::progress::BatchContext;
+use crate::publish::{DeviceItem, Disposition, Publish};
+use crate::retry::Unfinished;
+use crate::task::Attempt;
+use crate::worker::Worker;
+
+/// A conversation that a user has read on one device, and whose notifications other devices may show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadConversation {
+    /// The user who has read it.
+    pub user: BareJid,
+    /// The other user, or the room.
+    pub conversation: BareJid,
+    /// The number of messages that are still unread.
+    pub unread_count: u32,
+}
+
+/// The registrations of which the notifications are cleared, each with its publisher.
+pub struct Clearing<'w> {
+    pub snapshot: Snapshot,
+    pub registrations: Vec<(Registration, &'w Publisher)>,
+}
+
+impl Worker {
+    /// Returns the registrations whose devices may show a notification of the conversation: those that `shown` has.
+    ///
+    /// A device whose own session is online and active knows what is read. PushKit allows nothing but calls. A real
+    /// PubSub service would show a notification without a text as a new message.
+    pub(crate) async fn clearing(
+        &self,
+        user: &BareJid,
+        shown: impl Fn(&Registration) -> bool,
+    ) -> Result<Clearing<'_>, StoreError> {
+        let snapshot = self.store.snapshot(user).await?;
+        let registrations = snapshot.registrations.iter().filter(|registration| {
+            shown(registration) && !is_push_kit(registration) && !snapshot.is_connected(registration)
+        });
+        let registrations: Vec<_> = registrations
+            .filter_map(|registration| {
+                Some((registration.clone(), self.delivery.push_service(user, &registration.jid)?))
+            })
+            .collect();
+        Ok(Clearing { snapshot, registrations })
+    }
+
+    /// Claims and publishes the silent pushes. `turn` ends before the publishes.
+    pub(crate) async fn clear(
+        &self,
+        read: &ReadConversation,
+        attempt: &Attempt,
+        mut turn: Turn,
+        batch: &BatchContext,
+    ) -> TaskOutcome {
+        let ReadConversation { user, conversation, unread_count } = read;
+        if OffsetDateTime::now_utc() - attempt.at() > self.time_to_live.max(MIN_TIME_TO_LIVE) {
+            count(Metric::Expired);
+            tracing::info!("not cleared: the read mark is older than the time to live");
+            return TaskOutcome::default();
+        }
+        let shown = match self.store.shown(user, conversation).await {
+            Ok(shown) => shown,
+            Err(error) => return TaskOutcome::default().postponed(&error),
+        };
+        // The retry of one device follows from an attempt that has found the device.
+        let is_retried = attempt.retry.registration.is_some();
+        let is_shown =
+            |registration: &Registration| attempt.concerns(registration) && (is_retried || shown.has(registration));
+        let Clearing { snapshot, registrations } = match self.clearing(user, is_shown).await {
+            Ok(clearing) => clearing,
+            Err(error) => return TaskOutcome::default().postponed(&error),
+        };
+        let (ours, badge) = match self.claim_clearing(read, attempt, registrations).await {
+            Ok(claimed) => claimed,
+            Err(error) => return TaskOutcome::default().postponed(&error),
+        };
+        let places: Vec<_> = ours.iter().map(|(registration, _)| turn.join(registration)).collect();
+        drop(turn);
+        let payload = self.clearing_payload(read);
+        let expires_at = attempt.at() + self.time_to_live;
+        let publishes = ours.into_iter().zip(places).map(async |((registration, publisher), place)| {
+            let notification = Notification {
+                message_id: attempt.id(),
+                user,
+                conversation,
+                registration: &registration,
+                payload: &payload,
+                badge,
+                expires_at,
+            };
+            let device = DeviceItem::Registration(&snapshot);
+            let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
+            let result = self.publish(publish, batch.publish_cutoff).await;
+            if result.is_ok() {
+                batch.progress.add(attempt, user, None, [registration.clone()]);
+            }
+            (registration, result)
+        });
+        let (mut outcome, mut delivered) = (TaskOutcome::default(), 0);
+        for (registration, result) in join_all(publishes).await {
+            match result {
+                Ok(disposition) => delivered += usize::from(disposition == Disposition::Delivered),
+                Err(cause) => outcome.unfinished.push(Unfinished { registration: Some(registration), cause }),
+            }
+        }
+        tracing::info!(unread_count, delivered, failed = outcome.unfinished.len(), "cleared");
+        // What is still unread is still shown.
+        if *unread_count == 0 && !is_retried {
+            self.forget_shown(read, &shown).await;
+        }
+        outcome
+    }
+
+    /// Returns the payload of a silent push. The conversation has the name that it has in notifications.
+    pub(crate) fn clearing_payload(&self, read: &ReadConversation) -> Payload {
+        let ReadConversation { user, conversation, unread_count } = read;
+        Payload::default()
+            .with(Payload::TYPE, Payload::READ)
+            .with(Payload::CONVERSATION, thread(user, conversation, self.content_policy.sender))
+            .with(Payload::MESSAGE_COUNT, unread_count.to_string())
+    }
+
+    /// Claims registrations, and returns those that this attempt holds, with their badge.
+    async fn claim_clearing<'w>(
+        &self,
+        read: &ReadConversation,
+        attempt: &Attempt,
+        registrations: Vec<(Registration, &'w Publisher)>,
+    ) -> Result<(Vec<(Registration, &'w Publisher)>, Option<u32>), StoreError> {
+        if registrations.is_empty() {
+            return Ok((registrations, None));
+        }
+        let badge = self.total_with(&read.user, &read.conversation, read.unread_count).await?;
+        let claimed: Vec<_> = registrations.iter().map(|(registration, _)| registration).collect();
+        let held = self.store.claim(attempt.claimant(&read.user, None), &claimed).await?;
+        let ours = registrations.into_iter().zip(held).filter_map(|(registration, held)| held.then_some(registration));
+        Ok((ours.collect(), badge))
+    }
+
+    async fn forget_shown(&self, read: &ReadConversation, shown: &Shown) {
+        if let Err(error) = self.store.forget_shown(&read.user, &read.conversation, shown).await {
+            tracing::warn!(
+                error = %pushlark_telemetry::Causes(&error),
+                "the notifications of a conversation that is read are not forgotten yet"
+            );
+        }
+    }
+}
+
+/// Returns whether a registration belongs to PushKit, Apple's service for calls: APNs with a `topic` that ends in `.voip`.
+fn is_push_kit(registration: &Registration) -> bool {
+    let option = |name| registration.options.get(name);
+    option("service") == Some("apns") && option("topic").is_some_and(|topic| topic.ends_with(".voip"))
+}

@@ -1,0 +1,311 @@
+%% The events of a host, for mod_pushlark: messages and contact requests to its users, their presence, messages that a lost
+%% session did not acknowledge (XEP-0198), read marks, answers to calls, and removed users.
+-module(mod_pushlark_events).
+
+-export([hooks/0]).
+-export([message/1, packet_received/1, packet_sent/1, contact_asked/2, item_published/6, client_state_changed/2,
+         self_presence/1, session_closed/3, session_pending/1, stanza_sent/3, session_terminated/2, user_removed/2]).
+
+-define(NS_SID, <<"urn:xmpp:sid:0">>).
+-define(NS_CALL, <<"urn:xmpp:jingle-message:0">>).
+-define(NS_MARKERS, <<"urn:xmpp:chat-markers:0">>).
+-define(NS_MDS, <<"urn:xmpp:mds:displayed:0">>).
+-define(NS_MUC_USER, <<"http://jabber.org/protocol/muc#user">>).
+
+-define(MAX_STANZA_BYTES, 200 * 1024).
+
+%% Returns the hooks of this module, each with its function and order.
+hooks() ->
+    %% Before the archive and the offline storage, so that they keep the id.
+    [{sm_receive_packet, message, 10},
+     {user_receive_packet, packet_received, 50},
+     {user_send_packet, packet_sent, 50},
+     %% After mod_roster, which knows whether the request is new.
+     {roster_in_subscription, contact_asked, 90},
+     {pubsub_publish_item, item_published, 50},
+     {csi_activity, client_state_changed, 60},
+     {c2s_self_presence, self_presence, 90},
+     {sm_remove_connection_hook, session_closed, 90},
+     {c2s_session_pending, session_pending, 50},
+     {c2s_handle_send, stanza_sent, 40},
+     %% Before mod_stream_mgmt sends unacknowledged messages to the user's other sessions.
+     {c2s_terminated, session_terminated, 40},
+     {remove_user, user_removed, 90}].
+
+%% Messages. The host adds a stanza-id (XEP-0359) to each, so that a repeat after a lost session has the same id. The
+%% packet's metadata also has the id; only this server can set metadata.
+message(Packet) when element(1, Packet) =:= message ->
+    {User, Host, Resource} = jid:tolower(xmpp:get_to(Packet)),
+    case is_notifiable(Packet) andalso User =/= <<>> andalso ejabberd_auth:user_exists(User, Host)
+         andalso is_allowed(Packet, Host) of
+        true ->
+            {Id, Marked} = marked(Packet, Host),
+            Sessions = sessions(User, Host),
+            step(Packet) =:= <<"propose">> andalso send_all_presence(User, Host, Sessions),
+            Recipient = maps:merge(recipient(Sessions), nick(Packet, proplists:get_value(Resource, Sessions, []))),
+            send_message(Host, message, jid:make(User, Host), Id, Marked, Recipient),
+            Marked;
+        _ -> Packet
+    end;
+message(Packet) -> Packet.
+
+marked(Packet, Host) ->
+    case xmpp:get_meta(Packet, pushlark_id, none) of
+        none ->
+            Foreign = [El || El <- els(Packet), not is_stanza_id(El, Host)],
+            Id = case room_id(Packet, Foreign) of none -> mod_pushlark:new_id(); Known -> Known end,
+            StanzaId = {xmlel, <<"stanza-id">>, [{<<"xmlns">>, ?NS_SID}, {<<"by">>, Host}, {<<"id">>, Id}], []},
+            {Id, xmpp:put_meta(xmpp:set_els(Packet, [StanzaId | Foreign]), pushlark_id, Id)};
+        Id -> {Id, Packet}
+    end.
+
+%% A room sends one message to each session of a user, with the same stanza-id (XEP-0045).
+room_id(Packet, Els) ->
+    Room = jid:encode(jid:remove_resource(xmpp:get_from(Packet))),
+    case [Id || El <- Els, xmpp:get_type(Packet) =:= groupchat, is_stanza_id(El, Room),
+                {<<"id">>, Id} <- element(3, El), Id =/= <<>>, byte_size(Id) =< 128] of
+        [Id | _] when byte_size(Room) =< 127 -> <<Room/binary, "/", Id/binary>>;
+        _ -> none
+    end.
+
+%% Returns the children as elements, whether they were decoded or not.
+els(Packet) -> [xmpp:encode(El) || El <- xmpp:get_els(Packet)].
+
+is_stanza_id(El, By) ->
+    element(2, El) =:= <<"stanza-id">> andalso lists:member({<<"xmlns">>, ?NS_SID}, element(3, El))
+        andalso lists:member({<<"by">>, By}, element(3, El)).
+
+id_of(Packet, Host) ->
+    Ids = [Id || El <- els(Packet), is_stanza_id(El, Host), {<<"id">>, Id} <- element(3, El)],
+    case {xmpp:get_meta(Packet, pushlark_id, none), Ids} of
+        {none, [Id | _]} -> Id;
+        {Known, _} -> Known
+    end.
+
+is_notifiable(Packet) ->
+    element(1, Packet) =:= message andalso lists:member(xmpp:get_type(Packet), [chat, groupchat, normal])
+        andalso xmpp:get_from(Packet) =/= undefined andalso xmpp:get_to(Packet) =/= undefined
+        andalso begin
+            {_, _, _, Children} = xmpp:encode(Packet),
+            IsOwn = same_user(xmpp:get_from(Packet), xmpp:get_to(Packet)),
+            lists:any(fun(Child) -> has_effect(Child, IsOwn) end, Children)
+        end.
+
+same_user(One, Other) -> jid:remove_resource(jid:tolower(One)) =:= jid:remove_resource(jid:tolower(Other)).
+
+%% Returns whether a child of a message has an effect at Pushlark.
+has_effect({xmlel, Name, _, _} = Child, IsOwn) ->
+    case fxml:get_tag_attr_s(<<"xmlns">>, Child) of
+        Default when Default =:= <<>>; Default =:= <<"jabber:client">> ->
+            Name =:= <<"body">> andalso fxml:get_tag_cdata(Child) =/= <<>>;
+        %% The answers of others to a call have no effect.
+        ?NS_CALL -> Name =/= <<"ringing">> andalso (IsOwn orelse not is_answer(Name));
+        ?NS_MUC_USER -> fxml:get_subtag(Child, <<"invite">>) =/= false;
+        <<"http://jabber.org/protocol/pubsub#event">> ->
+            fxml:get_path_s(Child, [{elem, <<"items">>}, {attr, <<"node">>}]) =:= <<"urn:xmpp:mucsub:nodes:messages">>;
+        Ns -> not lists:member(Ns, without_effect())
+    end;
+has_effect(_Text, _IsOwn) -> false.
+
+without_effect() ->
+    [<<"http://jabber.org/protocol/chatstates">>, <<"urn:xmpp:receipts">>, ?NS_MARKERS, <<"urn:xmpp:hints">>, ?NS_SID,
+     <<"urn:xmpp:occupant-id:0">>, <<"urn:xmpp:delay">>, <<"jabber:x:delay">>, <<"urn:xmpp:carbons:2">>,
+     <<"urn:xmpp:mam:2">>].
+
+%% The steps of a call (XEP-0353) by which a user's device answers.
+is_answer(Step) -> lists:member(Step, [<<"accept">>, <<"proceed">>, <<"reject">>]).
+
+%% Returns the name of a message's child in the namespace of XEP-0353, or none.
+step(Packet) ->
+    case [Name || {xmlel, Name, _, _} = El <- els(Packet), fxml:get_tag_attr_s(<<"xmlns">>, El) =:= ?NS_CALL] of
+        [Step | _] -> Step;
+        [] -> none
+    end.
+
+%% Checks the user's privacy and block lists, which ejabberd does only later.
+is_allowed(Packet, Host) ->
+    allow =:= ejabberd_hooks:run_fold(privacy_check_packet, Host, allow, [xmpp:get_to(Packet), Packet, in]).
+
+%% The sessions of a user that receive messages: their resources and data. The data of a session can be changed only by
+%% its own process, and is gone when the session is resumed, so that its client is active again.
+sessions(User, Host) ->
+    [{Resource, Data} || {Resource, Data} <- ejabberd_sm:get_user_info(User, Host), is_online(Data)].
+
+is_online(Data) ->
+    case proplists:get_value(priority, Data) of
+        Priority when is_integer(Priority) -> Priority >= 0;
+        _ -> false
+    end.
+
+set_data(Jid, Name, Value) ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    ejabberd_sm:set_user_info(User, Host, Resource, Name, Value).
+
+%% Returns the field recipient of an event. The user is inactive if the clients of all sessions are.
+recipient([]) -> #{exists => true, online => false};
+recipient(Sessions) ->
+    IsActive = lists:any(fun({_, Data}) -> client_state(Data) =:= active end, Sessions),
+    #{exists => true, online => true, client_state => case IsActive of true -> active; false -> inactive end}.
+
+client_state(Data) -> proplists:get_value(pushlark_client_state, Data, active).
+
+client_state_changed(#{jid := Jid} = State, ClientState) ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    set_data(Jid, pushlark_client_state, ClientState),
+    mod_pushlark:setting(Host, csi_events) andalso proplists:is_defined(Resource, sessions(User, Host))
+        andalso send_presence(Jid, true, ClientState),
+    State.
+
+%% Before a call: a device whose session is online and active rings without a notification. The client of a lost session
+%% cannot be reached.
+send_all_presence(User, Host, Sessions) ->
+    [send_presence(jid:make(User, Host, Resource), true,
+                   case proplists:get_bool(pushlark_lost, Data) of true -> inactive; false -> client_state(Data) end)
+     || {Resource, Data} <- Sessions].
+
+%% The nicks of a session in rooms, as the rooms confirm them (XEP-0045, status code 110).
+packet_received({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= presence ->
+    Elements = [xmpp:encode(El) || El <- xmpp:get_els(Packet), xmpp:get_ns(El) =:= ?NS_MUC_USER],
+    case [self || El <- Elements, {xmlel, <<"status">>, _, _} = Status <- element(4, El),
+                  fxml:get_tag_attr_s(<<"code">>, Status) =:= <<"110">>] of
+        [] -> Acc;
+        _ ->
+            {Room, RoomHost, _} = jid:tolower(xmpp:get_from(Packet)),
+            {_, _, Nick} = jid:split(xmpp:get_from(Packet)),
+            Nicks = proplists:get_value(pushlark_nicks, data(Jid), #{}),
+            Changed = case xmpp:get_type(Packet) of
+                available -> Nicks#{{Room, RoomHost} => Nick};
+                _ -> maps:remove({Room, RoomHost}, Nicks)
+            end,
+            set_data(Jid, pushlark_nicks, Changed),
+            Acc
+    end;
+packet_received(Acc) -> Acc.
+
+%% Returns the nick of a session in the room that sends it a message, as a part of the field recipient.
+nick(Packet, Data) ->
+    {Room, RoomHost, _} = jid:tolower(xmpp:get_from(Packet)),
+    case proplists:get_value(pushlark_nicks, Data, #{}) of
+        #{{Room, RoomHost} := Nick} -> case xmpp:get_type(Packet) of groupchat -> #{nick => Nick}; _ -> #{} end;
+        _ -> #{}
+    end.
+
+data(Jid) ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    case ejabberd_sm:get_user_info(User, Host, Resource) of offline -> []; Data -> Data end.
+
+%% What a session sends. A displayed marker (XEP-0333) is a read mark. An answer to a call is an event for the user, so that
+%% the user's other devices stop ringing. message/1 sends what the user sends to the own bare JID.
+packet_sent({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= message ->
+    {User, Host, _} = jid:tolower(Jid),
+    To = xmpp:get_to(Packet),
+    case To =:= undefined orelse xmpp:get_type(Packet) =:= error orelse same_user(Jid, To) of
+        true -> ok;
+        false ->
+            [send_read(Host, User, jid:remove_resource(To), fxml:get_tag_attr_s(<<"id">>, El))
+             || {xmlel, <<"displayed">>, _, _} = El <- els(Packet), fxml:get_tag_attr_s(<<"xmlns">>, El) =:= ?NS_MARKERS],
+            is_answer(step(Packet)) andalso
+                send_message(Host, message, jid:make(User, Host), mod_pushlark:new_id(), xmpp:set_from(Packet, Jid),
+                             recipient(sessions(User, Host)))
+    end,
+    Acc;
+packet_sent(Acc) -> Acc.
+
+send_read(_Host, _User, _Conversation, <<>>) -> ok;
+send_read(Host, User, Conversation, Message) ->
+    mod_pushlark:send_event(Host, #{type => read, jid => jid:encode(jid:make(User, Host)), conversation => jid:encode(Conversation),
+                       message => Message}).
+
+%% A read mark of the user that all of the user's clients see (XEP-0490). The id of the item is the conversation.
+item_published(Host, ?NS_MDS, Publisher, _Service, ItemId, Payload) ->
+    Ids = [fxml:get_tag_attr_s(<<"id">>, Id) || {xmlel, <<"displayed">>, _, _} = El <- Payload,
+                                                {xmlel, <<"stanza-id">>, _, _} = Id <- element(4, El)],
+    case {jid:tolower(Publisher), Ids} of
+        {{User, Host, _}, [Id | _]} ->
+            try send_read(Host, User, jid:remove_resource(jid:decode(ItemId)), Id) catch _:_ -> ok end;
+        _ -> ok
+    end;
+item_published(_Host, _Node, _Publisher, _Service, _ItemId, _Payload) -> ok.
+
+%% A contact request. IsNew is false if the user has not answered an earlier one.
+contact_asked(true, Packet) ->
+    case xmpp:get_type(Packet) of
+        subscribe ->
+            {User, Host, _} = jid:tolower(xmpp:get_to(Packet)),
+            mod_pushlark:send_event(Host, #{type => subscription, from => jid:encode(jid:remove_resource(xmpp:get_from(Packet))),
+                               to => jid:encode(jid:make(User, Host)), recipient => recipient(sessions(User, Host))});
+        _ -> ok
+    end,
+    true;
+contact_asked(IsNew, _Packet) -> IsNew.
+
+%% Presence. A session that may be resumed is still online; stanza_sent/3 sends the messages that it misses.
+self_presence({Presence, #{jid := Jid}} = Acc) ->
+    case xmpp:get_type(Presence) of
+        available -> send_presence(Jid, priority(Presence) >= 0, client_state(data(Jid)));
+        unavailable -> send_presence(Jid, false, inactive);
+        _ -> ok
+    end,
+    Acc.
+
+priority(Presence) ->
+    try binary_to_integer(fxml:get_subtag_cdata(xmpp:encode(Presence), <<"priority">>)) catch _:_ -> 0 end.
+
+%% A resumed session continues in another process.
+session_closed(_Sid, Jid, _Info) ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    case ejabberd_sm:get_session_pid(User, Host, Resource) of
+        none -> send_presence(Jid, false, inactive);
+        _ -> ok
+    end.
+
+send_presence(Jid, Online, ClientState) ->
+    {_, Host, _} = jid:tolower(Jid),
+    Event = #{type => presence, jid => jid:encode(Jid)},
+    mod_pushlark:send_event(Host, case Online of
+        true -> Event#{status => online, client_state => ClientState};
+        false -> Event#{status => offline}
+    end).
+
+%% Messages that a session did not acknowledge before it was lost, and those that arrive while it is lost.
+session_pending(#{mgmt_queue := Queue, jid := Jid} = State) ->
+    set_data(Jid, pushlark_lost, true),
+    [send_unacknowledged(State, Packet) || {_, _, Packet} <- p1_queue:to_list(Queue)],
+    State;
+session_pending(State) -> State.
+
+stanza_sent(#{mgmt_state := pending} = State, Packet, _Result) ->
+    send_unacknowledged(State, Packet),
+    State;
+stanza_sent(State, _Packet, _Result) -> State.
+
+%% The session was given up: the message goes to the user again, who may be offline by now.
+session_terminated(#{mgmt_state := Mgmt, mgmt_queue := Queue, jid := Jid} = State, _Reason)
+  when Mgmt =:= active; Mgmt =:= pending; Mgmt =:= timeout ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    Others = proplists:delete(Resource, sessions(User, Host)),
+    [send_message(Host, message, jid:make(User, Host), Id, Packet, maps:merge(recipient(Others), nick(Packet, data(Jid))))
+     || {_, _, Packet} <- p1_queue:to_list(Queue), Id <- send_unacknowledged(State, Packet)],
+    State;
+session_terminated(State, _Reason) -> State.
+
+%% Returns a list with the id of the message, or an empty list if no event was sent.
+send_unacknowledged(#{jid := Jid}, Packet) ->
+    {_, Host, _} = jid:tolower(Jid),
+    case is_notifiable(Packet) andalso id_of(Packet, Host) of
+        Id when is_binary(Id) -> send_message(Host, unacknowledged, Jid, Id, Packet, nick(Packet, data(Jid))), [Id];
+        _ -> []
+    end.
+
+user_removed(User, Host) ->
+    mod_pushlark:send_event(Host, #{type => user_removed, jid => jid:encode(jid:make(User, Host))}).
+
+send_message(Host, Type, To, Id, Packet, Recipient) ->
+    Stanza = fxml:element_to_binary(xmpp:encode(Packet)),
+    Event = #{type => Type, id => Id, from => jid:encode(xmpp:get_from(Packet)), to => jid:encode(To), stanza => Stanza},
+    case byte_size(Stanza) of
+        Size when Size > ?MAX_STANZA_BYTES ->
+            logger:warning("message of ~B bytes to ~ts not sent to Pushlark: it is too large", [Size, jid:encode(To)]);
+        _ when map_size(Recipient) =:= 0 -> mod_pushlark:send_event(Host, Event);
+        _ -> mod_pushlark:send_event(Host, Event#{recipient => Recipient})
+    end.

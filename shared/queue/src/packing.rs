@@ -1,0 +1,263 @@
+//! Packs events into records, so that all events of one user are in one record and stay in order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+
+use serde::Serialize;
+
+use crate::record::{Record, Work};
+
+/// The most different users in one record. The worker handles them concurrently.
+pub const MAX_RECIPIENTS: usize = 25;
+/// The most tasks in a record of several users, so that several workers share the events of a busy room.
+const MAX_TASKS: usize = 250;
+/// The size in bytes from which a record gets no further events of users whose events it does not have yet. SQS bills
+/// up to 64 KB as one request.
+const FULL_RECORD_BYTES: usize = 60 * 1024;
+/// The largest message, in bytes ("Amazon SQS message quotas").
+const MAX_RECORD_BYTES: usize = 1024 * 1024;
+/// More than the bytes of a record without events.
+const RECORD_OVERHEAD: usize = 64;
+
+/// One recipient of an event: the worker makes a task of it.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    /// The index of the event.
+    event: usize,
+    /// The index of the recipient in the event.
+    recipient: usize,
+    /// The size of the recipient in JSON.
+    bytes: usize,
+}
+
+/// A record whose events are not copied yet.
+struct Draft {
+    users: usize,
+    tasks: usize,
+    bytes: usize,
+    /// The indices of the events, each with those of its recipients.
+    events: BTreeMap<usize, Vec<usize>>,
+}
+
+impl Record {
+    /// Packs events into few records. The events of one user are in one record, in order, as long as they fit into one
+    /// message of SQS; the next record has the rest. Other users are distributed over as many records as the limits
+    /// require.
+    ///
+    /// An event is copied into a record when the iterator gets there, since all records together may be many times
+    /// larger than the events.
+    pub fn pack(work: impl IntoIterator<Item = Work>) -> impl Iterator<Item = Self> + Send {
+        let work: Vec<Work> = work.into_iter().collect();
+        drafts(&work).into_iter().map(move |draft| {
+            let events = draft.events.iter().filter_map(|(event, recipients)| Some(work.get(*event)?.part(recipients)));
+            Self::new(events.collect())
+        })
+    }
+}
+
+fn drafts(work: &[Work]) -> Vec<Draft> {
+    let mut drafts: Vec<Draft> = Vec::new();
+    let sizes = sizes(work);
+    let size = |event: usize| sizes.get(event).copied().unwrap_or(0);
+    for parts in by_user(work) {
+        let has_room = |draft: &Draft| {
+            let new = parts.iter().filter(|part| !draft.events.contains_key(&part.event));
+            let new: usize = new.map(|part| size(part.event)).sum();
+            draft.users < MAX_RECIPIENTS
+                && draft.tasks + parts.len() <= MAX_TASKS
+                && (new == 0 || draft.bytes + new <= FULL_RECORD_BYTES)
+        };
+        if !drafts.last().is_some_and(has_room) {
+            drafts.push(Draft::new());
+        }
+        let mut is_counted = false;
+        for part in parts {
+            let bytes = |draft: &Draft| match draft.events.contains_key(&part.event) {
+                true => part.bytes,
+                false => size(part.event) + part.bytes,
+            };
+            let fits = |draft: &&mut Draft| draft.tasks == 0 || draft.bytes + bytes(draft) <= MAX_RECORD_BYTES;
+            if drafts.last_mut().filter(fits).is_none() {
+                drafts.push(Draft::new());
+                is_counted = false;
+            }
+            let Some(draft) = drafts.last_mut() else { continue };
+            draft.bytes += bytes(draft);
+            draft.tasks += 1;
+            draft.users += usize::from(!is_counted);
+            draft.events.entry(part.event).or_default().push(part.recipient);
+            is_counted = true;
+        }
+    }
+    drafts
+}
+
+/// Returns the parts of each user in order, in the order of the users' first parts.
+fn by_user(work: &[Work]) -> Vec<Vec<Part>> {
+    let mut users: Vec<Vec<Part>> = Vec::new();
+    let mut indices = HashMap::new();
+    for (event, work) in work.iter().enumerate() {
+        for (recipient, jid) in work.kind.recipients().enumerate() {
+            let escaped = jid.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
+            // Two quotation marks and a comma.
+            let part = Part { event, recipient, bytes: jid.len() + escaped + 3 };
+            // A bare JID and a domain have no slash, and a resource follows the first one (RFC 7622, section 3.1).
+            let user = jid.split('/').next().unwrap_or(jid);
+            let index = *indices.entry(user).or_insert(users.len());
+            match users.get_mut(index) {
+                Some(parts) => parts.push(part),
+                None => users.push(vec![part]),
+            }
+        }
+    }
+    users
+}
+
+/// Returns the sizes of events in JSON, each without its recipients. A single event needs none: it always fits into
+/// each of its records.
+fn sizes(work: &[Work]) -> Vec<usize> {
+    if let [_] = work {
+        return Vec::new();
+    }
+    let size = |work: &Work| size_in_json(&work.part(&[])) + 1;
+    work.iter().map(size).collect()
+}
+
+/// Returns the number of bytes of a value in JSON.
+fn size_in_json(value: &impl Serialize) -> usize {
+    struct Counter(usize);
+
+    impl io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut counter = Counter(0);
+    // It cannot fail: an event is JSON, and the counter accepts all bytes.
+    _ = serde_json::to_writer(&mut counter, value);
+    counter.0
+}
+
+impl Draft {
+    fn new() -> Self {
+        Self { users: 0, tasks: 0, bytes: RECORD_OVERHEAD, events: BTreeMap::new() }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::HashSet;
+    use std::ops::Range;
+
+    use pushlark_xmpp::{BareJid, Jid};
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::record::{ReportedRecipient, WorkKind};
+
+    fn message(id: usize, users: Range<usize>, bytes: usize) -> Work {
+        let to = users.map(|user| BareJid::new(&format!("u{user}@example.com")).unwrap()).collect();
+        let from = Jid::new("room@muc.example.com/alice").unwrap();
+        let kind = WorkKind::Message { from, to, stanza: "x".repeat(bytes), recipient: ReportedRecipient::default() };
+        Work::new(format!("m{id}"), OffsetDateTime::UNIX_EPOCH, kind)
+    }
+
+    fn packed(work: impl IntoIterator<Item = Work>) -> Vec<Record> {
+        let records: Vec<_> = Record::pack(work).collect();
+        for record in &records {
+            assert!(size_in_json(record) <= MAX_RECORD_BYTES);
+            let users: HashSet<_> = record.work.iter().flat_map(|work| work.kind.recipients()).collect();
+            assert!((1..=MAX_RECIPIENTS).contains(&users.len()), "{} users", users.len());
+        }
+        records
+    }
+
+    /// Returns the index of the record and the id of each event of a user.
+    fn of_user(records: &[Record], user: usize) -> Vec<(usize, String)> {
+        let user = format!("u{user}@example.com");
+        let of_record = |(index, record): (usize, &Record)| -> Vec<(usize, String)> {
+            let own = record.work.iter().filter(|work| work.kind.recipients().any(|to| to == user));
+            own.map(|work| (index, work.id.clone())).collect()
+        };
+        records.iter().enumerate().flat_map(of_record).collect()
+    }
+
+    #[test]
+    fn many_recipients_are_distributed_and_none_is_lost() {
+        let records = packed([message(0, 0..1_000, 100), message(1, 1_000..1_001, 100)]);
+        assert_eq!(records.len(), 41);
+        for user in 0..1_001 {
+            assert_eq!(of_user(&records, user).len(), 1, "{user}");
+        }
+    }
+
+    #[test]
+    fn users_with_shared_events_stay_in_one_record_and_other_users_do_not() {
+        assert_eq!(packed((0..25).map(|id| message(id, id..id + 1, 200))).len(), 1);
+        assert_eq!(packed((0..26).map(|id| message(id, id..id + 1, 200))).len(), 2);
+        assert_eq!(packed((0..3).map(|id| message(id, id..id + 1, 50_000))).len(), 3);
+        assert_eq!(packed((0..3).map(|id| message(id, 0..1, 50_000))).len(), 1);
+        assert_eq!(packed([message(0, 0..25, 200_000), message(1, 25..26, 10)]).len(), 2);
+        assert!(packed([]).is_empty());
+    }
+
+    #[test]
+    fn the_events_of_each_member_of_a_room_are_together_and_in_order() {
+        let others = message(2, 500..1_500, 100);
+        let records = packed([message(0, 0..1_000, 100), message(1, 0..1_000, 100), others, message(3, 0..3, 100)]);
+        assert!((60..=70).contains(&records.len()), "{}", records.len());
+        for user in 0..1_500 {
+            let events = of_user(&records, user);
+            let ids: Vec<_> = events.iter().map(|(_, id)| id.as_str()).collect();
+            let expected: &[_] = match user {
+                0..3 => &["m0", "m1", "m3"],
+                3..500 => &["m0", "m1"],
+                500..1_000 => &["m0", "m1", "m2"],
+                _ => &["m2"],
+            };
+            assert_eq!(ids, expected, "{user}");
+            assert!(events.iter().all(|(record, _)| *record == events[0].0), "{user}: {events:?}");
+        }
+    }
+
+    #[test]
+    fn the_events_of_a_busy_room_are_distributed_over_several_records() {
+        let records = packed((0..100).map(|id| message(id, 0..25, 100)));
+        assert_eq!(records.len(), 13);
+        for user in 0..25 {
+            let events = of_user(&records, user);
+            assert_eq!(events.len(), 100);
+            assert!(events.iter().all(|(record, _)| *record == events[0].0));
+        }
+    }
+
+    #[test]
+    fn events_beyond_the_largest_message_of_sqs_follow_in_the_next_record() {
+        // Each quotation mark needs two bytes in JSON.
+        let quoted = |id: usize| {
+            let mut work = message(id, 0..1, 0);
+            let WorkKind::Message { stanza, .. } = &mut work.kind else { unreachable!() };
+            *stanza = "\"".repeat(100_000);
+            work
+        };
+        let records = packed((0..12).map(quoted));
+        let events = of_user(&records, 0);
+        let records: Vec<_> = events.iter().map(|(record, _)| *record).collect();
+        assert_eq!(records, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2]);
+        assert!(events.iter().enumerate().all(|(index, (_, id))| *id == format!("m{index}")));
+    }
+
+    #[test]
+    fn the_time_of_packing_grows_with_the_number_of_tasks_only() {
+        // A quarter of a million tasks: a square of it would take an hour.
+        let records = Record::pack((0..500).map(|id| message(id, 0..500, 1)));
+        assert_eq!(records.map(|record| record.work.len()).sum::<usize>(), 500 * 500);
+    }
+}

@@ -1,0 +1,87 @@
+//! The registrations that were notified of a conversation, and may still show its notifications.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::ReturnValue;
+use pushlark_model::Registration;
+use pushlark_model::time::to_micros;
+use pushlark_xmpp::BareJid;
+use time::OffsetDateTime;
+
+use crate::attributes::{EXPIRES_AT, PK, SHOWN_AT, SK};
+use crate::item::{self, Item, number, text};
+use crate::{Store, StoreError, expiry, keys, unless_stale};
+
+/// The time for which a device may show a notification.
+const SHOWN_LIFETIME: Duration = Duration::from_hours(30 * 24);
+/// The most registrations that one write names, as in a claim.
+const MAX_REGISTRATIONS: usize = 100;
+
+/// The registrations that were notified of a conversation since it was read last.
+#[derive(Debug, Default)]
+pub struct Shown(Item);
+
+impl Shown {
+    /// Returns whether there is no such registration.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns whether `registration` was notified.
+    pub fn has(&self, registration: &Registration) -> bool {
+        self.0.contains_key(&keys::claim_attribute(registration))
+    }
+}
+
+impl Store {
+    /// Records that `registrations` were notified of a conversation.
+    pub async fn note_shown(
+        &self,
+        user: &BareJid,
+        conversation: &BareJid,
+        registrations: &[&Registration],
+    ) -> Result<(), StoreError> {
+        for registrations in registrations.chunks(MAX_REGISTRATIONS) {
+            let mut sets = format!("SET {SHOWN_AT} = :at, {EXPIRES_AT} = :expires_at");
+            let mut update = self.update(user, &keys::shown(conversation));
+            let mut names: Vec<_> =
+                registrations.iter().map(|registration| keys::claim_attribute(registration)).collect();
+            names.sort_unstable();
+            names.dedup();
+            for (index, name) in names.into_iter().enumerate() {
+                sets += &format!(", #s{index} = :at");
+                update = update.expression_attribute_names(format!("#s{index}"), name);
+            }
+            update
+                .update_expression(sets)
+                .expression_attribute_values(":at", number(to_micros(OffsetDateTime::now_utc())))
+                .expression_attribute_values(":expires_at", number(expiry(SHOWN_LIFETIME)))
+                .return_values(ReturnValue::None)
+                .send()
+                .await
+                .map_err(StoreError::during("record a notification"))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the registrations that were notified of a conversation.
+    pub async fn shown(&self, user: &BareJid, conversation: &BareJid) -> Result<Shown, StoreError> {
+        self.get("look up notifications", user, &keys::shown(conversation)).await.map(Shown)
+    }
+
+    /// Forgets the registrations that were notified, unless one was notified after `shown` was read.
+    pub async fn forget_shown(&self, user: &BareJid, conversation: &BareJid, shown: &Shown) -> Result<(), StoreError> {
+        let Some(at) = item::number_of(&shown.0, SHOWN_AT) else { return Ok(()) };
+        let deleted = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .key(PK, text(user))
+            .key(SK, text(keys::shown(conversation)))
+            .condition_expression(format!("{SHOWN_AT} = :at"))
+            .expression_attribute_values(":at", number(at))
+            .send()
+            .await;
+        unless_stale("forget notifications", deleted).map(drop)
+    }
+}

@@ -1,0 +1,214 @@
+"""Scenarios: the events that the module sends."""
+
+from contextlib import asynccontextmanager
+
+from http_server import HttpServer
+from processes import eventually
+from scenarios import Scenarios
+
+HOST = "told.localhost"
+CALL = "urn:xmpp:jingle-message:0"
+
+
+class EventScenarios(Scenarios):
+    @asynccontextmanager
+    async def received_events(self, **settings):
+        """Receives the events of the host, instead of Pushlark."""
+        async with HttpServer(self.server.folder) as receiver:
+            receiver.answer = 202, "application/json", "{}"
+            await self.server.set(HOST, url=receiver.url, **settings)
+            yield receiver.events
+
+    async def message(self, events, text):
+        """Waits for the event of a message whose stanza has a text."""
+        def found():
+            return [event for event in events if event["type"] in ("message", "unacknowledged") and text in event["stanza"]]
+
+        return (await eventually(f"the message with {text}", found))[0]
+
+    async def event(self, events, **fields):
+        """Waits for an event with these fields."""
+        def found():
+            return [event for event in events if event.items() >= fields.items()]
+
+        return (await eventually(f"the event {fields} in {events}", found))[0]
+
+    async def messages_without_an_effect_are_not_told(self, alice, bob):
+        """Chat states, receipts and markers of contacts neither notify nor count."""
+        async with self.received_events() as events:
+            sender, bob = await self.client(alice, "pc", HOST), f"{bob}@{HOST}"
+            self.server.register_once(bob.split("@")[0], HOST)
+            for content in [
+                "<composing xmlns='http://jabber.org/protocol/chatstates'/><no-store xmlns='urn:xmpp:hints'/>",
+                "<received xmlns='urn:xmpp:receipts' id='1'/>",
+                "<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/><store xmlns='urn:xmpp:hints'/>",
+                "<ringing xmlns='urn:xmpp:jingle-message:0' id='1'/>",
+                "<proceed xmlns='urn:xmpp:jingle-message:0' id='1'/>",
+                "<thread>1</thread><subject>2</subject>",
+                "<body/>",
+            ]:
+                sender.send_raw(f"<message to='{bob}' type='chat'>{content}</message>")
+            sender.send_raw(f"<message to='{bob}' type='headline'><body>headline</body></message>")
+            told = {
+                "chat": "<body>text</body><active xmlns='http://jabber.org/protocol/chatstates'/>",
+                "normal": "<body>normal</body>",
+                "": "<x xmlns='jabber:x:conference' jid='room@conference.example'/>",
+                "normal' id='mediated": "<x xmlns='http://jabber.org/protocol/muc#user'><invite from='a@b'/></x>",
+                "chat' id='omemo": "<encrypted xmlns='eu.siacs.conversations.axolotl'><payload>x</payload></encrypted>",
+                "chat' id='last": "<reaction xmlns='urn:example:of-a-plugin'/>",
+            }
+            for kind, content in told.items():
+                type = f"type='{kind}'" if kind else ""
+                sender.send_raw(f"<message to='{bob}' {type}>{content}</message>")
+            await self.message(events, "of-a-plugin")
+            messages = [event for event in events if event["type"] == "message" and event["to"] == bob]
+            assert len(messages) == len(told), messages
+            recipients = [event["recipient"] for event in messages]
+            assert recipients == [{"exists": True, "online": False}] * len(told), recipients
+
+    async def the_client_state_is_told_with_each_message(self, alice, bob):
+        """A user is inactive if all clients are (XEP-0352). A change of the state is no event by default."""
+        async with self.received_events() as events:
+            sender = await self.client(alice, "pc", HOST)
+            phone = await self.client(bob, "phone", HOST)
+
+            async def state(text):
+                sender.say(bob, text)
+                recipient = (await self.message(events, text))["recipient"]
+                assert recipient["online"] is True, recipient
+                return recipient["client_state"]
+
+            assert await state("default") == "active"
+            await phone.set_client_state("inactive")
+            assert await state("in the background") == "inactive"
+            tablet = await self.client(bob, "tablet", HOST)
+            assert await state("a second client") == "active"
+            await tablet.set_client_state("inactive")
+            assert await state("both inactive") == "inactive"
+            await phone.set_client_state("active")
+            assert await state("one active") == "active"
+            presence = [event for event in events if event["type"] == "presence" and event["jid"].startswith(f"{bob}@")]
+            assert len(presence) == 2, presence
+            # A new presence does not change the state of the client.
+            tablet.send_presence(pshow="away")
+            await self.event(events, type="presence", jid=tablet.boundjid.full, client_state="inactive")
+
+    async def a_change_of_the_client_state_is_an_event_by_an_option(self, alice, bob):
+        async with self.received_events(csi_events=True) as events:
+            phone = await self.client(bob, "phone", HOST)
+            for state in ["inactive", "active"]:
+                since = len(events)
+                await phone.set_client_state(state)
+                presence = {"type": "presence", "jid": phone.boundjid.full, "status": "online", "client_state": state}
+                await eventually(state, lambda: any(event.items() >= presence.items() for event in events[since:]))
+
+    async def a_call_is_told_after_the_presence_of_its_recipient(self, alice, bob):
+        """A call (XEP-0353) also rings devices whose client is inactive, so Pushlark must know the states of the clients."""
+        async with self.received_events() as events:
+            sender = await self.client(alice, "pc", HOST)
+            phone = await self.client(bob, "phone", HOST)
+            tablet = await self.client(bob, "tablet", HOST)
+            await phone.set_client_state("inactive")
+
+            def step(client, to, name, hints=""):
+                client.send_raw(f"<message to='{to}' type='chat'><{name} xmlns='{CALL}' id='call-{bob}'/>{hints}</message>")
+
+            step(sender, f"{bob}@{HOST}", "propose", "<no-store xmlns='urn:xmpp:hints'/>")
+            propose = await self.message(events, "<propose")
+            before = events[:events.index(propose)][-2:]
+            states = {event["jid"]: event["client_state"] for event in before}
+            assert states == {phone.boundjid.full: "inactive", tablet.boundjid.full: "active"}, before
+            assert propose["to"] == f"{bob}@{HOST}" and propose["from"] == sender.boundjid.full, propose
+            # The user's own answers are told for the user, so that the other devices stop ringing.
+            step(tablet, sender.boundjid.full, "ringing")
+            step(tablet, sender.boundjid.full, "proceed")
+            proceed = await self.message(events, "<proceed")
+            assert (proceed["from"], proceed["to"]) == (tablet.boundjid.full, f"{bob}@{HOST}"), proceed
+            step(tablet, "carol@remote.example", "reject")
+            reject = await self.message(events, "<reject")
+            assert (reject["from"], reject["to"]) == (tablet.boundjid.full, f"{bob}@{HOST}"), reject
+            step(tablet, f"{bob}@{HOST}", "accept")
+            accept = await self.message(events, "<accept")
+            assert (accept["from"], accept["to"]) == (tablet.boundjid.full, f"{bob}@{HOST}"), accept
+            for end in ["retract", "finish"]:
+                step(sender, f"{bob}@{HOST}", end)
+                assert (await self.message(events, f"<{end}"))["recipient"]["client_state"] == "active"
+            # The device of a lost session rings only if it is notified, so its client is inactive.
+            tablet.lose()
+            inactive = {"type": "presence", "jid": tablet.boundjid.full, "client_state": "inactive"}
+
+            def is_told():
+                step(sender, f"{bob}@{HOST}", "propose")
+                return any(event.items() >= inactive.items() for event in events)
+
+            await eventually("the state of the lost session", is_told)
+            assert not [event for event in events if "<ringing" in event.get("stanza", "")], events
+
+    async def a_contact_request_is_told_once(self, alice, bob):
+        """The server stores a request until the user answers it. Repeats have no effect."""
+        async with self.received_events() as events:
+            sender = await self.client(alice, "pc", HOST)
+            self.server.register_once(bob, HOST)
+            for _ in range(2):
+                sender.send_presence_subscription(f"{bob}@{HOST}")
+            await sender.handled()
+            sender.say(bob, "after the requests")
+            await self.message(events, "after the requests")
+            requests = [event for event in events if event["type"] == "subscription"]
+            [request] = [{name: value for name, value in request.items() if name != "at"} for request in requests]
+            users = {"from": f"{alice}@{HOST}", "to": f"{bob}@{HOST}"}
+            assert request == {"type": "subscription", **users, "recipient": {"exists": True, "online": False}}, request
+
+    async def read_marks_of_all_conversations_are_told(self, alice, bob):
+        """Displayed markers (XEP-0333), also to other servers and rooms, and the markers for the user's clients (XEP-0490)."""
+        async with self.received_events() as events:
+            phone = await self.client(bob, "phone", HOST)
+            user = f"{bob}@{HOST}"
+            for to, kind in [("carol@remote.example/pc", "chat"), ("room@conference.remote.example", "groupchat")]:
+                marker = f"<displayed xmlns='urn:xmpp:chat-markers:0' id='of-{kind}'/>"
+                phone.send_raw(f"<message to='{to}' type='{kind}'>{marker}</message>")
+                conversation = to.split("/")[0]
+                await self.event(events, type="read", jid=user, conversation=conversation, message=f"of-{kind}")
+            mds, id = "urn:xmpp:mds:displayed:0", "<stanza-id xmlns='urn:xmpp:sid:0' by='dave@remote.example' id='s1'/>"
+            item = f"<item id='dave@remote.example'><displayed xmlns='{mds}'>{id}</displayed></item>"
+            publish = f"<publish node='{mds}'>{item}</publish>"
+            await phone.ask(f"<pubsub xmlns='http://jabber.org/protocol/pubsub'>{publish}</pubsub>")
+            await self.event(events, type="read", jid=user, conversation="dave@remote.example", message="s1")
+
+    async def the_nick_of_a_member_is_told_with_group_messages(self, alice, bob):
+        """The member's own message comes back from the room, and must not notify the member."""
+        async with self.received_events() as events:
+            room = f"room-{bob}@conference.{HOST}"
+            owner = await self.client(alice, "pc", HOST)
+            phone = await self.client(bob, "phone", HOST)
+
+            async def join(client, nick):
+                joined = client.wait_until("presence_available", 60)
+                join = "<x xmlns='http://jabber.org/protocol/muc'><history maxstanzas='0'/></x>"
+                client.send_raw(f"<presence to='{room}/{nick}'>{join}</presence>")
+                await joined
+                await client.handled()
+
+            async def nick(text):
+                owner.send_raw(f"<message to='{room}' type='groupchat'><body>{text}</body></message>")
+                def found():
+                    user = f"{bob}@{HOST}"
+                    return [event for event in events if event.get("to") == user and text in event["stanza"]]
+
+                return (await eventually(text, found))[0]["recipient"].get("nick")
+
+            await join(owner, "Alice")
+            form = "<x xmlns='jabber:x:data' type='submit'/>"
+            await owner.ask(f"<query xmlns='http://jabber.org/protocol/muc#owner'>{form}</query>", room)
+            await join(phone, "Bob")
+            assert await nick("first") == "Bob"
+            # The nick is in use, so the room refuses it.
+            phone.send_raw(f"<presence to='{room}/Alice'/>")
+            await phone.handled()
+            assert await nick("second") == "Bob"
+            phone.send_raw(f"<presence to='{room}/Robert'/>")
+
+            async def renamed():
+                return await nick(f"third-{len(events)}") == "Robert"
+
+            await eventually("the new nick", renamed)
