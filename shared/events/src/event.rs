@@ -284,6 +284,7 @@ fn read_mark(
     {
         return Some(ReadMark { user, conversation: sender, message: None });
     }
+    sender.node()?;
     let recipient = single(users)?;
     if *recipient == sender {
         // A copy of an own message, or a note to self, which is unread like any other message.
@@ -296,11 +297,7 @@ fn read_mark(
         MessageType::Groupchat => is_room_of(recipient.domain().as_str()),
         _ => message.is_private_of_occupant(),
     };
-    (sender.node().is_some() && !from_room).then(|| ReadMark {
-        user: sender,
-        conversation: recipient.clone(),
-        message: None,
-    })
+    (!from_room).then(|| ReadMark { user: sender, conversation: recipient.clone(), message: None })
 }
 
 fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {

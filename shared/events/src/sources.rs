@@ -63,8 +63,8 @@ impl Sources {
             return Sender { jid: from.clone(), is_occupant, is_own: is_copy(user, &room, message), room: None };
         }
         let mix_nick = || {
-            let (nick, _) = message.mix_participant().filter(|_| self.rooms.mix.has(user, &room))?;
-            room.with_resource_str(nick?.trim()).ok()
+            let participant = message.mix_participant().filter(|_| self.rooms.mix.has(user, &room))?;
+            room.with_resource_str(participant.nick?.trim()).ok()
         };
         let is_own = self.user_of_occupant(slice::from_ref(user), from, message, nick).is_some_and(|own| own == *user)
             || is_copy(user, &room, message);
@@ -82,22 +82,20 @@ impl Sources {
     ) -> Option<BareJid> {
         let (room, resource) = (from.to_bare(), from.resource()?.as_str());
         let told_by = |hosts: &HostPatterns| users.iter().any(|user| hosts.has(user, &room));
-        let told = if let Some((_, jid)) = message.mix_participant().filter(|_| told_by(&self.rooms.mix)) {
-            jid.and_then(|jid| parse_jid(jid.trim()).ok())
+        let told = if let Some(participant) = message.mix_participant().filter(|_| told_by(&self.rooms.mix)) {
+            participant.jid.and_then(|jid| parse_jid(jid.trim()).ok())
         } else if resource.contains('@') && told_by(&self.rooms.muc_light) {
             parse_jid(resource).ok()
         } else {
             None
         };
-        if let Some(user) = told.map(Jid::into_bare).filter(|user| user.node().is_some()) {
-            return Some(user);
-        }
         let is_own_nick =
             |nick: &str| room.with_resource_str(nick).is_ok_and(|own| own.resource().as_str() == resource);
-        match users {
+        let named = || match users {
             [user] if nick.is_some_and(|nick| nick == resource || is_own_nick(nick)) => Some(user.clone()),
             _ => None,
-        }
+        };
+        told.map(Jid::into_bare).or_else(named).filter(|user| user.node().is_some())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Fallback text: the parts of a body that stand for another element of the stanza (XEP-0428).
 
 use std::borrow::Cow;
+use std::iter;
 use std::ops::Range;
 
 use crate::element::Element;
@@ -66,7 +67,7 @@ fn ranges(fallback: &Element, text: &str) -> Vec<Range<usize>> {
     let length = text.chars().count();
     let mut children = fallback.children().filter(|child| child.namespace() == ns::FALLBACK).peekable();
     if children.peek().is_none() {
-        return vec![0..length];
+        return iter::once(0..length).collect();
     }
     let position = |body: &Element, name, default| {
         body.attribute(name).map_or(Some(default), |number| number.trim().parse::<usize>().ok())

@@ -21,7 +21,7 @@ pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text}
 pub use form::{DataForm, FormError};
 pub use invitation::{Invitation, InvitationKind};
 pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
-pub use message::{Hint, Message, MessageType};
+pub use message::{Hint, Message, MessageType, MixParticipant};
 pub use pubsub::{
     AccessModel, Affiliation, GivenOptions, NodeConfig, PubSubRequest, PubSubRequestError, PublishModel,
     PublishNotification, PublishedItem,

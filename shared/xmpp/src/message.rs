@@ -103,12 +103,12 @@ impl Message {
         delays.filter_map(|delay| Some((delay.attribute("from")?, delay.attribute("stamp")?)))
     }
 
-    /// Returns the participant of a MIX channel who sent it, as `(nick, jid)` (XEP-0369, section 7.1.3). The sender of
-    /// the stanza may have invented both, unless it is a channel.
-    pub fn mix_participant(&self) -> Option<(Option<Cow<'_, str>>, Option<Cow<'_, str>>)> {
+    /// Returns the participant of a MIX channel who sent it. The sender of the stanza may have invented it, unless it is
+    /// a channel.
+    pub fn mix_participant(&self) -> Option<MixParticipant<'_>> {
         let participant = self.0.child("mix", ns::MIX)?;
         let text = |name| participant.child(name, ns::MIX).map(Element::text).filter(|text| !is_blank(text));
-        Some((text("nick"), text("jid")))
+        Some(MixParticipant { nick: text("nick"), jid: text("jid") })
     }
 
     /// Returns whether it is marked as a private message of a room's occupant (XEP-0045, section 7.5).
@@ -159,6 +159,15 @@ pub fn body_of<'m>(mut texts: impl Iterator<Item = &'m Element>) -> Option<Cow<'
     let Some(second) = texts.next() else { return Some(first.text()) };
     let texts = [first, second].into_iter().chain(texts).map(|element| (element.lang().is_some(), element.text()));
     texts.min_by_key(|(has_lang, text)| (is_blank(text), *has_lang)).map(|(_, text)| text)
+}
+
+/// The participant of a MIX channel who sent a message (XEP-0369, section 7.1.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MixParticipant<'m> {
+    /// The nick, unless it is blank.
+    pub nick: Option<Cow<'m, str>>,
+    /// The bare JID, not normalised. A channel may keep it secret.
+    pub jid: Option<Cow<'m, str>>,
 }
 
 /// A message processing hint (XEP-0334).

@@ -257,8 +257,8 @@ async fn a_function_gets_all_that_a_plugin_gets() {
         |node: &str, options: Value| json!({"jid": PUSH_HOST, "node": node, "options": options, "created_at": null});
     assert_eq!(services, [service("phone", phone), service("tablet", form("tablet"))]);
     assert!(sent["stanza"].take().as_str().unwrap().contains("<body>canary Hi</body>"));
-    let expected = json!({"id": "m1", "type": "unacknowledged", "at": at, "from": ALICES_PC, "to": session, "chat": "chat",
-        "body": "canary Hi", "stanza": null, "unread_count": 3, "services": null,
+    let expected = json!({"id": "m1", "type": "unacknowledged", "at": at, "from": ALICES_PC, "is_own": false, "to": session,
+        "chat": "chat", "body": "canary Hi", "stanza": null, "unread_count": 3, "services": null,
         "recipient": {"exists": true, "online": true, "client_state": "inactive", "tied": tied}});
     assert_eq!(sent, expected);
     pushlark.settled().await;

@@ -4,8 +4,8 @@ use serde_json::json;
 use tests::{Event, Pushlark};
 
 use super::{
-    ALICE, BOB, PM, RES1, assert_silence, defaults, enable_both, message, post_stanza, presence, pushed, stack,
-    texts, unacknowledged,
+    ALICE, BOB, PM, RES1, assert_silence, defaults, enable_both, message, post_stanza, presence, pushed, stack, texts,
+    unacknowledged,
 };
 
 /// Posts the presence of Bob's session, with the state of its client (XEP-0352).
