@@ -52,7 +52,7 @@ fn check_iq(iq: &Iq) {
 fn check_message(message: &Message) {
     assert!(message.text().is_none_or(|text| !text.is_empty()));
     message.kind();
-    message.jingle_message();
+    message.call().map(|call| call.media());
     message.has_hint(Hint::NoStore);
     message.has_omemo_payload();
     message.is_carbon();

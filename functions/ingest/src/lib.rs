@@ -95,7 +95,7 @@ impl Function {
                 state.push((StateChange::ReadMark(read_mark), at));
             }
             match effect {
-                Effect::Queue(kind) => work.push(Work::new(id, at, kind)),
+                Effect::Queue(kind) | Effect::CallAnswer { work: kind, .. } => work.push(Work::new(id, at, kind)),
                 Effect::Presence(session, availability) => {
                     state.push((StateChange::Presence(session, availability), at))
                 }

@@ -94,6 +94,8 @@ struct AskedRecipient {
     online: bool,
     /// The index in `services` of the registration that the session is tied to.
     tied: Option<usize>,
+    /// The indexes in `services` of the registrations whose own session is online and active.
+    connected: Vec<usize>,
 }
 
 #[derive(Serialize)]
@@ -274,7 +276,8 @@ impl PluginError {
 
 impl<'q> Question<'q> {
     fn new(event: &'q Event, recipient: &Recipient, services: &'q [Registration]) -> Self {
-        let Recipient { exists, online, tied } = recipient;
+        let Recipient { exists, online, tied, connected } = recipient;
+        let index = |registration: &Registration| services.iter().position(|service| service == registration);
         Self {
             id: &event.id,
             r#type: event.kind.as_str(),
@@ -292,7 +295,8 @@ impl<'q> Question<'q> {
             recipient: AskedRecipient {
                 exists: *exists,
                 online: *online,
-                tied: services.iter().position(|service| Some(service) == tied.as_ref()),
+                tied: tied.as_ref().and_then(index),
+                connected: connected.iter().filter_map(index).collect(),
             },
             services: services.iter().map(AskedService::new).collect(),
         }

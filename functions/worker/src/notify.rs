@@ -68,6 +68,9 @@ impl Worker {
             }
             Err(error) => return outcome.postponed(&error),
         };
+        if let Err(error) = self.end_call(event, attempt, &decision.snapshot.registrations).await {
+            return outcome.postponed(&error);
+        }
         decision.restrict_to(attempt);
         let outcome = self.claim_and_publish(event, &mut decision, attempt, outcome, turn, batch).await;
         self.prune_sessions(&event.recipient(), &decision.snapshot, batch.publish_cutoff).await;
@@ -88,7 +91,14 @@ impl Worker {
             match reason {
                 Reason::TooLate => count(Metric::Expired),
                 Reason::Unroutable(_) => count(Metric::Unroutable),
-                Reason::Rule(_) | Reason::NotChosen | Reason::Claimed | Reason::EnabledLater => {}
+                Reason::Rule(_)
+                | Reason::NotChosen
+                | Reason::Claimed
+                | Reason::EnabledLater
+                | Reason::CallsAlone
+                | Reason::Connected
+                | Reason::RingsByPushKit
+                | Reason::NoCallEnd => {}
             }
         }
         let user = event.recipient();
@@ -198,6 +208,7 @@ impl Worker {
         let sender = event.from.to_bare();
         let is_own_nick = event.from.resource().is_some_and(|nick| nick.as_str() == user.as_str());
         let is_own = sender == user || is_own_nick && self.sources.muc_light_hosts.has(&user, &sender);
+        let has_text = has_text && message.call().is_none();
         let is_new = !message.is_carbon() && !message.is_correction() && !message.has_hint(Hint::NoStore);
         let is_ours_to_count = self.unread_counts && reported.unread_count.is_none() && reported.exists != Some(false);
         is_ours_to_count && has_text && is_new && !is_own

@@ -12,6 +12,7 @@ use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_store::Store;
 use pushlark_telemetry::Causes;
 
+use crate::call::TimeToLive;
 use crate::external::{External, OnError};
 use crate::guard::Guard;
 use crate::shares::Shares;
@@ -34,8 +35,8 @@ pub struct Worker {
     pub(crate) sources: Sources,
     /// Whether Pushlark counts unread messages.
     pub(crate) unread_counts: bool,
-    /// The time to live of notifications whose registration sets none.
-    pub(crate) time_to_live: Duration,
+    /// The time for which notifications are worth delivering.
+    pub(crate) time_to_live: TimeToLive,
     /// The last task starts this long before the deadline.
     pub(crate) start_cutoff: Duration,
     pub(crate) guard: Guard,
@@ -54,8 +55,8 @@ pub enum ChosenPlugin {
 }
 
 impl Worker {
-    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`, the
-    /// settings of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a
+    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`,
+    /// `UNREAD_COUNTS`, the settings of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a
     /// plugin that is a Lambda function, and for secrets.
     pub fn from_environment(
         environment: &Environment,
@@ -86,7 +87,10 @@ impl Worker {
             }
         };
         let concurrency = environment.number(&catalogue::WORKER_CONCURRENCY)? as usize;
-        let time_to_live = environment.number(&catalogue::TIME_TO_LIVE)?;
+        let time_to_live = TimeToLive {
+            default: Duration::from_secs(environment.number(&catalogue::TIME_TO_LIVE)?.into()),
+            call: Duration::from_secs(environment.number(&catalogue::CALL_TIME_TO_LIVE)?.into()),
+        };
         Ok(Self {
             store: Store::from_environment(dynamodb, environment)?,
             queue: queue(&catalogue::QUEUE_URL)?,
@@ -96,7 +100,7 @@ impl Worker {
             content_policy: Arc::new(content_policy(environment)?),
             sources: Sources::from_environment(environment)?,
             unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
-            time_to_live: Duration::from_secs(time_to_live.into()),
+            time_to_live,
             start_cutoff,
             guard: Guard::default(),
             recipients: Shares::new(concurrency),

@@ -11,7 +11,7 @@ const DEFAULT_TITLE: &str = "New message";
 /// A payload, divided into an alert and data.
 #[derive(Debug)]
 pub struct Content<'n> {
-    /// The visible alert; `None` if the registration is silent or the payload has no text.
+    /// The visible alert; `None` if the registration is silent, the payload has no text, or the app rings for a call.
     pub alert: Option<Alert<'n>>,
     /// The fields that the alert does not show; all fields without an alert.
     pub data: Vec<(&'n str, &'n str)>,
@@ -31,7 +31,8 @@ pub struct Alert<'n> {
 impl<'n> Content<'n> {
     /// Divides a payload by the form's field `silent`, which must be checked before.
     pub fn new(options: &PublishOptions, payload: &'n Payload) -> Self {
-        let is_silent = options.silent().unwrap_or(false);
+        let rings = payload.call().is_some() && (!options.is_apns() || options.is_push_kit());
+        let is_silent = rings || options.silent().unwrap_or(false);
         let alert = if is_silent { None } else { Alert::new(payload) };
         let is_shown = |name| alert.is_some() && SUMMARY.contains(&name);
         let data = payload.fields().filter(|(name, _)| !is_shown(name)).collect();
@@ -51,16 +52,13 @@ impl<'n> Content<'n> {
 impl<'n> Alert<'n> {
     fn new(payload: &'n Payload) -> Option<Self> {
         let sender = payload.get(Payload::LAST_MESSAGE_SENDER);
+        let body = payload.get(Payload::LAST_MESSAGE_BODY)?;
+        let default_title = if payload.call().is_some() { body } else { DEFAULT_TITLE };
         Some(Self {
-            body: payload.get(Payload::LAST_MESSAGE_BODY)?,
-            title: sender.unwrap_or(DEFAULT_TITLE),
+            body,
+            title: sender.unwrap_or(default_title),
             tag: sender,
             badge: payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok()),
         })
     }
-}
-
-/// Returns whether a payload announces a call (XEP-0353), which is only useful if it is delivered at once.
-pub fn is_call(payload: &Payload) -> bool {
-    payload.get(Payload::JINGLE_MESSAGE) == Some("propose")
 }

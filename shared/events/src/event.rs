@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use crate::call_answer::CallAnswer;
 use crate::sources::Sources;
 
 /// The longest id of an event, in bytes.
@@ -50,6 +51,14 @@ pub struct ReadMark {
 pub enum Effect {
     /// Work that is queued for the worker.
     Queue(WorkKind),
+    /// A user's answer to a call of somebody else, queued for the user's own devices. It has no effect if the caller of
+    /// ingest does not speak for the user.
+    CallAnswer {
+        /// The user who answers.
+        user: BareJid,
+        /// The work for the user's devices.
+        work: WorkKind,
+    },
     /// The new availability of a session. A bare JID stands for the user's one session.
     Presence(Jid, Availability),
     /// A user has read a conversation.
@@ -106,6 +115,7 @@ impl WebhookEvent {
             Effect::Presence(session, _) => vec![session.domain()],
             Effect::Read(read_mark) => vec![read_mark.user.domain()],
             Effect::None(domains) => domains.iter().map(|domain| &**domain).collect(),
+            Effect::CallAnswer { user, .. } => vec![user.domain()],
         }
     }
 
@@ -120,6 +130,11 @@ impl WebhookEvent {
     /// Returns the event, or an error if it has an effect on users for whom `caller` does not speak. Removes the read
     /// mark of a sender for whom `caller` does not speak.
     pub(crate) fn permitted_for(mut self, caller: &Caller) -> Result<Self, String> {
+        if let Effect::CallAnswer { user, .. } = &self.effect
+            && !caller.has_access_to(user)
+        {
+            self.effect = Effect::None(vec![user.domain().to_owned()]);
+        }
         let other = self.domains().into_iter().find(|domain| !caller.has_access_to_domain(domain));
         if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_))) {
             return Err(format!("the credential does not speak for {other}"));
@@ -161,7 +176,11 @@ pub fn message(
     sources: &Sources,
 ) -> Result<WebhookEvent, String> {
     let id = id.or_else(|| stanza_id(&from, &to, message)).unwrap_or_else(new_id);
-    let stanza = message.element().to_string();
+    let answer = match &to {
+        Recipients::Users(users) => CallAnswer::of(&from, users, message),
+        Recipients::Sessions(_) => None,
+    };
+    let stanza = answer.as_ref().map_or(message, |answer| &answer.message).element().to_string();
     if stanza.len() > MAX_STANZA_BYTES {
         let length = stanza.len();
         return Err(format!("the message has {length} bytes as a stanza, {MAX_STANZA_BYTES} are allowed"));
@@ -175,7 +194,14 @@ pub fn message(
     }
     let read_mark = read_mark(&from, &to, message, sources);
     let effect = match (message.kind(), to) {
-        (MessageType::Normal | MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
+        (MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
+        (_, Recipients::Users(to)) if let Some(CallAnswer { user, from, .. }) = answer => {
+            let is_told_to_user = to == [user.clone()];
+            let recipient = if is_told_to_user { recipient } else { ReportedRecipient::default() };
+            let work = WorkKind::Message { from, to: vec![user.clone()], stanza, recipient };
+            if is_told_to_user { Effect::Queue(work) } else { Effect::CallAnswer { user, work } }
+        }
+        (MessageType::Normal, to) if message.call().is_none() => Effect::None(to.domains()),
         (_, Recipients::Users(to)) => Effect::Queue(WorkKind::Message { from, to: distinct(to), stanza, recipient }),
         (_, Recipients::Sessions(to)) => {
             Effect::Queue(WorkKind::Unacknowledged { from, to: distinct(to), stanza, recipient })

@@ -2,6 +2,24 @@
 
 use std::borrow::Cow;
 
+/// What a notification says of a call, with the id of the call's Jingle session (XEP-0353).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallSignal<'p> {
+    /// The call starts: devices ring.
+    Ring(&'p str),
+    /// The call was taken on another device, declined or ended: devices stop to ring.
+    End(&'p str),
+}
+
+impl<'p> CallSignal<'p> {
+    /// Returns the id of the call's Jingle session.
+    pub fn sid(self) -> &'p str {
+        match self {
+            Self::Ring(sid) | Self::End(sid) => sid,
+        }
+    }
+}
+
 /// The ordered fields of a notification's form (XEP-0357, section 7; FORM_TYPE `urn:xmpp:push:summary`). Names are
 /// unique.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,12 +37,18 @@ impl Payload {
     pub const URGENT: &'static str = "urgent";
     /// `true` if the message mentions the recipient.
     pub const MENTION: &'static str = "mention";
-    /// The bare JID of the caller.
-    pub const MESSAGE_SENDER: &'static str = "message-sender";
-    /// The name of the call's Jingle message, such as `propose` (XEP-0353).
-    pub const JINGLE_MESSAGE: &'static str = "jingle-message";
+    /// The kind of a notification that is not a summary: [`CALL`](Self::CALL) or [`CALL_END`](Self::CALL_END).
+    pub const TYPE: &'static str = "type";
+    /// The type of a call, as MongooseIM 6.10 has it.
+    pub const CALL: &'static str = "jmi";
+    /// The type of the end of a call.
+    pub const CALL_END: &'static str = "jmi-end";
     /// The id of the call's Jingle session (XEP-0353).
-    pub const JINGLE_SESSION_ID: &'static str = "jingle-session-id";
+    pub const CALL_SID: &'static str = "jmi-sid";
+    /// The full JID of the caller.
+    pub const CALL_FROM: &'static str = "jmi-from";
+    /// The media of the call, separated by commas.
+    pub const CALL_MEDIA: &'static str = "jmi-media";
 
     /// Sets the value of a field; a new field becomes the last one.
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
@@ -39,6 +63,16 @@ impl Payload {
     /// Returns the value of a field.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|field| field.0 == name).map(|field| field.1.as_str())
+    }
+
+    /// Returns what the payload says of a call; `None` if it is about something else, or does not name the call.
+    pub fn call(&self) -> Option<CallSignal<'_>> {
+        let sid = || self.get(Self::CALL_SID).filter(|sid| !sid.is_empty());
+        match self.get(Self::TYPE)? {
+            Self::CALL => sid().map(CallSignal::Ring),
+            Self::CALL_END => sid().map(CallSignal::End),
+            _ => None,
+        }
     }
 
     /// Returns the names and values of the fields, in order.

@@ -31,9 +31,12 @@ pub trait Plugin: Send + Sync {
     }
 }
 
-/// Prepares a notification of a message that has a text, like MongooseIM's plugin `defaults`.
+/// Prepares a notification of a call, or of a message that has a text, like MongooseIM's plugin `defaults`.
 pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
     let message = &event.message;
+    if let Some(call) = message.call() {
+        return event.call(&call);
+    }
     if message.is_carbon() {
         return Err(Rule::new("defaults", "the message is a carbon"));
     }
@@ -47,10 +50,12 @@ pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
     }
 }
 
-/// Chooses all registrations of a recipient that exists and is offline, like MongooseIM's plugin `defaults`.
+/// Chooses all registrations of a recipient that exists and is offline, like MongooseIM's plugin `defaults`. A call
+/// does not depend on the recipient's sessions: each device that is not online itself is notified of it.
 pub fn should_publish(event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
     let rule = match event.kind {
         _ if !recipient.exists => "there is no such user",
+        _ if event.message.call().is_some() => return Choice::all(registrations),
         EventKind::Unacknowledged(_) => "unacknowledged messages do not notify",
         EventKind::Message(_) if recipient.online => "the recipient is online",
         EventKind::Message(_) => return Choice::all(registrations),

@@ -108,6 +108,22 @@ impl Snapshot {
         self.registrations.iter().find(|registration| keys::registration_key(registration) == tie.registration)
     }
 
+    /// Returns the registrations whose own session is online and active: the session that enabled them last, since it
+    /// is online. `lost` is a session that is known to have gone.
+    pub fn connected(&self, lost: Option<&FullJid>) -> impl Iterator<Item = &Registration> {
+        let lost = lost.map(|session| keys::session(session));
+        let sessions = self.sessions.iter().filter(|session| Some(&session.key) != lost.as_ref());
+        let ties: Vec<_> = sessions.filter_map(Session::tie_in_use).collect();
+        self.registrations.iter().filter(move |registration| {
+            if ties.is_empty() {
+                return false;
+            }
+            let key = keys::registration_key(registration);
+            let enabled_at = self.states.get(&key).map_or(0, |state| state.first_enabled_at);
+            ties.iter().any(|tie| tie.registration == key && tie.tied_at >= enabled_at)
+        })
+    }
+
     /// Returns whether the first enable request of the registration, since it was last disabled, is later than `at`.
     pub fn is_enabled_after(&self, registration: &Registration, at: OffsetDateTime) -> bool {
         self.state_of(registration).is_some_and(|version| version.first_enabled_at > to_micros(at))

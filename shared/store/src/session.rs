@@ -67,6 +67,12 @@ impl Session {
         })
     }
 
+    /// Returns the tie of the session, if it is online and did not go offline after it enabled the registration.
+    pub fn tie_in_use(&self) -> Option<&Tie> {
+        let is_in_use = self.is_online == Some(true) && !self.is_expired;
+        self.tie.as_ref().filter(|tie| is_in_use && self.offline_at < tie.tied_at)
+    }
+
     fn worth(&self) -> Worth {
         let since = self.since.unwrap_or(0);
         match self.is_online {

@@ -88,13 +88,6 @@ impl Message {
         self.0.child(hint.as_str(), ns::HINTS).is_some()
     }
 
-    /// Returns the Jingle message in it: the name of the element, such as `propose`, and the id of the session
-    /// (XEP-0353).
-    pub fn jingle_message(&self) -> Option<(&str, &str)> {
-        let step = self.0.children().find(|child| child.namespace() == ns::JINGLE_MESSAGE_INITIATION)?;
-        Some((step.name(), step.attribute("id")?))
-    }
-
     /// Returns whether it has a displayed marker: the sender has read the conversation up to a message (XEP-0333).
     pub fn is_displayed_marker(&self) -> bool {
         self.0.child("displayed", ns::CHAT_MARKERS).is_some()

@@ -242,6 +242,7 @@ fn unknown(request: &Value) -> Option<String> {
         let is_fine = match name.as_str() {
             "priority" => *value == "HIGH" || *value == "NORMAL",
             "ttl" => value.as_str().is_some_and(is_ttl),
+            "collapse_key" => value.is_string(),
             "notification" => value.as_object().is_some_and(|fields| fields.iter().all(is_of_notification)),
             "data" => value.as_object().is_some_and(|fields| fields.iter().all(is_of_data)),
             _ => false,

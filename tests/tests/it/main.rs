@@ -2,7 +2,7 @@
 //!
 //! - Requests: [`access`], [`client_tokens`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
 //!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
-//! - Decisions: [`custom_plugins`], [`notification_content`], [`sessions`], [`unread_counts`].
+//! - Decisions: [`calls`], [`custom_plugins`], [`notification_content`], [`sessions`], [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
 //!   [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`removal`], [`resilience`], [`retries`], [`roles`], [`scale`],
@@ -13,6 +13,7 @@
 
 mod access;
 mod apns;
+mod calls;
 mod claims;
 mod client_tokens;
 mod credentials;
