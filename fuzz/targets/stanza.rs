@@ -55,7 +55,7 @@ fn check_message(message: &Message) {
         assert!(!text.trim().is_empty());
     }
     message.kind();
-    message.jingle_message();
+    message.call().map(|call| call.media());
     message.has_hint(Hint::NoStore);
     message.is_carbon();
     message.is_correction();

@@ -89,7 +89,8 @@ fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<
                 content_policy: Arc::clone(&content_policy),
             };
             let payload = Defaults.prepare_notification(&event).map_err(|rule| anyhow!(rule.to_string()))?;
-            let offline = Recipient { exists: true, online: false, client_state: None, tied: None };
+            let offline =
+                Recipient { exists: true, online: false, client_state: None, tied: None, connected: Vec::new() };
             let services = Defaults.should_publish(&event, &offline, services.to_vec()).publish;
             for Publication { registration, payload } in Defaults.publish_notification(&event, payload, services) {
                 notifications.push(serde_json::to_vec(&Notification::new(&registration.options, &payload)?)?);

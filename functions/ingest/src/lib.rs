@@ -103,7 +103,7 @@ impl Function {
                 state.read_marks.extend(read_marks.into_iter().map(|read_mark| (id.clone(), read_mark, at)));
             }
             match effect {
-                Effect::Queue(kind) => work.push(Work::new(id, at, kind)),
+                Effect::Queue(kind) | Effect::CallAnswer { work: kind, .. } => work.push(Work::new(id, at, kind)),
                 Effect::Presence(session, availability) => {
                     state.presence.entry(session).or_default().push((availability, at))
                 }

@@ -9,7 +9,7 @@ use pushlark_telemetry::{Metric, count};
 use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
-use crate::decision::MIN_TIME_TO_LIVE;
+use crate::call::MIN_TIME_TO_LIVE;
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
 use crate::progress::BatchContext;
@@ -47,7 +47,7 @@ impl Worker {
     ) -> Result<Clearing<'_>, StoreError> {
         let snapshot = self.store.snapshot(user).await?;
         let registrations = snapshot.registrations.iter().filter(|registration| {
-            shown(registration) && !is_push_kit(registration) && !snapshot.is_connected(registration)
+            shown(registration) && !registration.options.is_push_kit() && !snapshot.is_connected(registration, None)
         });
         let registrations: Vec<_> = registrations
             .filter_map(|registration| {
@@ -66,7 +66,7 @@ impl Worker {
         batch: &BatchContext,
     ) -> TaskOutcome {
         let ReadConversation { user, conversation, unread_count } = read;
-        if OffsetDateTime::now_utc() - attempt.at() > self.time_to_live.max(MIN_TIME_TO_LIVE) {
+        if OffsetDateTime::now_utc() - attempt.at() > self.time_to_live.default.max(MIN_TIME_TO_LIVE) {
             count(Metric::Expired);
             tracing::info!("not cleared: the read mark is older than the time to live");
             return TaskOutcome::default();
@@ -90,7 +90,7 @@ impl Worker {
         let places: Vec<_> = ours.iter().map(|(registration, _)| turn.join(registration)).collect();
         drop(turn);
         let payload = self.clearing_payload(read);
-        let expires_at = attempt.at() + self.time_to_live;
+        let expires_at = attempt.at() + self.time_to_live.default;
         let publishes = ours.into_iter().zip(places).map(async |((registration, publisher), place)| {
             let notification = Notification {
                 message_id: attempt.id(),
@@ -158,10 +158,4 @@ impl Worker {
             );
         }
     }
-}
-
-/// Returns whether a registration belongs to PushKit, Apple's service for calls: APNs with a `topic` that ends in `.voip`.
-fn is_push_kit(registration: &Registration) -> bool {
-    let option = |name| registration.options.get(name);
-    option("service") == Some("apns") && option("topic").is_some_and(|topic| topic.ends_with(".voip"))
 }

@@ -1,20 +1,16 @@
 //! Decides the publications for one recipient of an event. Pure: its input is the event and the result of one query.
 
 use std::fmt;
-use std::time::Duration;
 
 use pushlark_delivery::{Delivery, Publisher, RouteError};
-use pushlark_model::{Payload, Registration};
+use pushlark_model::{ClientState, Payload, Registration};
 use pushlark_plugin::{Choice, Event, EventKind, Plugin, Publication, Recipient, Rule};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::Snapshot;
 use time::OffsetDateTime;
 
+use crate::call::{OtherDevices, TimeToLive, for_device};
 use crate::task::Attempt;
-
-/// The shortest time for which a notification is attempted. The event spends some time in the queue, so without a
-/// minimum a `time_to_live` of 0 would never be delivered.
-pub const MIN_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
 /// The decision for one recipient of an event, with its steps.
 pub struct Decision<'w> {
@@ -55,6 +51,14 @@ pub enum Reason {
     Claimed,
     /// The message is retried, and the device was enabled after it.
     EnabledLater,
+    /// The device belongs to PushKit, and the notification is not about a call.
+    CallsAlone,
+    /// The device's own session is online and active, and receives the call from the chat server.
+    Connected,
+    /// The device belongs to APNs without PushKit, and another one of the user rings.
+    RingsByPushKit,
+    /// The device belongs to APNs, where no notification can end a call.
+    NoCallEnd,
 }
 
 impl fmt::Display for Reason {
@@ -66,6 +70,10 @@ impl fmt::Display for Reason {
             Self::Unroutable(unroutable) => unroutable.fmt(f),
             Self::Claimed => f.write_str("another event of this message publishes to it"),
             Self::EnabledLater => f.write_str("it was enabled after the message"),
+            Self::CallsAlone => f.write_str("PushKit devices are notified of calls alone"),
+            Self::Connected => f.write_str("its own session is online"),
+            Self::RingsByPushKit => f.write_str("a PushKit device of the user rings"),
+            Self::NoCallEnd => f.write_str("APNs devices are not notified of the end of a call"),
         }
     }
 }
@@ -108,12 +116,15 @@ impl RecipientState {
             (None, Some(online)) => (online, PresenceSource::Sessions),
             (None, None) => (false, PresenceSource::Assumed),
         };
-        let tied = match &event.kind {
-            EventKind::Unacknowledged(session) => snapshot.tied(session, event.at).cloned(),
-            EventKind::Message(_) | EventKind::Subscription(_) => None,
+        let (tied, lost) = match &event.kind {
+            EventKind::Unacknowledged(session) => (snapshot.tied(session, event.at).cloned(), Some(session)),
+            EventKind::Message(_) | EventKind::Subscription(_) => (None, None),
         };
         let client_state = reported.client_state.or(snapshot.client_state).filter(|_| online);
-        let recipient = Recipient { exists: reported.exists.unwrap_or(true), online, client_state, tied };
+        let is_away = reported.online == Some(false) || reported.client_state == Some(ClientState::Inactive);
+        let is_connected = |registration: &&Registration| !is_away && snapshot.is_connected(registration, lost);
+        let connected = snapshot.registrations.iter().filter(is_connected).cloned().collect();
+        let recipient = Recipient { exists: reported.exists.unwrap_or(true), online, client_state, tied, connected };
         Self { recipient, presence }
     }
 }
@@ -136,12 +147,11 @@ impl Decision<'_> {
     }
 }
 
-/// Decides where to publish `payload`, which the plugin has prepared. `time_to_live` applies to registrations
-/// that set none.
+/// Decides where to publish `payload`, which the plugin has prepared.
 pub fn decide<'w>(
     plugin: &dyn Plugin,
     delivery: &'w Delivery,
-    time_to_live: Duration,
+    time_to_live: TimeToLive,
     event: &Event,
     payload: Payload,
     snapshot: Snapshot,
@@ -153,15 +163,29 @@ pub fn decide<'w>(
     let chosen = if publish.is_empty() { Vec::new() } else { plugin.publish_notification(event, payload, publish) };
     let user = event.recipient();
     let mut publications = Vec::new();
-    for publication in chosen {
-        let own = publication.registration.options.time_to_live().ok().flatten();
-        let time_to_live = own.unwrap_or(time_to_live);
-        let is_late = OffsetDateTime::now_utc() - event.at > time_to_live.max(MIN_TIME_TO_LIVE);
-        let expires_at = event.at + time_to_live;
-        match delivery.route(&user, &publication.registration.jid) {
-            _ if is_late => left_out.push((publication.registration, Reason::TooLate)),
-            Err(unroutable) => left_out.push((publication.registration, Reason::Unroutable(unroutable))),
-            Ok(publisher) => publications.push(PlannedPublication { publication, expires_at, publisher }),
+    let rings_by_push_kit = |Registration { jid, options, .. }: &Registration| {
+        delivery.route(&user, jid).is_ok_and(|publisher| publisher.ringing(options).is_by_push_kit())
+    };
+    // Only calls depend on the user's other devices.
+    let is_call = chosen.iter().any(|publication| publication.payload.call().is_some());
+    let has_push_kit = is_call && snapshot.registrations.iter().any(rings_by_push_kit);
+    let others = OtherDevices { connected: &known.recipient.connected, has_push_kit };
+    for Publication { registration, payload } in chosen {
+        let options = &registration.options;
+        let Some(expires_at) = time_to_live.expiry(event.at, &payload, options) else {
+            left_out.push((registration, Reason::TooLate));
+            continue;
+        };
+        let planned = delivery.route(&user, &registration.jid).map_err(Reason::Unroutable).and_then(|publisher| {
+            let ringing = publisher.ringing(options);
+            Ok((publisher, for_device(payload, &registration, ringing, others, &event.content_policy)?))
+        });
+        match planned {
+            Ok((publisher, payload)) => {
+                let publication = Publication { registration, payload };
+                publications.push(PlannedPublication { publication, expires_at, publisher });
+            }
+            Err(reason) => left_out.push((registration, reason)),
         }
     }
     for registration in &snapshot.registrations {

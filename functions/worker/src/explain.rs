@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use crate::decision::{Decision, PlannedPublication, Reason, RecipientState};
 use crate::external::PluginError;
 use crate::notify::DecisionError;
-use crate::task::{Action, Task, TaskError};
+use crate::task::{Action, Attempt, Task, TaskError};
 use crate::worker::Worker;
 
 /// The maximum number of recipients that are explained concurrently.
@@ -182,11 +182,11 @@ impl Worker {
         let effect = match effect {
             Effect::Queue(WorkKind::UserRemoved { jid }) => format!("removes all data of {jid}"),
             Effect::Queue(WorkKind::DomainRemoved { domain }) => format!("removes the registrations of {domain}"),
-            Effect::Queue(kind) => {
+            Effect::Queue(kind) | Effect::CallAnswer { work: kind, .. } => {
                 let work = Work::new(id.clone(), at, kind);
                 let tasks = Task::of(vec![work], "", false, &self.content_policy, &self.sources)?;
                 let explained = tasks.into_iter().filter_map(|task| match task.action {
-                    Action::Notify { event, reported } => Some(self.explain_recipient(event, reported)),
+                    Action::Notify { event, reported } => Some(self.explain_recipient(event, reported, task.attempt)),
                     Action::NotifyDevice(_) | Action::Clear(_) | Action::RemoveUser(_) | Action::RemoveDomain(_) => {
                         None
                     }
@@ -225,9 +225,10 @@ impl Worker {
         &self,
         mut event: Box<Event>,
         reported: ReportedRecipient,
+        attempt: Attempt,
     ) -> Result<Explanation, ExplainError> {
         let user = event.recipient();
-        let claimed = self.store.claimed(&event.id, &user).await?;
+        let claimed = self.store.claimed(attempt.claim_id(), &user).await?;
         if self.counts(&event, &reported) {
             event.unread_count = match claimed.counted() {
                 Some(counted) => counted,
@@ -298,6 +299,7 @@ async fn target(event: &Event, user: &BareJid, badge: Option<u32>, planned: Plan
 fn recipients(event: &WebhookEvent) -> usize {
     match &event.effect {
         Effect::Queue(WorkKind::Message { to, .. }) => to.len(),
+        Effect::CallAnswer { .. } => 1,
         Effect::Queue(WorkKind::Unacknowledged { to, .. }) => to.len(),
         Effect::Queue(WorkKind::Subscription { .. }) => 1,
         _ => 0,

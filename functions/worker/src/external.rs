@@ -98,6 +98,8 @@ struct AskedRecipient {
     client_state: Option<ClientState>,
     /// The index in `services` of the registration that the session is tied to.
     tied: Option<usize>,
+    /// The indexes in `services` of the registrations whose own session is online and active.
+    connected: Vec<usize>,
 }
 
 #[derive(Serialize)]
@@ -278,7 +280,8 @@ impl PluginError {
 
 impl<'q> Question<'q> {
     fn new(event: &'q Event, recipient: &Recipient, services: &'q [Registration]) -> Self {
-        let Recipient { exists, online, client_state, tied } = recipient;
+        let Recipient { exists, online, client_state, tied, connected } = recipient;
+        let index = |registration: &Registration| services.iter().position(|service| service == registration);
         Self {
             id: &event.id,
             r#type: event.kind.as_str(),
@@ -298,7 +301,8 @@ impl<'q> Question<'q> {
                 exists: *exists,
                 online: *online,
                 client_state: *client_state,
-                tied: services.iter().position(|service| Some(service) == tied.as_ref()),
+                tied: tied.as_ref().and_then(index),
+                connected: connected.iter().filter_map(index).collect(),
             },
             services: services.iter().map(AskedService::new).collect(),
         }

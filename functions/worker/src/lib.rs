@@ -3,6 +3,7 @@
 //! To use custom plugins, write a crate whose `main` calls [`run`] with them.
 
 mod batch;
+mod call;
 mod clear;
 mod decision;
 mod explain;

@@ -1,11 +1,11 @@
 //! Notifies the device of a push node. Another server has published the payload, so no plugin is called.
 
 use pushlark_delivery::Notification;
+use pushlark_model::CallSignal;
 use pushlark_store::DeviceStatus;
 use pushlark_telemetry::{Metric, count};
-use time::OffsetDateTime;
 
-use crate::decision::MIN_TIME_TO_LIVE;
+use crate::call::{OtherDevices, for_device};
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
 use crate::progress::BatchContext;
@@ -23,18 +23,31 @@ impl Worker {
         mut turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
-        let NodePush { owner: user, registration, payload } = push;
+        let NodePush { owner: user, registration, payload, .. } = push;
         let Some(publisher) = self.delivery.push_service(user, &registration.jid) else {
             count(Metric::Unroutable);
             tracing::warn!(jid = %registration.jid, "not notified: the node's host is not in VIRTUAL_PUBSUB_HOSTS");
             return TaskOutcome::default();
         };
-        let time_to_live = registration.options.time_to_live().ok().flatten().unwrap_or(self.time_to_live);
-        if OffsetDateTime::now_utc() - attempt.at() > time_to_live.max(MIN_TIME_TO_LIVE) {
+        let Some(expires_at) = self.time_to_live.expiry(attempt.at(), payload, &registration.options) else {
             count(Metric::Expired);
             tracing::info!("not notified: it is older than its time to live");
             return TaskOutcome::default();
+        };
+        if matches!(payload.call(), Some(CallSignal::End(_))) && !self.content_policy.call_end {
+            tracing::info!("not notified: CALL_END is off");
+            return TaskOutcome::default();
         }
+        let ringing = publisher.ringing(&registration.options);
+        // A node does not know the user's other devices.
+        let others = OtherDevices::default();
+        let payload = match for_device(payload.clone(), registration, ringing, others, &self.content_policy) {
+            Ok(payload) => payload,
+            Err(reason) => {
+                tracing::info!("not notified: {reason}");
+                return TaskOutcome::default();
+            }
+        };
         let is_suspected = match self.store.device(registration).await {
             Ok(DeviceStatus::Gone) => {
                 tracing::info!("not notified: the device is gone");
@@ -54,7 +67,7 @@ impl Worker {
         let place = turn.join(registration);
         drop(turn);
         let conversation = push.conversation();
-        let (message_id, conversation, expires_at) = (attempt.id(), &conversation, attempt.at() + time_to_live);
+        let (message_id, conversation, payload) = (attempt.id(), &conversation, &payload);
         let notification =
             Notification { message_id, user, conversation, registration, payload, badge: None, expires_at };
         let device = DeviceItem::PushNode { is_suspected };

@@ -67,6 +67,9 @@ impl Worker {
             }
             Err(error) => return outcome.postponed(&error),
         };
+        if let Err(error) = self.end_call(event, attempt, &decision.snapshot.registrations).await {
+            return outcome.postponed(&error);
+        }
         decision.restrict_to(attempt);
         decision.badge = match self.badge(event, reported, &decision.publications).await {
             Ok(badge) => badge,
@@ -91,7 +94,14 @@ impl Worker {
             match reason {
                 Reason::TooLate => count(Metric::Expired),
                 Reason::Unroutable(_) => count(Metric::Unroutable),
-                Reason::Rule(_) | Reason::NotChosen | Reason::Claimed | Reason::EnabledLater => {}
+                Reason::Rule(_)
+                | Reason::NotChosen
+                | Reason::Claimed
+                | Reason::EnabledLater
+                | Reason::CallsAlone
+                | Reason::Connected
+                | Reason::RingsByPushKit
+                | Reason::NoCallEnd => {}
             }
         }
         let user = event.recipient();

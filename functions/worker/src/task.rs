@@ -12,6 +12,7 @@ use pushlark_store::Claimant;
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, ns, parse_jid};
 use time::OffsetDateTime;
 
+use crate::call;
 use crate::clear::ReadConversation;
 
 /// The worker's part of an event: one action for one recipient.
@@ -33,6 +34,8 @@ pub struct Attempt {
     work: Arc<Work>,
     /// The index of the recipient in the event.
     index: usize,
+    /// The id of the claim, if it is not the message's.
+    claim_id: Option<Arc<str>>,
 }
 
 /// The kind of a task, with its data.
@@ -100,7 +103,8 @@ impl Task {
                 let first = || Retry::first(format!("{name}.{}", tasks.len()));
                 let retry = work.retry.clone().unwrap_or_else(first);
                 let is_repeat = is_repeat || work.retry.is_some();
-                let attempt = Attempt { retry, is_repeat, work: Arc::clone(&work), index };
+                let claim_id = action.claim_id().map(Into::into);
+                let attempt = Attempt { retry, is_repeat, work: Arc::clone(&work), index, claim_id };
                 tasks.push(Self { action, attempt });
             }
         }
@@ -124,6 +128,11 @@ impl Attempt {
         &self.work.id
     }
 
+    /// Returns the id under which the message is claimed: its own, or that of a step of a call.
+    pub fn claim_id(&self) -> &str {
+        self.claim_id.as_deref().unwrap_or(&self.work.id)
+    }
+
     /// Returns the time of the event.
     pub fn at(&self) -> OffsetDateTime {
         self.work.at
@@ -132,7 +141,7 @@ impl Attempt {
     /// Returns the claimant for `user`. `counted` is the unread count, if Pushlark counted the message.
     pub fn claimant<'a>(&'a self, user: &'a BareJid, counted: Option<u32>) -> Claimant<'a> {
         let Retry { claimant: name, generation, .. } = &self.retry;
-        Claimant { id: self.id(), user, name, generation: *generation, counted }
+        Claimant { id: self.claim_id(), user, name, generation: *generation, counted }
     }
 
     /// Returns whether the attempt includes a registration: all of the recipient's, or only the one that is retried.
@@ -149,6 +158,15 @@ impl Attempt {
 }
 
 impl Action {
+    /// Returns the id of the claim, if it is not the message's.
+    fn claim_id(&self) -> Option<String> {
+        match self {
+            Self::Notify { event, .. } => call::claim_id(&event.from.to_bare(), &event.message.call()?),
+            Self::NotifyDevice(push) => push.claim_id.clone(),
+            Self::Clear(_) | Self::RemoveUser(_) | Self::RemoveDomain(_) => None,
+        }
+    }
+
     /// Returns the actions of an event, in the order of its recipients.
     fn of(work: &Work, content_policy: &Arc<ContentPolicy>, sources: &Sources) -> Result<Vec<Self>, TaskError> {
         let (from, kinds, stanza, reported): (_, Vec<_>, _, _) = match &work.kind {
@@ -219,26 +237,32 @@ pub struct NodePush {
     pub registration: Registration,
     /// The payload for the device.
     pub payload: Payload,
+    /// The id of the claim, if it is about a call.
+    pub claim_id: Option<String>,
 }
 
 impl NodePush {
     /// Converts `notification`, without the fields that `content_policy` excludes.
     pub fn new(notification: NodeNotification, content_policy: &ContentPolicy) -> Result<Self, PublishOptionsError> {
         let NodeNotification { jid, node, owner, created_at, options, summary, background } = notification;
+        let told = summary.iter().fold(Payload::default(), |payload, (name, value)| payload.with(name.clone(), value));
+        let claim_id = call::published_claim_id(&told, &jid);
         let payload = match payload(summary, content_policy) {
-            payload if payload.get(Payload::LAST_MESSAGE_BODY).is_some() => payload,
+            // A call needs no text.
+            payload if payload.get(Payload::LAST_MESSAGE_BODY).is_some() || payload.call().is_some() => payload,
             // Push services refuse a notification that has neither a text nor data.
             payload if background && payload.fields().next().is_none() => payload.with(Payload::NODE, node.as_str()),
             payload if background => payload,
             payload => payload.with(Payload::LAST_MESSAGE_BODY, content_policy.placeholder.as_str()),
         };
         let registration = Registration { jid, node, options: PublishOptions::new(options)?, created_at };
-        Ok(Self { owner, registration, payload })
+        Ok(Self { owner, registration, payload, claim_id })
     }
 
     /// Returns the bare JID of the message's sender; without a sender, the JID of the PubSub service.
     pub fn conversation(&self) -> BareJid {
-        let sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).and_then(|sender| parse_jid(sender).ok());
+        let sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).or_else(|| self.payload.get(Payload::CALL_FROM));
+        let sender = sender.and_then(|sender| parse_jid(sender).ok());
         sender.map_or_else(|| self.registration.jid.clone(), |sender| sender.to_bare())
     }
 }
@@ -249,7 +273,7 @@ fn payload(summary: Vec<(String, String)>, content_policy: &ContentPolicy) -> Pa
     let has_body = summary.iter().any(|(name, _)| name == Payload::LAST_MESSAGE_BODY);
     for (name, value) in summary {
         match name.as_str() {
-            Payload::LAST_MESSAGE_SENDER if !content_policy.sender => {}
+            Payload::LAST_MESSAGE_SENDER | Payload::CALL_FROM if !content_policy.sender => {}
             Payload::LAST_MESSAGE_BODY if !content_policy.body => {}
             _ => payload = payload.with(name, value),
         }

@@ -7,7 +7,8 @@ use pushlark_store::{CountedMessage, StoreError};
 use pushlark_xmpp::{BareJid, Hint, Message};
 use time::OffsetDateTime;
 
-use crate::decision::{MIN_TIME_TO_LIVE, PlannedPublication};
+use crate::call::MIN_TIME_TO_LIVE;
+use crate::decision::PlannedPublication;
 use crate::worker::Worker;
 
 impl Worker {
@@ -41,7 +42,7 @@ impl Worker {
         is_ours_to_count
             && !event.is_own
             && !event.message.has_hint(Hint::NoStore)
-            && OffsetDateTime::now_utc() - event.at <= self.time_to_live.max(MIN_TIME_TO_LIVE)
+            && OffsetDateTime::now_utc() - event.at <= self.time_to_live.default.max(MIN_TIME_TO_LIVE)
             && event.message.content().is_ok()
     }
 

@@ -12,6 +12,7 @@ use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_store::Store;
 use pushlark_telemetry::Causes;
 
+use crate::call::TimeToLive;
 use crate::external::{External, OnError};
 use crate::guard::Guard;
 use crate::shares::Shares;
@@ -38,8 +39,8 @@ pub struct Worker {
     pub(crate) clear_when_read: bool,
     /// Whether the badge is the number of unread messages in all conversations.
     pub(crate) badge_is_total: bool,
-    /// The time to live of notifications whose registration sets none.
-    pub(crate) time_to_live: Duration,
+    /// The time for which notifications are worth delivering.
+    pub(crate) time_to_live: TimeToLive,
     /// The last task starts this long before the deadline.
     pub(crate) start_cutoff: Duration,
     pub(crate) guard: Guard,
@@ -58,8 +59,9 @@ pub enum ChosenPlugin {
 }
 
 impl Worker {
-    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `UNREAD_COUNTS`,
-    /// `CLEAR_WHEN_READ`, `BADGE`, the settings of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a
+    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`,
+    /// `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `BADGE`, the settings of the content of notifications and those of
+    /// [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a
     /// plugin that is a Lambda function, and for secrets.
     pub fn from_environment(
         environment: &Environment,
@@ -90,7 +92,10 @@ impl Worker {
             }
         };
         let concurrency = environment.number(&catalogue::WORKER_CONCURRENCY)? as usize;
-        let time_to_live = environment.number(&catalogue::TIME_TO_LIVE)?;
+        let time_to_live = TimeToLive {
+            default: Duration::from_secs(environment.number(&catalogue::TIME_TO_LIVE)?.into()),
+            call: Duration::from_secs(environment.number(&catalogue::CALL_TIME_TO_LIVE)?.into()),
+        };
         let delivery = Delivery::from_environment(environment, aws)?;
         let badge_is_total = environment.choice_if_set(&catalogue::BADGE, [false, true])?;
         Ok(Self {
@@ -104,7 +109,7 @@ impl Worker {
             sources: Sources::from_environment(environment)?,
             unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
             clear_when_read: environment.switch(&catalogue::CLEAR_WHEN_READ)?,
-            time_to_live: Duration::from_secs(time_to_live.into()),
+            time_to_live,
             start_cutoff,
             guard: Guard::default(),
             recipients: Shares::new(concurrency),

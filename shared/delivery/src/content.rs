@@ -17,7 +17,7 @@ const ESCAPE_BYTES: usize = 3;
 /// A payload, divided into an alert and data.
 #[derive(Debug)]
 pub struct Content<'n> {
-    /// The visible alert; `None` if the registration is silent or the payload has no text.
+    /// The visible alert; `None` if the registration is silent, the payload has no text, or the app rings for a call.
     pub alert: Option<Alert<'n>>,
     /// The fields that the alert does not show; all fields without an alert.
     pub data: Vec<(&'n str, &'n str)>,
@@ -38,7 +38,8 @@ pub struct Alert<'n> {
 impl<'n> Content<'n> {
     /// Divides a payload by the form's field `silent`, which must be checked before.
     pub fn new(options: &PublishOptions, payload: &'n Payload) -> Self {
-        let is_silent = options.silent().unwrap_or(false);
+        let rings = payload.call().is_some() && (!options.is_apns() || options.is_push_kit());
+        let is_silent = rings || options.silent().unwrap_or(false);
         let alert = if is_silent { None } else { Alert::new(payload) };
         let is_shown = |name| alert.is_some() && SUMMARY.contains(&name);
         let data = payload.fields().filter(|(name, _)| !is_shown(name)).collect();
@@ -66,11 +67,16 @@ impl<'n> Content<'n> {
 impl<'n> Alert<'n> {
     fn new(payload: &'n Payload) -> Option<Self> {
         let sender = payload.get(Payload::LAST_MESSAGE_SENDER);
+        let body = payload.get(Payload::LAST_MESSAGE_BODY)?;
         let has = |name| payload.get(name).is_some();
         let is_contact_request = has(Payload::PENDING_SUBSCRIPTION_COUNT) && !has(Payload::MESSAGE_COUNT);
-        let title = if is_contact_request { CONTACT_REQUEST_TITLE } else { MESSAGE_TITLE };
+        let title = match payload.call() {
+            Some(_) => body,
+            None if is_contact_request => CONTACT_REQUEST_TITLE,
+            None => MESSAGE_TITLE,
+        };
         Some(Self {
-            body: payload.get(Payload::LAST_MESSAGE_BODY)?,
+            body,
             title: sender.map_or(Cow::Borrowed(title), unescaped),
             tag: sender,
             badge: payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok()),
@@ -115,11 +121,6 @@ fn escaped(digits: &str) -> Option<char> {
         "5c" => '\\',
         _ => return None,
     })
-}
-
-/// Returns whether a payload announces a call (XEP-0353), which is only useful if it is delivered at once.
-pub fn is_call(payload: &Payload) -> bool {
-    payload.get(Payload::JINGLE_MESSAGE) == Some("propose")
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! A gateway: one way of publishing notifications.
 
 use futures_util::future::BoxFuture;
-use pushlark_model::Registration;
+use pushlark_model::{PublishOptions, Registration};
 use pushlark_xmpp::BareJid;
 
 use crate::notification::Notification;
 use crate::outcome::{Failure, FailureScope, Outcome};
+use crate::ringing::Ringing;
 
 /// Publishes the notifications for virtual hosts to push services, or those for real hosts to PubSub services.
 pub trait Gateway: Send + Sync {
@@ -22,6 +23,11 @@ pub trait Gateway: Send + Sync {
 
     /// Returns the target of a registration of `user` for operators to read, without its device.
     fn describe(&self, user: &BareJid, registration: &Registration) -> String;
+
+    /// Returns the way in which a device with these options receives calls. The default passes them on as they are.
+    fn ringing(&self, options: &PublishOptions) -> Ringing {
+        Ringing::as_data(options)
+    }
 
     /// Opens the connections that publishes need, and fetches the secrets and tokens for them.
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>>;

@@ -11,6 +11,7 @@ mod notification;
 mod outcome;
 mod publisher;
 mod pubsub;
+mod ringing;
 mod truncate;
 mod webhook;
 
@@ -21,6 +22,7 @@ pub use gateway::PushService;
 pub use notification::{Notification, thread};
 pub use outcome::{Failure, FailureScope, Outcome};
 pub use publisher::{Publisher, Verdict};
+pub use ringing::Ringing;
 
 use std::time::Duration;
 

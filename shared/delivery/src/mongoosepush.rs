@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use pushlark_model::{Payload, PublishOptions, Registration};
+use pushlark_model::{CallSignal, Payload, PublishOptions, Registration};
 use pushlark_settings::catalogue::{MONGOOSEPUSH_API_VERSION, MONGOOSEPUSH_URL};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
 use pushlark_xmpp::BareJid;
@@ -20,6 +20,7 @@ use crate::gateway::{Gateway, PushService};
 use crate::http_client::{ClientKind, HttpClient, ProviderResponse, failure, named, outcome, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Failure, FailureScope, Outcome};
+use crate::ringing::Ringing;
 use crate::truncate::send_truncated;
 
 /// The largest request, in bytes. MongoosePush's own request to APNs or FCM may have 4,096 bytes, and is a few bytes
@@ -68,7 +69,8 @@ impl MongoosePush {
             return Outcome::Refused(invalid.to_string());
         }
         let url = format!("{}{device_id}", self.endpoint);
-        let build = |payload: &Payload| body(service, options, payload, notification.badge);
+        let time_to_live = notification.time_to_live();
+        let build = |payload: &Payload| body(service, options, payload, notification.badge, time_to_live);
         let post = |body: Vec<u8>| self.post(&url, body);
         let is_too_large = |answer: &ProviderResponse| self.is_too_large(answer);
         match send_truncated(MAX_MONGOOSEPUSH_REQUEST_BYTES, notification.payload, build, post, is_too_large).await {
@@ -141,6 +143,10 @@ impl Gateway for MongoosePush {
         format!("MongoosePush at {}", endpoint.trim_end_matches('/'))
     }
 
+    fn ringing(&self, options: &PublishOptions) -> Ringing {
+        Ringing::with_alerts(options)
+    }
+
     /// Opens a connection, and accepts any answer.
     fn warm_up(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async {
@@ -199,19 +205,41 @@ struct MongoosePushAlert<'n> {
     sound: Option<&'n str>,
 }
 
-/// Returns the request. The options must be checked before.
-fn body(service: &str, options: &PublishOptions, payload: &Payload, badge: Option<u32>) -> Vec<u8> {
+/// Returns the request. The options must be checked before. `remaining` is the time until the notification expires.
+fn body(
+    service: &str,
+    options: &PublishOptions,
+    payload: &Payload,
+    badge: Option<u32>,
+    remaining: Duration,
+) -> Vec<u8> {
     let mut content = Content::new(options, payload).with_badge(badge);
     if service == "fcm" {
         content.data = fcm::allowed(content.data).collect();
     }
+    let mut priority = options.get("priority");
+    let mut time_to_live = options.time_to_live().unwrap_or_default().map(|ttl| ttl.as_secs());
+    if let Some(call) = payload.call() {
+        // Without PushKit, MongoosePush refuses the type of a call for APNs.
+        let is_refused = |name| name == Payload::TYPE && options.is_apns() && !options.is_push_kit();
+        content.data.retain(|(name, _)| *name != Payload::CALL_MEDIA && !is_refused(*name));
+        // MongoosePush knows calls, and sends them at once and for a short time, unless the request has other values.
+        let is_end = matches!(call, CallSignal::End(_));
+        let is_background = options.is_apns() && !options.is_push_kit() && content.alert.is_none();
+        if (is_end || priority.is_some()) && !is_background {
+            priority = Some("high");
+        }
+        if is_end || time_to_live.is_some() {
+            time_to_live = Some(remaining.as_secs());
+        }
+    }
     let body = MongoosePushRequest {
         service,
         mode: options.get("mode"),
-        priority: options.get("priority"),
+        priority,
         topic: options.get("topic"),
         mutable_content: options.mutable_content().unwrap_or_default(),
-        time_to_live: options.time_to_live().unwrap_or_default().map(|ttl| ttl.as_secs()),
+        time_to_live,
         data: content.data_with_count(),
         alert: content.alert.map(|alert| MongoosePushAlert {
             body: alert.body,

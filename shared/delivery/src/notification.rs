@@ -76,22 +76,25 @@ impl<'n> Notification<'n> {
         hash(&[self.user.as_str(), jid, self.message_id, node], length)
     }
 
-    /// Returns an id of the conversation: its JID, or a hash of it if the payload does not name the sender.
-    pub(crate) fn thread(&self) -> String {
-        let names_sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).is_some()
-            || self.payload.get(Payload::MESSAGE_SENDER).is_some();
-        thread(self.user, self.conversation, names_sender)
+    /// Returns the id under which a push service keeps one notification for the device: `length` characters of base64url
+    /// (at most 43). A retry replaces the earlier notification, the end of a call replaces the call, and the news that a
+    /// conversation was read replaces earlier such news.
+    pub(crate) fn collapse_id(&self, length: usize) -> String {
+        let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
+        match self.payload.call() {
+            Some(call) => hash(&[self.user.as_str(), jid, "call", call.sid(), node], length),
+            None if self.payload.is_read() => {
+                hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, Payload::READ], length)
+            }
+            None => self.id(length),
+        }
     }
 
-    /// Returns the id under which push services keep only the last notification: `length` characters of base64url (at
-    /// most 43). A retry replaces the earlier attempt, and the news that a conversation was read replaces earlier such
-    /// news.
-    pub(crate) fn collapse_id(&self, length: usize) -> String {
-        if !self.payload.is_read() {
-            return self.id(length);
-        }
-        let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
-        hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, Payload::READ], length)
+    /// Returns an id of the conversation: its JID, or a hash of it if the payload does not name the sender.
+    pub(crate) fn thread(&self) -> String {
+        let names_sender =
+            self.payload.get(Payload::LAST_MESSAGE_SENDER).is_some() || self.payload.get(Payload::CALL_FROM).is_some();
+        thread(self.user, self.conversation, names_sender)
     }
 }
 

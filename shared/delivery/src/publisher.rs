@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use pushlark_model::Registration;
+use pushlark_model::{PublishOptions, Registration};
 use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_xmpp::BareJid;
 use tokio::time::{Instant, timeout_at};
@@ -16,6 +16,7 @@ use crate::mongoosepush::MongoosePush;
 use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
 use crate::pubsub::PubSub;
+use crate::ringing::Ringing;
 use crate::webhook::{self, Webhook};
 
 /// Publishes the notifications for virtual hosts, or those for real PubSub hosts.
@@ -124,6 +125,11 @@ impl Publisher {
     /// Returns the timeout of a publish.
     pub fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Returns the way in which a device with these options receives calls.
+    pub fn ringing(&self, options: &PublishOptions) -> Ringing {
+        self.gateway.ringing(options)
     }
 
     /// Returns the target of a registration of `user`, without its device.

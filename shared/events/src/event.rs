@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 
+use crate::call_answer::CallAnswer;
 use crate::delay::sent_at;
 use crate::displayed::read_marks;
 use crate::sources::{Sources, addressee, is_bare};
@@ -56,6 +57,14 @@ pub struct ReadMark {
 pub enum Effect {
     /// Work that is queued for the worker.
     Queue(WorkKind),
+    /// A user's answer to a call of somebody else, queued for the user's own devices. It has no effect if the caller of
+    /// ingest does not speak for the user.
+    CallAnswer {
+        /// The user who answers.
+        user: BareJid,
+        /// The work for the user's devices.
+        work: WorkKind,
+    },
     /// The new availability of a session. A bare JID stands for the user's one session.
     Presence(Jid, Availability),
     /// A user has read a conversation.
@@ -115,6 +124,7 @@ impl WebhookEvent {
             Effect::Read(read_mark) => vec![read_mark.user.domain()],
             Effect::NoRequest(domain, _) => vec![domain],
             Effect::None(domains) => domains.iter().map(|domain| &**domain).collect(),
+            Effect::CallAnswer { user, .. } => vec![user.domain()],
         }
     }
 
@@ -129,6 +139,11 @@ impl WebhookEvent {
     /// Returns the event, or an error if it has an effect on users for whom `caller` does not speak. Removes the read
     /// marks of users for whom `caller` does not speak.
     pub(crate) fn permitted_for(mut self, caller: &Caller) -> Result<Self, String> {
+        if let Effect::CallAnswer { user, .. } = &self.effect
+            && !caller.has_access_to(user)
+        {
+            self.effect = Effect::None(vec![user.domain().to_owned()]);
+        }
         let other = self.domains().into_iter().find(|domain| !caller.has_access_to_domain(domain));
         if let (Some(other), false) = (other, matches!(self.effect, Effect::None(_) | Effect::NoRequest(..))) {
             return Err(format!("the credential does not speak for {other}"));
@@ -188,7 +203,11 @@ pub fn message(
         return self::message(id, at, from, to, &subscribed, recipient, arrival);
     }
     let id = id.unwrap_or_else(new_id);
-    let stanza = message.element().to_string();
+    let answer = match &to {
+        Recipients::Users(users) => CallAnswer::of(&from, users, message),
+        Recipients::Sessions(_) => None,
+    };
+    let stanza = answer.as_ref().map_or(message, |answer| &answer.message).element().to_string();
     if stanza.len() > MAX_STANZA_BYTES {
         let length = stanza.len();
         return Err(format!("the message has {length} bytes as a stanza, {MAX_STANZA_BYTES} are allowed"));
@@ -197,6 +216,12 @@ pub fn message(
     let read_marks = read_marks(&from, &to, message, read_mark);
     let effect = match (message.kind(), to) {
         (MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
+        (_, Recipients::Users(to)) if let Some(CallAnswer { user, from, .. }) = answer => {
+            let is_told_to_user = to == [user.clone()];
+            let recipient = if is_told_to_user { recipient } else { ReportedRecipient::default() };
+            let work = WorkKind::Message { from, to: vec![user.clone()], stanza, recipient };
+            if is_told_to_user { Effect::Queue(work) } else { Effect::CallAnswer { user, work } }
+        }
         (_, Recipients::Users(to)) => Effect::Queue(WorkKind::Message { from, to: distinct(to), stanza, recipient }),
         (_, Recipients::Sessions(to)) => {
             Effect::Queue(WorkKind::Unacknowledged { from, to: distinct(to), stanza, recipient })

@@ -1,5 +1,6 @@
 //! Reads the events in the webhooks of chat servers, in all supported formats.
 
+mod call_answer;
 mod cloud_event;
 mod delay;
 mod displayed;

@@ -2,6 +2,24 @@
 
 use std::borrow::Cow;
 
+/// What a notification says of a call, with the id of the call's Jingle session (XEP-0353).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallSignal<'p> {
+    /// The call starts: devices ring.
+    Ring(&'p str),
+    /// The call was taken on another device, declined or ended: devices stop to ring.
+    End(&'p str),
+}
+
+impl<'p> CallSignal<'p> {
+    /// Returns the id of the call's Jingle session.
+    pub fn sid(self) -> &'p str {
+        match self {
+            Self::Ring(sid) | Self::End(sid) => sid,
+        }
+    }
+}
+
 /// The ordered fields of a notification's form (XEP-0357, section 7; FORM_TYPE `urn:xmpp:push:summary`). Names are
 /// unique.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,15 +46,20 @@ impl Payload {
     pub const URGENT: &'static str = "urgent";
     /// `true` if the message mentions the recipient.
     pub const MENTION: &'static str = "mention";
-    /// The bare JID of the caller.
-    pub const MESSAGE_SENDER: &'static str = "message-sender";
-    /// The name of the call's Jingle message, such as `propose` (XEP-0353).
-    pub const JINGLE_MESSAGE: &'static str = "jingle-message";
-    /// The id of the call's Jingle session (XEP-0353).
-    pub const JINGLE_SESSION_ID: &'static str = "jingle-session-id";
-
-    /// The kind of a notification that is not a summary, such as [`READ`](Self::READ).
+    /// The kind of a notification that is not a summary: [`CALL`](Self::CALL), [`CALL_END`](Self::CALL_END) or
+    /// [`READ`](Self::READ).
     pub const TYPE: &'static str = "type";
+    /// The type of a call, as MongooseIM 6.10 has it.
+    pub const CALL: &'static str = "jmi";
+    /// The type of the end of a call.
+    pub const CALL_END: &'static str = "jmi-end";
+    /// The id of the call's Jingle session (XEP-0353).
+    pub const CALL_SID: &'static str = "jmi-sid";
+    /// The full JID of the caller.
+    pub const CALL_FROM: &'static str = "jmi-from";
+    /// The media of the call, separated by commas.
+    pub const CALL_MEDIA: &'static str = "jmi-media";
+
     /// The type of the notification that a conversation was read on another device. It is never an alert.
     pub const READ: &'static str = "read";
     /// The conversation that was read: the bare JID of the other user or of the room, or its hash.
@@ -60,6 +83,16 @@ impl Payload {
     /// Returns whether it says that a conversation was read on another device.
     pub fn is_read(&self) -> bool {
         self.get(Self::TYPE) == Some(Self::READ) && self.get(Self::LAST_MESSAGE_BODY).is_none()
+    }
+
+    /// Returns what the payload says of a call; `None` if it is about something else, or does not name the call.
+    pub fn call(&self) -> Option<CallSignal<'_>> {
+        let sid = || self.get(Self::CALL_SID).filter(|sid| !sid.is_empty());
+        match self.get(Self::TYPE)? {
+            Self::CALL => sid().map(CallSignal::Ring),
+            Self::CALL_END => sid().map(CallSignal::End),
+            _ => None,
+        }
     }
 
     /// Returns the names and values of the fields, in order.

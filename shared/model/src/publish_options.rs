@@ -146,6 +146,17 @@ impl PublishOptions {
         Ok(())
     }
 
+    /// Returns whether the device belongs to APNs: the field `service` is `apns`.
+    pub fn is_apns(&self) -> bool {
+        self.get("service") == Some("apns")
+    }
+
+    /// Returns whether the device belongs to PushKit, Apple's service for calls: APNs with a `topic` that ends in
+    /// `.voip` ("Sending notification requests to APNs", `apns-topic`).
+    pub fn is_push_kit(&self) -> bool {
+        self.is_apns() && self.get("topic").is_some_and(|topic| topic.ends_with(".voip"))
+    }
+
     /// Reads `priority`: `normal` or `high`.
     pub fn priority(&self) -> Result<Option<Priority>, PublishOptionsError> {
         self.choice("priority", "normal or high", |value| match value {
@@ -245,6 +256,23 @@ mod tests {
         assert_eq!(padded.get("service"), Some("fcm"));
         assert_eq!(padded.priority(), Ok(Some(Priority::High)));
         assert_eq!(padded.time_to_live(), Ok(Some(Duration::from_secs(60))));
+    }
+
+    #[test]
+    fn a_device_of_apns_with_a_voip_topic_belongs_to_push_kit() {
+        for (service, topic, is_apns, is_push_kit) in [
+            ("apns", "com.example.chat.voip", true, true),
+            (" apns ", " com.example.chat.voip\n", true, true),
+            ("apns", "com.example.chat", true, false),
+            ("apns", "com.example.voip.chat", true, false),
+            ("apns", "com.example.chat.VOIP", true, false),
+            ("APNS", "com.example.chat.voip", false, false),
+            ("fcm", "com.example.chat.voip", false, false),
+        ] {
+            let options = options([("service", service), ("topic", topic)]);
+            assert_eq!((options.is_apns(), options.is_push_kit()), (is_apns, is_push_kit), "{service} {topic}");
+        }
+        assert!(!options([("service", "apns")]).is_push_kit());
     }
 
     #[test]

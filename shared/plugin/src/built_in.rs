@@ -18,17 +18,19 @@ impl Plugin for Defaults {}
 pub struct Enhanced;
 
 /// MongooseIM's `mod_event_pusher_push_plugin_hints`: like [`Enhanced`], and the hints `store` and `no-store`
-/// (XEP-0334) decide whether a message is notified.
+/// (XEP-0334) decide whether a message is notified. They do not apply to calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Hints;
 
 impl Plugin for Enhanced {
     fn should_publish(&self, event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
         match event.kind {
-            EventKind::Unacknowledged(_) if recipient.exists => Choice::by(registrations, |registration| {
-                let is_tied = recipient.tied.as_ref() == Some(registration);
-                (!is_tied).then(|| Rule::new("enhanced", "the session is not tied to this service"))
-            }),
+            EventKind::Unacknowledged(_) if recipient.exists && event.message.call().is_none() => {
+                Choice::by(registrations, |registration| {
+                    let is_tied = recipient.tied.as_ref() == Some(registration);
+                    (!is_tied).then(|| Rule::new("enhanced", "the session is not tied to this service"))
+                })
+            }
             _ => should_publish(event, recipient, registrations),
         }
     }
@@ -36,25 +38,13 @@ impl Plugin for Enhanced {
 
 impl Plugin for Hints {
     fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
-        if event.message.has_hint(Hint::NoStore) {
+        if event.message.has_hint(Hint::NoStore) && event.message.call().is_none() {
             return Err(Rule::new("hints", "the message is not to be stored"));
         }
-        prepare_notification(event).or_else(|rule| call(event).ok_or(rule))
+        prepare_notification(event)
     }
 
     fn should_publish(&self, event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
         Enhanced.should_publish(event, recipient, registrations)
     }
-}
-
-/// Returns the payload for a Jingle message (XEP-0353) without a body that has the hint `store`.
-fn call(event: &Event) -> Option<Payload> {
-    let is_bodiless = event.message.text().is_none();
-    let (step, session) =
-        event.message.jingle_message().filter(|_| is_bodiless && event.message.has_hint(Hint::Store))?;
-    let mut payload = Payload::default();
-    if event.content_policy.sender {
-        payload = payload.with(Payload::MESSAGE_SENDER, event.from.to_bare().to_string());
-    }
-    Some(payload.with(Payload::JINGLE_MESSAGE, step.to_owned()).with(Payload::JINGLE_SESSION_ID, session.to_owned()))
 }

@@ -86,6 +86,9 @@ pub struct Recipient {
     pub client_state: Option<ClientState>,
     /// The last registration that the event's session enabled; `None` if the event has no session.
     pub tied: Option<Registration>,
+    /// The registrations whose own session is online and active: the session that enabled them last. Their devices
+    /// receive a call from the chat server, and are not notified of it.
+    pub connected: Vec<Registration>,
 }
 
 impl Recipient {

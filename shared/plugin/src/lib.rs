@@ -6,6 +6,7 @@
 //! of [`Defaults`].
 
 mod built_in;
+mod call;
 mod content_policy;
 mod event;
 mod plugin;
@@ -15,7 +16,7 @@ pub use built_in::{Defaults, Enhanced, Hints};
 pub use content_policy::ContentPolicy;
 pub use event::{Choice, Event, EventKind, Publication, Recipient, Rule};
 pub use plugin::Plugin;
-pub use pushlark_model::{ClientState, Mode, Payload, Priority, PublishOptions, Registration};
+pub use pushlark_model::{CallSignal, ClientState, Mode, Payload, Priority, PublishOptions, Registration};
 pub use pushlark_xmpp as xmpp;
 
 use std::collections::BTreeMap;

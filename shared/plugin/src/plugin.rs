@@ -29,11 +29,14 @@ pub trait Plugin: Send + Sync {
     }
 }
 
-/// Prepares a notification of a contact request, or of a message that somebody else wrote and that has a content for
-/// people, like MongooseIM's plugin `defaults`, which asks for a body.
+/// Prepares a notification of a contact request, of a call, or of a message that somebody else wrote and that has a
+/// content for people, like MongooseIM's plugin `defaults`, which asks for a body.
 pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
     if let EventKind::Subscription(_) = event.kind {
         return Ok(event.contact_request());
+    }
+    if let Some(call) = event.message.call() {
+        return event.call(&call);
     }
     if event.is_own {
         return Err(Rule::new("defaults", "the recipient wrote the message"));
@@ -43,10 +46,12 @@ pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
 }
 
 /// Chooses all registrations of a recipient who exists and is offline, or online with inactive clients only, like
-/// MongooseIM's plugin `defaults`.
+/// MongooseIM's plugin `defaults`. A call does not depend on the recipient's sessions: each device that is not online
+/// itself is notified of it.
 pub fn should_publish(event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
     let rule = match event.kind {
         _ if !recipient.exists => "there is no such user",
+        _ if event.message.call().is_some() => return Choice::all(registrations),
         EventKind::Unacknowledged(_) => "unacknowledged messages do not notify",
         EventKind::Message(_) | EventKind::Subscription(_) if recipient.is_active() => "the recipient is online",
         EventKind::Message(_) | EventKind::Subscription(_) => return Choice::all(registrations),

@@ -110,14 +110,15 @@ impl Snapshot {
     }
 
     /// Returns whether a session that is tied to the registration is online with an active client. Such a device
-    /// receives messages and calls from the chat server.
-    pub fn is_connected(&self, registration: &Registration) -> bool {
-        let key = keys::registration_key(registration);
-        self.sessions.iter().any(|session| {
-            session.availability == Some(Availability::Online(ClientState::Active))
-                && !session.is_expired
-                && self.tie_at(session, u64::MAX) == Some(&key)
-        })
+    /// receives messages and calls from the chat server. `lost` is a session that is known to have gone.
+    pub fn is_connected(&self, registration: &Registration, lost: Option<&FullJid>) -> bool {
+        let is_lost = |session: &Session| lost.is_some_and(|lost| session.key == keys::session(lost));
+        let sessions = self.sessions.iter().filter(|session| {
+            session.availability == Some(Availability::Online(ClientState::Active)) && !session.is_expired
+        });
+        let mut ties =
+            sessions.filter(|session| !is_lost(session)).filter_map(|session| self.tie_at(session, u64::MAX));
+        ties.any(|tie| tie == keys::registration_key(registration))
     }
 
     /// Returns the sort key of the registration to which a session was tied at `at`, in microseconds since 1970.

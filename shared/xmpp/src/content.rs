@@ -28,6 +28,8 @@ pub enum NoContent {
     Type,
     /// A copy of a message of another session of the user (XEP-0280).
     Carbon,
+    /// A step of a call (XEP-0353). A body beside it is a fallback.
+    Call,
     /// It corrects an earlier message (XEP-0308).
     Correction,
     /// A reaction to an earlier message (XEP-0444).
@@ -50,6 +52,7 @@ impl NoContent {
         match self {
             Self::Type => "messages of the types headline and error do not notify",
             Self::Carbon => "the message is a carbon",
+            Self::Call => "the message is a step of a call",
             Self::Correction => "the message corrects an earlier one",
             Self::Reaction => "the message is a reaction to an earlier one",
             Self::Retraction => "the message retracts an earlier one",
@@ -89,6 +92,8 @@ struct Parts<'m> {
     /// The element that names the encryption (XEP-0380).
     encryption: Option<&'m Element>,
     has_invitation: bool,
+    /// Whether there is an element of a call.
+    has_call: bool,
 }
 
 impl<'m> Parts<'m> {
@@ -96,6 +101,7 @@ impl<'m> Parts<'m> {
         match (child.namespace(), child.name()) {
             (namespace, "body") if ns::STANZAS.contains(&namespace) => self.has_body = true,
             (ns::CARBONS, "sent" | "received") => return Err(NoContent::Carbon),
+            (ns::JINGLE_MESSAGE_INITIATION, _) => self.has_call = true,
             (ns::CORRECTION, "replace") => return Err(NoContent::Correction),
             (ns::REACTIONS, "reactions") => return Err(NoContent::Reaction),
             (ns::RETRACTION | ns::RETRACTION_0, "retract" | "retracted")
@@ -122,6 +128,9 @@ impl<'m> Parts<'m> {
     }
 
     fn content(self, message: &'m Message) -> Result<Content<'m>, NoContent> {
+        if self.has_call && message.call().is_some() {
+            return Err(NoContent::Call);
+        }
         match self.omemo_payload {
             Some(true) => return Ok(Content::Encrypted),
             Some(false) => return Err(NoContent::KeyTransport),

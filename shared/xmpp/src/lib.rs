@@ -3,6 +3,7 @@
 //! JIDs are those of the `jid` crate, which normalises them by stringprep (RFC 6122).
 
 mod address;
+mod call;
 mod content;
 mod displayed;
 mod element;
@@ -16,6 +17,7 @@ mod push;
 mod stanza;
 
 pub use address::{JidError, parse_jid};
+pub use call::{Call, CallStep};
 pub use content::{Content, NoContent};
 pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
 pub use form::{DataForm, FormError};

@@ -89,13 +89,6 @@ impl Message {
         self.0.child(hint.as_str(), ns::HINTS).is_some()
     }
 
-    /// Returns the Jingle message in it: the name of the element, such as `propose`, and the id of the session
-    /// (XEP-0353).
-    pub fn jingle_message(&self) -> Option<(&str, &str)> {
-        let step = self.0.children().find(|child| child.namespace() == ns::JINGLE_MESSAGE_INITIATION)?;
-        Some((step.name(), step.attribute("id")?))
-    }
-
     /// Returns the delays in it, as `(by, stamp)` (XEP-0203; XEP-0091).
     pub fn delays(&self) -> impl Iterator<Item = (&str, &str)> {
         let is_delay = |child: &&Element| child.is("delay", ns::DELAY) || child.is("x", ns::LEGACY_DELAY);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use doubles::{APNS_TOPIC, Answer, apns_error};
 use serde_json::json;
-use tests::{ALICE, BOB, Event, IPHONE, Providers, answered, iphone, stanza};
+use tests::{ALICE, ALICES_PC, BOB, Event, IPHONE, Providers, answered, iphone, stanza};
 use time::OffsetDateTime;
 
 use crate::providers::{Outcome, check_outcomes, check_replacement};
@@ -46,25 +46,25 @@ async fn a_silent_iphone_gets_a_background_notification() {
 
 #[tokio::test]
 async fn a_call_is_sent_as_a_voip_push() {
-    let providers = Providers::with_settings(&[("PLUGIN", "hints")]).await;
+    let providers = Providers::start().await;
     let pushkit = "aabb63616e61727933";
     providers.enable_iphone(IPHONE, json!({"voip_device_id": pushkit})).await;
-    providers.pushlark.enable(BOB, "android").await;
     let call = async |step| {
         providers.pushlark.event(Event::stanza(BOB, &stanza::jingle(step))).await;
         providers.pushlark.settled().await;
     };
     call("propose").await;
     let request = providers.apns.accepted(pushkit).remove(0);
-    let fields = json!({"aps": {}, "message-sender": ALICE, "jingle-message": "propose", "jingle-session-id": "c1"});
+    let fields = json!({"aps": {}, "type": "jmi", "jmi-sid": "c1", "jmi-from": ALICES_PC});
     assert_eq!(request.json(), fields);
     let header = |name| request.header(name).to_owned();
     assert_eq!((header("apns-push-type"), header("apns-priority")), ("voip".into(), "10".into()));
     assert_eq!((header("apns-topic"), header("apns-expiration")), (format!("{APNS_TOPIC}.voip"), "0".into()));
-    assert_eq!(providers.fcm.accepted("android")[0].json()["message"]["android"]["priority"], "HIGH");
     call("retract").await;
+    providers.message("canary Hi").await;
     assert_eq!(providers.apns.accepted(pushkit).len(), 1);
-    assert_eq!(providers.apns.accepted(IPHONE)[0].header("apns-push-type"), "background");
+    let to_device = providers.apns.accepted(IPHONE);
+    assert_eq!((to_device.len(), to_device[0].header("apns-push-type")), (1, "alert"));
 }
 
 #[tokio::test]

@@ -259,7 +259,7 @@ async fn a_function_gets_all_that_a_plugin_gets() {
     assert!(sent["stanza"].take().as_str().unwrap().contains("<body>canary Hi</body>"));
     let expected = json!({"id": "m1", "type": "unacknowledged", "at": at, "from": ALICES_PC, "is_own": false, "to": session,
         "chat": "chat", "body": "canary Hi", "stanza": null, "unread_count": 3, "services": null,
-        "recipient": {"exists": true, "online": true, "client_state": "inactive", "tied": tied}});
+        "recipient": {"exists": true, "online": true, "client_state": "inactive", "tied": tied, "connected": []}});
     assert_eq!(sent, expected);
     pushlark.settled().await;
     assert!(pushlark.alerts("tablet").await.is_empty());

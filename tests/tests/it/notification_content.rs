@@ -97,7 +97,7 @@ async fn include_sender_off_hides_the_sender() {
     assert_eq!(notification(&pushlark, "silent").await["data"], data);
     chat(&pushlark, "<propose xmlns='urn:xmpp:jingle-message:0' id='c1'/><store xmlns='urn:xmpp:hints'/>").await;
     let call = pushlark.notified("silent", 2).await[1]["notification"]["data"].clone();
-    assert_eq!(call, json!({"jingle-message": "propose", "jingle-session-id": "c1"}));
+    assert_eq!(call, json!({"type": "jmi", "jmi-sid": "c1"}));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use p256::ecdsa::SigningKey;
-use pushlark_model::{Mode, Payload, Priority, PublishOptions};
+use pushlark_model::{CallSignal, Mode, Payload, Priority, PublishOptions};
 use reqwest::StatusCode;
 use reqwest::header::AUTHORIZATION;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::jws::{PrivateKeyError, ec_key, es256};
 use super::provider::{ProviderClient, ProviderResult, Unauthorized};
-use crate::content::{Content, is_call};
+use crate::content::Content;
 use crate::http_client::{ConnectionState, HttpClient, ProviderResponse, failure, named, unanswered};
 use crate::notification::{Notification, OptionError};
 use crate::outcome::{Failure, FailureScope, Outcome};
@@ -86,7 +86,10 @@ impl Apns {
         let options = &notification.registration.options;
         let push_type = PushType::of(notification);
         let (token, limit) = match push_type {
-            PushType::Voip => ("voip_device_id", MAX_VOIP_PAYLOAD_BYTES),
+            PushType::Voip if notification.option("voip_device_id").is_some() => {
+                ("voip_device_id", MAX_VOIP_PAYLOAD_BYTES)
+            }
+            PushType::Voip => ("device_id", MAX_VOIP_PAYLOAD_BYTES),
             PushType::Alert | PushType::Background => ("device_id", MAX_PAYLOAD_BYTES),
         };
         let (token, topic) = match (notification.path_segment(token), self.topic(notification, push_type)) {
@@ -112,7 +115,7 @@ impl Apns {
                 .post(&url)
                 .header(AUTHORIZATION, &authorization)
                 .header("apns-push-type", push_type.name())
-                .header("apns-priority", if notification.payload.is_read() { "5" } else { push_type.priority(options) })
+                .header("apns-priority", push_type.priority(notification))
                 .header("apns-topic", &topic)
                 .header("apns-expiration", expiration);
             let request = match push_type {
@@ -184,10 +187,13 @@ impl ProviderClient for Apns {
 
 impl PushType {
     fn of(notification: Notification<'_>) -> Self {
-        if is_call(notification.payload) && notification.option("voip_device_id").is_some() {
+        let options = &notification.registration.options;
+        if let Some(CallSignal::Ring(_)) = notification.payload.call()
+            && (options.is_push_kit() || options.given("voip_device_id").is_some())
+        {
             return Self::Voip;
         }
-        match Content::new(&notification.registration.options, notification.payload).alert {
+        match Content::new(options, notification.payload).alert {
             Some(_) => Self::Alert,
             // The badge is visible, which Apple does not allow of a background notification.
             None if notification.payload.is_read() => Self::Alert,
@@ -204,9 +210,11 @@ impl PushType {
     }
 
     /// Returns `apns-priority`: 5 saves power, and is required of background notifications; 10 is immediate.
-    fn priority(self, options: &PublishOptions) -> &'static str {
+    fn priority(self, notification: Notification<'_>) -> &'static str {
+        let options = &notification.registration.options;
         match self {
             Self::Background => "5",
+            Self::Alert if notification.payload.call().is_some() => "10",
             Self::Alert if options.priority() == Ok(Some(Priority::Normal)) => "5",
             Self::Alert | Self::Voip => "10",
         }

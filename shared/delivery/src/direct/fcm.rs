@@ -5,19 +5,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::signature::RsaKeyPair;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
 use pushlark_model::{Payload, Priority, PublishOptions};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::cached::Cached;
 use super::jws::{PrivateKeyError, rs256, rsa_key};
 use super::provider::{ProviderClient, ProviderResult, Unauthorized};
-use crate::content::{Content, is_call};
+use crate::content::Content;
 use crate::http_client::{ConnectionState, HttpClient, ProviderResponse, failure, named, retry_after, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Failure, FailureScope, Outcome};
@@ -27,6 +30,8 @@ use crate::truncate::send_truncated;
 const MAX_PAYLOAD_BYTES: usize = 4_096;
 /// The longest time to live: four weeks ("Set the lifespan of a message").
 const MAX_TIME_TO_LIVE: Duration = Duration::from_hours(28 * 24);
+/// The longest id of a call's session in a `collapse_key`, in bytes. Clients choose UUIDs, of 36 bytes.
+const MAX_SID_BYTES: usize = 60;
 /// The pause after a used-up quota, if Google sends no `Retry-After` ("Scale your FCM implementation").
 const QUOTA_PAUSE: Duration = Duration::from_secs(60);
 /// The time for which Google may refuse a valid key, or a key that is about to be replaced by a valid one: a change of
@@ -222,19 +227,29 @@ impl KeyRefusals {
     }
 }
 
+/// Returns the `collapse_key` of a call and its end, as MongoosePush does. A long id of the session, which the caller
+/// chooses, is replaced by its hash.
+fn collapse_key(sid: &str) -> String {
+    if sid.len() <= MAX_SID_BYTES {
+        return format!("jmi-{sid}");
+    }
+    format!("jmi-{}", BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(sid)))
+}
+
 /// Returns the message's `android` (AndroidConfig), with the same fields as MongoosePush's.
 fn android(options: &PublishOptions, payload: &Payload, badge: Option<u32>, ttl: u64) -> Vec<u8> {
     let content = Content::new(options, payload).with_badge(badge);
     let data: Map<_, _> = allowed(content.data).map(|(name, value)| (name.into(), value.into())).collect();
     let mut android = Map::new();
     let priority = match options.priority() {
-        _ if is_call(payload) => Some("HIGH"),
+        _ if payload.call().is_some() => Some("HIGH"),
         _ if payload.is_read() => Some("NORMAL"),
         Ok(Some(Priority::High)) => Some("HIGH"),
         Ok(Some(Priority::Normal)) => Some("NORMAL"),
         _ => None,
     };
     android.extend(priority.map(|priority| ("priority".into(), priority.into())));
+    android.extend(payload.call().map(|call| ("collapse_key".into(), collapse_key(call.sid()).into())));
     android.insert("ttl".into(), format!("{ttl}s").into());
     if payload.is_read() {
         // The tag of the conversation's alerts.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::{BoxFuture, join_all};
-use pushlark_model::{Mode, Registration};
+use pushlark_model::{Mode, PublishOptions, Registration};
 use pushlark_settings::catalogue::PUSH_CREDENTIALS;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError};
 use pushlark_telemetry::Causes;
@@ -21,6 +21,7 @@ use pushlark_xmpp::BareJid;
 use crate::gateway::{Gateway, PushService};
 use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
+use crate::ringing::Ringing;
 use credentials::{Apps, HttpClients};
 use provider::{Provider, Unauthorized};
 use web_push::TrustedOrigins;
@@ -102,6 +103,16 @@ impl Gateway for Direct {
         match Provider::of(&registration.options) {
             Ok(provider) => provider.name().to_owned(),
             Err(error) => error.to_string(),
+        }
+    }
+
+    /// A form may have a token of PushKit beside that of the device.
+    fn ringing(&self, options: &PublishOptions) -> Ringing {
+        match Ringing::with_alerts(options) {
+            Ringing::Alert | Ringing::Background if options.given("voip_device_id").is_some() => {
+                if options.given("device_id").is_some() { Ringing::PushKitToo } else { Ringing::PushKit }
+            }
+            ringing => ringing,
         }
     }
 

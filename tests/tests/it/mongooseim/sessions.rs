@@ -118,21 +118,27 @@ async fn hints_filtering() {
 
 #[tokio::test]
 async fn bodiless_messages() {
-    let pushlark = stack("PLUGIN", "hints").await;
-    enable_both(&pushlark, RES1, &[("silent", "true")]).await;
-    // MongooseIM fails for a device that is not silent. Pushlark always sends a call as data.
-    enable(&pushlark, RES1, "loud", &[]).await;
-    presence(&pushlark, RES1, "offline").await;
-    for hint in ["store", "no-copy"] {
-        let message = format!(
-            "<message type='chat' from='alice@localhost/res1' to='{BOB}'>\
-             <propose xmlns='urn:xmpp:jingle-message:0' id='ca3cf894'/><{hint} xmlns='urn:xmpp:hints'/></message>"
-        );
-        post_stanza(&pushlark, &message).await;
-    }
-    let call = json!({"message-sender": ALICE, "jingle-message": "propose", "jingle-session-id": "ca3cf894"});
-    for (device, service) in [("apns", "apns"), ("fcm", "fcm"), ("loud", "fcm")] {
-        assert_eq!(pushed(&pushlark, device).await, [json!({"service": service, "data": call})]);
+    for plugin in ["hints", "enhanced", "defaults"] {
+        let pushlark = stack("PLUGIN", plugin).await;
+        enable(&pushlark, RES1, "apns", &[("service", "apns"), ("topic", "chat.voip"), ("silent", "true")]).await;
+        enable(&pushlark, RES1, "fcm", &[("silent", "true")]).await;
+        enable(&pushlark, RES1, "loud", &[]).await;
+        presence(&pushlark, RES1, "offline").await;
+        // MongooseIM pushes the call with the hint `store` alone, by a rule. With Pushlark, no hint matters for a call.
+        for hint in ["store", "no-copy"] {
+            let message = format!(
+                "<message type='chat' from='alice@localhost/res1' to='{BOB}'>\
+                 <propose xmlns='urn:xmpp:jingle-message:0' id='{hint}'/><{hint} xmlns='urn:xmpp:hints'/></message>"
+            );
+            post_stanza(&pushlark, &message).await;
+        }
+        let call = |sid: &str| json!({"type": "jmi", "jmi-sid": sid, "jmi-from": "alice@localhost/res1"});
+        for device in ["fcm", "loud"] {
+            let calls = ["store", "no-copy"].map(|sid| json!({"service": "fcm", "data": call(sid)}));
+            assert_eq!(pushed(&pushlark, device).await, calls, "{plugin}");
+        }
+        let calls = ["store", "no-copy"].map(|sid| json!({"service": "apns", "topic": "chat.voip", "data": call(sid)}));
+        assert_eq!(pushed(&pushlark, "apns").await, calls, "{plugin}");
     }
 }
 

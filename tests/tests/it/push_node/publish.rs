@@ -325,3 +325,41 @@ async fn an_unavailable_table_gives_a_temporary_error() {
     proxy.connect(&pushlark.stack.dynamodb_url);
     assert_result(&set(&pushlark, ALICE, &publish("node", &SUMMARY, &DEVICE)).await);
 }
+
+/// MongooseIM 6.10 and later publish calls in this form, and 6.10 publishes each step of a call.
+#[tokio::test]
+async fn a_published_call_rings_once_and_only_a_call_reaches_push_kit() {
+    let pushlark = stack().await;
+    let caller = ("jmi-from", "bob@localhost/res1");
+    let call = |sid: &'static str| [("type", "jmi"), ("jmi-sid", sid), caller];
+    let android = [("device_id", "canary-android"), ("service", "fcm"), ("priority", "normal")];
+    let push_kit = [("device_id", "canary-kit"), ("service", "apns"), ("topic", "com.example.chat.voip")];
+    let iphone = [("device_id", "canary-iphone"), ("service", "apns"), ("topic", "com.example.chat")];
+    let devices = [("android", &android), ("kit", &push_kit), ("iphone", &iphone)];
+    for (node, device) in devices {
+        create(&pushlark, ALICE, node).await;
+        for (id, sid) in [("p1", "c1"), ("p2", "c1"), ("p3", "c2")] {
+            assert_result(&send_iq(&pushlark, ALICE, "set", id, &publish(node, &call(sid), device)).await);
+            pushlark.settled().await;
+        }
+        assert_result(&send_iq(&pushlark, ALICE, "set", "p4", &publish(node, &SUMMARY, device)).await);
+        let end = [("type", "jmi-end"), ("jmi-sid", "c2")];
+        assert_result(&send_iq(&pushlark, ALICE, "set", "p5", &publish(node, &end, device)).await);
+    }
+    pushlark.settled().await;
+    let mut sent = Vec::new();
+    for (device, _) in devices {
+        let notified = pushlark.notifications(device).await;
+        sent.push(notified.into_iter().map(|mut one| one["notification"].take()).collect::<Vec<_>>());
+    }
+    let data = |sid: &str| json!({"type": "jmi", "jmi-sid": sid, "jmi-from": "bob@localhost/res1"});
+    assert_eq!(sent[0].len(), 4, "{sent:?}");
+    let request = |sid| json!({"service": "fcm", "priority": "high", "data": data(sid)});
+    assert_eq!(sent[0][..2], [request("c1"), request("c2")]);
+    assert!(sent[0].iter().any(|request| request["data"]["type"] == "jmi-end"), "{sent:?}");
+    let request = |sid| json!({"service": "apns", "topic": "com.example.chat.voip", "data": data(sid)});
+    assert_eq!(sent[1], [request("c1"), request("c2")]);
+    assert_eq!(sent[2].len(), 3, "{sent:?}");
+    assert_eq!(sent[2][0]["alert"], json!({"title": "bob@localhost", "body": "Incoming call", "tag": "bob@localhost"}));
+    assert_eq!(sent[2][0]["data"], json!({"jmi-sid": "c1", "jmi-from": "bob@localhost/res1"}));
+}

@@ -22,7 +22,6 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::provider::{ProviderClient, ProviderResult};
-use crate::content::is_call;
 use crate::http_client::{HttpClient, failure, outcome, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Failure, FailureScope, Outcome};
@@ -165,7 +164,7 @@ impl WebPush {
         let body = encrypt(text, length, recipient)
             .map_err(|_| Outcome::Refused("the notification cannot be encrypted".into()))?;
         let urgency = match notification.registration.options.priority() {
-            _ if is_call(notification.payload) => "high",
+            _ if notification.payload.call().is_some() => "high",
             _ if notification.payload.is_read() => "normal",
             Ok(Some(Priority::High)) => "high",
             _ => "normal",
@@ -178,7 +177,7 @@ impl WebPush {
                 .header(AUTHORIZATION, &authorization)
                 .header("TTL", time_to_live)
                 .header("Urgency", urgency)
-                // A retry replaces the earlier notification if that still waits for the device.
+                // It replaces an earlier notification with the same topic that still waits for the device.
                 .header("Topic", notification.collapse_id(32))
                 .header(CONTENT_ENCODING, "aes128gcm")
                 .header(CONTENT_TYPE, "application/octet-stream")

@@ -1,0 +1,39 @@
+//! Notifications of calls (XEP-0353).
+
+use pushlark_model::Payload;
+use pushlark_xmpp::{Call, CallStep};
+
+use crate::event::{Event, Rule};
+
+impl Event {
+    /// Returns the payload of a step of a call: of a call that starts, and of one that ends for the recipient's
+    /// devices. The other steps are skipped. A body beside the step is a fallback.
+    pub(crate) fn call(&self, call: &Call<'_>) -> Result<Payload, Rule> {
+        let skip = |text| Err(Rule::new("defaults", text));
+        let is_own = self.from.to_bare() == self.recipient();
+        match call.step {
+            CallStep::Propose if is_own => skip("the recipient's own account calls"),
+            CallStep::Propose => Ok(self.ring(call)),
+            CallStep::Ringing => skip("a device of the other side rings"),
+            CallStep::Proceed | CallStep::Accept | CallStep::Reject if !is_own => skip("the other side answers a call"),
+            CallStep::Retract | CallStep::Finish if is_own => skip("the recipient's own account ends a call"),
+            _ if !self.content_policy.call_end => skip("CALL_END is off"),
+            _ => {
+                let payload = Payload::default().with(Payload::TYPE, Payload::CALL_END);
+                Ok(payload.with(Payload::CALL_SID, call.sid))
+            }
+        }
+    }
+
+    /// Returns the payload of a call: the fields of MongooseIM 6.10, and the media.
+    fn ring(&self, call: &Call<'_>) -> Payload {
+        let mut payload = Payload::default().with(Payload::TYPE, Payload::CALL).with(Payload::CALL_SID, call.sid);
+        if self.content_policy.sender {
+            payload = payload.with(Payload::CALL_FROM, self.from.as_str());
+        }
+        match call.media() {
+            media if media.is_empty() => payload,
+            media => payload.with(Payload::CALL_MEDIA, media.join(",")),
+        }
+    }
+}
