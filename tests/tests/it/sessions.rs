@@ -441,7 +441,7 @@ async fn a_device_is_connected_while_its_own_session_is_online_and_active() {
     let (store, bob) = (pushlark.store(), BareJid::new(BOB).unwrap());
     let connected = async || {
         let snapshot = store.snapshot(&bob).await.unwrap();
-        let connected = snapshot.registrations.iter().filter(|registration| snapshot.is_connected(registration));
+        let connected = snapshot.registrations.iter().filter(|registration| snapshot.is_connected(registration, None));
         connected.map(|registration| registration.node.clone()).collect::<Vec<_>>()
     };
     assert!(connected().await.is_empty(), "a session without presence is online");

@@ -34,6 +34,7 @@ async fn default_active_session_gets_no_push() {
     assert_silence(&pushlark, "fcm").await;
 }
 
+// The server buffers the message or not (inactive_session_gets_push_with_buffer): the notification is the same.
 #[tokio::test]
 async fn inactive_session_gets_push() {
     for plugin in ["defaults", "enhanced", "hints"] {
