@@ -2,7 +2,6 @@
 //! its variant with filtering).
 
 use serde_json::json;
-use tests::{Event, Pushlark};
 
 use super::{
     ALICE, BOB, RES1, Sent, assert_silence, defaults, enable, enable_both, message, post_stanza, presence, pushed,
