@@ -168,7 +168,7 @@ async fn each_event_has_one_log_line_with_the_reason_but_without_the_text() {
     let lines = stack.printed(3, |line| line.contains("m-")).await;
     for (id, said) in [
         ("m-1", "notified kind=\"message\" unread_count=1 registrations=1 exists=true online=false presence=\"event\""),
-        ("m-2", "not notified skipped=defaults: the message has no body"),
+        ("m-2", "not notified skipped=defaults: the message has no text"),
         ("m-3", "left_out=\"push.example.com: defaults: the recipient is online\" delivered=0"),
     ] {
         let lines: Vec<_> = lines.iter().filter(|line| line.contains(id)).collect();

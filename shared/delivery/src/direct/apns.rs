@@ -214,6 +214,7 @@ impl PushType {
         let options = &notification.registration.options;
         match self {
             Self::Background => "5",
+            Self::Alert if notification.payload.is_read() => "5",
             Self::Alert if notification.payload.call().is_some() => "10",
             Self::Alert if options.priority() == Ok(Some(Priority::Normal)) => "5",
             Self::Alert | Self::Voip => "10",
