@@ -3,7 +3,7 @@
 from contextlib import asynccontextmanager
 
 from http_server import HttpServer
-from processes import eventually
+from processes import TIMEOUT, eventually
 from scenarios import Scenarios
 
 HOST = "told.localhost"
@@ -212,3 +212,12 @@ class EventScenarios(Scenarios):
                 return await nick(f"third-{len(events)}") == "Robert"
 
             await eventually("the new nick", renamed)
+            resumed = phone.wait_until("session_resumed", TIMEOUT)
+            phone.lose()
+            phone.connect("127.0.0.1", self.server.port)
+            await resumed
+            await phone.handled()
+            assert await nick("after the resumption") == "Robert"
+            phone.send_presence(ppriority=-1)
+            await phone.handled()
+            assert await nick("with a negative priority") == "Robert"
