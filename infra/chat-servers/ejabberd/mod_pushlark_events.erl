@@ -209,16 +209,21 @@ data(Jid) ->
     {User, Host, Resource} = jid:tolower(Jid),
     case ejabberd_sm:get_user_info(User, Host, Resource) of offline -> []; Data -> Data end.
 
-%% What a session sends. A displayed marker (XEP-0333) is a read mark. An answer to a call is an event for the user, so that
-%% the user's other devices stop ringing. message/1 sends what the user sends to the own bare JID.
+%% What a session sends. A displayed marker (XEP-0333) and a text are read marks. An answer to a call is an event for the
+%% user, so that the user's other devices stop ringing. message/1 sends what the user sends to the own bare JID.
 packet_sent({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= message ->
     {User, Host, _} = jid:tolower(Jid),
     To = xmpp:get_to(Packet),
     case To =:= undefined orelse xmpp:get_type(Packet) =:= error orelse same_user(Jid, To) of
         true -> ok;
         false ->
-            [send_read(Host, User, jid:remove_resource(To), fxml:get_tag_attr_s(<<"id">>, El))
-             || {xmlel, <<"displayed">>, _, _} = El <- els(Packet), fxml:get_tag_attr_s(<<"xmlns">>, El) =:= ?NS_MARKERS],
+            Displayed = [Id || {xmlel, <<"displayed">>, _, _} = El <- els(Packet),
+                               fxml:get_tag_attr_s(<<"xmlns">>, El) =:= ?NS_MARKERS,
+                               Id <- [fxml:get_tag_attr_s(<<"id">>, El)], Id =/= <<>>],
+            case Displayed of
+                [Id | _] -> send_read(Host, User, To, #{message => Id});
+                [] -> is_reply(Packet, Jid) andalso send_read(Host, User, To, #{})
+            end,
             is_answer(step(Packet)) andalso
                 send_message(Host, message, jid:make(User, Host), mod_pushlark:new_id(), xmpp:set_from(Packet, Jid),
                              recipient(sessions(User, Host)))
@@ -226,18 +231,27 @@ packet_sent({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= message -
     Acc;
 packet_sent(Acc) -> Acc.
 
-send_read(_Host, _User, _Conversation, <<>>) -> ok;
-send_read(Host, User, Conversation, Message) ->
-    mod_pushlark:send_event(Host, #{type => read, jid => jid:encode(jid:make(User, Host)), message => Message,
-                                    conversation => jid:encode(Conversation)}).
+%% Returns whether a user who sends a message has read the conversation. Pushlark infers this from the messages to users of
+%% this host. A private message to an occupant of a room does not show that the user has read the room.
+is_reply(Packet, Jid) ->
+    {_, Host, _} = jid:tolower(Jid),
+    {Other, OtherHost, _} = jid:tolower(xmpp:get_to(Packet)),
+    lists:member(xmpp:get_type(Packet), [chat, normal]) andalso OtherHost =/= Host
+        andalso fxml:get_subtag_cdata(xmpp:encode(Packet), <<"body">>) =/= <<>>
+        andalso not maps:is_key({Other, OtherHost}, nicks(Jid)).
+
+%% Mark has the message up to which the user has read the conversation, or is empty.
+send_read(Host, User, Other, Mark) ->
+    mod_pushlark:send_event(Host, Mark#{type => read, jid => jid:encode(jid:make(User, Host)),
+                                        conversation => jid:encode(jid:remove_resource(Other))}).
 
 %% A read mark of the user that all of the user's clients see (XEP-0490). The id of the item is the conversation.
 item_published(Host, ?NS_MDS, Publisher, _Service, ItemId, Payload) ->
     Ids = [fxml:get_tag_attr_s(<<"id">>, Id) || {xmlel, <<"displayed">>, _, _} = El <- Payload,
                                                 {xmlel, <<"stanza-id">>, _, _} = Id <- element(4, El)],
     case {jid:tolower(Publisher), Ids} of
-        {{User, Host, _}, [Id | _]} ->
-            try send_read(Host, User, jid:remove_resource(jid:decode(ItemId)), Id) catch _:_ -> ok end;
+        {{User, Host, _}, [Id | _]} when Id =/= <<>> ->
+            try jid:decode(ItemId) of Other -> send_read(Host, User, Other, #{message => Id}) catch _:_ -> ok end;
         _ -> ok
     end;
 item_published(_Host, _Node, _Publisher, _Service, _ItemId, _Payload) -> ok.
