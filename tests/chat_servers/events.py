@@ -195,8 +195,8 @@ class EventScenarios(Scenarios):
                 await joined
                 await client.handled()
 
-            async def nick(text):
-                owner.send_raw(f"<message to='{room}' type='groupchat'><body>{text}</body></message>")
+            async def nick(text, sender=owner):
+                sender.send_raw(f"<message to='{room}' type='groupchat'><body>{text}</body></message>")
                 def found():
                     user = f"{bob}@{HOST}"
                     return [event for event in events if event.get("to") == user and text in event["stanza"]]
@@ -227,6 +227,16 @@ class EventScenarios(Scenarios):
             phone.send_presence(ppriority=-1)
             await phone.handled()
             assert await nick("with a negative priority") == "Robert"
+            tablet = await self.client(bob, "tablet", HOST)
+            await join(tablet, "Tablet")
+            assert await nick("of the other session", tablet) == "Tablet"
+
+            def both():
+                told = [event for event in events if event.get("to") == f"{bob}@{HOST}" and "of the other" in event["stanza"]]
+                return told if len(told) == 2 else None
+
+            told = await eventually("the message to both sessions", both)
+            assert [event["recipient"]["nick"] for event in told] == ["Tablet", "Tablet"], told
             # A private message does not show that the user has read the room.
             phone.send_raw(f"<message to='{room}/Alice' type='chat'><body>private</body></message>")
             await phone.handled()

@@ -177,7 +177,7 @@ packet_received({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= prese
         _ ->
             {Room, RoomHost, _} = jid:tolower(xmpp:get_from(Packet)),
             {_, _, Nick} = jid:split(xmpp:get_from(Packet)),
-            Nicks = nicks(Jid),
+            Nicks = nicks(data(Jid)),
             Changed = case xmpp:get_type(Packet) of
                 available -> Nicks#{{Room, RoomHost} => Nick};
                 _ -> maps:remove({Room, RoomHost}, Nicks)
@@ -187,18 +187,24 @@ packet_received({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= prese
     end;
 packet_received(Acc) -> Acc.
 
-%% Returns the nick of a session in the room that sends it a message, as a part of the field recipient.
+%% Returns the nick of a session in the room that sends it a message, as a part of the field recipient. If another session
+%% of the user is the sender, it is that session's nick, since it is the user's own message.
 nick(Packet, Session) ->
+    {User, Host, Resource} = jid:tolower(Session),
     {Room, RoomHost, _} = jid:tolower(xmpp:get_from(Packet)),
-    case xmpp:get_type(Packet) =:= groupchat andalso nicks(Session) of
-        #{{Room, RoomHost} := Nick} -> #{nick => Nick};
-        _ -> #{}
+    {_, _, Sender} = jid:split(xmpp:get_from(Packet)),
+    Nicks = [{Own, Nick} || xmpp:get_type(Packet) =:= groupchat, {Own, Data} <- ejabberd_sm:get_user_info(User, Host),
+                            #{{Room, RoomHost} := Nick} <- [nicks(Data)]],
+    case {lists:keymember(Sender, 2, Nicks), lists:keyfind(Resource, 1, Nicks)} of
+        {true, _} -> #{nick => Sender};
+        {false, {_, Nick}} -> #{nick => Nick};
+        {false, false} -> #{}
     end.
 
-nicks(Session) -> proplists:get_value(pushlark_nicks, data(Session), #{}).
+nicks(Data) -> proplists:get_value(pushlark_nicks, Data, #{}).
 
 %% A resumed session is still in its rooms, which do not confirm the nicks again.
-session_copied(#{jid := Jid} = State, _OldState) -> State#{pushlark_nicks => nicks(Jid)}.
+session_copied(#{jid := Jid} = State, _OldState) -> State#{pushlark_nicks => nicks(data(Jid))}.
 
 session_resumed(#{jid := Jid, pushlark_nicks := Nicks} = State) ->
     set_data(Jid, pushlark_nicks, Nicks),
@@ -238,7 +244,7 @@ is_reply(Packet, Jid) ->
     {Other, OtherHost, _} = jid:tolower(xmpp:get_to(Packet)),
     lists:member(xmpp:get_type(Packet), [chat, normal]) andalso OtherHost =/= Host
         andalso fxml:get_subtag_cdata(xmpp:encode(Packet), <<"body">>) =/= <<>>
-        andalso not maps:is_key({Other, OtherHost}, nicks(Jid)).
+        andalso not maps:is_key({Other, OtherHost}, nicks(data(Jid))).
 
 %% Mark has the message up to which the user has read the conversation, or is empty.
 send_read(Host, User, Other, Mark) ->

@@ -153,9 +153,15 @@ local function on_room_presence(event)
 	end
 end
 
+-- Returns the nick of a session in the room that sends it a message. If another session of the user is the sender, it is
+-- that session's nick, since it is the user's own message.
 local function nick_of(session, stanza)
-	local nicks = stanza.attr.type == "groupchat" and session and session.pushlark_nicks;
-	return nicks and nicks[jid.bare(stanza.attr.from)] or nil;
+	if not session or stanza.attr.type ~= "groupchat" then return nil; end
+	local room, sender = jid.bare(stanza.attr.from), jid.resource(stanza.attr.from);
+	for _, other in pairs(sessions_of(session.username)) do
+		if other.pushlark_nicks and other.pushlark_nicks[room] == sender then return sender; end
+	end
+	return session.pushlark_nicks and session.pushlark_nicks[room];
 end
 
 -- Returns the field recipient of an event. The lost session does not count as online. The user is inactive if the clients
