@@ -161,7 +161,7 @@ class EventScenarios(Scenarios):
 
     async def read_marks_of_all_conversations_are_told(self, alice, bob):
         """Displayed markers (XEP-0333), also to other servers and rooms, the markers for the user's clients (XEP-0490), and
-        texts to users of other servers."""
+        texts to users of other hosts."""
         async with self.received_events() as events:
             phone = await self.client(bob, "phone", HOST)
             user = f"{bob}@{HOST}"
@@ -170,7 +170,7 @@ class EventScenarios(Scenarios):
                 phone.send_raw(f"<message to='{to}' type='{kind}'>{marker}</message>")
                 conversation = to.split("/")[0]
                 await self.event(events, type="read", jid=user, conversation=conversation, message=f"of-{kind}")
-            phone.send_raw(f"<message to='{alice}@{HOST}' type='chat'><body>of a user of this server</body></message>")
+            phone.send_raw(f"<message to='{alice}@{HOST}' type='chat'><body>to a user of this host</body></message>")
             phone.send_raw("<message to='erin@remote.example/pc' type='chat'><body>a reply</body></message>")
             reply = await self.event(events, type="read", jid=user, conversation="erin@remote.example")
             assert "message" not in reply, reply
