@@ -3,7 +3,7 @@
 from contextlib import asynccontextmanager
 
 from http_server import HttpServer
-from processes import eventually
+from processes import TIMEOUT, eventually
 from scenarios import Scenarios
 
 HOST = "told.localhost"
@@ -160,7 +160,8 @@ class EventScenarios(Scenarios):
             assert request == {"type": "subscription", **users, "recipient": {"exists": True, "online": False}}, request
 
     async def read_marks_of_all_conversations_are_told(self, alice, bob):
-        """Displayed markers (XEP-0333), also to other servers and rooms, and the markers for the user's clients (XEP-0490)."""
+        """Displayed markers (XEP-0333), also to other servers and rooms, the markers for the user's clients (XEP-0490), and
+        texts to users of other hosts."""
         async with self.received_events() as events:
             phone = await self.client(bob, "phone", HOST)
             user = f"{bob}@{HOST}"
@@ -169,6 +170,11 @@ class EventScenarios(Scenarios):
                 phone.send_raw(f"<message to='{to}' type='{kind}'>{marker}</message>")
                 conversation = to.split("/")[0]
                 await self.event(events, type="read", jid=user, conversation=conversation, message=f"of-{kind}")
+            phone.send_raw(f"<message to='{alice}@{HOST}' type='chat'><body>to a user of this host</body></message>")
+            phone.send_raw("<message to='erin@remote.example/pc' type='chat'><body>a reply</body></message>")
+            reply = await self.event(events, type="read", jid=user, conversation="erin@remote.example")
+            assert "message" not in reply, reply
+            assert not [event for event in events if event.get("conversation") == f"{alice}@{HOST}"], events
             mds, id = "urn:xmpp:mds:displayed:0", "<stanza-id xmlns='urn:xmpp:sid:0' by='dave@remote.example' id='s1'/>"
             item = f"<item id='dave@remote.example'><displayed xmlns='{mds}'>{id}</displayed></item>"
             publish = f"<publish node='{mds}'>{item}</publish>"
@@ -189,8 +195,8 @@ class EventScenarios(Scenarios):
                 await joined
                 await client.handled()
 
-            async def nick(text):
-                owner.send_raw(f"<message to='{room}' type='groupchat'><body>{text}</body></message>")
+            async def nick(text, sender=owner):
+                sender.send_raw(f"<message to='{room}' type='groupchat'><body>{text}</body></message>")
                 def found():
                     user = f"{bob}@{HOST}"
                     return [event for event in events if event.get("to") == user and text in event["stanza"]]
@@ -212,3 +218,27 @@ class EventScenarios(Scenarios):
                 return await nick(f"third-{len(events)}") == "Robert"
 
             await eventually("the new nick", renamed)
+            resumed = phone.wait_until("session_resumed", TIMEOUT)
+            phone.lose()
+            phone.connect("127.0.0.1", self.server.port)
+            await resumed
+            await phone.handled()
+            assert await nick("after the resumption") == "Robert"
+            phone.send_presence(ppriority=-1)
+            await phone.handled()
+            assert await nick("with a negative priority") == "Robert"
+            tablet = await self.client(bob, "tablet", HOST)
+            await join(tablet, "Tablet")
+            assert await nick("of the other session", tablet) == "Tablet"
+
+            def both():
+                told = [event for event in events if event.get("to") == f"{bob}@{HOST}" and "of the other" in event["stanza"]]
+                return told if len(told) == 2 else None
+
+            told = await eventually("the message to both sessions", both)
+            assert [event["recipient"]["nick"] for event in told] == ["Tablet", "Tablet"], told
+            # A private message does not show that the user has read the room.
+            phone.send_raw(f"<message to='{room}/Alice' type='chat'><body>private</body></message>")
+            await phone.handled()
+            await nick("after the private message")
+            assert not [event for event in events if event.get("conversation") == room], events

@@ -82,7 +82,7 @@ class FaultScenarios(Scenarios):
             await asyncio.to_thread(self.server.set_other, is_loaded)
             if is_loaded:
                 await self.server.logged(other, since)
-            await phone.enable(f"node-{is_loaded}", bob)
+            await phone.enable(f"node-{is_loaded}", f"{bob}-{is_loaded}")
         nodes = [registration["node"] for registration in self.pushlark.registrations(f"{bob}@both.localhost")]
         assert sorted(nodes) == ["node", "node-False", "node-True"], nodes
 

@@ -135,3 +135,10 @@ class NotificationScenarios(Scenarios):
         assert ends[0].items() >= {"type": "jmi-end", "jmi-sid": f"call-{bob}"}.items(), ends
         # The tablet may be told of the end, but never of the call.
         assert not [told for told in data(f"{bob}-tablet") if told.get("type") == "jmi"], data(f"{bob}-tablet")
+        # The client of a lost session does not get the call, though it was active.
+        await phone.set_client_state("active")
+        phone.lose()
+        sender.send_raw(f"<message to='{bob}@localhost' type='chat'><propose {call.replace('call-', 'second-')}/></message>")
+        second = {"type": "jmi", "jmi-sid": f"second-{bob}"}
+        await eventually("the second call", lambda: any(told.items() >= second.items() for told in data(bob)))
+        assert not [told for told in data(f"{bob}-tablet") if told.get("type") == "jmi"], data(f"{bob}-tablet")

@@ -9,7 +9,7 @@
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 -export([claim_requests/0, decode_iq_subel/1, process_iq/1, account_features/5, server_features/5]).
 %% For mod_pushlark_events.
--export([send_event/2, setting/2, new_id/0]).
+-export([send_event/2, timestamp/0, setting/2, new_id/0]).
 
 -define(NS_PUSH, <<"urn:xmpp:push:0">>).
 %% These run when all modules have started, and after the configuration was reloaded.
@@ -234,9 +234,13 @@ announced({result, Features}) -> {result, [?NS_PUSH | Features]};
 announced(empty) -> {result, [?NS_PUSH]};
 announced(Error) -> Error.
 
+%% Sends an event. Its time is now, unless the event has one.
 send_event(Host, Event) ->
-    At = calendar:system_time_to_rfc3339(os:system_time(microsecond), [{unit, microsecond}, {offset, "Z"}]),
-    gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), {send_event, to_json(Event#{at => list_to_binary(At)})}).
+    Json = to_json(maps:merge(#{at => timestamp()}, Event)),
+    gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), {send_event, Json}).
+
+timestamp() ->
+    list_to_binary(calendar:system_time_to_rfc3339(os:system_time(microsecond), [{unit, microsecond}, {offset, "Z"}])).
 
 %% The queue of events, and the one batch in flight.
 init([Host | _]) ->

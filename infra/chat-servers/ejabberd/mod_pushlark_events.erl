@@ -4,7 +4,8 @@
 
 -export([hooks/0]).
 -export([message/1, packet_received/1, packet_sent/1, contact_asked/2, item_published/6, client_state_changed/2,
-         self_presence/1, session_closed/3, session_pending/1, stanza_sent/3, session_terminated/2, user_removed/2]).
+         self_presence/1, session_closed/3, session_copied/2, session_resumed/1, session_pending/1, stanza_sent/3,
+         session_terminated/2, user_removed/2]).
 
 -define(NS_SID, <<"urn:xmpp:sid:0">>).
 -define(NS_CALL, <<"urn:xmpp:jingle-message:0">>).
@@ -26,6 +27,8 @@ hooks() ->
      {csi_activity, client_state_changed, 60},
      {c2s_self_presence, self_presence, 90},
      {sm_remove_connection_hook, session_closed, 90},
+     {c2s_copy_session, session_copied, 50},
+     {c2s_session_resumed, session_resumed, 50},
      {c2s_session_pending, session_pending, 50},
      {c2s_handle_send, stanza_sent, 40},
      %% Before mod_stream_mgmt sends unacknowledged messages to the user's other sessions.
@@ -35,14 +38,15 @@ hooks() ->
 %% Messages. The host adds a stanza-id (XEP-0359) to each, so that a repeat after a lost session has the same id. The
 %% packet's metadata also has the id; only this server can set metadata.
 message(Packet) when element(1, Packet) =:= message ->
-    {User, Host, Resource} = jid:tolower(xmpp:get_to(Packet)),
+    {User, Host, _} = jid:tolower(xmpp:get_to(Packet)),
     case is_notifiable(Packet) andalso User =/= <<>> andalso ejabberd_auth:user_exists(User, Host)
          andalso is_allowed(Packet, Host) of
         true ->
             {Id, Marked} = marked(Packet, Host),
+            At = mod_pushlark:timestamp(),
             Sessions = sessions(User, Host),
-            step(Packet) =:= <<"propose">> andalso send_all_presence(User, Host, Sessions),
-            Recipient = maps:merge(recipient(Sessions), nick(Packet, proplists:get_value(Resource, Sessions, []))),
+            step(Packet) =:= <<"propose">> andalso send_all_presence(User, Host, Sessions, At),
+            Recipient = maps:merge(recipient(Sessions), nick(Packet, xmpp:get_to(Packet))),
             send_message(Host, message, jid:make(User, Host), Id, Marked, Recipient),
             Marked;
         _ -> Packet
@@ -127,7 +131,7 @@ is_allowed(Packet, Host) ->
     allow =:= ejabberd_hooks:run_fold(privacy_check_packet, Host, allow, [xmpp:get_to(Packet), Packet, in]).
 
 %% The sessions of a user that receive messages: their resources and data. The data of a session can be changed only by
-%% its own process, and is gone when the session is resumed, so that its client is active again.
+%% its own process, and is gone when the session is resumed, so that its client is active again. Only the nicks are kept.
 sessions(User, Host) ->
     [{Resource, Data} || {Resource, Data} <- ejabberd_sm:get_user_info(User, Host), is_online(Data)].
 
@@ -157,12 +161,12 @@ client_state_changed(#{jid := Jid} = State, ClientState) ->
     State.
 
 %% Before a call: a device whose session is online and active rings without a notification. The client of a lost session
-%% cannot be reached.
-send_all_presence(User, Host, Sessions) ->
+%% cannot be reached. At is earlier than the reading of the sessions, so that the end of a session in the meantime is newer.
+send_all_presence(User, Host, Sessions, At) ->
     ClientState = fun(Data) ->
         case proplists:get_bool(pushlark_lost, Data) of true -> inactive; false -> client_state(Data) end
     end,
-    [send_presence(jid:make(User, Host, Resource), online(ClientState(Data))) || {Resource, Data} <- Sessions].
+    [send_presence(jid:make(User, Host, Resource), (online(ClientState(Data)))#{at => At}) || {Resource, Data} <- Sessions].
 
 %% The nicks of a session in rooms, as the rooms confirm them (XEP-0045, status code 110).
 packet_received({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= presence ->
@@ -173,7 +177,7 @@ packet_received({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= prese
         _ ->
             {Room, RoomHost, _} = jid:tolower(xmpp:get_from(Packet)),
             {_, _, Nick} = jid:split(xmpp:get_from(Packet)),
-            Nicks = proplists:get_value(pushlark_nicks, data(Jid), #{}),
+            Nicks = nicks(data(Jid)),
             Changed = case xmpp:get_type(Packet) of
                 available -> Nicks#{{Room, RoomHost} => Nick};
                 _ -> maps:remove({Room, RoomHost}, Nicks)
@@ -183,29 +187,49 @@ packet_received({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= prese
     end;
 packet_received(Acc) -> Acc.
 
-%% Returns the nick of a session in the room that sends it a message, as a part of the field recipient.
-nick(Packet, Data) ->
-    Type = xmpp:get_type(Packet),
+%% Returns the nick of a session in the room that sends it a message, as a part of the field recipient. If another session
+%% of the user is the sender, it is that session's nick, since it is the user's own message.
+nick(Packet, Session) ->
+    {User, Host, Resource} = jid:tolower(Session),
     {Room, RoomHost, _} = jid:tolower(xmpp:get_from(Packet)),
-    case proplists:get_value(pushlark_nicks, Data, #{}) of
-        #{{Room, RoomHost} := Nick} when Type =:= groupchat -> #{nick => Nick};
-        _ -> #{}
+    {_, _, Sender} = jid:split(xmpp:get_from(Packet)),
+    Nicks = [{Own, Nick} || xmpp:get_type(Packet) =:= groupchat, {Own, Data} <- ejabberd_sm:get_user_info(User, Host),
+                            #{{Room, RoomHost} := Nick} <- [nicks(Data)]],
+    case {lists:keymember(Sender, 2, Nicks), lists:keyfind(Resource, 1, Nicks)} of
+        {true, _} -> #{nick => Sender};
+        {false, {_, Nick}} -> #{nick => Nick};
+        {false, false} -> #{}
     end.
+
+nicks(Data) -> proplists:get_value(pushlark_nicks, Data, #{}).
+
+%% A resumed session is still in its rooms, which do not confirm the nicks again.
+session_copied(#{jid := Jid} = State, _OldState) -> State#{pushlark_nicks => nicks(data(Jid))}.
+
+session_resumed(#{jid := Jid, pushlark_nicks := Nicks} = State) ->
+    set_data(Jid, pushlark_nicks, Nicks),
+    maps:remove(pushlark_nicks, State);
+session_resumed(State) -> State.
 
 data(Jid) ->
     {User, Host, Resource} = jid:tolower(Jid),
     case ejabberd_sm:get_user_info(User, Host, Resource) of offline -> []; Data -> Data end.
 
-%% What a session sends. A displayed marker (XEP-0333) is a read mark. An answer to a call is an event for the user, so that
-%% the user's other devices stop ringing. message/1 sends what the user sends to the own bare JID.
+%% What a session sends. A displayed marker (XEP-0333) and a text are read marks. An answer to a call is an event for the
+%% user, so that the user's other devices stop ringing. message/1 sends what the user sends to the own bare JID.
 packet_sent({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= message ->
     {User, Host, _} = jid:tolower(Jid),
     To = xmpp:get_to(Packet),
     case To =:= undefined orelse xmpp:get_type(Packet) =:= error orelse same_user(Jid, To) of
         true -> ok;
         false ->
-            [send_read(Host, User, jid:remove_resource(To), fxml:get_tag_attr_s(<<"id">>, El))
-             || {xmlel, <<"displayed">>, _, _} = El <- els(Packet), fxml:get_tag_attr_s(<<"xmlns">>, El) =:= ?NS_MARKERS],
+            Displayed = [Id || {xmlel, <<"displayed">>, _, _} = El <- els(Packet),
+                               fxml:get_tag_attr_s(<<"xmlns">>, El) =:= ?NS_MARKERS,
+                               Id <- [fxml:get_tag_attr_s(<<"id">>, El)], Id =/= <<>>],
+            case Displayed of
+                [Id | _] -> send_read(Host, User, To, #{message => Id});
+                [] -> is_reply(Packet, Jid) andalso send_read(Host, User, To, #{})
+            end,
             is_answer(step(Packet)) andalso
                 send_message(Host, message, jid:make(User, Host), mod_pushlark:new_id(), xmpp:set_from(Packet, Jid),
                              recipient(sessions(User, Host)))
@@ -213,18 +237,27 @@ packet_sent({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= message -
     Acc;
 packet_sent(Acc) -> Acc.
 
-send_read(_Host, _User, _Conversation, <<>>) -> ok;
-send_read(Host, User, Conversation, Message) ->
-    mod_pushlark:send_event(Host, #{type => read, jid => jid:encode(jid:make(User, Host)), message => Message,
-                                    conversation => jid:encode(Conversation)}).
+%% Returns whether a user who sends a message has read the conversation. Pushlark infers this from the messages to users of
+%% this host. A private message to an occupant of a room does not show that the user has read the room.
+is_reply(Packet, Jid) ->
+    {_, Host, _} = jid:tolower(Jid),
+    {Other, OtherHost, _} = jid:tolower(xmpp:get_to(Packet)),
+    lists:member(xmpp:get_type(Packet), [chat, normal]) andalso OtherHost =/= Host
+        andalso fxml:get_subtag_cdata(xmpp:encode(Packet), <<"body">>) =/= <<>>
+        andalso not maps:is_key({Other, OtherHost}, nicks(data(Jid))).
+
+%% Mark has the message up to which the user has read the conversation, or is empty.
+send_read(Host, User, Other, Mark) ->
+    mod_pushlark:send_event(Host, Mark#{type => read, jid => jid:encode(jid:make(User, Host)),
+                                        conversation => jid:encode(jid:remove_resource(Other))}).
 
 %% A read mark of the user that all of the user's clients see (XEP-0490). The id of the item is the conversation.
 item_published(Host, ?NS_MDS, Publisher, _Service, ItemId, Payload) ->
     Ids = [fxml:get_tag_attr_s(<<"id">>, Id) || {xmlel, <<"displayed">>, _, _} = El <- Payload,
                                                 {xmlel, <<"stanza-id">>, _, _} = Id <- element(4, El)],
     case {jid:tolower(Publisher), Ids} of
-        {{User, Host, _}, [Id | _]} ->
-            try send_read(Host, User, jid:remove_resource(jid:decode(ItemId)), Id) catch _:_ -> ok end;
+        {{User, Host, _}, [Id | _]} when Id =/= <<>> ->
+            try jid:decode(ItemId) of Other -> send_read(Host, User, Other, #{message => Id}) catch _:_ -> ok end;
         _ -> ok
     end;
 item_published(_Host, _Node, _Publisher, _Service, _ItemId, _Payload) -> ok.
@@ -292,7 +325,7 @@ session_terminated(#{mgmt_state := Mgmt, mgmt_queue := Queue, jid := Jid} = Stat
   when Mgmt =:= active; Mgmt =:= pending; Mgmt =:= timeout ->
     {User, Host, Resource} = jid:tolower(Jid),
     Others = proplists:delete(Resource, sessions(User, Host)),
-    [send_message(Host, message, jid:make(User, Host), Id, Packet, maps:merge(recipient(Others), nick(Packet, data(Jid))))
+    [send_message(Host, message, jid:make(User, Host), Id, Packet, maps:merge(recipient(Others), nick(Packet, Jid)))
      || {_, _, Packet} <- p1_queue:to_list(Queue), Id <- send_unacknowledged(State, Packet)],
     State;
 session_terminated(State, _Reason) -> State.
@@ -301,7 +334,7 @@ session_terminated(State, _Reason) -> State.
 send_unacknowledged(#{jid := Jid}, Packet) ->
     {_, Host, _} = jid:tolower(Jid),
     case is_notifiable(Packet) andalso id_of(Packet, Host) of
-        Id when is_binary(Id) -> send_message(Host, unacknowledged, Jid, Id, Packet, nick(Packet, data(Jid))), [Id];
+        Id when is_binary(Id) -> send_message(Host, unacknowledged, Jid, Id, Packet, nick(Packet, Jid)), [Id];
         _ -> []
     end.
 

@@ -153,9 +153,15 @@ local function on_room_presence(event)
 	end
 end
 
+-- Returns the nick of a session in the room that sends it a message. If another session of the user is the sender, it is
+-- that session's nick, since it is the user's own message.
 local function nick_of(session, stanza)
-	local nicks = stanza.attr.type == "groupchat" and session and session.pushlark_nicks;
-	return nicks and nicks[jid.bare(stanza.attr.from)] or nil;
+	if not session or stanza.attr.type ~= "groupchat" then return nil; end
+	local room, sender = jid.bare(stanza.attr.from), jid.resource(stanza.attr.from);
+	for _, other in pairs(sessions_of(session.username)) do
+		if other.pushlark_nicks and other.pushlark_nicks[room] == sender then return sender; end
+	end
+	return session.pushlark_nicks and session.pushlark_nicks[room];
 end
 
 -- Returns the field recipient of an event. The lost session does not count as online. The user is inactive if the clients
@@ -189,8 +195,16 @@ local function on_message(event)
 	send_message("message", recipient_of(marked), marked, recipient(username, nil, nick));
 end
 
--- What a session sends. A displayed marker (XEP-0333) is a read mark. An answer to a call is an event for the user, so that
--- the user's other devices stop ringing.
+-- Returns whether a user who sends a message has read the conversation. Pushlark infers this from the messages to users of
+-- this host. A private message to an occupant of a room does not show that the user has read the room.
+local function is_reply(session, stanza, to)
+	local kind, _, host = stanza.attr.type or "normal", jid.split(to);
+	return (kind == "chat" or kind == "normal") and host ~= module.host and not (session.pushlark_nicks or {})[to]
+		and (stanza:get_child_text("body") or "") ~= "";
+end
+
+-- What a session sends. A displayed marker (XEP-0333) and a text are read marks. An answer to a call is an event for the
+-- user, so that the user's other devices stop ringing.
 local function on_sent(event)
 	local session, stanza = event.origin, event.stanza;
 	if session.type ~= "c2s" or not session.full_jid or not stanza.attr.to or stanza.attr.type == "error" then return; end
@@ -200,6 +214,8 @@ local function on_sent(event)
 	local displayed = stanza:get_child("displayed", xmlns_markers);
 	if displayed and displayed.attr.id then
 		send_event { type = "read", jid = user, conversation = other, message = displayed.attr.id };
+	elseif is_reply(session, stanza, other) then
+		send_event { type = "read", jid = user, conversation = other };
 	end
 	local step = stanza:get_child(nil, xmlns_call);
 	if step and answers[step.name] then
