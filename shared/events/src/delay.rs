@@ -9,14 +9,10 @@ use crate::event::Recipients;
 /// Returns the time at which a message was sent, if it was delayed (XEP-0203): the oldest stamp of its room, or of the
 /// server of every recipient. Stamps of others are ignored, and stamps that are not a time.
 pub fn sent_at(from: &Jid, to: &Recipients, message: &Message) -> Option<OffsetDateTime> {
-    let room = (message.kind() == MessageType::Groupchat).then(|| from.to_bare());
-    let is_of_room = |by: &BareJid| {
-        room.as_ref().is_some_and(|room| by == room || by.node().is_none() && by.domain() == room.domain())
-    };
     let is_of_server =
-        |by: &BareJid, user: &Jid| by.domain() == user.domain() && (by.node().is_none() || by.node() == user.node());
+        |by: &BareJid, jid: &Jid| by.domain() == jid.domain() && (by.node().is_none() || by.node() == jid.node());
     let is_believed = |by: &BareJid| {
-        is_of_room(by)
+        message.kind() == MessageType::Groupchat && is_of_server(by, from)
             || match to {
                 Recipients::Users(users) => users.iter().all(|user| is_of_server(by, user)),
                 Recipients::Sessions(sessions) => sessions.iter().all(|session| is_of_server(by, session)),
