@@ -48,8 +48,8 @@ impl Worker {
 
     /// Returns whether a message that is not counted, such as one with the hint `no-store`, shows the number of those
     /// that are, plus itself.
-    pub(crate) fn is_uncounted(&self, event: &Event, reported: &ReportedRecipient) -> bool {
-        self.unread_counts && reported.unread_count.is_none() && !self.counts(event, reported)
+    pub(crate) fn adds_itself(&self, reported: &ReportedRecipient) -> bool {
+        self.unread_counts && reported.unread_count.is_none()
     }
 
     /// Sets the unread count of a message that is not counted.
