@@ -216,7 +216,7 @@ impl Worker {
             ChosenPlugin::Compiled(plugin) => self.decide_by(&**plugin, event, reported, is_uncounted).await,
             ChosenPlugin::External(function) => {
                 // The function is called once, so the count is needed before it decides.
-                if is_uncounted && event.message.text().is_some() {
+                if is_uncounted && event.message.content().is_ok() {
                     self.add_to_count(event).await?;
                 }
                 let snapshot = self.store.snapshot(&event.recipient()).await?;

@@ -93,10 +93,10 @@ pub fn is_push_node(key: &str) -> bool {
 
 /// Returns a digest of a device, in hexadecimal digits. The device cannot be found from it.
 pub fn device_digest(device: &Device<'_>) -> String {
-    let (kind, address) = match device.address {
-        DeviceAddress::Token(token) => ("device_id", token),
-        DeviceAddress::VoipToken(token) => ("voip_device_id", token),
-        DeviceAddress::Endpoint(endpoint) => ("endpoint", endpoint),
+    let (kind, address) = match &device.address {
+        DeviceAddress::Token(token) => ("device_id", &**token),
+        DeviceAddress::VoipToken(token) => ("voip_device_id", &**token),
+        DeviceAddress::Endpoint(endpoint) => ("endpoint", *endpoint),
     };
     // With their lengths, other parts never give the same text.
     hash(&[device.service, device.app, kind, address].map(|part| format!("{}:{part}", part.len())).concat())
