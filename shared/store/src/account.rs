@@ -51,7 +51,8 @@ struct Account {
 
 impl Store {
     /// Returns the parts that give a device to one user, and take it from the users for whom `may_take` is true. A push
-    /// node of the same user loses the device to a registration, and a registration to a push node.
+    /// node of the same user loses the device to a registration, and a registration to a push node. A push node of
+    /// another user at the address of the new one stays: the address is not free.
     pub(crate) async fn take(
         &self,
         enabled: Enabled<'_>,
@@ -65,7 +66,9 @@ impl Store {
             let is_own = user == *owner;
             // Registrations of the same kind are compared with each other.
             let is_compared = is_own && keys::is_push_node(&account.key) == keys::is_push_node(key);
-            if is_compared || taking.taken.len() == MAX_TAKEN || !is_own && !may_take(&user) {
+            // The servers of the other user would publish to a node that kept its name.
+            let has_address = !is_own && keys::is_push_node(key) && account.key == key;
+            if is_compared || has_address || taking.taken.len() == MAX_TAKEN || !is_own && !may_take(&user) {
                 continue;
             }
             let by = if is_own { ReplacedBy::AnotherNode } else { ReplacedBy::AnotherUser };

@@ -266,6 +266,18 @@ async fn with_one_account_push_nodes_and_registrations_lose_the_device() {
     assert!(publish(&pushlark, "hers").await.contains("type=\"result\""));
 }
 
+#[tokio::test]
+async fn a_push_node_is_not_taken_together_with_its_name() {
+    let pushlark = Pushlark::with_settings([ONE]).await;
+    assert!(register(&pushlark, BOB, "n", "phone").await.contains("type=\"result\""));
+    // Bob's server would publish his messages to Carol's node.
+    assert!(register(&pushlark, CAROL, "n", "phone").await.contains("<conflict "));
+    assert!(publish(&pushlark, "n").await.contains("type=\"result\""));
+    assert!(register(&pushlark, CAROL, "n2", "phone").await.contains("type=\"result\""));
+    assert!(publish(&pushlark, "n").await.contains("<item-not-found "));
+    assert!(publish(&pushlark, "n2").await.contains("type=\"result\""));
+}
+
 /// Registrations from before the setting are known to be of a device once they were enabled again.
 #[tokio::test]
 async fn one_account_costs_one_more_read_and_nothing_per_event() {
