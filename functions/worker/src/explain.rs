@@ -241,7 +241,7 @@ impl Worker {
             Ok(Decision {
                 snapshot, known: RecipientState { recipient, presence }, left_out, publications, ..
             }) => {
-                let badge = self.badge(&event, &reported, &publications).await?;
+                let badge = self.badge(&event, &reported, &publications, false).await?;
                 let (others, ours): (Vec<_>, Vec<_>) =
                     publications.into_iter().partition(|planned| claimed.has(&planned.publication.registration));
                 let others = others.into_iter().map(|planned| (planned.publication.registration, Reason::Claimed));

@@ -71,7 +71,8 @@ impl Worker {
             return outcome.postponed(&error);
         }
         decision.restrict_to(attempt);
-        decision.badge = match self.badge(event, reported, &decision.publications).await {
+        let is_retried = attempt.retry.unread_count.is_some();
+        decision.badge = match self.badge(event, reported, &decision.publications, is_retried).await {
             Ok(badge) => badge,
             Err(error) => return outcome.postponed(&error),
         };

@@ -197,6 +197,24 @@ async fn a_counted_message_that_is_tried_again_late_keeps_its_count() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_tried_again_has_the_present_total() {
+    let isolated = IsolatedWorker::beside(with_bob(&TOTAL).await).await;
+    let pushlark = &isolated.pushlark;
+    pushlark.device_answers("phone", json!({"status": 503})).await;
+    let batch = isolated.batch(&[Work::message(&[BOB]).id("m")]).await;
+    isolated.handle(batch.clone()).await;
+    pushlark.device_answers("phone", json!({"status": 200})).await;
+    let again = isolated.next(batch).await.expect("the message is tried again");
+    // Meanwhile, one more message of Alice and one of Carol are notified.
+    assert_eq!(badge(pushlark, from("alice")).await, 2);
+    assert_eq!(badge(pushlark, from("carol")).await, 3);
+    isolated.handle(again).await;
+    let sent = pushlark.notifications("phone").await;
+    let last = &sent.last().unwrap()["notification"]["alert"];
+    assert_eq!(last["badge"], 3, "{sent:?}");
+}
+
+#[tokio::test]
 async fn messages_that_are_read_while_others_arrive_are_not_in_the_total() {
     let pushlark = with_bob(&TOTAL).await;
     for round in 1..=3 {
