@@ -51,8 +51,8 @@ struct Accepted {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ` and the settings of [`Store`], [`Topics`] and [`Sources`]. The secrets of
-    /// servers are accepted, and the messages of the configured SNS topics.
+    /// Reads `QUEUE_URL`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ` and the settings of [`Store`], [`Topics`] and [`Sources`].
+    /// The secrets of servers are accepted, and the messages of the configured SNS topics.
     pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
         let Init { environment, access, .. } = init;
         let topics = Topics::from_environment(environment)?;
@@ -144,15 +144,14 @@ impl Function {
     /// there are any.
     async fn read(&self, id: &str, read_mark: ReadMark, at: OffsetDateTime) -> Result<Option<Work>, StoreError> {
         let ReadMark { user: jid, conversation, message } = read_mark;
-        let mut unread_count = 0;
         if self.unread_counts {
-            unread_count = self.store.note_read(&jid, &conversation, message.as_deref(), at).await?;
+            self.store.note_read(&jid, &conversation, message.as_deref(), at).await?;
         }
         if !self.clear_when_read || self.store.shown(&jid, &conversation).await?.is_empty() {
             return Ok(None);
         }
         // A message to oneself is also a read mark of its recipient, so the two claims need different ids.
         let id = format!("read/{conversation}/{id}");
-        Ok(Some(Work::new(id, at, WorkKind::Read { jid, conversation, unread_count })))
+        Ok(Some(Work::new(id, at, WorkKind::Read { jid, conversation })))
     }
 }

@@ -25,8 +25,6 @@ pub struct ReadConversation {
     pub user: BareJid,
     /// The other user, or the room.
     pub conversation: BareJid,
-    /// The number of messages that are still unread.
-    pub unread_count: u32,
 }
 
 /// The registrations of which the notifications are cleared, each with its publisher.
@@ -65,7 +63,7 @@ impl Worker {
         mut turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
-        let ReadConversation { user, conversation, unread_count } = read;
+        let ReadConversation { user, conversation } = read;
         if OffsetDateTime::now_utc() - attempt.at() > self.time_to_live.default.max(MIN_TIME_TO_LIVE) {
             count(Metric::Expired);
             tracing::info!("not cleared: the read mark is older than the time to live");
@@ -83,13 +81,17 @@ impl Worker {
             Ok(clearing) => clearing,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };
-        let (ours, badge) = match self.claim_clearing(read, attempt, registrations).await {
+        let unread_count = match self.still_unread(read).await {
+            Ok(unread_count) => unread_count,
+            Err(error) => return TaskOutcome::default().postponed(&error),
+        };
+        let (ours, badge) = match self.claim_clearing(read, unread_count, attempt, registrations).await {
             Ok(claimed) => claimed,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };
         let places: Vec<_> = ours.iter().map(|(registration, _)| turn.join(registration)).collect();
         drop(turn);
-        let payload = self.clearing_payload(read);
+        let payload = self.clearing_payload(read, unread_count);
         let expires_at = attempt.at() + self.time_to_live.default;
         let publishes = ours.into_iter().zip(places).map(async |((registration, publisher), place)| {
             let notification = Notification {
@@ -118,32 +120,42 @@ impl Worker {
         }
         tracing::info!(unread_count, delivered, failed = outcome.unfinished.len(), "cleared");
         // What is still unread is still shown.
-        if *unread_count == 0 && !is_retried {
+        if unread_count == 0 && !is_retried {
             self.forget_shown(read, &shown).await;
         }
         outcome
     }
 
     /// Returns the payload of a silent push. The conversation has the name that it has in notifications.
-    pub(crate) fn clearing_payload(&self, read: &ReadConversation) -> Payload {
-        let ReadConversation { user, conversation, unread_count } = read;
+    fn clearing_payload(&self, read: &ReadConversation, unread_count: u32) -> Payload {
+        let ReadConversation { user, conversation } = read;
         Payload::default()
             .with(Payload::TYPE, Payload::READ)
             .with(Payload::CONVERSATION, thread(user, conversation, self.content_policy.sender))
             .with(Payload::MESSAGE_COUNT, unread_count.to_string())
     }
 
+    /// Returns the number of messages of the conversation that are unread now: newer ones than the read mark may be
+    /// shown since, and must stay. 0 if Pushlark does not count.
+    async fn still_unread(&self, read: &ReadConversation) -> Result<u32, StoreError> {
+        if !self.unread_counts {
+            return Ok(0);
+        }
+        self.store.unread(&read.user, &read.conversation).await
+    }
+
     /// Claims registrations, and returns those that this attempt holds, with their badge.
     async fn claim_clearing<'w>(
         &self,
         read: &ReadConversation,
+        unread_count: u32,
         attempt: &Attempt,
         registrations: Vec<(Registration, &'w Publisher)>,
     ) -> Result<(Vec<(Registration, &'w Publisher)>, Option<u32>), StoreError> {
         if registrations.is_empty() {
             return Ok((registrations, None));
         }
-        let badge = self.total_with(&read.user, &read.conversation, read.unread_count).await?;
+        let badge = self.total_with(&read.user, &read.conversation, unread_count).await?;
         let claimed: Vec<_> = registrations.iter().map(|(registration, _)| registration).collect();
         let held = self.store.claim(attempt.claimant(&read.user, None), &claimed).await?;
         let ours = registrations.into_iter().zip(held).filter_map(|(registration, held)| held.then_some(registration));

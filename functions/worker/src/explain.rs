@@ -229,17 +229,19 @@ impl Worker {
     ) -> Result<Explanation, ExplainError> {
         let user = event.recipient();
         let claimed = self.store.claimed(attempt.claim_id(), &user).await?;
+        let mut counted = None;
         if self.counts(&event, &reported) {
             event.unread_count = match claimed.counted() {
                 Some(counted) => counted,
                 None => self.store.unread(&user, &event.from.to_bare()).await?.saturating_add(1),
             };
+            counted = Some(event.unread_count);
         }
-        let outcome = match self.decide(&mut event, &reported).await {
+        let outcome = match self.decide(&mut event, &reported, counted).await {
             Ok(Decision {
                 snapshot, known: RecipientState { recipient, presence }, left_out, publications, ..
             }) => {
-                let badge = self.badge(&event, &reported, &publications).await?;
+                let badge = self.badge(&event, &reported, &publications, false).await?;
                 let (others, ours): (Vec<_>, Vec<_>) =
                     publications.into_iter().partition(|planned| claimed.has(&planned.publication.registration));
                 let others = others.into_iter().map(|planned| (planned.publication.registration, Reason::Claimed));

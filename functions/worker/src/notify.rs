@@ -59,7 +59,7 @@ impl Worker {
             Ok(counted) => outcome.counted = counted,
             Err(error) => return outcome.postponed(&error),
         }
-        let mut decision = match self.decide(event, reported).await {
+        let mut decision = match self.decide(event, reported, outcome.counted).await {
             Ok(decision) => decision,
             Err(DecisionError::Skipped(rule)) => {
                 tracing::info!(skipped = %rule, "not notified");
@@ -71,7 +71,8 @@ impl Worker {
             return outcome.postponed(&error);
         }
         decision.restrict_to(attempt);
-        decision.badge = match self.badge(event, reported, &decision.publications).await {
+        let is_retried = attempt.retry.unread_count.is_some();
+        decision.badge = match self.badge(event, reported, &decision.publications, is_retried).await {
             Ok(badge) => badge,
             Err(error) => return outcome.postponed(&error),
         };
@@ -136,20 +137,20 @@ impl Worker {
             let device = DeviceItem::Registration(snapshot);
             let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
             let result = self.publish(publish, batch.publish_cutoff).await;
+            if let (Ok(Disposition::Delivered), true) = (&result, self.clear_when_read) {
+                self.note_shown(&user, conversation, registration).await;
+            }
             if result.is_ok() && has_one(registration) {
                 batch.progress.add(attempt, &user, counted, [registration.clone()]);
             }
             (publication.registration, result)
         });
-        let (mut delivered, mut shown) = (0, Vec::new());
+        let mut delivered = 0;
         let (mut complete, mut failed) = (Vec::new(), BTreeMap::new());
         for (registration, result) in join_all(publishes).await {
             match result {
                 Ok(disposition) => {
-                    if disposition == Disposition::Delivered {
-                        delivered += 1;
-                        shown.extend(self.clear_when_read.then(|| registration.clone()));
-                    }
+                    delivered += usize::from(disposition == Disposition::Delivered);
                     complete.extend(Some(registration).filter(|registration| !has_one(registration)));
                 }
                 Err(cause) => _ = failed.insert(key(&registration), (registration, cause)),
@@ -157,7 +158,6 @@ impl Worker {
         }
         complete.retain(|registration| !failed.contains_key(&key(registration)));
         batch.progress.add(attempt, &user, counted, complete);
-        self.note_shown(&user, &conversation, &shown).await;
         log(event, decision, delivered, failed.len());
         outcome.unfinished.extend(
             failed.into_values().map(|(registration, cause)| Unfinished { registration: Some(registration), cause }),
@@ -165,11 +165,11 @@ impl Worker {
         outcome
     }
 
-    /// Records the registrations that show a notification of a conversation. Without the record, the notification stays
-    /// when the conversation is read elsewhere; a retry of the event would notify again.
-    async fn note_shown(&self, user: &BareJid, conversation: &BareJid, registrations: &[Registration]) {
-        let registrations: Vec<_> = registrations.iter().collect();
-        if let Err(error) = self.store.note_shown(user, conversation, &registrations).await {
+    /// Records that a registration shows a notification of a conversation, without waiting for the other devices: the
+    /// conversation may be read before they answer. Without the record, the notification stays when the conversation is
+    /// read elsewhere; a retry of the event would notify again.
+    async fn note_shown(&self, user: &BareJid, conversation: &BareJid, registration: &Registration) {
+        if let Err(error) = self.store.note_shown(user, conversation, registration).await {
             tracing::warn!(error = %Causes(&error), "a notification is not recorded: it is not cleared when it is read");
         }
     }
@@ -199,21 +199,25 @@ impl Worker {
         }
     }
 
-    /// Reads the recipient and decides. Writes nothing, so that [`Worker::explain`] can use it. Sets the unread count of a
-    /// message that is notified, but not counted.
+    /// Reads the recipient and decides. Writes nothing, so that [`Worker::explain`] can use it. `counted` is the unread
+    /// count of a message that is counted; the count of another one is set if it is notified.
     pub(crate) async fn decide(
         &self,
         event: &mut Event,
         reported: &ReportedRecipient,
+        counted: Option<u32>,
     ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
+        let is_uncounted = counted.is_none() && self.adds_itself(reported);
         match &self.plugin {
             // A plugin decides about messages only.
-            _ if matches!(event.kind, EventKind::Subscription(_)) => self.decide_by(&Defaults, event, reported).await,
-            ChosenPlugin::Compiled(plugin) => self.decide_by(&**plugin, event, reported).await,
+            _ if matches!(event.kind, EventKind::Subscription(_)) => {
+                self.decide_by(&Defaults, event, reported, is_uncounted).await
+            }
+            ChosenPlugin::Compiled(plugin) => self.decide_by(&**plugin, event, reported, is_uncounted).await,
             ChosenPlugin::External(function) => {
                 // The function is called once, so the count is needed before it decides.
-                if event.message.text().is_some() && self.is_uncounted(event, reported) {
+                if is_uncounted && event.message.content().is_ok() {
                     self.add_to_count(event).await?;
                 }
                 let snapshot = self.store.snapshot(&event.recipient()).await?;
@@ -231,6 +235,7 @@ impl Worker {
         plugin: &dyn Plugin,
         event: &mut Event,
         reported: &ReportedRecipient,
+        is_uncounted: bool,
     ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         // The plugin is called before the recipient is read: a skipped message costs no read.
@@ -240,7 +245,7 @@ impl Worker {
         let decision = decide(plugin, delivery, time_to_live, event, payload, snapshot, known);
         let has_count =
             |planned: &PlannedPublication<'_>| planned.publication.payload.get(Payload::MESSAGE_COUNT).is_some();
-        if !self.is_uncounted(event, reported) || !decision.publications.iter().any(has_count) {
+        if !is_uncounted || !decision.publications.iter().any(has_count) {
             return Ok(decision);
         }
         // The count costs a read, so only a message that is notified has it. The plugin decides the same again.

@@ -196,9 +196,9 @@ impl Action {
                 });
                 return Ok(vec![Self::Notify { event, reported: recipient.clone() }]);
             }
-            WorkKind::Read { jid, conversation, unread_count } => {
-                let (user, conversation, unread_count) = (jid.clone(), conversation.clone(), *unread_count);
-                return Ok(vec![Self::Clear(ReadConversation { user, conversation, unread_count })]);
+            WorkKind::Read { jid, conversation } => {
+                let (user, conversation) = (jid.clone(), conversation.clone());
+                return Ok(vec![Self::Clear(ReadConversation { user, conversation })]);
             }
             WorkKind::UserRemoved { jid } => return Ok(vec![Self::RemoveUser(jid.clone())]),
             WorkKind::DomainRemoved { domain } => return Ok(vec![Self::RemoveDomain(domain.clone())]),

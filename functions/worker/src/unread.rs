@@ -48,8 +48,8 @@ impl Worker {
 
     /// Returns whether a message that is not counted, such as one with the hint `no-store`, shows the number of those
     /// that are, plus itself.
-    pub(crate) fn is_uncounted(&self, event: &Event, reported: &ReportedRecipient) -> bool {
-        self.unread_counts && reported.unread_count.is_none() && !self.counts(event, reported)
+    pub(crate) fn adds_itself(&self, reported: &ReportedRecipient) -> bool {
+        self.unread_counts && reported.unread_count.is_none()
     }
 
     /// Sets the unread count of a message that is not counted.
@@ -61,11 +61,15 @@ impl Worker {
 
     /// Returns the badge of an event's notifications: the number of unread messages in all conversations with
     /// `BADGE=total`, by one query unless the event reports it. `None` if the badge is the count in the payload.
+    ///
+    /// With `is_retried`, other messages of the conversation may have been counted or read since, so the badge has the
+    /// present number.
     pub(crate) async fn badge(
         &self,
         event: &Event,
         reported: &ReportedRecipient,
         publications: &[PlannedPublication<'_>],
+        is_retried: bool,
     ) -> Result<Option<u32>, StoreError> {
         let user = event.recipient();
         let has_badge = |planned: &PlannedPublication<'_>| {
@@ -79,7 +83,17 @@ impl Worker {
         if reported.unread_total.is_some() || reported.unread_count.is_some() {
             return Ok(reported.unread_total);
         }
-        self.total_with(&user, &event.from.to_bare(), event.unread_count).await
+        let conversation = event.from.to_bare();
+        let unread_count = match is_retried && self.badge_is_counted() {
+            true => self.store.unread(&user, &conversation).await?,
+            false => event.unread_count,
+        };
+        self.total_with(&user, &conversation, unread_count).await
+    }
+
+    /// Returns whether Pushlark adds up the badge.
+    fn badge_is_counted(&self) -> bool {
+        self.badge_is_total && self.unread_counts
     }
 
     /// Returns the number of unread messages in all conversations of a user, of which `conversation` has `unread_count`.
@@ -90,10 +104,9 @@ impl Worker {
         conversation: &BareJid,
         unread_count: u32,
     ) -> Result<Option<u32>, StoreError> {
-        if !self.badge_is_total || !self.unread_counts {
+        if !self.badge_is_counted() {
             return Ok(None);
         }
-        // The count of this conversation may have changed since the message was counted.
         let elsewhere = self.store.unread_elsewhere(user, conversation).await?;
         Ok(Some(elsewhere.saturating_add(unread_count)))
     }

@@ -61,8 +61,7 @@ pub enum ChosenPlugin {
 impl Worker {
     /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`,
     /// `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `BADGE`, the settings of the content of notifications and those of
-    /// [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a
-    /// plugin that is a Lambda function, and for secrets.
+    /// [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin that is a Lambda function, and for secrets.
     pub fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,

@@ -1,5 +1,6 @@
 //! The publish options of a registration.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ pub enum Mode {
 }
 
 /// A device, as a form names it. Two forms with the same device notify the same app on the same phone or browser.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device<'o> {
     /// The value of `service`; `web-push` for all of its names, and empty without one.
     pub service: &'o str,
@@ -73,12 +74,12 @@ pub struct Device<'o> {
 }
 
 /// The address of a device at its push service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceAddress<'o> {
-    /// The token in `device_id`.
-    Token(&'o str),
-    /// The PushKit token in `voip_device_id`, of a form that has no other.
-    VoipToken(&'o str),
+    /// The token in `device_id`. APNs tokens are hexadecimal numbers, so theirs is in lower case.
+    Token(Cow<'o, str>),
+    /// The PushKit token in `voip_device_id`, of a form that has no other, in lower case for APNs.
+    VoipToken(Cow<'o, str>),
     /// The URL in `endpoint`, of Web Push and UnifiedPush.
     Endpoint(&'o str),
 }
@@ -89,11 +90,17 @@ impl PublishOptions {
         let service = self.given("service").unwrap_or_default();
         let is_web_push = ["web-push", "webpush", "unifiedpush"].contains(&service);
         let endpoint = || self.given("endpoint").map(DeviceAddress::Endpoint);
-        let token = || self.given("device_id").map(DeviceAddress::Token);
-        let voip_token = || self.given("voip_device_id").map(DeviceAddress::VoipToken);
+        let token = || self.token("device_id").map(DeviceAddress::Token);
+        let voip_token = || self.token("voip_device_id").map(DeviceAddress::VoipToken);
         let address = if is_web_push { endpoint()? } else { token().or_else(voip_token).or_else(endpoint)? };
         let service = if is_web_push { "web-push" } else { service };
         Some(Device { service, app: self.given("app").unwrap_or(DEFAULT_APP), address })
+    }
+
+    /// Returns the token in the field `name`, as [`DeviceAddress`] has it.
+    fn token(&self, name: &str) -> Option<Cow<'_, str>> {
+        let token = self.given(name)?;
+        Some(if self.is_apns() { token.to_ascii_lowercase().into() } else { token.into() })
     }
 
     /// Checks the limits and names of a form's fields. The values are checked by [`check`](Self::check).
@@ -306,6 +313,10 @@ mod tests {
         ] {
             assert!(other.device().is_some_and(|other| Some(other) != phone.device()), "{other:?}");
         }
+        let iphone = |token| options([("service", "apns"), ("device_id", token)]);
+        assert_eq!(iphone("0aF1").device(), iphone("0Af1").device(), "one number");
+        let android = |token| options([("service", "fcm"), ("device_id", token)]);
+        assert_ne!(android("0aF1").device(), android("0Af1").device());
         let browser =
             |service| options([("service", service), ("endpoint", "https://push.example"), ("device_id", "x")]);
         assert_eq!(browser("webpush").device(), browser("unifiedpush").device());

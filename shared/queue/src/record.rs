@@ -163,8 +163,6 @@ pub enum WorkKind {
         jid: BareJid,
         /// The other user, or the room.
         conversation: BareJid,
-        /// The number of messages that are still unread.
-        unread_count: u32,
     },
     /// A notification that a server published to a push node.
     Notification(Box<NodeNotification>),

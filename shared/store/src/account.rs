@@ -17,6 +17,9 @@ use crate::{Store, StoreError, keys, registration, unless_stale};
 /// The most users from whom one request takes a device: the parts of a transaction are limited. There are several only
 /// if their domains have credentials of their own.
 const MAX_TAKEN: usize = 10;
+/// The most users of one device that are listed: the ones who enabled it last. Users of domains without a credential for
+/// each other keep the device, and everybody may invent such users, but an item is limited.
+const MAX_ACCOUNTS: usize = 100;
 
 /// The registration or push node with which a device is enabled.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +51,8 @@ struct Account {
 
 impl Store {
     /// Returns the parts that give a device to one user, and take it from the users for whom `may_take` is true. A push
-    /// node of the same user loses the device to a registration, and a registration to a push node.
+    /// node of the same user loses the device to a registration, and a registration to a push node. A push node of
+    /// another user at the address of the new one stays: the address is not free.
     pub(crate) async fn take(
         &self,
         enabled: Enabled<'_>,
@@ -62,7 +66,9 @@ impl Store {
             let is_own = user == *owner;
             // Registrations of the same kind are compared with each other.
             let is_compared = is_own && keys::is_push_node(&account.key) == keys::is_push_node(key);
-            if is_compared || taking.taken.len() == MAX_TAKEN || !is_own && !may_take(&user) {
+            // The servers of the other user would publish to a node that kept its name.
+            let has_address = !is_own && keys::is_push_node(key) && account.key == key;
+            if is_compared || has_address || taking.taken.len() == MAX_TAKEN || !is_own && !may_take(&user) {
                 continue;
             }
             let by = if is_own { ReplacedBy::AnotherNode } else { ReplacedBy::AnotherUser };
@@ -74,6 +80,7 @@ impl Store {
         }
         let next_version = version.map_or(created_at, |version| created_at.max(version.saturating_add(1)));
         accounts.insert(owner.clone(), Account { key: key.to_owned(), created_at });
+        forget_oldest(&mut accounts);
         let put = Put::builder()
             .table_name(&self.table)
             .item(PK, text(keys::accounts(device)))
@@ -159,6 +166,15 @@ impl Store {
     }
 }
 
+/// Drops the users who enabled the device longest ago, beyond [`MAX_ACCOUNTS`]. They keep the device.
+fn forget_oldest(accounts: &mut BTreeMap<BareJid, Account>) {
+    while accounts.len() > MAX_ACCOUNTS {
+        let oldest = accounts.iter().min_by_key(|(_, account)| account.created_at).map(|(user, _)| user.clone());
+        let Some(oldest) = oldest else { return };
+        accounts.remove(&oldest);
+    }
+}
+
 fn write(accounts: &BTreeMap<BareJid, Account>) -> AttributeValue {
     let accounts = accounts.iter().map(|(user, Account { key, created_at })| {
         let account = HashMap::from([(REGISTRATION.into(), text(key)), (CREATED_AT.into(), number(*created_at))]);
@@ -175,4 +191,24 @@ fn read(item: &Item) -> BTreeMap<BareJid, Account> {
         Some((BareJid::new(user).ok()?, Account { key, created_at: item::number_of(account, CREATED_AT)? }))
     };
     accounts.into_iter().flatten().filter_map(account).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_users_of_a_device_those_who_enabled_it_last_are_listed() {
+        let user = |number: usize| BareJid::new(&format!("u{number}@{number}.example")).unwrap();
+        let account = |number: usize| Account { key: "reg/push.example.com/n".into(), created_at: number as u64 };
+        let mut accounts: BTreeMap<_, _> =
+            (1..=MAX_ACCOUNTS + 2).map(|number| (user(number), account(number))).collect();
+        forget_oldest(&mut accounts);
+        assert_eq!(accounts.len(), MAX_ACCOUNTS);
+        assert!(!accounts.contains_key(&user(1)) && !accounts.contains_key(&user(2)));
+        let all = accounts.clone();
+        forget_oldest(&mut accounts);
+        assert_eq!(accounts, all);
+    }
 }

@@ -16,6 +16,8 @@ pub const LATEST_REGISTRATION: &str = "reg";
 pub const REGISTRATION_PREFIX: &str = "reg/";
 /// The prefix of the sort key of a user's item about a replaced registration.
 pub const REPLACED_PREFIX: &str = "replaced/";
+/// The most items about replaced registrations of one user: one for each first digit of a device's digest.
+pub const MAX_REPLACED: usize = 16;
 /// The prefix of the sort key of a session.
 pub const SESSION_PREFIX: &str = "ses/";
 /// The prefix of the sort key of an unread counter.
@@ -91,10 +93,10 @@ pub fn is_push_node(key: &str) -> bool {
 
 /// Returns a digest of a device, in hexadecimal digits. The device cannot be found from it.
 pub fn device_digest(device: &Device<'_>) -> String {
-    let (kind, address) = match device.address {
-        DeviceAddress::Token(token) => ("device_id", token),
-        DeviceAddress::VoipToken(token) => ("voip_device_id", token),
-        DeviceAddress::Endpoint(endpoint) => ("endpoint", endpoint),
+    let (kind, address) = match &device.address {
+        DeviceAddress::Token(token) => ("device_id", &**token),
+        DeviceAddress::VoipToken(token) => ("voip_device_id", &**token),
+        DeviceAddress::Endpoint(endpoint) => ("endpoint", *endpoint),
     };
     // With their lengths, other parts never give the same text.
     hash(&[device.service, device.app, kind, address].map(|part| format!("{}:{part}", part.len())).concat())
@@ -105,9 +107,10 @@ pub fn accounts(device: &str) -> String {
     format!("device/{device}")
 }
 
-/// Returns the sort key of a user's item about the registration of this device that was replaced last.
+/// Returns the sort key of a user's item about the registration of this device that was replaced last. The devices of a
+/// user share [`MAX_REPLACED`] keys, since each item is read with every message to the user.
 pub fn replaced(device: &str) -> String {
-    format!("{REPLACED_PREFIX}{}", device.get(..32).unwrap_or(device))
+    format!("{REPLACED_PREFIX}{}", device.get(..1).unwrap_or(device))
 }
 
 /// Returns the sort key of a node's device. Answers about the device count only for this version of the node, and for

@@ -37,13 +37,13 @@ pub struct Snapshot {
 
 impl Store {
     /// Reads all registrations of a recipient, and at least [`MAX_SESSIONS`] sessions if there are so many, by
-    /// consistent reads. This takes one query, unless a user has more registrations than `MAX_NODES`, together
-    /// with the replaced ones that are known, or more than 1 MB of them.
+    /// consistent reads. This takes one query, unless a user has more registrations than `MAX_NODES`, or more than
+    /// 1 MB of them.
     pub async fn snapshot(&self, user: &BareJid) -> Result<Snapshot, StoreError> {
         let mut snapshot = Snapshot::default();
         let mut start = None;
         // Plus the item of the latest registration, and one beyond the limits: a page that is not full is the last.
-        let page_size = self.limits.nodes + MAX_SESSIONS + 2;
+        let page_size = self.limits.nodes + keys::MAX_REPLACED + MAX_SESSIONS + 2;
         loop {
             let page = self
                 .query()

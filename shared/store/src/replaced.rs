@@ -13,8 +13,8 @@ use crate::{Store, expiry, keys, seconds_now};
 /// The time for which a replacement is explained.
 const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 
-/// A deleted registration of a user: its device was enabled once more. Of each device, the last one is known for 30
-/// days.
+/// A deleted registration of a user: its device was enabled once more. The last one of a device is known for 30 days,
+/// unless that of another device takes its place: of each user, at most [`keys::MAX_REPLACED`] are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replaced {
     /// The PubSub service of the registration.

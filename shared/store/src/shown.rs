@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::ReturnValue;
 use pushlark_model::Registration;
 use pushlark_model::time::to_micros;
 use pushlark_xmpp::BareJid;
@@ -14,8 +13,6 @@ use crate::{Store, StoreError, expiry, keys, unless_stale};
 
 /// The time for which a device may show a notification.
 const SHOWN_LIFETIME: Duration = Duration::from_hours(30 * 24);
-/// The most registrations that one write names, as in a claim.
-const MAX_REGISTRATIONS: usize = 100;
 
 /// The registrations that were notified of a conversation since it was read last.
 #[derive(Debug, Default)]
@@ -34,33 +31,21 @@ impl Shown {
 }
 
 impl Store {
-    /// Records that `registrations` were notified of a conversation.
+    /// Records that `registration` was notified of a conversation.
     pub async fn note_shown(
         &self,
         user: &BareJid,
         conversation: &BareJid,
-        registrations: &[&Registration],
+        registration: &Registration,
     ) -> Result<(), StoreError> {
-        for registrations in registrations.chunks(MAX_REGISTRATIONS) {
-            let mut sets = format!("SET {SHOWN_AT} = :at, {EXPIRES_AT} = :expires_at");
-            let mut update = self.update(user, &keys::shown(conversation));
-            let mut names: Vec<_> =
-                registrations.iter().map(|registration| keys::claim_attribute(registration)).collect();
-            names.sort_unstable();
-            names.dedup();
-            for (index, name) in names.into_iter().enumerate() {
-                sets += &format!(", #s{index} = :at");
-                update = update.expression_attribute_names(format!("#s{index}"), name);
-            }
-            update
-                .update_expression(sets)
-                .expression_attribute_values(":at", number(to_micros(OffsetDateTime::now_utc())))
-                .expression_attribute_values(":expires_at", number(expiry(SHOWN_LIFETIME)))
-                .return_values(ReturnValue::None)
-                .send()
-                .await
-                .map_err(StoreError::during("record a notification"))?;
-        }
+        self.update(user, &keys::shown(conversation))
+            .update_expression(format!("SET {SHOWN_AT} = :at, {EXPIRES_AT} = :expires_at, #registration = :at"))
+            .expression_attribute_names("#registration", keys::claim_attribute(registration))
+            .expression_attribute_values(":at", number(to_micros(OffsetDateTime::now_utc())))
+            .expression_attribute_values(":expires_at", number(expiry(SHOWN_LIFETIME)))
+            .send()
+            .await
+            .map_err(StoreError::during("record a notification"))?;
         Ok(())
     }
 

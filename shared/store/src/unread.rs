@@ -89,40 +89,39 @@ impl Store {
         Ok(unread(&counter, COUNTED_TOTAL))
     }
 
-    /// Returns the number of unread messages in all conversations of a user except one, by one query.
+    /// Returns the number of unread messages in all conversations of a user except one, by one query. It reads 1 MB,
+    /// which is more than a thousand conversations: others are not in the number, so that strangers who fill a user's
+    /// table make no notification more expensive than that.
     pub async fn unread_elsewhere(&self, user: &BareJid, conversation: &BareJid) -> Result<u32, StoreError> {
         let except = keys::unread(conversation);
-        let mut pages = self
+        let page = self
             .query()
             .key_condition_expression(format!("{PK} = :pk AND begins_with({SK}, :prefix)"))
             .projection_expression([SK, COUNTED_TOTAL, READ_TOTAL, EXPIRES_AT].join(", "))
             .expression_attribute_values(":pk", text(user))
             .expression_attribute_values(":prefix", text(keys::UNREAD_PREFIX))
-            .into_paginator()
-            .send();
-        let (mut total, now) = (0_u32, seconds_now());
-        while let Some(page) = pages.next().await {
-            for counter in page.map_err(StoreError::during("look up unread counts"))?.items.unwrap_or_default() {
-                // DynamoDB deletes an expired item with a delay.
-                let is_expired = item::number_of(&counter, EXPIRES_AT).is_some_and(|at| at <= now);
-                if !is_expired && item::text_of(&counter, SK) != Some(except.as_str()) {
-                    total = total.saturating_add(unread(&counter, COUNTED_TOTAL));
-                }
-            }
-        }
-        Ok(total)
+            .send()
+            .await
+            .map_err(StoreError::during("look up unread counts"))?;
+        let now = seconds_now();
+        // DynamoDB deletes an expired item with a delay.
+        let is_expired = |counter: &Item| item::number_of(counter, EXPIRES_AT).is_some_and(|at| at <= now);
+        let is_elsewhere = |counter: &Item| item::text_of(counter, SK) != Some(except.as_str());
+        let counters =
+            page.items.unwrap_or_default().into_iter().filter(|item| !is_expired(item) && is_elsewhere(item));
+        Ok(counters.fold(0, |total: u32, counter| total.saturating_add(unread(&counter, COUNTED_TOTAL))))
     }
 
     /// Records that a user had read a conversation at `at`: up to the message to which `message` refers, or else all of
     /// it. A reference that is not known, such as to a message that is not counted yet, means all, too. Older read marks
-    /// than the last one have no effect. Returns the number of messages that are still unread.
+    /// than the last one have no effect.
     pub async fn note_read(
         &self,
         user: &BareJid,
         conversation: &BareJid,
         message: Option<&str>,
         at: OffsetDateTime,
-    ) -> Result<u32, StoreError> {
+    ) -> Result<(), StoreError> {
         let counter = match message {
             None => self.read_all(user, conversation, at).await?,
             // The time of the mark has no influence: the number of its message shows whether it reads further.
@@ -133,7 +132,7 @@ impl Store {
             },
         };
         self.retire(user, conversation, &counter).await;
-        Ok(unread(&counter, COUNTED_TOTAL))
+        Ok(())
     }
 
     /// Adds a message to a counter. Returns the counter, and whether the message is new in it.

@@ -177,6 +177,43 @@ async fn a_redelivered_record_has_the_badge_of_its_message() {
     assert_eq!(alice, 1);
 }
 
+/// Its registration has a longer time to live than messages without one, which are not counted when they are that old.
+#[tokio::test]
+async fn a_counted_message_that_is_tried_again_late_keeps_its_count() {
+    let settings = [TOTAL[0], TOTAL[1], ("TIME_TO_LIVE", "60")];
+    let isolated = IsolatedWorker::beside(Pushlark::with_settings(settings).await).await;
+    let pushlark = &isolated.pushlark;
+    let form = [("service", "fcm"), ("device_id", "canary-phone"), ("time_to_live", "3600")];
+    let registration = tests::registration("phone", &form, 1);
+    pushlark.store().register(&BOB.parse().unwrap(), &registration, |_| false).await.unwrap();
+    let message = Work::message(&[BOB]).id("m");
+    isolated.handle(isolated.batch(&[message.clone().at(&ago(0))]).await).await;
+    let retry = json!({"claimant": "m.0", "generation": 1, "tries": 5, "unread_count": 1});
+    let late = Work::message(&[BOB]).id("m2").at(&ago(120)).with("retry", retry);
+    isolated.handle(isolated.batch(&[late]).await).await;
+    let sent = pushlark.notified("phone", 2).await;
+    let badges: Vec<_> = sent.iter().map(|sent| &sent["notification"]["alert"]["badge"]).collect();
+    assert_eq!(badges, [&json!(1), &json!(1)]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_tried_again_has_the_present_total() {
+    let isolated = IsolatedWorker::beside(with_bob(&TOTAL).await).await;
+    let pushlark = &isolated.pushlark;
+    pushlark.device_answers("phone", json!({"status": 503})).await;
+    let batch = isolated.batch(&[Work::message(&[BOB]).id("m")]).await;
+    isolated.handle(batch.clone()).await;
+    pushlark.device_answers("phone", json!({"status": 200})).await;
+    let again = isolated.next(batch).await.expect("the message is tried again");
+    // Meanwhile, one more message of Alice and one of Carol are notified.
+    assert_eq!(badge(pushlark, from("alice")).await, 2);
+    assert_eq!(badge(pushlark, from("carol")).await, 3);
+    isolated.handle(again).await;
+    let sent = pushlark.notifications("phone").await;
+    let last = &sent.last().unwrap()["notification"]["alert"];
+    assert_eq!(last["badge"], 3, "{sent:?}");
+}
+
 #[tokio::test]
 async fn messages_that_are_read_while_others_arrive_are_not_in_the_total() {
     let pushlark = with_bob(&TOTAL).await;

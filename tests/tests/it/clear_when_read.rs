@@ -3,8 +3,10 @@
 use doubles::Subscriber;
 use serde_json::{Value, json};
 use tests::{
-    ALICE, ALICES_PC, BOB, BOBS_PC, BOBS_PHONE, CallCounter, Event, IPHONE, IsolatedWorker, Providers, Pushlark, stanza,
+    ALICE, ALICES_PC, BOB, BOBS_PC, BOBS_PHONE, CallCounter, Event, IPHONE, IsolatedWorker, Providers, Pushlark,
+    TEST_TIMEOUT, Work, eventually, stanza,
 };
+use tokio::time::Instant;
 
 const ON: [(&str, &str); 2] = [("UNREAD_COUNTS", "on"), ("CLEAR_WHEN_READ", "on")];
 
@@ -172,10 +174,47 @@ async fn a_silent_push_is_retried_for_the_device_that_failed_alone() {
 #[tokio::test]
 async fn a_read_mark_of_an_earlier_worker_clears_only_what_is_shown() {
     let isolated = IsolatedWorker::beside(with_bob(&ON).await).await;
-    let work = json!({"read": {"jid": BOB, "conversation": ALICE, "unread_count": 0}});
-    let batch = isolated.batch(&[tests::Work::of(work)]).await;
+    let work = json!({"read": {"jid": BOB, "conversation": ALICE}});
+    let batch = isolated.batch(&[Work::of(work)]).await;
     isolated.handle(batch).await;
     assert!(isolated.pushlark.notifications("phone").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_late_read_mark_tells_of_the_messages_that_came_since() {
+    let isolated = IsolatedWorker::beside(with_bob(&ON).await).await;
+    let pushlark = &isolated.pushlark;
+    let clear = async |id: &str| {
+        let work = Work::of(json!({"read": {"jid": BOB, "conversation": ALICE}})).id(id);
+        isolated.handle(isolated.batch(&[work]).await).await;
+    };
+    // The worker comes to the read mark after the message, which is unread.
+    message(pushlark).await;
+    clear("late").await;
+    assert_eq!(cleared(pushlark, "phone").await, [data(1)]);
+    // The message is still shown.
+    let (bob, alice) = (BOB.parse().unwrap(), ALICE.parse().unwrap());
+    assert!(!pushlark.store().shown(&bob, &alice).await.unwrap().is_empty());
+    read(pushlark).await;
+    assert_eq!(cleared(pushlark, "phone").await, [data(1), data(0)]);
+}
+
+#[tokio::test]
+async fn a_device_counts_as_notified_while_another_one_does_not_answer() {
+    let isolated = IsolatedWorker::beside(with_bob(&ON).await).await;
+    let pushlark = &isolated.pushlark;
+    pushlark.enable(BOB, "slow").await;
+    pushlark.device_answers("slow", json!({"status": 200, "delay_ms": 60_000})).await;
+    let (worker, batch) = (isolated.worker.clone(), isolated.batch(&[Work::message(&[BOB])]).await);
+    let handling = tokio::spawn(async move { worker.handle(batch, Instant::now() + TEST_TIMEOUT).await });
+    pushlark.notified("phone", 1).await;
+    let (bob, alice) = (BOB.parse().unwrap(), ALICE.parse().unwrap());
+    let is_shown = async || (!pushlark.store().shown(&bob, &alice).await.unwrap().is_empty()).then_some(());
+    eventually("a record of the notification", is_shown).await;
+    assert!(!handling.is_finished(), "the other device has not answered");
+    read(pushlark).await;
+    assert_eq!(cleared(pushlark, "phone").await, [data(0)]);
+    handling.abort();
 }
 
 #[tokio::test]
@@ -194,7 +233,7 @@ async fn explain_names_the_devices_that_are_cleared() {
 }
 
 #[tokio::test]
-async fn clearing_costs_one_write_for_each_notified_event() {
+async fn clearing_costs_one_write_for_each_notified_device() {
     let mut costs = Vec::new();
     for setting in ["off", "on"] {
         let (pushlark, counter) = CallCounter::with_settings([("CLEAR_WHEN_READ", setting)]).await;

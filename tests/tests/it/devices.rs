@@ -96,6 +96,26 @@ async fn forms_that_name_other_devices_or_none_replace_nothing() {
 }
 
 #[tokio::test]
+async fn many_replaced_devices_make_no_message_more_expensive() {
+    let (pushlark, counter) = CallCounter::with_settings([("MAX_NODES", "2")]).await;
+    for device in 0..40 {
+        for node in ["a", "b"] {
+            enable(&pushlark, BOB, node, &format!("phone-{device}")).await;
+        }
+    }
+    let replaced = left_out(&pushlark, BOB).await;
+    assert!(replaced.as_array().is_some_and(|replaced| replaced.len() <= 16), "{replaced}");
+    counter.take();
+    counter.take_items_read();
+    pushlark.message(BOB, "canary Hi").await;
+    pushlark.notified("phone-39", 1).await;
+    pushlark.settled().await;
+    assert_eq!(counter.take()["Query"], 1);
+    let items = counter.take_items_read();
+    assert!(items <= 2 + 16 + 1, "{items} items");
+}
+
+#[tokio::test]
 async fn a_replaced_node_makes_room_and_a_new_token_replaces_too() {
     for reached in ["refuse-newest", "replace-oldest"] {
         let pushlark = Pushlark::with_settings([("MAX_NODES", "2"), ("MAX_NODES_REACHED", reached)]).await;
@@ -244,6 +264,18 @@ async fn with_one_account_push_nodes_and_registrations_lose_the_device() {
     assert!(register(&pushlark, CAROL, "hers", "phone").await.contains("type=\"result\""));
     assert_eq!(pushlark.nodes(BOB).await.len(), 0);
     assert!(publish(&pushlark, "hers").await.contains("type=\"result\""));
+}
+
+#[tokio::test]
+async fn a_push_node_is_not_taken_together_with_its_name() {
+    let pushlark = Pushlark::with_settings([ONE]).await;
+    assert!(register(&pushlark, BOB, "n", "phone").await.contains("type=\"result\""));
+    // Bob's server would publish his messages to Carol's node.
+    assert!(register(&pushlark, CAROL, "n", "phone").await.contains("<conflict "));
+    assert!(publish(&pushlark, "n").await.contains("type=\"result\""));
+    assert!(register(&pushlark, CAROL, "n2", "phone").await.contains("type=\"result\""));
+    assert!(publish(&pushlark, "n").await.contains("<item-not-found "));
+    assert!(publish(&pushlark, "n2").await.contains("type=\"result\""));
 }
 
 /// Registrations from before the setting are known to be of a device once they were enabled again.
