@@ -135,7 +135,8 @@ mod tests {
         let text = "ab".repeat(50_000);
         let a_of = |index: usize| format!("<body start='{}' end='{}'/>", 2 * index, 2 * index + 1);
         let indexes: Vec<usize> = (0..50_000).rev().collect();
-        let of_reply = |indexes: &[usize]| format!("urn:xmpp:reply:0 {}", indexes.iter().copied().map(a_of).collect::<String>());
+        let of_reply =
+            |indexes: &[usize]| format!("urn:xmpp:reply:0 {}", indexes.iter().copied().map(a_of).collect::<String>());
         let fallbacks: Vec<_> = indexes.chunks(5_000).map(of_reply).collect();
         let fallbacks: Vec<_> = fallbacks.iter().map(String::as_str).collect();
         let started = Instant::now();
