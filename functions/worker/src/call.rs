@@ -96,11 +96,17 @@ pub fn claim_id(from: &BareJid, call: &Call<'_>) -> Option<String> {
 }
 
 fn claim_of_call(caller: &BareJid, sid: &str) -> String {
-    format!("call/{caller}/{sid}")
+    own_claim("call", &format!("{caller}/{sid}"))
 }
 
 fn claim_of_end(from: &BareJid, sid: &str) -> String {
-    format!("call-end/{from}/{sid}")
+    own_claim("call-end", &format!("{from}/{sid}"))
+}
+
+/// Returns the id of a claim that no message has: the id of an event contains no control character. Otherwise, a message
+/// whose sender or server chooses its id could suppress a notification of this kind.
+pub fn own_claim(kind: &str, id: &str) -> String {
+    format!("{kind}\n{id}")
 }
 
 /// Returns the id under which the call that `event` ends is claimed; `None` if it ends no call, or does not name the
@@ -129,6 +135,15 @@ impl Worker {
         let user = event.recipient();
         let claimant = Claimant { id: &id, ..attempt.claimant(&user, None) };
         self.store.finish(claimant, &registrations.iter().collect::<Vec<_>>(), &[]).await
+    }
+
+    /// Ends the call that `event` ends, although nobody is notified of its end.
+    pub(crate) async fn end_call_silently(&self, event: &Event, attempt: &Attempt) -> Result<(), StoreError> {
+        if ended_call(event).is_none() {
+            return Ok(());
+        }
+        let snapshot = self.store.snapshot(&event.recipient()).await?;
+        self.end_call(event, attempt, &snapshot.registrations).await
     }
 }
 
