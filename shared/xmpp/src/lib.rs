@@ -25,7 +25,7 @@ pub use escaping::unescaped;
 pub use form::{DataForm, FormError};
 pub use invitation::{Invitation, InvitationKind};
 pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
-pub use message::{Hint, Message, MessageType, MixParticipant};
+pub use message::{Message, MessageType, MixParticipant};
 pub use pubsub::{
     AccessModel, Affiliation, GivenOptions, NodeConfig, PubSubRequest, PubSubRequestError, PublishModel,
     PublishNotification, PublishedItem,
