@@ -276,6 +276,9 @@ async fn an_iphone_without_push_kit_shows_a_call_as_an_alert() {
     let request = json!({"service": "apns", "topic": "com.example.chat", "alert": alert, "data": data});
     assert_eq!(requests(&pushlark, "iphone").await, [request]);
     assert_eq!(requests(&pushlark, "silent").await, [json!({"service": "apns", "data": data})]);
+    // An occupant of a room is shown with the nick.
+    pushlark.event(propose("c2").from("books@muc.example.com/Owl")).await;
+    assert_eq!(requests(&pushlark, "iphone").await[1]["alert"]["title"], "books@muc.example.com/Owl");
 }
 
 #[tokio::test]

@@ -135,9 +135,8 @@ fn a_message_to_the_subscriber_of_a_room_is_unwrapped() {
     assert_eq!((message.from.as_str(), message.body().as_str()), ("room@muc.example.com/Al", "x"));
     assert_eq!(message.message.kind(), MessageType::Groupchat);
     // A session that has joined the room gets the message with this id alone.
-    let archived = format!("<stanza-id xmlns='urn:xmpp:sid:0' by='b@example.com' id='a1'/></message>");
-    let with_both =
-        subscribed(ROOM, "messages", &with_id).replace("</event></message>", &format!("</event>{archived}"));
+    let archived = "</event><stanza-id xmlns='urn:xmpp:sid:0' by='b@example.com' id='a1'/></message>";
+    let with_both = subscribed(ROOM, "messages", &with_id).replace("</event></message>", archived);
     assert_eq!(one(XML, with_both).id, format!("{ROOM}/s1"));
 
     let without_id = item("i1", "room@muc.example.com/Al", "<body>x</body>");
