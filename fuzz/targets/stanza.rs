@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use pushlark_fuzz::check_written;
 use pushlark_xmpp::{
-    Condition, Content, Disable, Element, Enable, Hint, Iq, MAX_NODE_BYTES, Message, Presence, PubSubRequest, is_xml_text,
+    Condition, Content, Disable, Element, Enable, Iq, MAX_NODE_BYTES, Message, Presence, PubSubRequest, is_xml_text,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -56,9 +56,8 @@ fn check_message(message: &Message) {
     }
     message.kind();
     message.call().map(|call| call.media());
-    message.has_hint(Hint::NoStore);
+    message.forbids_storage();
     message.is_carbon();
-    message.is_correction();
     message.is_displayed_marker();
     message.displayed_id();
     message.displayed_conversations().for_each(drop);

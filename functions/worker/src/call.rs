@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pushlark_delivery::Ringing;
 use pushlark_model::{CallSignal, Payload, PublishOptions, Registration};
-use pushlark_plugin::{ContentPolicy, Event};
+use pushlark_plugin::Event;
 use pushlark_store::{Claimant, StoreError};
 use pushlark_xmpp::{BareJid, Call, CallStep, parse_jid};
 use time::OffsetDateTime;
@@ -49,13 +49,22 @@ pub struct OtherDevices<'d> {
     pub has_push_kit: bool,
 }
 
+/// The alert about a call, for a device that cannot ring.
+#[derive(Debug, Clone, Copy)]
+pub struct CallAlert<'a> {
+    /// The text (`CALL_PLACEHOLDER`).
+    pub text: &'a str,
+    /// Whether the caller is an occupant of a room, who is shown with the nick.
+    pub is_occupant: bool,
+}
+
 /// Returns the payload for one device, or the reason why the device does not get it.
 pub fn for_device(
     payload: Payload,
     registration: &Registration,
     ringing: Ringing,
     others: OtherDevices<'_>,
-    content_policy: &ContentPolicy,
+    alert: CallAlert<'_>,
 ) -> Result<Payload, Reason> {
     match (payload.call(), ringing) {
         (None, Ringing::PushKit) => Err(Reason::CallsAlone),
@@ -66,21 +75,24 @@ pub fn for_device(
         (Some(CallSignal::Ring(_)), Ringing::Alert | Ringing::Background) if others.has_push_kit => {
             Err(Reason::RingsByPushKit)
         }
-        (Some(CallSignal::Ring(_)), Ringing::Alert) => Ok(alert(payload, content_policy)),
+        (Some(CallSignal::Ring(_)), Ringing::Alert) => Ok(alert.add_to(payload)),
         (Some(CallSignal::Ring(_)), _) => Ok(payload),
     }
 }
 
-/// Adds a title and a text to the payload of a call, for a device that shows an alert.
-fn alert(payload: Payload, content_policy: &ContentPolicy) -> Payload {
-    if payload.get(Payload::LAST_MESSAGE_BODY).is_some() {
-        return payload;
+impl CallAlert<'_> {
+    /// Adds a title and the text to the payload of a call.
+    fn add_to(self, payload: Payload) -> Payload {
+        if payload.get(Payload::LAST_MESSAGE_BODY).is_some() {
+            return payload;
+        }
+        let payload = match payload.get(Payload::CALL_FROM).and_then(|caller| parse_jid(caller).ok()) {
+            Some(caller) if self.is_occupant => payload.with(Payload::LAST_MESSAGE_SENDER, caller.to_string()),
+            Some(caller) => payload.with(Payload::LAST_MESSAGE_SENDER, caller.to_bare().to_string()),
+            None => payload,
+        };
+        payload.with(Payload::LAST_MESSAGE_BODY, self.text)
     }
-    let payload = match payload.get(Payload::CALL_FROM).and_then(|caller| parse_jid(caller).ok()) {
-        Some(caller) => payload.with(Payload::LAST_MESSAGE_SENDER, caller.to_bare().to_string()),
-        None => payload,
-    };
-    payload.with(Payload::LAST_MESSAGE_BODY, content_policy.call_placeholder.as_str())
 }
 
 /// Returns the id under which a step of a call is claimed: each device rings once for a call, however often and under
@@ -96,11 +108,17 @@ pub fn claim_id(from: &BareJid, call: &Call<'_>) -> Option<String> {
 }
 
 fn claim_of_call(caller: &BareJid, sid: &str) -> String {
-    format!("call/{caller}/{sid}")
+    own_claim("call", &format!("{caller}/{sid}"))
 }
 
 fn claim_of_end(from: &BareJid, sid: &str) -> String {
-    format!("call-end/{from}/{sid}")
+    own_claim("call-end", &format!("{from}/{sid}"))
+}
+
+/// Returns the id of a claim that no message has: the id of an event contains no control character. Otherwise, a message
+/// whose sender or server chooses its id could suppress a notification of this kind.
+pub fn own_claim(kind: &str, id: &str) -> String {
+    format!("{kind}\n{id}")
 }
 
 /// Returns the id under which the call that `event` ends is claimed; `None` if it ends no call, or does not name the
@@ -130,6 +148,15 @@ impl Worker {
         let claimant = Claimant { id: &id, ..attempt.claimant(&user, None) };
         self.store.finish(claimant, &registrations.iter().collect::<Vec<_>>(), &[]).await
     }
+
+    /// Ends the call that `event` ends, although nobody is notified of its end.
+    pub(crate) async fn end_call_silently(&self, event: &Event, attempt: &Attempt) -> Result<(), StoreError> {
+        if ended_call(event).is_none() {
+            return Ok(());
+        }
+        let snapshot = self.store.snapshot(&event.recipient()).await?;
+        self.end_call(event, attempt, &snapshot.registrations).await
+    }
 }
 
 /// Returns the id under which a published payload about a call is claimed; without a caller, it names the `service`
@@ -147,6 +174,8 @@ pub fn published_claim_id(payload: &Payload, service: &BareJid) -> Option<String
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    const ALERT: CallAlert<'_> = CallAlert { text: "Incoming call", is_occupant: false };
 
     fn registration(node: &str) -> Registration {
         let jid = BareJid::new("push.example.com").unwrap();
@@ -188,8 +217,7 @@ mod tests {
             (end.clone(), Alert, no_others, Err(Reason::NoCallEnd)),
             (end, Background, no_others, Err(Reason::NoCallEnd)),
         ] {
-            let policy = ContentPolicy::default();
-            let got = for_device(payload.clone(), &registration("n"), ringing, others, &policy);
+            let got = for_device(payload.clone(), &registration("n"), ringing, others, ALERT);
             assert_eq!(got, expected, "{payload:?} {ringing:?} {others:?}");
         }
     }
@@ -198,8 +226,7 @@ mod tests {
     fn a_device_whose_session_is_online_gets_messages_but_no_calls() {
         let connected = [registration("desktop")];
         let others = OtherDevices { connected: &connected, has_push_kit: false };
-        let policy = ContentPolicy::default();
-        let of = |payload, node| for_device(payload, &registration(node), Ringing::App, others, &policy);
+        let of = |payload, node| for_device(payload, &registration(node), Ringing::App, others, ALERT);
         assert_eq!(of(payload("jmi"), "desktop"), Err(Reason::Connected));
         assert_eq!(of(payload("jmi-end"), "desktop"), Err(Reason::Connected));
         assert_eq!(of(payload("jmi"), "phone"), Ok(payload("jmi")));

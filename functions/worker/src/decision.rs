@@ -9,7 +9,7 @@ use pushlark_queue::ReportedRecipient;
 use pushlark_store::Snapshot;
 use time::OffsetDateTime;
 
-use crate::call::{OtherDevices, TimeToLive, for_device};
+use crate::call::{CallAlert, OtherDevices, TimeToLive, for_device};
 use crate::task::Attempt;
 
 /// The decision for one recipient of an event, with its steps.
@@ -170,6 +170,7 @@ pub fn decide<'w>(
     let is_call = chosen.iter().any(|publication| publication.payload.call().is_some());
     let has_push_kit = is_call && snapshot.registrations.iter().any(rings_by_push_kit);
     let others = OtherDevices { connected: &known.recipient.connected, has_push_kit };
+    let alert = CallAlert { text: &event.content_policy.call_placeholder, is_occupant: event.is_occupant };
     for Publication { registration, payload } in chosen {
         let options = &registration.options;
         let Some(expires_at) = time_to_live.expiry(event.at, &payload, options) else {
@@ -178,7 +179,7 @@ pub fn decide<'w>(
         };
         let planned = delivery.route(&user, &registration.jid).map_err(Reason::Unroutable).and_then(|publisher| {
             let ringing = publisher.ringing(options);
-            Ok((publisher, for_device(payload, &registration, ringing, others, &event.content_policy)?))
+            Ok((publisher, for_device(payload, &registration, ringing, others, alert)?))
         });
         match planned {
             Ok((publisher, payload)) => {

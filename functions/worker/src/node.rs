@@ -1,11 +1,12 @@
 //! Notifies the device of a push node. Another server has published the payload, so no plugin is called.
 
 use pushlark_delivery::Notification;
-use pushlark_model::CallSignal;
+use pushlark_model::{CallSignal, Payload};
 use pushlark_store::DeviceStatus;
 use pushlark_telemetry::{Metric, count};
+use pushlark_xmpp::parse_jid;
 
-use crate::call::{OtherDevices, for_device};
+use crate::call::{CallAlert, OtherDevices, for_device};
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
 use crate::progress::BatchContext;
@@ -41,7 +42,10 @@ impl Worker {
         let ringing = publisher.ringing(&registration.options);
         // A node does not know the user's other devices.
         let others = OtherDevices::default();
-        let payload = match for_device(payload.clone(), registration, ringing, others, &self.content_policy) {
+        let caller = payload.get(Payload::CALL_FROM).and_then(|caller| parse_jid(caller).ok());
+        let is_occupant = caller.is_some_and(|caller| self.sources.rooms.is_room(user, &caller));
+        let alert = CallAlert { text: &self.content_policy.call_placeholder, is_occupant };
+        let payload = match for_device(payload.clone(), registration, ringing, others, alert) {
             Ok(payload) => payload,
             Err(reason) => {
                 tracing::info!("not notified: {reason}");

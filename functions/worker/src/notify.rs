@@ -63,6 +63,9 @@ impl Worker {
             Ok(decision) => decision,
             Err(DecisionError::Skipped(rule)) => {
                 tracing::info!(skipped = %rule, "not notified");
+                if let Err(error) = self.end_call_silently(event, attempt).await {
+                    return outcome.postponed(&error);
+                }
                 return self.remember_count(event, attempt, outcome).await;
             }
             Err(error) => return outcome.postponed(&error),

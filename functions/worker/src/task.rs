@@ -128,7 +128,7 @@ impl Attempt {
         &self.work.id
     }
 
-    /// Returns the id under which the message is claimed: its own, or that of a step of a call.
+    /// Returns the id under which the message is claimed: its own, or that of a call or a contact request.
     pub fn claim_id(&self) -> &str {
         self.claim_id.as_deref().unwrap_or(&self.work.id)
     }
@@ -161,6 +161,9 @@ impl Action {
     /// Returns the id of the claim, if it is not the message's.
     fn claim_id(&self) -> Option<String> {
         match self {
+            Self::Notify { event, .. } if matches!(event.kind, EventKind::Subscription(_)) => {
+                Some(call::own_claim(event.kind.as_str(), &event.id))
+            }
             Self::Notify { event, .. } => call::claim_id(&event.from.to_bare(), &event.message.call()?),
             Self::NotifyDevice(push) => push.claim_id.clone(),
             Self::Clear(_) | Self::RemoveUser(_) | Self::RemoveDomain(_) => None,

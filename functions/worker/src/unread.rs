@@ -4,7 +4,7 @@ use pushlark_model::Payload;
 use pushlark_plugin::Event;
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{CountedMessage, StoreError};
-use pushlark_xmpp::{BareJid, Hint, Message};
+use pushlark_xmpp::{BareJid, Message};
 use time::OffsetDateTime;
 
 use crate::call::MIN_TIME_TO_LIVE;
@@ -41,7 +41,7 @@ impl Worker {
         let is_ours_to_count = self.unread_counts && reported.unread_count.is_none() && reported.exists != Some(false);
         is_ours_to_count
             && !event.is_own
-            && !event.message.has_hint(Hint::NoStore)
+            && !event.message.forbids_storage()
             && OffsetDateTime::now_utc() - event.at <= self.time_to_live.default.max(MIN_TIME_TO_LIVE)
             && event.message.content().is_ok()
     }

@@ -197,12 +197,13 @@ pub fn message(
         recipient.nick = None;
     }
     let at = at.or(arrival.at).or_else(|| sent_at(&from, &to, message));
-    let id = id.or_else(|| stanza_id(&from, &to, message));
+    let told_id = || stanza_id(&from, &to, message);
     if let Some((item, from, subscribed)) = subscribed(&from, message) {
-        let id = id.or_else(|| stanza_id(&from, &to, &subscribed)).or(item);
+        // The id of the room first: a session that has joined the room gets the same message with this id.
+        let id = id.or_else(|| stanza_id(&from, &to, &subscribed)).or_else(told_id).or(item);
         return self::message(id, at, from, to, &subscribed, recipient, arrival);
     }
-    let id = id.unwrap_or_else(new_id);
+    let id = id.or_else(told_id).unwrap_or_else(new_id);
     let answer = match &to {
         Recipients::Users(users) => CallAnswer::of(&from, users, message),
         Recipients::Sessions(_) => None,
@@ -258,6 +259,9 @@ pub fn subscription(
 /// Returns the last message that a room wraps for a subscriber (MUC/Sub), with its sender and the id of its item. Only
 /// a room itself can wrap the messages of its occupants.
 fn subscribed(from: &Jid, message: &Message) -> Option<(Option<String>, Jid, Message)> {
+    if message.kind() == MessageType::Error {
+        return None;
+    }
     let (item, subscribed) = message.subscribed_messages().last()?;
     let sender = parse_jid(subscribed.attribute("from")?).ok()?;
     if !is_bare(from, message) || sender.to_bare() != *from {

@@ -39,18 +39,18 @@ impl Sources {
     /// Returns the sender of a message to `user`. `from` is the sender of the stanza, `nick` the nick of `user` in its
     /// room, if the event names it. Another sender that the stanza names is believed only if `from` may name it.
     pub fn sender(&self, user: &BareJid, from: &Jid, message: &Message, nick: Option<&str>) -> Sender {
-        if let Some(invitation) = message.invitation() {
-            let (inviter, room) = match invitation.kind {
-                InvitationKind::Mediated(Some(inviter)) if is_bare(from, message) => {
-                    (Some(inviter.into_bare().into()), from.to_bare())
-                }
-                InvitationKind::Mediated(_) => (None, from.to_bare()),
-                InvitationKind::Direct(room) => (None, room),
-            };
-            let sender = self.author(user, from, message, nick);
-            return Sender { jid: inviter.unwrap_or(sender.jid), room: Some(room), ..sender };
+        let sender = self.author(user, from, message, nick);
+        let Some(invitation) = message.invitation() else { return sender };
+        match invitation.kind {
+            InvitationKind::Mediated(Some(inviter)) if is_bare(from, message) => {
+                // A room may name an occupant instead of the user (XEP-0045, section 7.8.2).
+                let is_occupant = inviter.is_full() && inviter.to_bare() == *from;
+                let jid = if is_occupant { inviter } else { inviter.into_bare().into() };
+                Sender { jid, is_occupant, room: Some(from.to_bare()), ..sender }
+            }
+            InvitationKind::Mediated(_) => Sender { room: Some(from.to_bare()), ..sender },
+            InvitationKind::Direct(room) => Sender { room: Some(room), ..sender },
         }
-        self.author(user, from, message, nick)
     }
 
     /// Returns the author of a message that is not an invitation.

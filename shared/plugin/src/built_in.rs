@@ -1,12 +1,12 @@
-//! The built-in plugins: those of MongooseIM, with further rules for carbons, corrections and encrypted messages.
+//! The built-in plugins: those of MongooseIM, with further rules for contents, own messages and calls.
 
 use pushlark_model::{Payload, Registration};
-use pushlark_xmpp::Hint;
 
 use crate::event::{Choice, Event, EventKind, Recipient, Rule};
 use crate::plugin::{Plugin, prepare_notification, should_publish};
 
-/// MongooseIM's `mod_event_pusher_push_plugin_defaults`: notifies offline recipients of messages that have a text.
+/// MongooseIM's `mod_event_pusher_push_plugin_defaults`: notifies recipients of messages that have a content for
+/// people, when they are offline, or online with inactive clients only.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Defaults;
 
@@ -17,8 +17,8 @@ impl Plugin for Defaults {}
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Enhanced;
 
-/// MongooseIM's `mod_event_pusher_push_plugin_hints`: like [`Enhanced`], and the hints `store` and `no-store`
-/// (XEP-0334) decide whether a message is notified. They do not apply to calls.
+/// MongooseIM's `mod_event_pusher_push_plugin_hints`: like [`Enhanced`], and a message with the hint
+/// `no-store` (XEP-0334) is not notified, unless it is a call.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Hints;
 
@@ -38,7 +38,7 @@ impl Plugin for Enhanced {
 
 impl Plugin for Hints {
     fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
-        if event.message.has_hint(Hint::NoStore) && event.message.call().is_none() {
+        if event.message.forbids_storage() && event.message.call().is_none() {
             return Err(Rule::new("hints", "the message is not to be stored"));
         }
         prepare_notification(event)

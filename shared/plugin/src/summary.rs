@@ -1,7 +1,7 @@
 //! The content of notifications about messages.
 
 use pushlark_model::Payload;
-use pushlark_xmpp::{BareJid, Content, MessageType, parse_jid};
+use pushlark_xmpp::{BareJid, Content, MessageType, parse_jid, unescaped};
 
 use crate::content_policy::ContentPolicy;
 use crate::event::Event;
@@ -24,7 +24,9 @@ impl Event {
             Content::Text(text) | Content::Spoiler(Some(text)) | Content::Invitation(Some(text)) if *body => {
                 text.into_owned()
             }
-            Content::Invitation(_) if let Some(room) = room => invitation_placeholder.replace("{room}", room.as_str()),
+            Content::Invitation(_) if let Some(room) = room => {
+                invitation_placeholder.replace("{room}", &unescaped(room.as_str()))
+            }
             _ => placeholder.clone(),
         };
         payload = payload.with(Payload::LAST_MESSAGE_BODY, text);

@@ -2,6 +2,10 @@
 
 use crate::{Element, Message, MessageType, ns};
 
+/// The most media of one call that are notified: the caller chooses their number.
+const MAX_MEDIA: usize = 4;
+/// The longest name of a medium, in bytes. Clients have `audio` and `video`.
+const MAX_MEDIA_BYTES: usize = 32;
 /// The namespace of audio and video in Jingle (XEP-0167).
 const JINGLE_RTP: &str = "urn:xmpp:jingle:apps:rtp:1";
 
@@ -67,12 +71,17 @@ impl Message {
 }
 
 impl<'m> Call<'m> {
-    /// Returns the media that the caller proposes, such as `audio` and `video`, each once (XEP-0167, section 5).
+    /// Returns the media that the caller proposes, such as `audio` and `video`, each once (XEP-0167, section 5). At
+    /// most four are returned, of at most 32 bytes each.
     pub fn media(&self) -> Vec<&'m str> {
         let descriptions = self.element.children().filter(|child| child.is("description", JINGLE_RTP));
         let mut media = Vec::new();
         for name in descriptions.filter_map(|description| description.attribute("media")) {
-            let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            if media.len() == MAX_MEDIA {
+                break;
+            }
+            let is_name = (1..=MAX_MEDIA_BYTES).contains(&name.len())
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
             if is_name && !media.contains(&name) {
                 media.push(name);
             }
@@ -145,5 +154,8 @@ mod tests {
         assert_eq!(media(&[audio.as_str(), &video, &audio].concat()), "audio,video");
         assert_eq!(media(&[rtp(""), rtp(" media=''"), rtp(" media='a,b'")].concat()), "");
         assert_eq!(media("<description xmlns='urn:other' media='audio'/>"), "");
+        let many: String =
+            ["a".repeat(33).as_str(), "a", "b", "c", "d", "e"].map(|name| rtp(&format!(" media='{name}'"))).concat();
+        assert_eq!(media(&many), "a,b,c,d");
     }
 }

@@ -26,11 +26,7 @@ impl Message {
     /// the JID of the other user or the room, and the stanza-id of the last message that was read (XEP-0490, section 3).
     /// The caller must check that the account itself sends the event.
     pub fn displayed_conversations(&self) -> impl Iterator<Item = (&str, &str)> {
-        let items =
-            self.element().child("event", ns::PUBSUB_EVENT).and_then(|event| event.child("items", ns::PUBSUB_EVENT));
-        let items = items.filter(|items| items.attribute("node") == Some(DISPLAYED_NODE));
-        let items = items.into_iter().flat_map(Element::children).filter(|item| item.is("item", ns::PUBSUB_EVENT));
-        items.filter_map(|item| {
+        self.items_of(DISPLAYED_NODE).filter_map(|item| {
             let displayed = item.child("displayed", ns::MESSAGE_DISPLAYED)?;
             Some((item.attribute("id")?, stanza_id(displayed)?))
         })

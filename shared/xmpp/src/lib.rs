@@ -7,6 +7,7 @@ mod call;
 mod content;
 mod displayed;
 mod element;
+mod escaping;
 mod fallback;
 mod form;
 mod invitation;
@@ -20,10 +21,11 @@ pub use address::{JidError, parse_jid};
 pub use call::{Call, CallStep};
 pub use content::{Content, NoContent};
 pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
+pub use escaping::unescaped;
 pub use form::{DataForm, FormError};
 pub use invitation::{Invitation, InvitationKind};
 pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
-pub use message::{Hint, Message, MessageType, MixParticipant};
+pub use message::{Message, MessageType, MixParticipant};
 pub use pubsub::{
     AccessModel, Affiliation, GivenOptions, NodeConfig, PubSubRequest, PubSubRequestError, PublishModel,
     PublishNotification, PublishedItem,

@@ -84,9 +84,9 @@ impl Message {
 
 /// The extensions that matter for push notifications.
 impl Message {
-    /// Returns whether the message carries a processing hint.
-    pub fn has_hint(&self, hint: Hint) -> bool {
-        self.0.child(hint.as_str(), ns::HINTS).is_some()
+    /// Returns whether it has the hint `no-store`: nobody may store it (XEP-0334).
+    pub fn forbids_storage(&self) -> bool {
+        self.0.child("no-store", ns::HINTS).is_some()
     }
 
     /// Returns the delays in it, as `(by, stamp)` (XEP-0203; XEP-0091).
@@ -112,18 +112,17 @@ impl Message {
     /// Returns the messages of a room that it wraps for a subscriber of the room (ejabberd's MUC/Sub), in order, each
     /// with the id of its item.
     pub fn subscribed_messages(&self) -> impl Iterator<Item = (Option<&str>, &Element)> {
-        let items = self.0.child("event", ns::PUBSUB_EVENT).and_then(|event| event.child("items", ns::PUBSUB_EVENT));
-        let items = items.filter(|items| items.attribute("node") == Some(ns::MUCSUB_MESSAGES));
-        let items = items.into_iter().flat_map(Element::children).filter(|item| item.is("item", ns::PUBSUB_EVENT));
-        items.flat_map(|item| {
+        self.items_of(ns::MUCSUB_MESSAGES).flat_map(|item| {
             let messages = item.children().filter(|child| child.is("message", ns::CLIENT));
             messages.map(move |message| (item.attribute("id"), message))
         })
     }
 
-    /// Returns whether it corrects an earlier message (XEP-0308).
-    pub fn is_correction(&self) -> bool {
-        self.0.child("replace", ns::CORRECTION).is_some()
+    /// Returns the items of `node` that it tells (XEP-0060, section 7.1.2), in order.
+    pub(crate) fn items_of(&self, node: &str) -> impl Iterator<Item = &Element> {
+        let items = self.0.child("event", ns::PUBSUB_EVENT).and_then(|event| event.child("items", ns::PUBSUB_EVENT));
+        let items = items.filter(|items| items.attribute("node") == Some(node));
+        items.into_iter().flat_map(Element::children).filter(|item| item.is("item", ns::PUBSUB_EVENT))
     }
 
     /// Returns whether it is a carbon copy of a message of another session of the user (XEP-0280).
@@ -161,22 +160,4 @@ pub struct MixParticipant<'m> {
     pub nick: Option<Cow<'m, str>>,
     /// The bare JID, not normalised. A channel may keep it secret.
     pub jid: Option<Cow<'m, str>>,
-}
-
-/// A message processing hint (XEP-0334).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hint {
-    /// Store the message even without a body.
-    Store,
-    /// Do not store the message.
-    NoStore,
-}
-
-impl Hint {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Store => "store",
-            Self::NoStore => "no-store",
-        }
-    }
 }

@@ -6,6 +6,7 @@ use jid::{BareJid, DomainRef, Jid};
 
 use crate::address::parse_jid;
 use crate::element::Element;
+use crate::fallback::is_blank;
 use crate::form::named_fields;
 use crate::ns;
 use crate::push::MAX_NODE_BYTES;
@@ -129,7 +130,7 @@ pub struct PublishedItem {
     pub id: Option<String>,
     /// The summary's fields that have one value, without FORM_TYPE, in their order.
     pub summary: Vec<(String, String)>,
-    /// The names of the summary's fields without a value, or with one of white space alone.
+    /// The names of the summary's fields without a value, or with a blank one.
     pub without_value: Vec<String>,
 }
 
@@ -343,7 +344,7 @@ fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRe
         if form_type.is_some_and(|form_type| form_type != ns::PUSH_SUMMARY) {
             return Err(invalid_payload("the notification's FORM_TYPE must be urn:xmpp:push:summary"));
         }
-        let (empty, summary) = with_value.into_iter().partition::<Vec<_>, _>(|(_, value)| value.trim().is_empty());
+        let (empty, summary) = with_value.into_iter().partition::<Vec<_>, _>(|(_, value)| is_blank(value));
         without_value.extend(empty.into_iter().map(|(name, _)| name));
         (published.summary, published.without_value) = (summary, without_value);
     }

@@ -163,6 +163,23 @@ async fn a_call_rings_once_however_often_it_is_proposed() {
 }
 
 #[tokio::test]
+async fn no_message_takes_the_place_of_a_call() {
+    let pushlark = Pushlark::start().await;
+    pushlark.enable(BOB, "phone").await;
+    pushlark.event(Event::message(BOB, "Hi").id(&format!("call/{ALICE}/c1"))).await;
+    // The id of a room's message begins with the room.
+    let stanza_id = format!("<stanza-id xmlns='urn:xmpp:sid:0' by='call' id='{ALICE}/c2'/>");
+    let stanza = format!("<message type='groupchat'><body>Hi</body>{stanza_id}</message>");
+    let id = pushlark.event(Event::stanza(BOB, &stanza).from("call/nick")).await;
+    assert_eq!(id, format!("call/{ALICE}/c2"));
+    for sid in ["c1", "c2"] {
+        pushlark.event(propose(sid)).await;
+        let requests = requests(&pushlark, "phone").await;
+        assert!(requests.iter().any(|request| request["data"] == call_data(sid)), "{requests:?}");
+    }
+}
+
+#[tokio::test]
 async fn other_steps_and_calls_of_the_own_account_do_not_notify() {
     let pushlark = Pushlark::start().await;
     pushlark.enable(BOB, "phone").await;
@@ -259,6 +276,9 @@ async fn an_iphone_without_push_kit_shows_a_call_as_an_alert() {
     let request = json!({"service": "apns", "topic": "com.example.chat", "alert": alert, "data": data});
     assert_eq!(requests(&pushlark, "iphone").await, [request]);
     assert_eq!(requests(&pushlark, "silent").await, [json!({"service": "apns", "data": data})]);
+    // An occupant of a room is shown with the nick.
+    pushlark.event(propose("c2").from("books@muc.example.com/Owl")).await;
+    assert_eq!(requests(&pushlark, "iphone").await[1]["alert"]["title"], "books@muc.example.com/Owl");
 }
 
 #[tokio::test]
@@ -458,8 +478,10 @@ async fn a_device_that_has_not_rung_yet_does_not_ring_after_the_end() {
         let stanza = format!("<message type='chat' to='{ALICES_PC}'>{}</message>", step(name, "c1"));
         Work::message(&[BOB]).message_field("from", from).message_field("stanza", stanza).id(name)
     };
-    for (name, from) in [("retract", ALICES_PC), ("proceed", BOBS_PC)] {
-        let isolated = IsolatedWorker::start().await;
+    let ends = [("retract", ALICES_PC), ("proceed", BOBS_PC)];
+    // The device does not ring either if nobody is notified of the end.
+    for ((name, from), call_end) in ends.into_iter().flat_map(|end| ["on", "off"].map(|call_end| (end, call_end))) {
+        let isolated = IsolatedWorker::beside(Pushlark::with_settings([("CALL_END", call_end)]).await).await;
         let pushlark = &isolated.pushlark;
         pushlark.enable_with(BOB, "kit", json!({"service": "apns", "topic": VOIP_TOPIC})).await;
         pushlark.device_answers("kit", json!({"status": 503})).await;
@@ -471,7 +493,7 @@ async fn a_device_that_has_not_rung_yet_does_not_ring_after_the_end() {
         // The end may also overtake the call.
         isolated.handle(isolated.batch(&[work("propose", ALICES_PC).id("again")]).await).await;
         let statuses: Vec<_> = pushlark.notifications("kit").await.iter().map(|one| one["status"].clone()).collect();
-        assert_eq!(statuses, [503], "{name}");
+        assert_eq!(statuses, [503], "{name} {call_end}");
     }
 }
 

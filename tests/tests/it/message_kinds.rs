@@ -244,6 +244,15 @@ async fn an_invitation_names_an_inviter_only_for_a_room() {
     pushlark.event(Event::stanza(BOB, &stanza).from("mallory@example.com")).await;
     let all = pushlark.notified("phone", 3).await;
     assert_eq!(all[2]["notification"]["alert"]["title"], "mallory@example.com");
+    // Escapes are undone in what is shown, not in ids (XEP-0106).
+    let escaped = r"book\20club@muc.example.com";
+    let club = notification(&pushlark, &message(&format!("from='{ALICES_PC}'"), &direct(escaped, ""))).await;
+    assert_eq!(club["alert"]["body"], "Invitation to book club@muc.example.com");
+    assert_eq!(club["data"], json!({"room": escaped}));
+    // A room may name the occupant instead of the user.
+    let by_occupant = invite(&format!("from='{ROOM}/Owl'"), "<reason>canary</reason>");
+    let by_occupant = notification(&pushlark, &message(&format!("from='{ROOM}'"), &by_occupant)).await;
+    assert_eq!(by_occupant["alert"]["title"], format!("{ROOM}/Owl"));
     // Without an inviter, the room is the sender.
     let anonymous = notification(&pushlark, &message(&format!("from='{ROOM}'"), &invite("", ""))).await;
     assert_eq!(anonymous["alert"]["title"], ROOM);

@@ -134,6 +134,10 @@ fn a_message_to_the_subscriber_of_a_room_is_unwrapped() {
     let message = queued(event);
     assert_eq!((message.from.as_str(), message.body().as_str()), ("room@muc.example.com/Al", "x"));
     assert_eq!(message.message.kind(), MessageType::Groupchat);
+    // A session that has joined the room gets the message with this id alone.
+    let archived = "</event><stanza-id xmlns='urn:xmpp:sid:0' by='b@example.com' id='a1'/></message>";
+    let with_both = subscribed(ROOM, "messages", &with_id).replace("</event></message>", archived);
+    assert_eq!(one(XML, with_both).id, format!("{ROOM}/s1"));
 
     let without_id = item("i1", "room@muc.example.com/Al", "<body>x</body>");
     assert_eq!(one(XML, subscribed(ROOM, "messages", &without_id)).id, format!("{ROOM}/i1"));
@@ -160,6 +164,13 @@ fn only_a_room_can_wrap_the_messages_of_its_occupants() {
     let stanza = subscribed("room@muc.example.com/Eve", "messages", &item("i1", occupant, "<body>x</body>"));
     let event = serde_json::json!({"type": "message", "from": ROOM, "to": "b@example.com", "stanza": stanza});
     assert_eq!(queued(one(pushlark_http::Media::Json, event.to_string())).message.body(), None);
+}
+
+#[test]
+fn an_error_about_a_wrapped_message_notifies_nobody() {
+    let wrapped = subscribed(ROOM, "messages", &item("i1", "room@muc.example.com/Al", "<body>x</body>"));
+    let error = wrapped.replacen("<message ", "<message type='error' ", 1);
+    assert!(matches!(one(XML, error).effect, Effect::None(_)));
 }
 
 fn delay(from: &str, stamp: &str) -> String {

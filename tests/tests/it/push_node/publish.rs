@@ -54,7 +54,7 @@ async fn a_text_without_a_value_is_data_in_the_background() {
     register(&pushlark, "node-5", "phone").await;
     allow(&pushlark, "node-5", "localhost").await;
     let device = canary("phone");
-    let empty = marker.replace("var='last-message-body'/>", "var='last-message-body'><value> </value></field>");
+    let empty = marker.replace("var='last-message-body'/>", "var='last-message-body'><value> &#x200b;</value></field>");
     assert_ne!(empty, marker);
     let with_sender = marker
         .replace("var='last-message-sender'/>", "var='last-message-sender'><value>alice@localhost/pc</value></field>");
@@ -112,16 +112,17 @@ async fn pending_contact_requests_without_messages_are_an_alert_of_their_own() {
     let pending = |count| ("pending-subscription-count", count);
     let [sender, body] = [("last-message-sender", ""), ("last-message-body", "")];
     for (times, summary, text) in [
-        (1, vec![pending("1")], Some("Somebody asks")),
-        (2, vec![count("0"), pending("2"), sender, body], Some("Somebody asks")),
+        (1, vec![pending("1")], Some(["New contact", "Somebody asks"])),
+        (2, vec![count("0"), pending("2"), sender, body], Some(["New contact", "Somebody asks"])),
         (3, vec![count("1"), pending("2"), sender, body], None),
-        (4, vec![pending("0")], Some("New message")),
+        (4, vec![pending("0")], Some(["New message", "New message"])),
     ] {
         assert_result(
             &send_iq(&pushlark, ALICE, "set", &format!("p{times}"), &publish("node", &summary, &DEVICE)).await,
         );
         let notified = &pushlark.notified("sometoken", times).await[times - 1]["notification"];
-        assert_eq!(notified["alert"]["body"].as_str(), text, "{notified}");
+        let shown = notified.get("alert").map(|alert| ["title", "body"].map(|name| alert[name].as_str().unwrap()));
+        assert_eq!(shown, text, "{notified}");
     }
 }
 
