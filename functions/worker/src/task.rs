@@ -103,7 +103,7 @@ impl Task {
                 let first = || Retry::first(format!("{name}.{}", tasks.len()));
                 let retry = work.retry.clone().unwrap_or_else(first);
                 let is_repeat = is_repeat || work.retry.is_some();
-                let claim_id = action.claim_id().map(Into::into);
+                let claim_id = action.claim_id(&work.id).map(Into::into);
                 let attempt = Attempt { retry, is_repeat, work: Arc::clone(&work), index, claim_id };
                 tasks.push(Self { action, attempt });
             }
@@ -159,14 +159,15 @@ impl Attempt {
 
 impl Action {
     /// Returns the id of the claim, if it is not the message's.
-    fn claim_id(&self) -> Option<String> {
+    fn claim_id(&self, id: &str) -> Option<String> {
         match self {
             Self::Notify { event, .. } if matches!(event.kind, EventKind::Subscription(_)) => {
-                Some(call::own_claim(event.kind.as_str(), &event.id))
+                Some(call::own_claim(event.kind.as_str(), id))
             }
             Self::Notify { event, .. } => call::claim_id(&event.from.to_bare(), &event.message.call()?),
             Self::NotifyDevice(push) => push.claim_id.clone(),
-            Self::Clear(_) | Self::RemoveUser(_) | Self::RemoveDomain(_) => None,
+            Self::Clear(_) => Some(call::own_claim("read", id)),
+            Self::RemoveUser(_) | Self::RemoveDomain(_) => None,
         }
     }
 
