@@ -158,7 +158,7 @@ impl Attempt {
 }
 
 impl Action {
-    /// Returns the id of the claim, if it is not the message's.
+    /// Returns the id of the claim, if it is not `id`, that of the message.
     fn claim_id(&self, id: &str) -> Option<String> {
         match self {
             Self::Notify { event, .. } if matches!(event.kind, EventKind::Subscription(_)) => {
