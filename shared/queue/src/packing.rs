@@ -5,7 +5,7 @@ use std::io;
 
 use serde::Serialize;
 
-use crate::record::{Record, Work};
+use crate::record::{Record, Work, WorkKind};
 
 /// The most different users in one record. The worker handles them concurrently.
 pub const MAX_RECIPIENTS: usize = 25;
@@ -18,6 +18,8 @@ const FULL_RECORD_BYTES: usize = 60 * 1024;
 const MAX_RECORD_BYTES: usize = 1024 * 1024;
 /// More than the bytes of a record without events.
 const RECORD_OVERHEAD: usize = 64;
+/// More than the bytes of the JSON of a message without its texts and recipients.
+const MESSAGE_OVERHEAD: usize = 288;
 
 /// One recipient of an event: the worker makes a task of it.
 #[derive(Debug, Clone, Copy)]
@@ -98,9 +100,8 @@ fn by_user(work: &[Work]) -> Vec<Vec<Part>> {
     let mut indices = HashMap::new();
     for (event, work) in work.iter().enumerate() {
         for (recipient, jid) in work.kind.recipients().enumerate() {
-            let escaped = jid.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
             // Two quotation marks and a comma.
-            let part = Part { event, recipient, bytes: jid.len() + escaped + 3 };
+            let part = Part { event, recipient, bytes: text_size(jid) + 3 };
             // A bare JID and a domain have no slash, and a resource follows the first one (RFC 7622, section 3.1).
             let user = jid.split('/').next().unwrap_or(jid);
             let index = *indices.entry(user).or_insert(users.len());
@@ -119,8 +120,35 @@ fn sizes(work: &[Work]) -> Vec<usize> {
     if let [_] = work {
         return Vec::new();
     }
-    let size = |work: &Work| size_in_json(&work.part(&[])) + 1;
     work.iter().map(size).collect()
+}
+
+/// Returns the size of an event in JSON without its recipients and with a comma, or a little more: to write each message
+/// twice would cost more than to read it.
+fn size(work: &Work) -> usize {
+    match &work.kind {
+        WorkKind::Message { from, stanza, recipient, .. }
+        | WorkKind::Unacknowledged { from, stanza, recipient, .. } => {
+            let texts = [work.id.as_str(), from.as_str(), stanza, recipient.nick.as_deref().unwrap_or_default()];
+            let retry = work.retry.as_ref().map_or(0, size_in_json);
+            MESSAGE_OVERHEAD + texts.into_iter().map(text_size).sum::<usize>() + retry
+        }
+        WorkKind::Subscription { .. }
+        | WorkKind::Read { .. }
+        | WorkKind::Notification(_)
+        | WorkKind::UserRemoved { .. }
+        | WorkKind::DomainRemoved { .. } => size_in_json(work) + 1,
+    }
+}
+
+/// Returns the size of a text within a JSON string, in bytes, or more: some control characters need only two.
+fn text_size(text: &str) -> usize {
+    let size = |byte| match byte {
+        b'"' | b'\\' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(size).sum()
 }
 
 /// Returns the number of bytes of a value in JSON.
@@ -156,11 +184,12 @@ mod tests {
     use std::collections::HashSet;
     use std::ops::Range;
 
+    use pushlark_model::ClientState;
     use pushlark_xmpp::{BareJid, Jid};
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::record::{ReportedRecipient, WorkKind};
+    use crate::record::{RegistrationKey, ReportedRecipient, Retry};
 
     fn message(id: usize, users: Range<usize>, bytes: usize) -> Work {
         let to = users.map(|user| BareJid::new(&format!("u{user}@example.com")).unwrap()).collect();
@@ -187,6 +216,31 @@ mod tests {
             own.map(|work| (index, work.id.clone())).collect()
         };
         records.iter().enumerate().flat_map(of_record).collect()
+    }
+
+    #[test]
+    fn the_size_of_a_message_is_at_least_that_of_its_json() {
+        let mut work = message(0, 0..0, 0);
+        let recipient = ReportedRecipient {
+            exists: Some(false),
+            online: Some(false),
+            unread_count: Some(u32::MAX),
+            client_state: Some(ClientState::Inactive),
+            unread_total: Some(u32::MAX),
+            nick: Some("\u{1}\"\\\n".into()),
+        };
+        let from = Jid::new("room@muc.example.com/\\").unwrap();
+        work.kind = WorkKind::Unacknowledged { from, to: Vec::new(), stanza: "<é a=\"\"/>\t".into(), recipient };
+        work.at = OffsetDateTime::from_unix_timestamp_nanos(1_795_840_200_123_456_789).unwrap();
+        let registration = RegistrationKey { jid: BareJid::new("push.example.com").unwrap(), node: "n".into() };
+        work.retry = Some(Retry {
+            not_before: Some(work.at),
+            registration: Some(registration),
+            unread_count: Some(u32::MAX),
+            ..Retry::first("queue-message.1".into())
+        });
+        let bytes = size_in_json(&work) + 1;
+        assert!((bytes..bytes + 100).contains(&size(&work)), "{bytes} bytes, and {} are assumed", size(&work));
     }
 
     #[test]
