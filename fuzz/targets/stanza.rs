@@ -51,7 +51,8 @@ fn check_iq(iq: &Iq) {
 
 fn check_message(message: &Message) {
     assert!(message.text().is_none_or(|text| !text.is_empty()));
-    if let Ok(Content::Text(text) | Content::Spoiler(Some(text)) | Content::Invitation(Some(text))) = message.content() {
+    if let Ok(Content::Text(text) | Content::Spoiler(Some(text)) | Content::Invitation(Some(text))) = message.content()
+    {
         assert!(!text.trim().is_empty());
     }
     message.kind();
