@@ -49,11 +49,19 @@ impl Record {
     /// require.
     ///
     /// An event is copied into a record when the iterator gets there, since all records together may be many times
-    /// larger than the events.
+    /// larger than the events. One whose recipients are all in one record is moved.
     pub fn pack(work: impl IntoIterator<Item = Work>) -> impl Iterator<Item = Self> + Send {
         let work: Vec<Work> = work.into_iter().collect();
-        drafts(&work).into_iter().map(move |draft| {
-            let events = draft.events.iter().filter_map(|(event, recipients)| Some(work.get(*event)?.part(recipients)));
+        let drafts = drafts(&work);
+        let mut work: Vec<Option<Work>> = work.into_iter().map(Some).collect();
+        drafts.into_iter().map(move |draft| {
+            let events = draft.events.iter().filter_map(|(event, recipients)| {
+                let event = work.get_mut(*event)?;
+                match event {
+                    Some(whole) if whole.kind.recipients().count() == recipients.len() => event.take(),
+                    part => part.as_ref().map(|event| event.part(recipients)),
+                }
+            });
             Self::new(events.collect())
         })
     }
