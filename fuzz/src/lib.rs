@@ -146,7 +146,7 @@ pub fn check_events(events: &[WebhookEvent]) {
             assert!(user.node().is_some(), "{user} reads");
         }
         match effect {
-            Effect::Queue(kind) => {
+            Effect::Queue(kind) | Effect::CallAnswer { work: kind, .. } => {
                 recipients += users_of(kind).len();
                 work.push(Work::new(id.clone(), *at, kind.clone()));
             }
