@@ -9,12 +9,10 @@ use pushlark_queue::{QueueError, Record, RecordError, Work, WorkKind};
 use pushlark_store::{RemovalProgress, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
-use time::OffsetDateTime;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{Instrument, info_span};
 
-use crate::call::MIN_TIME_TO_LIVE;
 use crate::notify::TaskOutcome;
 use crate::order::{Order, Ticket};
 use crate::progress::{self, BatchContext, ByClaimant, Progress, RecipientProgress};
@@ -300,7 +298,7 @@ impl Worker {
             (_, RetryCause::NotTried | RetryCause::TooEarly) => false,
             (WorkKind::UserRemoved { .. } | WorkKind::DomainRemoved { .. }, _) => tries >= MAX_REMOVAL_ATTEMPTS,
             _ if unfinished.registration.is_some() => false,
-            _ => OffsetDateTime::now_utc() - work.at > self.time_to_live.default.max(MIN_TIME_TO_LIVE),
+            _ => self.time_to_live.is_over(work.at),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::worker::Worker;
 
 /// The shortest time for which a notification is attempted. The event spends some time in the queue, so without a
 /// minimum a `time_to_live` of 0 would never be delivered. It does not apply to calls.
-pub const MIN_TIME_TO_LIVE: Duration = Duration::from_secs(30);
+const MIN_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
 /// The time for which a notification is worth delivering.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,11 @@ impl TimeToLive {
             }
         };
         (OffsetDateTime::now_utc() - at <= attempted).then(|| at + time_to_live)
+    }
+
+    /// Returns whether an event at `at` is older than the time of notifications whose registration sets none.
+    pub fn is_over(self, at: OffsetDateTime) -> bool {
+        OffsetDateTime::now_utc() - at > self.default.max(MIN_TIME_TO_LIVE)
     }
 }
 
@@ -96,7 +101,7 @@ impl CallAlert<'_> {
 }
 
 /// Returns the id under which a step of a call is claimed: each device rings once for a call, however often and under
-/// which ids it is proposed, and is told once of its end. `from` is the bare JID of the sender.
+/// which ids it is proposed, and gets its end once. `from` is the bare JID of the sender.
 pub fn claim_id(from: &BareJid, call: &Call<'_>) -> Option<String> {
     match call.step {
         CallStep::Propose => Some(claim_of_call(from, call.sid)),

@@ -5,11 +5,9 @@ use futures_util::future::join_all;
 use pushlark_delivery::{Notification, Publisher, thread};
 use pushlark_model::{Payload, Registration};
 use pushlark_store::{Shown, Snapshot, StoreError};
-use pushlark_telemetry::{Metric, count};
+use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
-use time::OffsetDateTime;
 
-use crate::call::MIN_TIME_TO_LIVE;
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
 use crate::progress::BatchContext;
@@ -64,7 +62,7 @@ impl Worker {
         batch: &BatchContext,
     ) -> TaskOutcome {
         let ReadConversation { user, conversation } = read;
-        if OffsetDateTime::now_utc() - attempt.at() > self.time_to_live.default.max(MIN_TIME_TO_LIVE) {
+        if self.time_to_live.is_over(attempt.at()) {
             count(Metric::Expired);
             tracing::info!("not cleared: the read mark is older than the time to live");
             return TaskOutcome::default();
@@ -165,7 +163,7 @@ impl Worker {
     async fn forget_shown(&self, read: &ReadConversation, shown: &Shown) {
         if let Err(error) = self.store.forget_shown(&read.user, &read.conversation, shown).await {
             tracing::warn!(
-                error = %pushlark_telemetry::Causes(&error),
+                error = %Causes(&error),
                 "the notifications of a conversation that is read are not forgotten yet"
             );
         }

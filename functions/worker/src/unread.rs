@@ -5,9 +5,7 @@ use pushlark_plugin::Event;
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{CountedMessage, StoreError};
 use pushlark_xmpp::{BareJid, Message};
-use time::OffsetDateTime;
 
-use crate::call::MIN_TIME_TO_LIVE;
 use crate::decision::PlannedPublication;
 use crate::worker::Worker;
 
@@ -42,7 +40,7 @@ impl Worker {
         is_ours_to_count
             && !event.is_own
             && !event.message.forbids_storage()
-            && OffsetDateTime::now_utc() - event.at <= self.time_to_live.default.max(MIN_TIME_TO_LIVE)
+            && !self.time_to_live.is_over(event.at)
             && event.message.content().is_ok()
     }
 
