@@ -193,7 +193,7 @@ catalogue! {
         TIME_TO_LIVE: Number = Number::new(60..=14 * 86_400, "seconds", 86_400), for &[Worker];
         /// How long a call is worth delivering.
         CALL_TIME_TO_LIVE: Number = Number::new(5..=300, "seconds", 30), for &[Worker];
-        /// Whether the devices of a user that cannot hear the end of a call are told of it.
+        /// Whether the end of a call is sent to the devices of a user, except those of APNs.
         CALL_END: Switch = Switch { default: true }, for &[Worker];
     }
     "Operation" {

@@ -20,7 +20,7 @@ pub enum Content<'m> {
     Invitation(Option<Cow<'m, str>>),
 }
 
-/// The reason why nobody is told of a message.
+/// The reason why a message does not notify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.as_str())]
 pub enum NoContent {
