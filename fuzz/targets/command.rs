@@ -55,7 +55,7 @@ where
     }
 }
 
-fn enable(Enable { user, jid, node, form }: Enable) -> Result<Value, CommandError> {
+fn enable(Enable { user, jid, node, form, .. }: Enable) -> Result<Value, CommandError> {
     check_parties(&user, Some(&node));
     assert!(form.iter().all(|(name, value)| is_xml_text(name) && is_xml_text(value)));
     let options = PublishOptions::new(form).map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;

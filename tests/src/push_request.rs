@@ -75,5 +75,5 @@ pub(crate) fn browser(endpoint: &str, subscriber: &Subscriber) -> Value {
 pub fn registration(node: &str, options: &[(&str, &str)], created_at: u64) -> Registration {
     let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let options = PublishOptions::new(options).unwrap();
-    Registration { jid: BareJid::new(PUSH_HOST).unwrap(), node: node.into(), options, created_at }
+    Registration::new(BareJid::new(PUSH_HOST).unwrap(), node.into(), options, created_at)
 }

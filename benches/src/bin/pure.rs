@@ -58,12 +58,8 @@ fn run<T>(times: u32, mut part: impl FnMut() -> anyhow::Result<T>) -> anyhow::Re
 /// The registrations of a recipient.
 fn services() -> anyhow::Result<Vec<Registration>> {
     let mut enable = input::enable(1);
-    Ok(vec![Registration {
-        jid: BareJid::new("push.example.com")?,
-        node: "node-1".into(),
-        options: PublishOptions::new(serde_json::from_value(enable["form"].take())?)?,
-        created_at: 0,
-    }])
+    let options = PublishOptions::new(serde_json::from_value(enable["form"].take())?)?;
+    Ok(vec![Registration::new(BareJid::new("push.example.com")?, "node-1".into(), options, 0)])
 }
 
 /// The worker's computation between its queue, its table and its push service.
@@ -72,7 +68,7 @@ fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<
     let mut notifications = Vec::new();
     let content_policy = Arc::new(ContentPolicy::default());
     for work in record.work {
-        let WorkKind::Message { from, to, stanza, recipient } = work.kind else { continue };
+        let WorkKind::Message { from, to, stanza, recipient, .. } = work.kind else { continue };
         let message = Arc::new(Message::from_element(Element::parse(&stanza)?)?);
         for to in to {
             let event = Event {
@@ -83,6 +79,10 @@ fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<
                 is_own: false,
                 room: None,
                 nick: None,
+                sender_name: None,
+                room_name: None,
+                members: 1,
+                sender_known: None,
                 kind: EventKind::Message(to),
                 message: Arc::clone(&message),
                 unread_count: recipient.unread_count.unwrap_or(1),
@@ -92,7 +92,8 @@ fn notifications(record: &str, services: &[Registration]) -> anyhow::Result<Vec<
             let offline =
                 Recipient { exists: true, online: false, client_state: None, tied: None, connected: Vec::new() };
             let services = Defaults.should_publish(&event, &offline, services.to_vec()).publish;
-            for Publication { registration, payload } in Defaults.publish_notification(&event, payload, services) {
+            let publications = Defaults.publish_notification(&event, &offline, payload, services);
+            for Publication { registration, payload, .. } in publications {
                 notifications.push(serde_json::to_vec(&Notification::new(&registration.options, &payload)?)?);
             }
         }

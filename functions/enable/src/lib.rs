@@ -51,7 +51,7 @@ impl Function {
     }
 
     async fn enable(&self, caller: &Caller, enable: Enable) -> Result<Value, CommandError> {
-        let Enable { user, jid, node, form } = enable;
+        let Enable { user, jid, node, form, extensions: _ } = enable;
         let owner = user.to_bare();
         if !caller.has_access_to(&owner) {
             return Err(CommandError::Forbidden(owner.to_string()));
@@ -59,7 +59,7 @@ impl Function {
         let options = PublishOptions::new(form).map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
         let notice = self.destinations.check(&owner, &jid, &options);
         let notice = notice.map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
-        let registration = Registration { jid, node, options, created_at: to_micros(OffsetDateTime::now_utc()) };
+        let registration = Registration::new(jid, node, options, to_micros(OffsetDateTime::now_utc()));
         let unavailable = |error: StoreError| {
             tracing::error!(user = %owner, jid = %registration.jid, error = %Causes(&error), "not enabled");
             CommandError::Unavailable

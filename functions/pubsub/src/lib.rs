@@ -347,6 +347,8 @@ impl Parties {
             publish_model: config.publish_model.unwrap_or(PublishModel::Publishers),
             affiliations: BTreeMap::new(),
             device: None,
+            preferences: None,
+            encryption: None,
             created_at: to_micros(OffsetDateTime::now_utc()),
         })
     }

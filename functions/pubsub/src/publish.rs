@@ -113,7 +113,7 @@ impl Function {
             return Err(PushNodeError::new(Condition::DeviceNotRegistered, "the device is not registered any more"));
         }
         let item_id = item.id.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-        let Registration { jid, node: name, options, created_at } = registration;
+        let Registration { jid, node: name, options, preferences, encryption, created_at } = registration;
         let pubsub = |name| Element::new(name, ns::PUBSUB);
         let published = pubsub("publish").with_attribute("node", &name);
         let published = published.with_child(pubsub("item").with_attribute("id", item_id));
@@ -125,6 +125,9 @@ impl Function {
             owner: node.owner,
             created_at,
             options: options.fields().clone(),
+            preferences,
+            encryption,
+            encrypted: None,
         };
         let id = format!("{publisher}/{}/{}", iq.id(), digest(iq));
         let kind = WorkKind::Notification(Box::new(notification));

@@ -184,7 +184,7 @@ mod tests {
 
     fn registration(node: &str) -> Registration {
         let jid = BareJid::new("push.example.com").unwrap();
-        Registration { jid, node: node.into(), options: PublishOptions::default(), created_at: 0 }
+        Registration::new(jid, node.into(), PublishOptions::default(), 0)
     }
 
     fn payload(kind: &str) -> Payload {

@@ -98,6 +98,7 @@ impl Worker {
                 conversation,
                 registration: &registration,
                 payload: &payload,
+                presentation: None,
                 badge,
                 expires_at,
             };

@@ -160,7 +160,11 @@ pub fn decide<'w>(
     let Choice { publish, left_out } = plugin.should_publish(event, &known.recipient, snapshot.registrations.clone());
     let mut left_out: Vec<_> =
         left_out.into_iter().map(|(registration, rule)| (registration, Reason::Rule(rule))).collect();
-    let chosen = if publish.is_empty() { Vec::new() } else { plugin.publish_notification(event, payload, publish) };
+    let chosen = if publish.is_empty() {
+        Vec::new()
+    } else {
+        plugin.publish_notification(event, &known.recipient, payload, publish)
+    };
     let user = event.recipient();
     let mut publications = Vec::new();
     let rings_by_push_kit = |Registration { jid, options, .. }: &Registration| {
@@ -171,7 +175,7 @@ pub fn decide<'w>(
     let has_push_kit = is_call && snapshot.registrations.iter().any(rings_by_push_kit);
     let others = OtherDevices { connected: &known.recipient.connected, has_push_kit };
     let alert = CallAlert { text: &event.content_policy.call_placeholder, is_occupant: event.is_occupant };
-    for Publication { registration, payload } in chosen {
+    for Publication { registration, payload, presentation, rule } in chosen {
         let options = &registration.options;
         let Some(expires_at) = time_to_live.expiry(event.at, &payload, options) else {
             left_out.push((registration, Reason::TooLate));
@@ -183,7 +187,7 @@ pub fn decide<'w>(
         });
         match planned {
             Ok((publisher, payload)) => {
-                let publication = Publication { registration, payload };
+                let publication = Publication { registration, payload, presentation, rule };
                 publications.push(PlannedPublication { publication, expires_at, publisher });
             }
             Err(reason) => left_out.push((registration, reason)),

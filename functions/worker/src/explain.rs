@@ -1,10 +1,12 @@
 //! Explains how events would be handled, and why. Nothing is published, claimed or counted.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_delivery::Notification;
 use pushlark_events::{Arrival, Effect, ReadMark, WebhookEvent, read_event};
-use pushlark_model::{Availability, ClientState, Payload, Registration};
+use pushlark_model::{Activity, Availability, ClientState, Payload, Registration};
 use pushlark_plugin::{Event, Publication};
 use pushlark_queue::{ReportedRecipient, Work, WorkKind};
 use pushlark_store::{Replaced, StoreError};
@@ -136,6 +138,9 @@ struct Target {
     #[serde(serialize_with = "in_order")]
     payload: Payload,
     target: String,
+    /// The operator's rule that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Arc<str>>,
     /// Present while the push service is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     notice: Option<&'static str>,
@@ -194,10 +199,10 @@ impl Worker {
                 recipients = stream::iter(explained).buffered(MAX_CONCURRENT_EXPLANATIONS).try_collect().await?;
                 "notifies".into()
             }
-            Effect::Presence(session, Availability::Online(ClientState::Active)) => {
+            Effect::Presence(session, Availability::Online(Activity { client_state: ClientState::Active, .. })) => {
                 format!("{session} is online from then on")
             }
-            Effect::Presence(session, Availability::Online(ClientState::Inactive)) => {
+            Effect::Presence(session, Availability::Online(Activity { client_state: ClientState::Inactive, .. })) => {
                 format!("{session} is online from then on, with an inactive client")
             }
             Effect::Presence(session, Availability::Offline) => format!("{session} is offline from then on"),
@@ -277,7 +282,8 @@ impl Worker {
 }
 
 async fn target(event: &Event, user: &BareJid, badge: Option<u32>, planned: PlannedPublication<'_>) -> Target {
-    let PlannedPublication { publication: Publication { registration, payload }, expires_at, publisher } = planned;
+    let PlannedPublication { publication, expires_at, publisher } = planned;
+    let Publication { registration, payload, presentation, rule } = publication;
     let (message_id, conversation) = (&event.id, &event.from.to_bare());
     let notification = Notification {
         message_id,
@@ -285,6 +291,7 @@ async fn target(event: &Event, user: &BareJid, badge: Option<u32>, planned: Plan
         conversation,
         registration: &registration,
         payload: &payload,
+        presentation: presentation.as_deref(),
         badge,
         expires_at,
     };
@@ -294,6 +301,7 @@ async fn target(event: &Event, user: &BareJid, badge: Option<u32>, planned: Plan
         target: publisher.describe(user, &registration),
         notice: is_paused.then_some(notice),
         registration: ExplainedRegistration::new(&registration),
+        rule,
         payload,
     }
 }

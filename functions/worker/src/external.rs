@@ -347,14 +347,20 @@ impl Plugin for AnsweredPlugin {
         })
     }
 
-    fn publish_notification(&self, event: &Event, prepared: Payload, services: Vec<Registration>) -> Vec<Publication> {
+    fn publish_notification(
+        &self,
+        event: &Event,
+        recipient: &Recipient,
+        prepared: Payload,
+        services: Vec<Registration>,
+    ) -> Vec<Publication> {
         let Some(publications) = &self.answer.publish_notification else {
-            return Defaults.publish_notification(event, prepared, services);
+            return Defaults.publish_notification(event, recipient, prepared, services);
         };
         let publication = |AnsweredPublication { service, payload }: &AnsweredPublication| {
             let registration = self.services.get(*service).filter(|chosen| services.contains(chosen))?.clone();
             let payload = payload.as_ref().map_or_else(|| prepared.clone(), |PayloadFields(payload)| payload.clone());
-            Some(Publication { registration, payload })
+            Some(Publication::new(registration, payload))
         };
         publications.iter().filter_map(publication).collect()
     }

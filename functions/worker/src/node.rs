@@ -72,8 +72,9 @@ impl Worker {
         drop(turn);
         let conversation = push.conversation();
         let (message_id, conversation, payload) = (attempt.id(), &conversation, &payload);
+        let (presentation, badge) = (None, None);
         let notification =
-            Notification { message_id, user, conversation, registration, payload, badge: None, expires_at };
+            Notification { message_id, user, conversation, registration, payload, presentation, badge, expires_at };
         let device = DeviceItem::PushNode { is_suspected };
         let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
         match self.publish(publish, batch.publish_cutoff).await {

@@ -133,10 +133,19 @@ impl Worker {
         let (snapshot, badge) = (&decision.snapshot, decision.badge);
         let publishes = ours.into_iter().zip(places).map(async |(planned, place)| {
             let PlannedPublication { publication, expires_at, publisher } = planned;
-            let Publication { registration, payload } = &publication;
+            let Publication { registration, payload, presentation, .. } = &publication;
+            let presentation = presentation.as_deref();
             let (message_id, conversation) = (&event.id, &conversation);
-            let notification =
-                Notification { message_id, user: &user, conversation, registration, payload, badge, expires_at };
+            let notification = Notification {
+                message_id,
+                user: &user,
+                conversation,
+                registration,
+                payload,
+                presentation,
+                badge,
+                expires_at,
+            };
             let device = DeviceItem::Registration(snapshot);
             let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
             let result = self.publish(publish, batch.publish_cutoff).await;

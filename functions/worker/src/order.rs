@@ -125,7 +125,7 @@ mod tests {
 
     fn registration(node: &str) -> Registration {
         let options = PublishOptions::new(BTreeMap::new()).unwrap();
-        Registration { jid: user("push"), node: node.into(), options, created_at: 0 }
+        Registration::new(user("push"), node.into(), options, 0)
     }
 
     fn user(name: &str) -> BareJid {

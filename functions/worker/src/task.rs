@@ -173,12 +173,12 @@ impl Action {
 
     /// Returns the actions of an event, in the order of its recipients.
     fn of(work: &Work, content_policy: &Arc<ContentPolicy>, sources: &Sources) -> Result<Vec<Self>, TaskError> {
-        let (from, kinds, stanza, reported): (_, Vec<_>, _, _) = match &work.kind {
-            WorkKind::Message { from, to, stanza, recipient } => {
-                (from, to.iter().cloned().map(EventKind::Message).collect(), stanza, recipient)
+        let (from, kinds, stanza, reported, context): (_, Vec<_>, _, _, _) = match &work.kind {
+            WorkKind::Message { from, to, stanza, recipient, context } => {
+                (from, to.iter().cloned().map(EventKind::Message).collect(), stanza, recipient, context)
             }
-            WorkKind::Unacknowledged { from, to, stanza, recipient } => {
-                (from, to.iter().cloned().map(EventKind::Unacknowledged).collect(), stanza, recipient)
+            WorkKind::Unacknowledged { from, to, stanza, recipient, context } => {
+                (from, to.iter().cloned().map(EventKind::Unacknowledged).collect(), stanza, recipient, context)
             }
             WorkKind::Notification(notification) => {
                 let push = NodePush::new((**notification).clone(), content_policy)?;
@@ -193,6 +193,10 @@ impl Action {
                     is_own: false,
                     room: None,
                     nick: None,
+                    sender_name: None,
+                    room_name: None,
+                    members: 1,
+                    sender_known: recipient.sender_known,
                     kind: EventKind::Subscription(to.clone()),
                     message: Arc::new(Message::from_element(Element::new("message", ns::CLIENT))?),
                     unread_count: 0,
@@ -219,6 +223,10 @@ impl Action {
                 is_own,
                 room,
                 nick: reported.nick.clone(),
+                sender_name: context.sender_name.clone(),
+                room_name: context.room_name.clone(),
+                members: context.members.unwrap_or(1),
+                sender_known: reported.sender_known,
                 kind,
                 message: Arc::clone(&message),
                 unread_count: reported.unread_count.unwrap_or(1),
@@ -248,7 +256,18 @@ pub struct NodePush {
 impl NodePush {
     /// Converts `notification`, without the fields that `content_policy` excludes.
     pub fn new(notification: NodeNotification, content_policy: &ContentPolicy) -> Result<Self, PublishOptionsError> {
-        let NodeNotification { jid, node, owner, created_at, options, summary, background } = notification;
+        let NodeNotification {
+            jid,
+            node,
+            owner,
+            created_at,
+            options,
+            summary,
+            background,
+            preferences,
+            encryption,
+            ..
+        } = notification;
         let told = summary.iter().fold(Payload::default(), |payload, (name, value)| payload.with(name.clone(), value));
         let claim_id = call::published_claim_id(&told, &jid);
         let payload = match payload(summary, content_policy) {
@@ -259,7 +278,8 @@ impl NodePush {
             payload if background => payload,
             payload => payload.with(Payload::LAST_MESSAGE_BODY, content_policy.placeholder.as_str()),
         };
-        let registration = Registration { jid, node, options: PublishOptions::new(options)?, created_at };
+        let options = PublishOptions::new(options)?;
+        let registration = Registration { jid, node, options, preferences, encryption, created_at };
         Ok(Self { owner, registration, payload, claim_id })
     }
 

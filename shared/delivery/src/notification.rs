@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use pushlark_model::{Payload, PublishOptionsError, Registration};
+use pushlark_model::{Payload, Presentation, PublishOptionsError, Registration};
 use pushlark_xmpp::BareJid;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -26,6 +26,8 @@ pub struct Notification<'n> {
     pub registration: &'n Registration,
     /// The fields to send to the device.
     pub payload: &'n Payload,
+    /// The presentation, if the operator's rule sets one.
+    pub presentation: Option<&'n Presentation>,
     /// The number on the app's icon, if it is not the payload's `message-count`.
     pub badge: Option<u32>,
     /// The time after which push services must not deliver it.
@@ -122,7 +124,8 @@ impl<'n> Notification<'n> {
     /// Returns a notification that expires in a minute.
     pub(crate) fn for_test(user: &'n BareJid, registration: &'n Registration, payload: &'n Payload) -> Self {
         let expires_at = OffsetDateTime::now_utc() + time::Duration::MINUTE;
-        Self { message_id: "m", user, conversation: user, registration, payload, badge: None, expires_at }
+        let (presentation, badge) = (None, None);
+        Self { message_id: "m", user, conversation: user, registration, payload, presentation, badge, expires_at }
     }
 }
 
@@ -140,7 +143,7 @@ mod tests {
         let user = BareJid::new("bob@example.com").unwrap();
         let segment = |device: &str| {
             let options = PublishOptions::new(BTreeMap::from([("device_id".into(), device.into())])).unwrap();
-            let registration = Registration { jid: user.clone(), node: "n".into(), options, created_at: 0 };
+            let registration = Registration::new(user.clone(), "n".into(), options, 0);
             Notification::for_test(&user, &registration, &Payload::default()).path_segment("device_id")
         };
         assert_eq!(segment("Az0-._~:APA91b_x-y").unwrap(), "Az0-._~%3AAPA91b_x-y");

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use pushlark_access::Caller;
 use pushlark_model::Availability;
-use pushlark_queue::{ReportedRecipient, WorkKind};
+use pushlark_queue::{MessageContext, ReportedRecipient, WorkKind};
 use pushlark_xmpp::{
     BareJid, Content, DomainPart, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text,
     parse_jid,
@@ -153,6 +153,15 @@ impl WebhookEvent {
     }
 }
 
+/// The data about a message in a webhook that are not in its stanza.
+#[derive(Debug, Clone, Default)]
+pub struct Reported {
+    /// The state of the recipients.
+    pub recipient: ReportedRecipient,
+    /// The other data.
+    pub context: MessageContext,
+}
+
 /// The recipients of a message.
 #[derive(Debug, Clone)]
 pub enum Recipients {
@@ -182,7 +191,7 @@ pub fn message(
     from: Jid,
     to: Recipients,
     message: &Message,
-    mut recipient: ReportedRecipient,
+    mut reported: Reported,
     arrival: &Arrival<'_>,
 ) -> Result<WebhookEvent, String> {
     let recipients = match &to {
@@ -194,15 +203,17 @@ pub fn message(
     }
     if recipients > 1 {
         // One nick cannot be that of several users.
-        recipient.nick = None;
+        reported.recipient.nick = None;
+        reported.context.members = u32::try_from(recipients).ok();
     }
     let at = at.or(arrival.at).or_else(|| sent_at(&from, &to, message));
     let told_id = || stanza_id(&from, &to, message);
     if let Some((item, from, subscribed)) = subscribed(&from, message) {
         // The id of the room first: a session that has joined the room gets the same message with this id.
         let id = id.or_else(|| stanza_id(&from, &to, &subscribed)).or_else(told_id).or(item);
-        return self::message(id, at, from, to, &subscribed, recipient, arrival);
+        return self::message(id, at, from, to, &subscribed, reported, arrival);
     }
+    let Reported { recipient, context } = reported;
     let id = id.or_else(told_id).unwrap_or_else(new_id);
     let answer = match &to {
         Recipients::Users(users) => CallAnswer::of(&from, users, message),
@@ -220,12 +231,14 @@ pub fn message(
         (_, Recipients::Users(to)) if let Some(CallAnswer { user, from, .. }) = answer => {
             let is_told_to_user = to == [user.clone()];
             let recipient = if is_told_to_user { recipient } else { ReportedRecipient::default() };
-            let work = WorkKind::Message { from, to: vec![user.clone()], stanza, recipient };
+            let work = WorkKind::Message { from, to: vec![user.clone()], stanza, recipient, context };
             if is_told_to_user { Effect::Queue(work) } else { Effect::CallAnswer { user, work } }
         }
-        (_, Recipients::Users(to)) => Effect::Queue(WorkKind::Message { from, to: distinct(to), stanza, recipient }),
+        (_, Recipients::Users(to)) => {
+            Effect::Queue(WorkKind::Message { from, to: distinct(to), stanza, recipient, context })
+        }
         (_, Recipients::Sessions(to)) => {
-            Effect::Queue(WorkKind::Unacknowledged { from, to: distinct(to), stanza, recipient })
+            Effect::Queue(WorkKind::Unacknowledged { from, to: distinct(to), stanza, recipient, context })
         }
     };
     Ok(WebhookEvent { id, at: arrival.happened(at), effect, read_marks })

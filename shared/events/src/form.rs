@@ -4,10 +4,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use percent_encoding::percent_decode_str;
-use pushlark_queue::ReportedRecipient;
 use pushlark_xmpp::{BareJid, DomainPart, Jid, Message, MessageType, NodePart, parse_jid};
 
-use crate::event::{Arrival, Recipients, WebhookEvent, message};
+use crate::event::{Arrival, Recipients, Reported, WebhookEvent, message};
 
 /// Reads the fields `author`, `server`, `receiver` and `message`. Other fields are ignored.
 pub fn read(form: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
@@ -27,7 +26,7 @@ pub fn read(form: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
         author.into(),
         Recipients::Users(vec![receiver]),
         &stanza,
-        ReportedRecipient::default(),
+        Reported::default(),
         arrival,
     )
 }

@@ -1,13 +1,12 @@
 //! The JSON of MongooseIM's `mod_event_pusher_sns` and `mod_event_pusher_rabbit`: messages and presence.
 
-use pushlark_model::{Availability, ClientState};
-use pushlark_queue::ReportedRecipient;
+use pushlark_model::{Activity, Availability};
 use pushlark_settings::HostPatterns;
 use pushlark_xmpp::{BareJid, Message, MessageType};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::event::{Arrival, Effect, Recipients, WebhookEvent, message, new_id};
+use crate::event::{Arrival, Effect, Recipients, Reported, WebhookEvent, message, new_id};
 use crate::jid_fields::{bare, check_user, jid};
 
 /// The direction of a message. The JSON has the same fields for all directions.
@@ -50,7 +49,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
         let session = jid("user_id", fields.user_id.as_deref())?;
         check_user("user_id", &session)?;
         let availability = match fields.present.ok_or("present is missing")? {
-            true => Availability::Online(ClientState::Active),
+            true => Availability::Online(Activity::default()),
             false => Availability::Offline,
         };
         let effect = Effect::Presence(session, availability);
@@ -67,7 +66,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
     };
     let stanza = Message::with_body(kind, &text);
     let domain = to.domain().to_owned();
-    let event = message(id, None, from, Recipients::Users(vec![to]), &stanza, ReportedRecipient::default(), arrival)?;
+    let event = message(id, None, from, Recipients::Users(vec![to]), &stanza, Reported::default(), arrival)?;
     Ok(match direction {
         Direction::Sent | Direction::ToRoom => WebhookEvent { effect: Effect::None(vec![domain]), ..event },
         _ => event,

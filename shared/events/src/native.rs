@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pushlark_model::{Availability, ClientState};
+use pushlark_model::{Activity, Availability, ClientState};
 use pushlark_queue::{ReportedRecipient, WorkKind};
 use pushlark_xmpp::{Element, Message, MessageType, parse_jid};
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use time::OffsetDateTime;
 
-use crate::event::{Arrival, Effect, ReadMark, Recipients, WebhookEvent, message, new_id, subscription};
+use crate::event::{Arrival, Effect, ReadMark, Recipients, Reported, WebhookEvent, message, new_id, subscription};
 use crate::jid_fields::{bare, check_user, full, jid, user};
 
 /// The fields of all types of native events. One struct holds them, so that an error can name the field.
@@ -63,7 +63,9 @@ impl NativeEvent {
                 let from = jid("from", self.from.as_deref().or(stanza.element().attribute("from")))?;
                 let to = self.to.clone().or_else(|| Some(vec![stanza.element().attribute("to")?.to_owned()]));
                 let to = recipients(kind, &to.ok_or("to is missing")?)?;
-                return message(id, self.at, from, to, &stanza, self.recipient.unwrap_or_default(), arrival);
+                let recipient = self.recipient.unwrap_or_default();
+                let reported = Reported { recipient, ..Reported::default() };
+                return message(id, self.at, from, to, &stanza, reported, arrival);
             }
             "subscription" => {
                 let from = bare("from", self.from.as_deref())?;
@@ -76,7 +78,10 @@ impl NativeEvent {
             }
             "presence" => {
                 let availability = match self.status.as_deref() {
-                    Some("online") => Availability::Online(self.client_state.unwrap_or_default()),
+                    Some("online") => {
+                        let client_state = self.client_state.unwrap_or_default();
+                        Availability::Online(Activity { client_state, ..Activity::default() })
+                    }
                     Some("offline") => Availability::Offline,
                     Some(other) => return Err(format!("status: {other:?} is neither \"online\" nor \"offline\"")),
                     None => return Err("status is missing".into()),

@@ -1,10 +1,10 @@
 //! A stanza that is the whole body of a webhook.
 
-use pushlark_model::{Availability, ClientState};
+use pushlark_model::{Activity, Availability};
 use pushlark_queue::ReportedRecipient;
 use pushlark_xmpp::{BareJid, Element, Jid, Message, Presence, PresenceType, parse_jid};
 
-use crate::event::{Arrival, Effect, Recipients, WebhookEvent, message, new_id, subscription};
+use crate::event::{Arrival, Effect, Recipients, Reported, WebhookEvent, message, new_id, subscription};
 
 /// Reads a `<message/>` or a `<presence/>`.
 pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
@@ -27,7 +27,7 @@ pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
             let from = address(stanza.element(), "from")?.ok_or("the message has no from")?;
             let to = address(stanza.element(), "to")?.ok_or("the message has no to")?;
             let to = Recipients::Users(vec![to.into_bare()]);
-            message(id, None, from, to, &stanza, ReportedRecipient::default(), arrival)
+            message(id, None, from, to, &stanza, Reported::default(), arrival)
         }
     }
 }
@@ -38,7 +38,7 @@ fn presence_effect(presence: &Presence) -> Result<Effect, String> {
     let to = address(presence.element(), "to")?;
     let none = || Effect::None(vec![from.domain().to_owned()]);
     let availability = match presence.kind().map_err(|error| error.to_string())? {
-        PresenceType::Available(priority) if priority >= 0 => Availability::Online(ClientState::Active),
+        PresenceType::Available(priority) if priority >= 0 => Availability::Online(Activity::default()),
         PresenceType::Available(_) | PresenceType::Unavailable => Availability::Offline,
         PresenceType::Subscribe | PresenceType::Other => return Ok(none()),
     };

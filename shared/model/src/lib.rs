@@ -1,14 +1,24 @@
 //! The domain types that events, queue, store, plugin and delivery share.
 
+mod encryption;
 mod payload;
+mod preferences;
 mod presence;
+mod presentation;
 mod publish_options;
 mod registration;
 pub mod time;
+mod time_zone;
 
+pub use encryption::{Algorithm, Encryption};
 pub use payload::{CallSignal, Payload};
-pub use presence::{Availability, ClientState};
+pub use preferences::{
+    AllowedMessages, Day, Mute, Preferences, QuietHours, RoomPreference, Rooms, Show, UnknownSenders, WhileOnline,
+};
+pub use presence::{Activity, Availability, ClientState};
+pub use presentation::{Collapse, InterruptionLevel, Presentation, Sound};
 pub use publish_options::{
     Device, DeviceAddress, MAX_OPTION_FIELDS, MAX_OPTIONS_BYTES, Mode, Priority, PublishOptions, PublishOptionsError,
 };
 pub use registration::Registration;
+pub use time_zone::{TimeZone, UnknownTimeZone};

@@ -5,10 +5,19 @@ use serde::{Deserialize, Serialize};
 /// The availability of a session for messages (RFC 6121, section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
-    /// Available, with a priority of at least 0, and the state of its client.
-    Online(ClientState),
+    /// Available, with a priority of at least 0.
+    Online(Activity),
     /// Unavailable, or available with a negative priority.
     Offline,
+}
+
+/// The activity of an online session: whether the user may see a message there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Activity {
+    /// The state of its client.
+    pub client_state: ClientState,
+    /// Whether its presence has a `show` of `away`, `xa` or `dnd` (RFC 6121, section 4.7.2.1).
+    pub is_away: bool,
 }
 
 /// The state of a client (XEP-0352).

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use pushlark_model::{ClientState, Payload, Registration};
+use pushlark_model::{ClientState, Payload, Presentation, Registration};
 use pushlark_xmpp::{BareJid, FullJid, Jid, Message};
 use time::OffsetDateTime;
 
@@ -28,6 +28,15 @@ pub struct Event {
     pub room: Option<BareJid>,
     /// The nick of the recipient in the room of the message, if the event names it.
     pub nick: Option<String>,
+    /// The name of the sender for people, if the event has it.
+    pub sender_name: Option<String>,
+    /// The name of the room of a group message for people, if the event has it.
+    pub room_name: Option<String>,
+    /// The number of recipients of the event, of whom the plugin decides about one.
+    pub members: u32,
+    /// Whether the recipient knows the sender, if the event reports it: the sender is in the roster, or in a room with
+    /// the recipient.
+    pub sender_known: Option<bool>,
     /// The kind of the event, with the recipient.
     pub kind: EventKind,
     /// The stanza; its `from` and `to` may be missing. It is empty for a contact request.
@@ -105,6 +114,17 @@ pub struct Publication {
     pub registration: Registration,
     /// The fields of the notification.
     pub payload: Payload,
+    /// The presentation, if the operator's rule sets one.
+    pub presentation: Option<Arc<Presentation>>,
+    /// The operator's rule that decided, such as `rule 2 "night"`.
+    pub rule: Option<Arc<str>>,
+}
+
+impl Publication {
+    /// Creates a notification that is presented as the registration's form has it.
+    pub fn new(registration: Registration, payload: Payload) -> Self {
+        Self { registration, payload, presentation: None, rule: None }
+    }
 }
 
 /// The reason why a plugin skips a message or a registration, for the operator. It is logged, so it must not quote the

@@ -16,7 +16,10 @@ pub use built_in::{Defaults, Enhanced, Hints};
 pub use content_policy::ContentPolicy;
 pub use event::{Choice, Event, EventKind, Publication, Recipient, Rule};
 pub use plugin::Plugin;
-pub use pushlark_model::{CallSignal, ClientState, Mode, Payload, Priority, PublishOptions, Registration};
+pub use pushlark_model::{
+    CallSignal, ClientState, Collapse, InterruptionLevel, Mode, Payload, Presentation, Priority, PublishOptions,
+    Registration, Sound,
+};
 pub use pushlark_xmpp as xmpp;
 
 use std::collections::BTreeMap;

@@ -22,10 +22,11 @@ pub trait Plugin: Send + Sync {
     fn publish_notification(
         &self,
         _event: &Event,
+        _recipient: &Recipient,
         payload: Payload,
         registrations: Vec<Registration>,
     ) -> Vec<Publication> {
-        registrations.into_iter().map(|registration| Publication { registration, payload: payload.clone() }).collect()
+        registrations.into_iter().map(|registration| Publication::new(registration, payload.clone())).collect()
     }
 }
 

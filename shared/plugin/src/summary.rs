@@ -36,7 +36,7 @@ impl Event {
         if is_group && *urgent && self.message.is_urgent() {
             payload = payload.with(Payload::URGENT, "true");
         }
-        if is_group && *mention && self.mentions_recipient() {
+        if is_group && *mention && self.mentions_recipient(self.nick.as_deref()) {
             payload = payload.with(Payload::MENTION, "true");
         }
         payload
@@ -54,13 +54,21 @@ impl Event {
         payload.with(Payload::LAST_MESSAGE_BODY, subscription_placeholder.as_str())
     }
 
+    /// Returns whether the message mentions the recipient by a reference or an `@`, like the field `mention`, or its text
+    /// contains the recipient's nick as a word. `nick` is the nick in the room, by default that of the event.
+    pub fn mentions(&self, nick: Option<&str>) -> bool {
+        let nick = nick.or(self.nick.as_deref());
+        self.mentions_recipient(nick)
+            || nick.is_some_and(|nick| has_word(&self.message.text().unwrap_or_default(), nick.trim()))
+    }
+
     /// Returns whether the message mentions the recipient: it refers (XEP-0372) to the user's JID or to an occupant of
     /// the room whose nick is the recipient's (the localpart if the event reports none) or the bare JID (as in MUC
     /// Light), or its text contains the nick after an `@`.
-    fn mentions_recipient(&self) -> bool {
+    fn mentions_recipient(&self, nick: Option<&str>) -> bool {
         let user = self.recipient();
         let Some(localpart) = user.node().map(|node| node.as_str()) else { return false };
-        let own_nick = self.nick.as_deref().unwrap_or(localpart);
+        let own_nick = nick.unwrap_or(localpart);
         let is_nick = |nick: &str| nick.eq_ignore_ascii_case(own_nick) || nick == user.as_str();
         let refers = |uri: &str| {
             let address = uri.strip_prefix("xmpp:").unwrap_or(uri).split('?').next().unwrap_or_default();
@@ -73,5 +81,40 @@ impl Event {
         let mut words = body.split(|c: char| c.is_whitespace() || (c.is_ascii_punctuation() && !"@.-_".contains(c)));
         self.message.mentions().any(refers)
             || words.any(|word| word.trim_end_matches('.').strip_prefix('@').is_some_and(is_nick))
+    }
+}
+
+/// Returns whether `text` contains `word` between other characters than letters and digits, in any case.
+fn has_word(text: &str, word: &str) -> bool {
+    let (text, word) = (text.to_lowercase(), word.to_lowercase());
+    let is_part = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    !word.is_empty()
+        && text.match_indices(&word).any(|(start, found)| {
+            let end = start + found.len();
+            !is_part(text[..start].chars().next_back()) && !is_part(text[end..].chars().next())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_stands_between_other_characters_than_letters_and_digits() {
+        for (text, word, expected) in [
+            ("Bobby: your turn", "Bobby", true),
+            ("your turn, bobby!", "Bobby", true),
+            ("your turn Bob Smith.", "bob smith", true),
+            ("Bobby", "Bob", false),
+            ("kebob", "Bob", false),
+            ("bobby bob", "Bob", true),
+            ("ÉLAN est là", "élan", true),
+            ("élané", "élan", false),
+            ("@Bob", "Bob", true),
+            ("", "Bob", false),
+            ("Bob", "", false),
+        ] {
+            assert_eq!(has_word(text, word), expected, "{word:?} in {text:?}");
+        }
     }
 }

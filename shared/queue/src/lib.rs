@@ -5,7 +5,8 @@ mod record;
 
 pub use packing::MAX_RECIPIENTS;
 pub use record::{
-    NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, VERSION, Work, WorkKind,
+    EncryptedNotification, MessageContext, NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient,
+    Retry, VERSION, Work, WorkKind,
 };
 
 use std::iter;

@@ -21,7 +21,7 @@ const RECORD_OVERHEAD: usize = 64;
 /// The most bytes of a character of one byte in JSON: `\u0001`.
 const MAX_ESCAPED_BYTES: usize = 6;
 /// More than the bytes of the JSON of a message without its texts and recipients.
-const MESSAGE_OVERHEAD: usize = 288;
+const MESSAGE_OVERHEAD: usize = 384;
 
 /// One recipient of an event: the worker makes a task of it.
 #[derive(Debug, Clone, Copy)]
@@ -143,11 +143,14 @@ fn sizes(work: &[Work]) -> Vec<usize> {
 /// twice would cost more than to read it. `text_size` returns the size of a text within a JSON string.
 fn size(work: &Work, text_size: fn(&str) -> usize) -> usize {
     match &work.kind {
-        WorkKind::Message { from, stanza, recipient, .. }
-        | WorkKind::Unacknowledged { from, stanza, recipient, .. } => {
-            let texts = [work.id.as_str(), from.as_str(), stanza, recipient.nick.as_deref().unwrap_or_default()];
+        WorkKind::Message { from, stanza, recipient, context, .. }
+        | WorkKind::Unacknowledged { from, stanza, recipient, context, .. } => {
+            let given = [&recipient.nick, &context.sender_name, &context.room_name];
+            let texts = [work.id.as_str(), from.as_str(), stanza]
+                .into_iter()
+                .chain(given.into_iter().flatten().map(String::as_str));
             let retry = work.retry.as_ref().map_or(0, size_in_json);
-            MESSAGE_OVERHEAD + texts.into_iter().map(text_size).sum::<usize>() + retry
+            MESSAGE_OVERHEAD + texts.map(text_size).sum::<usize>() + retry
         }
         WorkKind::Subscription { .. }
         | WorkKind::Read { .. }
@@ -205,12 +208,13 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::record::{RegistrationKey, ReportedRecipient, Retry};
+    use crate::record::{MessageContext, RegistrationKey, ReportedRecipient, Retry};
 
     fn message(id: usize, users: Range<usize>, bytes: usize) -> Work {
         let to = users.map(|user| BareJid::new(&format!("u{user}@example.com")).unwrap()).collect();
         let from = Jid::new("room@muc.example.com/alice").unwrap();
-        let kind = WorkKind::Message { from, to, stanza: "x".repeat(bytes), recipient: ReportedRecipient::default() };
+        let (recipient, context) = (ReportedRecipient::default(), MessageContext::default());
+        let kind = WorkKind::Message { from, to, stanza: "x".repeat(bytes), recipient, context };
         Work::new(format!("m{id}"), OffsetDateTime::UNIX_EPOCH, kind)
     }
 
@@ -244,9 +248,13 @@ mod tests {
             client_state: Some(ClientState::Inactive),
             unread_total: Some(u32::MAX),
             nick: Some("\u{1}\"\\\n".into()),
+            sender_known: Some(false),
         };
+        let context =
+            MessageContext { sender_name: Some("\"".into()), room_name: Some("\\".into()), members: Some(u32::MAX) };
         let from = Jid::new("room@muc.example.com/\\").unwrap();
-        work.kind = WorkKind::Unacknowledged { from, to: Vec::new(), stanza: "<é a=\"\"/>\t".into(), recipient };
+        work.kind =
+            WorkKind::Unacknowledged { from, to: Vec::new(), stanza: "<é a=\"\"/>\t".into(), recipient, context };
         work.at = OffsetDateTime::from_unix_timestamp_nanos(1_795_840_200_123_456_789).unwrap();
         let registration = RegistrationKey { jid: BareJid::new("push.example.com").unwrap(), node: "n".into() };
         work.retry = Some(Retry {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::iter;
 
-use pushlark_model::{ClientState, Registration};
+use pushlark_model::{ClientState, Encryption, Preferences, Registration};
 use pushlark_xmpp::{BareJid, DomainPart, FullJid, Jid};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 /// The version of the records that this crate writes. It must increase if an older worker would misread a record.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The version of records without the field `version`.
 const FIRST_VERSION: u32 = 1;
 
@@ -68,7 +68,7 @@ pub struct Retry {
     /// The number of failed attempts.
     pub tries: u32,
     /// The number of attempts that failed for a reason that may be permanent.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub doubtful: u32,
     /// The earliest time of the next attempt, if SQS cannot delay the message until then.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
@@ -111,12 +111,8 @@ impl From<&Registration> for RegistrationKey {
     }
 }
 
-fn is_false(flag: &bool) -> bool {
-    !flag
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The kind of an event, with its data.
@@ -134,6 +130,9 @@ pub enum WorkKind {
         /// The state of the recipients in the webhook.
         #[serde(default)]
         recipient: ReportedRecipient,
+        /// The other data of the webhook.
+        #[serde(default, skip_serializing_if = "is_default")]
+        context: MessageContext,
     },
     /// A message that these sessions did not acknowledge (XEP-0198).
     Unacknowledged {
@@ -146,6 +145,9 @@ pub enum WorkKind {
         /// The state of the recipients in the webhook.
         #[serde(default)]
         recipient: ReportedRecipient,
+        /// The other data of the webhook.
+        #[serde(default, skip_serializing_if = "is_default")]
+        context: MessageContext,
     },
     /// A contact request: a subscription to the presence of a user (RFC 6121, section 3.1).
     Subscription {
@@ -195,8 +197,46 @@ pub struct NodeNotification {
     pub summary: Vec<(String, String)>,
     /// Whether the summary has no text because there is nothing to show, so that it is data for the app. Otherwise a
     /// summary without a text is shown with a placeholder.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub background: bool,
+    /// The preferences of the owner for the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferences: Option<Box<Preferences>>,
+    /// The encryption of notifications to the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Box<Encryption>>,
+    /// The encrypted notification, if the publisher has encrypted it for the device. It has no summary then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<EncryptedNotification>,
+}
+
+/// A notification that another server has encrypted for the device (`tigase:push:encrypt:0`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncryptedNotification {
+    /// The ciphertext and the tag, in base64.
+    pub ciphertext: String,
+    /// The nonce, in base64.
+    pub iv: String,
+    /// Whether it is about a call: the attribute `type` is `voip`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub is_call: bool,
+    /// Whether it has a low priority (`tigase:push:priority:0`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub is_low: bool,
+}
+
+/// The data about a message in a webhook that are not in its stanza.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MessageContext {
+    /// The name of the sender, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender_name: Option<String>,
+    /// The name of the room of a group message, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room_name: Option<String>,
+    /// The number of recipients in the webhook, if there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<u32>,
 }
 
 /// The state of a message's recipient in a webhook. The worker looks up missing fields, or uses their defaults.
@@ -220,6 +260,10 @@ pub struct ReportedRecipient {
     /// The nick of the user in the room of a group message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nick: Option<String>,
+    /// Whether the user knows the sender: the sender is in the roster, or in a room with the user. `None` counts as
+    /// known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender_known: Option<bool>,
 }
 
 impl Record {
@@ -264,17 +308,19 @@ impl Work {
         }
 
         let kind = match &self.kind {
-            WorkKind::Message { from, to, stanza, recipient } => WorkKind::Message {
+            WorkKind::Message { from, to, stanza, recipient, context } => WorkKind::Message {
                 from: from.clone(),
                 to: these(to, recipients),
                 stanza: stanza.clone(),
                 recipient: recipient.clone(),
+                context: context.clone(),
             },
-            WorkKind::Unacknowledged { from, to, stanza, recipient } => WorkKind::Unacknowledged {
+            WorkKind::Unacknowledged { from, to, stanza, recipient, context } => WorkKind::Unacknowledged {
                 from: from.clone(),
                 to: these(to, recipients),
                 stanza: stanza.clone(),
                 recipient: recipient.clone(),
+                context: context.clone(),
             },
             other => other.clone(),
         };
@@ -306,7 +352,8 @@ mod tests {
         let to = (0..recipients).map(|i| BareJid::new(&format!("u{i}@example.com")).unwrap()).collect();
         let from = Jid::new("room@muc.example.com/alice").unwrap();
         let stanza = "x".repeat(bytes);
-        let kind = WorkKind::Message { from, to, stanza, recipient: ReportedRecipient::default() };
+        let (recipient, context) = (ReportedRecipient::default(), MessageContext::default());
+        let kind = WorkKind::Message { from, to, stanza, recipient, context };
         Work::new("m".into(), OffsetDateTime::UNIX_EPOCH, kind)
     }
 
@@ -320,12 +367,15 @@ mod tests {
     /// versions read them during a deployment. Another format needs a new version.
     const VERSION_2: &str = include_str!("../tests/version_2.json");
     const VERSION_3: &str = include_str!("../tests/version_3.json");
+    const VERSION_4: &str = include_str!("../tests/version_4.json");
 
     #[test]
     fn records_are_written_in_the_format_of_their_version() {
-        let earlier = Record::read(VERSION_2).unwrap();
-        let record = Record::read(VERSION_3).unwrap();
-        assert!(earlier.work.iter().all(|work| record.work.contains(work)), "a field got another meaning");
+        let record = Record::read(VERSION_4).unwrap();
+        for earlier in [VERSION_2, VERSION_3] {
+            let earlier = Record::read(earlier).unwrap();
+            assert!(earlier.work.iter().all(|work| record.work.contains(work)), "a field got another meaning");
+        }
         let of = |is: &dyn Fn(&WorkKind) -> bool| record.work.iter().any(|work| is(&work.kind));
         assert!(of(&|kind| matches!(kind, WorkKind::Message { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::Unacknowledged { .. })));
@@ -335,15 +385,15 @@ mod tests {
         assert!(of(&|kind| matches!(kind, WorkKind::Notification(notification) if notification.background)));
         assert!(of(&|kind| matches!(kind, WorkKind::UserRemoved { .. })));
         assert!(of(&|kind| matches!(kind, WorkKind::DomainRemoved { .. })));
-        let sample: serde_json::Value = serde_json::from_str(VERSION_3).unwrap();
+        let sample: serde_json::Value = serde_json::from_str(VERSION_4).unwrap();
         assert_eq!(serde_json::to_value(&record).unwrap(), sample);
         assert_eq!(sample["version"], VERSION, "the sample must have the current version");
     }
 
     #[test]
     fn a_record_of_a_later_version_is_distinguished_from_an_invalid_one() {
-        for newer in [r#"{"version": 4, "work": []}"#, r#"{"version": 4, "events": "another shape"}"#] {
-            assert!(matches!(Record::read(newer), Err(RecordError::Newer(4))), "{newer}");
+        for newer in [r#"{"version": 5, "work": []}"#, r#"{"version": 5, "events": "another shape"}"#] {
+            assert!(matches!(Record::read(newer), Err(RecordError::Newer(5))), "{newer}");
         }
         for other in ["", "{}", "[]", r#"{"version": 2}"#, r#"{"version": "3"}"#, r#"{"version": -1, "work": []}"#] {
             assert!(matches!(Record::read(other), Err(RecordError::Json(_))), "{other}");

@@ -20,6 +20,10 @@ pub const JID: &str = "jid";
 pub const NODE: &str = "node";
 /// The publish options of a registration or of the device of a push node: a map of strings.
 pub const FORM: &str = "form";
+/// The preferences of a registration or push node, as JSON; missing without preferences.
+pub const PREFERENCES: &str = "preferences";
+/// The key and its limits for the encryption of notifications, as JSON; missing without encryption.
+pub const ENCRYPTION: &str = "encryption";
 /// The time of the first enable request of a registration, in microseconds since 1970.
 pub const FIRST_ENABLED_AT: &str = "first_enabled_at";
 /// The name of `first_enabled_at` in items of an earlier version.
@@ -41,6 +45,9 @@ pub const REPLACED_BY: &str = "replaced_by";
 pub const IS_ONLINE: &str = "is_online";
 /// Whether the client of an online session is inactive (XEP-0352). Missing in items of earlier versions: active.
 pub const IS_INACTIVE: &str = "is_inactive";
+/// Whether the presence of an online session has a `show` of `away`, `xa` or `dnd`. Missing in items of earlier
+/// versions: it has none.
+pub const IS_AWAY: &str = "is_away";
 /// The time of the last presence of a session, in microseconds since 1970.
 pub const SINCE: &str = "since";
 /// The time at which a session went offline last, in microseconds since 1970.

@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use aws_sdk_dynamodb::types::AttributeValue;
 use pushlark_model::PublishOptions;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::attributes::FORM;
 
 pub type Item = HashMap<String, AttributeValue>;
@@ -39,6 +42,18 @@ pub fn attribute_bytes(name: &str, value: &AttributeValue) -> usize {
         _ => 1,
     };
     name.len() + value
+}
+
+/// Returns a text attribute with the JSON of `value`.
+pub fn json(value: &impl Serialize) -> AttributeValue {
+    // The types that are stored have texts, numbers and booleans, which can always be serialized.
+    text(serde_json::to_string(value).unwrap_or_default())
+}
+
+/// Reads the JSON in a text attribute: `Some(None)` if the item does not have it, `None` if it cannot be read.
+pub fn read_json<T: DeserializeOwned>(item: &Item, name: &str) -> Option<Option<T>> {
+    let Some(value) = item.get(name) else { return Some(None) };
+    serde_json::from_str(value.as_s().ok()?).ok().map(Some)
 }
 
 pub fn form(options: &PublishOptions) -> AttributeValue {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, ReturnValuesOnConditionCheckFailure, Update};
-use pushlark_model::{PublishOptions, Registration};
+use pushlark_model::{Encryption, Preferences, PublishOptions, Registration};
 use pushlark_xmpp::{AccessModel, Affiliation, BareJid, NodeConfig, PublishModel};
 
 use crate::account::{Enabled, Taking};
 use crate::attributes::{
-    ACCESS_MODEL, ADDED, ADDED_AT, AFFILIATIONS, CREATED_AT, DEVICE_DIGEST, DOMAIN_SHARD, FORM, OWNER_JID, PK,
-    PUBLISH_MODEL, SK,
+    ACCESS_MODEL, ADDED, ADDED_AT, AFFILIATIONS, CREATED_AT, DEVICE_DIGEST, DOMAIN_SHARD, ENCRYPTION, FORM, OWNER_JID,
+    PK, PREFERENCES, PUBLISH_MODEL, SK,
 };
 use crate::item::{self, Item, number, text};
 use crate::replaced::ReplacedBy;
@@ -47,6 +47,10 @@ pub struct Node {
     pub affiliations: BTreeMap<BareJid, Affiliation>,
     /// The publish options of the device; `None` if every publish request must contain them.
     pub device: Option<PublishOptions>,
+    /// The preferences of the owner for the device.
+    pub preferences: Option<Box<Preferences>>,
+    /// The encryption of notifications to the device.
+    pub encryption: Option<Box<Encryption>>,
     /// The time at which the node was created or registered again, in microseconds since 1970.
     pub created_at: u64,
 }
@@ -89,7 +93,8 @@ impl Node {
     /// Returns a registration by which the node's notifications are published to `device`.
     pub fn registration(&self, device: PublishOptions) -> Registration {
         let NodeAddress { jid, node } = self.address.clone();
-        Registration { jid, node, options: device, created_at: self.created_at }
+        let (preferences, encryption) = (self.preferences.clone(), self.encryption.clone());
+        Registration { jid, node, options: device, preferences, encryption, created_at: self.created_at }
     }
 }
 
@@ -264,7 +269,7 @@ impl Store {
 
     /// Returns the part that changes a node of the same owner to the device of `node`.
     fn renew_node(&self, node: &Node, listed_device: Option<&str>) -> Part {
-        let mut sets = vec![format!("{CREATED_AT} = :created_at")];
+        let (mut sets, mut removed) = (vec![format!("{CREATED_AT} = :created_at")], Vec::new());
         let mut update = Update::builder()
             .table_name(&self.table)
             .key(PK, text(keys::node(&node.address)))
@@ -276,6 +281,17 @@ impl Store {
         if let Some(device) = &node.device {
             sets.push(format!("{FORM} = :form"));
             update = update.expression_attribute_values(":form", item::form(device));
+            let preferences = node.preferences.as_ref().map(item::json);
+            let encryption = node.encryption.as_ref().map(item::json);
+            for (name, value) in [(PREFERENCES, preferences), (ENCRYPTION, encryption)] {
+                match value {
+                    Some(value) => {
+                        sets.push(format!("{name} = :{name}"));
+                        update = update.expression_attribute_values(format!(":{name}"), value);
+                    }
+                    None => removed.push(name),
+                }
+            }
         }
         if let Some(device) = listed_device {
             sets.push(format!("{DEVICE_DIGEST} = :device"));
@@ -287,7 +303,11 @@ impl Store {
                 .expression_attribute_names(format!("#j{index}"), jid.to_string())
                 .expression_attribute_values(format!(":a{index}"), text(affiliation.as_str()));
         }
-        Part::Update(update.update_expression(format!("SET {}", sets.join(", "))).build())
+        let mut expression = format!("SET {}", sets.join(", "));
+        if !removed.is_empty() {
+            expression = format!("{expression} REMOVE {}", removed.join(", "));
+        }
+        Part::Update(update.update_expression(expression).build())
     }
 
     /// Returns the part that puts an owner's reference to a node.
@@ -400,6 +420,8 @@ fn write(node: &Node) -> Item {
     if let Some(device) = &node.device {
         item.insert(FORM.into(), item::form(device));
     }
+    item.extend(node.preferences.as_ref().map(|preferences| (PREFERENCES.into(), item::json(preferences))));
+    item.extend(node.encryption.as_ref().map(|encryption| (ENCRYPTION.into(), item::json(encryption))));
     item
 }
 
@@ -417,6 +439,8 @@ fn read(address: &NodeAddress, item: &Item) -> Option<Node> {
             true => Some(item::read_form(item)?),
             false => None,
         },
+        preferences: item::read_json(item, PREFERENCES)?,
+        encryption: item::read_json(item, ENCRYPTION)?,
         created_at: item::number_of(item, CREATED_AT)?,
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use pushlark_model::time::to_micros;
-use pushlark_model::{Availability, ClientState, Registration};
+use pushlark_model::{Activity, Availability, ClientState, Registration};
 use pushlark_xmpp::{BareJid, FullJid};
 use time::OffsetDateTime;
 
@@ -113,9 +113,7 @@ impl Snapshot {
     /// receives messages and calls from the chat server. `lost` is a session that is known to have gone.
     pub fn is_connected(&self, registration: &Registration, lost: Option<&FullJid>) -> bool {
         let is_lost = |session: &Session| lost.is_some_and(|lost| session.key == keys::session(lost));
-        let sessions = self.sessions.iter().filter(|session| {
-            session.availability == Some(Availability::Online(ClientState::Active)) && !session.is_expired
-        });
+        let sessions = self.sessions.iter().filter(|session| session.is_active() && !session.is_expired);
         let mut ties =
             sessions.filter(|session| !is_lost(session)).filter_map(|session| self.tie_at(session, u64::MAX));
         ties.any(|tie| tie == keys::registration_key(registration))
@@ -200,7 +198,7 @@ impl Snapshot {
             self.replaced.extend(Replaced::read(item).map(|replaced| (key.to_owned(), replaced)));
         } else if let Some(session) = Session::read(item) {
             match session.availability.filter(|_| !session.is_expired) {
-                Some(Availability::Online(client_state)) => {
+                Some(Availability::Online(Activity { client_state, .. })) => {
                     self.online = Some(true);
                     if self.client_state != Some(ClientState::Active) {
                         self.client_state = Some(client_state);

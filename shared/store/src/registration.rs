@@ -9,8 +9,8 @@ use pushlark_xmpp::{BareJid, Jid};
 
 use crate::account::{Enabled, Taking};
 use crate::attributes::{
-    CREATED_AT, DEVICE_DIGEST, DOMAIN_SHARD, EXPIRES_AT, FIRST_ENABLED_AT, FORM, JID, NODE, PK, REGISTRATION, SK,
-    SUSPICIONS, TIED_AT, TIED_FROM, UNREACHABLE_SINCE,
+    CREATED_AT, DEVICE_DIGEST, DOMAIN_SHARD, ENCRYPTION, EXPIRES_AT, FIRST_ENABLED_AT, FORM, JID, NODE, PK,
+    PREFERENCES, REGISTRATION, SK, SUSPICIONS, TIED_AT, TIED_FROM, UNREACHABLE_SINCE,
 };
 use crate::item::{self, Item, number, text};
 use crate::limits::WhenReached;
@@ -335,7 +335,7 @@ impl Store {
 }
 
 fn write(owner: &BareJid, registration: &Registration) -> Item {
-    HashMap::from([
+    let mut item = HashMap::from([
         (PK.into(), text(owner)),
         (SK.into(), text(keys::registration_key(registration))),
         (JID.into(), text(&registration.jid)),
@@ -343,7 +343,10 @@ fn write(owner: &BareJid, registration: &Registration) -> Item {
         (FORM.into(), item::form(&registration.options)),
         (CREATED_AT.into(), number(registration.created_at)),
         (DOMAIN_SHARD.into(), text(keys::domain_shard(owner))),
-    ])
+    ]);
+    item.extend(registration.preferences.as_ref().map(|preferences| (PREFERENCES.into(), item::json(preferences))));
+    item.extend(registration.encryption.as_ref().map(|encryption| (ENCRYPTION.into(), item::json(encryption))));
+    item
 }
 
 pub fn read(item: &Item) -> Option<Registration> {
@@ -351,6 +354,8 @@ pub fn read(item: &Item) -> Option<Registration> {
         jid: BareJid::new(item::text_of(item, JID)?).ok()?,
         node: item::text_of(item, NODE)?.into(),
         options: item::read_form(item)?,
+        preferences: item::read_json(item, PREFERENCES)?,
+        encryption: item::read_json(item, ENCRYPTION)?,
         created_at: item::number_of(item, CREATED_AT)?,
     })
 }

@@ -5,11 +5,13 @@ use std::cmp::Reverse;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_model::time::to_micros;
-use pushlark_model::{Availability, ClientState};
+use pushlark_model::{Activity, Availability, ClientState};
 use pushlark_xmpp::{BareJid, Jid};
 use time::OffsetDateTime;
 
-use crate::attributes::{EXPIRES_AT, IS_INACTIVE, IS_ONLINE, OFFLINE_AT, PK, REGISTRATION, SINCE, SK, TIED_AT};
+use crate::attributes::{
+    EXPIRES_AT, IS_AWAY, IS_INACTIVE, IS_ONLINE, OFFLINE_AT, PK, REGISTRATION, SINCE, SK, TIED_AT,
+};
 use crate::item::{self, Item, number, text};
 use crate::{MAX_CONCURRENT_WRITES, Store, StoreError, expiry, keys, seconds_now, unless_stale};
 
@@ -60,16 +62,22 @@ impl Session {
         let registration = item::text_of(item, REGISTRATION).map(str::to_owned);
         Some(Self {
             key: item::text_of(item, SK)?.to_owned(),
-            availability: flag(IS_ONLINE).map(|is_online| match (is_online, flag(IS_INACTIVE)) {
-                (true, Some(true)) => Availability::Online(ClientState::Inactive),
-                (true, _) => Availability::Online(ClientState::Active),
-                (false, _) => Availability::Offline,
+            availability: flag(IS_ONLINE).map(|is_online| {
+                let is_inactive = flag(IS_INACTIVE) == Some(true);
+                let client_state = if is_inactive { ClientState::Inactive } else { ClientState::Active };
+                let activity = Activity { client_state, is_away: flag(IS_AWAY) == Some(true) };
+                if is_online { Availability::Online(activity) } else { Availability::Offline }
             }),
             since: number(SINCE),
             offline_at: number(OFFLINE_AT).unwrap_or(0),
             tie: registration.map(|registration| Tie { registration, tied_at: number(TIED_AT).unwrap_or(0) }),
             is_expired: number(EXPIRES_AT).is_some_and(|at| at <= seconds_now()),
         })
+    }
+
+    /// Returns whether the session is online with an active client.
+    pub fn is_active(&self) -> bool {
+        matches!(self.availability, Some(Availability::Online(Activity { client_state: ClientState::Active, .. })))
     }
 
     fn worth(&self) -> Worth {
@@ -94,19 +102,23 @@ impl Store {
         at: OffsetDateTime,
     ) -> Result<(), StoreError> {
         let (user, key) = (session.to_bare(), keys::session(session));
-        let (client_state, offline_at) = match availability {
-            Availability::Online(client_state) => (Some(client_state), String::new()),
+        let (activity, offline_at) = match availability {
+            Availability::Online(activity) => (Some(activity), String::new()),
             Availability::Offline => (None, format!(", {OFFLINE_AT} = :at")),
         };
-        let (is_online, is_inactive) = (client_state.is_some(), client_state == Some(ClientState::Inactive));
+        let is_online = activity.is_some();
+        let Activity { client_state, is_away } = activity.unwrap_or_default();
+        let is_inactive = client_state == ClientState::Inactive;
         let written = self
             .update(&user, &key)
             .update_expression(format!(
-                "SET {IS_ONLINE} = :online, {IS_INACTIVE} = :inactive, {SINCE} = :at, {EXPIRES_AT} = :expires_at{offline_at}"
+                "SET {IS_ONLINE} = :online, {IS_INACTIVE} = :inactive, {IS_AWAY} = :away, {SINCE} = :at, \
+                 {EXPIRES_AT} = :expires_at{offline_at}"
             ))
             .condition_expression(format!("attribute_not_exists({SINCE}) OR {SINCE} <= :at"))
             .expression_attribute_values(":online", AttributeValue::Bool(is_online))
             .expression_attribute_values(":inactive", AttributeValue::Bool(is_inactive))
+            .expression_attribute_values(":away", AttributeValue::Bool(is_away))
             .expression_attribute_values(":at", number(to_micros(at)))
             .expression_attribute_values(":expires_at", number(expiry(self.session_lifetime)))
             .send()
@@ -159,7 +171,7 @@ mod tests {
     use super::*;
 
     fn session(is_online: Option<bool>, since: Option<u64>, offline_at: u64, tied_at: Option<u64>) -> Session {
-        let online = Availability::Online(ClientState::Active);
+        let online = Availability::Online(Activity::default());
         let availability = is_online.map(|is_online| if is_online { online } else { Availability::Offline });
         let tie = tied_at.map(|tied_at| Tie { registration: "reg/push.example.com/n".into(), tied_at });
         Session { key: "ses/x".into(), availability, since, offline_at, tie, is_expired: false }

@@ -30,5 +30,5 @@ pub use pubsub::{
     AccessModel, Affiliation, GivenOptions, NodeConfig, PubSubRequest, PubSubRequestError, PublishModel,
     PublishNotification, PublishedItem,
 };
-pub use push::{Disable, Enable, MAX_NODE_BYTES, PushRequestError};
+pub use push::{Disable, Enable, EnableExtensions, MAX_NODE_BYTES, PushRequestError};
 pub use stanza::{Condition, ErrorType, InvalidStanzaError, Iq, IqType, Presence, PresenceType, StanzaError};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jid::{BareJid, Jid};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
 
 use crate::address::parse_jid;
 use crate::element::{Element, is_xml_text};
@@ -26,6 +27,22 @@ pub struct Enable {
     pub node: String,
     /// The fields of the publish options, without FORM_TYPE. Empty if there is no form.
     pub form: BTreeMap<String, String>,
+    /// The extensions of the request.
+    pub extensions: EnableExtensions,
+}
+
+/// The extensions of a request to enable notifications, not yet read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnableExtensions {
+    /// The fields of a request in JSON.
+    Json {
+        /// The field `preferences`.
+        preferences: Option<Value>,
+        /// The field `encrypt`.
+        encrypt: Option<Value>,
+    },
+    /// The whole `<enable/>` of an IQ.
+    Element(Element),
 }
 
 /// A valid request to disable notifications.
@@ -54,6 +71,8 @@ struct RequestFields {
     node: Option<String>,
     #[serde(default, deserialize_with = "distinct")]
     form: Option<BTreeMap<String, String>>,
+    preferences: Option<Value>,
+    encrypt: Option<Value>,
 }
 
 impl<'de> Deserialize<'de> for Enable {
@@ -84,7 +103,8 @@ impl TryFrom<&Iq> for Enable {
             }
             _ => return Err(PushRequestError("<enable/> has more than one form".into())),
         };
-        RequestFields { form, ..RequestFields::of(iq, enable) }.try_into()
+        let extensions = EnableExtensions::Element(enable.clone());
+        Ok(Self { extensions, ..RequestFields { form, ..RequestFields::of(iq, enable) }.try_into()? })
     }
 }
 
@@ -113,7 +133,8 @@ impl TryFrom<RequestFields> for Enable {
         if let Some(name) = form.iter().find(|(name, value)| !is_xml_text(name) || !is_xml_text(value)).map(|f| f.0) {
             return Err(PushRequestError(format!("the form's field {name:?} has a character that XML does not allow")));
         }
-        Ok(Self { user, jid, node: check_node(node)?, form })
+        let extensions = EnableExtensions::Json { preferences: fields.preferences, encrypt: fields.encrypt };
+        Ok(Self { user, jid, node: check_node(node)?, form, extensions })
     }
 }
 
@@ -122,8 +143,14 @@ impl TryFrom<RequestFields> for Disable {
 
     fn try_from(fields: RequestFields) -> Result<Self, PushRequestError> {
         fields.check_type("disable")?;
-        if fields.form.is_some() {
-            return Err(PushRequestError("form is allowed only in a request to enable".into()));
+        for (name, is_given) in [
+            ("form", fields.form.is_some()),
+            ("preferences", fields.preferences.is_some()),
+            ("encrypt", fields.encrypt.is_some()),
+        ] {
+            if is_given {
+                return Err(PushRequestError(format!("{name} is allowed only in a request to enable")));
+            }
         }
         let (user, jid) = (fields.user()?, fields.service()?);
         Ok(Self { user, jid, node: fields.node.map(check_node).transpose()? })
@@ -138,6 +165,8 @@ impl RequestFields {
             jid: command.attribute("jid").map(Into::into),
             node: command.attribute("node").map(Into::into),
             form: None,
+            preferences: None,
+            encrypt: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, stream};
-use pushlark_model::{Availability, ClientState};
+use pushlark_model::{Activity, Availability};
 use pushlark_store::{MAX_SESSIONS, Store};
 use pushlark_xmpp::{BareJid, Jid};
 use serde_json::{Value, json};
@@ -304,7 +304,7 @@ async fn a_session_that_changes_during_pruning_stays() {
     let (store, bob) = (pushlark.store(), BareJid::new(BOB).unwrap());
     let snapshot = store.snapshot(&bob).await.unwrap();
     let back = Jid::new("bob@example.com/off35").unwrap();
-    store.set_presence(&back, Availability::Online(ClientState::Active), OffsetDateTime::now_utc()).await.unwrap();
+    store.set_presence(&back, Availability::Online(Activity::default()), OffsetDateTime::now_utc()).await.unwrap();
     pushlark.enable("bob@example.com/off34", "phone").await;
     store.prune_sessions(&bob, &snapshot).await.unwrap();
     assert_eq!(sessions(&pushlark).await, named("off", 0..32).into_iter().chain(named("off", 34..36)).collect());

@@ -25,7 +25,7 @@ fn carbon(from: &str, inner: &str) -> String {
 
 /// Returns the sender, the recipients, the callee's JID and the reported state of an answer for the own devices.
 fn answered(event: WebhookEvent) -> (String, Vec<String>, Option<String>, ReportedRecipient) {
-    let Effect::CallAnswer { user, work: WorkKind::Message { from, to, stanza, recipient } } = event.effect else {
+    let Effect::CallAnswer { user, work: WorkKind::Message { from, to, stanza, recipient, .. } } = event.effect else {
         panic!("{event:?} is not an answer")
     };
     assert_eq!(user.as_str(), BOB);

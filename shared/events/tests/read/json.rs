@@ -2,7 +2,7 @@
 
 use pushlark_events::{Effect, ReadMark, WebhookEvent};
 use pushlark_http::Media::{Json, JsonLines};
-use pushlark_model::{Availability, ClientState};
+use pushlark_model::{Activity, Availability, ClientState};
 use pushlark_queue::{ReportedRecipient, WorkKind};
 use pushlark_xmpp::BareJid;
 use pushlark_xmpp::MessageType;
@@ -140,7 +140,8 @@ fn messages_that_notify_nobody_are_accepted_without_effect() {
 
 #[test]
 fn presence_must_have_a_session_and_a_status() {
-    let (active, inactive) = (Availability::Online(ClientState::Active), Availability::Online(ClientState::Inactive));
+    let online = |client_state| Availability::Online(Activity { client_state, is_away: false });
+    let (active, inactive) = (online(ClientState::Active), online(ClientState::Inactive));
     for (fields, availability) in [
         (json!({"status": "online"}), active),
         (json!({"status": "online", "client_state": null}), active),

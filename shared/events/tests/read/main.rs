@@ -89,7 +89,7 @@ impl Queued {
 
 fn queued(event: WebhookEvent) -> Queued {
     match event.effect {
-        Effect::Queue(WorkKind::Message { from, to, stanza, recipient }) => Queued {
+        Effect::Queue(WorkKind::Message { from, to, stanza, recipient, .. }) => Queued {
             from: from.to_string(),
             to: to.iter().map(ToString::to_string).collect(),
             message: Message::from_element(Element::parse(&stanza).unwrap()).unwrap(),

@@ -1,7 +1,7 @@
 //! Bodies that are a stanza.
 
 use pushlark_events::Effect;
-use pushlark_model::{Availability, ClientState};
+use pushlark_model::{Activity, Availability};
 use pushlark_queue::WorkKind;
 use pushlark_xmpp::MessageType;
 
@@ -273,10 +273,10 @@ fn bob(availability: Availability) -> Effect {
 #[test]
 fn a_presence_to_everybody_or_the_own_account_or_server_changes_the_availability() {
     for to in ["", "to='bob@example.com'", "to='BOB@example.com'", "to='example.com'"] {
-        assert_eq!(presence(to, ""), bob(Availability::Online(ClientState::Active)), "{to}");
+        assert_eq!(presence(to, ""), bob(Availability::Online(Activity::default())), "{to}");
         assert_eq!(
             presence(to, "<show>xa</show><priority>0</priority>"),
-            bob(Availability::Online(ClientState::Active)),
+            bob(Availability::Online(Activity::default())),
             "{to}"
         );
         assert_eq!(presence(&format!("{to} type='unavailable'"), ""), bob(Availability::Offline), "{to}");

@@ -327,7 +327,7 @@ mod tests {
         ]);
         let user = BareJid::new("bob@example.com").unwrap();
         let options = PublishOptions::new(options).unwrap();
-        let registration = Registration { jid: user.clone(), node: "n".into(), options, created_at: 0 };
+        let registration = Registration::new(user.clone(), "n".into(), options, 0);
         let payload = Payload::default();
         web_push.publish(Notification::for_test(&user, &registration, &payload)).await.unwrap()
     }
