@@ -31,6 +31,7 @@ pub struct NativeEvent {
     jid: Option<String>,
     status: Option<String>,
     client_state: Option<ClientState>,
+    show: Option<String>,
     domain: Option<String>,
     conversation: Option<String>,
     message: Option<String>,
@@ -77,10 +78,15 @@ impl NativeEvent {
                 return Ok(subscription(at, from, to, self.recipient.unwrap_or_default(), arrival.sources));
             }
             "presence" => {
+                let is_away = match self.show.as_deref() {
+                    None | Some("chat") => false,
+                    Some("away" | "xa" | "dnd") => true,
+                    Some(other) => return Err(format!("show: {other:?} is not one of away, chat, dnd and xa")),
+                };
                 let availability = match self.status.as_deref() {
                     Some("online") => {
                         let client_state = self.client_state.unwrap_or_default();
-                        Availability::Online(Activity { client_state, ..Activity::default() })
+                        Availability::Online(Activity { client_state, is_away })
                     }
                     Some("offline") => Availability::Offline,
                     Some(other) => return Err(format!("status: {other:?} is neither \"online\" nor \"offline\"")),

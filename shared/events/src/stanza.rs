@@ -38,7 +38,9 @@ fn presence_effect(presence: &Presence) -> Result<Effect, String> {
     let to = address(presence.element(), "to")?;
     let none = || Effect::None(vec![from.domain().to_owned()]);
     let availability = match presence.kind().map_err(|error| error.to_string())? {
-        PresenceType::Available(priority) if priority >= 0 => Availability::Online(Activity::default()),
+        PresenceType::Available(priority) if priority >= 0 => {
+            Availability::Online(Activity { is_away: presence.is_away(), ..Activity::default() })
+        }
         PresenceType::Available(_) | PresenceType::Unavailable => Availability::Offline,
         PresenceType::Subscribe | PresenceType::Other => return Ok(none()),
     };

@@ -289,9 +289,18 @@ impl Presence {
             Some("subscribe") => return Ok(PresenceType::Subscribe),
             Some(_) => return Ok(PresenceType::Other),
         }
-        let priority = self.0.children().find(|c| c.name() == "priority" && ns::STANZAS.contains(&c.namespace()));
-        let priority = priority.map_or(Ok(0), |priority| priority.text().trim().parse());
+        let priority = self.child("priority").map_or(Ok(0), |priority| priority.text().trim().parse());
         let priority = priority.map_err(|_| InvalidStanzaError("priority is not a number from -128 to 127".into()))?;
         Ok(PresenceType::Available(priority))
+    }
+
+    /// Returns whether its `<show/>` says that the user is away: `away`, `xa` or `dnd` (RFC 6121, section 4.7.2.1). An
+    /// unknown value says nothing.
+    pub fn is_away(&self) -> bool {
+        self.child("show").is_some_and(|show| matches!(show.text().trim(), "away" | "xa" | "dnd"))
+    }
+
+    fn child(&self, name: &str) -> Option<&Element> {
+        self.0.children().find(|child| child.name() == name && ns::STANZAS.contains(&child.namespace()))
     }
 }

@@ -142,12 +142,19 @@ fn messages_that_notify_nobody_are_accepted_without_effect() {
 fn presence_must_have_a_session_and_a_status() {
     let online = |client_state| Availability::Online(Activity { client_state, is_away: false });
     let (active, inactive) = (online(ClientState::Active), online(ClientState::Inactive));
+    let away = |client_state| Availability::Online(Activity { client_state, is_away: true });
     for (fields, availability) in [
         (json!({"status": "online"}), active),
         (json!({"status": "online", "client_state": null}), active),
         (json!({"status": "online", "client_state": "active"}), active),
         (json!({"status": "online", "client_state": "inactive"}), inactive),
+        (json!({"status": "online", "show": null}), active),
+        (json!({"status": "online", "show": "chat"}), active),
+        (json!({"status": "online", "show": "away"}), away(ClientState::Active)),
+        (json!({"status": "online", "show": "xa"}), away(ClientState::Active)),
+        (json!({"status": "online", "show": "dnd", "client_state": "inactive"}), away(ClientState::Inactive)),
         (json!({"status": "offline"}), Availability::Offline),
+        (json!({"status": "offline", "show": "away"}), Availability::Offline),
         (json!({"status": "offline", "client_state": "inactive"}), Availability::Offline),
     ] {
         let presence = changed(json!({"type": "presence", "jid": "Bob@Example.com/Phone"}), fields);
@@ -166,6 +173,10 @@ fn presence_must_have_a_session_and_a_status() {
         (json!({"client_state": "away"}), "client_state"),
         (json!({"client_state": ""}), "client_state"),
         (json!({"client_state": false}), "client_state"),
+        (json!({"show": "AWAY"}), "show"),
+        (json!({"show": ""}), "show"),
+        (json!({"show": "inactive"}), "show"),
+        (json!({"show": true}), "show"),
     ] {
         let presence = changed(json!({"type": "presence", "jid": "bob@example.com/x", "status": "online"}), changes);
         assert_refused(Json, &presence.to_string(), named);

@@ -274,14 +274,30 @@ fn bob(availability: Availability) -> Effect {
 fn a_presence_to_everybody_or_the_own_account_or_server_changes_the_availability() {
     for to in ["", "to='bob@example.com'", "to='BOB@example.com'", "to='example.com'"] {
         assert_eq!(presence(to, ""), bob(Availability::Online(Activity::default())), "{to}");
-        assert_eq!(
-            presence(to, "<show>xa</show><priority>0</priority>"),
-            bob(Availability::Online(Activity::default())),
-            "{to}"
-        );
         assert_eq!(presence(&format!("{to} type='unavailable'"), ""), bob(Availability::Offline), "{to}");
         assert_eq!(presence(to, "<priority>-1</priority>"), bob(Availability::Offline), "{to}");
     }
+}
+
+#[test]
+fn a_presence_with_a_show_of_absence_is_away() {
+    for (children, is_away) in [
+        ("", false),
+        ("<show>away</show>", true),
+        ("<show>xa</show><priority>0</priority>", true),
+        ("<show> dnd\n</show>", true),
+        ("<show>chat</show>", false),
+        ("<show/>", false),
+        ("<show>brb</show>", false),
+        ("<show>Away</show>", false),
+        ("<show xmlns='urn:example'>away</show>", false),
+        ("<x xmlns='urn:example'><show>away</show></x>", false),
+    ] {
+        let online = Availability::Online(Activity { is_away, ..Activity::default() });
+        assert_eq!(presence("", children), bob(online), "{children}");
+    }
+    assert_eq!(presence("", "<show>away</show><priority>-1</priority>"), bob(Availability::Offline));
+    assert_eq!(presence("type='unavailable'", "<show>away</show>"), bob(Availability::Offline));
 }
 
 #[test]
