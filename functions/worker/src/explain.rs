@@ -199,11 +199,14 @@ impl Worker {
                 recipients = stream::iter(explained).buffered(MAX_CONCURRENT_EXPLANATIONS).try_collect().await?;
                 "notifies".into()
             }
-            Effect::Presence(session, Availability::Online(Activity { client_state: ClientState::Active, .. })) => {
-                format!("{session} is online from then on")
-            }
-            Effect::Presence(session, Availability::Online(Activity { client_state: ClientState::Inactive, .. })) => {
-                format!("{session} is online from then on, with an inactive client")
+            Effect::Presence(session, Availability::Online(Activity { client_state, is_away })) => {
+                let note = match (client_state, is_away) {
+                    (ClientState::Active, false) => "",
+                    (ClientState::Active, true) => ", and away",
+                    (ClientState::Inactive, false) => ", with an inactive client",
+                    (ClientState::Inactive, true) => ", with an inactive client, and away",
+                };
+                format!("{session} is online from then on{note}")
             }
             Effect::Presence(session, Availability::Offline) => format!("{session} is offline from then on"),
             Effect::Read(_) => "notifies nobody".into(),

@@ -15,7 +15,7 @@ pub use payload::{CallSignal, Payload};
 pub use preferences::{
     AllowedMessages, Day, Mute, Preferences, QuietHours, RoomPreference, Rooms, Show, UnknownSenders, WhileOnline,
 };
-pub use presence::{Activity, Availability, ClientState};
+pub use presence::{Activity, Attention, Availability, ClientState};
 pub use presentation::{Collapse, InterruptionLevel, Presentation, Sound};
 pub use publish_options::{
     Device, DeviceAddress, MAX_OPTION_FIELDS, MAX_OPTIONS_BYTES, Mode, Priority, PublishOptions, PublishOptionsError,

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use pushlark_xmpp::BareJid;
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, Time};
+use time::{OffsetDateTime, Time, Weekday};
 
-use crate::TimeZone;
+use crate::{Attention, TimeZone};
 
 /// The preferences of a registration, in the JSON of an enable request. The default preferences change nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -141,6 +141,34 @@ pub enum Day {
     Sun,
 }
 
+impl QuietHours {
+    /// Returns whether a time is in the quiet hours, by the local clock: on the day on which daylight saving time ends,
+    /// an hour that occurs twice is quiet both times.
+    pub fn include(&self, at: OffsetDateTime) -> bool {
+        let local = self.tz.local(at);
+        let (time, day) = (local.time(), local.weekday());
+        let starts_on = |day: Weekday| self.days.is_empty() || self.days.contains(&day.into());
+        if self.from < self.to {
+            return starts_on(day) && (self.from..self.to).contains(&time);
+        }
+        time >= self.from && starts_on(day) || time < self.to && starts_on(day.previous())
+    }
+}
+
+impl From<Weekday> for Day {
+    fn from(day: Weekday) -> Self {
+        match day {
+            Weekday::Monday => Self::Mon,
+            Weekday::Tuesday => Self::Tue,
+            Weekday::Wednesday => Self::Wed,
+            Weekday::Thursday => Self::Thu,
+            Weekday::Friday => Self::Fri,
+            Weekday::Saturday => Self::Sat,
+            Weekday::Sunday => Self::Sun,
+        }
+    }
+}
+
 /// The state of the user's other sessions in which a device is notified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -154,6 +182,21 @@ pub enum WhileOnline {
     Away,
     /// Any state.
     Always,
+}
+
+impl WhileOnline {
+    /// Returns whether a device is notified while the user's attention is `own` in the device's own session, and
+    /// `others` in the most active other one. The chat server sends the message itself to an own session that is
+    /// active, so such a device is never notified; an own session in the background may miss the message.
+    pub fn allows(self, own: Attention, others: Attention) -> bool {
+        let limit = match self {
+            Self::Never => Attention::Offline,
+            Self::Inactive => Attention::Inactive,
+            Self::Away => Attention::Away,
+            Self::Always => Attention::Active,
+        };
+        others <= limit && own <= limit.clamp(Attention::Inactive, Attention::Away)
+    }
 }
 
 /// The content of notifications.
@@ -189,5 +232,119 @@ mod time_of_day {
         let time = text.split_once(':').filter(|(hour, minute)| is_number(hour) && is_number(minute));
         let time = time.and_then(|(hour, minute)| Time::from_hms(hour.parse().ok()?, minute.parse().ok()?, 0).ok());
         time.ok_or_else(|| D::Error::custom("expected a time such as 22:00"))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use time::format_description::well_known::Rfc3339;
+
+    use super::*;
+
+    /// Reads quiet hours such as `22:00 07:00 Europe/Berlin sat sun`.
+    fn quiet_hours(text: &str) -> QuietHours {
+        let parts: Vec<&str> = text.split(' ').collect();
+        let time = |text: &str| {
+            let (hour, minute) = text.split_once(':').unwrap();
+            Time::from_hms(hour.parse().unwrap(), minute.parse().unwrap(), 0).unwrap()
+        };
+        let day = |name: &&str| {
+            let days = [Day::Mon, Day::Tue, Day::Wed, Day::Thu, Day::Fri, Day::Sat, Day::Sun];
+            days.into_iter().find(|day| format!("{day:?}").eq_ignore_ascii_case(name)).unwrap()
+        };
+        let days = parts[3..].iter().map(day).collect();
+        QuietHours { from: time(parts[0]), to: time(parts[1]), tz: parts[2].parse().unwrap(), days, calls: false }
+    }
+
+    #[test]
+    fn quiet_hours_include_the_times_of_the_local_clock_on_their_days() {
+        for (hours, at, expected) in [
+            // 2026-11-27 is a Friday.
+            ("12:00 13:30 UTC", "2026-11-27T11:59:59.999Z", false),
+            ("12:00 13:30 UTC", "2026-11-27T12:00:00Z", true),
+            ("12:00 13:30 UTC", "2026-11-27T13:29:59.999Z", true),
+            ("12:00 13:30 UTC", "2026-11-27T13:30:00Z", false),
+            ("12:00 13:30 UTC fri", "2026-11-27T13:00:00Z", true),
+            ("12:00 13:30 UTC mon sun", "2026-11-27T13:00:00Z", false),
+            // Over midnight: the morning belongs to the day before.
+            ("22:00 07:00 UTC", "2026-11-27T23:00:00Z", true),
+            ("22:00 07:00 UTC", "2026-11-27T06:59:59Z", true),
+            ("22:00 07:00 UTC", "2026-11-27T07:00:00Z", false),
+            ("22:00 07:00 UTC", "2026-11-27T21:59:59Z", false),
+            ("22:00 07:00 UTC fri", "2026-11-27T06:00:00Z", false),
+            ("22:00 07:00 UTC fri", "2026-11-27T23:00:00Z", true),
+            ("22:00 07:00 UTC fri", "2026-11-28T06:00:00Z", true),
+            ("22:00 07:00 UTC fri", "2026-11-28T23:00:00Z", false),
+            ("22:00 07:00 UTC sun", "2026-11-30T06:00:00Z", true),
+            // Until midnight, and from midnight.
+            ("22:00 00:00 UTC fri", "2026-11-27T23:59:59Z", true),
+            ("22:00 00:00 UTC fri", "2026-11-28T00:00:00Z", false),
+            ("00:00 07:00 UTC sat", "2026-11-28T00:00:00Z", true),
+            // A whole day.
+            ("09:00 09:00 UTC fri", "2026-11-27T08:59:59Z", false),
+            ("09:00 09:00 UTC fri", "2026-11-27T09:00:00Z", true),
+            ("09:00 09:00 UTC fri", "2026-11-28T08:59:59Z", true),
+            ("09:00 09:00 UTC fri", "2026-11-28T09:00:00Z", false),
+            ("00:00 00:00 UTC", "2026-11-27T12:00:00Z", true),
+            // The local day and clock, not those of UTC.
+            ("22:00 07:00 Asia/Kolkata", "2026-11-27T16:30:00Z", true),
+            ("22:00 07:00 Asia/Kolkata", "2026-11-27T16:29:00Z", false),
+            ("08:00 12:00 Pacific/Auckland sat", "2026-11-27T20:00:00Z", true),
+            ("22:00 23:00 America/New_York fri", "2026-11-28T03:30:00Z", true),
+        ] {
+            let at = OffsetDateTime::parse(at, &Rfc3339).unwrap();
+            assert_eq!(quiet_hours(hours).include(at), expected, "{hours} at {at}");
+        }
+    }
+
+    #[test]
+    fn quiet_hours_follow_daylight_saving_time() {
+        for (hours, at, expected) in [
+            // Winter and summer.
+            ("22:00 07:00 Europe/Berlin", "2026-01-10T21:00:00Z", true),
+            ("22:00 07:00 Europe/Berlin", "2026-01-10T20:59:00Z", false),
+            ("22:00 07:00 Europe/Berlin", "2026-07-10T20:00:00Z", true),
+            ("22:00 07:00 Europe/Berlin", "2026-07-10T05:00:00Z", false),
+            // 2026-03-29: 02:00 to 03:00 does not occur. 01:59 is 00:59 UTC, 03:00 is 01:00 UTC.
+            ("02:30 04:00 Europe/Berlin", "2026-03-29T00:59:59Z", false),
+            ("02:30 04:00 Europe/Berlin", "2026-03-29T01:00:00Z", true),
+            ("02:10 02:50 Europe/Berlin", "2026-03-29T01:00:00Z", false),
+            ("23:00 02:30 Europe/Berlin", "2026-03-29T00:59:59Z", true),
+            ("23:00 02:30 Europe/Berlin", "2026-03-29T01:00:00Z", false),
+            // 2026-10-25: 02:00 to 03:00 occurs twice, from 00:00 and from 01:00 UTC.
+            ("02:00 02:30 Europe/Berlin", "2026-10-25T00:15:00Z", true),
+            ("02:00 02:30 Europe/Berlin", "2026-10-25T00:45:00Z", false),
+            ("02:00 02:30 Europe/Berlin", "2026-10-25T01:15:00Z", true),
+            ("22:00 07:00 Europe/Berlin sat", "2026-10-25T05:59:59Z", true),
+            ("22:00 07:00 Europe/Berlin sat", "2026-10-25T06:00:00Z", false),
+        ] {
+            let at = OffsetDateTime::parse(at, &Rfc3339).unwrap();
+            assert_eq!(quiet_hours(hours).include(at), expected, "{hours} at {at}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_notified_up_to_a_limit_of_attention_elsewhere_but_not_while_its_own_session_is_active() {
+        use Attention::{Active, Away, Inactive, Offline};
+        use WhileOnline as W;
+        for (own, others, allowed) in [
+            (Offline, Offline, &[W::Never, W::Inactive, W::Away, W::Always][..]),
+            (Offline, Inactive, &[W::Inactive, W::Away, W::Always]),
+            (Offline, Away, &[W::Away, W::Always]),
+            (Offline, Active, &[W::Always]),
+            (Inactive, Offline, &[W::Never, W::Inactive, W::Away, W::Always]),
+            (Inactive, Inactive, &[W::Inactive, W::Away, W::Always]),
+            (Inactive, Active, &[W::Always]),
+            (Away, Offline, &[W::Away, W::Always]),
+            (Away, Active, &[W::Always]),
+            (Active, Offline, &[]),
+            (Active, Active, &[]),
+        ] {
+            for preference in [W::Never, W::Inactive, W::Away, W::Always] {
+                let expected = allowed.contains(&preference);
+                assert_eq!(preference.allows(own, others), expected, "{preference:?}: {own:?}, {others:?}");
+            }
+        }
     }
 }

@@ -20,6 +20,31 @@ pub struct Activity {
     pub is_away: bool,
 }
 
+/// The attention of a user to messages in a session, lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Attention {
+    /// The session is offline.
+    #[default]
+    Offline,
+    /// The client is inactive, whatever the presence shows.
+    Inactive,
+    /// The client is active, but its presence shows that the user is away.
+    Away,
+    /// The client is active.
+    Active,
+}
+
+impl Activity {
+    /// Returns the attention of the user in a session of this activity.
+    pub fn attention(self) -> Attention {
+        match self {
+            Self { client_state: ClientState::Inactive, .. } => Attention::Inactive,
+            Self { is_away: true, .. } => Attention::Away,
+            Self { .. } => Attention::Active,
+        }
+    }
+}
+
 /// The state of a client (XEP-0352).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -44,7 +44,7 @@ pub use device::DeviceStatus;
 pub use limits::Limits;
 pub use node::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced};
 pub use rate::RateLimitError;
-pub use recipient::Snapshot;
+pub use recipient::{SessionAttention, Snapshot};
 pub use registration::Registered;
 pub use removal::RemovalProgress;
 pub use replaced::{Replaced, ReplacedBy};

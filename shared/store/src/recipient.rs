@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use pushlark_model::time::to_micros;
-use pushlark_model::{Activity, Availability, ClientState, Registration};
+use pushlark_model::{Activity, Attention, Availability, ClientState, Registration};
 use pushlark_xmpp::{BareJid, FullJid};
 use time::OffsetDateTime;
 
@@ -33,6 +33,15 @@ pub struct Snapshot {
     pub(crate) sessions: Vec<Session>,
     /// Whether the user may have sessions that are not in `sessions`.
     pub(crate) is_cut_off: bool,
+}
+
+/// The attention of a user in the sessions that the table has, from the view of one of the user's devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SessionAttention {
+    /// The attention in the device's own session: the one that enabled its registration last.
+    pub own: Attention,
+    /// The highest attention in the other sessions.
+    pub others: Attention,
 }
 
 impl Store {
@@ -117,6 +126,19 @@ impl Snapshot {
         let mut ties =
             sessions.filter(|session| !is_lost(session)).filter_map(|session| self.tie_at(session, u64::MAX));
         ties.any(|tie| tie == keys::registration_key(registration))
+    }
+
+    /// Returns the attention of the user from the view of the registration's device. `lost` is a session that is known
+    /// to have gone.
+    pub fn attention(&self, registration: &Registration, lost: Option<&FullJid>) -> SessionAttention {
+        let (key, lost) = (keys::registration_key(registration), lost.map(|lost| keys::session(lost)));
+        let mut attention = SessionAttention::default();
+        for session in self.sessions.iter().filter(|session| Some(&session.key) != lost.as_ref()) {
+            let is_own = self.tie_at(session, u64::MAX) == Some(&key);
+            let highest = if is_own { &mut attention.own } else { &mut attention.others };
+            *highest = session.attention().max(*highest);
+        }
+        attention
     }
 
     /// Returns the sort key of the registration to which a session was tied at `at`, in microseconds since 1970.
@@ -209,5 +231,76 @@ impl Snapshot {
             }
             self.sessions.push(session);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use pushlark_model::PublishOptions;
+
+    use super::*;
+    use crate::attributes::{IS_AWAY, IS_INACTIVE, IS_ONLINE, REGISTRATION, TIED_AT};
+    use crate::item::number;
+
+    /// Returns a snapshot with two registrations, `phone` and `tablet`, and these sessions: the resource, the node that
+    /// the session enabled (empty for none), and the attention.
+    fn snapshot(sessions: &[(&str, &str, Attention)]) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for node in ["phone", "tablet"] {
+            let state = RegistrationState::read(&Item::new());
+            snapshot.states.insert(keys::registration_key(&registration(node)), state);
+        }
+        for (resource, tied, attention) in sessions {
+            let flag = |value| AttributeValue::Bool(value);
+            let mut item = Item::from([
+                (SK.to_owned(), text(keys::session(&format!("bob@example.com/{resource}").parse().unwrap()))),
+                (IS_ONLINE.to_owned(), flag(*attention != Attention::Offline)),
+                (IS_INACTIVE.to_owned(), flag(*attention == Attention::Inactive)),
+                (IS_AWAY.to_owned(), flag(*attention == Attention::Away)),
+            ]);
+            if !tied.is_empty() {
+                let key = keys::registration_key(&registration(tied));
+                item.extend([(REGISTRATION.to_owned(), text(key)), (TIED_AT.to_owned(), number(1))]);
+            }
+            snapshot.add(&item);
+        }
+        snapshot
+    }
+
+    fn registration(node: &str) -> Registration {
+        let jid = BareJid::new("push.example.com").unwrap();
+        Registration::new(jid, node.into(), PublishOptions::default(), 1)
+    }
+
+    #[test]
+    fn the_attention_in_the_session_of_a_device_is_its_own_and_that_in_all_others_is_the_highest() {
+        use Attention::{Active, Away, Inactive, Offline};
+        for (sessions, own, others) in [
+            (&[][..], Offline, Offline),
+            (&[("a", "phone", Active)], Active, Offline),
+            (&[("a", "tablet", Active)], Offline, Active),
+            (&[("a", "", Away)], Offline, Away),
+            (&[("a", "phone", Offline), ("b", "", Active)], Offline, Active),
+            (&[("a", "phone", Inactive), ("b", "", Away), ("c", "tablet", Inactive)], Inactive, Away),
+            (&[("a", "", Inactive), ("b", "", Active), ("c", "", Away)], Offline, Active),
+            // The device has connected once more: its former session is its own, too.
+            (&[("a", "phone", Inactive), ("b", "phone", Away)], Away, Offline),
+            (&[("lost", "phone", Active), ("b", "", Inactive)], Offline, Inactive),
+            (&[("lost", "", Active)], Offline, Offline),
+        ] {
+            let lost: FullJid = "bob@example.com/lost".parse().unwrap();
+            let attention = snapshot(sessions).attention(&registration("phone"), Some(&lost));
+            assert_eq!(attention, SessionAttention { own, others }, "{sessions:?}");
+        }
+    }
+
+    #[test]
+    fn the_attention_in_a_session_after_its_lifetime_is_that_of_an_offline_one() {
+        let mut snapshot = snapshot(&[("a", "", Attention::Active), ("b", "", Attention::Inactive)]);
+        snapshot.sessions[0].is_expired = true;
+        let attention = snapshot.attention(&registration("phone"), None);
+        assert_eq!(attention.others, Attention::Inactive);
     }
 }

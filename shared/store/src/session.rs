@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_model::time::to_micros;
-use pushlark_model::{Activity, Availability, ClientState};
+use pushlark_model::{Activity, Attention, Availability, ClientState};
 use pushlark_xmpp::{BareJid, Jid};
 use time::OffsetDateTime;
 
@@ -78,6 +78,14 @@ impl Session {
     /// Returns whether the session is online with an active client.
     pub fn is_active(&self) -> bool {
         matches!(self.availability, Some(Availability::Online(Activity { client_state: ClientState::Active, .. })))
+    }
+
+    /// Returns the attention of the user in the session.
+    pub fn attention(&self) -> Attention {
+        match self.availability {
+            Some(Availability::Online(activity)) if !self.is_expired => activity.attention(),
+            Some(_) | None => Attention::Offline,
+        }
     }
 
     fn worth(&self) -> Worth {

@@ -158,6 +158,18 @@ async fn explain_describes_events_that_are_not_messages() {
             Event::presence("bob@example.com/a", "online").with("client_state", "inactive"),
             "bob@example.com/a is online from then on, with an inactive client",
         ),
+        (
+            Event::presence("bob@example.com/a", "online").with("show", "dnd"),
+            "bob@example.com/a is online from then on, and away",
+        ),
+        (
+            Event::presence("bob@example.com/a", "online").with("show", "away").with("client_state", "inactive"),
+            "bob@example.com/a is online from then on, with an inactive client, and away",
+        ),
+        (
+            Event::presence("bob@example.com/a", "online").with("show", "chat"),
+            "bob@example.com/a is online from then on",
+        ),
         (Event::read(BOB, ALICE), "notifies nobody"),
         (
             Event::stanza(BOB, "<message type='headline'><body>x</body></message>").from("a@b"),
