@@ -130,12 +130,17 @@ pub fn own_claim(kind: &str, id: &str) -> String {
 /// caller.
 fn ended_call(event: &Event) -> Option<String> {
     let call = event.message.call()?;
-    let caller = match call.step {
-        CallStep::Retract | CallStep::Finish => event.from.to_bare(),
-        step if step.is_answer() => parse_jid(event.message.element().attribute("to")?).ok()?.to_bare(),
-        _ => return None,
-    };
-    (caller != event.recipient()).then(|| claim_of_call(&caller, call.sid))
+    let is_end = matches!(call.step, CallStep::Retract | CallStep::Finish) || call.step.is_answer();
+    let caller = caller(event, &call).filter(|caller| is_end && *caller != event.recipient())?;
+    Some(claim_of_call(&caller, call.sid))
+}
+
+/// Returns the bare JID of the user who calls; `None` if an answer to the call does not name the caller.
+pub fn caller(event: &Event, call: &Call<'_>) -> Option<BareJid> {
+    match call.step {
+        step if step.is_answer() => Some(parse_jid(event.message.element().attribute("to")?).ok()?.to_bare()),
+        _ => Some(event.from.to_bare()),
+    }
 }
 
 impl Worker {

@@ -10,6 +10,7 @@ use pushlark_xmpp::BareJid;
 
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
+use crate::preferences::names_sender;
 use crate::progress::BatchContext;
 use crate::publish::{DeviceItem, Disposition, Publish};
 use crate::retry::Unfinished;
@@ -89,9 +90,9 @@ impl Worker {
         };
         let places: Vec<_> = ours.iter().map(|(registration, _)| turn.join(registration)).collect();
         drop(turn);
-        let payload = self.clearing_payload(read, unread_count);
         let expires_at = attempt.at() + self.time_to_live.default;
         let publishes = ours.into_iter().zip(places).map(async |((registration, publisher), place)| {
+            let payload = self.clearing_payload(read, unread_count, &registration);
             let notification = Notification {
                 message_id: attempt.id(),
                 user,
@@ -125,12 +126,13 @@ impl Worker {
         outcome
     }
 
-    /// Returns the payload of a silent push. The conversation has the name that it has in notifications.
-    fn clearing_payload(&self, read: &ReadConversation, unread_count: u32) -> Payload {
+    /// Returns the payload of a silent push. The conversation has the name that it has in the device's notifications.
+    fn clearing_payload(&self, read: &ReadConversation, unread_count: u32, registration: &Registration) -> Payload {
         let ReadConversation { user, conversation } = read;
+        let names_sender = self.content_policy.sender && names_sender(registration);
         Payload::default()
             .with(Payload::TYPE, Payload::READ)
-            .with(Payload::CONVERSATION, thread(user, conversation, self.content_policy.sender))
+            .with(Payload::CONVERSATION, thread(user, conversation, names_sender))
             .with(Payload::MESSAGE_COUNT, unread_count.to_string())
     }
 

@@ -4,12 +4,13 @@ use std::fmt;
 
 use pushlark_delivery::{Delivery, Publisher, RouteError};
 use pushlark_model::{ClientState, Payload, Registration};
-use pushlark_plugin::{Choice, Event, EventKind, Plugin, Publication, Recipient, Rule};
+use pushlark_plugin::{Event, EventKind, Plugin, Publication, Recipient, Rule};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::Snapshot;
 use time::OffsetDateTime;
 
 use crate::call::{CallAlert, OtherDevices, TimeToLive, for_device};
+use crate::preferences::{self, Preference, WhileOnlineExceptions};
 use crate::task::Attempt;
 
 /// The decision for one recipient of an event, with its steps.
@@ -43,6 +44,8 @@ pub enum Reason {
     Rule(Rule),
     /// The plugin left it out without a rule.
     NotChosen,
+    /// A preference of the user for the device.
+    Preference(Preference),
     /// The message is older than its time to live.
     TooLate,
     /// No publisher is configured for the host.
@@ -66,6 +69,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Rule(rule) => rule.fmt(f),
             Self::NotChosen => f.write_str("the plugin leaves it out"),
+            Self::Preference(preference) => preference.fmt(f),
             Self::TooLate => f.write_str("the message is older than its time to live"),
             Self::Unroutable(unroutable) => unroutable.fmt(f),
             Self::Claimed => f.write_str("another event of this message publishes to it"),
@@ -84,6 +88,8 @@ pub struct RecipientState {
     pub recipient: Recipient,
     /// The source of `recipient.online`.
     pub presence: PresenceSource,
+    /// The devices whose preferences decide otherwise while the user is online.
+    pub exceptions: WhileOnlineExceptions,
 }
 
 /// The source of a recipient's presence.
@@ -125,7 +131,8 @@ impl RecipientState {
         let is_connected = |registration: &&Registration| !is_away && snapshot.is_connected(registration, lost);
         let connected = snapshot.registrations.iter().filter(is_connected).cloned().collect();
         let recipient = Recipient { exists: reported.exists.unwrap_or(true), online, client_state, tied, connected };
-        Self { recipient, presence }
+        let exceptions = WhileOnlineExceptions::new(event, reported, snapshot, &recipient);
+        Self { recipient, presence, exceptions }
     }
 }
 
@@ -157,25 +164,46 @@ pub fn decide<'w>(
     snapshot: Snapshot,
     known: RecipientState,
 ) -> Decision<'w> {
-    let Choice { publish, left_out } = plugin.should_publish(event, &known.recipient, snapshot.registrations.clone());
-    let mut left_out: Vec<_> =
-        left_out.into_iter().map(|(registration, rule)| (registration, Reason::Rule(rule))).collect();
-    let chosen = if publish.is_empty() {
-        Vec::new()
-    } else {
-        plugin.publish_notification(event, &known.recipient, payload, publish)
+    let (mut left_out, mut chosen) = (Vec::new(), Vec::new());
+    let mut choose = |recipient: &Recipient, payload: Payload, registrations: Vec<Registration>| {
+        let choice = plugin.should_publish(event, recipient, registrations);
+        left_out.extend(choice.left_out.into_iter().map(|(registration, rule)| (registration, Reason::Rule(rule))));
+        if !choice.publish.is_empty() {
+            chosen.extend(plugin.publish_notification(event, recipient, payload, choice.publish));
+        }
     };
+    let RecipientState { recipient, exceptions, .. } = &known;
+    let mut registrations = snapshot.registrations.clone();
+    // Calls do not depend on the user's presence.
+    if !exceptions.notified.is_empty() && payload.call().is_none() {
+        let (notified, others) = registrations.into_iter().partition(|one| exceptions.notified.contains(one));
+        choose(&WhileOnlineExceptions::inactive(recipient), payload.clone(), notified);
+        registrations = others;
+    }
+    choose(recipient, payload, registrations);
     let user = event.recipient();
     let mut publications = Vec::new();
     let rings_by_push_kit = |Registration { jid, options, .. }: &Registration| {
         delivery.route(&user, jid).is_ok_and(|publisher| publisher.ringing(options).is_by_push_kit())
     };
+    let preference = |registration: &Registration, payload: &Payload| {
+        preferences::leaves_out(registration, event, payload, exceptions, time_to_live.call)
+    };
     // Only calls depend on the user's other devices.
-    let is_call = chosen.iter().any(|publication| publication.payload.call().is_some());
-    let has_push_kit = is_call && snapshot.registrations.iter().any(rings_by_push_kit);
+    let call = chosen.iter().map(|publication| &publication.payload).find(|payload| payload.call().is_some());
+    let has_push_kit = call.is_some_and(|call| {
+        let mut registrations = snapshot.registrations.iter();
+        registrations.any(|registration| rings_by_push_kit(registration) && preference(registration, call).is_none())
+    });
     let others = OtherDevices { connected: &known.recipient.connected, has_push_kit };
     let alert = CallAlert { text: &event.content_policy.call_placeholder, is_occupant: event.is_occupant };
     for Publication { registration, payload, presentation, rule } in chosen {
+        if let Some(preference) = preference(&registration, &payload) {
+            left_out.push((registration, Reason::Preference(preference)));
+            continue;
+        }
+        let payload = preferences::shown(payload, &registration, &event.content_policy);
+        let presentation = preferences::shown_presentation(presentation, &registration);
         let options = &registration.options;
         let Some(expires_at) = time_to_live.expiry(event.at, &payload, options) else {
             left_out.push((registration, Reason::TooLate));

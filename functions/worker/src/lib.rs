@@ -12,6 +12,7 @@ mod guard;
 mod node;
 mod notify;
 mod order;
+mod preferences;
 mod progress;
 mod publish;
 mod retry;

@@ -5,10 +5,12 @@ use pushlark_model::{CallSignal, Payload};
 use pushlark_store::DeviceStatus;
 use pushlark_telemetry::{Metric, count};
 use pushlark_xmpp::parse_jid;
+use time::OffsetDateTime;
 
 use crate::call::{CallAlert, OtherDevices, for_device};
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
+use crate::preferences::{self, Subject};
 use crate::progress::BatchContext;
 use crate::publish::{DeviceItem, Disposition, Publish};
 use crate::retry::Unfinished;
@@ -39,13 +41,21 @@ impl Worker {
             tracing::info!("not notified: CALL_END is off");
             return TaskOutcome::default();
         }
+        let conversations = push.sender.as_slice();
+        let (now, ringing) = (OffsetDateTime::now_utc(), self.time_to_live.call);
+        let subject = Subject { payload, conversations, now, ringing };
+        if let Some(preference) = registration.preferences.as_deref().and_then(|of_owner| subject.stopped_by(of_owner)) {
+            tracing::info!("not notified: {preference}");
+            return TaskOutcome::default();
+        }
         let ringing = publisher.ringing(&registration.options);
         // A node does not know the user's other devices.
         let others = OtherDevices::default();
         let caller = payload.get(Payload::CALL_FROM).and_then(|caller| parse_jid(caller).ok());
         let is_occupant = caller.is_some_and(|caller| self.sources.rooms.is_room(user, &caller));
         let alert = CallAlert { text: &self.content_policy.call_placeholder, is_occupant };
-        let payload = match for_device(payload.clone(), registration, ringing, others, alert) {
+        let payload = preferences::shown(payload.clone(), registration, &self.content_policy);
+        let payload = match for_device(payload, registration, ringing, others, alert) {
             Ok(payload) => payload,
             Err(reason) => {
                 tracing::info!("not notified: {reason}");

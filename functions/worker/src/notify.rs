@@ -100,6 +100,7 @@ impl Worker {
                 Reason::Unroutable(_) => count(Metric::Unroutable),
                 Reason::Rule(_)
                 | Reason::NotChosen
+                | Reason::Preference(_)
                 | Reason::Claimed
                 | Reason::EnabledLater
                 | Reason::CallsAlone
@@ -302,7 +303,7 @@ impl TaskOutcome {
 
 /// Writes the one log line of an event; failures have separate lines.
 fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) {
-    let Decision { snapshot, known: RecipientState { recipient, presence }, left_out, .. } = decision;
+    let Decision { snapshot, known: RecipientState { recipient, presence, .. }, left_out, .. } = decision;
     let left_out: Vec<String> =
         left_out.iter().map(|(registration, reason)| format!("{}: {reason}", registration.jid)).collect();
     tracing::info!(

@@ -249,6 +249,8 @@ pub struct NodePush {
     pub registration: Registration,
     /// The payload for the device.
     pub payload: Payload,
+    /// The other user or the room, if the notification names it, also with `INCLUDE_SENDER=off`.
+    pub sender: Option<BareJid>,
     /// The id of the claim, if it is about a call.
     pub claim_id: Option<String>,
 }
@@ -270,6 +272,8 @@ impl NodePush {
         } = notification;
         let told = summary.iter().fold(Payload::default(), |payload, (name, value)| payload.with(name.clone(), value));
         let claim_id = call::published_claim_id(&told, &jid);
+        let sender = [Payload::LAST_MESSAGE_SENDER, Payload::CALL_FROM, Payload::PENDING_SUBSCRIPTION_FROM];
+        let sender = sender.iter().find_map(|name| Some(parse_jid(told.get(name)?).ok()?.to_bare()));
         let payload = match payload(summary, content_policy) {
             // A call needs no text.
             payload if payload.get(Payload::LAST_MESSAGE_BODY).is_some() || payload.call().is_some() => payload,
@@ -280,7 +284,7 @@ impl NodePush {
         };
         let options = PublishOptions::new(options)?;
         let registration = Registration { jid, node, options, preferences, encryption, created_at };
-        Ok(Self { owner, registration, payload, claim_id })
+        Ok(Self { owner, registration, payload, sender, claim_id })
     }
 
     /// Returns the bare JID of the message's sender; without a sender, the JID of the PubSub service.

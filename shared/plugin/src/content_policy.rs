@@ -1,5 +1,7 @@
 //! The operator's limits for the content of notifications.
 
+use pushlark_xmpp::unescaped;
+
 /// The operator's limits for the content of notifications, which push services and everybody near the device can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContentPolicy {
@@ -21,6 +23,13 @@ pub struct ContentPolicy {
     pub urgent: bool,
     /// Whether a group message that mentions the recipient gets the field `mention`.
     pub mention: bool,
+}
+
+impl ContentPolicy {
+    /// Returns the text of an invitation to a room without a text of its own. `room` is the room's JID.
+    pub fn invitation(&self, room: &str) -> String {
+        self.invitation_placeholder.replace("{room}", &unescaped(room))
+    }
 }
 
 /// Returns the policy of MongooseIM: text and sender, no further fields.

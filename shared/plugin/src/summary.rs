@@ -1,7 +1,7 @@
 //! The content of notifications about messages.
 
 use pushlark_model::Payload;
-use pushlark_xmpp::{BareJid, Content, MessageType, parse_jid, unescaped};
+use pushlark_xmpp::{BareJid, Content, MessageType, parse_jid};
 
 use crate::content_policy::ContentPolicy;
 use crate::event::Event;
@@ -9,8 +9,7 @@ use crate::event::Event;
 impl Event {
     /// Returns the summary of the conversation within the operator's limits. `content` is that of the message.
     pub fn summary(&self, content: Content<'_>) -> Payload {
-        let ContentPolicy { body, sender, placeholder, invitation_placeholder, urgent, mention, .. } =
-            &*self.content_policy;
+        let ContentPolicy { body, sender, placeholder, urgent, mention, .. } = &*self.content_policy;
         let is_group = self.message.kind() == MessageType::Groupchat;
         let mut payload = Payload::default().with(Payload::MESSAGE_COUNT, self.unread_count.to_string());
         if *sender {
@@ -24,9 +23,7 @@ impl Event {
             Content::Text(text) | Content::Spoiler(Some(text)) | Content::Invitation(Some(text)) if *body => {
                 text.into_owned()
             }
-            Content::Invitation(_) if let Some(room) = room => {
-                invitation_placeholder.replace("{room}", &unescaped(room.as_str()))
-            }
+            Content::Invitation(_) if let Some(room) = room => self.content_policy.invitation(room.as_str()),
             _ => placeholder.clone(),
         };
         payload = payload.with(Payload::LAST_MESSAGE_BODY, text);
