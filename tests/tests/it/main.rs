@@ -3,7 +3,8 @@
 //! - Requests: [`access`], [`client_tokens`], [`devices`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
 //!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
 //! - Decisions: [`badges`], [`calls`], [`clear_when_read`], [`contact_requests`], [`custom_plugins`],
-//!   [`message_kinds`], [`notification_content`], [`read_marks`], [`senders`], [`sessions`], [`unread_counts`].
+//!   [`message_kinds`], [`notification_content`], [`preferences_applied`], [`read_marks`], [`senders`], [`sessions`],
+//!   [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
 //!   [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
@@ -37,6 +38,7 @@ mod mongooseim;
 mod mongoosepush;
 mod notification_content;
 mod order;
+mod preferences_applied;
 mod providers;
 mod push_node;
 mod rate_limit;
