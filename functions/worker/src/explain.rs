@@ -247,7 +247,11 @@ impl Worker {
         }
         let outcome = match self.decide(&mut event, &reported, counted).await {
             Ok(Decision {
-                snapshot, known: RecipientState { recipient, presence, .. }, left_out, publications, ..
+                snapshot,
+                known: RecipientState { recipient, presence, .. },
+                left_out,
+                publications,
+                ..
             }) => {
                 let badge = self.badge(&event, &reported, &publications, false).await?;
                 let (others, ours): (Vec<_>, Vec<_>) =

@@ -44,7 +44,8 @@ impl Worker {
         let conversations = push.sender.as_slice();
         let (now, ringing) = (OffsetDateTime::now_utc(), self.time_to_live.call);
         let subject = Subject { payload, conversations, now, ringing };
-        if let Some(preference) = registration.preferences.as_deref().and_then(|of_owner| subject.stopped_by(of_owner)) {
+        if let Some(preference) = registration.preferences.as_deref().and_then(|of_owner| subject.stopped_by(of_owner))
+        {
             tracing::info!("not notified: {preference}");
             return TaskOutcome::default();
         }

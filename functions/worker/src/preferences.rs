@@ -280,3 +280,101 @@ fn placeholder(payload: &Payload, show: Show, policy: &ContentPolicy) -> String 
         Some(_) | None => policy.placeholder.clone(),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use pushlark_model::{Mute, PublishOptions, QuietHours};
+    use time::Time;
+    use time::format_description::well_known::Rfc3339;
+
+    use super::*;
+
+    fn at(time: &str) -> OffsetDateTime {
+        OffsetDateTime::parse(&format!("2026-11-27T{time}Z"), &Rfc3339).unwrap()
+    }
+
+    fn stopped_by(preferences: &Preferences, payload: &Payload, now: OffsetDateTime) -> Option<Preference> {
+        let conversations = &["alice@example.com".parse().unwrap()];
+        Subject { payload, conversations, now, ringing: Duration::from_secs(30) }.stopped_by(preferences)
+    }
+
+    fn call(kind: &str) -> Payload {
+        Payload::default().with(Payload::TYPE, kind).with(Payload::CALL_SID, "c1")
+    }
+
+    #[test]
+    fn a_device_that_may_have_rung_before_the_quiet_hours_gets_the_end_of_the_call() {
+        let [from, to] = [22, 7].map(|hour| Time::from_hms(hour, 0, 0).unwrap());
+        let tz = "UTC".parse().unwrap();
+        let quiet = QuietHours { from, to, tz, days: BTreeSet::new(), calls: true };
+        let preferences = Preferences { quiet_hours: vec![quiet], ..Preferences::default() };
+        let quiet = Some(Preference::QuietHours);
+        for (payload, now, expected) in [
+            (Payload::default(), at("22:00:10"), quiet),
+            (call(Payload::CALL), at("22:00:10"), quiet),
+            (call(Payload::CALL_END), at("22:00:10"), None),
+            (call(Payload::CALL_END), at("22:00:30"), quiet),
+            // The device may have rung after the quiet hours.
+            (call(Payload::CALL_END), at("07:00:10"), None),
+        ] {
+            assert_eq!(stopped_by(&preferences, &payload, now), expected, "{payload:?} {now}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_is_muted_until_its_time() {
+        let mute = |jid: &str, until, calls| Mute { jid: jid.parse().unwrap(), until, calls };
+        let alice = |until| mute("alice@example.com", until, false);
+        let (now, muted) = (at("22:00:00"), Some(Preference::Muted));
+        for (mutes, payload, expected) in [
+            (vec![alice(None)], Payload::default(), muted),
+            (vec![alice(Some(now + Duration::from_secs(1)))], Payload::default(), muted),
+            (vec![alice(Some(now))], Payload::default(), None),
+            (vec![alice(Some(now)), alice(None)], Payload::default(), muted),
+            (vec![mute("example.com", None, true)], Payload::default(), None),
+            (vec![alice(None)], call(Payload::CALL), None),
+            (vec![mute("alice@example.com", None, true)], call(Payload::CALL), muted),
+            (vec![mute("alice@example.com", None, true)], call(Payload::CALL_END), muted),
+            (vec![mute("alice@example.com", Some(now), true)], call(Payload::CALL), None),
+        ] {
+            let preferences = Preferences { mute: mutes, ..Preferences::default() };
+            assert_eq!(stopped_by(&preferences, &payload, now), expected, "{preferences:?} {payload:?}");
+        }
+    }
+
+    fn showing(show: Show) -> Registration {
+        let jid = "push.example.com".parse().unwrap();
+        let mut registration = Registration::new(jid, "n".into(), PublishOptions::default(), 0);
+        registration.preferences = Some(Box::new(Preferences { show, ..Preferences::default() }));
+        registration
+    }
+
+    #[test]
+    fn only_known_fields_without_text_stay_in_a_payload_that_hides_something() {
+        let policy = ContentPolicy::default();
+        let fields = [ANONYMOUS, OF_SENDER].concat();
+        let mut payload = Payload::default().with("quote", "canary").with(Payload::NODE, "canary");
+        for name in &fields {
+            payload = payload.with(*name, "canary");
+        }
+        let names = |show| {
+            let shown = shown(payload.clone(), &showing(show), &policy);
+            assert_ne!(shown.get(Payload::LAST_MESSAGE_BODY), Some("canary"));
+            shown.fields().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Show::Sender), fields);
+        assert_eq!(names(Show::Nothing), ANONYMOUS);
+    }
+
+    #[test]
+    fn the_title_of_a_rule_is_not_shown_with_a_placeholder() {
+        let presentation = Presentation { title: Some("canary".into()), ..Presentation::default() };
+        for (show, title) in [(Show::All, Some("canary")), (Show::Sender, None), (Show::Nothing, None)] {
+            let shown = shown_presentation(Some(Arc::new(presentation.clone())), &showing(show)).unwrap();
+            assert_eq!(shown.title.as_deref(), title);
+        }
+    }
+}

@@ -6,6 +6,9 @@ use crate::event::{Choice, Event, EventKind, Publication, Recipient, Rule};
 
 /// Decides which messages are notified to which registrations. The callbacks are called in this order for each
 /// recipient of an event, and again for a retry. They do no I/O, so the same inputs have the same results.
+///
+/// Registrations whose preference `while_online` lets them be notified although the user is active are passed to
+/// `should_publish` and `publish_notification` apart from the others, with a recipient whose clients are inactive.
 pub trait Plugin: Send + Sync {
     /// Returns the payload for `event`, or the rule that skips it.
     fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {

@@ -11,7 +11,7 @@ use pushlark_xmpp::Jid;
 use serde_json::{Value, json};
 use tests::{
     ALICE, ALICES_PC, BOB, BOBS_PC, BOBS_PHONE, CAROL, Event, IPHONE, IsolatedWorker, PUSH_HOST, Providers, Pushlark,
-    ROOM_OCCUPANT, Work, ago, registration, stanza,
+    ROOM_OCCUPANT, Work, ago, registration, with_fast_sqs,
 };
 
 const ROOM: &str = "room@muc.example.com";
@@ -207,9 +207,11 @@ async fn rooms_notify_always_by_mentions_or_never() {
     };
     let with_reference = |uri: &str| {
         let reference = format!("<reference xmlns='urn:xmpp:reference:0' type='mention' uri='{uri}'/>");
-        Event::stanza(BOB, &format!("<message type='groupchat'><body>Hi</body>{reference}</message>")).from(ROOM_OCCUPANT)
+        Event::stanza(BOB, &format!("<message type='groupchat'><body>Hi</body>{reference}</message>"))
+            .from(ROOM_OCCUPANT)
     };
-    let inner = format!("<message xmlns='jabber:client' type='groupchat' from='{ROOM_OCCUPANT}'><body>Bobby</body></message>");
+    let inner =
+        format!("<message xmlns='jabber:client' type='groupchat' from='{ROOM_OCCUPANT}'><body>Bobby</body></message>");
     let subscribed = format!(
         "<message from='{ROOM}'><event xmlns='http://jabber.org/protocol/pubsub#event'><items node='urn:xmpp:mucsub:nodes:\
          messages'><item id='1'>{inner}</item></items></event></message>"
@@ -228,7 +230,12 @@ async fn rooms_notify_always_by_mentions_or_never() {
         (Event::stanza(BOB, &subscribed).from(ROOM), unless_mentioned(&["mentions"])),
         (
             Event::groupchat("Other@MUC.example.com/x", BOB, "canary Hi"),
-            vec![("mentions", NO_MENTION), ("never", ROOM_IGNORED), ("none-listed", ROOM_IGNORED), ("room-never", ROOM_IGNORED)],
+            vec![
+                ("mentions", NO_MENTION),
+                ("never", ROOM_IGNORED),
+                ("none-listed", ROOM_IGNORED),
+                ("room-never", ROOM_IGNORED),
+            ],
         ),
         // Not messages of a room.
         (Event::stanza(BOB, private).from(ROOM_OCCUPANT), vec![]),
@@ -291,10 +298,18 @@ async fn while_online_decides_for_each_device_by_the_other_sessions() {
         (desktop("online"), reported(json!({"online": true})), &["always"]),
         (away(desktop("online")), reported(json!({"online": true})), &["away", "always"]),
         (away(desktop("online")), reported(json!({"client_state": "active"})), &["away", "always"]),
-        (desktop("online"), reported(json!({"online": true, "client_state": "inactive"})), &["inactive", "away", "always"]),
+        (
+            desktop("online"),
+            reported(json!({"online": true, "client_state": "inactive"})),
+            &["inactive", "away", "always"],
+        ),
         (inactive(desktop("online")), reported(json!({"online": true, "client_state": "active"})), &["always"]),
         (desktop("offline"), reported(json!({"online": true})), &["always"]),
-        (desktop("offline"), reported(json!({"online": true, "client_state": "inactive"})), &["inactive", "away", "always"]),
+        (
+            desktop("offline"),
+            reported(json!({"online": true, "client_state": "inactive"})),
+            &["inactive", "away", "always"],
+        ),
     ] {
         pushlark.event(&presence).await;
         let decided = decided(&pushlark, &event).await;
@@ -394,7 +409,8 @@ async fn preferences_apply_to_the_decision_of_a_function() {
         "should_publish": [0, 1, 2, 3],
     });
     let lambda = Lambda::start(Behaviour::Each(answer)).await;
-    let pushlark = Pushlark::with_settings([("PLUGIN", "lambda:my-plugin"), ("AWS_ENDPOINT_URL", &lambda.url)]).await;
+    let pushlark =
+        Pushlark::with_settings([("PLUGIN", "lambda:my-plugin"), ("AWS_ENDPOINT_URL_LAMBDA", &lambda.url)]).await;
     for (node, preferences) in [
         ("a-muted", json!({"mute": [{"jid": ALICE}]})),
         ("b-never", json!({"while_online": "never"})),
@@ -576,16 +592,18 @@ async fn a_push_node_mutes_a_sender_that_the_settings_leave_out() {
 
 #[tokio::test]
 async fn a_retry_obeys_the_preferences_of_its_time() {
-    let isolated = IsolatedWorker::start().await;
-    let pushlark = &isolated.pushlark;
-    enable(pushlark, BOB, "phone", json!({})).await;
-    pushlark.device_answers("phone", json!({"status": 503})).await;
-    let batch = isolated.batch(&[Work::message(&[BOB])]).await;
-    isolated.handle(batch.clone()).await;
-    let tried = pushlark.notifications("phone").await.len();
-    pushlark.device_answers("phone", json!({"status": 200})).await;
-    enable(pushlark, BOB, "phone", json!({"mute": [{"jid": ALICE}]})).await;
-    // The message comes once more.
-    isolated.handle_all_but(1, batch).await;
-    assert_eq!(pushlark.notifications("phone").await.len(), tried);
+    for (preferences, statuses) in [(json!({}), &[503, 200][..]), (json!({"mute": [{"jid": ALICE}]}), &[503])] {
+        let isolated = IsolatedWorker::beside(Pushlark::with(with_fast_sqs(600)).await).await;
+        let pushlark = &isolated.pushlark;
+        enable(pushlark, BOB, "phone", json!({})).await;
+        pushlark.device_answers("phone", json!({"status": 503})).await;
+        let batch = isolated.batch(&[Work::message(&[BOB])]).await;
+        isolated.handle(batch.clone()).await;
+        let retry = isolated.next(batch).await.unwrap();
+        pushlark.device_answers("phone", json!({"status": 200})).await;
+        enable(pushlark, BOB, "phone", preferences).await;
+        isolated.handle_all(retry).await;
+        let sent = pushlark.notifications("phone").await;
+        assert_eq!(sent.iter().map(|one| one["status"].as_u64().unwrap()).collect::<Vec<_>>(), statuses);
+    }
 }
