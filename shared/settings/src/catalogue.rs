@@ -131,7 +131,7 @@ catalogue! {
         /// `PUSH_SERVICE=direct`, and `conversation` otherwise, as with MongooseIM.
         BADGE: Word<2> = Word { words: ["conversation", "total"], default: None }, for &[Worker];
         /// Extra data fields of group messages: `urgent` (XEP-0131, `Urgency: high`), `mention` (the recipient is
-        /// mentioned by XEP-0372 or as `@localpart`).
+        /// mentioned by XEP-0372, by XEP-0513 or as `@localpart`).
         GROUP_DATA: Words<2> = Words(["urgent", "mention"]), for &[Worker];
     }
     "Push services" {

@@ -130,10 +130,16 @@ impl Message {
         ["sent", "received"].into_iter().any(|direction| self.0.child(direction, ns::CARBONS).is_some())
     }
 
-    /// Returns the URIs of the mentioned entities (XEP-0372).
+    /// Returns the mentioned entities: URIs (XEP-0372), and the JIDs of explicit mentions (XEP-0513) that are of one
+    /// entity and ask for a notification.
     pub fn mentions(&self) -> impl Iterator<Item = &str> {
-        let references = self.0.children().filter(|child| child.is("reference", ns::REFERENCE));
-        references.filter(|child| child.attribute("type") == Some("mention")).filter_map(|child| child.attribute("uri"))
+        self.0.children().filter_map(|child| match (child.namespace(), child.name()) {
+            (ns::REFERENCE, "reference") if child.attribute("type") == Some("mention") => child.attribute("uri"),
+            (ns::MENTIONS, "mention") if child.attribute("mentions").is_none() => {
+                child.attribute("jid").filter(|_| child.child("noping", ns::MENTIONS).is_none())
+            }
+            _ => None,
+        })
     }
 
     /// Returns whether the header `Urgency` is `high` (XEP-0131, section 3).

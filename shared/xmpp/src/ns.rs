@@ -82,6 +82,8 @@ pub const OPENPGP: &str = "urn:xmpp:openpgp:0";
 pub const LEGACY_OPENPGP: &str = "jabber:x:encrypted";
 /// References, such as mentions (XEP-0372).
 pub const REFERENCE: &str = "urn:xmpp:reference:0";
+/// Explicit mentions (XEP-0513).
+pub const MENTIONS: &str = "urn:xmpp:mentions:0";
 /// Stanza headers and internet metadata (XEP-0131).
 pub const HEADERS: &str = "http://jabber.org/protocol/shim";
 /// The stream of a client (RFC 6120, section 4.8.2). Pushlark writes stanzas in this namespace.

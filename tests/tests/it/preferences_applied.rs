@@ -205,11 +205,13 @@ async fn rooms_notify_always_by_mentions_or_never() {
         expected.sort();
         expected
     };
-    let with_reference = |uri: &str| {
-        let reference = format!("<reference xmlns='urn:xmpp:reference:0' type='mention' uri='{uri}'/>");
-        Event::stanza(BOB, &format!("<message type='groupchat'><body>Hi</body>{reference}</message>"))
-            .from(ROOM_OCCUPANT)
+    let with = |element: &str| {
+        let stanza = format!("<message type='groupchat'><body>Hi</body>{element}</message>");
+        Event::stanza(BOB, &stanza).from(ROOM_OCCUPANT)
     };
+    let with_mention = |attributes: &str| with(&format!("<mention xmlns='urn:xmpp:mentions:0' {attributes}/>"));
+    let with_reference =
+        |uri: &str| with(&format!("<reference xmlns='urn:xmpp:reference:0' type='mention' uri='{uri}'/>"));
     let inner =
         format!("<message xmlns='jabber:client' type='groupchat' from='{ROOM_OCCUPANT}'><body>Bobby</body></message>");
     let subscribed = format!(
@@ -227,6 +229,12 @@ async fn rooms_notify_always_by_mentions_or_never() {
         (with_reference("xmpp:bob@example.com"), silent.to_vec()),
         (with_reference("xmpp:carol@example.com"), unless_mentioned(&["mentions", "nick"])),
         (with_reference("xmpp:room@muc.example.com/Bobby"), unless_mentioned(&["mentions"])),
+        (with_mention("jid='bob@example.com'"), silent.to_vec()),
+        (with_mention("jid='room@muc.example.com/Bobby'"), unless_mentioned(&["mentions"])),
+        (
+            with_mention("jid='bob@example.com' mentions='urn:xmpp:mentions:0#x'"),
+            unless_mentioned(&["mentions", "nick"]),
+        ),
         (Event::stanza(BOB, &subscribed).from(ROOM), unless_mentioned(&["mentions"])),
         (
             Event::groupchat("Other@MUC.example.com/x", BOB, "canary Hi"),
