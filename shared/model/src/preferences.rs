@@ -73,7 +73,7 @@ impl Preferences {
 
 /// A conversation that does not notify.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Mute {
     /// The other user, or the room.
     #[serde(deserialize_with = "bare_jid")]
@@ -151,7 +151,7 @@ pub enum AllowedMessages {
 
 /// The messages of one room that notify.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct RoomPreference {
     /// The room.
     #[serde(deserialize_with = "bare_jid")]
@@ -176,7 +176,7 @@ pub enum UnknownSenders {
 
 /// A time of the day at which no message notifies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct QuietHours {
     /// The start, which is in the quiet hours.
     #[serde(with = "time_of_day")]
