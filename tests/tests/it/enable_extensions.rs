@@ -10,6 +10,8 @@ use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
 use tests::{BOB, BOBS_PHONE, PUSH_HOST, PushRequest, Pushlark, Reply, XMPP, stanza};
 
+use crate::documentation::of_page;
+
 /// A host that is not virtual.
 const REAL_HOST: &str = "push.elsewhere.example";
 
@@ -76,6 +78,23 @@ async fn elements_and_json_store_the_same_preferences_and_the_same_key() {
         assert_eq!(from_elements.1.unwrap().key, *b"canary-key-16-by");
         pushlark.json("/disable", disable).await;
     }
+}
+
+#[tokio::test]
+async fn the_requests_of_the_page_for_clients_are_the_same_in_xml_and_json() {
+    let pushlark = Pushlark::start().await;
+    let xml = of_page("docs/clients.md", "xml").into_iter().find(|snippet| snippet.text.contains("<muted ")).unwrap();
+    let iq = xml.text.split_inclusive("</iq>").next().unwrap().replacen("<iq", &format!("<iq from='{BOB}'"), 1);
+    pushlark.post("/enable", XMPP, iq).await.assert_result();
+    let from_elements = stored(&pushlark).await;
+    let [same, more] = <[_; 2]>::try_from(of_page("docs/clients.md", "json")).unwrap();
+    assert_eq!(pushlark.post("/enable", "application/json", same.text).await.status, 200);
+    assert_eq!(stored(&pushlark).await, from_elements);
+    assert_eq!(pushlark.post("/enable", "application/json", more.text.clone()).await.status, 200);
+    let more: Value = serde_json::from_str(&more.text).unwrap();
+    let (preferences, encryption) = stored(&pushlark).await;
+    assert_eq!(serde_json::to_value(preferences.unwrap()).unwrap()["show"], more["preferences"]["show"]);
+    assert!(from_elements.1.is_some() && encryption.is_none());
 }
 
 #[tokio::test]
