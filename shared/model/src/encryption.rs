@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 pub const MIN_ENCRYPTED_SIZE: u32 = 256;
 
 const NOT_A_KEY: &str = "expected a key of 16 bytes in base64";
+/// With [`MIN_ENCRYPTED_SIZE`].
 const NOT_A_SIZE: &str = "expected a number of bytes, at least 256";
 
 /// The key with which the notifications of a registration are encrypted, so that only the device can read them.
@@ -46,9 +47,9 @@ impl Encryption {
             return Err("<encrypt/>, alg: expected aes-128-gcm".into());
         }
         let key = key(&encrypt.text()).ok_or_else(|| format!("<encrypt/>: {NOT_A_KEY}"))?;
-        let size = |given: &str| given.trim().parse().ok().filter(is_enough).ok_or(NOT_A_SIZE);
-        let max_size = encrypt.attribute("max-size").map(size).transpose();
-        let max_size = max_size.map_err(|error| format!("<encrypt/>, max-size: {error}"))?;
+        let size = |given: &str| given.trim().parse().ok().filter(is_enough);
+        let size = encrypt.attribute("max-size").map(|given| size(given).ok_or(NOT_A_SIZE)).transpose();
+        let max_size = size.map_err(|error| format!("<encrypt/>, max-size: {error}"))?;
         Ok(Self { alg: Algorithm::Aes128Gcm, key, max_size })
     }
 

@@ -213,11 +213,8 @@ fn distinct(mut preferences: Preferences, strictness: Strictness) -> Result<Pref
         rooms.sort_by(|one, other| one.jid.cmp(&other.jid));
         rooms.dedup();
         let is_distinct = rooms.is_sorted_by(|one, next| one.jid < next.jid);
-        strictness.tolerate(if is_distinct {
-            Ok(())
-        } else {
-            Err("rooms: a room has two different entries".into())
-        })?;
+        let checked = is_distinct.then_some(()).ok_or_else(|| "rooms: a room has two different entries".into());
+        strictness.tolerate(checked)?;
         rooms.dedup_by(|next, one| next.jid == one.jid);
     }
     Ok(preferences)
