@@ -37,8 +37,9 @@ impl Function {
     }
 
     /// Handles one invocation. POST takes `{"user", "jid", "node", "form"?, "preferences"?, "encrypt"?}` or the
-    /// `<enable/>` IQ, and stores the registration; the JSON response has a `notice` if these settings send it no notification. GET lists the
-    /// registrations of a user with masked options; `?user=` is required unless the caller is the user's client.
+    /// `<enable/>` IQ, and stores the registration; the JSON response has a `notice` if these settings send it no
+    /// notification. GET lists the registrations of a user with masked options and preferences; `?user=` is required
+    /// unless the caller is the user's client.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         answer(&self.access, Methods::GetAndPost, invocation, async |request| match request.method {
             Method::Get => self.list(&request).await,

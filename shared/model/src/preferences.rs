@@ -60,10 +60,11 @@ impl Preferences {
         // The types have texts, numbers and booleans, which can always be serialized.
         let mut shown = serde_json::to_value(self).unwrap_or_default();
         for list in ["mute", "rooms"] {
-            let entries = shown.get_mut(list).and_then(Value::as_array_mut);
-            for entry in entries.into_iter().flatten().filter_map(Value::as_object_mut) {
-                for (_, value) in entry.iter_mut().filter(|(name, _)| ["jid", "nick"].contains(&name.as_str())) {
-                    *value = masked(value.as_str().unwrap_or_default()).into();
+            for entry in shown.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+                for field in ["jid", "nick"] {
+                    if let Some(Value::String(text)) = entry.get_mut(field) {
+                        *text = masked(text);
+                    }
                 }
             }
         }
