@@ -10,7 +10,7 @@ use pushlark_delivery::Destinations;
 use pushlark_events::{Sources, read};
 use pushlark_fuzz::{at_once, caller, check_answer, check_events, chosen, post};
 use pushlark_http::{CommandError, Invocation, Methods, Response, answer, command};
-use pushlark_model::PublishOptions;
+use pushlark_model::{Extensions, PublishOptions, Strictness};
 use pushlark_settings::Environment;
 use pushlark_xmpp::{Disable, Element, Enable, Iq, Jid, MAX_NODE_BYTES, PushRequestError, is_xml_text};
 use serde::de::DeserializeOwned;
@@ -55,13 +55,22 @@ where
     }
 }
 
-fn enable(Enable { user, jid, node, form, .. }: Enable) -> Result<Value, CommandError> {
+fn enable(Enable { user, jid, node, form, extensions }: Enable) -> Result<Value, CommandError> {
     check_parties(&user, Some(&node));
     assert!(form.iter().all(|(name, value)| is_xml_text(name) && is_xml_text(value)));
     let options = PublishOptions::new(form).map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
     assert!(options.masked().iter().zip(options.fields()).all(|((a, _), (b, _))| a == b));
     let notice = DESTINATIONS.check(&user.to_bare(), &jid, &options);
     let notice = notice.map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
+    let lenient = Extensions::read(extensions.clone(), &options, Strictness::Lenient);
+    let strict = Extensions::read(extensions, &options, Strictness::Strict);
+    assert!(strict.is_err() || strict == lenient, "{strict:?} is not {lenient:?}");
+    if let Ok(extensions) = lenient {
+        let stored = json!([extensions.preferences, extensions.encryption]).to_string();
+        assert!(is_xml_text(&stored), "{stored:?}");
+        let again = serde_json::from_str(&stored).expect("as it was stored");
+        assert_eq!((extensions.preferences, extensions.encryption), again);
+    }
     Ok(json!({"node": node, "notice": notice.map(|notice| notice.to_string())}))
 }
 

@@ -7,7 +7,7 @@ use pushlark_http::{
     Answer, CommandError, Init, Invocation, Method, Methods, Problem, Request, Response, answer, command,
 };
 use pushlark_model::time::{from_micros, to_micros};
-use pushlark_model::{PublishOptions, Registration};
+use pushlark_model::{Extensions, PublishOptions, Registration, Strictness};
 use pushlark_settings::SettingError;
 use pushlark_store::{Registered, Store, StoreError};
 use pushlark_telemetry::Causes;
@@ -36,9 +36,10 @@ impl Function {
         })
     }
 
-    /// Handles one invocation. POST takes `{"user", "jid", "node", "form"?}` or the `<enable/>` IQ, and stores the
-    /// registration; the JSON response has a `notice` if these settings send it no notification. GET lists the
-    /// registrations of a user with masked options; `?user=` is required unless the caller is the user's client.
+    /// Handles one invocation. POST takes `{"user", "jid", "node", "form"?, "preferences"?, "encrypt"?}` or the
+    /// `<enable/>` IQ, and stores the registration; the JSON response has a `notice` if these settings send it no
+    /// notification. GET lists the registrations of a user with masked options and preferences; `?user=` is required
+    /// unless the caller is the user's client.
     pub async fn handle(&self, invocation: Invocation) -> Answer {
         answer(&self.access, Methods::GetAndPost, invocation, async |request| match request.method {
             Method::Get => self.list(&request).await,
@@ -51,7 +52,7 @@ impl Function {
     }
 
     async fn enable(&self, caller: &Caller, enable: Enable) -> Result<Value, CommandError> {
-        let Enable { user, jid, node, form, extensions: _ } = enable;
+        let Enable { user, jid, node, form, extensions } = enable;
         let owner = user.to_bare();
         if !caller.has_access_to(&owner) {
             return Err(CommandError::Forbidden(owner.to_string()));
@@ -59,7 +60,13 @@ impl Function {
         let options = PublishOptions::new(form).map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
         let notice = self.destinations.check(&owner, &jid, &options);
         let notice = notice.map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
-        let registration = Registration::new(jid, node, options, to_micros(OffsetDateTime::now_utc()));
+        let is_virtual = self.destinations.is_virtual(&owner, &jid);
+        let strictness = if is_virtual { Strictness::Strict } else { Strictness::Lenient };
+        let extensions = Extensions::read(extensions, &options, strictness);
+        let Extensions { preferences, encryption } =
+            extensions.map_err(|invalid| CommandError::BadRequest(invalid.to_string()))?;
+        let created_at = to_micros(OffsetDateTime::now_utc());
+        let registration = Registration { jid, node, options, preferences, encryption, created_at };
         let unavailable = |error: StoreError| {
             tracing::error!(user = %owner, jid = %registration.jid, error = %Causes(&error), "not enabled");
             CommandError::Unavailable
@@ -102,8 +109,15 @@ impl Function {
         let snapshot = self.store.snapshot(&user).await.map_err(unavailable)?;
         let registrations = snapshot.registrations.iter().map(|registration| {
             let enabled_at = from_micros(registration.created_at).format(&Rfc3339).unwrap_or_default();
-            json!({"jid": registration.jid.as_str(), "node": registration.node, "enabled_at": enabled_at,
-                "form": registration.options.masked()})
+            let mut listed = json!({"jid": registration.jid.as_str(), "node": registration.node,
+                "enabled_at": enabled_at, "form": registration.options.masked()});
+            if let Some(preferences) = &registration.preferences {
+                listed["preferences"] = preferences.masked();
+            }
+            if let Some(encryption) = &registration.encryption {
+                listed["encrypt"] = encryption.masked();
+            }
+            listed
         });
         Response::json(200, &json!({"user": user.as_str(), "registrations": registrations.collect::<Value>()}))
     }

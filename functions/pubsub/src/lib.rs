@@ -11,6 +11,7 @@ use pushlark_delivery::Destinations;
 use pushlark_http::{Answer, CommandError, Init, Invocation, Media, Methods, Problem, Response, answer, read_text};
 use pushlark_json::read_json;
 use pushlark_model::time::to_micros;
+use pushlark_model::{Extensions, Strictness};
 use pushlark_queue::Queue;
 use pushlark_settings::{SettingError, catalogue};
 use pushlark_store::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced, Store, StoreError};
@@ -229,9 +230,10 @@ impl Function {
     }
 
     /// Handles a client's `<enable/>` that is sent to the push service instead of the client's server. It stores a node
-    /// for the form's device, to which the client's server may publish.
+    /// for the form's device, to which the client's server may publish. Of the preferences, it stores those that a push
+    /// node can apply.
     async fn enable(&self, caller: &Caller, parties: &Parties, enable: Enable) -> Result<(), PushNodeError> {
-        let Enable { jid, node: name, form, .. } = enable;
+        let Enable { jid, node: name, form, extensions, .. } = enable;
         if jid != parties.to {
             return Err(PushNodeError::bad_request(format!("jid must be the service in the IQ's to, {}", parties.to)));
         }
@@ -239,6 +241,11 @@ impl Function {
         let checked = self.destinations.check_device(&device);
         checked.map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
         let mut node = parties.new_node(&self.destinations, name, NodeConfig::default())?;
+        let extensions = Extensions::read(extensions, &device, Strictness::Strict);
+        let Extensions { preferences, encryption } =
+            extensions.map_err(|invalid| PushNodeError::bad_request(invalid.to_string()))?;
+        node.preferences = preferences.and_then(|preferences| preferences.at_push_node()).map(Box::new);
+        node.encryption = encryption;
         node.affiliations.insert(parties.from.domain().to_owned().into(), Affiliation::PublishOnly);
         node.device = Some(device);
         let placed = self.store.register_node(&node, |other| caller.may_take_device_of(other)).await?;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
 /// The maximum nesting depth of objects and arrays. No document that the functions read is nested so deeply.
 const MAX_JSON_DEPTH: usize = 32;
@@ -24,6 +25,19 @@ pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
         })?;
     check(json)?;
     Ok(value)
+}
+
+/// Reads a value of an object that [`read_json`] has read. The error begins with `path`, the path of the value, and never
+/// quotes the value.
+pub fn read_value<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let reason = without_value(error.inner());
+        match error.path().to_string() {
+            inner if inner == "." => format!("{path}: {reason}"),
+            inner if inner.starts_with('[') => format!("{path}{inner}: {reason}"),
+            inner => format!("{path}.{inner}: {reason}"),
+        }
+    })
 }
 
 /// The error's text without the value that was found, which may be a token or a message's text.
@@ -121,8 +135,6 @@ impl<'de> Visitor<'de> for Strict {
 mod tests {
     use std::collections::HashMap;
 
-    use serde_json::Value;
-
     use super::*;
 
     #[test]
@@ -151,6 +163,17 @@ mod tests {
     fn an_error_does_not_quote_the_value() {
         let error = read_json::<HashMap<String, u8>>(br#"{"a": "a text, expected nowhere"}"#).unwrap_err();
         assert_eq!(error, "a: expected u8 at line 1 column 32");
+    }
+
+    #[test]
+    fn the_error_of_a_value_begins_with_its_path_and_does_not_quote_it() {
+        type Lists = HashMap<String, Vec<u8>>;
+        let error = |value: Value| read_value::<Lists>("x", value).unwrap_err();
+        assert_eq!(error(Value::from("a text")), "x: expected a map");
+        assert_eq!(error(serde_json::json!({"a": [1, "a text"]})), "x.a[1]: expected u8");
+        let error = read_value::<Vec<u8>>("x", serde_json::json!([1, 256])).unwrap_err();
+        assert_eq!(error, "x[1]: expected u8");
+        assert_eq!(read_value("x", serde_json::json!([1, 2])), Ok(vec![1, 2]));
     }
 
     #[test]

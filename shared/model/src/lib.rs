@@ -1,6 +1,7 @@
 //! The domain types that events, queue, store, plugin and delivery share.
 
 mod encryption;
+mod extensions;
 mod payload;
 mod preferences;
 mod presence;
@@ -10,7 +11,8 @@ mod registration;
 pub mod time;
 mod time_zone;
 
-pub use encryption::{Algorithm, Encryption};
+pub use encryption::{Algorithm, Encryption, MIN_ENCRYPTED_SIZE};
+pub use extensions::{Extensions, ExtensionsError, Strictness};
 pub use payload::{CallSignal, Payload};
 pub use preferences::{
     AllowedMessages, Day, Mute, Preferences, QuietHours, RoomPreference, Rooms, Show, UnknownSenders, WhileOnline,

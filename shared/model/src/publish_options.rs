@@ -4,17 +4,30 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::TimeZone;
+
 /// The maximum number of fields in a form.
 pub const MAX_OPTION_FIELDS: usize = 32;
-/// The maximum size of all names and values of a form together, in bytes of UTF-8.
+/// The maximum size of all names and values of a form together, and of the preferences and the key of the request, in
+/// bytes of UTF-8.
 pub const MAX_OPTIONS_BYTES: usize = 8 * 1024;
 
 /// The app of a form that names none.
 const DEFAULT_APP: &str = "default";
 
 /// The fields whose values are not secret with any push service.
-const PUBLIC_FIELDS: [&str; 9] =
-    ["service", "mode", "priority", "topic", "silent", "mutable_content", "time_to_live", "click_action", "sound"];
+const PUBLIC_FIELDS: [&str; 10] = [
+    "service",
+    "mode",
+    "priority",
+    "topic",
+    "silent",
+    "mutable_content",
+    "time_to_live",
+    "click_action",
+    "sound",
+    "tz",
+];
 
 /// The fields of the form in an enable request (XEP-0357, section 5), within [`MAX_OPTION_FIELDS`] and
 /// [`MAX_OPTIONS_BYTES`]. A real PubSub service receives them unchanged. At a virtual host they address the device and
@@ -108,14 +121,20 @@ impl PublishOptions {
         if fields.len() > MAX_OPTION_FIELDS {
             return Err(PublishOptionsError::TooManyFields(fields.len()));
         }
-        let bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let options = Self(fields);
+        let bytes = options.bytes();
         if bytes > MAX_OPTIONS_BYTES {
             return Err(PublishOptionsError::TooLarge(bytes));
         }
-        if fields.contains_key("") {
+        if options.0.contains_key("") {
             return Err(PublishOptionsError::Unnamed);
         }
-        Ok(Self(fields))
+        Ok(options)
+    }
+
+    /// Returns the size of all names and values, in bytes of UTF-8.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 
     /// Returns the value of a field, without surrounding white space.
@@ -150,6 +169,7 @@ impl PublishOptions {
         self.silent()?;
         self.mutable_content()?;
         self.time_to_live()?;
+        self.time_zone()?;
         Ok(())
     }
 
@@ -200,6 +220,11 @@ impl PublishOptions {
         })
     }
 
+    /// Reads `tz`: the time zone of the device, an IANA name such as `Europe/Berlin`.
+    pub fn time_zone(&self) -> Result<Option<TimeZone>, PublishOptionsError> {
+        self.choice("tz", "the name of an IANA time zone, such as Europe/Berlin", |value| value.parse().ok())
+    }
+
     /// Reads a field of type `boolean` (XEP-0004, section 3.3).
     fn boolean(&self, name: &'static str) -> Result<Option<bool>, PublishOptionsError> {
         self.choice(name, "true or false", |value| match value {
@@ -220,7 +245,7 @@ impl PublishOptions {
 }
 
 /// Returns `…`, and the last four characters of a value that has at least 16.
-fn masked(value: &str) -> String {
+pub(crate) fn masked(value: &str) -> String {
     let end = value.char_indices().rev().nth(3).filter(|_| value.chars().count() >= 16);
     format!("…{}", end.map_or("", |(start, _)| &value[start..]))
 }
@@ -245,6 +270,9 @@ mod tests {
             ("time_to_live", "-1"),
             ("time_to_live", "+1"),
             ("time_to_live", ""),
+            ("tz", "Europe/Atlantis"),
+            ("tz", "+01:00"),
+            ("tz", ""),
         ] {
             let refusal = options([(name, value)]).check().unwrap_err().to_string();
             assert!(refusal.contains(name), "{refusal}");
@@ -263,6 +291,8 @@ mod tests {
         assert_eq!(padded.get("service"), Some("fcm"));
         assert_eq!(padded.priority(), Ok(Some(Priority::High)));
         assert_eq!(padded.time_to_live(), Ok(Some(Duration::from_secs(60))));
+        assert_eq!(options([("tz", " europe/berlin ")]).time_zone(), Ok(Some("Europe/Berlin".parse().unwrap())));
+        assert_eq!(options([]).time_zone(), Ok(None));
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl FromStr for TimeZone {
     type Err = UnknownTimeZone;
 
     fn from_str(name: &str) -> Result<Self, UnknownTimeZone> {
-        TimeZoneDatabase::bundled().get(name).map(Self).map_err(|_| UnknownTimeZone)
+        let zone = TimeZoneDatabase::bundled().get(name).ok().filter(|zone| !zone.is_unknown());
+        zone.map(Self).ok_or(UnknownTimeZone)
     }
 }
 

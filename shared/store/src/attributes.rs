@@ -20,7 +20,8 @@ pub const JID: &str = "jid";
 pub const NODE: &str = "node";
 /// The publish options of a registration or of the device of a push node: a map of strings.
 pub const FORM: &str = "form";
-/// The preferences of a registration or push node, as JSON; missing without preferences.
+/// The preferences of a registration or push node, as JSON; missing without preferences. An item whose preferences or
+/// key this version cannot read is not notified: the notification could show what the user has hidden.
 pub const PREFERENCES: &str = "preferences";
 /// The key and its limits for the encryption of notifications, as JSON; missing without encryption.
 pub const ENCRYPTION: &str = "encryption";

@@ -4,6 +4,20 @@
 pub const DATA_FORMS: &str = "jabber:x:data";
 /// Push Notifications (XEP-0357).
 pub const PUSH: &str = "urn:xmpp:push:0";
+/// The start of the namespaces of Tigase's extensions of push notifications.
+pub const TIGASE_PUSH: &str = "tigase:push:";
+/// Muted conversations (Tigase).
+pub const TIGASE_MUTED: &str = "tigase:push:filter:muted:0";
+/// The messages of rooms that notify (Tigase).
+pub const TIGASE_GROUPCHAT: &str = "tigase:push:filter:groupchat:0";
+/// No notification of messages of unknown senders (Tigase).
+pub const TIGASE_IGNORE_UNKNOWN: &str = "tigase:push:filter:ignore-unknown:0";
+/// The priority of notifications (Tigase).
+pub const TIGASE_PRIORITY: &str = "tigase:push:priority:0";
+/// Notifications of calls (Tigase).
+pub const TIGASE_JINGLE: &str = "tigase:push:jingle:0";
+/// Encrypted notifications (Tigase).
+pub const TIGASE_ENCRYPT: &str = "tigase:push:encrypt:0";
 /// FORM_TYPE of publish options (XEP-0060, section 7.1.5; XEP-0357, section 6).
 pub const PUBLISH_OPTIONS: &str = "http://jabber.org/protocol/pubsub#publish-options";
 /// FORM_TYPE of the summary in a notification (XEP-0357, section 7).

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jid::{BareJid, Jid};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::address::parse_jid;
 use crate::element::{Element, is_xml_text};
@@ -37,12 +37,17 @@ pub enum EnableExtensions {
     /// The fields of a request in JSON.
     Json {
         /// The field `preferences`.
-        preferences: Option<Value>,
+        preferences: Option<Map<String, Value>>,
         /// The field `encrypt`.
-        encrypt: Option<Value>,
+        encrypt: Option<Map<String, Value>>,
     },
-    /// The whole `<enable/>` of an IQ.
-    Element(Element),
+    /// The extensions of Tigase in the `<enable/>` of an IQ.
+    Tigase {
+        /// The attribute `away`.
+        away: Option<String>,
+        /// The child elements in namespaces that begin with [`ns::TIGASE_PUSH`].
+        elements: Vec<Element>,
+    },
 }
 
 /// A valid request to disable notifications.
@@ -71,8 +76,8 @@ struct RequestFields {
     node: Option<String>,
     #[serde(default, deserialize_with = "distinct")]
     form: Option<BTreeMap<String, String>>,
-    preferences: Option<Value>,
-    encrypt: Option<Value>,
+    preferences: Option<Map<String, Value>>,
+    encrypt: Option<Map<String, Value>>,
 }
 
 impl<'de> Deserialize<'de> for Enable {
@@ -103,7 +108,11 @@ impl TryFrom<&Iq> for Enable {
             }
             _ => return Err(PushRequestError("<enable/> has more than one form".into())),
         };
-        let extensions = EnableExtensions::Element(enable.clone());
+        let elements = enable.children().filter(|child| child.namespace().starts_with(ns::TIGASE_PUSH));
+        let extensions = EnableExtensions::Tigase {
+            away: enable.attribute("away").map(Into::into),
+            elements: elements.cloned().collect(),
+        };
         Ok(Self { extensions, ..RequestFields { form, ..RequestFields::of(iq, enable) }.try_into()? })
     }
 }

@@ -28,6 +28,7 @@ mod devices;
 mod documentation;
 mod dynamodb_calls;
 mod enable_disable;
+mod enable_extensions;
 mod events;
 mod explain;
 mod fcm;

@@ -161,6 +161,56 @@ async fn no_text_leaks_from_a_bad_event() {
 }
 
 #[tokio::test]
+async fn no_jid_and_no_key_leaks_from_bad_preferences() {
+    let pushlark = Pushlark::start().await;
+    let secret = "canary, expected a canary";
+    let key = BASE64_STANDARD.encode("canary-key-16-by");
+    let mut fields = vec![("preferences", json!(secret)), ("encrypt", json!(secret)), ("encrypt", json!([key]))];
+    for name in ["mute", "rooms", "unknown", "quiet_hours", "while_online", "show", "calls", "priority", "jingle"] {
+        let wrong = [json!(secret), json!([secret]), json!({"jid": secret}), json!([{"jid": secret}])];
+        fields.extend(wrong.map(|wrong| ("preferences", json!({name: wrong}))));
+    }
+    let room = |name: &str| json!({"jid": "canary-room@muc.example", "allow": "always", name: [secret]});
+    let entry = |allow: &str| json!({"jid": "canary-room@muc.example", "allow": allow});
+    for rooms in
+        [json!([room("jid")]), json!([room("nick")]), json!([room("allow")]), json!([entry("always"), entry("never")])]
+    {
+        fields.push(("preferences", json!({"rooms": rooms})));
+    }
+    for name in ["from", "to", "tz", "days", "calls"] {
+        let mut hours = json!({"from": "22:00", "to": "07:00", "tz": "Europe/Berlin"});
+        hours[name] = secret.into();
+        fields.push(("preferences", json!({"quiet_hours": [hours]})));
+    }
+    for (name, wrong) in
+        [("alg", json!(key)), ("key", json!(secret)), ("key", json!(key[1..])), ("max_size", json!(key))]
+    {
+        let mut encrypt = json!({"alg": "aes-128-gcm", "key": key});
+        encrypt[name] = wrong;
+        fields.push(("encrypt", encrypt));
+    }
+    for (name, value) in fields {
+        let request = PushRequest::new(BOB, "n").device("n").with(name, &value);
+        let reply = pushlark.json("/enable", request).await;
+        assert_eq!(reply.status, 400, "{value}");
+    }
+    for content in [
+        format!("<muted xmlns='{}'><item jid='canary token@'/></muted>", ns::TIGASE_MUTED),
+        format!("<groupchat xmlns='{}'><room jid='a@b' allow='canary'/></groupchat>", ns::TIGASE_GROUPCHAT),
+        format!("<encrypt xmlns='{}' alg='{key}'>{key}</encrypt>", ns::TIGASE_ENCRYPT),
+        format!("<encrypt xmlns='{}' alg='aes-128-gcm'>{key}{key}</encrypt>", ns::TIGASE_ENCRYPT),
+        format!("<encrypt xmlns='{}' alg='aes-128-gcm' max-size='{key}'>{key}</encrypt>", ns::TIGASE_ENCRYPT),
+    ] {
+        let form = stanza::publish_options(&[("service", "fcm"), ("device_id", "canary-token")]);
+        let enable = stanza::enable(PUSH_HOST, "n", &(form + &content));
+        for (path, to) in [("/enable", BOB), ("/pubsub", PUSH_HOST)] {
+            let reply = pushlark.post(path, XMPP, stanza::iq("set", BOBS_PC, to, &enable)).await;
+            assert!(reply.body.contains("<bad-request "), "{}", reply.body);
+        }
+    }
+}
+
+#[tokio::test]
 async fn no_token_leaks_from_a_bad_registration() {
     let pushlark = Pushlark::start().await;
     let browser = Subscriber::new(3);
@@ -181,7 +231,7 @@ async fn no_token_leaks_from_a_bad_registration() {
         web_push("p256dh", "canary-token"),
         web_push("auth", "canary-token"),
     ];
-    for field in ["priority", "mode", "silent", "mutable_content", "time_to_live", "FORM_TYPE"] {
+    for field in ["priority", "mode", "silent", "mutable_content", "time_to_live", "tz", "FORM_TYPE"] {
         forms.push(json!({"service": "fcm", "device_id": "canary-token", field: "canary-token"}));
     }
     for form in forms {
