@@ -23,7 +23,7 @@ pub struct Preferences {
     /// The messages of rooms that notify.
     #[serde(skip_serializing_if = "is_default")]
     pub rooms: Rooms,
-    /// Whether messages of users whom the recipient does not know notify. It does not concern rooms.
+    /// Whether messages and calls of users whom the recipient does not know notify. It does not concern rooms.
     #[serde(skip_serializing_if = "is_default")]
     pub unknown: UnknownSenders,
     /// The times at which no message notifies.
@@ -164,7 +164,7 @@ pub struct RoomPreference {
     pub nick: Option<String>,
 }
 
-/// Whether messages of users whom the recipient does not know notify.
+/// Whether messages and calls of users whom the recipient does not know notify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownSenders {

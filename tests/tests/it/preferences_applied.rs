@@ -7,30 +7,23 @@ use example_rooms::Rooms;
 use local::Options;
 use pushlark_plugin::Plugins;
 use pushlark_settings::Environment;
-use pushlark_xmpp::Jid;
 use serde_json::{Value, json};
 use tests::{
-    ALICE, ALICES_PC, BOB, BOBS_PC, BOBS_PHONE, CAROL, Event, IPHONE, IsolatedWorker, PUSH_HOST, Providers, Pushlark,
-    ROOM_OCCUPANT, Work, ago, registration, with_fast_sqs,
+    ALICE, ALICES_PC, BOB, BOBS_PC, BOBS_PHONE, CAROL, Event, IPHONE, IsolatedWorker, PUSH_HOST, Providers,
+    PushRequest, Pushlark, ROOM_OCCUPANT, Work, XMPP, ago, stanza, with_fast_sqs,
 };
 
 const ROOM: &str = "room@muc.example.com";
 
 /// Enables the device `canary-<node>` of FCM for a user's session or account, with preferences.
 async fn enable(pushlark: &Pushlark, user: &str, node: &str, preferences: Value) {
-    let device = canary(node);
-    enable_form(pushlark, user, node, &[("service", "fcm"), ("device_id", &device)], preferences).await;
+    enable_form(pushlark, user, node, json!({"service": "fcm", "device_id": canary(node)}), preferences).await;
 }
 
-async fn enable_form(pushlark: &Pushlark, user: &str, node: &str, form: &[(&str, &str)], preferences: Value) {
-    let mut registration = registration(node, form, now_micros());
-    registration.preferences = Some(serde_json::from_value(preferences).unwrap());
-    let user: Jid = user.parse().unwrap();
-    pushlark.store().register(&user, &registration, |_| true).await.unwrap();
-}
-
-fn now_micros() -> u64 {
-    (time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000).try_into().unwrap()
+async fn enable_form(pushlark: &Pushlark, user: &str, node: &str, form: Value, preferences: Value) {
+    let request = PushRequest::new(user, node).form(form).with("preferences", preferences);
+    let reply = pushlark.json("/enable", request).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
 }
 
 /// Returns the decision of `/explain` for each of Bob's nodes: `notified`, or the reason why it is left out.
@@ -503,12 +496,12 @@ async fn an_alert_about_a_call_hides_the_caller_and_rings_although_push_kit_is_q
     let (alert, push_kit) = ("aabb63616e61727931", "aabb63616e61727932");
     let providers = Providers::start().await;
     let pushlark = &providers.pushlark;
-    let form = |token, topic| [("service", "apns"), ("device_id", token), ("topic", topic)];
-    enable_form(pushlark, BOB, "alert", &form(alert, APNS_TOPIC), json!({"show": "nothing"})).await;
+    let form = |token, topic| json!({"service": "apns", "device_id": token, "topic": topic});
+    enable_form(pushlark, BOB, "alert", form(alert, APNS_TOPIC), json!({"show": "nothing"})).await;
     let voip = format!("{APNS_TOPIC}.voip");
-    enable_form(pushlark, BOB, "push-kit", &form(push_kit, &voip), json!({"quiet_hours": quiet})).await;
+    enable_form(pushlark, BOB, "push-kit", form(push_kit, &*voip), json!({"quiet_hours": quiet})).await;
     assert_eq!(decided(pushlark, &propose()).await["alert"], "a PushKit device of the user rings");
-    enable_form(pushlark, BOB, "push-kit", &form(push_kit, &voip), json!({"quiet_hours": quiet, "calls": true})).await;
+    enable_form(pushlark, BOB, "push-kit", form(push_kit, &*voip), json!({"quiet_hours": quiet, "calls": true})).await;
     assert_eq!(left_out(pushlark, &propose()).await, owned(&[("push-kit", QUIET)]));
     let shown = payload(pushlark, &propose(), "alert").await;
     assert_eq!(shown, json!({"type": "jmi", "jmi-sid": "c1", "last-message-body": "Incoming call"}));
@@ -524,8 +517,8 @@ async fn an_alert_about_a_call_hides_the_caller_and_rings_although_push_kit_is_q
 async fn push_services_see_no_sender_of_a_device_that_shows_nothing() {
     let providers = Providers::with_settings(&[("CLEAR_WHEN_READ", "on")]).await;
     let pushlark = &providers.pushlark;
-    let form = [("service", "apns"), ("device_id", IPHONE), ("topic", APNS_TOPIC)];
-    enable_form(pushlark, BOB, "iphone", &form, json!({"show": "nothing"})).await;
+    let form = json!({"service": "apns", "device_id": IPHONE, "topic": APNS_TOPIC});
+    enable_form(pushlark, BOB, "iphone", form, json!({"show": "nothing"})).await;
     pushlark.event(message()).await;
     pushlark.settled().await;
     pushlark.event(Event::read(BOB, ALICE)).await;
@@ -596,6 +589,24 @@ async fn a_push_node_mutes_a_sender_that_the_settings_leave_out() {
     }
     pushlark.settled().await;
     assert_eq!(pushlark.alerts("node").await, ["canary Hi"]);
+}
+
+#[tokio::test]
+async fn a_push_node_applies_the_preferences_of_the_request_that_enabled_the_device() {
+    let pushlark = Pushlark::start().await;
+    let device = canary("node");
+    let form = stanza::publish_options(&[("service", "fcm"), ("device_id", &device)]);
+    let muted = format!("{form}<muted xmlns='tigase:push:filter:muted:0'><item jid='{ALICE}'/></muted>");
+    let enable = stanza::iq("set", BOBS_PHONE, PUSH_HOST, &stanza::enable(PUSH_HOST, "n", &muted));
+    pushlark.post("/pubsub", XMPP, enable).await.assert_result();
+    for (id, sender) in [("p1", ALICES_PC), ("p2", CAROL)] {
+        let summary = stanza::summary(&[("last-message-sender", sender), ("last-message-body", sender)]);
+        let publish = stanza::publish("n", &stanza::notification(&summary), &[]);
+        let iq = stanza::iq_with_id("set", "example.com", PUSH_HOST, id, &publish);
+        pushlark.post("/pubsub", XMPP, iq).await.assert_result();
+    }
+    pushlark.settled().await;
+    assert_eq!(pushlark.alerts("node").await, [CAROL]);
 }
 
 #[tokio::test]
