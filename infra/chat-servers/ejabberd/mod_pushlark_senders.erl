@@ -6,18 +6,21 @@
 -export([room_message/3]).
 
 -define(NS_MUC_USER, <<"http://jabber.org/protocol/muc#user">>).
+-define(NS_PUBSUB_EVENT, <<"http://jabber.org/protocol/pubsub#event">>).
 %% Pushlark uses 256 characters of a name.
 -define(MAX_NAME_CHARS, 256).
 
 %% Returns the hooks of this module, each with its function and order.
 hooks() -> [{muc_filter_message, room_message, 90}].
 
-%% Only the process of a room knows the room's title. The process must not be asked while it delivers a message, so each of
-%% its messages has the title in the metadata.
+%% Only the process of a room knows the room's title, and it must not be asked while it delivers a message. So each of its
+%% messages has the title in the metadata. A message that it wraps for a subscriber (MUC/Sub) loses the metadata.
 room_message(Packet, State, _Nick) when element(1, Packet) =:= message ->
     try
-        [Config] = children(config, State),
-        xmpp:put_meta(Packet, pushlark_room_name, limited(element(2, Config)))
+        [Config] = [Field || Field <- tuple_to_list(State), is_tuple(Field), element(1, Field) =:= config],
+        Name = limited(element(2, Config)),
+        put(pushlark_room_name, Name),
+        xmpp:put_meta(Packet, pushlark_room_name, Name)
     catch _:_ -> Packet
     end;
 room_message(Packet, _State, _Nick) -> Packet.
@@ -96,16 +99,12 @@ is_met({SenderUser, SenderHost, _}, Host, Rooms) ->
         andalso lists:any(fun(Room) -> lists:member(Room, Rooms) end,
                           mod_muc:get_online_rooms_by_user(Host, SenderUser, SenderHost)).
 
-%% A room wraps its messages to a subscriber (MUC/Sub).
+%% The process of a room itself sends the events of its wrapped messages.
 room_name(Packet) ->
-    Wrapped = [Message || El <- xmpp:get_els(Packet), element(1, El) =:= ps_event, Items <- children(ps_items, El),
-                          Item <- children(ps_item, Items), Message <- children(message, Item)],
-    first([xmpp:get_meta(Message, pushlark_room_name, none) || Message <- [Packet | Wrapped]]).
-
-%% Returns the children of a record that are records of this name, as fields or in lists.
-children(Name, Record) ->
-    [Child || Field <- tuple_to_list(Record), Child <- case is_list(Field) of true -> Field; false -> [Field] end,
-              is_tuple(Child), tuple_size(Child) > 0, element(1, Child) =:= Name].
+    case lists:any(fun(El) -> xmpp:get_ns(El) =:= ?NS_PUBSUB_EVENT end, xmpp:get_els(Packet)) of
+        true -> case get(pushlark_room_name) of undefined -> none; Name -> Name end;
+        false -> xmpp:get_meta(Packet, pushlark_room_name, none)
+    end.
 
 %% Returns the name in the user's roster, or else in the profile of a user of this server (XEP-0054).
 sender_name(Packet, {Role, {SenderUser, SenderHost, _} = Sender}, User, Host) ->

@@ -75,16 +75,17 @@ local function profile_name(sender, recipient)
 end
 
 local function look_up(stanza, username, sessions, has_names)
-	local recipient, invited_by = jid.join(username, module.host), inviter(stanza);
-	local room = not invited_by and jid.bare(stanza.attr.from);
-	local sender = invited_by and jid.bare(invited_by) or room;
-	local contact, is_own = contact_of(username, sender), sender == recipient;
+	local recipient, from, invited_by = jid.join(username, module.host), jid.bare(stanza.attr.from), inviter(stanza);
+	local room, sender = local_room(from), invited_by and jid.bare(invited_by) or from;
+	-- A room names an inviter by the nick. The user behind it counts, but is not named: the room may be anonymous.
+	local occupant = room and invited_by and room:get_occupant_by_nick(invited_by);
+	local contact, is_own = contact_of(username, occupant and occupant.bare_jid or sender), sender == recipient;
 	-- A room sends messages other than invitations only to its occupants and members.
-	local found_room = local_room(jid.bare(stanza.attr.from));
-	local found = { sender_known = is_own or contact ~= nil or room and found_room ~= nil or is_met(sender, sessions) };
+	local is_from_room = room ~= nil and not invited_by;
+	local found = { sender_known = is_own or contact ~= nil or is_from_room or is_met(sender, sessions) };
 	if has_names then
-		found.room_name = found_room and limited(found_room:get_name());
-		local is_user = not is_own and stanza.attr.type ~= "groupchat" and not (room and found_room);
+		found.room_name = room and limited(room:get_name());
+		local is_user = not (is_own or is_from_room or occupant or stanza.attr.type == "groupchat");
 		found.sender_name = is_user and (contact and limited(contact.name) or profile_name(sender, recipient)) or nil;
 	end
 	return found;
