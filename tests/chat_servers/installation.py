@@ -89,8 +89,9 @@ class InstallationScenarios(Scenarios):
             await self.refused(client.ask(enable))
             forwarded = ElementTree.fromstring(receiver.bodies[-1])
             assert forwarded.get("from") == client.boundjid.full, receiver.bodies
-            forwarded = ElementTree.tostring(forwarded.find("{urn:xmpp:push:0}enable"))
-            assert forwarded == ElementTree.tostring(ElementTree.fromstring(enable)), receiver.bodies
+            elements = [forwarded.find("{urn:xmpp:push:0}enable"), ElementTree.fromstring(enable)]
+            forwarded, sent = [ElementTree.canonicalize(ElementTree.tostring(element, "unicode")) for element in elements]
+            assert forwarded == sent, receiver.bodies
 
     async def pushlark_answers_requests(self, alice, bob):
         """A wrong request is answered with the error of Pushlark."""

@@ -247,9 +247,7 @@ pub fn message(
             let work = WorkKind::Message { from, to: vec![user.clone()], stanza, recipient, context };
             if is_told_to_user { Effect::Queue(work) } else { Effect::CallAnswer { user, work } }
         }
-        (_, Recipients::Users(to)) => {
-            Effect::Queue(WorkKind::Message { from, to, stanza, recipient, context })
-        }
+        (_, Recipients::Users(to)) => Effect::Queue(WorkKind::Message { from, to, stanza, recipient, context }),
         (_, Recipients::Sessions(to)) => {
             Effect::Queue(WorkKind::Unacknowledged { from, to, stanza, recipient, context })
         }

@@ -69,7 +69,8 @@ impl NativeEvent {
                 let to = self.to.clone().or_else(|| Some(vec![stanza.element().attribute("to")?.to_owned()]));
                 let to = recipients(kind, &to.ok_or("to is missing")?)?;
                 let recipient = self.recipient.unwrap_or_default();
-                let [sender_name, room_name] = [&self.sender_name, &self.room_name].map(|name| name_for_people(name.as_deref()?));
+                let [sender_name, room_name] =
+                    [&self.sender_name, &self.room_name].map(|name| name_for_people(name.as_deref()?));
                 let context = MessageContext { sender_name, room_name, members: None };
                 let reported = Reported { recipient, context };
                 return message(id, self.at, from, to, &stanza, reported, arrival);
