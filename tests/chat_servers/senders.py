@@ -33,6 +33,10 @@ class SenderScenarios(Scenarios):
             stranger = await self.client(f"{alice}-other", "pc", HOST)
             await self.add_contact(phone, f"{alice}-other", "Zo\u00eb &lt;3")
             await self.is_told(events, stranger, bob, "from a contact", True, "Zo\u00eb <3")
+            invite = f"<x xmlns='http://jabber.org/protocol/muc#user'><invite from='{alice}-other@{HOST}'/></x>"
+            sender.send_raw(f"<message to='{bob}@{HOST}'>{invite}<body>in the name of a contact</body></message>")
+            forged = await self.message(events, "in the name of a contact")
+            assert forged["recipient"]["sender_known"] is False and forged["sender_name"] == "Alice Liddell", forged
             await self.add_contact(phone, f"{alice}-other", "")
             await self.is_told(events, stranger, bob, "from a contact without a name", True)
             phone.send_presence_subscription(f"{alice}@{HOST}")

@@ -47,15 +47,16 @@ looked_up(Field, LookUp) ->
         #{}
     end.
 
-%% Returns the inviter to a room (XEP-0045, section 7.8.2), or else the user or room that sends the message.
+%% Returns the inviter to a room (XEP-0045, section 7.8.2), or else the user or room that sends the message. The session of
+%% a user could name anybody as the inviter.
 sender(Packet) ->
     Inviters = [fxml:get_tag_attr_s(<<"from">>, Invite)
                 || {xmlel, <<"x">>, _, _} = X <- [xmpp:encode(El) || El <- xmpp:get_els(Packet)],
                    fxml:get_tag_attr_s(<<"xmlns">>, X) =:= ?NS_MUC_USER,
                    {xmlel, <<"invite">>, _, _} = Invite <- element(4, X)],
     From = xmpp:get_from(Packet),
-    case Inviters of
-        [<<_, _/binary>> = Inviter | _] -> try {inviter, bare(jid:decode(Inviter))} catch _:_ -> {sender, bare(From)} end;
+    case {jid:tolower(From), Inviters} of
+        {{_, _, <<>>}, [<<_, _/binary>> = Inviter | _]} -> try {inviter, bare(jid:decode(Inviter))} catch _:_ -> {sender, bare(From)} end;
         _ -> {sender, bare(From)}
     end.
 

@@ -26,8 +26,9 @@ local function local_room(room)
 	return muc and muc.get_room_from_jid(room);
 end
 
--- Returns the inviter to a room (XEP-0045, section 7.8.2), or nil.
+-- Returns the inviter to a room (XEP-0045, section 7.8.2), or nil. The session of a user could name anybody.
 local function inviter(stanza)
+	if jid.resource(stanza.attr.from) then return nil; end
 	local x = stanza:get_child("x", xmlns_muc_user);
 	local invite = x and x:get_child("invite");
 	return invite and invite.attr.from and jid.prep(invite.attr.from);
