@@ -12,10 +12,6 @@ class SenderScenarios(Scenarios):
         assert event["recipient"]["sender_known"] is known, event
         assert (event.get("sender_name"), event.get("room_name")) == (name, None), event
 
-    async def add_contact(self, client, contact, name):
-        item = f"<item jid='{contact}@{HOST}' name='{name}'/>"
-        await client.ask(f"<query xmlns='jabber:iq:roster'>{item}</query>")
-
     async def names_of_senders_are_told(self, alice, bob):
         """The name in the roster, or else in the profile. A contact is known, a stranger and a contact request are not."""
         async with self.received_events() as events:
@@ -31,20 +27,20 @@ class SenderScenarios(Scenarios):
             await sender.ask("<vCard xmlns='vcard-temp'><FN>Alice Liddell</FN><NICKNAME>Al</NICKNAME></vCard>")
             await self.is_told(events, sender, bob, "with a profile", False, "Alice Liddell")
             stranger = await self.client(f"{alice}-other", "pc", HOST)
-            await self.add_contact(phone, f"{alice}-other", "Zo\u00eb &lt;3")
+            await phone.add_contact(f"{alice}-other", "Zo\u00eb &lt;3")
             await self.is_told(events, stranger, bob, "from a contact", True, "Zo\u00eb <3")
             invite = f"<x xmlns='http://jabber.org/protocol/muc#user'><invite from='{alice}-other@{HOST}'/></x>"
             sender.send_raw(f"<message to='{bob}@{HOST}'>{invite}<body>in the name of a contact</body></message>")
             forged = await self.message(events, "in the name of a contact")
             assert forged["recipient"]["sender_known"] is False and forged["sender_name"] == "Alice Liddell", forged
-            await self.add_contact(phone, f"{alice}-other", "")
+            await phone.add_contact(f"{alice}-other", "")
             await self.is_told(events, stranger, bob, "from a contact without a name", True)
             phone.send_presence_subscription(f"{alice}@{HOST}")
-            await self.add_contact(phone, alice, "n" * 5000)
+            await phone.add_contact(alice, "n" * 5000)
             sender.say(bob, "with a long name")
             name = (await self.message(events, "with a long name"))["sender_name"]
             assert set(name) == {"n"} and 256 <= len(name) <= 1024, name
-            await self.add_contact(phone, alice, "Ally")
+            await phone.add_contact(alice, "Ally")
             phone.say(bob, "note to self")
             note = await self.message(events, "note to self")
             assert note["recipient"]["sender_known"] and "sender_name" not in note, note
@@ -62,7 +58,7 @@ class SenderScenarios(Scenarios):
         async with self.received_events(names=False) as events:
             sender = await self.client(alice, "pc", HOST)
             phone = await self.client(bob, "phone", HOST)
-            await self.add_contact(phone, alice, "Ally")
+            await phone.add_contact(alice, "Ally")
             await self.is_told(events, sender, bob, "without a name", True)
 
     async def names_of_rooms_are_told(self, alice, bob):
@@ -77,7 +73,7 @@ class SenderScenarios(Scenarios):
                 owner.send_raw(f"<message to='{room}'><x xmlns='http://jabber.org/protocol/muc#user'>{invite}</x></message>")
                 invitation = await self.message(events, f"{reason}<")
                 assert invitation["recipient"]["sender_known"] is known, invitation
-                await self.add_contact(phone, alice, "Ally")
+                await phone.add_contact(alice, "Ally")
             await phone.ask(f"<query xmlns='jabber:iq:roster'><item jid='{alice}@{HOST}' subscription='remove'/></query>")
             await self.is_told(events, owner, bob, "from a stranger", False)
             await self.join(phone, f"{room}/Bob")

@@ -53,14 +53,16 @@ message(Packet) when element(1, Packet) =:= message ->
     end;
 message(Packet) -> Packet.
 
+%% A message that is delivered again, by a dead session or from the offline storage, keeps its id.
 marked(Packet, Host) ->
-    case xmpp:get_meta(Packet, pushlark_id, none) of
-        none ->
+    IsRepeated = xmpp:get_meta(Packet, pushlark_id, none) =/= none orelse xmpp:get_meta(Packet, from_offline, false),
+    case IsRepeated andalso id_of(Packet, Host) of
+        Known when is_binary(Known) -> {Known, Packet};
+        _ ->
             Foreign = [El || El <- els(Packet), not is_stanza_id(El, Host)],
-            Id = case room_id(Packet, Foreign) of none -> mod_pushlark:new_id(); Known -> Known end,
+            Id = case room_id(Packet, Foreign) of none -> mod_pushlark:new_id(); OfRoom -> OfRoom end,
             StanzaId = {xmlel, <<"stanza-id">>, [{<<"xmlns">>, ?NS_SID}, {<<"by">>, Host}, {<<"id">>, Id}], []},
-            {Id, xmpp:put_meta(xmpp:set_els(Packet, [StanzaId | Foreign]), pushlark_id, Id)};
-        Id -> {Id, Packet}
+            {Id, xmpp:put_meta(xmpp:set_els(Packet, [StanzaId | Foreign]), pushlark_id, Id)}
     end.
 
 %% A room sends one message to each session of a user, with the same stanza-id (XEP-0045).
