@@ -294,7 +294,8 @@ self_presence({Presence, #{jid := Jid}} = Acc) ->
         available ->
             case priority(Presence) >= 0 of
                 true ->
-                    set_data(Jid, pushlark_show, fxml:get_subtag_cdata(xmpp:encode(Presence), <<"show">>)),
+                    Show = fxml:get_subtag_cdata(xmpp:encode(Presence), <<"show">>),
+                    show(data(Jid)) =:= Show orelse set_data(Jid, pushlark_show, Show),
                     Data = data(Jid),
                     send_presence(Jid, online(Data, client_state(Data)));
                 false -> send_presence(Jid, offline())

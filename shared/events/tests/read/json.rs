@@ -1,7 +1,7 @@
 //! Native events in JSON.
 
 use pushlark_events::{Effect, ReadMark, WebhookEvent};
-use pushlark_http::Media::{Json, JsonLines};
+use pushlark_http::Media::{CloudEvent, Json, JsonLines};
 use pushlark_model::{Activity, Availability, ClientState};
 use pushlark_queue::{MessageContext, ReportedRecipient, WorkKind};
 use pushlark_xmpp::BareJid;
@@ -148,6 +148,16 @@ fn names_for_people_are_queued_on_one_line_and_cut() {
     for fields in [json!({}), json!({"sender_name": null, "room_name": null})] {
         assert_eq!(context(event(message(fields))), MessageContext::default());
     }
+}
+
+#[test]
+fn the_data_of_a_cloud_event_has_the_same_fields() {
+    let fields = json!({"sender_name": "Alice", "room_name": "Birds", "recipient": {"sender_known": false}});
+    let wrapped = json!({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data": message(fields)});
+    let event = one(CloudEvent, wrapped.to_string());
+    let (name, room) = (Some("Alice".to_owned()), Some("Birds".to_owned()));
+    assert_eq!(context(event.clone()), MessageContext { sender_name: name, room_name: room, members: None });
+    assert_eq!(queued(event).recipient.sender_known, Some(false));
 }
 
 #[test]
