@@ -46,16 +46,21 @@ class Client(slixmpp.ClientXMPP):
         iq.append(slixmpp.xmlstream.ET.fromstring(payload))
         return await iq.send(timeout=TIMEOUT)
 
-    async def enable(self, node, device, jid=None):
+    async def enable(self, node, device, jid=None, extensions="", attributes=""):
         fields = {"FORM_TYPE": "http://jabber.org/protocol/pubsub#publish-options", "service": "fcm", "device_id": device}
         fields = "".join(f"<field var='{name}'><value>{value}</value></field>" for name, value in fields.items())
         jid = jid or f"push.{self.boundjid.domain}"
         form = f"<x xmlns='jabber:x:data' type='submit'>{fields}</x>"
-        await self.ask(f"<enable xmlns='urn:xmpp:push:0' jid='{jid}' node='{node}'>{form}</enable>")
+        await self.ask(f"<enable xmlns='urn:xmpp:push:0' jid='{jid}' node='{node}'{attributes}>{form}{extensions}</enable>")
 
     async def disable(self, node):
         jid = f"push.{self.boundjid.domain}"
         await self.ask(f"<disable xmlns='urn:xmpp:push:0' jid='{jid}' node='{node}'/>")
+
+    async def add_contact(self, user, name):
+        """Adds a user of the same server to the roster."""
+        item = f"<item jid='{user}@{self.boundjid.domain}' name='{name}'/>"
+        await self.ask(f"<query xmlns='jabber:iq:roster'>{item}</query>")
 
     async def create_node(self, service, node, affiliations, attributes=""):
         """Creates a node of the client, and sets its affiliations."""

@@ -89,6 +89,36 @@ class NotificationScenarios(Scenarios):
         bodies = [alert["body"] for alert in await self.pushlark.notified(bob, 2)]
         assert bodies == ["inactive", "both inactive"], bodies
 
+    async def the_preferences_of_a_device_hold(self, alice, bob):
+        """Preferences in the request to enable: no notification by a muted contact or a stranger, but also while all other
+        sessions are away."""
+        names = ["stranger", "muted", "contact"]
+        stranger, muted, contact = [await self.client(f"{alice}-{name}", "pc") for name in names]
+        phone = await self.client(bob, "phone")
+        for name in names[1:]:
+            await phone.add_contact(f"{alice}-{name}", name)
+        mute = f"<muted xmlns='tigase:push:filter:muted:0'><item jid='{alice}-muted@localhost'/></muted>"
+        ignore = "<ignore-unknown xmlns='tigase:push:filter:ignore-unknown:0'/>"
+        await phone.enable("node", bob, extensions=mute + ignore, attributes=" away='true'")
+        await phone.offline()
+
+        async def say(sender, body):
+            sender.say(bob, body)
+            await sender.handled()
+
+        for sender, body in [(stranger, "from a stranger"), (muted, "muted"), (contact, "offline")]:
+            await say(sender, body)
+        await self.pushlark.notified(bob, 1)
+        # The server delivers the stored messages, which notify nobody again.
+        tablet = await self.client(bob, "tablet")
+        await eventually("the presence", lambda: self.pushlark.explained(f"{bob}@localhost")["online"])
+        assert self.pushlark.explained(f"{bob}@localhost")["publications"] == []
+        tablet.send_presence(pshow="away")
+        await tablet.handled()
+        await say(contact, "away")
+        bodies = [alert["body"] for alert in await self.pushlark.notified(bob, 2)]
+        assert bodies == ["offline", "away"], bodies
+
     async def messages_without_a_type_and_invitations_notify(self, alice, bob):
         """A message without a type is normal (RFC 6121). An invitation notifies with the reason or a placeholder."""
         sender = await self.sender_to_offline_phone(alice, bob)

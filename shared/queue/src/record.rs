@@ -234,7 +234,7 @@ pub struct MessageContext {
     /// The name of the room of a group message, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room_name: Option<String>,
-    /// The number of recipients in the webhook, if there are several.
+    /// The number of distinct recipients in the webhook, if there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<u32>,
 }
