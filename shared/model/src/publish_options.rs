@@ -13,8 +13,18 @@ pub const MAX_OPTIONS_BYTES: usize = 8 * 1024;
 const DEFAULT_APP: &str = "default";
 
 /// The fields whose values are not secret with any push service.
-const PUBLIC_FIELDS: [&str; 9] =
-    ["service", "mode", "priority", "topic", "silent", "mutable_content", "time_to_live", "click_action", "sound"];
+const PUBLIC_FIELDS: [&str; 10] = [
+    "service",
+    "mode",
+    "priority",
+    "topic",
+    "silent",
+    "mutable_content",
+    "time_to_live",
+    "click_action",
+    "sound",
+    "quiet_channel_id",
+];
 
 /// The fields of the form in an enable request (XEP-0357, section 5), within [`MAX_OPTION_FIELDS`] and
 /// [`MAX_OPTIONS_BYTES`]. A real PubSub service receives them unchanged. At a virtual host they address the device and
@@ -51,6 +61,16 @@ pub enum Priority {
     Normal,
     /// The notification wakes the device.
     High,
+}
+
+impl Priority {
+    /// Returns the value of the field: `normal` or `high`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
 }
 
 /// The environment of the push service that the device is registered with, `mode` in the form.
