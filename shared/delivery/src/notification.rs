@@ -173,9 +173,10 @@ impl<'n> Notification<'n> {
     }
 }
 
-/// Returns the time to live that `presentation` or else the form asks for.
+/// Returns the time to live that `presentation` or else the form asks for: at most that of a form.
 pub fn asked_time_to_live(options: &PublishOptions, presentation: Option<&Presentation>) -> Option<Duration> {
-    let presented = presentation.and_then(|presentation| presentation.time_to_live);
+    let longest = Duration::from_secs(u32::MAX.into());
+    let presented = presentation.and_then(|presentation| presentation.time_to_live).map(|asked| asked.min(longest));
     presented.or_else(|| options.time_to_live().ok().flatten())
 }
 
