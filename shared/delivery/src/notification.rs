@@ -6,7 +6,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pushlark_model::{
-    Collapse, InterruptionLevel, Payload, Presentation, Priority, PublishOptions, PublishOptionsError, Registration, Sound,
+    Collapse, InterruptionLevel, Payload, Presentation, Priority, PublishOptions, PublishOptionsError, Registration,
+    Sound,
 };
 use pushlark_xmpp::BareJid;
 use sha2::{Digest, Sha256};

@@ -63,7 +63,8 @@ async fn further_messages_of_a_conversation_replace_its_alert_without_a_sound() 
         providers.message(body).await;
     }
     let of_apns = providers.apns.accepted(IPHONE);
-    let seen: Vec<_> = of_apns.iter().map(|one| (one.json()["aps"]["sound"].take(), one.header("apns-priority"))).collect();
+    let seen: Vec<_> =
+        of_apns.iter().map(|one| (one.json()["aps"]["sound"].take(), one.header("apns-priority"))).collect();
     assert_eq!(seen, [(json!("ping"), "10"), (Value::Null, "5"), (Value::Null, "5")]);
     let ids: BTreeSet<_> = of_apns.iter().map(|one| one.header("apns-collapse-id")).collect();
     assert_eq!(ids.len(), 1);
@@ -71,7 +72,10 @@ async fn further_messages_of_a_conversation_replace_its_alert_without_a_sound() 
     assert_eq!((&android(0)["notification"]["sound"], &android(0)["priority"]), (&json!("ping"), &json!("HIGH")));
     for number in [1, 2] {
         let android = android(number);
-        assert_eq!((&android["notification"]["default_sound"], &android["priority"]), (&json!(false), &json!("NORMAL")));
+        assert_eq!(
+            (&android["notification"]["default_sound"], &android["priority"]),
+            (&json!(false), &json!("NORMAL"))
+        );
         assert_eq!((&android["notification"]["tag"], android["notification"].get("sound")), (&json!(ALICE), None));
     }
     let of_browser = providers.web_push.accepted("browser");
@@ -79,8 +83,7 @@ async fn further_messages_of_a_conversation_replace_its_alert_without_a_sound() 
     assert_eq!(urgencies, ["high", "normal", "normal"]);
     let topics: BTreeSet<_> = of_browser.iter().map(|one| one.header("topic")).collect();
     assert_eq!(topics.len(), 1);
-    let last: Value =
-        serde_json::from_slice(&Subscriber::new(7).decrypt(&of_browser[2].body).unwrap()).unwrap();
+    let last: Value = serde_json::from_slice(&Subscriber::new(7).decrypt(&of_browser[2].body).unwrap()).unwrap();
     assert_eq!((&last["sound"], &last["tag"]), (&json!("none"), &json!(ALICE)));
 }
 
@@ -348,7 +351,14 @@ impl Alerts {
     }
 
     /// Records the alert of a message at a second for devices, by what `snapshot` shows. Returns whether each is silent.
-    async fn note(&self, snapshot: &Snapshot, from: &str, message_id: &str, second: i64, nodes: &[String]) -> Vec<bool> {
+    async fn note(
+        &self,
+        snapshot: &Snapshot,
+        from: &str,
+        message_id: &str,
+        second: i64,
+        nodes: &[String],
+    ) -> Vec<bool> {
         let conversation = BareJid::new(from).unwrap();
         let now = OffsetDateTime::from_unix_timestamp(4_000_000_000 + second).unwrap();
         let (user, conversation) = (&self.user, &conversation);

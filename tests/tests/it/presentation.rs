@@ -34,8 +34,8 @@ impl Plugin for Presented {
     }
 }
 
-/// A presentation with all fields.
-fn full() -> Presentation {
+/// Returns a presentation with all fields.
+pub fn full() -> Presentation {
     Presentation {
         title: Some("Team".into()),
         priority: Some(Priority::Normal),
@@ -47,10 +47,12 @@ fn full() -> Presentation {
     }
 }
 
-fn soundless() -> Presentation {
+/// Returns a presentation without a sound.
+pub fn soundless() -> Presentation {
     Presentation { sound: Some(Sound::None), ..Presentation::default() }
 }
 
+/// Returns the built-in plugins, and `presented`, which presents each notification in this way.
 pub fn plugins(presentation: Presentation) -> Plugins {
     Plugins::built_in().with("presented", Presented(presentation))
 }
@@ -64,20 +66,20 @@ async fn with_devices(presentation: Presentation, options: Value) -> Providers {
     providers
 }
 
-/// The JSON and the headers of the last notification for the iPhone.
+/// Returns the JSON and the headers of the last notification for the iPhone.
 fn at_apns(providers: &Providers) -> (Value, [String; 2]) {
     let request = providers.apns.accepted(IPHONE).pop().unwrap();
     (request.json(), ["apns-priority", "apns-collapse-id"].map(|name| request.header(name).to_owned()))
 }
 
-/// The `android` of the last notification for the Android device, without its time to live.
+/// Returns the `android` of the last notification for the Android device, without its time to live.
 fn at_fcm(providers: &Providers) -> Value {
     let mut android = providers.fcm.accepted("android").pop().unwrap().json()["message"]["android"].take();
     android["ttl"].take();
     android
 }
 
-/// The JSON and the headers of the last notification for the browser.
+/// Returns the JSON and the headers of the last notification for the browser.
 fn at_web_push(providers: &Providers) -> (Value, [String; 2]) {
     let request = providers.web_push.accepted("browser").pop().unwrap();
     let json = serde_json::from_slice(&Subscriber::new(7).decrypt(&request.body).unwrap()).unwrap();
