@@ -26,9 +26,9 @@ impl Worker {
         if let EventKind::Subscription(_) = event.kind {
             return None;
         }
-        let is_urgent = event.message.kind() == MessageType::Groupchat && event.mentions(None);
+        let is_mention = event.message.kind() == MessageType::Groupchat && event.mentions(None);
         let now = OffsetDateTime::now_utc();
-        Some(Alert { user, conversation, message_id: &event.id, is_urgent, now, interval })
+        Some(Alert { user, conversation, message_id: &event.id, is_mention, now, interval })
     }
 
     /// Makes the publications of an alert quiet where another message made a sound within the interval, and records the
@@ -41,15 +41,15 @@ impl Worker {
     ) {
         let mut alerts = self.alerts(alert, publications);
         let registrations: Vec<_> = alerts.iter().map(|planned| &planned.publication.registration).collect();
-        let silent = match self.store.note_alert(alert, &registrations, snapshot).await {
-            Ok(silent) => silent,
+        let quiet = match self.store.note_alert(alert, &registrations, snapshot).await {
+            Ok(quiet) => quiet,
             Err(error) => {
                 tracing::warn!(error = %Causes(&error), "an alert is not recorded: the next message may make a sound, too");
-                registrations.iter().map(|registration| snapshot.is_silent(alert, registration)).collect()
+                registrations.iter().map(|registration| snapshot.is_quiet(alert, registration)).collect()
             }
         };
-        for (planned, is_silent) in alerts.iter_mut().zip(silent) {
-            planned.collapse(is_silent);
+        for (planned, is_quiet) in alerts.iter_mut().zip(quiet) {
+            planned.collapse(is_quiet);
         }
     }
 
@@ -61,7 +61,7 @@ impl Worker {
         publications: &mut [PlannedPublication<'_>],
     ) {
         for planned in self.alerts(alert, publications) {
-            planned.collapse(snapshot.is_silent(alert, &planned.publication.registration));
+            planned.collapse(snapshot.is_quiet(alert, &planned.publication.registration));
         }
     }
 

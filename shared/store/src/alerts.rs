@@ -1,4 +1,4 @@
-//! The last alerts of a user that made a sound, so that further messages of a conversation are silent for a while.
+//! The last alerts of a user that made a sound, so that further messages of a conversation are quiet for a while.
 //!
 //! The item `sent-alerts` of a user has an attribute for each device and conversation: the time of the alert and the
 //! hash of its message. The item lies in the range of the recipient's other items, so that the same query reads it. An
@@ -29,8 +29,8 @@ pub struct Alert<'a> {
     pub conversation: &'a BareJid,
     /// The id of the message, the same at every retry.
     pub message_id: &'a str,
-    /// Whether it makes a sound even if another message made one within the interval.
-    pub is_urgent: bool,
+    /// Whether it mentions the user: it makes a sound even if another message made one within the interval.
+    pub is_mention: bool,
     /// The present time.
     pub now: OffsetDateTime,
     /// The time for which further messages of the conversation make no sound.
@@ -90,23 +90,22 @@ impl SentAlerts {
         self.0.get(attribute).filter(|sent| sent.at >= alert.first_second())
     }
 
-    fn is_silent(&self, alert: &Alert<'_>, attribute: &str) -> bool {
+    fn is_quiet(&self, alert: &Alert<'_>, attribute: &str) -> bool {
         let message = keys::alert_message(alert.message_id);
-        !alert.is_urgent && self.recent(alert, attribute).is_some_and(|sent| sent.message != message)
+        !alert.is_mention && self.recent(alert, attribute).is_some_and(|sent| sent.message != message)
     }
 
-    /// Returns whether an alert begins an interval: not if it is silent, or a retry.
+    /// Returns whether an alert begins an interval: not if it is quiet, or a retry.
     fn is_first(&self, alert: &Alert<'_>, attribute: &str) -> bool {
         let message = keys::alert_message(alert.message_id);
-        self.recent(alert, attribute).is_none_or(|sent| alert.is_urgent && sent.message != message)
+        self.recent(alert, attribute).is_none_or(|sent| alert.is_mention && sent.message != message)
     }
 
     /// Returns the attributes to remove when `added` are written: those whose interval is over, and the oldest ones
     /// beyond [`MAX_ALERTS`].
     fn surplus(&self, alert: &Alert<'_>, added: &[String]) -> Vec<&String> {
         let others = self.0.iter().filter(|(name, _)| !added.contains(name));
-        let (recent, mut surplus): (Vec<_>, Vec<_>) = others.partition(|(_, sent)| sent.at >= alert.first_second());
-        let mut recent = recent;
+        let (mut recent, mut surplus): (Vec<_>, Vec<_>) = others.partition(|(_, sent)| sent.at >= alert.first_second());
         recent.sort_by_key(|(_, sent)| std::cmp::Reverse(sent.at));
         surplus.extend(recent.into_iter().skip(MAX_ALERTS.saturating_sub(added.len())));
         surplus.into_iter().map(|(name, _)| name).collect()
@@ -116,14 +115,14 @@ impl SentAlerts {
 impl Snapshot {
     /// Returns whether an alert makes no sound on a device: another message of the conversation made one within the
     /// interval.
-    pub fn is_silent(&self, alert: &Alert<'_>, registration: &Registration) -> bool {
-        self.sent_alerts.is_silent(alert, &alert.attribute(registration))
+    pub fn is_quiet(&self, alert: &Alert<'_>, registration: &Registration) -> bool {
+        self.sent_alerts.is_quiet(alert, &alert.attribute(registration))
     }
 }
 
 impl Store {
-    /// Records that an alert makes a sound on the devices of `registrations`, by one write; none if it is silent on all
-    /// of them, or a retry. Returns for each whether it is silent there, which may have changed since the snapshot.
+    /// Records that an alert makes a sound on the devices of `registrations`, by one write; none if it is quiet on all of
+    /// them, or a retry. Returns for each whether it is quiet there, which may have changed since the snapshot.
     pub async fn note_alert(
         &self,
         alert: &Alert<'_>,
@@ -147,10 +146,10 @@ impl Store {
                 Some(present) => sent = Cow::Owned(present),
             }
         }
-        Ok(attributes.iter().map(|attribute| sent.is_silent(alert, attribute)).collect())
+        Ok(attributes.iter().map(|attribute| sent.is_quiet(alert, attribute)).collect())
     }
 
-    /// Writes the attributes of an alert, unless one of them is within the interval; an urgent alert is always written.
+    /// Writes the attributes of an alert, unless one of them is within the interval; a mention is always written.
     /// Returns the present alerts if nothing is written.
     async fn write_alert(
         &self,
@@ -176,7 +175,7 @@ impl Store {
         if !removes.is_empty() {
             expression += &format!(" REMOVE {}", removes.join(", "));
         }
-        if !alert.is_urgent {
+        if !alert.is_mention {
             update = update
                 .condition_expression(conditions.join(" AND "))
                 .expression_attribute_values(":first", text(padded(alert.first_second())));
@@ -207,12 +206,12 @@ mod tests {
     }
 
     #[test]
-    fn another_message_is_silent_until_the_interval_is_over() {
+    fn another_message_is_quiet_until_the_interval_is_over() {
         let (user, conversation) = (jid("bob"), jid("alice"));
         let registration = Registration::new(jid("push"), "phone".into(), PublishOptions::default(), 0);
         let attribute = keys::alert_attribute(&conversation, &registration);
         let alerts = sent([(attribute.clone(), 1_000, "m1")]);
-        for (message_id, is_urgent, now, is_silent, is_first) in [
+        for (message_id, is_mention, now, is_quiet, is_first) in [
             ("m2", false, 1_000, true, false),
             ("m2", false, 1_059, true, false),
             ("m2", false, 1_060, false, true),
@@ -225,11 +224,11 @@ mod tests {
             let now = OffsetDateTime::from_unix_timestamp(now).unwrap();
             let interval = Duration::from_secs(60);
             let (user, conversation) = (&user, &conversation);
-            let alert = Alert { user, conversation, message_id, is_urgent, now, interval };
-            let got = (alerts.is_silent(&alert, &attribute), alerts.is_first(&alert, &attribute));
-            assert_eq!(got, (is_silent, is_first), "{alert:?}");
+            let alert = Alert { user, conversation, message_id, is_mention, now, interval };
+            let got = (alerts.is_quiet(&alert, &attribute), alerts.is_first(&alert, &attribute));
+            assert_eq!(got, (is_quiet, is_first), "{alert:?}");
             let carol = Alert { conversation: &jid("carol"), ..alert };
-            assert!(!alerts.is_silent(&carol, &carol.attribute(&registration)), "another conversation");
+            assert!(!alerts.is_quiet(&carol, &carol.attribute(&registration)), "another conversation");
         }
     }
 
@@ -238,7 +237,7 @@ mod tests {
         let (user, conversation) = (jid("bob"), jid("alice"));
         let (now, interval) = (OffsetDateTime::from_unix_timestamp(10_000).unwrap(), Duration::from_secs(1_000));
         let (user, conversation) = (&user, &conversation);
-        let alert = Alert { user, conversation, message_id: "m", is_urgent: false, now, interval };
+        let alert = Alert { user, conversation, message_id: "m", is_mention: false, now, interval };
         let name = |number: u64| format!("{}{number:02}", keys::ALERT_PREFIX);
         let alerts = sent((0..60).map(|number| (name(number), 9_000 + number, "m1")));
         // The alert of second 9,000 is over, and the two attributes that are written need a place.

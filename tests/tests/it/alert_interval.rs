@@ -350,7 +350,7 @@ impl Alerts {
         self.store.snapshot(&self.user).await.unwrap()
     }
 
-    /// Records the alert of a message at a second for devices, by what `snapshot` shows. Returns whether each is silent.
+    /// Records the alert of a message at a second for devices, by what `snapshot` shows. Returns whether each is quiet.
     async fn note(
         &self,
         snapshot: &Snapshot,
@@ -363,7 +363,7 @@ impl Alerts {
         let now = OffsetDateTime::from_unix_timestamp(4_000_000_000 + second).unwrap();
         let (user, conversation) = (&self.user, &conversation);
         let interval = Duration::from_secs(60);
-        let alert = Alert { user, conversation, message_id, is_urgent: false, now, interval };
+        let alert = Alert { user, conversation, message_id, is_mention: false, now, interval };
         let registrations: Vec<_> = nodes.iter().map(|node| registration(node, &[], 1)).collect();
         let registrations: Vec<_> = registrations.iter().collect();
         self.store.note_alert(&alert, &registrations, snapshot).await.unwrap()
@@ -380,7 +380,7 @@ async fn with_store() -> (Pushlark, Alerts) {
 async fn the_interval_begins_with_the_last_alert_that_makes_a_sound() {
     let (_pushlark, alerts) = with_store().await;
     let nodes = ["phone".to_owned()];
-    for (second, message, is_silent) in [
+    for (second, message, is_quiet) in [
         (0, "m1", false),
         (59, "m2", true),
         (59, "m1", false),
@@ -390,7 +390,7 @@ async fn the_interval_begins_with_the_last_alert_that_makes_a_sound() {
         (120, "m4", false),
     ] {
         let snapshot = alerts.snapshot().await;
-        assert_eq!(alerts.note(&snapshot, ALICE, message, second, &nodes).await, [is_silent], "{second} {message}");
+        assert_eq!(alerts.note(&snapshot, ALICE, message, second, &nodes).await, [is_quiet], "{second} {message}");
     }
 }
 
@@ -413,8 +413,8 @@ async fn a_user_has_a_limited_number_of_alerts_and_those_that_are_over_are_remov
         item.keys().filter(|name| name.starts_with("a:")).count()
     };
     let many: Vec<_> = (0..200).map(|number| format!("device-{number}")).collect();
-    let silent = alerts.note(&alerts.snapshot().await, ALICE, "m1", 0, &many).await;
-    assert!(!silent.contains(&true));
+    let quiet = alerts.note(&alerts.snapshot().await, ALICE, "m1", 0, &many).await;
+    assert!(!quiet.contains(&true));
     assert_eq!(names().await, 50);
     for (number, second) in (1..30).enumerate() {
         let snapshot = alerts.snapshot().await;
