@@ -45,8 +45,8 @@ struct Counts {
 
 /// The way in which one call fails.
 enum Fault {
-    /// The next call of this operation is answered with this body and status 400.
-    Refusal(&'static str, Value),
+    /// The next call of this operation whose body contains this text is answered with this body and status 400.
+    Refusal(&'static str, &'static str, Value),
     /// The next query result with an item of this sort key lacks the item.
     HiddenItem(String),
 }
@@ -85,9 +85,14 @@ impl CallCounter {
 
     /// Answers the next call of an operation with an error of this type, with these other members.
     pub fn refuse_next(&self, operation: &'static str, error: &str, members: Value) {
+        self.refuse_next_with("", operation, error, members);
+    }
+
+    /// The same for the next call whose body contains `text`.
+    pub fn refuse_next_with(&self, text: &'static str, operation: &'static str, error: &str, members: Value) {
         let mut answer = members;
         answer["__type"] = format!("com.amazonaws.dynamodb.v20120810#{error}").into();
-        self.state.faults.lock().unwrap().push(Fault::Refusal(operation, answer));
+        self.state.faults.lock().unwrap().push(Fault::Refusal(operation, text, answer));
     }
 
     /// Removes the item of a sort key from the next query result that has it, as if it were not committed yet.
@@ -137,10 +142,13 @@ async fn forward(
     }
     let refusal = {
         let mut faults = state.faults.lock().unwrap();
-        let fault = faults.iter().position(|fault| matches!(fault, Fault::Refusal(name, _) if *name == operation));
+        let fault = faults.iter().position(|fault| {
+            matches!(fault, Fault::Refusal(name, text, _)
+                if *name == operation && String::from_utf8_lossy(&body).contains(text))
+        });
         fault.map(|fault| faults.remove(fault))
     };
-    let answer = if let Some(Fault::Refusal(_, answer)) = refusal {
+    let answer = if let Some(Fault::Refusal(.., answer)) = refusal {
         (StatusCode::BAD_REQUEST, answer.to_string().into())
     } else {
         let request = state.client.post(state.target.get().unwrap()).headers(headers).body(body);

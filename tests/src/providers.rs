@@ -1,6 +1,9 @@
 //! A stack that sends notifications directly to doubles of APNs, FCM and Web Push.
 
 use doubles::{APNS_KEY, APNS_KEY_ID, APNS_TEAM, APNS_TOPIC, Apns, Double, Fcm, Subscriber, WebPush};
+use local::Options;
+use pushlark_plugin::Plugins;
+use pushlark_settings::Environment;
 use serde_json::{Value, json};
 
 use crate::push_request::browser;
@@ -45,6 +48,11 @@ impl Providers {
 
     /// Starts the doubles and a stack with these settings.
     pub async fn with_settings(settings: &[(&str, &str)]) -> Self {
+        Self::with_plugins(Plugins::built_in(), settings).await
+    }
+
+    /// Starts the doubles and a stack with these plugins and settings.
+    pub async fn with_plugins(plugins: Plugins, settings: &[(&str, &str)]) -> Self {
         let (apns, fcm, web_push) = (Apns::start().await, Fcm::start().await, WebPush::start().await);
         let credentials = credentials(&apns, &fcm).to_string();
         let own = [
@@ -52,7 +60,8 @@ impl Providers {
             ("PUSH_CREDENTIALS", credentials.as_str()),
             ("WEB_PUSH_TRUSTED_ORIGINS", web_push.url.as_str()),
         ];
-        let pushlark = Pushlark::with_settings(own.into_iter().chain(settings.iter().copied())).await;
+        let environment = Environment::from_iter(own.into_iter().chain(settings.iter().copied()));
+        let pushlark = Pushlark::with(Options { plugins, environment, ..Options::default() }).await;
         Self { pushlark, apns, fcm, web_push }
     }
 

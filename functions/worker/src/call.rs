@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pushlark_delivery::Ringing;
-use pushlark_model::{CallSignal, Payload, PublishOptions, Registration};
+use pushlark_delivery::{Ringing, asked_time_to_live};
+use pushlark_model::{CallSignal, Payload, Presentation, PublishOptions, Registration};
 use pushlark_plugin::Event;
 use pushlark_store::{Claimant, StoreError};
 use pushlark_xmpp::{BareJid, Call, CallStep, parse_jid};
@@ -28,11 +28,17 @@ pub struct TimeToLive {
 
 impl TimeToLive {
     /// Returns the time at which a notification of an event at `at` expires; `None` if it is too late for an attempt.
-    pub fn expiry(self, at: OffsetDateTime, payload: &Payload, options: &PublishOptions) -> Option<OffsetDateTime> {
+    pub fn expiry(
+        self,
+        at: OffsetDateTime,
+        payload: &Payload,
+        options: &PublishOptions,
+        presentation: Option<&Presentation>,
+    ) -> Option<OffsetDateTime> {
         let (time_to_live, attempted) = match payload.call() {
             Some(_) => (self.call, self.call),
             None => {
-                let time_to_live = options.time_to_live().ok().flatten().unwrap_or(self.default);
+                let time_to_live = asked_time_to_live(options, presentation).unwrap_or(self.default);
                 (time_to_live, time_to_live.max(MIN_TIME_TO_LIVE))
             }
         };
@@ -250,17 +256,24 @@ mod tests {
             PublishOptions::new([("time_to_live".to_owned(), seconds.to_owned())].into_iter().collect()).unwrap()
         };
         let now = OffsetDateTime::now_utc();
-        for (payload, options, age, expires_in) in [
-            (payload("jmi"), PublishOptions::default(), 8, Some(2)),
-            (payload("jmi"), with("3600"), 8, Some(2)),
-            (payload("jmi"), with("0"), 8, Some(2)),
-            (payload("jmi"), with("3600"), 12, None),
-            (payload("jmi-end"), with("3600"), 12, None),
-            (text(), PublishOptions::default(), 12, Some(3_588)),
-            (text(), with("0"), 12, Some(-12)),
-            (text(), with("0"), 31, None),
+        let presented = |seconds| {
+            let time_to_live = Some(Duration::from_secs(seconds));
+            Some(Presentation { time_to_live, ..Presentation::default() })
+        };
+        for (payload, options, presentation, age, expires_in) in [
+            (payload("jmi"), PublishOptions::default(), None, 8, Some(2)),
+            (payload("jmi"), with("3600"), None, 8, Some(2)),
+            (payload("jmi"), with("0"), presented(3_600), 8, Some(2)),
+            (payload("jmi"), with("3600"), None, 12, None),
+            (payload("jmi-end"), with("3600"), presented(3_600), 12, None),
+            (text(), PublishOptions::default(), None, 12, Some(3_588)),
+            (text(), with("0"), None, 12, Some(-12)),
+            (text(), with("0"), None, 31, None),
+            (text(), with("0"), presented(60), 31, Some(29)),
+            (text(), with("3600"), presented(60), 61, None),
+            (text(), with("0"), presented(u64::MAX), 0, Some(u32::MAX.into())),
         ] {
-            let expiry = times.expiry(now - Duration::from_secs(age), &payload, &options);
+            let expiry = times.expiry(now - Duration::from_secs(age), &payload, &options, presentation.as_ref());
             assert_eq!(expiry.map(|at| (at - now).whole_seconds()), expires_in, "{payload:?} {options:?} {age}");
         }
     }

@@ -35,6 +35,8 @@ pub struct PlannedPublication<'w> {
     pub expires_at: OffsetDateTime,
     /// The publisher for the registration's host.
     pub publisher: &'w Publisher,
+    /// Whether it makes no sound because of `ALERT_INTERVAL`. The caller sets it.
+    pub is_quiet: bool,
 }
 
 /// The reason why a registration is not notified.
@@ -205,7 +207,7 @@ pub fn decide<'w>(
         let payload = preferences::shown(payload, &registration, &event.content_policy);
         let presentation = preferences::shown_presentation(presentation, &registration);
         let options = &registration.options;
-        let Some(expires_at) = time_to_live.expiry(event.at, &payload, options) else {
+        let Some(expires_at) = time_to_live.expiry(event.at, &payload, options, presentation.as_deref()) else {
             left_out.push((registration, Reason::TooLate));
             continue;
         };
@@ -216,7 +218,7 @@ pub fn decide<'w>(
         match planned {
             Ok((publisher, payload)) => {
                 let publication = Publication { registration, payload, presentation, rule };
-                publications.push(PlannedPublication { publication, expires_at, publisher });
+                publications.push(PlannedPublication { publication, expires_at, publisher, is_quiet: false });
             }
             Err(reason) => left_out.push((registration, reason)),
         }

@@ -138,6 +138,9 @@ struct Target {
     #[serde(serialize_with = "in_order")]
     payload: Payload,
     target: String,
+    /// Present if it makes no sound because of `ALERT_INTERVAL`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quiet: Option<bool>,
     /// The operator's rule that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<Arc<str>>,
@@ -254,8 +257,11 @@ impl Worker {
                 ..
             }) => {
                 let badge = self.badge(&event, &reported, &publications, false).await?;
-                let (others, ours): (Vec<_>, Vec<_>) =
+                let (others, mut ours): (Vec<_>, Vec<_>) =
                     publications.into_iter().partition(|planned| claimed.has(&planned.publication.registration));
+                if let Some(alert) = self.alert(&event, &user, &event.from.to_bare()) {
+                    self.explain_quiet(&alert, &snapshot, &mut ours);
+                }
                 let others = others.into_iter().map(|planned| (planned.publication.registration, Reason::Claimed));
                 let has_none = snapshot.registrations.is_empty();
                 ExplainedOutcome::Decided(Steps {
@@ -289,7 +295,7 @@ impl Worker {
 }
 
 async fn target(event: &Event, user: &BareJid, badge: Option<u32>, planned: PlannedPublication<'_>) -> Target {
-    let PlannedPublication { publication, expires_at, publisher } = planned;
+    let PlannedPublication { publication, expires_at, publisher, is_quiet } = planned;
     let Publication { registration, payload, presentation, rule } = publication;
     let (message_id, conversation) = (&event.id, &event.from.to_bare());
     let notification = Notification {
@@ -308,6 +314,7 @@ async fn target(event: &Event, user: &BareJid, badge: Option<u32>, planned: Plan
         target: publisher.describe(user, &registration),
         notice: is_paused.then_some(notice),
         registration: ExplainedRegistration::new(&registration),
+        quiet: is_quiet.then_some(true),
         rule,
         payload,
     }

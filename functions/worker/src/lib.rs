@@ -2,6 +2,7 @@
 //!
 //! To use custom plugins, write a crate whose `main` calls [`run`] with them.
 
+mod alert_interval;
 mod batch;
 mod call;
 mod clear;

@@ -32,7 +32,7 @@ impl Worker {
             tracing::warn!(jid = %registration.jid, "not notified: the node's host is not in VIRTUAL_PUBSUB_HOSTS");
             return TaskOutcome::default();
         };
-        let Some(expires_at) = self.time_to_live.expiry(attempt.at(), payload, &registration.options) else {
+        let Some(expires_at) = self.time_to_live.expiry(attempt.at(), payload, &registration.options, None) else {
             count(Metric::Expired);
             tracing::info!("not notified: it is older than its time to live");
             return TaskOutcome::default();

@@ -113,15 +113,18 @@ impl Worker {
         let counted = outcome.counted;
         let claimant = attempt.claimant(&user, counted);
         let publications = std::mem::take(&mut decision.publications);
-        let ours = match self.claim(claimant, publications, &mut decision.left_out).await {
+        let mut ours = match self.claim(claimant, publications, &mut decision.left_out).await {
             Ok(ours) => ours,
             Err(error) => return outcome.postponed(&error),
         };
+        let conversation = event.from.to_bare();
+        if let Some(alert) = self.alert(event, &user, &conversation) {
+            self.quiet(&alert, &decision.snapshot, &mut ours).await;
+        }
         let places: Vec<_> = ours.iter().map(|planned| turn.join(&planned.publication.registration)).collect();
         drop(turn);
-        let conversation = event.from.to_bare();
         if ours.is_empty() {
-            log(event, decision, 0, 0);
+            log(event, decision, Counts::default());
             return self.remember_count(event, attempt, outcome).await;
         }
         let key = |registration: &Registration| (registration.jid.clone(), registration.node.clone());
@@ -133,7 +136,7 @@ impl Worker {
         let has_one = |registration: &Registration| open.get(&key(registration)) == Some(&1);
         let (snapshot, badge) = (&decision.snapshot, decision.badge);
         let publishes = ours.into_iter().zip(places).map(async |(planned, place)| {
-            let PlannedPublication { publication, expires_at, publisher } = planned;
+            let PlannedPublication { publication, expires_at, publisher, is_quiet } = planned;
             let Publication { registration, payload, presentation, .. } = &publication;
             let presentation = presentation.as_deref();
             let (message_id, conversation) = (&event.id, &conversation);
@@ -156,14 +159,16 @@ impl Worker {
             if result.is_ok() && has_one(registration) {
                 batch.progress.add(attempt, &user, counted, [registration.clone()]);
             }
-            (publication.registration, result)
+            (publication.registration, is_quiet, result)
         });
-        let mut delivered = 0;
+        let mut counts = Counts::default();
         let (mut complete, mut failed) = (Vec::new(), BTreeMap::new());
-        for (registration, result) in join_all(publishes).await {
+        for (registration, is_quiet, result) in join_all(publishes).await {
             match result {
                 Ok(disposition) => {
-                    delivered += usize::from(disposition == Disposition::Delivered);
+                    let is_delivered = disposition == Disposition::Delivered;
+                    counts.delivered += usize::from(is_delivered);
+                    counts.quiet += usize::from(is_delivered && is_quiet);
                     complete.extend(Some(registration).filter(|registration| !has_one(registration)));
                 }
                 Err(cause) => _ = failed.insert(key(&registration), (registration, cause)),
@@ -171,7 +176,8 @@ impl Worker {
         }
         complete.retain(|registration| !failed.contains_key(&key(registration)));
         batch.progress.add(attempt, &user, counted, complete);
-        log(event, decision, delivered, failed.len());
+        counts.failed = failed.len();
+        log(event, decision, counts);
         outcome.unfinished.extend(
             failed.into_values().map(|(registration, cause)| Unfinished { registration: Some(registration), cause }),
         );
@@ -301,8 +307,17 @@ impl TaskOutcome {
     }
 }
 
+/// The numbers of notifications of an event, by their outcome.
+#[derive(Default)]
+struct Counts {
+    delivered: usize,
+    /// Those of `delivered` that make no sound because of `ALERT_INTERVAL`.
+    quiet: usize,
+    failed: usize,
+}
+
 /// Writes the one log line of an event; failures have separate lines.
-fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) {
+fn log(event: &Event, decision: &Decision<'_>, Counts { delivered, quiet, failed }: Counts) {
     let Decision { snapshot, known: RecipientState { recipient, presence, .. }, left_out, .. } = decision;
     let left_out: Vec<String> =
         left_out.iter().map(|(registration, reason)| format!("{}: {reason}", registration.jid)).collect();
@@ -316,6 +331,7 @@ fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) 
         presence = presence.as_str(),
         left_out = left_out.join("; "),
         delivered,
+        quiet = (quiet > 0).then_some(quiet),
         failed,
         "{}",
         if delivered > 0 { "notified" } else { "not notified" }

@@ -37,6 +37,9 @@ pub struct Worker {
     pub(crate) unread_counts: bool,
     /// Whether the notifications of a conversation that is read elsewhere are cleared.
     pub(crate) clear_when_read: bool,
+    /// The time after an alert with a sound for which further messages of the conversation make none (`ALERT_INTERVAL`);
+    /// `None` if each alert makes a sound.
+    pub(crate) alert_interval: Option<Duration>,
     /// Whether the badge is the number of unread messages in all conversations.
     pub(crate) badge_is_total: bool,
     /// The time for which notifications are worth delivering.
@@ -60,7 +63,7 @@ pub enum ChosenPlugin {
 
 impl Worker {
     /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`,
-    /// `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `BADGE`, the settings of the content of notifications and those of
+    /// `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `ALERT_INTERVAL`, `BADGE`, the settings of the content of notifications and those of
     /// [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin that is a Lambda function, and for secrets.
     pub fn from_environment(
         environment: &Environment,
@@ -96,6 +99,7 @@ impl Worker {
             call: Duration::from_secs(environment.number(&catalogue::CALL_TIME_TO_LIVE)?.into()),
         };
         let delivery = Delivery::from_environment(environment, aws)?;
+        let alert_interval = environment.number(&catalogue::ALERT_INTERVAL)?;
         let badge_is_total = environment.choice_if_set(&catalogue::BADGE, [false, true])?;
         Ok(Self {
             store: Store::from_environment(dynamodb, environment)?,
@@ -108,6 +112,7 @@ impl Worker {
             sources: Sources::from_environment(environment)?,
             unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
             clear_when_read: environment.switch(&catalogue::CLEAR_WHEN_READ)?,
+            alert_interval: (alert_interval > 0).then(|| Duration::from_secs(alert_interval.into())),
             time_to_live,
             start_cutoff,
             guard: Guard::default(),

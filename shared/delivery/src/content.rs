@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
-use pushlark_model::{Payload, PublishOptions};
+use pushlark_model::Payload;
 use pushlark_xmpp::unescaped;
 use serde_json::{Map, Value};
+
+use crate::notification::Notification;
 
 /// The fields of a payload that an alert shows.
 const SUMMARY: [&str; 3] = [Payload::MESSAGE_COUNT, Payload::LAST_MESSAGE_SENDER, Payload::LAST_MESSAGE_BODY];
@@ -25,32 +27,26 @@ pub struct Content<'n> {
 /// The visible part of a notification.
 #[derive(Debug)]
 pub struct Alert<'n> {
-    /// The sender, with the escapes of the localpart undone (XEP-0106).
+    /// The title of the presentation, or else the sender, with the escapes of the localpart undone (XEP-0106).
     pub title: Cow<'n, str>,
     pub body: &'n str,
-    /// The sender, if the payload names it: an alert replaces the previous one of the same sender.
-    pub tag: Option<&'n str>,
+    /// An alert replaces the previous one with the same tag: by default the sender, if the payload names it.
+    pub tag: Option<Cow<'n, str>>,
     /// The number of unread messages.
     pub badge: Option<u64>,
 }
 
 impl<'n> Content<'n> {
-    /// Divides a payload by the form's field `silent`, which must be checked before.
-    pub fn new(options: &PublishOptions, payload: &'n Payload) -> Self {
+    /// Divides the payload of a notification by the form's field `silent`, which must be checked before.
+    pub fn new(notification: Notification<'n>) -> Self {
+        let Notification { registration, payload, .. } = notification;
+        let options = &registration.options;
         let rings = payload.call().is_some() && (!options.is_apns() || options.is_push_kit());
         let is_silent = rings || options.silent().unwrap_or(false);
-        let alert = if is_silent { None } else { Alert::new(payload) };
+        let alert = if is_silent { None } else { Alert::new(notification) };
         let is_shown = |name| alert.is_some() && SUMMARY.contains(&name);
         let data = payload.fields().filter(|(name, _)| !is_shown(name)).collect();
         Self { alert, data }
-    }
-
-    /// Replaces the number of an alert that has one.
-    pub fn with_badge(mut self, badge: Option<u32>) -> Self {
-        if let (Some(Alert { badge: Some(shown), .. }), Some(badge)) = (&mut self.alert, badge) {
-            *shown = badge.into();
-        }
-        self
     }
 
     /// Returns the data, with the message count as a JSON number if it is one.
@@ -64,7 +60,8 @@ impl<'n> Content<'n> {
 }
 
 impl<'n> Alert<'n> {
-    fn new(payload: &'n Payload) -> Option<Self> {
+    fn new(notification: Notification<'n>) -> Option<Self> {
+        let payload = notification.payload;
         let sender = payload.get(Payload::LAST_MESSAGE_SENDER);
         let body = payload.get(Payload::LAST_MESSAGE_BODY)?;
         let has = |name| payload.get(name).is_some_and(|count| count.trim() != "0");
@@ -74,11 +71,15 @@ impl<'n> Alert<'n> {
             None if is_contact_request => CONTACT_REQUEST_TITLE,
             None => MESSAGE_TITLE,
         };
+        let unread = payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok());
         Some(Self {
             body,
-            title: sender.map_or(Cow::Borrowed(title), unescaped),
-            tag: sender,
-            badge: payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok()),
+            title: match notification.title() {
+                Some(title) => Cow::Borrowed(title),
+                None => sender.map_or(Cow::Borrowed(title), unescaped),
+            },
+            tag: notification.tag().map(Cow::Owned).or(sender.map(Cow::Borrowed)),
+            badge: unread.map(|unread| notification.badge.map_or(unread, Into::into)),
         })
     }
 }

@@ -19,7 +19,7 @@ pub use destinations::{Destinations, DeviceError, Notice, RegistrationError, Rou
 pub use direct::provider::ProviderError;
 pub use direct::web_push::{EndpointError, SubscriptionError};
 pub use gateway::PushService;
-pub use notification::{Notification, thread};
+pub use notification::{Notification, asked_time_to_live, thread};
 pub use outcome::{Failure, FailureScope, Outcome};
 pub use publisher::{Publisher, Verdict};
 pub use ringing::Ringing;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use pushlark_model::{CallSignal, Payload, PublishOptions, Registration};
+use pushlark_model::{CallSignal, Payload, Priority, PublishOptions, Registration};
 use pushlark_settings::catalogue::{MONGOOSEPUSH_API_VERSION, MONGOOSEPUSH_URL};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
 use pushlark_xmpp::BareJid;
@@ -69,8 +69,8 @@ impl MongoosePush {
             return Outcome::Refused(invalid.to_string());
         }
         let url = format!("{}{device_id}", self.endpoint);
-        let time_to_live = notification.time_to_live();
-        let build = |payload: &Payload| body(service, options, payload, notification.badge, time_to_live);
+        let remaining = notification.time_to_live();
+        let build = |payload: &Payload| body(service, Notification { payload, ..notification }, remaining);
         let post = |body: Vec<u8>| self.post(&url, body);
         let is_too_large = |answer: &ProviderResponse| self.is_too_large(answer);
         match send_truncated(MAX_MONGOOSEPUSH_REQUEST_BYTES, notification.payload, build, post, is_too_large).await {
@@ -196,7 +196,7 @@ struct MongoosePushAlert<'n> {
     body: &'n str,
     title: Cow<'n, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tag: Option<&'n str>,
+    tag: Option<Cow<'n, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     badge: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -206,19 +206,15 @@ struct MongoosePushAlert<'n> {
 }
 
 /// Returns the request. The options must be checked before. `remaining` is the time until the notification expires.
-fn body(
-    service: &str,
-    options: &PublishOptions,
-    payload: &Payload,
-    badge: Option<u32>,
-    remaining: Duration,
-) -> Vec<u8> {
-    let mut content = Content::new(options, payload).with_badge(badge);
+fn body(service: &str, notification: Notification<'_>, remaining: Duration) -> Vec<u8> {
+    let Notification { registration, payload, .. } = notification;
+    let options = &registration.options;
+    let mut content = Content::new(notification);
     if service == "fcm" {
         content.data = fcm::allowed(content.data).collect();
     }
-    let mut priority = options.get("priority");
-    let mut time_to_live = options.time_to_live().unwrap_or_default().map(|ttl| ttl.as_secs());
+    let mut priority = notification.priority();
+    let mut time_to_live = notification.asked_time_to_live().map(|time_to_live| time_to_live.as_secs());
     if let Some(call) = payload.call() {
         // Without PushKit, MongoosePush refuses the type of a call for APNs.
         let is_refused = |name| name == Payload::TYPE && options.is_apns() && !options.is_push_kit();
@@ -227,7 +223,7 @@ fn body(
         let is_end = matches!(call, CallSignal::End(_));
         let is_background = options.is_apns() && !options.is_push_kit() && content.alert.is_none();
         if (is_end || priority.is_some()) && !is_background {
-            priority = Some("high");
+            priority = Some(Priority::High);
         }
         if is_end || time_to_live.is_some() {
             time_to_live = Some(remaining.as_secs());
@@ -236,7 +232,7 @@ fn body(
     let body = MongoosePushRequest {
         service,
         mode: options.get("mode"),
-        priority,
+        priority: priority.map(Priority::as_str),
         topic: options.get("topic"),
         mutable_content: options.mutable_content().unwrap_or_default(),
         time_to_live,
@@ -247,7 +243,7 @@ fn body(
             tag: alert.tag,
             badge: alert.badge,
             click_action: options.get("click_action"),
-            sound: options.get("sound"),
+            sound: notification.sound(),
         }),
     };
     // It cannot fail: the request contains only texts, numbers and booleans.

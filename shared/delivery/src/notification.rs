@@ -5,13 +5,21 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use pushlark_model::{Payload, Presentation, PublishOptionsError, Registration};
+use pushlark_model::{
+    Collapse, InterruptionLevel, Payload, Presentation, Priority, PublishOptions, PublishOptionsError, Registration,
+    Sound,
+};
 use pushlark_xmpp::BareJid;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+use crate::truncate::beginning;
+
 /// The characters that are percent-encoded in a path segment: all but the unreserved ones (RFC 3986, section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The most bytes of a title that the presentation sets. Devices show less, and a push service must have room for the text.
+const MAX_TITLE_BYTES: usize = 512;
 
 /// A notification of one message to one device.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +75,68 @@ impl<'n> Notification<'n> {
         }
     }
 
+    /// Returns the title that the presentation sets in place of the sender.
+    pub(crate) fn title(&self) -> Option<&'n str> {
+        self.presentation?.title.as_deref().map(|title| beginning(title, MAX_TITLE_BYTES))
+    }
+
+    /// Returns the priority that the presentation or else the form asks for. The presentation of a call cannot change
+    /// its priority.
+    pub(crate) fn priority(&self) -> Option<Priority> {
+        let presented = self.changeable().and_then(|presentation| presentation.priority);
+        presented.or_else(|| self.registration.options.priority().ok().flatten())
+    }
+
+    /// Returns the name of the alert's sound, by the presentation or else by the form.
+    pub(crate) fn sound(&self) -> Option<&'n str> {
+        match self.presentation.and_then(|presentation| presentation.sound.as_ref()) {
+            Some(Sound::None) => None,
+            Some(Sound::Named(name)) => Some(name),
+            None => self.registration.options.get("sound"),
+        }
+    }
+
+    /// Returns whether the presentation forbids a sound, also one that is the default of the device.
+    pub(crate) fn is_soundless(&self) -> bool {
+        self.presentation.is_some_and(|presentation| presentation.sound == Some(Sound::None))
+    }
+
+    /// Returns the Android channel of the alert. A form may name the one for alerts without a sound.
+    pub(crate) fn channel_id(&self) -> Option<&'n str> {
+        let presented = self.presentation?.channel_id.as_deref();
+        presented.or_else(|| self.option("quiet_channel_id").filter(|_| self.is_soundless()))
+    }
+
+    /// Returns the interruption level that the presentation sets.
+    pub(crate) fn interruption_level(&self) -> Option<&'static str> {
+        self.presentation?.interruption_level.map(InterruptionLevel::as_str)
+    }
+
+    /// Returns the time to live that the presentation or else the form asks for. `expires_at` follows from it.
+    pub(crate) fn asked_time_to_live(&self) -> Option<Duration> {
+        asked_time_to_live(&self.registration.options, self.changeable())
+    }
+
+    /// Returns the name under which a device keeps one alert, if the presentation asks for one: the conversation's, or
+    /// that of the message.
+    pub(crate) fn tag(&self) -> Option<String> {
+        self.collapse().map(|collapse| match collapse {
+            Collapse::Message => self.id(22),
+            Collapse::Conversation => self.thread(),
+        })
+    }
+
+    /// Returns the earlier notifications that this one replaces, if the presentation names them.
+    pub(crate) fn collapse(&self) -> Option<Collapse> {
+        self.changeable()?.collapse
+    }
+
+    /// Returns the presentation of a notification whose delivery it can change. Calls, their ends and the news that a
+    /// conversation was read have priorities, times and collapse ids of their own.
+    fn changeable(&self) -> Option<&'n Presentation> {
+        self.presentation.filter(|_| self.payload.call().is_none() && !self.payload.is_read())
+    }
+
     /// Returns the time until `expires_at`; zero if that has passed.
     pub(crate) fn time_to_live(&self) -> Duration {
         (self.expires_at - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO)
@@ -80,13 +150,17 @@ impl<'n> Notification<'n> {
 
     /// Returns the id under which a push service keeps one notification for the device: `length` characters of base64url
     /// (at most 43). A retry replaces the earlier notification, the end of a call replaces the call, and the news that a
-    /// conversation was read replaces earlier such news.
+    /// conversation was read replaces earlier such news. A presentation may let an alert replace the earlier ones of
+    /// its conversation.
     pub(crate) fn collapse_id(&self, length: usize) -> String {
         let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
         match self.payload.call() {
             Some(call) => hash(&[self.user.as_str(), jid, "call", call.sid(), node], length),
             None if self.payload.is_read() => {
                 hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, Payload::READ], length)
+            }
+            None if self.collapse() == Some(Collapse::Conversation) => {
+                hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, "alert"], length)
             }
             None => self.id(length),
         }
@@ -98,6 +172,13 @@ impl<'n> Notification<'n> {
             self.payload.get(Payload::LAST_MESSAGE_SENDER).is_some() || self.payload.get(Payload::CALL_FROM).is_some();
         thread(self.user, self.conversation, names_sender)
     }
+}
+
+/// Returns the time to live that `presentation` or else the form asks for: at most that of a form.
+pub fn asked_time_to_live(options: &PublishOptions, presentation: Option<&Presentation>) -> Option<Duration> {
+    let longest = Duration::from_secs(u32::MAX.into());
+    let presented = presentation.and_then(|presentation| presentation.time_to_live).map(|asked| asked.min(longest));
+    presented.or_else(|| options.time_to_live().ok().flatten())
 }
 
 /// Returns the name of a conversation in notifications: its JID, or a hash of it if they must not name the sender.

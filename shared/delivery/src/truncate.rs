@@ -72,6 +72,15 @@ fn shrink(sent: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -
     truncate(limit, payload, build).ok().filter(|built| built.len() < sent)
 }
 
+/// Returns the beginning of a text: whole visible characters (grapheme clusters) of at most `most` bytes.
+pub fn beginning(text: &str, most: usize) -> &str {
+    if text.len() <= most {
+        return text;
+    }
+    let ends = text.grapheme_indices(true).map(|(start, grapheme)| start + grapheme.len());
+    &text[..ends.take_while(|end| *end <= most).last().unwrap_or(0)]
+}
+
 /// Returns the length of a text within a JSON string, in bytes.
 fn json_length(text: &str) -> usize {
     let escaped = |c: char| match c {
@@ -140,6 +149,15 @@ mod tests {
         assert_eq!(shrunk(2_000 + rest, 1_500, 500), Some(rest + 1_500 + LEAST_TEXT));
         assert_eq!(shrunk(2_000 + rest, 2_000 - LEAST_TEXT, LEAST_TEXT), None, "the text is short");
         assert_eq!(shrink(4_096, &Payload::default().with("other", "x".repeat(4_000)), build), None, "no text");
+    }
+
+    #[test]
+    fn a_beginning_has_whole_graphemes() {
+        for (text, most, expected) in
+            [("Team", 4, "Team"), ("Team", 3, "Tea"), ("aé", 2, "a"), ("a👩‍👩‍👧", 12, "a"), ("é", 1, ""), ("", 0, "")]
+        {
+            assert_eq!(beginning(text, most), expected, "{text:?} {most}");
+        }
     }
 
     #[test]

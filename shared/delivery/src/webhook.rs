@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::BoxFuture;
-use pushlark_model::{Payload, Registration};
+use pushlark_model::{Payload, Presentation, Registration};
 use pushlark_settings::catalogue::PUSH_SERVICE_SECRET;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, without_credentials};
 use pushlark_webhooks::{ID, Key, SIGNATURE, TIMESTAMP};
@@ -49,6 +49,9 @@ struct WebhookBody<'n> {
     badge: Option<u32>,
     #[serde(with = "time::serde::rfc3339")]
     expires_at: OffsetDateTime,
+    /// The fields of the presentation that are set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presentation: Option<Map<String, Value>>,
 }
 
 /// Reads `PUSH_SERVICE_SECRET`; returns `None` if it is not set.
@@ -148,6 +151,22 @@ fn build(notification: &Notification<'_>, payload: &Payload) -> Vec<u8> {
         payload: payload.fields().map(object).collect(),
         badge,
         expires_at,
+        presentation: notification.presentation.map(presentation),
     });
     body.to_string().into_bytes()
+}
+
+/// Returns the fields of a presentation that are set.
+fn presentation(presentation: &Presentation) -> Map<String, Value> {
+    let Presentation { title, priority, sound, interruption_level, channel_id, time_to_live, collapse } = presentation;
+    let fields = [
+        ("title", title.as_deref().map(Value::from)),
+        ("priority", priority.map(|priority| priority.as_str().into())),
+        ("sound", sound.as_ref().map(|sound| sound.as_str().into())),
+        ("interruption_level", interruption_level.map(|level| level.as_str().into())),
+        ("channel_id", channel_id.as_deref().map(Value::from)),
+        ("time_to_live", time_to_live.map(|time_to_live| time_to_live.as_secs().into())),
+        ("collapse", collapse.map(|collapse| collapse.as_str().into())),
+    ];
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }

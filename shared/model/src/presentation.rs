@@ -51,3 +51,35 @@ pub enum Collapse {
     /// Those of the same conversation.
     Conversation,
 }
+
+impl Sound {
+    /// Returns the name of the sound, or `none`.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::None => "none",
+            Self::Named(name) => name,
+        }
+    }
+}
+
+impl InterruptionLevel {
+    /// Returns the level as APNs names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passive => "passive",
+            Self::Active => "active",
+            Self::TimeSensitive => "time-sensitive",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+impl Collapse {
+    /// Returns the name: `message` or `conversation`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Message => "message",
+            Self::Conversation => "conversation",
+        }
+    }
+}

@@ -16,7 +16,7 @@ pub const MAX_OPTIONS_BYTES: usize = 8 * 1024;
 const DEFAULT_APP: &str = "default";
 
 /// The fields whose values are not secret with any push service.
-const PUBLIC_FIELDS: [&str; 10] = [
+const PUBLIC_FIELDS: [&str; 11] = [
     "service",
     "mode",
     "priority",
@@ -27,6 +27,7 @@ const PUBLIC_FIELDS: [&str; 10] = [
     "click_action",
     "sound",
     "tz",
+    "quiet_channel_id",
 ];
 
 /// The fields of the form in an enable request (XEP-0357, section 5), within [`MAX_OPTION_FIELDS`] and
@@ -64,6 +65,16 @@ pub enum Priority {
     Normal,
     /// The notification wakes the device.
     High,
+}
+
+impl Priority {
+    /// Returns the value of the field: `normal` or `high`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
 }
 
 /// The environment of the push service that the device is registered with, `mode` in the form.

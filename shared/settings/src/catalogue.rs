@@ -130,6 +130,9 @@ catalogue! {
         /// The badge: the unread messages of the conversation, or those of all conversations. By default `total` with
         /// `PUSH_SERVICE=direct`, and `conversation` otherwise, as with MongooseIM.
         BADGE: Word<2> = Word { words: ["conversation", "total"], default: None }, for &[Worker];
+        /// How long further messages of a conversation reach a device without a sound after an alert with one; 0 means
+        /// that each alert makes a sound. Costs one extra write for each alert with a sound.
+        ALERT_INTERVAL: Number = Number::new(0..=86_400, "seconds", 0), for &[Worker];
         /// Extra data fields of group messages: `urgent` (XEP-0131, `Urgency: high`), `mention` (the recipient is
         /// mentioned by XEP-0372, by XEP-0513 or as `@localpart`).
         GROUP_DATA: Words<2> = Words(["urgent", "mention"]), for &[Worker];

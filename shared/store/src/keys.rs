@@ -18,6 +18,10 @@ pub const REGISTRATION_PREFIX: &str = "reg/";
 pub const REPLACED_PREFIX: &str = "replaced/";
 /// The most items about replaced registrations of one user: one for each first digit of a device's digest.
 pub const MAX_REPLACED: usize = 16;
+/// The sort key of a user's item about the last alerts that made a sound.
+pub const SENT_ALERTS: &str = "sent-alerts";
+/// The prefix of the names of its attributes for devices and conversations.
+pub const ALERT_PREFIX: &str = "a:";
 /// The prefix of the sort key of a session.
 pub const SESSION_PREFIX: &str = "ses/";
 /// The prefix of the sort key of an unread counter.
@@ -42,7 +46,8 @@ pub const ACCOUNTS_ITEM: &str = "accounts";
 const COUNTED_MESSAGE_PREFIX: &str = "m/";
 /// The prefix of the names of a counter's attributes for the ids to which read marks refer.
 const MESSAGE_REFERENCE_PREFIX: &str = "r/";
-/// The start of the range with all registrations of a recipient, followed by the replaced ones and all sessions.
+/// The start of the range with all registrations of a recipient, followed by the replaced ones, the last alerts and all
+/// sessions.
 pub const RECIPIENT_FIRST: &str = LATEST_REGISTRATION;
 /// The end of that range: `0` follows `/` in ASCII.
 pub const RECIPIENT_LAST: &str = "ses0";
@@ -162,6 +167,21 @@ pub fn earlier_claim_attribute(registration: &Registration) -> String {
     format!("{}/{}", registration.jid, registration.node)
 }
 
+/// Returns the name of the attribute for the last alert of a conversation on the device of a registration: 64 bits of a
+/// hash.
+pub fn alert_attribute(conversation: &BareJid, registration: &Registration) -> String {
+    let device = earlier_claim_attribute(registration);
+    let digest = hash(&format!("{}:{conversation}{device}", conversation.as_str().len()));
+    format!("{ALERT_PREFIX}{}", &digest[..16])
+}
+
+/// Returns the name of a message in the value of that attribute: 48 bits of a hash.
+pub fn alert_message(id: &str) -> String {
+    let mut digest = hash(id);
+    digest.truncate(12);
+    digest
+}
+
 /// Returns 64 bits of a hash: of a thousand registrations, two have the same hash in one of 10^13 claims.
 fn service_hash(registration: &Registration) -> String {
     let mut digest = hash(&earlier_claim_attribute(registration));
@@ -220,7 +240,9 @@ mod tests {
             assert!(LATEST_REGISTRATION < key.as_str(), "{key}");
         }
         let last_registration = registration(&user, "\u{10ffff}");
-        assert!(last_registration < replaced(&"f".repeat(64)) && replaced(&"f".repeat(64)) < session(&user));
+        let sent_alerts = SENT_ALERTS.to_owned();
+        let in_order = [last_registration, replaced(&"f".repeat(64)), sent_alerts, session(&user)];
+        assert!(in_order.is_sorted(), "{in_order:?}");
         let alice = BareJid::new("alice@example.com").unwrap();
         for key in [unread(&alice), read(&alice), shown(&alice)] {
             assert!(!(RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&key.as_str()), "{key}");

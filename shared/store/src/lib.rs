@@ -5,6 +5,7 @@
 //! | `bob@example.com` | `reg` | the registration that was added last; each addition checks and replaces this item |
 //! | `bob@example.com` | `reg/<pubsub jid>/<node>` | a registration |
 //! | `bob@example.com` | `replaced/<digest>` | the registration of a device that was replaced last |
+//! | `bob@example.com` | `sent-alerts` | the last alerts that made a sound, with `ALERT_INTERVAL` |
 //! | `bob@example.com` | `ses/<resource>` | a session: whether it is online, the registration that it enabled last |
 //! | `bob@example.com` | `unread/<conversation jid>` | the number of unread messages, while there are any |
 //! | `bob@example.com` | `read/<conversation jid>` | the time of the last read mark, and the last messages that were read |
@@ -19,6 +20,7 @@
 //! | `msg/<id>/bob@example.com` | `claim` | which attempt publishes a message to which registration, and its unread count |
 
 mod account;
+mod alerts;
 mod answers;
 mod attributes;
 mod claim;
@@ -38,6 +40,7 @@ mod shown;
 mod transaction;
 mod unread;
 
+pub use alerts::Alert;
 pub use answers::AnswerCounts;
 pub use claim::{Claimant, Claimed};
 pub use device::DeviceStatus;
@@ -58,7 +61,9 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
 use pushlark_settings::{Environment, SettingError, catalogue};
 use time::OffsetDateTime;
 
@@ -162,6 +167,22 @@ where
         Ok(_) => Ok(true),
         Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(false),
         Err(error) => Err(StoreError::during(action)(error)),
+    }
+}
+
+/// Executes a conditional write. Returns the new item, or the present one if the condition fails.
+async fn write(action: &'static str, update: UpdateItemFluentBuilder) -> Result<Result<Item, Item>, StoreError> {
+    let written = update
+        .return_values(ReturnValue::AllNew)
+        .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+        .send()
+        .await;
+    match written {
+        Ok(written) => Ok(Ok(written.attributes.unwrap_or_default())),
+        Err(error) => match error.into_service_error() {
+            UpdateItemError::ConditionalCheckFailedException(stale) => Ok(Err(stale.item.unwrap_or_default())),
+            error => Err(StoreError::during(action)(error)),
+        },
     }
 }
 

@@ -7,6 +7,7 @@ use pushlark_model::{Activity, Attention, Availability, ClientState, Registratio
 use pushlark_xmpp::{BareJid, FullJid};
 use time::OffsetDateTime;
 
+use crate::alerts::SentAlerts;
 use crate::attributes::{PK, SK};
 use crate::item::{self, Item, text};
 use crate::registration::{self, RegistrationState};
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub registrations: Vec<Registration>,
     /// The registrations whose device was enabled once more in the last 30 days, by sort key.
     pub(crate) replaced: BTreeMap<String, Replaced>,
+    /// The last alerts that made a sound.
+    pub(crate) sent_alerts: SentAlerts,
     /// Whether any of the user's sessions is online; `None` if no presence was reported.
     pub online: Option<bool>,
     /// `Inactive` if the clients of all online sessions are inactive (XEP-0352); `None` if no session is online.
@@ -51,8 +54,9 @@ impl Store {
     pub async fn snapshot(&self, user: &BareJid) -> Result<Snapshot, StoreError> {
         let mut snapshot = Snapshot::default();
         let mut start = None;
-        // Plus the item of the latest registration, and one beyond the limits: a page that is not full is the last.
-        let page_size = self.limits.nodes + keys::MAX_REPLACED + MAX_SESSIONS + 2;
+        // Plus the items of the latest registration and of the last alerts, and one beyond the limits: a page that is not
+        // full is the last.
+        let page_size = self.limits.nodes + keys::MAX_REPLACED + MAX_SESSIONS + 3;
         loop {
             let page = self
                 .query()
@@ -218,6 +222,8 @@ impl Snapshot {
             }
         } else if key.starts_with(keys::REPLACED_PREFIX) {
             self.replaced.extend(Replaced::read(item).map(|replaced| (key.to_owned(), replaced)));
+        } else if key == keys::SENT_ALERTS {
+            self.sent_alerts = SentAlerts::read(item);
         } else if let Some(session) = Session::read(item) {
             match session.availability.filter(|_| !session.is_expired) {
                 Some(Availability::Online(Activity { client_state, .. })) => {

@@ -15,9 +15,7 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::ReturnValue;
 use pushlark_model::time::to_micros;
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
@@ -25,7 +23,7 @@ use time::OffsetDateTime;
 
 use crate::attributes::{COUNTED_AT, COUNTED_TOTAL, EXPIRES_AT, OPENED_AT, PK, READ_AT, READ_TOTAL, SK};
 use crate::item::{self, Item, number, text};
-use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale};
+use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale, write};
 
 /// The lifetime of a counter after its last use.
 const COUNTER_LIFETIME: Duration = Duration::from_hours(90 * 24);
@@ -343,22 +341,6 @@ impl Store {
             .await
             .map_err(StoreError::during("drop the oldest messages of a counter"))?;
         Ok(())
-    }
-}
-
-/// Executes a conditional write. Returns the new item, or the present one if the condition fails.
-async fn write(action: &'static str, update: UpdateItemFluentBuilder) -> Result<Result<Item, Item>, StoreError> {
-    let written = update
-        .return_values(ReturnValue::AllNew)
-        .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-        .send()
-        .await;
-    match written {
-        Ok(written) => Ok(Ok(written.attributes.unwrap_or_default())),
-        Err(error) => match error.into_service_error() {
-            UpdateItemError::ConditionalCheckFailedException(stale) => Ok(Err(stale.item.unwrap_or_default())),
-            error => Err(StoreError::during(action)(error)),
-        },
     }
 }
 

@@ -209,7 +209,9 @@ fn check(request: &Request, message: &Value, good_tokens: &HashSet<String>) -> A
 /// Returns whether this is a field of AndroidNotification.
 fn is_of_notification((name, value): (&String, &Value)) -> bool {
     match name.as_str() {
-        "title" | "body" | "tag" | "click_action" | "sound" => value.is_string(),
+        "title" | "body" | "tag" | "click_action" | "sound" | "channel_id" => value.is_string(),
+        "default_sound" | "default_vibrate_timings" => value.is_boolean(),
+        "notification_priority" => *value == "PRIORITY_LOW",
         "notification_count" => value.as_u64().is_some_and(|count| i32::try_from(count).is_ok()),
         _ => false,
     }

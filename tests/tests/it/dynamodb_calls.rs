@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use tests::{
     ALICE, BOB, BOBS_PC, BOBS_PHONE, CAROL, CallCounter, Event, PUSH_HOST, PushRequest, Pushlark, ROOM_OCCUPANT, XMPP,
     stanza,
@@ -85,6 +86,30 @@ async fn unread_counts_cost_one_more_read_and_one_more_write() {
         }
     }
     assert_eq!(many, cost([("GetItem", 61), ("Query", 60), ("UpdateItem", 60 * 3 + 2)]));
+}
+
+#[tokio::test]
+async fn an_alert_interval_costs_one_more_write_for_an_alert_with_a_sound() {
+    let (pushlark, counter) = with_counter(&[("ALERT_INTERVAL", "3600")]).await;
+    let (first, further) = (cost([("Query", 1), ("UpdateItem", 2)]), cost([("Query", 1), ("UpdateItem", 1)]));
+    let message = || Event::message(BOB, "canary Hi");
+    // Both devices share the write.
+    assert_eq!(calls(&pushlark, &counter, message()).await, first);
+    for _ in 0..2 {
+        assert_eq!(calls(&pushlark, &counter, message()).await, further);
+    }
+    assert_eq!(calls(&pushlark, &counter, message().from(CAROL)).await, first, "another conversation");
+    pushlark.enable(BOB, "watch").await;
+    counter.take();
+    assert_eq!(calls(&pushlark, &counter, message()).await, first, "a device without an alert");
+    let call = Event::stanza(BOB, &stanza::jingle("propose"));
+    assert_eq!(calls(&pushlark, &counter, call).await, further);
+    assert_eq!(calls(&pushlark, &counter, Event::subscription(CAROL, BOB)).await, further);
+    let online = message().from("dave@example.com").recipient(json!({"online": true}));
+    assert_eq!(calls(&pushlark, &counter, online).await, cost([("Query", 1)]));
+    pushlark.enable_with(CAROL, "silent", json!({"silent": "true"})).await;
+    counter.take();
+    assert_eq!(calls(&pushlark, &counter, Event::message(CAROL, "canary Hi")).await, further);
 }
 
 #[tokio::test]

@@ -2,11 +2,11 @@
 //!
 //! - Requests: [`access`], [`client_tokens`], [`devices`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
 //!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
-//! - Decisions: [`badges`], [`calls`], [`clear_when_read`], [`contact_requests`], [`custom_plugins`],
+//! - Decisions: [`alert_interval`], [`badges`], [`calls`], [`clear_when_read`], [`contact_requests`], [`custom_plugins`],
 //!   [`message_kinds`], [`notification_content`], [`preferences_applied`], [`read_marks`], [`senders`], [`sessions`],
 //!   [`unread_counts`].
-//! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
-//!   [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
+//! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`presentation`],
+//!   [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
 //!   [`scale`], [`throughput`], [`upgrade`].
 //! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod access;
+mod alert_interval;
 mod apns;
 mod badges;
 mod calls;
@@ -40,6 +41,7 @@ mod mongoosepush;
 mod notification_content;
 mod order;
 mod preferences_applied;
+mod presentation;
 mod providers;
 mod push_node;
 mod rate_limit;

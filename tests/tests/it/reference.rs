@@ -10,8 +10,10 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use doubles::{APNS_KEY, Fcm, Gateway, Subscriber, WebPush, canary};
 use serde_json::{Value, json};
-use tests::{ALICE, BOB, Event, PushRequest, Pushlark, eventually, send, stanza};
+use tests::{ALICE, BOB, Event, Providers, PushRequest, Pushlark, eventually, send, stanza};
 use tokio::net::TcpListener;
+
+use crate::presentation;
 
 /// Returns a folder within the target folder, into which one test at a time installs libraries.
 fn installed(name: &str, install: impl FnOnce(&Path)) -> PathBuf {
@@ -211,14 +213,13 @@ async fn the_api_description_of_fcm_allows_each_message() {
     let requests = fcm.requests();
     let is_notified = |node: &str| requests.iter().filter(|request| request.device == node).count() == 4;
     assert!(["plain", "all", "normal", "silent", "brief"].into_iter().all(is_notified), "{}", requests.len());
-    let errors = |body: Value| reference(&json!({"check": "fcm", "body": body})).unwrap();
     let mut seen = Vec::new();
     for request in &requests {
         // Each check needs a process, so one message of each shape is checked.
         let mut shape = request.json();
         blank(&mut shape);
         if !seen.contains(&shape) {
-            assert_eq!(errors(request.json()), json!([]), "{}", request.json());
+            assert_eq!(fcm_errors(request.json()), json!([]), "{}", request.json());
             seen.push(shape);
         }
     }
@@ -236,7 +237,25 @@ async fn the_api_description_of_fcm_allows_each_message() {
     ] {
         let mut body = requests.iter().find(|request| request.device == "all").unwrap().json();
         *body.pointer_mut(pointer).unwrap() = value;
-        assert_eq!(errors(body), json!([error]));
+        assert_eq!(fcm_errors(body), json!([error]));
+    }
+}
+
+/// Returns the errors of a message by the API description of FCM.
+fn fcm_errors(body: Value) -> Value {
+    reference(&json!({"check": "fcm", "body": body})).unwrap()
+}
+
+#[tokio::test]
+async fn the_api_description_of_fcm_allows_each_presentation() {
+    for presentation in [presentation::full(), presentation::soundless()] {
+        let settings = [("PLUGIN", "presented")];
+        let providers = Providers::with_plugins(presentation::plugins(presentation), &settings).await;
+        providers.pushlark.enable_with(BOB, "android", json!({"quiet_channel_id": "quiet"})).await;
+        providers.message("canary Hi").await;
+        let message = providers.fcm.accepted("android")[0].json();
+        assert!(message["message"]["android"]["notification"]["channel_id"].is_string(), "{message}");
+        assert_eq!(fcm_errors(message.clone()), json!([]), "{message}");
     }
 }
 

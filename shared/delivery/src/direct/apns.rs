@@ -102,7 +102,7 @@ impl Apns {
             )));
         }
         let thread = notification.thread();
-        let build = |payload: &Payload| body(options, payload, push_type, &thread, notification.badge);
+        let build = |payload: &Payload| body(Notification { payload, ..notification }, push_type, &thread);
         let url = format!("{}/3/device/{token}", self.url(options));
         let expiration = match push_type {
             PushType::Voip => 0,
@@ -193,7 +193,7 @@ impl PushType {
         {
             return Self::Voip;
         }
-        match Content::new(options, notification.payload).alert {
+        match Content::new(notification).alert {
             Some(_) => Self::Alert,
             // The badge is visible, which Apple does not allow of a background notification.
             None if notification.payload.is_read() => Self::Alert,
@@ -211,25 +211,30 @@ impl PushType {
 
     /// Returns `apns-priority`: 5 saves power, and is required of background notifications; 10 is immediate.
     fn priority(self, notification: Notification<'_>) -> &'static str {
-        let options = &notification.registration.options;
         match self {
             Self::Background => "5",
             Self::Alert if notification.payload.is_read() => "5",
             Self::Alert if notification.payload.call().is_some() => "10",
-            Self::Alert if options.priority() == Ok(Some(Priority::Normal)) => "5",
+            Self::Alert if notification.priority() == Some(Priority::Normal) => "5",
             Self::Alert | Self::Voip => "10",
         }
     }
 }
 
 /// Returns the JSON payload ("Generating a remote notification"), with the data beside `aps`.
-fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread: &str, badge: Option<u32>) -> Vec<u8> {
-    let content = Content::new(options, payload).with_badge(badge);
+fn body(notification: Notification<'_>, push_type: PushType, thread: &str) -> Vec<u8> {
+    let Notification { registration, payload, badge, .. } = notification;
+    let options = &registration.options;
+    let content = Content::new(notification);
     let mut aps = Map::new();
     match (push_type, &content.alert) {
         (PushType::Alert, Some(alert)) => {
             aps.insert("alert".into(), json!({"title": alert.title, "body": alert.body}));
-            let texts = [("category", options.get("click_action")), ("sound", options.get("sound"))];
+            let texts = [
+                ("category", options.get("click_action")),
+                ("sound", notification.sound()),
+                ("interruption-level", notification.interruption_level()),
+            ];
             for (name, text) in texts {
                 aps.extend(text.map(|text| (name.into(), Value::from(text))));
             }

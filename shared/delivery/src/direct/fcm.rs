@@ -8,7 +8,7 @@ use aws_lc_rs::signature::RsaKeyPair;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
-use pushlark_model::{Payload, Priority, PublishOptions};
+use pushlark_model::{Payload, Priority};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde::Deserialize;
@@ -101,9 +101,8 @@ impl Fcm {
             Ok(device_id) => device_id,
             Err(unusable) => return Ok(Outcome::Refused(unusable.to_string())),
         };
-        let options = &notification.registration.options;
         let ttl = notification.time_to_live().min(MAX_TIME_TO_LIVE).as_secs();
-        let build = |payload: &Payload| android(options, payload, notification.badge, ttl);
+        let build = |payload: &Payload| android(Notification { payload, ..notification }, ttl);
         let send = |android: Vec<u8>| async move { self.deliver(device_id, &android).await };
         match send_truncated(MAX_PAYLOAD_BYTES, notification.payload, build, send, is_too_large).await {
             Ok(Ok(answer)) => outcome(&answer),
@@ -236,17 +235,18 @@ fn collapse_key(sid: &str) -> String {
     format!("jmi-{}", BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(sid)))
 }
 
-/// Returns the message's `android` (AndroidConfig), with the same fields as MongoosePush's.
-fn android(options: &PublishOptions, payload: &Payload, badge: Option<u32>, ttl: u64) -> Vec<u8> {
-    let content = Content::new(options, payload).with_badge(badge);
+/// Returns the message's `android` (AndroidConfig), with the same fields as MongoosePush's, and those of a presentation.
+fn android(notification: Notification<'_>, ttl: u64) -> Vec<u8> {
+    let Notification { registration, payload, .. } = notification;
+    let content = Content::new(notification);
     let data: Map<_, _> = allowed(content.data).map(|(name, value)| (name.into(), value.into())).collect();
     let mut android = Map::new();
-    let priority = match options.priority() {
+    let priority = match notification.priority() {
         _ if payload.call().is_some() => Some("HIGH"),
         _ if payload.is_read() => Some("NORMAL"),
-        Ok(Some(Priority::High)) => Some("HIGH"),
-        Ok(Some(Priority::Normal)) => Some("NORMAL"),
-        _ => None,
+        Some(Priority::High) => Some("HIGH"),
+        Some(Priority::Normal) => Some("NORMAL"),
+        None => None,
     };
     android.extend(priority.map(|priority| ("priority".into(), priority.into())));
     android.extend(payload.call().map(|call| ("collapse_key".into(), collapse_key(call.sid()).into())));
@@ -257,17 +257,27 @@ fn android(options: &PublishOptions, payload: &Payload, badge: Option<u32>, ttl:
         android.extend(conversation.map(|conversation| ("collapse_key".into(), conversation.into())));
     }
     if let Some(alert) = &content.alert {
-        let mut notification =
+        let mut shown =
             Map::from_iter([("title".into(), alert.title.as_ref().into()), ("body".into(), alert.body.into())]);
-        let texts =
-            [("tag", alert.tag), ("click_action", options.get("click_action")), ("sound", options.get("sound"))];
+        let texts = [
+            ("tag", alert.tag.as_deref()),
+            ("click_action", registration.options.get("click_action")),
+            ("sound", notification.sound()),
+            ("channel_id", notification.channel_id()),
+        ];
         for (name, text) in texts {
-            notification.extend(text.map(|text| (name.into(), Value::from(text))));
+            shown.extend(text.map(|text| (name.into(), Value::from(text))));
+        }
+        if notification.is_soundless() {
+            // From Android 8 on, the channel alone decides about the sound, and these fields have no effect.
+            shown.insert("notification_priority".into(), "PRIORITY_LOW".into());
+            shown.insert("default_sound".into(), false.into());
+            shown.insert("default_vibrate_timings".into(), false.into());
         }
         // Google's field is a 32-bit integer.
         let count = alert.badge.map(|badge| badge.min(i32::MAX.unsigned_abs().into()));
-        notification.extend(count.map(|count| ("notification_count".into(), count.into())));
-        android.insert("notification".into(), notification.into());
+        shown.extend(count.map(|count| ("notification_count".into(), count.into())));
+        android.insert("notification".into(), shown.into());
     }
     if !data.is_empty() {
         android.insert("data".into(), data.into());

@@ -132,7 +132,7 @@ impl WebPush {
             Err(invalid) => return Ok(Outcome::Refused(invalid.to_string())),
         };
         let limit = subscription.max_plaintext();
-        let build = |payload: &Payload| text(payload, notification.badge);
+        let build = |payload: &Payload| text(Notification { payload, ..notification });
         let text = match truncate(limit, notification.payload, build) {
             Ok(text) => text,
             Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
@@ -163,11 +163,11 @@ impl WebPush {
         let recipient = SubscriptionKeys { p256dh: p256dh.as_bytes(), auth };
         let body = encrypt(text, length, recipient)
             .map_err(|_| Outcome::Refused("the notification cannot be encrypted".into()))?;
-        let urgency = match notification.registration.options.priority() {
+        let urgency = match notification.priority() {
             _ if notification.payload.call().is_some() => "high",
             _ if notification.payload.is_read() => "normal",
-            Ok(Some(Priority::High)) => "high",
-            _ => "normal",
+            Some(Priority::High) => "high",
+            Some(Priority::Normal) | None => "normal",
         };
         let time_to_live = notification.time_to_live().min(MAX_TIME_TO_LIVE).as_secs();
         let authorization = self.vapid.authorization(endpoint, OffsetDateTime::now_utc());
@@ -216,10 +216,22 @@ fn padded(length: usize, limit: usize) -> usize {
     length.next_multiple_of(PADDING_STEP).min(limit)
 }
 
-/// Returns the plaintext for the app: a JSON object of the payload's fields, and the badge if it is another number.
-fn text(payload: &Payload, badge: Option<u32>) -> Vec<u8> {
+/// Returns the plaintext for the app: a JSON object of the payload's fields, the badge if it is another number, and what
+/// a presentation sets for the app.
+fn text(notification: Notification<'_>) -> Vec<u8> {
+    let Notification { payload, badge, .. } = notification;
     let mut fields: Map<String, Value> = payload.fields().map(|(name, value)| (name.into(), value.into())).collect();
     fields.extend(badge.map(|badge| ("badge".into(), badge.to_string().into())));
+    if let Some(presentation) = notification.presentation {
+        let texts = [
+            ("title", notification.title().map(Into::into)),
+            ("sound", presentation.sound.as_ref().map(|sound| sound.as_str().into())),
+            ("interruption_level", notification.interruption_level().map(Into::into)),
+            ("channel_id", notification.channel_id().map(Into::into)),
+            ("tag", notification.tag().map(Value::from)),
+        ];
+        fields.extend(texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?))));
+    }
     Value::from(fields).to_string().into_bytes()
 }
 
