@@ -221,24 +221,31 @@ fn body(
     let mut time_to_live = options.time_to_live().unwrap_or_default().map(|ttl| ttl.as_secs());
     if let Some(call) = payload.call() {
         // Without PushKit, MongoosePush refuses the type of a call for APNs.
-        let is_refused = |name| name == Payload::TYPE && options.is_apns() && !options.is_push_kit();
+        let is_refused =
+            |name| name == Payload::TYPE && options.is_apns() && !options.is_push_kit() && !payload.is_encrypted();
         content.data.retain(|(name, _)| *name != Payload::CALL_MEDIA && !is_refused(*name));
-        // MongoosePush knows calls, and sends them at once and for a short time, unless the request has other values.
-        let is_end = matches!(call, CallSignal::End(_));
+        // MongoosePush knows calls, and sends them at once and for a short time, unless the request has other values. It
+        // does not know their end, nor encrypted ones.
+        let is_known = matches!(call, CallSignal::Ring(_)) && !payload.is_encrypted();
         let is_background = options.is_apns() && !options.is_push_kit() && content.alert.is_none();
-        if (is_end || priority.is_some()) && !is_background {
+        if (!is_known || priority.is_some()) && !is_background {
             priority = Some("high");
         }
-        if is_end || time_to_live.is_some() {
+        if !is_known || time_to_live.is_some() {
             time_to_live = Some(remaining.as_secs());
         }
     }
+    // Data alone does not wake an Android device by default.
+    if payload.is_encrypted() && service == "fcm" {
+        priority = priority.or(Some("high"));
+    }
+    let is_mutable = (payload.is_encrypted() && content.alert.is_some()).then_some(true);
     let body = MongoosePushRequest {
         service,
         mode: options.get("mode"),
         priority,
         topic: options.get("topic"),
-        mutable_content: options.mutable_content().unwrap_or_default(),
+        mutable_content: is_mutable.or(options.mutable_content().unwrap_or_default()),
         time_to_live,
         data: content.data_with_count(),
         alert: content.alert.map(|alert| MongoosePushAlert {

@@ -10,6 +10,8 @@ use pushlark_xmpp::BareJid;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+use crate::encrypted::GatewayPayload;
+
 /// The characters that are percent-encoded in a path segment: all but the unreserved ones (RFC 3986, section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -24,8 +26,10 @@ pub struct Notification<'n> {
     pub conversation: &'n BareJid,
     /// The device's registration.
     pub registration: &'n Registration,
-    /// The fields to send to the device.
-    pub payload: &'n Payload,
+    /// Whether it is about a message of a room to its occupants.
+    pub is_group: bool,
+    /// The fields to send to the device. A publisher hides them from its gateway if the registration is encrypted.
+    pub payload: GatewayPayload<'n>,
     /// The presentation, if the operator's rule sets one.
     pub presentation: Option<&'n Presentation>,
     /// The number on the app's icon, if it is not the payload's `message-count`.
@@ -124,8 +128,9 @@ impl<'n> Notification<'n> {
     /// Returns a notification that expires in a minute.
     pub(crate) fn for_test(user: &'n BareJid, registration: &'n Registration, payload: &'n Payload) -> Self {
         let expires_at = OffsetDateTime::now_utc() + time::Duration::MINUTE;
-        let (presentation, badge) = (None, None);
-        Self { message_id: "m", user, conversation: user, registration, payload, presentation, badge, expires_at }
+        let (is_group, payload, presentation, badge) = (false, payload.into(), None, None);
+        let (message_id, conversation) = ("m", user);
+        Self { message_id, user, conversation, registration, is_group, payload, presentation, badge, expires_at }
     }
 }
 

@@ -11,7 +11,7 @@ pub mod time;
 mod time_zone;
 
 pub use encryption::{Algorithm, Encryption};
-pub use payload::{CallSignal, Payload};
+pub use payload::{CallSignal, EncryptedSubject, Payload};
 pub use preferences::{
     AllowedMessages, Day, Mute, Preferences, QuietHours, RoomPreference, Rooms, Show, UnknownSenders, WhileOnline,
 };

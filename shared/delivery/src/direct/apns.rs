@@ -193,7 +193,7 @@ impl PushType {
         {
             return Self::Voip;
         }
-        match Content::new(options, notification.payload).alert {
+        match Content::new(options, &notification.payload).alert {
             Some(_) => Self::Alert,
             // The badge is visible, which Apple does not allow of a background notification.
             None if notification.payload.is_read() => Self::Alert,
@@ -235,7 +235,7 @@ fn body(options: &PublishOptions, payload: &Payload, push_type: PushType, thread
             }
             aps.extend(alert.badge.map(|badge| ("badge".into(), badge.into())));
             aps.insert("thread-id".into(), thread.into());
-            if options.mutable_content() == Ok(Some(true)) {
+            if payload.is_encrypted() || options.mutable_content() == Ok(Some(true)) {
                 aps.insert("mutable-content".into(), 1.into());
             }
         }

@@ -246,7 +246,8 @@ fn android(options: &PublishOptions, payload: &Payload, badge: Option<u32>, ttl:
         _ if payload.is_read() => Some("NORMAL"),
         Ok(Some(Priority::High)) => Some("HIGH"),
         Ok(Some(Priority::Normal)) => Some("NORMAL"),
-        _ => None,
+        // Data alone does not wake the device by default.
+        _ => payload.is_encrypted().then_some("HIGH"),
     };
     android.extend(priority.map(|priority| ("priority".into(), priority.into())));
     android.extend(payload.call().map(|call| ("collapse_key".into(), collapse_key(call.sid()).into())));
