@@ -264,3 +264,223 @@ fn seal(key: &[u8; 16], nonce: [u8; 12], mut text: Vec<u8>) -> Result<Vec<u8>, U
     key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut text)?;
     Ok(text)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use pushlark_model::{Algorithm, PublishOptions, Registration};
+    use serde_json::json;
+
+    use super::*;
+
+    const KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+    fn with_text(text: &str) -> Payload {
+        Payload::default()
+            .with(Payload::MESSAGE_COUNT, "3")
+            .with(Payload::LAST_MESSAGE_SENDER, "finch@example.org")
+            .with(Payload::LAST_MESSAGE_BODY, text)
+    }
+
+    /// Calls `test` with the payload as the gateway gets it.
+    fn hidden<T>(
+        plain: &Payload,
+        options: &[(&str, &str)],
+        max_size: Option<u32>,
+        is_group: bool,
+        test: impl FnOnce(Notification<'_>) -> T,
+    ) -> T {
+        let user = BareJid::new("wren@example.com").unwrap();
+        let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let options = PublishOptions::new(options).unwrap();
+        let encryption = Some(Box::new(Encryption { alg: Algorithm::Aes128Gcm, key: KEY, max_size }));
+        let registration = Registration { encryption, ..Registration::new(user.clone(), "n".into(), options, 0) };
+        let notification = Notification { is_group, ..Notification::for_test(&user, &registration, plain) };
+        let placeholders = Placeholders { message: "New message".into(), call: "Incoming call".into() };
+        let ringing = || Ringing::with_alerts(&registration.options);
+        test(HiddenNotification::of(&notification, ringing, &placeholders).unwrap().notification())
+    }
+
+    fn fields(payload: &Payload) -> Vec<u8> {
+        let fields: Map<_, _> = payload.fields().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        Value::from(fields).to_string().into_bytes()
+    }
+
+    /// Decrypts a payload within `limit` bytes. Returns its length, that of the ciphertext in base64, and the JSON.
+    fn opened(payload: GatewayPayload<'_>, limit: usize) -> Result<(usize, usize, Value), TruncateError> {
+        let GatewayPayload::Encrypted(payload) = payload else { panic!("{payload:?}") };
+        let built = payload.within(limit, fields)?;
+        let fields: Value = serde_json::from_slice(&built).unwrap();
+        let text = |name: &str| fields[name].as_str().unwrap();
+        let mut ciphertext = BASE64_STANDARD.decode(text("encrypted")).unwrap();
+        let nonce = BASE64_STANDARD.decode(text("iv")).unwrap().try_into().unwrap();
+        let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &KEY).unwrap());
+        let json = key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut ciphertext).unwrap();
+        Ok((built.len(), text("encrypted").len(), serde_json::from_slice(json).unwrap()))
+    }
+
+    /// The results are those of Python's `cryptography`.
+    #[test]
+    fn texts_are_encrypted_as_other_implementations_do() {
+        let nonce = [0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xab];
+        for (text, expected) in [
+            ("", "/O5pHSLHebOhptiid1BwZQ=="),
+            (
+                r#"{"unread":3,"sender":"finch@example.org","type":"chat","message":"lunch? 🍲"}"#,
+                "0aRN1QzsUm6oQoYsZGHVDjeLUSq5NVvGS3MZ2yf17sXqzyAfYJiLT1P8lr3fvivqnjckKEejus/vU/25hAJhX8sT36cFFfn98OMQP+sLOFiDUNWpIJ3WvolovWk0MYI=",
+            ),
+        ] {
+            assert_eq!(BASE64_STANDARD.encode(seal(&KEY, nonce, text.into()).unwrap()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_device_gets_json_of_one_of_three_types() {
+        let of = |fields: &[(&'static str, &str)]| {
+            fields.iter().fold(Payload::default(), |payload, (name, value)| payload.with(*name, *value))
+        };
+        let occupant = ("last-message-sender", "room@muc.example.com/Zoë");
+        let call = [("type", "jmi"), ("jmi-sid", "c1"), ("jmi-from", "finch@example.org/pc")];
+        for (payload, is_group, expected) in [
+            (
+                with_text("lunch?"),
+                false,
+                json!({"unread": 3, "sender": "finch@example.org", "type": "chat", "message": "lunch?"}),
+            ),
+            (
+                of(&[occupant, ("last-message-body", "Hi")]),
+                true,
+                json!({"unread": 1, "sender": "room@muc.example.com", "type": "groupchat", "message": "Hi",
+                    "nickname": "Zoë"}),
+            ),
+            (
+                of(&[occupant, ("last-message-body", "Hi")]),
+                false,
+                json!({"unread": 1, "sender": "room@muc.example.com", "type": "chat", "message": "Hi",
+                    "nickname": "Zoë"}),
+            ),
+            (
+                of(&call),
+                false,
+                json!({"unread": 1, "sender": "finch@example.org/pc", "type": "call", "sid": "c1", "media": []}),
+            ),
+            (
+                of(&[&call[..], &[("jmi-media", "audio,video")]].concat()),
+                false,
+                json!({"unread": 1, "sender": "finch@example.org/pc", "type": "call", "sid": "c1",
+                    "media": ["audio", "video"]}),
+            ),
+            (
+                of(&[("type", "jmi-end"), ("jmi-sid", "c1")]),
+                false,
+                json!({"unread": 1, "sender": "example.com", "type": "call", "sid": "c1"}),
+            ),
+            (
+                of(&[
+                    ("pending-subscription-count", "1"),
+                    ("pending-subscription-from", "finch@example.org"),
+                    ("last-message-sender", "finch@example.org"),
+                    ("last-message-body", "Contact request"),
+                ]),
+                false,
+                json!({"unread": 1, "sender": "finch@example.org", "type": "chat", "message": "Contact request"}),
+            ),
+            // The settings leave the sender out, or a plugin replaced it.
+            (
+                of(&[("message-count", "2"), ("last-message-body", "New message")]),
+                true,
+                json!({"unread": 2, "sender": "example.com", "type": "chat", "message": "New message"}),
+            ),
+            (
+                of(&[
+                    ("message-count", "many"),
+                    ("last-message-sender", "@"),
+                    ("sender", "x"),
+                    ("room", "r@x"),
+                    ("type", "y"),
+                ]),
+                false,
+                json!({"unread": 1, "sender": "example.com", "type": "chat", "room": "r@x"}),
+            ),
+        ] {
+            let (_, _, json) =
+                hidden(&payload, &[], None, is_group, |notification| opened(notification.payload, 4_096)).unwrap();
+            assert_eq!(json, expected, "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn the_text_is_cut_so_that_the_ciphertext_fits() {
+        for text in ["x".repeat(10_000), "👨\u{200d}👩\u{200d}👧\u{200d}👦".repeat(400), "\"\u{1}€".repeat(3_000)]
+        {
+            for max_size in [None, Some(0x7fff_ffff), Some(2_801), Some(1_000), Some(155)] {
+                for limit in [usize::MAX, 4_096, 2_600, 500] {
+                    let plain = with_text(&text);
+                    let of = |notification: Notification<'_>| opened(notification.payload, limit);
+                    let (bytes, ciphertext, json) = hidden(&plain, &[], max_size, false, of).unwrap();
+                    let max_size = max_size.map_or(DEFAULT_MAX_SIZE, |size| usize::try_from(size).unwrap());
+                    assert!(bytes <= limit && ciphertext <= max_size, "{bytes} {ciphertext} {max_size} {limit}");
+                    let message = json["message"].as_str().unwrap();
+                    assert!(text.starts_with(message.strip_suffix('…').unwrap_or(message)));
+                    // No more than a grapheme and the padding of base64 is wasted.
+                    let is_full = ciphertext + 48 > max_size || bytes + 48 > limit || *message == *text;
+                    assert!(is_full, "{bytes} {ciphertext} {max_size} {limit}");
+                }
+            }
+        }
+        let too_small = |max_size, limit| {
+            hidden(&with_text("Hi"), &[], max_size, false, |notification| opened(notification.payload, limit))
+        };
+        assert!(matches!(too_small(Some(100), 4_096), Err(TruncateError::TooLarge { .. })));
+        assert!(matches!(too_small(None, 100), Err(TruncateError::TooLarge { .. })));
+        assert!(matches!(too_small(Some(0), 0), Err(TruncateError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn each_request_has_its_own_nonce() {
+        hidden(&with_text("Hi"), &[], None, false, |notification| {
+            let GatewayPayload::Encrypted(payload) = notification.payload else { panic!() };
+            let iv = |_| {
+                let fields: Value = serde_json::from_slice(&payload.within(4_096, fields).unwrap()).unwrap();
+                [&fields["iv"], &fields["encrypted"]].map(|field| field.as_str().unwrap().to_owned())
+            };
+            let seen: std::collections::HashSet<_> = (0..100).flat_map(iv).collect();
+            assert_eq!(seen.len(), 200);
+        });
+    }
+
+    #[test]
+    fn gateways_get_a_placeholder_for_apns_alone() {
+        let apns = [("service", "apns"), ("device_id", "d")];
+        let call = Payload::default().with(Payload::TYPE, Payload::CALL).with(Payload::CALL_SID, "secret-sid");
+        let call = call.with(Payload::CALL_FROM, "finch@example.org/pc");
+        for (payload, options, expected) in [
+            (with_text("lunch?"), &apns[..], json!({"last-message-body": "New message", "message-count": "3"})),
+            (with_text("lunch?"), &[&apns[..], &[("silent", "true")]].concat(), json!({})),
+            (with_text("lunch?"), &[("service", "fcm")], json!({})),
+            (call.clone(), &apns[..], json!({"last-message-body": "Incoming call", "type": "voip"})),
+            (call.clone(), &[&apns[..], &[("topic", "x.voip")]].concat(), json!({"type": "voip"})),
+            (call, &[], json!({"type": "voip"})),
+        ] {
+            hidden(&payload, options, None, false, |notification| {
+                let mut shown: Value = serde_json::from_slice(&fields(&notification.payload)).unwrap();
+                for name in ["account", "encrypted", "iv"] {
+                    assert!(shown.as_object_mut().unwrap().remove(name).is_some());
+                }
+                assert_eq!(shown, expected, "{options:?}");
+                assert!(!format!("{:?}", notification.payload).contains("finch"));
+                assert!(!notification.thread().contains("example"));
+            });
+        }
+    }
+
+    #[test]
+    fn the_news_that_a_conversation_was_read_does_not_name_it() {
+        let read = Payload::default().with(Payload::TYPE, Payload::READ).with(Payload::MESSAGE_COUNT, "0");
+        let read = read.with(Payload::CONVERSATION, "wren@example.com");
+        hidden(&read, &[], None, false, |notification| {
+            assert!(notification.payload.is_read() && !notification.payload.is_encrypted());
+            assert_eq!(notification.payload.get(Payload::CONVERSATION), Some(notification.thread().as_str()));
+        });
+    }
+}

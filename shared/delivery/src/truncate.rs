@@ -160,7 +160,7 @@ mod tests {
         let shrunk = |sent, other: usize, text: usize| {
             let payload = Payload::default().with("other", "x".repeat(other));
             let payload = payload.with(Payload::LAST_MESSAGE_BODY, "x".repeat(text));
-            shrink(sent, &payload, build).map(|bytes| bytes.len())
+            shrink(sent, (&payload).into(), build).map(|bytes| bytes.len())
         };
         let rest = build(&Payload::default().with("other", "").with(Payload::LAST_MESSAGE_BODY, "")).len();
         assert_eq!(shrunk(4_096, 0, 100_000), Some(2_048));
