@@ -13,7 +13,7 @@ use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_xmpp::{BareJid, Jid, parse_jid};
 use serde_json::{Map, Value};
 
-use crate::notification::{Notification, thread};
+use crate::notification::Notification;
 use crate::ringing::Ringing;
 use crate::truncate::{TruncateError, truncate_text};
 
@@ -62,6 +62,7 @@ pub struct EncryptedPayload<'n> {
 /// A notification without the plain text of an encrypted one, which gateways get in place of it.
 pub struct HiddenNotification<'n> {
     notification: Notification<'n>,
+    message_id: String,
     payload: HiddenPayload<'n>,
     presentation: Option<Presentation>,
 }
@@ -132,7 +133,9 @@ impl<'n> HiddenNotification<'n> {
         };
         // The title may name the sender.
         let presentation = notification.presentation.map(|shown| Presentation { title: None, ..shown.clone() });
-        Some(Self { notification: *notification, payload, presentation })
+        // The id may begin with the JID of a room or of a contact.
+        let message_id = notification.hash(&[user.as_str(), notification.message_id], 43);
+        Some(Self { notification: *notification, message_id, payload, presentation })
     }
 
     /// Returns the notification for the gateway.
@@ -141,15 +144,16 @@ impl<'n> HiddenNotification<'n> {
             HiddenPayload::Encrypted(payload) => GatewayPayload::Encrypted(payload),
             HiddenPayload::Readable(payload) => GatewayPayload::Readable(payload),
         };
-        Notification { payload, presentation: self.presentation.as_ref(), ..self.notification }
+        let (message_id, presentation) = (self.message_id.as_str(), self.presentation.as_ref());
+        Notification { message_id, payload, presentation, ..self.notification }
     }
 }
 
 /// Returns the payload of the news that a conversation was read. It has no content, and names the conversation as the
 /// alerts of an encrypted registration do.
 fn read(notification: &Notification<'_>, payload: &Payload) -> Payload {
-    let conversation = thread(notification.user, notification.conversation, false);
-    let read = Payload::default().with(Payload::TYPE, Payload::READ).with(Payload::CONVERSATION, conversation);
+    let read = Payload::default().with(Payload::TYPE, Payload::READ);
+    let read = read.with(Payload::CONVERSATION, notification.thread());
     let count = payload.get(Payload::MESSAGE_COUNT);
     count.into_iter().fold(read, |read, count| read.with(Payload::MESSAGE_COUNT, count))
 }
@@ -463,6 +467,7 @@ mod tests {
             (call, &[], json!({"type": "voip"})),
         ] {
             hidden(&payload, options, None, false, |notification| {
+                assert_ne!(notification.message_id, "m");
                 let mut shown: Value = serde_json::from_slice(&fields(&notification.payload)).unwrap();
                 for name in ["account", "encrypted", "iv"] {
                     assert!(shown.as_object_mut().unwrap().remove(name).is_some());

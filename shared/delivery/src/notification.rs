@@ -79,7 +79,7 @@ impl<'n> Notification<'n> {
     /// Returns an id of this notification, the same at every retry: `length` characters of base64url (at most 43).
     pub(crate) fn id(&self, length: usize) -> String {
         let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
-        hash(&[self.user.as_str(), jid, self.message_id, node], length)
+        self.hash(&[self.user.as_str(), jid, self.message_id, node], length)
     }
 
     /// Returns the id under which a push service keeps one notification for the device: `length` characters of base64url
@@ -88,9 +88,9 @@ impl<'n> Notification<'n> {
     pub(crate) fn collapse_id(&self, length: usize) -> String {
         let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
         match self.payload.call() {
-            Some(call) => hash(&[self.user.as_str(), jid, "call", call.sid(), node], length),
+            Some(call) => self.hash(&[self.user.as_str(), jid, "call", call.sid(), node], length),
             None if self.payload.is_read() => {
-                hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, Payload::READ], length)
+                self.hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, Payload::READ], length)
             }
             None => self.id(length),
         }
@@ -100,7 +100,17 @@ impl<'n> Notification<'n> {
     pub(crate) fn thread(&self) -> String {
         let names_sender =
             self.payload.get(Payload::LAST_MESSAGE_SENDER).is_some() || self.payload.get(Payload::CALL_FROM).is_some();
-        thread(self.user, self.conversation, names_sender)
+        match self.registration.encryption {
+            Some(_) => self.hash(&[self.user.as_str(), self.conversation.as_str()], 22),
+            None => thread(self.user, self.conversation, names_sender),
+        }
+    }
+
+    /// Returns a hash of texts: `length` characters of base64url. If the registration has a key, nobody without it can
+    /// guess the texts.
+    pub(crate) fn hash(&self, parts: &[&str], length: usize) -> String {
+        let key = self.registration.encryption.iter().map(|encryption| &encryption.key[..]);
+        hash(key.chain(parts.iter().map(|part| part.as_bytes())), length)
     }
 }
 
@@ -109,10 +119,10 @@ pub fn thread(user: &BareJid, conversation: &BareJid, names_sender: bool) -> Str
     if names_sender {
         return conversation.to_string();
     }
-    hash(&[user.as_str(), conversation.as_str()], 22)
+    hash([user.as_str(), conversation.as_str()].map(str::as_bytes), 22)
 }
 
-fn hash(parts: &[&str], length: usize) -> String {
+fn hash<'p>(parts: impl IntoIterator<Item = &'p [u8]>, length: usize) -> String {
     let mut digest = Sha256::new();
     for part in parts {
         digest.update(part.len().to_be_bytes());

@@ -4,7 +4,7 @@
 //!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
 //! - Decisions: [`badges`], [`calls`], [`clear_when_read`], [`contact_requests`], [`custom_plugins`],
 //!   [`message_kinds`], [`notification_content`], [`read_marks`], [`senders`], [`sessions`], [`unread_counts`].
-//! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
+//! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`], [`providers`], [`real_pubsub`],
 //!   [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
 //!   [`scale`], [`throughput`], [`upgrade`].
@@ -27,6 +27,7 @@ mod devices;
 mod documentation;
 mod dynamodb_calls;
 mod enable_disable;
+mod encryption;
 mod events;
 mod explain;
 mod fcm;
