@@ -224,6 +224,12 @@ fn body(
         let is_refused =
             |name| name == Payload::TYPE && options.is_apns() && !options.is_push_kit() && !payload.is_encrypted();
         content.data.retain(|(name, _)| *name != Payload::CALL_MEDIA && !is_refused(*name));
+        // MongoosePush uses PushKit for this type alone.
+        for (name, value) in &mut content.data {
+            if *name == Payload::TYPE && options.is_push_kit() {
+                *value = Payload::CALL;
+            }
+        }
         // MongoosePush knows calls, and sends them at once and for a short time, unless the request has other values. It
         // does not know their end, nor encrypted ones.
         let is_known = matches!(call, CallSignal::Ring(_)) && !payload.is_encrypted();

@@ -246,8 +246,19 @@ async fn mongoosepush_gets_a_placeholder_for_apns_and_data() {
     enable(&pushlark, "iphone", json!({"service": "apns", "device_id": canary("iphone")}), None).await;
     let events = events();
     send(&pushlark, &events).await;
+    // One more device, since calls are no alerts beside PushKit.
+    let push_kit = json!({"service": "apns", "device_id": canary("voip"), "topic": "com.example.chat.voip"});
+    enable(&pushlark, "voip", push_kit, None).await;
+    pushlark.event(Event::stanza(BOB, &stanza::jingle("propose"))).await;
+    pushlark.settled().await;
+    let request = assert_hidden(&gateway).into_iter().find(|request| request.device == "voip").unwrap().json();
+    assert_eq!(decrypted([&request["data"]])[0]["sid"], "c1");
+    assert_fields(&request["data"], json!({"type": "jmi"}));
+    assert_eq!(request.get("alert"), None);
     let of = |device: &str| -> Vec<Value> {
-        assert_hidden(&gateway).iter().filter(|request| request.device == device).map(Request::json).collect()
+        let requests = assert_hidden(&gateway);
+        let requests = requests.iter().filter(|request| request.device == device);
+        requests.take(events.len()).map(Request::json).collect()
     };
     let (androids, iphones) = (of("android"), of("iphone"));
     assert_eq!(decrypted(androids.iter().map(|request| &request["data"])), texts(&events));
