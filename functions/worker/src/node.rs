@@ -52,8 +52,12 @@ impl Worker {
         let ringing = publisher.ringing(&registration.options);
         // A node does not know the user's other devices.
         let others = OtherDevices::default();
-        let caller = payload.get(Payload::CALL_FROM).and_then(|caller| parse_jid(caller).ok());
-        let is_occupant = caller.is_some_and(|caller| self.sources.rooms.is_room(user, &caller));
+        let is_of_room = |name| {
+            let jid = payload.get(name).and_then(|jid| parse_jid(jid).ok());
+            jid.is_some_and(|jid| self.sources.rooms.is_room(user, &jid))
+        };
+        let is_occupant = is_of_room(Payload::CALL_FROM);
+        let is_group = is_of_room(Payload::LAST_MESSAGE_SENDER);
         let alert = CallAlert { text: &self.content_policy.call_placeholder, is_occupant };
         let payload = preferences::shown(payload.clone(), registration, &self.content_policy);
         let payload = match for_device(payload, registration, ringing, others, alert) {
@@ -82,10 +86,17 @@ impl Worker {
         let place = turn.join(registration);
         drop(turn);
         let conversation = push.conversation();
-        let (message_id, conversation, payload) = (attempt.id(), &conversation, &payload);
-        let (presentation, badge) = (None, None);
-        let notification =
-            Notification { message_id, user, conversation, registration, payload, presentation, badge, expires_at };
+        let notification = Notification {
+            message_id: attempt.id(),
+            user,
+            conversation: &conversation,
+            registration,
+            is_group,
+            payload: (&payload).into(),
+            presentation: None,
+            badge: None,
+            expires_at,
+        };
         let device = DeviceItem::PushNode { is_suspected };
         let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
         match self.publish(publish, batch.publish_cutoff).await {

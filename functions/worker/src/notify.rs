@@ -9,7 +9,7 @@ use pushlark_plugin::{Defaults, Event, EventKind, Plugin, Publication, Rule};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{Claimant, MAX_SESSIONS, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::BareJid;
+use pushlark_xmpp::{BareJid, MessageType};
 use tokio::time::{Instant, timeout_at};
 
 use crate::decision::{Decision, PlannedPublication, Reason, RecipientState, decide};
@@ -145,7 +145,8 @@ impl Worker {
                 user: &user,
                 conversation,
                 registration,
-                payload,
+                is_group: event.message.kind() == MessageType::Groupchat,
+                payload: payload.into(),
                 presentation,
                 badge,
                 expires_at,

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use pushlark_events::{Sender, Sources};
-use pushlark_model::{Payload, PublishOptions, PublishOptionsError, Registration};
+use pushlark_model::{EncryptedSubject, Payload, PublishOptions, PublishOptionsError, Registration};
 use pushlark_plugin::{ContentPolicy, Event, EventKind};
 use pushlark_queue::{
-    NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, Work, WorkKind,
+    EncryptedNotification, NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, Work,
+    WorkKind,
 };
 use pushlark_store::Claimant;
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, ns, parse_jid};
@@ -263,18 +264,24 @@ impl NodePush {
             node,
             owner,
             created_at,
-            options,
+            mut options,
             summary,
             background,
             preferences,
             encryption,
-            ..
+            encrypted,
         } = notification;
         let told = summary.iter().fold(Payload::default(), |payload, (name, value)| payload.with(name.clone(), value));
         let claim_id = call::published_claim_id(&told, &jid);
         let sender = [Payload::LAST_MESSAGE_SENDER, Payload::CALL_FROM, Payload::PENDING_SUBSCRIPTION_FROM];
         let sender = sender.iter().find_map(|name| Some(parse_jid(told.get(name)?).ok()?.to_bare()));
-        let payload = match payload(summary, content_policy) {
+        if encrypted.as_ref().is_some_and(|encrypted| encrypted.is_low) {
+            options.insert("priority".into(), "normal".into());
+        }
+        let encrypted = encrypted.map(|encrypted| passed_through(&owner, encrypted));
+        let payload = match encrypted.unwrap_or_else(|| payload(summary, content_policy)) {
+            // The device has the text.
+            payload if payload.is_encrypted() => payload,
             // A call needs no text.
             payload if payload.get(Payload::LAST_MESSAGE_BODY).is_some() || payload.call().is_some() => payload,
             // Push services refuse a notification that has neither a text nor data.
@@ -293,6 +300,14 @@ impl NodePush {
         let sender = sender.and_then(|sender| parse_jid(sender).ok());
         sender.map_or_else(|| self.registration.jid.clone(), |sender| sender.to_bare())
     }
+}
+
+/// Converts a notification to `owner` that another server has encrypted for the device.
+fn passed_through(owner: &BareJid, encrypted: EncryptedNotification) -> Payload {
+    let EncryptedNotification { ciphertext, iv, is_call, .. } = encrypted;
+    // The nonce is an id that the encrypted call has alone.
+    let subject = if is_call { EncryptedSubject::Call(iv.clone()) } else { EncryptedSubject::Message };
+    Payload::encrypted(owner, ciphertext, iv, subject)
 }
 
 /// Converts a summary. The text of contact requests without messages is that of a contact request.

@@ -45,7 +45,7 @@ impl<'n> Content<'n> {
         let is_silent = rings || options.silent().unwrap_or(false);
         let alert = if is_silent { None } else { Alert::new(notification) };
         let is_shown = |name| alert.is_some() && SUMMARY.contains(&name);
-        let data = payload.fields().filter(|(name, _)| !is_shown(name)).collect();
+        let data = payload.readable().fields().filter(|(name, _)| !is_shown(name)).collect();
         Self { alert, data }
     }
 
@@ -61,7 +61,7 @@ impl<'n> Content<'n> {
 
 impl<'n> Alert<'n> {
     fn new(notification: Notification<'n>) -> Option<Self> {
-        let payload = notification.payload;
+        let payload = notification.payload.readable();
         let sender = payload.get(Payload::LAST_MESSAGE_SENDER);
         let body = payload.get(Payload::LAST_MESSAGE_BODY)?;
         let has = |name| payload.get(name).is_some_and(|count| count.trim() != "0");

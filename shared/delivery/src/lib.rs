@@ -3,6 +3,7 @@
 mod content;
 mod destinations;
 mod direct;
+mod encrypted;
 mod gateway;
 mod health;
 mod http_client;
@@ -18,6 +19,7 @@ mod webhook;
 pub use destinations::{Destinations, DeviceError, Notice, RegistrationError, RouteError};
 pub use direct::provider::ProviderError;
 pub use direct::web_push::{EndpointError, SubscriptionError};
+pub use encrypted::GatewayPayload;
 pub use gateway::PushService;
 pub use notification::{Notification, asked_time_to_live, thread};
 pub use outcome::{Failure, FailureScope, Outcome};

@@ -70,7 +70,8 @@ impl MongoosePush {
         }
         let url = format!("{}{device_id}", self.endpoint);
         let remaining = notification.time_to_live();
-        let build = |payload: &Payload| body(service, Notification { payload, ..notification }, remaining);
+        let build =
+            |payload: &Payload| body(service, Notification { payload: payload.into(), ..notification }, remaining);
         let post = |body: Vec<u8>| self.post(&url, body);
         let is_too_large = |answer: &ProviderResponse| self.is_too_large(answer);
         match send_truncated(MAX_MONGOOSEPUSH_REQUEST_BYTES, notification.payload, build, post, is_too_large).await {
@@ -217,24 +218,37 @@ fn body(service: &str, notification: Notification<'_>, remaining: Duration) -> V
     let mut time_to_live = notification.asked_time_to_live().map(|time_to_live| time_to_live.as_secs());
     if let Some(call) = payload.call() {
         // Without PushKit, MongoosePush refuses the type of a call for APNs.
-        let is_refused = |name| name == Payload::TYPE && options.is_apns() && !options.is_push_kit();
+        let is_refused =
+            |name| name == Payload::TYPE && options.is_apns() && !options.is_push_kit() && !payload.is_encrypted();
         content.data.retain(|(name, _)| *name != Payload::CALL_MEDIA && !is_refused(*name));
-        // MongoosePush knows calls, and sends them at once and for a short time, unless the request has other values.
-        let is_end = matches!(call, CallSignal::End(_));
+        // MongoosePush uses PushKit for this type alone.
+        for (name, value) in &mut content.data {
+            if *name == Payload::TYPE && options.is_push_kit() {
+                *value = Payload::CALL;
+            }
+        }
+        // MongoosePush knows calls, and sends them at once and for a short time, unless the request has other values. It
+        // does not know their end, nor encrypted ones.
+        let is_known = matches!(call, CallSignal::Ring(_)) && !payload.is_encrypted();
         let is_background = options.is_apns() && !options.is_push_kit() && content.alert.is_none();
-        if (is_end || priority.is_some()) && !is_background {
+        if (!is_known || priority.is_some()) && !is_background {
             priority = Some(Priority::High);
         }
-        if is_end || time_to_live.is_some() {
+        if !is_known || time_to_live.is_some() {
             time_to_live = Some(remaining.as_secs());
         }
     }
+    // Data alone does not wake an Android device by default.
+    if payload.is_encrypted() && service == "fcm" {
+        priority = priority.or(Some(Priority::High));
+    }
+    let is_mutable = (payload.is_encrypted() && content.alert.is_some()).then_some(true);
     let body = MongoosePushRequest {
         service,
         mode: options.get("mode"),
         priority: priority.map(Priority::as_str),
         topic: options.get("topic"),
-        mutable_content: options.mutable_content().unwrap_or_default(),
+        mutable_content: is_mutable.or(options.mutable_content().unwrap_or_default()),
         time_to_live,
         data: content.data_with_count(),
         alert: content.alert.map(|alert| MongoosePushAlert {

@@ -13,6 +13,7 @@ use pushlark_xmpp::BareJid;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+use crate::encrypted::GatewayPayload;
 use crate::truncate::beginning;
 
 /// The characters that are percent-encoded in a path segment: all but the unreserved ones (RFC 3986, section 2.3).
@@ -32,8 +33,10 @@ pub struct Notification<'n> {
     pub conversation: &'n BareJid,
     /// The device's registration.
     pub registration: &'n Registration,
-    /// The fields to send to the device.
-    pub payload: &'n Payload,
+    /// Whether it is about a message of a room to its occupants.
+    pub is_group: bool,
+    /// The fields to send to the device. A publisher hides them from its gateway if the registration is encrypted.
+    pub payload: GatewayPayload<'n>,
     /// The presentation, if the operator's rule sets one.
     pub presentation: Option<&'n Presentation>,
     /// The number on the app's icon, if it is not the payload's `message-count`.
@@ -145,7 +148,7 @@ impl<'n> Notification<'n> {
     /// Returns an id of this notification, the same at every retry: `length` characters of base64url (at most 43).
     pub(crate) fn id(&self, length: usize) -> String {
         let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
-        hash(&[self.user.as_str(), jid, self.message_id, node], length)
+        self.hash(&[self.user.as_str(), jid, self.message_id, node], length)
     }
 
     /// Returns the id under which a push service keeps one notification for the device: `length` characters of base64url
@@ -155,12 +158,12 @@ impl<'n> Notification<'n> {
     pub(crate) fn collapse_id(&self, length: usize) -> String {
         let (jid, node) = (self.registration.jid.as_str(), self.registration.node.as_str());
         match self.payload.call() {
-            Some(call) => hash(&[self.user.as_str(), jid, "call", call.sid(), node], length),
+            Some(call) => self.hash(&[self.user.as_str(), jid, "call", call.sid(), node], length),
             None if self.payload.is_read() => {
-                hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, Payload::READ], length)
+                self.hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, Payload::READ], length)
             }
             None if self.collapse() == Some(Collapse::Conversation) => {
-                hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, "alert"], length)
+                self.hash(&[self.user.as_str(), jid, self.conversation.as_str(), node, "alert"], length)
             }
             None => self.id(length),
         }
@@ -170,7 +173,17 @@ impl<'n> Notification<'n> {
     pub(crate) fn thread(&self) -> String {
         let names_sender =
             self.payload.get(Payload::LAST_MESSAGE_SENDER).is_some() || self.payload.get(Payload::CALL_FROM).is_some();
-        thread(self.user, self.conversation, names_sender)
+        match self.registration.encryption {
+            Some(_) => self.hash(&[self.user.as_str(), self.conversation.as_str()], 22),
+            None => thread(self.user, self.conversation, names_sender),
+        }
+    }
+
+    /// Returns a hash of texts: `length` characters of base64url. If the registration has a key, nobody without it can
+    /// guess the texts.
+    pub(crate) fn hash(&self, parts: &[&str], length: usize) -> String {
+        let key = self.registration.encryption.iter().map(|encryption| &encryption.key[..]);
+        hash(key.chain(parts.iter().map(|part| part.as_bytes())), length)
     }
 }
 
@@ -186,10 +199,10 @@ pub fn thread(user: &BareJid, conversation: &BareJid, names_sender: bool) -> Str
     if names_sender {
         return conversation.to_string();
     }
-    hash(&[user.as_str(), conversation.as_str()], 22)
+    hash([user.as_str(), conversation.as_str()].map(str::as_bytes), 22)
 }
 
-fn hash(parts: &[&str], length: usize) -> String {
+fn hash<'p>(parts: impl IntoIterator<Item = &'p [u8]>, length: usize) -> String {
     let mut digest = Sha256::new();
     for part in parts {
         digest.update(part.len().to_be_bytes());
@@ -205,8 +218,9 @@ impl<'n> Notification<'n> {
     /// Returns a notification that expires in a minute.
     pub(crate) fn for_test(user: &'n BareJid, registration: &'n Registration, payload: &'n Payload) -> Self {
         let expires_at = OffsetDateTime::now_utc() + time::Duration::MINUTE;
-        let (presentation, badge) = (None, None);
-        Self { message_id: "m", user, conversation: user, registration, payload, presentation, badge, expires_at }
+        let (is_group, payload, presentation, badge) = (false, payload.into(), None, None);
+        let (message_id, conversation) = ("m", user);
+        Self { message_id, user, conversation, registration, is_group, payload, presentation, badge, expires_at }
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::destinations::{Destinations, PushServiceSetting};
 use crate::direct::Direct;
+use crate::encrypted::{HiddenNotification, Placeholders};
 use crate::gateway::{Gateway, PushService};
 use crate::health::{DeviceHash, Health};
 use crate::mongoosepush::MongoosePush;
@@ -22,6 +23,7 @@ use crate::webhook::{self, Webhook};
 /// Publishes the notifications for virtual hosts, or those for real PubSub hosts.
 pub struct Publisher {
     gateway: Box<dyn Gateway>,
+    placeholders: Placeholders,
     health: Health,
     timeout: Duration,
     disable_after: Option<u32>,
@@ -61,7 +63,8 @@ impl Publisher {
                 Box::new(Webhook::new(url.clone(), key, timeout))
             }
         };
-        Ok(Some(Self { gateway, health: Health::default(), timeout, disable_after, most_gone }))
+        let placeholders = Placeholders::from_environment(environment)?;
+        Ok(Some(Self { gateway, placeholders, health: Health::default(), timeout, disable_after, most_gone }))
     }
 
     /// Returns the publisher for real PubSub hosts; `None` without `PUBSUB_URL`.
@@ -78,11 +81,16 @@ impl Publisher {
         let servers = &destinations.pubsub_servers;
         let Some(pubsub) = PubSub::from_environment(servers, environment, timeout, aws)? else { return Ok(None) };
         let (gateway, health) = (Box::new(pubsub), Health::default());
-        Ok(Some(Self { gateway, health, timeout, disable_after, most_gone: None }))
+        let placeholders = Placeholders::from_environment(environment)?;
+        Ok(Some(Self { gateway, placeholders, health, timeout, disable_after, most_gone: None }))
     }
 
-    /// Publishes one notification, within `PUBLISH_TIMEOUT_MS`.
+    /// Publishes one notification, within `PUBLISH_TIMEOUT_MS`. The gateway does not get the plain text of an encrypted
+    /// one.
     pub async fn publish(&self, notification: &Notification<'_>) -> Verdict {
+        let ringing = || self.ringing(&notification.registration.options);
+        let hidden = HiddenNotification::of(notification, ringing, &self.placeholders);
+        let notification = &hidden.as_ref().map_or(*notification, HiddenNotification::notification);
         let deadline = Instant::now() + self.timeout;
         let late = || {
             let reason = format!("no answer within {} ms", self.timeout.as_millis());

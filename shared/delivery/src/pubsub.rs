@@ -6,22 +6,25 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::BoxFuture;
-use pushlark_model::Registration;
+use pushlark_model::{CallSignal, Payload, Registration};
 use pushlark_settings::catalogue::{PUBSUB_TOKEN, PUBSUB_WITHOUT_OPTIONS};
 use pushlark_settings::{
     Environment, HostPatterns, HttpUrl, RotatingSecret, Secret, SettingError, UrlError, by_domain, without_credentials,
 };
 use pushlark_xmpp::{
-    BareJid, DomainPart, Element, ErrorType, Iq, IqType, MAX_STANZA_BYTES, PublishNotification, StanzaError,
+    BareJid, DomainPart, Element, EncryptedContent, ErrorType, Iq, IqType, MAX_STANZA_BYTES, NotificationPriority,
+    ProposedCall, PublishNotification, PublishedContent, StanzaError,
 };
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode, Url};
 use uuid::Uuid;
 
+use crate::encrypted::GatewayPayload;
 use crate::gateway::{Gateway, PushService};
 use crate::http_client::{ClientKind, HttpClient, failure, named, unanswered};
 use crate::notification::Notification;
 use crate::outcome::{Failure, FailureScope, Outcome};
+use crate::truncate::truncate;
 
 /// The client of real PubSub services.
 pub struct PubSub {
@@ -68,7 +71,7 @@ impl PubSub {
 
     /// Publishes one notification to the registration's node, and waits for the answer of the PubSub service.
     async fn send(&self, notification: Notification<'_>) -> Outcome {
-        let Notification { user, registration, payload, .. } = notification;
+        let Notification { user, registration, .. } = notification;
         let Some(server) = self.servers.of(user) else {
             return Outcome::Refused(format!("there is no PUBSUB_URL for {}", user.domain()));
         };
@@ -77,7 +80,18 @@ impl PubSub {
             if self.without_options.has(user, &registration.jid) { &none } else { registration.options.fields() };
         let id = Uuid::now_v7().to_string();
         let (from, to, node) = (user.domain(), &registration.jid, registration.node.as_str());
-        let iq = PublishNotification { id: &id, from, to, node, options }.to_iq(payload.fields()).to_string();
+        let preferences = registration.preferences.as_deref();
+        let priority = preferences.filter(|preferences| preferences.priority).map(|_| priority(notification.payload));
+        let has_jingle = preferences.is_some_and(|preferences| preferences.jingle);
+        let build = |payload: &Payload| {
+            let content = content(payload, has_jingle);
+            PublishNotification { id: &id, from, to, node, content, priority, options }.to_iq().to_string().into_bytes()
+        };
+        // A summary is not truncated: the limit of the push service behind the node is unknown.
+        let iq = match truncate(usize::MAX, notification.payload, build) {
+            Ok(iq) => iq,
+            Err(unsendable) => return Outcome::Refused(unsendable.to_string()),
+        };
         let tokens = match self.tokens.current().await {
             Ok(tokens) => tokens,
             Err(error) => return Failure::from(error).into(),
@@ -97,7 +111,7 @@ impl PubSub {
         }
     }
 
-    async fn post(&self, server: &ChatServer, tokens: &Tokens, iq: &str) -> Result<Response, reqwest::Error> {
+    async fn post(&self, server: &ChatServer, tokens: &Tokens, iq: &[u8]) -> Result<Response, reqwest::Error> {
         let request = |client: &reqwest::Client| {
             let request = client.post(server.url.clone()).header(CONTENT_TYPE, "application/xmpp+xml");
             let request = match tokens.of(server) {
@@ -201,6 +215,32 @@ impl Tokens {
         let own = self.0.iter().find(|(domain, _)| *domain == server.domain);
         own.or_else(|| self.0.iter().find(|(domain, _)| domain.is_none())).map(|(_, token)| token.as_str())
     }
+}
+
+/// Returns the content of a published notification. `has_jingle` is whether the start of a call is an element, too.
+fn content(payload: &Payload, has_jingle: bool) -> PublishedContent<'_> {
+    let get = |name| payload.get(name).unwrap_or_default();
+    if payload.is_encrypted() {
+        let (ciphertext, iv) = (get(Payload::ENCRYPTED).to_owned(), get(Payload::IV).to_owned());
+        return PublishedContent::Encrypted(EncryptedContent { ciphertext, iv, is_call: payload.call().is_some() });
+    }
+    let mut fields: Vec<_> = payload.fields().collect();
+    let call = match payload.call() {
+        Some(CallSignal::Ring(sid)) if has_jingle => {
+            let media = get(Payload::CALL_MEDIA).split(',').filter(|media| !media.is_empty()).collect();
+            Some(ProposedCall { sid, media })
+        }
+        _ => None,
+    };
+    if let (Some(_), Some(caller)) = (&call, payload.get(Payload::CALL_FROM)) {
+        // The push services that know the element take the caller from this field.
+        fields.push((Payload::LAST_MESSAGE_SENDER, caller));
+    }
+    PublishedContent::Summary { fields, call }
+}
+
+fn priority(payload: GatewayPayload<'_>) -> NotificationPriority {
+    if payload.is_important() { NotificationPriority::High } else { NotificationPriority::Low }
 }
 
 /// Returns the outcome of a publish. Only an error of type `cancel` means that the node is gone (XEP-0357, section 7).

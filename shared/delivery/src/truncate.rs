@@ -3,6 +3,8 @@
 use pushlark_model::Payload;
 use unicode_segmentation::UnicodeSegmentation;
 
+use crate::encrypted::GatewayPayload;
+
 const ELLIPSIS: &str = "…";
 /// The largest notification, in bytes, for a push service that has refused a larger one: APNs, FCM and Web Push accept
 /// this size.
@@ -10,24 +12,45 @@ const LEAST_LIMIT: usize = 4_096;
 /// A text of at most this number of bytes is not the reason why a notification is too large.
 const LEAST_TEXT: usize = 64;
 
-/// A payload that exceeds the push service's limit even without its text. A retry does not help.
+/// A payload that cannot be sent. A retry does not help.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the payload has {bytes} bytes, {limit} are allowed")]
-pub struct TooLargeError {
-    bytes: usize,
+pub enum TruncateError {
+    /// It exceeds the push service's limit, or that of its encryption, even without its text.
+    #[error("the payload has {bytes} bytes, {limit} are allowed")]
+    TooLarge {
+        /// The length of the payload, in bytes.
+        bytes: usize,
+        /// The largest length.
+        limit: usize,
+    },
+    /// It cannot be encrypted for the device.
+    #[error("the payload cannot be encrypted")]
+    NotEncrypted,
+}
+
+/// Returns the request that `build` makes of `payload`, which is encrypted if it has to be. If it is longer than
+/// `limit` bytes, the message's text is truncated. `build` must write each field at most once.
+pub fn truncate(
     limit: usize,
+    payload: GatewayPayload<'_>,
+    build: impl Fn(&Payload) -> Vec<u8>,
+) -> Result<Vec<u8>, TruncateError> {
+    match payload {
+        GatewayPayload::Readable(payload) => truncate_text(limit, payload, build),
+        GatewayPayload::Encrypted(payload) => payload.within(limit, build),
+    }
 }
 
 /// Returns the JSON that `build` makes of `payload`. If it is longer than `limit` bytes, the message's text is
 /// truncated at a grapheme boundary. `build` must write the text exactly once.
-pub fn truncate(
+pub fn truncate_text(
     limit: usize,
     payload: &Payload,
     build: impl Fn(&Payload) -> Vec<u8>,
-) -> Result<Vec<u8>, TooLargeError> {
+) -> Result<Vec<u8>, TruncateError> {
     let built = build(payload);
     let Some(excess) = built.len().checked_sub(limit).filter(|excess| *excess > 0) else { return Ok(built) };
-    let too_large = TooLargeError { bytes: built.len(), limit };
+    let too_large = TruncateError::TooLarge { bytes: built.len(), limit };
     let text = payload.get(Payload::LAST_MESSAGE_BODY).unwrap_or_default();
     let Some(allowed) = json_length(text).checked_sub(excess + ELLIPSIS.len()) else { return Err(too_large) };
     let mut shortened = String::new();
@@ -47,11 +70,11 @@ pub fn truncate(
 /// as too large, it is sent once more with a shorter text. Fails if it is too large even without its text.
 pub async fn send_truncated<A, E, F: Future<Output = Result<A, E>>>(
     limit: usize,
-    payload: &Payload,
+    payload: GatewayPayload<'_>,
     build: impl Fn(&Payload) -> Vec<u8>,
     send: impl Fn(Vec<u8>) -> F,
     is_too_large: impl Fn(&A) -> bool,
-) -> Result<Result<A, E>, TooLargeError> {
+) -> Result<Result<A, E>, TruncateError> {
     let built = truncate(limit, payload, &build)?;
     let length = built.len();
     let answer = send(built).await;
@@ -65,9 +88,14 @@ pub async fn send_truncated<A, E, F: Future<Output = Result<A, E>>>(
 
 /// Returns a shorter notification after the push service refused one of `sent` bytes as too large: truncated to half of
 /// that, and to at most 4,096 bytes. `None` if the text is not the reason for the size.
-fn shrink(sent: usize, payload: &Payload, build: impl Fn(&Payload) -> Vec<u8>) -> Option<Vec<u8>> {
-    payload.get(Payload::LAST_MESSAGE_BODY)?;
-    let rest = build(&payload.clone().with(Payload::LAST_MESSAGE_BODY, "")).len();
+fn shrink(sent: usize, payload: GatewayPayload<'_>, build: impl Fn(&Payload) -> Vec<u8>) -> Option<Vec<u8>> {
+    let rest = match payload {
+        GatewayPayload::Readable(payload) => {
+            payload.get(Payload::LAST_MESSAGE_BODY)?;
+            build(&payload.clone().with(Payload::LAST_MESSAGE_BODY, "")).len()
+        }
+        GatewayPayload::Encrypted(payload) => payload.length_without_text(&build)?,
+    };
     let limit = (sent / 2).min(LEAST_LIMIT).max(rest + LEAST_TEXT);
     truncate(limit, payload, build).ok().filter(|built| built.len() < sent)
 }
@@ -101,9 +129,9 @@ mod tests {
         serde_json::to_vec(&fields).unwrap()
     }
 
-    fn truncated(limit: usize, text: &str) -> Result<(usize, String), TooLargeError> {
+    fn truncated(limit: usize, text: &str) -> Result<(usize, String), TruncateError> {
         let payload = Payload::default().with("from", "alice").with(Payload::LAST_MESSAGE_BODY, text);
-        truncate(limit, &payload, build).map(|bytes| {
+        truncate_text(limit, &payload, build).map(|bytes| {
             let fields: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
             (bytes.len(), fields[Payload::LAST_MESSAGE_BODY].as_str().unwrap().to_owned())
         })
@@ -141,14 +169,15 @@ mod tests {
         let shrunk = |sent, other: usize, text: usize| {
             let payload = Payload::default().with("other", "x".repeat(other));
             let payload = payload.with(Payload::LAST_MESSAGE_BODY, "x".repeat(text));
-            shrink(sent, &payload, build).map(|bytes| bytes.len())
+            shrink(sent, (&payload).into(), build).map(|bytes| bytes.len())
         };
         let rest = build(&Payload::default().with("other", "").with(Payload::LAST_MESSAGE_BODY, "")).len();
         assert_eq!(shrunk(4_096, 0, 100_000), Some(2_048));
         assert_eq!(shrunk(100_000 + rest, 0, 100_000), Some(LEAST_LIMIT));
         assert_eq!(shrunk(2_000 + rest, 1_500, 500), Some(rest + 1_500 + LEAST_TEXT));
         assert_eq!(shrunk(2_000 + rest, 2_000 - LEAST_TEXT, LEAST_TEXT), None, "the text is short");
-        assert_eq!(shrink(4_096, &Payload::default().with("other", "x".repeat(4_000)), build), None, "no text");
+        let without_text = Payload::default().with("other", "x".repeat(4_000));
+        assert_eq!(shrink(4_096, (&without_text).into(), build), None, "no text");
     }
 
     #[test]
@@ -162,7 +191,7 @@ mod tests {
 
     #[test]
     fn only_the_text_is_truncated() {
-        assert_eq!(truncated(41, "Hey").unwrap_err(), TooLargeError { bytes: 42, limit: 41 });
+        assert_eq!(truncated(41, "Hey").unwrap_err(), TruncateError::TooLarge { bytes: 42, limit: 41 });
         assert_eq!(
             truncated(10, &"x".repeat(100)).unwrap_err().to_string(),
             "the payload has 139 bytes, 10 are allowed"

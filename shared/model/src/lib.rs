@@ -13,7 +13,7 @@ mod time_zone;
 
 pub use encryption::{Algorithm, Encryption, MIN_ENCRYPTED_SIZE};
 pub use extensions::{Extensions, ExtensionsError, Strictness};
-pub use payload::{CallSignal, Payload};
+pub use payload::{CallSignal, EncryptedSubject, Payload};
 pub use preferences::{
     AllowedMessages, Day, Mute, Preferences, QuietHours, RoomPreference, Rooms, Show, UnknownSenders, WhileOnline,
 };

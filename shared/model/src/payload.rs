@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use pushlark_xmpp::BareJid;
+
 /// What a notification says of a call, with the id of the call's Jingle session (XEP-0353).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallSignal<'p> {
@@ -20,10 +22,23 @@ impl<'p> CallSignal<'p> {
     }
 }
 
-/// The ordered fields of a notification's form (XEP-0357, section 7; FORM_TYPE `urn:xmpp:push:summary`). Names are
-/// unique.
+/// The ordered fields of a notification's form (XEP-0357, section 7; FORM_TYPE `urn:xmpp:push:summary`), or of one that
+/// is encrypted for the device. Names are unique.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Payload(Vec<(Cow<'static, str>, String)>);
+pub struct Payload {
+    fields: Vec<(Cow<'static, str>, String)>,
+    /// The subject of the encrypted fields; `None` if the fields are plain text.
+    encrypted: Option<EncryptedSubject>,
+}
+
+/// The subject of an encrypted payload, on which the priority of the notification depends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EncryptedSubject {
+    /// A message, an invitation or a contact request.
+    Message,
+    /// A call or its end, with an id that both have. It must not be the id of the Jingle session.
+    Call(String),
+}
 
 impl Payload {
     /// The number of unread messages in the conversation, as a decimal.
@@ -65,19 +80,50 @@ impl Payload {
     /// The conversation that was read: the bare JID of the other user or of the room, or its hash.
     pub const CONVERSATION: &'static str = "conversation";
 
+    /// The bare JID of the user who is notified, in an encrypted payload.
+    pub const ACCOUNT: &'static str = "account";
+    /// The ciphertext and its tag, in base64 (`tigase:push:encrypt:0`).
+    pub const ENCRYPTED: &'static str = "encrypted";
+    /// The nonce of the ciphertext, in base64.
+    pub const IV: &'static str = "iv";
+    /// The type of an encrypted payload about a call.
+    pub const VOIP: &'static str = "voip";
+
+    /// Creates the payload of an encrypted notification to `account`: the ciphertext with its tag and the nonce, both in
+    /// base64.
+    pub fn encrypted(
+        account: &BareJid,
+        ciphertext: impl Into<String>,
+        iv: impl Into<String>,
+        subject: EncryptedSubject,
+    ) -> Self {
+        let payload = Self { fields: Vec::new(), encrypted: Some(subject.clone()) };
+        let payload = payload.with(Self::ACCOUNT, account.as_str());
+        let payload = payload.with(Self::ENCRYPTED, ciphertext).with(Self::IV, iv);
+        match subject {
+            EncryptedSubject::Message => payload,
+            EncryptedSubject::Call(_) => payload.with(Self::TYPE, Self::VOIP),
+        }
+    }
+
+    /// Returns whether the payload is encrypted. A plain payload is not, even if it has fields of these names.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted.is_some()
+    }
+
     /// Sets the value of a field; a new field becomes the last one.
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
         let (name, value) = (name.into(), value.into());
-        match self.0.iter_mut().find(|field| field.0 == name) {
+        match self.fields.iter_mut().find(|field| field.0 == name) {
             Some(field) => field.1 = value,
-            None => self.0.push((name, value)),
+            None => self.fields.push((name, value)),
         }
         self
     }
 
     /// Returns the value of a field.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|field| field.0 == name).map(|field| field.1.as_str())
+        self.fields.iter().find(|field| field.0 == name).map(|field| field.1.as_str())
     }
 
     /// Returns whether it says that a conversation was read on another device.
@@ -85,8 +131,14 @@ impl Payload {
         self.get(Self::TYPE) == Some(Self::READ) && self.get(Self::LAST_MESSAGE_BODY).is_none()
     }
 
-    /// Returns what the payload says of a call; `None` if it is about something else, or does not name the call.
+    /// Returns what the payload says of a call; `None` if it is about something else, or does not name the call. If the
+    /// payload is encrypted, the end of a call is the same as its start.
     pub fn call(&self) -> Option<CallSignal<'_>> {
+        match &self.encrypted {
+            Some(EncryptedSubject::Call(id)) => return Some(CallSignal::Ring(id)),
+            Some(EncryptedSubject::Message) => return None,
+            None => {}
+        }
         let sid = || self.get(Self::CALL_SID).filter(|sid| !sid.is_empty());
         match self.get(Self::TYPE)? {
             Self::CALL => sid().map(CallSignal::Ring),
@@ -97,6 +149,6 @@ impl Payload {
 
     /// Returns the names and values of the fields, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_ref(), value.as_str()))
+        self.fields.iter().map(|(name, value)| (name.as_ref(), value.as_str()))
     }
 }

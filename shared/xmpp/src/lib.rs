@@ -27,8 +27,8 @@ pub use invitation::{Invitation, InvitationKind};
 pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
 pub use message::{Message, MessageType, MixParticipant};
 pub use pubsub::{
-    AccessModel, Affiliation, GivenOptions, NodeConfig, PubSubRequest, PubSubRequestError, PublishModel,
-    PublishNotification, PublishedItem,
+    AccessModel, Affiliation, EncryptedContent, GivenOptions, NodeConfig, NotificationPriority, ProposedCall,
+    PubSubRequest, PubSubRequestError, PublishModel, PublishNotification, PublishedContent, PublishedItem,
 };
 pub use push::{Disable, Enable, EnableExtensions, MAX_NODE_BYTES, PushRequestError};
 pub use stanza::{Condition, ErrorType, InvalidStanzaError, Iq, IqType, Presence, PresenceType, StanzaError};

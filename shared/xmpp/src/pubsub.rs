@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use jid::{BareJid, DomainRef, Jid};
 
 use crate::address::parse_jid;
@@ -16,7 +18,7 @@ use crate::stanza::{Condition, Iq, IqType};
 const MAX_AFFILIATION_CHANGES: usize = 32;
 
 /// A notification for a node of a real PubSub service (XEP-0357, section 7).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct PublishNotification<'p> {
     /// The id of the IQ, which its answer repeats.
     pub id: &'p str,
@@ -26,15 +28,66 @@ pub struct PublishNotification<'p> {
     pub to: &'p BareJid,
     /// The name of the node at the service.
     pub node: &'p str,
+    /// The content of the notification.
+    pub content: PublishedContent<'p>,
+    /// The priority, if the device is to know it.
+    pub priority: Option<NotificationPriority>,
     /// The publish options. If there are none, `<publish-options/>` is omitted.
     pub options: &'p BTreeMap<String, String>,
 }
 
+/// The content of a published notification.
+#[derive(Debug)]
+pub enum PublishedContent<'p> {
+    /// A summary that the PubSub service can read.
+    Summary {
+        /// The names and values of the fields, in order.
+        fields: Vec<(&'p str, &'p str)>,
+        /// The call that starts, if it is published as an element, too (`tigase:push:jingle:0`).
+        call: Option<ProposedCall<'p>>,
+    },
+    /// A notification that only the device can read.
+    Encrypted(EncryptedContent),
+}
+
+/// A call that starts.
+#[derive(Debug)]
+pub struct ProposedCall<'p> {
+    /// The id of the Jingle session.
+    pub sid: &'p str,
+    /// The media, such as `audio`.
+    pub media: Vec<&'p str>,
+}
+
+/// A notification that only the device can read (`tigase:push:encrypt:0`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncryptedContent {
+    /// The ciphertext and its tag, in base64.
+    pub ciphertext: String,
+    /// The nonce, in base64.
+    pub iv: String,
+    /// Whether it is about a call: the attribute `type` is `voip`.
+    pub is_call: bool,
+}
+
 impl PublishNotification<'_> {
-    /// Returns the IQ. `summary` contains the names and values of the summary's fields, in order.
-    pub fn to_iq<'f>(&self, summary: impl Iterator<Item = (&'f str, &'f str)>) -> Element {
+    /// Returns the IQ.
+    pub fn to_iq(&self) -> Element {
         let pubsub = |name| Element::new(name, ns::PUBSUB);
-        let notification = Element::new("notification", ns::PUSH).with_child(form("submit", ns::PUSH_SUMMARY, summary));
+        let mut notification = Element::new("notification", ns::PUSH);
+        if let Some(priority) = self.priority {
+            notification =
+                notification.with_child(Element::new("priority", ns::PUSH_PRIORITY).with_text(priority.as_str()));
+        }
+        notification = match &self.content {
+            PublishedContent::Summary { fields, call } => {
+                let summary = form("submit", ns::PUSH_SUMMARY, fields.iter().copied());
+                call.iter().fold(notification.with_child(summary), |notification, call| {
+                    notification.with_child(call.to_element())
+                })
+            }
+            PublishedContent::Encrypted(encrypted) => notification.with_child(encrypted.to_element()),
+        };
         let publish = pubsub("publish").with_attribute("node", self.node);
         let publish = publish.with_child(pubsub("item").with_child(notification));
         let mut payload = pubsub("pubsub").with_child(publish);
@@ -49,6 +102,39 @@ impl PublishNotification<'_> {
             .with_attribute("from", self.from.as_str())
             .with_attribute("to", self.to.as_str())
             .with_child(payload)
+    }
+}
+
+impl ProposedCall<'_> {
+    fn to_element(&self) -> Element {
+        let jingle = |name| Element::new(name, ns::PUSH_JINGLE);
+        let element = jingle("jingle").with_attribute("action", "propose").with_attribute("sid", self.sid);
+        self.media.iter().fold(element, |element, media| element.with_child(jingle("media").with_text(*media)))
+    }
+}
+
+impl EncryptedContent {
+    const CALL: &str = "voip";
+
+    fn to_element(&self) -> Element {
+        let element = Element::new("encrypted", ns::PUSH_ENCRYPT).with_attribute("iv", self.iv.as_str());
+        let element = if self.is_call { element.with_attribute("type", Self::CALL) } else { element };
+        element.with_text(self.ciphertext.as_str())
+    }
+
+    /// Reads `<encrypted/>`. The base64 may have white space.
+    fn of(element: &Element) -> Result<Self, PubSubRequestError> {
+        let base64 = |name: &str, text: &str| {
+            let text: String = text.split_ascii_whitespace().collect();
+            let is_base64 = BASE64_STANDARD.decode(&text).is_ok_and(|bytes| !bytes.is_empty());
+            let refusal = || invalid(Condition::InvalidPayload, format!("the {name} of <encrypted/> is not base64"));
+            if is_base64 { Ok(text) } else { Err(refusal()) }
+        };
+        Ok(Self {
+            ciphertext: base64("text", &element.text())?,
+            iv: base64("iv", element.attribute("iv").unwrap_or_default())?,
+            is_call: element.attribute("type") == Some(Self::CALL),
+        })
     }
 }
 
@@ -132,6 +218,10 @@ pub struct PublishedItem {
     pub summary: Vec<(String, String)>,
     /// The names of the summary's fields without a value, or with a blank one.
     pub without_value: Vec<String>,
+    /// The encrypted notification, in place of a summary.
+    pub encrypted: Option<EncryptedContent>,
+    /// The priority (`tigase:push:priority:0`), if it has a known one.
+    pub priority: Option<NotificationPriority>,
 }
 
 /// A node's configuration, as far as it is given.
@@ -176,6 +266,16 @@ names! {
         Member = "member",
         /// Has no rights, even if the publish model is `open`.
         Outcast = "outcast",
+    }
+}
+
+names! {
+    /// The priority of a published notification (`tigase:push:priority:0`).
+    NotificationPriority {
+        /// It is about a text or a call.
+        High = "high",
+        /// The device may get it later.
+        Low = "low",
     }
 }
 
@@ -339,7 +439,12 @@ fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRe
         _ => return Err(invalid_payload("<item/> must have one child, <notification xmlns='urn:xmpp:push:0'/>")),
     };
     let mut published = PublishedItem { id: item.attribute("id").map(Into::into), ..PublishedItem::default() };
-    if let Some(x) = notification.child("x", ns::DATA_FORMS) {
+    let priority = notification.child("priority", ns::PUSH_PRIORITY);
+    published.priority = priority.and_then(|priority| NotificationPriority::of(priority.text().trim()));
+    if let Some(encrypted) = notification.child("encrypted", ns::PUSH_ENCRYPT) {
+        // A summary beside it would tell the push service what is encrypted.
+        published.encrypted = Some(EncryptedContent::of(encrypted)?);
+    } else if let Some(x) = notification.child("x", ns::DATA_FORMS) {
         let FormFields { form_type, with_value, mut without_value } = FormFields::of(x);
         if form_type.is_some_and(|form_type| form_type != ns::PUSH_SUMMARY) {
             return Err(invalid_payload("the notification's FORM_TYPE must be urn:xmpp:push:summary"));

@@ -5,8 +5,8 @@
 //! - Decisions: [`alert_interval`], [`badges`], [`calls`], [`clear_when_read`], [`contact_requests`], [`custom_plugins`],
 //!   [`message_kinds`], [`notification_content`], [`preferences_applied`], [`read_marks`], [`senders`], [`sessions`],
 //!   [`unread_counts`].
-//! - Push services: [`apns`], [`credentials`], [`delivery`], [`fcm`], [`mongoosepush`], [`presentation`],
-//!   [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
+//! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`],
+//!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
 //!   [`scale`], [`throughput`], [`upgrade`].
 //! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
@@ -30,6 +30,7 @@ mod documentation;
 mod dynamodb_calls;
 mod enable_disable;
 mod enable_extensions;
+mod encryption;
 mod events;
 mod explain;
 mod fcm;

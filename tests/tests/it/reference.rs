@@ -65,7 +65,7 @@ fn node() -> (String, PathBuf) {
 }
 
 /// Runs a check of `reference.py`. Returns its result, or its error output.
-fn reference(request: &Value) -> Result<Value, String> {
+pub fn reference(request: &Value) -> Result<Value, String> {
     let mut child = Command::new(python())
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/reference.py"))
         .stdin(Stdio::piped())

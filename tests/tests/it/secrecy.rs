@@ -12,7 +12,7 @@ use doubles::{
     Answer, Apns, Double, Fcm, Gateway, Hold, Subscriber, WebPush, apns_error, canary, contains_canary, fcm_error,
 };
 use local::{Options, Stack};
-use pushlark_model::Payload;
+use pushlark_model::{Algorithm, Encryption, Payload, Registration};
 use pushlark_plugin::{Event as PluginEvent, Plugin, Plugins, Rule};
 use pushlark_settings::Environment;
 use pushlark_webhooks::Key;
@@ -119,6 +119,30 @@ fn broken_messages() -> Vec<String> {
     broken.push(message("<body>canary</body>") + "canary");
     broken.push(message(&format!("<body>{}</body>", "canary".repeat(50_000))));
     broken
+}
+
+#[tokio::test]
+async fn no_key_leaks_from_an_encrypted_notification() {
+    let gateway = Gateway::mongoosepush().await;
+    let pushlark = Pushlark::with_settings([("MONGOOSEPUSH_URL", gateway.url.as_str())]).await;
+    let key = *b"canarycanary1234";
+    for (node, max_size) in [("sent", None), ("refused", None), ("too-small", Some(1))] {
+        let encryption = Encryption { alg: Algorithm::Aes128Gcm, key, max_size };
+        assert!(!format!("{encryption:?}").contains("99, 97"), "{encryption:?}");
+        let options = [("service", "fcm"), ("device_id", &canary(node))];
+        let encryption = Some(Box::new(encryption));
+        let registration = Registration { encryption, ..registration(node, &options, 1) };
+        pushlark.store().register(&BOB.parse().unwrap(), &registration, |_| false).await.unwrap();
+    }
+    gateway.device_answers("refused", Answer::json(400, &json!({"reason": "canary"})));
+    pushlark.message(BOB, TEXT).await;
+    pushlark.settled().await;
+    assert_eq!(gateway.requests().len(), 2);
+    let explained = pushlark.json("/explain", json!({"explain": [Event::message(BOB, "Hi")]})).await;
+    let listed = pushlark.listed(BOB).await;
+    for shown in [explained.body, json!(listed).to_string(), format!("{:?}", pushlark.registrations(BOB).await)] {
+        assert!(!shown.contains(&BASE64_STANDARD.encode(key)), "{shown}");
+    }
 }
 
 #[tokio::test]

@@ -102,7 +102,8 @@ impl Apns {
             )));
         }
         let thread = notification.thread();
-        let build = |payload: &Payload| body(Notification { payload, ..notification }, push_type, &thread);
+        let build =
+            |payload: &Payload| body(Notification { payload: payload.into(), ..notification }, push_type, &thread);
         let url = format!("{}/3/device/{token}", self.url(options));
         let expiration = match push_type {
             PushType::Voip => 0,
@@ -240,7 +241,7 @@ fn body(notification: Notification<'_>, push_type: PushType, thread: &str) -> Ve
             }
             aps.extend(alert.badge.map(|badge| ("badge".into(), badge.into())));
             aps.insert("thread-id".into(), thread.into());
-            if options.mutable_content() == Ok(Some(true)) {
+            if payload.is_encrypted() || options.mutable_content() == Ok(Some(true)) {
                 aps.insert("mutable-content".into(), 1.into());
             }
         }

@@ -102,7 +102,7 @@ impl Fcm {
             Err(unusable) => return Ok(Outcome::Refused(unusable.to_string())),
         };
         let ttl = notification.time_to_live().min(MAX_TIME_TO_LIVE).as_secs();
-        let build = |payload: &Payload| android(Notification { payload, ..notification }, ttl);
+        let build = |payload: &Payload| android(Notification { payload: payload.into(), ..notification }, ttl);
         let send = |android: Vec<u8>| async move { self.deliver(device_id, &android).await };
         match send_truncated(MAX_PAYLOAD_BYTES, notification.payload, build, send, is_too_large).await {
             Ok(Ok(answer)) => outcome(&answer),
@@ -246,7 +246,8 @@ fn android(notification: Notification<'_>, ttl: u64) -> Vec<u8> {
         _ if payload.is_read() => Some("NORMAL"),
         Some(Priority::High) => Some("HIGH"),
         Some(Priority::Normal) => Some("NORMAL"),
-        None => None,
+        // Data alone does not wake the device by default.
+        None => payload.is_encrypted().then_some("HIGH"),
     };
     android.extend(priority.map(|priority| ("priority".into(), priority.into())));
     android.extend(payload.call().map(|call| ("collapse_key".into(), collapse_key(call.sid()).into())));

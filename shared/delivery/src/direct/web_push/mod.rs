@@ -132,7 +132,7 @@ impl WebPush {
             Err(invalid) => return Ok(Outcome::Refused(invalid.to_string())),
         };
         let limit = subscription.max_plaintext();
-        let build = |payload: &Payload| text(Notification { payload, ..notification });
+        let build = |payload: &Payload| text(Notification { payload: payload.into(), ..notification });
         let text = match truncate(limit, notification.payload, build) {
             Ok(text) => text,
             Err(too_large) => return Ok(Outcome::Refused(too_large.to_string())),
