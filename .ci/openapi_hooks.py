@@ -99,10 +99,21 @@ def iqs(draw, *payloads, kind=st.just("set")):
     return element("iq", attributes, draw(st.one_of(*payloads)))
 
 
+extensions = [
+    "<muted xmlns='tigase:push:filter:muted:0'><item jid='a@b/c'/></muted>",
+    "<groupchat xmlns='tigase:push:filter:groupchat:0'><room jid='r@b' allow='mentioned' nick='Ü'/></groupchat>",
+    "<ignore-unknown xmlns='tigase:push:filter:ignore-unknown:0'/>",
+    "<encrypt xmlns='tigase:push:encrypt:0' alg='aes-128-gcm' max-size='2800'>AAECAwQFBgcICQoLDA0ODw==</encrypt>",
+    "<encrypt xmlns='tigase:push:encrypt:0'/>",
+    "<muted xmlns='tigase:push:filter:muted:1'/>",
+]
+
+
 @st.composite
 def commands(draw, name):
     attributes = {"xmlns": "urn:xmpp:push:0", "jid": draw(st.none() | jid), "node": draw(st.none() | text)}
     options = draw(st.just("") | st.dictionaries(text, text, max_size=4).map(form))
+    options += "".join(draw(st.lists(st.sampled_from(extensions), max_size=3)))
     return element(name, attributes, options if name == "enable" else "")
 
 
@@ -154,6 +165,7 @@ for name, strategy in {
     "user-session-jid": user_session,
     "webhook-id": st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=40),
     "domain": domain,
+    "time-zone": st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
     "localpart": localpart,
     "message-stanza": messages(),
     "stanza": messages() | presences(),

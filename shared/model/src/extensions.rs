@@ -95,7 +95,13 @@ impl Strictness {
 
 /// Reads preferences in JSON. What is ignored is a field, or an entry of a list.
 fn from_json(fields: Map<String, Value>, strictness: Strictness) -> Result<Preferences, String> {
-    let read = |fields: Map<String, Value>| read_value::<Preferences>("preferences", fields.into());
+    let read = |fields: Map<String, Value>| {
+        // Serde would also accept an array, with the fields' values in order.
+        if let Some(name) = fields.iter().find(|(_, value)| has_array(value)).map(|(name, _)| name) {
+            return Err(format!("preferences.{name}: expected a list of objects"));
+        }
+        read_value::<Preferences>("preferences", fields.into())
+    };
     let Value::Object(mut fields) = without_nulls(fields.into()) else { return Ok(Preferences::default()) };
     if strictness == Strictness::Lenient {
         let is_understood = |name: &str, value: Value| read(Map::from_iter([(name.to_owned(), value)])).is_ok();
@@ -107,6 +113,10 @@ fn from_json(fields: Map<String, Value>, strictness: Strictness) -> Result<Prefe
         });
     }
     read(fields)
+}
+
+fn has_array(list: &Value) -> bool {
+    list.as_array().is_some_and(|entries| entries.iter().any(Value::is_array))
 }
 
 /// Removes all fields that are null, which count as missing.
@@ -331,6 +341,8 @@ mod tests {
             (json!({"mute": [{"jid": "a@b", "calls": "yes"}]}), rule("mute[0].calls: expected a boolean")),
             (json!({"mute": [null]}), rule("mute[0]: expected an object")),
             (json!({"rooms": "mentioned"}), rule("rooms: expected always, mentions, never or a list of rooms")),
+            (json!({"mute": [["a@b"]]}), rule("mute: expected a list of objects")),
+            (json!({"rooms": [["r@muc", "always"]]}), rule("rooms: expected a list of objects")),
             (json!({"rooms": 5}), rule("rooms: expected always, mentions, never or a list of rooms")),
             (json!({"rooms": {}}), rule("rooms: expected always, mentions, never or a list of rooms")),
             (json!({"rooms": [{"jid": "r@muc"}]}), rule("rooms[0]: missing field `allow`")),
