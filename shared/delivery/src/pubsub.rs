@@ -232,7 +232,9 @@ fn content(payload: &Payload, has_jingle: bool) -> PublishedContent<'_> {
         }
         _ => None,
     };
-    if let (Some(_), Some(caller)) = (&call, payload.get(Payload::CALL_FROM)) {
+    if let (Some(_), Some(caller), None) =
+        (&call, payload.get(Payload::CALL_FROM), payload.get(Payload::LAST_MESSAGE_SENDER))
+    {
         // The push services that know the element take the caller from this field.
         fields.push((Payload::LAST_MESSAGE_SENDER, caller));
     }

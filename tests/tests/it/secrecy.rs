@@ -134,7 +134,7 @@ async fn no_key_leaks_from_an_encrypted_notification() {
         let registration = Registration { encryption, ..registration(node, &options, 1) };
         pushlark.store().register(&BOB.parse().unwrap(), &registration, |_| false).await.unwrap();
     }
-    gateway.device_answers("refused", Answer::json(400, &json!({"reason": "canary"})));
+    gateway.device_answers("refused", Answer::json(400, &json!({"reason": "invalid_request"})));
     pushlark.message(BOB, TEXT).await;
     pushlark.settled().await;
     assert_eq!(gateway.requests().len(), 2);
