@@ -1,6 +1,7 @@
 //! Quiet bursts: the setting `ALERT_INTERVAL`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use doubles::{Answer, Gateway, Rest, Subscriber};
@@ -12,9 +13,10 @@ use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
 use tests::{
     ALICE, BOB, BOBS_PHONE, CAROL, CallCounter, Event, IPHONE, IsolatedWorker, Providers, PushRequest, Pushlark,
-    ROOM_OCCUPANT, Work, eventually, registration, stanza,
+    ROOM_OCCUPANT, TEST_TIMEOUT, Work, eventually, registration, stanza,
 };
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::presentation::plugins;
 
@@ -195,15 +197,40 @@ fn accepted(push_service: &Gateway, device: &str) -> Vec<(String, bool)> {
     push_service.accepted(device).iter().map(of).collect()
 }
 
-#[tokio::test]
-async fn a_retry_of_the_message_that_makes_the_sound_makes_it() {
+/// Starts a worker with a double of MongoosePush.
+async fn with_push_service() -> (IsolatedWorker, Gateway) {
     let push_service = Gateway::mongoosepush().await;
     let pushlark = with_phone(&[("MONGOOSEPUSH_URL", push_service.url.as_str())]).await;
-    let isolated = IsolatedWorker::beside(pushlark).await;
-    let message = |id: &str| {
-        let stanza = stanza::chat(&format!("<body>canary {id}</body>"));
-        Work::message(&[BOB]).id(id).message_field("stanza", stanza)
-    };
+    (IsolatedWorker::beside(pushlark).await, push_service)
+}
+
+/// Returns a message to Bob with this id, which is in its text.
+fn message(id: &str) -> Work {
+    let stanza = stanza::chat(&format!("<body>canary {id}</body>"));
+    Work::message(&[BOB]).id(id).message_field("stanza", stanza)
+}
+
+#[tokio::test]
+async fn a_message_that_sqs_delivers_again_after_a_crash_makes_its_sound() {
+    let (isolated, push_service) = with_push_service().await;
+    push_service.hold(TEST_TIMEOUT);
+    let batch = isolated.batch(&[message("m1")]).await;
+    let worker = Arc::clone(&isolated.worker);
+    let first = batch.clone();
+    let crashing = tokio::spawn(async move { worker.handle(first, Instant::now() + TEST_TIMEOUT).await });
+    eventually("the first try", async || (push_service.arrived() == 1).then_some(())).await;
+    crashing.abort();
+    assert!(crashing.await.is_err());
+    push_service.hold(Duration::ZERO);
+    isolated.fresh_worker().handle(batch, Instant::now() + TEST_TIMEOUT).await;
+    assert_eq!(push_service.arrived(), 2);
+    let accepted = accepted(&push_service, "phone");
+    assert!(!accepted.is_empty() && accepted.iter().all(|(_, has_sound)| *has_sound), "{accepted:?}");
+}
+
+#[tokio::test]
+async fn a_retry_of_the_message_that_makes_the_sound_makes_it() {
+    let (isolated, push_service) = with_push_service().await;
     push_service.device_answers_next("phone", Answer::json(503, &json!({})));
     let batch = isolated.batch(&[message("m1"), message("m2")]).await;
     isolated.handle_all(batch).await;
