@@ -177,7 +177,7 @@ pub fn decide<'w>(
     let RecipientState { recipient, exceptions, .. } = &known;
     let mut registrations = snapshot.registrations.clone();
     // Calls do not depend on the user's presence.
-    if !exceptions.notified.is_empty() && payload.call().is_none() {
+    if !exceptions.notified.is_empty() && event.message.call().is_none() {
         let (notified, others) = registrations.into_iter().partition(|one| exceptions.notified.contains(one));
         choose(&WhileOnlineExceptions::inactive(recipient), payload.clone(), notified);
         registrations = others;
