@@ -59,8 +59,7 @@ impl Extensions {
         strictness: Strictness,
     ) -> Result<Self, ExtensionsError> {
         let (preferences, encryption) = match given {
-            EnableExtensions::Json { preferences: None, encrypt: None } => return Ok(Self::default()),
-            EnableExtensions::Tigase { away: None, elements } if elements.is_empty() => return Ok(Self::default()),
+            EnableExtensions::None => return Ok(Self::default()),
             EnableExtensions::Json { preferences, encrypt } => {
                 let encryption = encrypt.map(|fields| read_value("encrypt", without_nulls(fields.into())));
                 (from_json(preferences.unwrap_or_default(), strictness), encryption.transpose())

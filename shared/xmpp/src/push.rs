@@ -34,6 +34,8 @@ pub struct Enable {
 /// The extensions of a request to enable notifications, not yet read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnableExtensions {
+    /// The request has none.
+    None,
     /// The fields of a request in JSON.
     Json {
         /// The field `preferences`.
@@ -108,11 +110,11 @@ impl TryFrom<&Iq> for Enable {
             }
             _ => return Err(PushRequestError("<enable/> has more than one form".into())),
         };
+        let away = enable.attribute("away").map(Into::into);
         let elements = enable.children().filter(|child| child.namespace().starts_with(ns::TIGASE_PUSH));
-        let extensions = EnableExtensions::Tigase {
-            away: enable.attribute("away").map(Into::into),
-            elements: elements.cloned().collect(),
-        };
+        let elements: Vec<_> = elements.cloned().collect();
+        let is_given = away.is_some() || !elements.is_empty();
+        let extensions = if is_given { EnableExtensions::Tigase { away, elements } } else { EnableExtensions::None };
         Ok(Self { extensions, ..RequestFields { form, ..RequestFields::of(iq, enable) }.try_into()? })
     }
 }
@@ -142,7 +144,10 @@ impl TryFrom<RequestFields> for Enable {
         if let Some(name) = form.iter().find(|(name, value)| !is_xml_text(name) || !is_xml_text(value)).map(|f| f.0) {
             return Err(PushRequestError(format!("the form's field {name:?} has a character that XML does not allow")));
         }
-        let extensions = EnableExtensions::Json { preferences: fields.preferences, encrypt: fields.encrypt };
+        let extensions = match (fields.preferences, fields.encrypt) {
+            (None, None) => EnableExtensions::None,
+            (preferences, encrypt) => EnableExtensions::Json { preferences, encrypt },
+        };
         Ok(Self { user, jid, node: check_node(node)?, form, extensions })
     }
 }
