@@ -15,6 +15,7 @@ mod order;
 mod progress;
 mod publish;
 mod retry;
+mod rules;
 mod shares;
 mod task;
 mod unread;
@@ -81,7 +82,7 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     start(Format::Json, &environment)?;
     let aws = aws_config().await;
     let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_sqs::Client::new(&aws));
-    let worker = Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb, sqs)?);
+    let worker = Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb, sqs).await?);
     let warming = Arc::clone(&worker);
     tokio::spawn(async move { warming.warm_up().await });
     lambda_runtime::run(service_fn(async |event: LambdaEvent<WorkerInvocation>| {

@@ -222,7 +222,8 @@ impl Worker {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         let is_uncounted = counted.is_none() && self.adds_itself(reported);
         match &self.plugin {
-            // A plugin decides about messages only.
+            ChosenPlugin::Rules(rules) => self.decide_by(&*rules.get(), event, reported, is_uncounted).await,
+            // Other plugins decide about messages only.
             _ if matches!(event.kind, EventKind::Subscription(_)) => {
                 self.decide_by(&Defaults, event, reported, is_uncounted).await
             }

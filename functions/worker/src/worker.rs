@@ -15,6 +15,7 @@ use pushlark_telemetry::Causes;
 use crate::call::TimeToLive;
 use crate::external::{External, OnError};
 use crate::guard::Guard;
+use crate::rules::{CurrentRules, RulesSettings};
 use crate::shares::Shares;
 
 /// The longest name or ARN of a function, in characters ("Lambda API reference", Invoke).
@@ -54,15 +55,18 @@ pub struct Worker {
 pub enum ChosenPlugin {
     /// A plugin in Rust that is part of the worker.
     Compiled(Arc<dyn Plugin>),
+    /// The operator's rules in TOML.
+    Rules(CurrentRules),
     /// A Lambda function of the operator, in any language.
     External(Arc<External>),
 }
 
 impl Worker {
-    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`,
-    /// `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `BADGE`, the settings of the content of notifications and those of
-    /// [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin that is a Lambda function, and for secrets.
-    pub fn from_environment(
+    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `RULES`, `RULES_REFRESH`, `WORKER_CONCURRENCY`,
+    /// `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `BADGE`, the settings of the content of
+    /// notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin that is a Lambda
+    /// function, for rules, and for secrets.
+    pub async fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,
         plugins: &Plugins,
@@ -75,16 +79,19 @@ impl Worker {
         let mut start_cutoff = START_CUTOFF;
         let timeout = environment.number(&catalogue::PLUGIN_TIMEOUT_MS)?;
         let on_error = OnError::from_environment(environment)?;
+        let rules = RulesSettings::from_environment(environment, aws)?;
+        let lambda = environment.with_endpoint(aws, &catalogue::AWS_ENDPOINT_URL_LAMBDA)?;
         let name: String = environment.require(&catalogue::PLUGIN)?;
         let plugin = match name.strip_prefix("lambda:") {
             Some(function) if is_function(function) => {
                 let timeout = Duration::from_millis(timeout.into());
                 start_cutoff += timeout;
-                ChosenPlugin::External(Arc::new(External::new(function, timeout, on_error, aws)))
+                ChosenPlugin::External(Arc::new(External::new(function, timeout, on_error, &lambda)))
             }
             Some(_) => {
                 return Err(catalogue::PLUGIN.invalid("lambda: is not followed by a function's name or ARN"));
             }
+            None if name == "rules" => ChosenPlugin::Rules(CurrentRules::read(rules).await?),
             None => {
                 let plugin = plugins.get(&name).map_err(|unknown| catalogue::PLUGIN.invalid(unknown))?;
                 ChosenPlugin::Compiled(plugin)
@@ -114,6 +121,13 @@ impl Worker {
             recipients: Shares::new(concurrency),
             publishes: Shares::new(concurrency),
         })
+    }
+
+    /// Reads the operator's rules again if they are old.
+    pub(crate) async fn refresh_rules(&self) {
+        if let ChosenPlugin::Rules(rules) = &self.plugin {
+            rules.refresh().await;
+        }
     }
 
     /// Opens the connections that the first notification needs.

@@ -250,7 +250,7 @@ async fn build(function: Reader, environment: &Environment, aws: &SdkConfig) -> 
         Reader::Ingest => drop(ingest::Function::from_environment(&init().await?, dynamodb, sqs)?),
         Reader::PushNode => drop(pubsub::Function::from_environment(&init().await?, dynamodb, sqs)?),
         Reader::Worker => {
-            Worker::from_environment(environment, aws, &Plugins::built_in(), dynamodb, sqs)?;
+            Worker::from_environment(environment, aws, &Plugins::built_in(), dynamodb, sqs).await?;
         }
         Reader::Local => unreachable!("it is no function"),
     }
@@ -352,8 +352,9 @@ async fn credentials_in_secrets_manager_are_judged_when_they_are_read() {
         let mut pushlark = Pushlark::start().await;
         pushlark.stack.environment.extend([("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", arn)]);
         let Stack { environment, dynamodb, sqs, .. } = &pushlark.stack;
-        let worker =
-            Worker::from_environment(environment, &aws, &Plugins::built_in(), dynamodb.clone(), sqs.clone()).unwrap();
+        let worker = Worker::from_environment(environment, &aws, &Plugins::built_in(), dynamodb.clone(), sqs.clone())
+            .await
+            .unwrap();
         worker.warm_up().await;
         return;
     };
