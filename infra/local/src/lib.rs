@@ -108,7 +108,7 @@ impl Stack {
     }
 
     /// Returns the settings with which `cargo lambda` runs a function against this stack, one per line, without
-    /// secrets.
+    /// secrets and without values of several lines.
     pub fn lambda_env(&self) -> String {
         let own = [
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb_url.as_str()),
@@ -119,6 +119,7 @@ impl Stack {
         ];
         let settings = catalogue::all().into_iter().filter(|setting| !setting.is_secret);
         let settings = settings.filter_map(|setting| Some((setting.name, self.environment.text(setting.name)?)));
+        let settings = settings.filter(|(_, value)| !value.contains('\n'));
         own.into_iter().chain(settings).map(|(name, value)| format!("{name}={value}\n")).collect()
     }
 }
