@@ -7,6 +7,7 @@ use pushlark_model::{Payload, Registration};
 use pushlark_store::{Shown, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
+use time::OffsetDateTime;
 
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
@@ -35,19 +36,23 @@ impl Worker {
     /// Returns the registrations whose devices may show a notification of the conversation: those that `shown` has.
     ///
     /// A device whose own session is online and active knows what is read. PushKit allows nothing but calls. A real
-    /// PubSub service would show a notification without a text as a new message.
+    /// PubSub service would show a notification without a text as a new message. A plugin may forbid it.
     pub(crate) async fn clearing(
         &self,
-        user: &BareJid,
+        read: &ReadConversation,
+        at: OffsetDateTime,
         shown: impl Fn(&Registration) -> bool,
     ) -> Result<Clearing<'_>, StoreError> {
-        let snapshot = self.store.snapshot(user).await?;
+        let snapshot = self.store.snapshot(&read.user).await?;
         let registrations = snapshot.registrations.iter().filter(|registration| {
-            shown(registration) && !registration.options.is_push_kit() && !snapshot.is_connected(registration, None)
+            shown(registration)
+                && !registration.options.is_push_kit()
+                && !snapshot.is_connected(registration, None)
+                && self.plugin.allows_clearing(read, at, registration)
         });
         let registrations: Vec<_> = registrations
             .filter_map(|registration| {
-                Some((registration.clone(), self.delivery.push_service(user, &registration.jid)?))
+                Some((registration.clone(), self.delivery.push_service(&read.user, &registration.jid)?))
             })
             .collect();
         Ok(Clearing { snapshot, registrations })
@@ -75,7 +80,7 @@ impl Worker {
         let is_retried = attempt.retry.registration.is_some();
         let is_shown =
             |registration: &Registration| attempt.concerns(registration) && (is_retried || shown.has(registration));
-        let Clearing { snapshot, registrations } = match self.clearing(user, is_shown).await {
+        let Clearing { snapshot, registrations } = match self.clearing(read, attempt.at(), is_shown).await {
             Ok(clearing) => clearing,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };

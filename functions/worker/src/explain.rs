@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
+use crate::clear::ReadConversation;
 use crate::decision::{Decision, PlannedPublication, Reason, RecipientState};
 use crate::external::PluginError;
 use crate::notify::DecisionError;
@@ -180,7 +181,8 @@ impl Worker {
         for ReadMark { user, conversation, .. } in read_marks.iter().filter(|_| self.clear_when_read) {
             let shown = self.store.shown(user, conversation).await?;
             if !shown.is_empty() {
-                let clearing = self.clearing(user, |registration| shown.has(registration)).await?;
+                let read = ReadConversation { user: user.clone(), conversation: conversation.clone() };
+                let clearing = self.clearing(&read, at, |registration| shown.has(registration)).await?;
                 let registrations = clearing.registrations.iter();
                 clears.extend(registrations.map(|(registration, _)| ExplainedRegistration::new(registration)));
             }

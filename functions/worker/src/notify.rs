@@ -1,6 +1,6 @@
 //! Notifies the devices of one recipient of a message: counts, decides, claims and publishes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use pushlark_delivery::Notification;
@@ -62,6 +62,9 @@ impl Worker {
         let mut decision = match self.decide(event, reported, outcome.counted).await {
             Ok(decision) => decision,
             Err(DecisionError::Skipped(rule)) => {
+                if rule.is_failure() {
+                    warn_of_failure(&rule);
+                }
                 tracing::info!(skipped = %rule, "not notified");
                 if let Err(error) = self.end_call_silently(event, attempt).await {
                     return outcome.postponed(&error);
@@ -222,11 +225,10 @@ impl Worker {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         let is_uncounted = counted.is_none() && self.adds_itself(reported);
         match &self.plugin {
-            ChosenPlugin::Rules(rules) => self.decide_by(&*rules.get(), event, reported, is_uncounted).await,
-            // Other plugins decide about messages only.
-            _ if matches!(event.kind, EventKind::Subscription(_)) => {
+            plugin if matches!(event.kind, EventKind::Subscription(_)) && !plugin.decides_subscriptions() => {
                 self.decide_by(&Defaults, event, reported, is_uncounted).await
             }
+            ChosenPlugin::Rules(rules) => self.decide_by(&*rules.get(), event, reported, is_uncounted).await,
             ChosenPlugin::Compiled(plugin) => self.decide_by(&**plugin, event, reported, is_uncounted).await,
             ChosenPlugin::External(function) => {
                 // The function is called once, so the count is needed before it decides.
@@ -301,9 +303,19 @@ impl TaskOutcome {
     }
 }
 
+/// Logs that a rule of the plugin should notify, but cannot.
+fn warn_of_failure(rule: &Rule) {
+    tracing::warn!(%rule, "a rule cannot notify of this message");
+}
+
 /// Writes the one log line of an event; failures have separate lines.
 fn log(event: &Event, decision: &Decision<'_>, delivered: usize, failed: usize) {
     let Decision { snapshot, known: RecipientState { recipient, presence }, left_out, .. } = decision;
+    let failures = left_out.iter().filter_map(|(_, reason)| match reason {
+        Reason::Rule(rule) if rule.is_failure() => Some(rule),
+        _ => None,
+    });
+    failures.collect::<BTreeSet<_>>().into_iter().for_each(warn_of_failure);
     let left_out: Vec<String> =
         left_out.iter().map(|(registration, reason)| format!("{}: {reason}", registration.jid)).collect();
     tracing::info!(

@@ -6,13 +6,16 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use pushlark_delivery::Delivery;
 use pushlark_events::Sources;
+use pushlark_model::Registration;
 use pushlark_plugin::{ContentPolicy, Plugin, Plugins};
 use pushlark_queue::Queue;
 use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_store::Store;
 use pushlark_telemetry::Causes;
+use time::OffsetDateTime;
 
 use crate::call::TimeToLive;
+use crate::clear::ReadConversation;
 use crate::external::{External, OnError};
 use crate::guard::Guard;
 use crate::rules::{CurrentRules, RulesSettings};
@@ -59,6 +62,26 @@ pub enum ChosenPlugin {
     Rules(CurrentRules),
     /// A Lambda function of the operator, in any language.
     External(Arc<External>),
+}
+
+impl ChosenPlugin {
+    /// Returns whether the plugin decides about contact requests. Otherwise the default rules do.
+    pub fn decides_subscriptions(&self) -> bool {
+        match self {
+            Self::Compiled(plugin) => plugin.decides_subscriptions(),
+            Self::Rules(rules) => rules.get().decides_subscriptions(),
+            Self::External(_) => false,
+        }
+    }
+
+    /// Returns whether a device gets the silent push that clears its notifications of a conversation.
+    pub fn allows_clearing(&self, read: &ReadConversation, at: OffsetDateTime, registration: &Registration) -> bool {
+        match self {
+            Self::Compiled(plugin) => plugin.allows_clearing(&read.user, &read.conversation, at, registration),
+            Self::Rules(rules) => rules.get().allows_clearing(&read.user, &read.conversation, at, registration),
+            Self::External(_) => true,
+        }
+    }
 }
 
 impl Worker {

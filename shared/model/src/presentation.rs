@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::Priority;
 
 /// The presentation of a notification, as a rule of the operator sets it. A field that is `None` is as the form of the
@@ -34,7 +36,8 @@ pub enum Sound {
 }
 
 /// The interruption level of an alert ("Generating a remote notification", `interruption-level`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
 pub enum InterruptionLevel {
     Passive,
@@ -44,7 +47,8 @@ pub enum InterruptionLevel {
 }
 
 /// The earlier notifications that a notification replaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Collapse {
     /// Those of the same message: retries.
     Message,

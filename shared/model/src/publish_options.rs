@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 /// The maximum number of fields in a form.
 pub const MAX_OPTION_FIELDS: usize = 32;
 /// The maximum size of all names and values of a form together, in bytes of UTF-8.
@@ -11,6 +13,8 @@ pub const MAX_OPTIONS_BYTES: usize = 8 * 1024;
 
 /// The app of a form that names none.
 const DEFAULT_APP: &str = "default";
+/// The first of the names of Web Push.
+const WEB_PUSH: &str = "web-push";
 
 /// The fields whose values are not secret with any push service.
 const PUBLIC_FIELDS: [&str; 9] =
@@ -45,7 +49,8 @@ pub enum PublishOptionsError {
 }
 
 /// The priority of a notification, `priority` in the form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// The device may receive the notification later, to save power.
     Normal,
@@ -87,14 +92,26 @@ pub enum DeviceAddress<'o> {
 impl PublishOptions {
     /// Returns the device that the form names, if it names one.
     pub fn device(&self) -> Option<Device<'_>> {
-        let service = self.given("service").unwrap_or_default();
-        let is_web_push = ["web-push", "webpush", "unifiedpush"].contains(&service);
+        let service = self.service();
+        let is_web_push = service == WEB_PUSH;
         let endpoint = || self.given("endpoint").map(DeviceAddress::Endpoint);
         let token = || self.token("device_id").map(DeviceAddress::Token);
         let voip_token = || self.token("voip_device_id").map(DeviceAddress::VoipToken);
         let address = if is_web_push { endpoint()? } else { token().or_else(voip_token).or_else(endpoint)? };
-        let service = if is_web_push { "web-push" } else { service };
-        Some(Device { service, app: self.given("app").unwrap_or(DEFAULT_APP), address })
+        Some(Device { service, app: self.app(), address })
+    }
+
+    /// Returns the push service, the field `service`; `web-push` for all of its names, and empty without one.
+    pub fn service(&self) -> &str {
+        match self.given("service").unwrap_or_default() {
+            WEB_PUSH | "webpush" | "unifiedpush" => WEB_PUSH,
+            service => service,
+        }
+    }
+
+    /// Returns the app, the field `app`; `default` without one.
+    pub fn app(&self) -> &str {
+        self.given("app").unwrap_or(DEFAULT_APP)
     }
 
     /// Returns the token in the field `name`, as [`DeviceAddress`] has it.

@@ -8,7 +8,7 @@ use crate::event::{Event, Rule};
 impl Event {
     /// Returns the payload of a step of a call: of a call that starts, and of one that ends for the recipient's
     /// devices. The other steps are skipped. A body beside the step is a fallback.
-    pub(crate) fn call(&self, call: &Call<'_>) -> Result<Payload, Rule> {
+    pub fn call(&self, call: &Call<'_>) -> Result<Payload, Rule> {
         let skip = |text| Err(Rule::new("defaults", text));
         let is_own = self.from.to_bare() == self.recipient();
         match call.step {

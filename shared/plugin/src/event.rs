@@ -129,16 +129,27 @@ impl Publication {
 
 /// The reason why a plugin skips a message or a registration, for the operator. It is logged, so it must not quote the
 /// message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     plugin: Cow<'static, str>,
     text: Cow<'static, str>,
+    is_failure: bool,
 }
 
 impl Rule {
     /// Creates a rule. `plugin` is the plugin's name, `text` the reason, such as `the message has no body`.
     pub fn new(plugin: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { plugin: plugin.into(), text: text.into() }
+        Self { plugin: plugin.into(), text: text.into(), is_failure: false }
+    }
+
+    /// Creates a rule that should notify, but cannot. The worker logs it as a warning, once for an event and recipient.
+    pub fn failure(plugin: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { is_failure: true, ..Self::new(plugin, text) }
+    }
+
+    /// Returns whether the rule should notify, but cannot.
+    pub fn is_failure(&self) -> bool {
+        self.is_failure
     }
 }
 

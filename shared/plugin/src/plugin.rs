@@ -1,6 +1,8 @@
 //! The callbacks of a plugin, and the rules of those that a plugin does not implement.
 
 use pushlark_model::{Payload, Registration};
+use pushlark_xmpp::BareJid;
+use time::OffsetDateTime;
 
 use crate::event::{Choice, Event, EventKind, Publication, Recipient, Rule};
 
@@ -27,6 +29,24 @@ pub trait Plugin: Send + Sync {
         registrations: Vec<Registration>,
     ) -> Vec<Publication> {
         registrations.into_iter().map(|registration| Publication::new(registration, payload.clone())).collect()
+    }
+
+    /// Returns whether the callbacks are called for contact requests, too. Otherwise [`Defaults`](crate::Defaults)
+    /// decides about them.
+    fn decides_subscriptions(&self) -> bool {
+        false
+    }
+
+    /// Returns whether a device gets the silent push that clears its notifications of `conversation`, which `user` has
+    /// read on another device at `at` (the setting `CLEAR_WHEN_READ`).
+    fn allows_clearing(
+        &self,
+        _user: &BareJid,
+        _conversation: &BareJid,
+        _at: OffsetDateTime,
+        _registration: &Registration,
+    ) -> bool {
+        true
     }
 }
 

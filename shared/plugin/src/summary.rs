@@ -43,7 +43,7 @@ impl Event {
     }
 
     /// Returns the summary of a contact request within the operator's limits. It counts no message.
-    pub(crate) fn contact_request(&self) -> Payload {
+    pub fn contact_request(&self) -> Payload {
         let ContentPolicy { sender, subscription_placeholder, .. } = &*self.content_policy;
         let mut payload = Payload::default().with(Payload::PENDING_SUBSCRIPTION_COUNT, "1");
         if *sender {

@@ -1,25 +1,21 @@
 //! The plugin `rules`: an ordered list of conditions and actions in TOML, like the rules of MongooseIM's
-//! `mod_event_pusher_push`.
+//! `mod_event_pusher_push`. docs/rules.md describes them.
 
-use std::str::FromStr;
+mod condition;
+mod facts;
+mod hours;
+mod jid_pattern;
+mod parse;
+mod plugin;
+mod push;
+mod rule;
+mod template;
 
-use pushlark_plugin::Plugin;
+pub use parse::RulesError;
 
-/// The rules of an operator, in their order.
+use rule::Rule;
+
+/// The rules of an operator, in their order. The first rule whose conditions match decides; without a match nobody is
+/// notified.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Rules;
-
-/// Rules that cannot be used. The operator must correct them. The text names the number of the rule and the line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct RulesError(String);
-
-impl FromStr for Rules {
-    type Err = RulesError;
-
-    fn from_str(_toml: &str) -> Result<Self, RulesError> {
-        Ok(Self)
-    }
-}
-
-impl Plugin for Rules {}
+pub struct Rules(Vec<Rule>);

@@ -1,0 +1,4 @@
+//! Tests of rules through their public interface: TOML in, decisions out.
+#![allow(clippy::unwrap_used)]
+
+mod parsing;
