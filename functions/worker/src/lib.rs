@@ -18,11 +18,13 @@ mod retry;
 mod rules;
 mod shares;
 mod task;
+mod trial;
 mod unread;
 mod worker;
 
 pub use explain::{ExplainError, Explained};
 pub use pushlark_plugin::{Plugin, Plugins};
+pub use trial::{Trial, TrialError, Tried, TriedDecision};
 pub use worker::Worker;
 
 use std::sync::Arc;

@@ -121,10 +121,6 @@ impl Worker {
             }
         };
         let concurrency = environment.number(&catalogue::WORKER_CONCURRENCY)? as usize;
-        let time_to_live = TimeToLive {
-            default: Duration::from_secs(environment.number(&catalogue::TIME_TO_LIVE)?.into()),
-            call: Duration::from_secs(environment.number(&catalogue::CALL_TIME_TO_LIVE)?.into()),
-        };
         let delivery = Delivery::from_environment(environment, aws)?;
         let badge_is_total = environment.choice_if_set(&catalogue::BADGE, [false, true])?;
         Ok(Self {
@@ -138,7 +134,7 @@ impl Worker {
             sources: Sources::from_environment(environment)?,
             unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
             clear_when_read: environment.switch(&catalogue::CLEAR_WHEN_READ)?,
-            time_to_live,
+            time_to_live: TimeToLive::from_environment(environment)?,
             start_cutoff,
             guard: Guard::default(),
             recipients: Shares::new(concurrency),
@@ -165,7 +161,7 @@ impl Worker {
 }
 
 /// Reads `INCLUDE_BODY`, `INCLUDE_SENDER`, the placeholders, `CALL_END` and `GROUP_DATA`.
-fn content_policy(environment: &Environment) -> Result<ContentPolicy, SettingError> {
+pub fn content_policy(environment: &Environment) -> Result<ContentPolicy, SettingError> {
     let [urgent, mention] = environment.words(&catalogue::GROUP_DATA)?;
     Ok(ContentPolicy {
         body: environment.switch(&catalogue::INCLUDE_BODY)?,

@@ -6,6 +6,7 @@ mod event_source;
 mod function_url;
 mod functions;
 mod options;
+mod rules;
 mod server;
 mod sink;
 pub mod sqs;
@@ -16,6 +17,7 @@ mod template;
 
 pub use demo::demo;
 pub use options::Options;
+pub use rules::{RulesArguments, decisions};
 
 use std::time::Duration;
 

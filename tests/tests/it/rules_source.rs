@@ -59,7 +59,7 @@ async fn rules_are_read_from_each_place() {
     let rules = skip_all("night");
     let file = RulesFile::new("each-place", &rules);
     let (aws, secrets) = (AwsDocuments::start(&rules).await, SecretsManager::start(&rules).await);
-    let skipped = json!({"recipient": BOB, "skipped": "rules: rule 1 \"night\" skips"});
+    let skipped = json!({"recipient": BOB, "skipped": "rules: rule 1 \"night\""});
     for settings in [
         &[("RULES", &*rules)][..],
         &[("RULES", &file.setting())],

@@ -121,3 +121,100 @@ fn parse(read: Result<String, UnreadRulesError>) -> Result<(Rules, String), Sett
     let rules = text.parse().map_err(|wrong| catalogue::RULES.invalid(wrong))?;
     Ok((rules, text))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// Rules in a file, which is deleted at the end of the test.
+    struct RulesFile(PathBuf);
+
+    impl RulesFile {
+        fn new(name: &str) -> Self {
+            let file = Self(std::env::temp_dir().join(format!("pushlark-refresh-{}-{name}", std::process::id())));
+            file.write(&named("first"));
+            file
+        }
+
+        fn write(&self, text: &str) {
+            fs::write(&self.0, text).unwrap();
+        }
+
+        async fn rules(&self, refresh: &str) -> CurrentRules {
+            let place = format!("file:{}", self.0.display());
+            let environment = Environment::from_iter([("RULES", place.as_str()), ("RULES_REFRESH", refresh)]);
+            let settings = RulesSettings::from_environment(&environment, &SdkConfig::builder().build());
+            CurrentRules::read(settings.unwrap()).await.unwrap()
+        }
+    }
+
+    impl Drop for RulesFile {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
+    /// Rules that differ by the name of their only rule.
+    fn named(name: &str) -> String {
+        format!("[[rules]]\nname = \"{name}\"\naction = \"skip\"\n")
+    }
+
+    /// Reads the rules again if they are old, and returns whether they are those of this name.
+    async fn are(current: &CurrentRules, name: &str) -> bool {
+        current.refresh().await;
+        *current.get() == named(name).parse::<Rules>().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_are_read_again_when_they_are_older_than_the_setting() {
+        let file = RulesFile::new("older");
+        let current = file.rules("60").await;
+        file.write(&named("second"));
+        advance(Duration::from_millis(59_900)).await;
+        assert!(are(&current, "first").await);
+        advance(Duration::from_millis(100)).await;
+        // The rules of an event that is decided on stay.
+        let first = current.get();
+        assert!(are(&current, "second").await);
+        assert_eq!(*first, named("first").parse().unwrap());
+        file.write(&named("third"));
+        advance(Duration::from_millis(59_900)).await;
+        assert!(are(&current, "second").await);
+        advance(Duration::from_millis(100)).await;
+        assert!(are(&current, "third").await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_are_read_once_without_the_setting() {
+        let file = RulesFile::new("once");
+        let current = file.rules("0").await;
+        file.write(&named("second"));
+        advance(Duration::from_hours(24)).await;
+        assert!(are(&current, "first").await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rules_of_before_stay_while_new_ones_are_not_valid_or_cannot_be_read() {
+        let file = RulesFile::new("stay");
+        let current = file.rules("60").await;
+        for wrong in ["[[rules]]\naction = \"push\"\n", "rules", ""] {
+            file.write(wrong);
+            advance(Duration::from_secs(60)).await;
+            assert!(are(&current, "first").await, "{wrong:?}");
+        }
+        fs::remove_file(&file.0).unwrap();
+        advance(Duration::from_secs(60)).await;
+        assert!(are(&current, "first").await);
+        file.write(&named("second"));
+        advance(Duration::from_millis(59_900)).await;
+        assert!(are(&current, "first").await, "one attempt in 60 s");
+        advance(Duration::from_millis(100)).await;
+        assert!(are(&current, "second").await);
+    }
+}
