@@ -134,11 +134,10 @@ impl FromStr for Rules {
         }
         let mut rules: Vec<Rule> = Vec::with_capacity(tables.len());
         for (number, table) in (1..).zip(tables) {
-            let line = line(text, table.span().start);
-            let invalid = |line, reason| RulesError::InvalidRule { number, line, reason };
-            let table = RuleTable::read(table)
-                .map_err(|(at, reason)| invalid(at.map_or(line, |at| self::line(text, at)), reason))?;
-            let rule = table.into_rule(number, &rules).map_err(|error| invalid(line, error.to_string()))?;
+            let start = table.span().start;
+            let invalid = |at, reason| RulesError::InvalidRule { number, line: line(text, at), reason };
+            let table = RuleTable::read(table).map_err(|(at, reason)| invalid(at.unwrap_or(start), reason))?;
+            let rule = table.into_rule(number, &rules).map_err(|error| invalid(start, error.to_string()))?;
             rules.push(rule);
         }
         Ok(Self(rules))
