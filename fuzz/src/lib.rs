@@ -164,7 +164,11 @@ pub fn check_events(events: &[WebhookEvent]) {
         assert!((1..=MAX_RECIPIENTS).contains(&users.len()), "a record has {} users", users.len());
         for Work { kind, .. } in &record.work {
             recipients -= users_of(kind).len();
-            if let WorkKind::Message { stanza, .. } | WorkKind::Unacknowledged { stanza, .. } = kind {
+            if let WorkKind::Message { stanza, context, .. } | WorkKind::Unacknowledged { stanza, context, .. } = kind {
+                for name in [&context.sender_name, &context.room_name].into_iter().flatten() {
+                    assert!((1..=256).contains(&name.chars().count()) && name.trim() == name, "the name {name:?}");
+                    assert!(!name.contains(char::is_control), "the name {name:?}");
+                }
                 let element = Element::parse(stanza).unwrap_or_else(|error| panic!("{stanza}: {error}"));
                 Message::from_element(element).unwrap_or_else(|error| panic!("{stanza}: {error}"));
             }

@@ -16,6 +16,8 @@ from pages import filled, section, shell, snippet
 from processes import PROGRAMS, Program, eventually, free_port, is_open
 from push_nodes import PushNodeScenarios
 from pushlark import SECRET, TOKEN
+from scenarios import HOST
+from senders import SenderScenarios
 from server import STOCK, Server
 
 
@@ -197,7 +199,8 @@ class PlainEjabberd(Ejabberd):
 
 
 class EjabberdScenarios(
-    InstallationScenarios, NotificationScenarios, EventScenarios, EventQueueScenarios, FaultScenarios, PushNodeScenarios
+    InstallationScenarios, NotificationScenarios, EventScenarios, SenderScenarios, EventQueueScenarios, FaultScenarios,
+    PushNodeScenarios,
 ):
     first, others = FirstEjabberd, "mod_push and mod_push_keepalive"
 
@@ -221,6 +224,20 @@ class EjabberdScenarios(
         local = Program("local-with-a-bridge", command, self.server.folder)
         self.servers.append(local)
         await eventually("the component", lambda: "connected component=push.localhost" in local.output.read_text())
+
+    async def a_message_that_a_room_wraps_has_the_name_of_the_room(self, alice, bob):
+        """A subscriber (MUC/Sub) who is offline gets the messages of a room inside an event of PubSub."""
+        async with self.received_events() as events:
+            room, node = f"room-{bob}@conference.{HOST}", "urn:xmpp:mucsub:nodes:messages"
+            owner = await self.client(alice, "pc", HOST)
+            phone = await self.client(bob, "phone", HOST)
+            configuration = {"muc#roomconfig_roomname": "Birds", "allow_subscription": "1"}
+            await self.create_room(owner, f"{room}/Alice", **configuration)
+            await phone.ask(f"<subscribe xmlns='urn:xmpp:mucsub:0' nick='Bob'><event node='{node}'/></subscribe>", room)
+            await phone.offline()
+            owner.send_raw(f"<message to='{room}' type='groupchat'><body>to the room</body></message>")
+            wrapped = await self.event(events, to=f"{bob}@{HOST}", room_name="Birds")
+            assert node in wrapped["stanza"] and wrapped["recipient"]["sender_known"] is True, wrapped
 
     async def webhooks_of_mod_post_log_become_notifications(self, alice, bob):
         """These webhooks have no presence, so every recipient counts as offline."""

@@ -1,38 +1,12 @@
 """Scenarios: the events that the module sends."""
 
-from contextlib import asynccontextmanager
-
-from http_server import HttpServer
 from processes import TIMEOUT, eventually
-from scenarios import Scenarios
+from scenarios import HOST, Scenarios
 
-HOST = "told.localhost"
 CALL = "urn:xmpp:jingle-message:0"
 
 
 class EventScenarios(Scenarios):
-    @asynccontextmanager
-    async def received_events(self, **settings):
-        """Receives the events of the host, instead of Pushlark."""
-        async with HttpServer(self.server.folder) as receiver:
-            receiver.answer = 202, "application/json", "{}"
-            await self.server.set(HOST, url=receiver.url, **settings)
-            yield receiver.events
-
-    async def message(self, events, text):
-        """Waits for the event of a message whose stanza has a text."""
-        def found():
-            return [event for event in events if event["type"] in ("message", "unacknowledged") and text in event["stanza"]]
-
-        return (await eventually(f"the message with {text}", found))[0]
-
-    async def event(self, events, **fields):
-        """Waits for an event with these fields."""
-        def found():
-            return [event for event in events if event.items() >= fields.items()]
-
-        return (await eventually(f"the event {fields} in {events}", found))[0]
-
     async def messages_without_an_effect_are_not_told(self, alice, bob):
         """Chat states, receipts and markers of contacts neither notify nor count."""
         async with self.received_events() as events:
@@ -64,7 +38,7 @@ class EventScenarios(Scenarios):
             messages = [event for event in events if event["type"] == "message" and event["to"] == bob]
             assert len(messages) == len(told), messages
             recipients = [event["recipient"] for event in messages]
-            assert recipients == [{"exists": True, "online": False}] * len(told), recipients
+            assert recipients == [{"exists": True, "online": False, "sender_known": False}] * len(told), recipients
 
     async def the_client_state_is_told_with_each_message(self, alice, bob):
         """A user is inactive if all clients are (XEP-0352). A change of the state is no event by default."""
@@ -188,13 +162,6 @@ class EventScenarios(Scenarios):
             owner = await self.client(alice, "pc", HOST)
             phone = await self.client(bob, "phone", HOST)
 
-            async def join(client, nick):
-                joined = client.wait_until("presence_available", 60)
-                join = "<x xmlns='http://jabber.org/protocol/muc'><history maxstanzas='0'/></x>"
-                client.send_raw(f"<presence to='{room}/{nick}'>{join}</presence>")
-                await joined
-                await client.handled()
-
             async def nick(text, sender=owner):
                 sender.send_raw(f"<message to='{room}' type='groupchat'><body>{text}</body></message>")
                 def found():
@@ -203,10 +170,8 @@ class EventScenarios(Scenarios):
 
                 return (await eventually(text, found))[0]["recipient"].get("nick")
 
-            await join(owner, "Alice")
-            form = "<x xmlns='jabber:x:data' type='submit'/>"
-            await owner.ask(f"<query xmlns='http://jabber.org/protocol/muc#owner'>{form}</query>", room)
-            await join(phone, "Bob")
+            await self.create_room(owner, f"{room}/Alice")
+            await self.join(phone, f"{room}/Bob")
             assert await nick("first") == "Bob"
             # The nick is in use, so the room refuses it.
             phone.send_raw(f"<presence to='{room}/Alice'/>")
@@ -228,7 +193,7 @@ class EventScenarios(Scenarios):
             await phone.handled()
             assert await nick("with a negative priority") == "Robert"
             tablet = await self.client(bob, "tablet", HOST)
-            await join(tablet, "Tablet")
+            await self.join(tablet, f"{room}/Tablet")
             assert await nick("of the other session", tablet) == "Tablet"
 
             def both():

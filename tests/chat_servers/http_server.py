@@ -10,10 +10,11 @@ import subprocess
 class HttpServer:
     """The server gives one answer to all requests: a status, a content type and a body; or none, and requests hang.
 
-    `events` has the events in the requests."""
+    `events` has the events in the requests, `bodies` the other bodies."""
 
     def __init__(self, folder, tls=False):
-        self.answer, self.requests, self.events, self.hanging, self.tls = None, [], [], set(), None
+        self.answer, self.requests, self.events, self.bodies = None, [], [], []
+        self.hanging, self.tls = set(), None
         if tls:
             files = ["-keyout", folder / "answers.key", "-out", folder / "answers.pem"]
             command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=answers", *files]
@@ -38,6 +39,8 @@ class HttpServer:
             self.requests.append(path)
             if path == "/events":
                 self.events += json.loads(content)
+            else:
+                self.bodies.append(content.decode())
             if self.answer is None:
                 self.hanging.add(path)
                 await reader.read()

@@ -2,11 +2,13 @@
 
 import asyncio
 import re
+import xml.etree.ElementTree as ElementTree
 
+from http_server import HttpServer
 from pages import filled, shell, snippet
 from processes import TIMEOUT, eventually
 from pushlark import TOKEN
-from scenarios import Scenarios
+from scenarios import HOST, Scenarios
 from server import BAD_SETTINGS
 
 
@@ -59,11 +61,37 @@ class InstallationScenarios(Scenarios):
         assert "Settings not changed" not in server.log()
 
     async def the_server_announces_push(self, alice, bob):
-        """The server and the account announce urn:xmpp:push:0."""
+        """The server and the account announce push and the extensions that clients look for."""
+        extensions = ["away", "encrypt", "filter:groupchat", "filter:ignore-unknown", "filter:muted", "jingle", "priority"]
+        features = {"urn:xmpp:push:0", "tigase:push:encrypt:aes-128-gcm", *(f"tigase:push:{name}:0" for name in extensions)}
         client = await self.client(bob, "phone")
         for jid in ["localhost", f"{bob}@localhost"]:
             info = await client.plugin["xep_0030"].get_info(jid=jid, timeout=TIMEOUT)
-            assert "urn:xmpp:push:0" in info["disco_info"]["features"], info
+            assert set(info["disco_info"]["features"]) >= features, info
+
+    async def the_extensions_of_a_request_reach_pushlark_unchanged(self, alice, bob):
+        """The module forwards all attributes and children of a request, also those that it does not know."""
+        enable = (
+            "<enable xmlns='urn:xmpp:push:0' jid='push.localhost' node='node' away='true' name='Bob &amp; phone'>"
+            "<x xmlns='jabber:x:data' type='submit'><field var='service'><value>fcm</value></field></x>"
+            "<encrypt xmlns='tigase:push:encrypt:0' alg='aes-128-gcm' max-size='2800'>AAECAwQFBgcICQoLDA0ODw==</encrypt>"
+            "<ignore-unknown xmlns='tigase:push:filter:ignore-unknown:0'/>"
+            "<muted xmlns='tigase:push:filter:muted:0'><item jid='noisy@example.org'/><item jid='o&apos;hara@example.org'/></muted>"
+            "<groupchat xmlns='tigase:push:filter:groupchat:0'>"
+            "<room jid='birds@rooms.example' allow='mentioned' nick='Zaunkönig'/><room jid='ops@rooms.example' allow='always'/>"
+            "</groupchat><priority xmlns='tigase:push:priority:0'/><jingle xmlns='tigase:push:jingle:0'/>"
+            "<unknown xmlns='urn:example:unknown' a='1'><b xmlns='urn:example:b'>c</b></unknown></enable>"
+        )
+        async with HttpServer(self.server.folder) as receiver:
+            receiver.answer = 202, "application/json", "{}"
+            await self.server.set(HOST, url=receiver.url)
+            client = await self.client(bob, "phone", HOST)
+            await self.refused(client.ask(enable))
+            forwarded = ElementTree.fromstring(receiver.bodies[-1])
+            assert forwarded.get("from") == client.boundjid.full, receiver.bodies
+            elements = [forwarded.find("{urn:xmpp:push:0}enable"), ElementTree.fromstring(enable)]
+            forwarded, sent = [ElementTree.canonicalize(ElementTree.tostring(element, "unicode")) for element in elements]
+            assert forwarded == sent, receiver.bodies
 
     async def pushlark_answers_requests(self, alice, bob):
         """A wrong request is answered with the error of Pushlark."""

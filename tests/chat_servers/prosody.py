@@ -16,6 +16,7 @@ from pages import filled, section, shell, snippet
 from processes import Program, eventually, free_port, is_open
 from push_nodes import PushNodeScenarios
 from pushlark import SECRET, TOKEN
+from senders import SenderScenarios
 from server import STOCK, Server
 
 
@@ -147,7 +148,8 @@ class FirstProsody(Prosody):
 
 
 class ProsodyScenarios(
-    InstallationScenarios, NotificationScenarios, EventScenarios, EventQueueScenarios, FaultScenarios, PushNodeScenarios
+    InstallationScenarios, NotificationScenarios, EventScenarios, SenderScenarios, EventQueueScenarios, FaultScenarios,
+    PushNodeScenarios,
 ):
     first, others = FirstProsody, "mod_cloud_notify"
 

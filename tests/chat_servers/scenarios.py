@@ -1,8 +1,15 @@
 """The base of all scenarios: clients, and the steps that scenarios share."""
 
+from contextlib import asynccontextmanager
+
 import slixmpp
 
 from client import Client
+from http_server import HttpServer
+from processes import TIMEOUT, eventually
+
+# The host whose events a scenario can receive.
+HOST = "told.localhost"
 
 
 class Scenarios:
@@ -53,3 +60,41 @@ class Scenarios:
         sender, phone = await self.sender_and_phone(alice, bob, host)
         await phone.offline()
         return sender
+
+    @asynccontextmanager
+    async def received_events(self, **settings):
+        """Receives the events of the host, instead of Pushlark."""
+        async with HttpServer(self.server.folder) as receiver:
+            receiver.answer = 202, "application/json", "{}"
+            await self.server.set(HOST, url=receiver.url, **settings)
+            yield receiver.events
+
+    async def message(self, events, text):
+        """Waits for the event of a message whose stanza has a text."""
+        def found():
+            return [event for event in events if event["type"] in ("message", "unacknowledged") and text in event["stanza"]]
+
+        return (await eventually(f"the message with {text}", found))[0]
+
+    async def event(self, events, **fields):
+        """Waits for an event with these fields."""
+        def found():
+            return [event for event in events if event.items() >= fields.items()]
+
+        return (await eventually(f"the event {fields} in {events}", found))[0]
+
+    async def join(self, client, occupant):
+        """Joins a room as an occupant."""
+        joined = client.wait_until("presence_available", TIMEOUT)
+        join = "<x xmlns='http://jabber.org/protocol/muc'><history maxstanzas='0'/></x>"
+        client.send_raw(f"<presence to='{occupant}'>{join}</presence>")
+        await joined
+        await client.handled()
+
+    async def create_room(self, owner, occupant, **configuration):
+        """Joins a new room as its owner, and sets fields of its configuration."""
+        await self.join(owner, occupant)
+        fields = {"FORM_TYPE": "http://jabber.org/protocol/muc#roomconfig", **configuration}
+        fields = "".join(f"<field var='{name}'><value>{value}</value></field>" for name, value in fields.items())
+        form = f"<x xmlns='jabber:x:data' type='submit'>{fields if configuration else ''}</x>"
+        await owner.ask(f"<query xmlns='http://jabber.org/protocol/muc#owner'>{form}</query>", occupant.split("/")[0])

@@ -24,6 +24,7 @@ BAD_SETTINGS = {
     "spaced": ({"events_url": "http://local host/"}, "events_url must be a URL that starts with https:// or http://"),
     "nowhere": ({"url": None}, "enable_url, "),
     "short": ({"secret": "secret-secret"}, "secret must have at least 16 bytes"),
+    "unnamed": ({"names": "some"}, "names must be true or false"),
     "undecided": ({"csi_events": "sometimes"}, "csi_events must be true or false"),
     "garbled": ({"secret": "whsec_secret-secret-secret!!"}, "secret must be base64 after whsec_"),
 }

@@ -78,6 +78,12 @@ struct Question<'q> {
     r#type: &'static str,
     at: String,
     from: &'q str,
+    /// The name of the sender for people; null if it is not known.
+    sender_name: Option<&'q str>,
+    /// The name of the room for people; null if it is not known.
+    room_name: Option<&'q str>,
+    /// The number of recipients of the event in the webhook.
+    members: u32,
     /// Whether the recipient is the author, in another session.
     is_own: bool,
     /// The recipient: the user's bare JID, or the session's full JID for an unacknowledged message.
@@ -96,6 +102,8 @@ struct AskedRecipient {
     online: bool,
     /// The state of the clients of a user who is online; null if it is not known.
     client_state: Option<ClientState>,
+    /// Whether the user knows the sender; null if it is not known.
+    sender_known: Option<bool>,
     /// The index in `services` of the registration that the session is tied to.
     tied: Option<usize>,
     /// The indexes in `services` of the registrations whose own session is online and active.
@@ -288,6 +296,9 @@ impl<'q> Question<'q> {
             // Every time that an event can have can be formatted.
             at: event.at.format(&Rfc3339).unwrap_or_default(),
             from: event.from.as_str(),
+            sender_name: event.sender_name.as_deref(),
+            room_name: event.room_name.as_deref(),
+            members: event.members,
             is_own: event.is_own,
             to: match &event.kind {
                 EventKind::Message(user) | EventKind::Subscription(user) => user.as_str(),
@@ -301,6 +312,7 @@ impl<'q> Question<'q> {
                 exists: *exists,
                 online: *online,
                 client_state: *client_state,
+                sender_known: event.sender_known,
                 tied: tied.as_ref().and_then(index),
                 connected: connected.iter().filter_map(index).collect(),
             },

@@ -12,6 +12,12 @@
 -export([send_event/2, timestamp/0, setting/2, new_id/0]).
 
 -define(NS_PUSH, <<"urn:xmpp:push:0">>).
+%% Push, and its extensions of Tigase, which clients use only if they are announced. Pushlark implements them.
+-define(FEATURES, [
+    ?NS_PUSH, <<"tigase:push:away:0">>, <<"tigase:push:encrypt:0">>, <<"tigase:push:encrypt:aes-128-gcm">>,
+    <<"tigase:push:filter:groupchat:0">>, <<"tigase:push:filter:ignore-unknown:0">>, <<"tigase:push:filter:muted:0">>,
+    <<"tigase:push:jingle:0">>, <<"tigase:push:priority:0">>
+]).
 %% These run when all modules have started, and after the configuration was reloaded.
 -define(GLOBAL_HOOKS, [ejabberd_started, config_reloaded]).
 
@@ -53,7 +59,8 @@ reload(Host, Opts, _Old) -> configure(Host, Opts).
 
 hooks() ->
     [{disco_sm_features, ?MODULE, account_features, 50}, {disco_local_features, ?MODULE, server_features, 50}
-     | [{Hook, mod_pushlark_events, Function, Order} || {Hook, Function, Order} <- mod_pushlark_events:hooks()]].
+     | [{Hook, Module, Function, Order} || Module <- [mod_pushlark_events, mod_pushlark_senders],
+                                           {Hook, Function, Order} <- Module:hooks()]].
 
 depends(_Host, _Opts) -> [].
 
@@ -62,7 +69,7 @@ mod_opt_type(_Option) -> econf:any().
 
 mod_options(_Host) ->
     [{url, <<>>}, {enable_url, <<>>}, {disable_url, <<>>}, {events_url, <<>>}, {secret, <<>>},
-     {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}, {csi_events, false}].
+     {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}, {csi_events, false}, {names, true}].
 
 mod_doc() -> #{desc => <<"Push notifications (XEP-0357) by Pushlark.">>}.
 
@@ -95,20 +102,17 @@ read_settings(Opts) ->
     {Timeout, BadTimeout} = timeout(gen_mod:get_opt(timeout, Opts)),
     {Key, BadKey} = key(gen_mod:get_opt(secret, Opts)),
     {[Base | Own], BadUrls} = lists:unzip([url(Name, Opts) || Name <- [url, enable_url, disable_url, events_url]]),
-    {CsiEvents, BadCsiEvents} = case econf:validate(econf:bool(), gen_mod:get_opt(csi_events, Opts)) of
-        {ok, Switch} -> {Switch, []};
-        _ -> {false, ["csi_events must be true or false"]}
-    end,
+    {Switches, BadSwitches} = lists:unzip([switch(Name, Opts) || Name <- [csi_events, names]]),
     Names = [<<"enable">>, <<"disable">>, <<"events">>],
     BadMissing = case [[Name, "_url"] || {Name, none} <- lists:zip(Names, Own), Base =:= none] of
         [] -> [];
         Missing -> [["neither url nor ", lists:join(", ", Missing), " is set"]]
     end,
-    case lists:append([BadTimeout, BadKey, BadMissing, BadCsiEvents | BadNumbers ++ BadUrls]) of
+    case lists:append([BadTimeout, BadKey, BadMissing | BadSwitches ++ BadNumbers ++ BadUrls]) of
         [] ->
             Urls = [{Name, case Url of none -> <<Base/binary, "/", Name/binary>>; _ -> Url end}
                     || {Name, Url} <- lists:zip(Names, Own)],
-            {ok, maps:from_list([{timeout, Timeout}, {key, Key}, {csi_events, CsiEvents} | Numbers ++ Urls])};
+            {ok, maps:from_list([{timeout, Timeout}, {key, Key} | Switches ++ Numbers ++ Urls])};
         Problems -> {error, Problems}
     end.
 
@@ -116,6 +120,12 @@ number(Name, Opts) ->
     case econf:validate(econf:pos_int(), gen_mod:get_opt(Name, Opts)) of
         {ok, Number} -> {{Name, Number}, []};
         _ -> {none, [io_lib:format("~ts must be a whole number of at least 1", [Name])]}
+    end.
+
+switch(Name, Opts) ->
+    case econf:validate(econf:bool(), gen_mod:get_opt(Name, Opts)) of
+        {ok, Switch} -> {{Name, Switch}, []};
+        _ -> {none, [io_lib:format("~ts must be true or false", [Name])]}
     end.
 
 timeout(Value) ->
@@ -230,8 +240,8 @@ account_features(Features, _From, _To, _Node, _Lang) -> Features.
 server_features(Features, _From, _To, <<>>, _Lang) -> announced(Features);
 server_features(Features, _From, _To, _Node, _Lang) -> Features.
 
-announced({result, Features}) -> {result, [?NS_PUSH | Features]};
-announced(empty) -> {result, [?NS_PUSH]};
+announced({result, Features}) -> {result, ?FEATURES ++ Features};
+announced(empty) -> {result, ?FEATURES};
 announced(Error) -> Error.
 
 %% Sends an event. Its time is now, unless the event has one.

@@ -145,6 +145,10 @@ set_data(Jid, Name, Value) ->
     {User, Host, Resource} = jid:tolower(Jid),
     ejabberd_sm:set_user_info(User, Host, Resource, Name, Value).
 
+%% Returns the rooms of all sessions of a user.
+rooms(User, Host) ->
+    [Room || {_, Data} <- ejabberd_sm:get_user_info(User, Host), Room <- maps:keys(nicks(Data))].
+
 %% Returns the field recipient of an event. The user is inactive if the clients of all sessions are.
 recipient([]) -> #{exists => true, online => false};
 recipient(Sessions) ->
@@ -156,8 +160,10 @@ client_state(Data) -> proplists:get_value(pushlark_client_state, Data, active).
 client_state_changed(#{jid := Jid} = State, ClientState) ->
     {User, Host, Resource} = jid:tolower(Jid),
     set_data(Jid, pushlark_client_state, ClientState),
-    mod_pushlark:setting(Host, csi_events) andalso proplists:is_defined(Resource, sessions(User, Host))
-        andalso send_presence(Jid, online(ClientState)),
+    case mod_pushlark:setting(Host, csi_events) andalso lists:keyfind(Resource, 1, sessions(User, Host)) of
+        {_, Data} -> send_presence(Jid, online(Data, ClientState));
+        false -> ok
+    end,
     State.
 
 %% Before a call: a device whose session is online and active rings without a notification. The client of a lost session
@@ -166,7 +172,8 @@ send_all_presence(User, Host, Sessions, At) ->
     ClientState = fun(Data) ->
         case proplists:get_bool(pushlark_lost, Data) of true -> inactive; false -> client_state(Data) end
     end,
-    [send_presence(jid:make(User, Host, Resource), (online(ClientState(Data)))#{at => At}) || {Resource, Data} <- Sessions].
+    [send_presence(jid:make(User, Host, Resource), (online(Data, ClientState(Data)))#{at => At})
+     || {Resource, Data} <- Sessions].
 
 %% The nicks of a session in rooms, as the rooms confirm them (XEP-0045, status code 110).
 packet_received({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= presence ->
@@ -203,12 +210,15 @@ nick(Packet, Session) ->
 
 nicks(Data) -> proplists:get_value(pushlark_nicks, Data, #{}).
 
-%% A resumed session is still in its rooms, which do not confirm the nicks again.
-session_copied(#{jid := Jid} = State, _OldState) -> State#{pushlark_nicks => nicks(data(Jid))}.
+%% A resumed session has its presence, and is still in its rooms, which do not confirm the nicks again.
+session_copied(#{jid := Jid} = State, _OldState) ->
+    Data = data(Jid),
+    State#{pushlark_nicks => nicks(Data), pushlark_show => show(Data)}.
 
-session_resumed(#{jid := Jid, pushlark_nicks := Nicks} = State) ->
+session_resumed(#{jid := Jid, pushlark_nicks := Nicks, pushlark_show := Show} = State) ->
     set_data(Jid, pushlark_nicks, Nicks),
-    maps:remove(pushlark_nicks, State);
+    set_data(Jid, pushlark_show, Show),
+    maps:without([pushlark_nicks, pushlark_show], State);
 session_resumed(State) -> State.
 
 data(Jid) ->
@@ -281,7 +291,10 @@ self_presence({Presence, #{jid := Jid}} = Acc) ->
     case xmpp:get_type(Presence) of
         available ->
             case priority(Presence) >= 0 of
-                true -> send_presence(Jid, online(client_state(data(Jid))));
+                true ->
+                    set_data(Jid, pushlark_show, fxml:get_subtag_cdata(xmpp:encode(Presence), <<"show">>)),
+                    Data = data(Jid),
+                    send_presence(Jid, online(Data, client_state(Data)));
                 false -> send_presence(Jid, offline())
             end;
         unavailable -> send_presence(Jid, offline());
@@ -300,7 +313,15 @@ session_closed(_Sid, Jid, _Info) ->
         _ -> ok
     end.
 
-online(ClientState) -> #{status => online, client_state => ClientState}.
+online(Data, ClientState) ->
+    Online = #{status => online, client_state => ClientState},
+    %% RFC 6121, section 4.7.2.1.
+    case lists:member(show(Data), [<<"away">>, <<"chat">>, <<"dnd">>, <<"xa">>]) of
+        true -> Online#{show => show(Data)};
+        false -> Online
+    end.
+
+show(Data) -> proplists:get_value(pushlark_show, Data, <<>>).
 
 offline() -> #{status => offline}.
 
@@ -343,10 +364,15 @@ user_removed(User, Host) ->
 
 send_message(Host, Type, To, Id, Packet, Recipient) ->
     Stanza = fxml:element_to_binary(xmpp:encode(Packet)),
-    Event = #{type => Type, id => Id, from => jid:encode(xmpp:get_from(Packet)), to => jid:encode(To), stanza => Stanza},
     case byte_size(Stanza) of
         Size when Size > ?MAX_STANZA_BYTES ->
             logger:warning("message of ~B bytes to ~ts not sent to Pushlark: it is too large", [Size, jid:encode(To)]);
-        _ when map_size(Recipient) =:= 0 -> mod_pushlark:send_event(Host, Event);
-        _ -> mod_pushlark:send_event(Host, Event#{recipient => Recipient})
+        _ ->
+            {User, _, _} = jid:tolower(To),
+            About = mod_pushlark_senders:about(Packet, User, Host, rooms(User, Host)),
+            Names = maps:with([sender_name, room_name], About),
+            mod_pushlark:send_event(Host, Names#{
+                type => Type, id => Id, from => jid:encode(xmpp:get_from(Packet)), to => jid:encode(To), stanza => Stanza,
+                recipient => maps:merge(Recipient, maps:with([sender_known], About))
+            })
     end.

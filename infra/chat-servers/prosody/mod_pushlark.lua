@@ -16,6 +16,12 @@ local uuid = require "util.uuid";
 local xml = require "util.xml";
 
 local xmlns_push = "urn:xmpp:push:0";
+-- Push, and its extensions of Tigase, which clients use only if they are announced. Pushlark implements them.
+local features = {
+	xmlns_push, "tigase:push:away:0", "tigase:push:encrypt:0", "tigase:push:encrypt:aes-128-gcm",
+	"tigase:push:filter:groupchat:0", "tigase:push:filter:ignore-unknown:0", "tigase:push:filter:muted:0",
+	"tigase:push:jingle:0", "tigase:push:priority:0",
+};
 
 local batch_events, batch_bytes = 100, 512 * 1024;
 local first_wait, last_wait, report_wait = 1, 60, 10;
@@ -70,8 +76,12 @@ local function read_settings()
 		problems:push("pushlark_secret must be a string");
 	end
 
-	read.csi_events = module:get_option("pushlark_csi_events", false);
-	if type(read.csi_events) ~= "boolean" then problems:push("pushlark_csi_events must be true or false"); end
+	local function switch(name, default)
+		read[name] = module:get_option("pushlark_" .. name, default);
+		if type(read[name]) ~= "boolean" then problems:push(("pushlark_%s must be true or false"):format(name)); end
+	end
+	switch("csi_events", false);
+	switch("names", true);
 
 	if #problems > 0 then return nil, problems:concat("; "); end
 	return read;
@@ -352,11 +362,11 @@ local function start()
 		module:hook("iq-set/self/" .. xmlns_push .. ":" .. name, forward(name), 1);
 		module:hook("iq-set/host/" .. xmlns_push .. ":" .. name, forward(name), 1);
 	end
-	module:add_feature(xmlns_push);
+	for _, feature in ipairs(features) do module:add_feature(feature); end
 	module:hook("account-disco-info", function (event)
-		(event.reply or event.stanza):tag("feature", { var = xmlns_push }):up();
+		for _, feature in ipairs(features) do (event.reply or event.stanza):tag("feature", { var = feature }):up(); end
 	end);
-	module:require "pushlark_events" (send_event, function () return settings.csi_events; end);
+	module:require "pushlark_events" (send_event, function (name) return settings[name]; end);
 	module:hook("module-loaded", function (event)
 		if event.module == "cloud_notify" then report_other(); end
 	end);

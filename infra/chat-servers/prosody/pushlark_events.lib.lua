@@ -7,6 +7,8 @@ local st = require "util.stanza";
 local usermanager = require "core.usermanager";
 local uuid = require "util.uuid";
 
+local about_sender = module:require "pushlark_senders";
+
 local xmlns_sid = "urn:xmpp:sid:0";
 local xmlns_call = "urn:xmpp:jingle-message:0";
 local xmlns_markers = "urn:xmpp:chat-markers:0";
@@ -16,19 +18,25 @@ local xmlns_pubsub = "http://jabber.org/protocol/pubsub";
 
 local max_stanza_bytes = 200 * 1024;
 
--- The function that sends an event, and the one that returns whether a change of a client's state is an event.
-local send_event, is_csi_event;
+-- The function that sends an event, and the one that returns a setting.
+local send_event, setting;
 
 -- Presence. A hibernating session is still online; on_hibernating sends the messages that it misses.
 local function is_online(session)
 	return session.presence and (session.priority or 0) >= 0;
 end
 
--- The client of a lost session cannot be reached until the session is resumed.
-local function send_presence(session, online)
+-- The values of show (RFC 6121, section 4.7.2.1).
+local shows = { away = true; chat = true; dnd = true; xa = true };
+
+-- Sends the last presence of a session, or that it is offline. The client of a lost session cannot be reached until the
+-- session is resumed.
+local function send_presence(session, presence)
 	local state = (session.hibernating or session.pushlark_inactive) and "inactive" or "active";
+	local show = presence and presence:get_child_text("show");
 	send_event {
-		type = "presence", jid = session.full_jid, status = online and "online" or "offline", client_state = online and state or nil
+		type = "presence", jid = session.full_jid, status = presence and "online" or "offline",
+		client_state = presence and state or nil, show = shows[show] and show or nil,
 	};
 end
 
@@ -40,7 +48,7 @@ end
 -- Before a call: a device whose session is online and active rings without a notification.
 local function send_all_presence(username)
 	for _, session in pairs(sessions_of(username)) do
-		if is_online(session) then send_presence(session, true); end
+		if is_online(session) then send_presence(session, session.presence); end
 	end
 end
 
@@ -49,7 +57,7 @@ local function on_client_state(is_inactive)
 	return function (event)
 		local session = event.origin;
 		session.pushlark_inactive = is_inactive;
-		if is_csi_event() and session.full_jid and is_online(session) then send_presence(session, true); end
+		if setting("csi_events") and session.full_jid and is_online(session) then send_presence(session, session.presence); end
 	end
 end
 
@@ -63,14 +71,15 @@ local function on_presence(event)
 	local session, stanza = event.origin, event.stanza;
 	if not session.full_jid or stanza.attr.to then return; end
 	if stanza.attr.type == "unavailable" then
-		send_presence(session, false);
+		send_presence(session, nil);
 	elseif not stanza.attr.type then
-		send_presence(session, (tonumber(stanza:get_child_text("priority")) or 0) >= 0);
+		local is_available = (tonumber(stanza:get_child_text("priority")) or 0) >= 0;
+		send_presence(session, is_available and stanza or nil);
 	end
 end
 
 local function on_unbind(event)
-	if event.session.full_jid then send_presence(event.session, false); end
+	if event.session.full_jid then send_presence(event.session, nil); end
 end
 
 -- Messages. The host adds a stanza-id (XEP-0359) to each, so that a repeat after a lost session has the same id.
@@ -136,7 +145,13 @@ local function send_message(kind, to, stanza, recipient)
 	if #text > max_stanza_bytes then
 		return module:log("warn", "message of %d bytes to %s not sent to Pushlark: it is too large", #text, to);
 	end
-	send_event { type = kind, id = id_of(stanza), from = stanza.attr.from, to = to, stanza = text, recipient = recipient };
+	local username = jid.node(to);
+	local sender = about_sender(stanza, username, sessions_of(username), setting("names"));
+	recipient.sender_known = sender.sender_known;
+	send_event {
+		type = kind, id = id_of(stanza), from = stanza.attr.from, to = to, stanza = text, recipient = recipient,
+		sender_name = sender.sender_name, room_name = sender.room_name,
+	};
 end
 
 -- The nicks of a session in rooms, as the rooms confirm them (XEP-0045, status code 110).
@@ -259,8 +274,7 @@ end
 -- Messages that a session did not acknowledge before it was lost, and those that arrive while it is lost.
 local function send_unacknowledged(session, stanza)
 	if stanza.name == "message" and not stanza.attr.xmlns and is_notifiable(stanza) and id_of(stanza) then
-		local nick = nick_of(session, stanza);
-		send_message("unacknowledged", session.full_jid, stanza, nick and { nick = nick });
+		send_message("unacknowledged", session.full_jid, stanza, { nick = nick_of(session, stanza) });
 	end
 end
 
@@ -289,7 +303,7 @@ local function on_removal(event)
 end
 
 return function (...)
-	send_event, is_csi_event = ...;
+	send_event, setting = ...;
 	module:hook("pre-presence/bare", on_presence, 10);
 	module:hook("resource-unbind", on_unbind);
 	module:hook("csi-client-active", on_client_state(nil));

@@ -172,6 +172,21 @@ pub enum Recipients {
 }
 
 impl Recipients {
+    fn len(&self) -> usize {
+        match self {
+            Self::Users(users) => users.len(),
+            Self::Sessions(sessions) => sessions.len(),
+        }
+    }
+
+    /// Returns each recipient once, in the same order.
+    fn distinct(self) -> Self {
+        match self {
+            Self::Users(users) => Self::Users(distinct(users)),
+            Self::Sessions(sessions) => Self::Sessions(distinct(sessions)),
+        }
+    }
+
     fn domains(&self) -> Vec<DomainPart> {
         match self {
             Self::Users(users) => users.iter().map(|user| user.domain().to_owned()).collect(),
@@ -194,17 +209,15 @@ pub fn message(
     mut reported: Reported,
     arrival: &Arrival<'_>,
 ) -> Result<WebhookEvent, String> {
-    let recipients = match &to {
-        Recipients::Users(users) => users.len(),
-        Recipients::Sessions(sessions) => sessions.len(),
-    };
+    let recipients = to.len();
     if recipients > MAX_EVENT_RECIPIENTS {
         return Err(format!("to has {recipients} recipients, {MAX_EVENT_RECIPIENTS} are allowed"));
     }
-    if recipients > 1 {
+    let to = to.distinct();
+    if to.len() > 1 {
         // One nick cannot be that of several users.
         reported.recipient.nick = None;
-        reported.context.members = u32::try_from(recipients).ok();
+        reported.context.members = u32::try_from(to.len()).ok();
     }
     let at = at.or(arrival.at).or_else(|| sent_at(&from, &to, message));
     let told_id = || stanza_id(&from, &to, message);
@@ -234,11 +247,9 @@ pub fn message(
             let work = WorkKind::Message { from, to: vec![user.clone()], stanza, recipient, context };
             if is_told_to_user { Effect::Queue(work) } else { Effect::CallAnswer { user, work } }
         }
-        (_, Recipients::Users(to)) => {
-            Effect::Queue(WorkKind::Message { from, to: distinct(to), stanza, recipient, context })
-        }
+        (_, Recipients::Users(to)) => Effect::Queue(WorkKind::Message { from, to, stanza, recipient, context }),
         (_, Recipients::Sessions(to)) => {
-            Effect::Queue(WorkKind::Unacknowledged { from, to: distinct(to), stanza, recipient, context })
+            Effect::Queue(WorkKind::Unacknowledged { from, to, stanza, recipient, context })
         }
     };
     Ok(WebhookEvent { id, at: arrival.happened(at), effect, read_marks })

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use pushlark_model::{Activity, Availability, ClientState};
-use pushlark_queue::{ReportedRecipient, WorkKind};
-use pushlark_xmpp::{Element, Message, MessageType, parse_jid};
+use pushlark_queue::{MessageContext, ReportedRecipient, WorkKind};
+use pushlark_xmpp::{Element, Message, MessageType, is_xml_text, parse_jid};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
@@ -12,6 +12,9 @@ use time::OffsetDateTime;
 
 use crate::event::{Arrival, Effect, ReadMark, Recipients, Reported, WebhookEvent, message, new_id, subscription};
 use crate::jid_fields::{bare, check_user, full, jid, user};
+
+/// The most characters of a name. The rest is cut off.
+const MAX_NAME_CHARS: usize = 256;
 
 /// The fields of all types of native events. One struct holds them, so that an error can name the field.
 #[derive(Debug, Deserialize)]
@@ -28,6 +31,8 @@ pub struct NativeEvent {
     body: Option<String>,
     #[serde(default, deserialize_with = "reported_recipient")]
     recipient: Option<ReportedRecipient>,
+    sender_name: Option<String>,
+    room_name: Option<String>,
     jid: Option<String>,
     status: Option<String>,
     client_state: Option<ClientState>,
@@ -64,7 +69,10 @@ impl NativeEvent {
                 let to = self.to.clone().or_else(|| Some(vec![stanza.element().attribute("to")?.to_owned()]));
                 let to = recipients(kind, &to.ok_or("to is missing")?)?;
                 let recipient = self.recipient.unwrap_or_default();
-                let reported = Reported { recipient, ..Reported::default() };
+                let [sender_name, room_name] =
+                    [&self.sender_name, &self.room_name].map(|name| name_for_people(name.as_deref()?));
+                let context = MessageContext { sender_name, room_name, members: None };
+                let reported = Reported { recipient, context };
                 return message(id, self.at, from, to, &stanza, reported, arrival);
             }
             "subscription" => {
@@ -146,6 +154,14 @@ fn recipients(kind: &str, to: &[String]) -> Result<Recipients, String> {
     } else {
         Recipients::Sessions(to.iter().map(|to| full("to", Some(to))).collect::<Result<_, _>>()?)
     })
+}
+
+/// Returns a name on one line: each run of white space and of characters that a line cannot have becomes one space.
+fn name_for_people(name: &str) -> Option<String> {
+    let is_separator = |c: char| c.is_whitespace() || c.is_control() || !is_xml_text(c.encode_utf8(&mut [0; 4]));
+    let words: Vec<&str> = name.split(is_separator).filter(|word| !word.is_empty()).collect();
+    let name: String = words.join(" ").chars().take(MAX_NAME_CHARS).collect();
+    (!name.is_empty()).then(|| name.trim_end().to_owned())
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {

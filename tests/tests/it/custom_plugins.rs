@@ -242,8 +242,9 @@ async fn a_function_gets_all_that_a_plugin_gets() {
     pushlark.enable_with(BOB, "phone", json!({"topic": "app"})).await;
     pushlark.enable(&session, "tablet").await;
     let at = ago(0);
-    let facts = json!({"online": true, "client_state": "inactive", "unread_count": 3});
-    pushlark.event(Event::unacknowledged(&session, "canary Hi").id("m1").at(&at).recipient(facts)).await;
+    let facts = json!({"online": true, "client_state": "inactive", "unread_count": 3, "sender_known": false});
+    let event = Event::unacknowledged(&session, "canary Hi").id("m1").at(&at).recipient(facts);
+    pushlark.event(event.with("sender_name", "canary Alice").with("room_name", "canary Birds")).await;
     let mut sent = eventually("a call", async || lambda.calls().concat().pop()).await;
     let mut services = sent["services"].take().as_array().unwrap().clone();
     let tied = sent["recipient"]["tied"].as_u64().unwrap() as usize;
@@ -258,8 +259,10 @@ async fn a_function_gets_all_that_a_plugin_gets() {
     assert_eq!(services, [service("phone", phone), service("tablet", form("tablet"))]);
     assert!(sent["stanza"].take().as_str().unwrap().contains("<body>canary Hi</body>"));
     let expected = json!({"id": "m1", "type": "unacknowledged", "at": at, "from": ALICES_PC, "is_own": false, "to": session,
+        "sender_name": "canary Alice", "room_name": "canary Birds", "members": 1,
         "chat": "chat", "body": "canary Hi", "stanza": null, "unread_count": 3, "services": null,
-        "recipient": {"exists": true, "online": true, "client_state": "inactive", "tied": tied, "connected": []}});
+        "recipient": {"exists": true, "online": true, "client_state": "inactive", "sender_known": false, "tied": tied,
+            "connected": []}});
     assert_eq!(sent, expected);
     pushlark.settled().await;
     assert!(pushlark.alerts("tablet").await.is_empty());

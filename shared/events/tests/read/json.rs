@@ -3,7 +3,7 @@
 use pushlark_events::{Effect, ReadMark, WebhookEvent};
 use pushlark_http::Media::{Json, JsonLines};
 use pushlark_model::{Activity, Availability, ClientState};
-use pushlark_queue::{ReportedRecipient, WorkKind};
+use pushlark_queue::{MessageContext, ReportedRecipient, WorkKind};
 use pushlark_xmpp::BareJid;
 use pushlark_xmpp::MessageType;
 use serde_json::{Value, json};
@@ -104,12 +104,74 @@ fn the_known_facts_about_a_recipient_are_queued() {
             },
         ),
         (
-            json!({"exists": null, "online": null, "unread_count": null, "client_state": null}),
+            json!({"sender_known": false}),
+            ReportedRecipient { sender_known: Some(false), ..ReportedRecipient::default() },
+        ),
+        (
+            json!({"exists": null, "online": null, "unread_count": null, "client_state": null, "sender_known": null}),
             ReportedRecipient::default(),
         ),
     ] {
         assert_eq!(queued(event(message(json!({"recipient": recipient})))).recipient, facts);
     }
+}
+
+/// Returns the data about a message that are not in its stanza.
+fn context(event: WebhookEvent) -> MessageContext {
+    match event.effect {
+        Effect::Queue(WorkKind::Message { context, .. } | WorkKind::Unacknowledged { context, .. }) => context,
+        other => panic!("{other:?} is not a message"),
+    }
+}
+
+#[test]
+fn names_for_people_are_queued_on_one_line_and_cut() {
+    for (name, queued) in [
+        ("Alice", Some("Alice")),
+        (" Zo\u{eb}\t \u{1f600}\r\nBirds\u{85}\u{2028}\u{2029} ", Some("Zo\u{eb} \u{1f600} Birds")),
+        ("\u{0}\u{7}a\u{1b}[31mb\u{7f}\u{fffe}\u{ffff}c", Some("a [31mb c")),
+        ("", None),
+        (" \n\u{0}\u{3000}", None),
+        (&"\u{1f600}".repeat(257), Some("\u{1f600}".repeat(256).as_str())),
+        (&format!("{} b", "a".repeat(255)), Some("a".repeat(255).as_str())),
+        (&"a ".repeat(100_000), Some(format!("{}a", "a ".repeat(127)).as_str())),
+    ] {
+        for kind in ["message", "unacknowledged"] {
+            let to = "bob@example.com/phone";
+            let context =
+                context(event(message(json!({"type": kind, "to": to, "sender_name": name, "room_name": name}))));
+            let queued = queued.map(str::to_owned);
+            let expected = MessageContext { sender_name: queued.clone(), room_name: queued, members: None };
+            assert_eq!(context, expected, "{name:?}");
+        }
+    }
+    for fields in [json!({}), json!({"sender_name": null, "room_name": null})] {
+        assert_eq!(context(event(message(fields))), MessageContext::default());
+    }
+}
+
+#[test]
+fn the_members_are_the_distinct_recipients() {
+    for (to, members) in [
+        (json!("bob@example.com"), None),
+        (json!(["bob@example.com"]), None),
+        (json!(["bob@example.com", "BOB@example.com/phone", "bob@example.com"]), None),
+        (json!(["bob@example.com", "carol@example.com", "Bob@example.com"]), Some(2)),
+    ] {
+        assert_eq!(context(event(message(json!({"to": to})))).members, members, "{to}");
+    }
+    let to = json!(["bob@example.com/a", "bob@example.com/a", "bob@example.com/b"]);
+    assert_eq!(context(event(message(json!({"type": "unacknowledged", "to": to})))).members, Some(2));
+}
+
+#[test]
+fn the_nick_of_a_recipient_who_is_listed_twice_counts() {
+    let changes = |to| json!({"to": to, "recipient": {"nick": "Bob", "sender_known": false}});
+    let of = |to| queued(event(message(changes(to)))).recipient;
+    let twice = of(json!(["bob@example.com", "bob@example.com/phone"]));
+    assert_eq!((twice.nick.as_deref(), twice.sender_known), (Some("Bob"), Some(false)));
+    let two = of(json!(["bob@example.com", "carol@example.com"]));
+    assert_eq!((two.nick, two.sender_known), (None, Some(false)), "sender_known is about all recipients");
 }
 
 #[test]
@@ -262,6 +324,10 @@ fn the_error_of_a_message_names_the_field() {
         (json!({"recipient": {"unread_count": -1}}), "recipient.unread_count"),
         (json!({"recipient": {"unread_count": 1.5}}), "recipient.unread_count"),
         (json!({"recipient": {"unread_count": 4_294_967_296_u64}}), "recipient.unread_count"),
+        (json!({"recipient": {"sender_known": "no"}}), "recipient.sender_known"),
+        (json!({"sender_name": 1}), "sender_name"),
+        (json!({"sender_name": ["Alice"]}), "sender_name"),
+        (json!({"room_name": {"en": "Birds"}}), "room_name"),
         (json!({"id": 7}), "id"),
         (json!({"at": "yesterday"}), "at"),
         (json!({"at": "2026-11-22T20:00:00"}), "at"),

@@ -102,7 +102,7 @@ fn users_of(kind: &WorkKind) -> Vec<BareJid> {
 
 /// Returns valid bodies, which the tests change.
 fn originals() -> Vec<(Media, Vec<u8>)> {
-    let message = r#"{"type":"message","id":"1","at":"2026-11-22T19:33:37Z","from":"a@example.com/x","to":["b@example.com","c@d.example"],"chat":"chat","body":"Hi","recipient":{"exists":true,"online":false,"unread_count":2}}"#;
+    let message = r#"{"type":"message","id":"1","at":"2026-11-22T19:33:37Z","from":"a@example.com/x","to":["b@example.com","c@d.example"],"chat":"chat","body":"Hi","recipient":{"exists":true,"online":false,"unread_count":2,"sender_known":true},"sender_name":"A","room_name":"B"}"#;
     let stanza = r#"{"type":"unacknowledged","to":"b@example.com/x","stanza":"<message type='chat' from='a@example.com'><body>\"Hi\"</body></message>"}"#;
     let presence = r#"{"type":"presence","jid":"b@example.com/x","status":"offline"}"#;
     let removed = r#"{"type":"domain_removed","domain":"example.com"}"#;
@@ -204,15 +204,18 @@ fn event() -> impl Strategy<Value = Value> {
     // Some users are recipients of most events.
     let occupant = (0..40_u32).prop_map(|number| format!("u{number}@example.com/x"));
     let to = vec(prop_oneof![1 => jid(), 3 => occupant], 1..60).prop_map(Value::from);
-    let recipient = (option::of(any::<bool>()), option::of(any::<bool>()), option::of(any::<u32>())).prop_map(
-        |(exists, online, unread_count)| json!({"exists": exists, "online": online, "unread_count": unread_count}),
-    );
-    let common =
-        (select(vec!["message", "unacknowledged"]), option::of("[a-z0-9#:/\"\\\\é-]{1,40}"), jid(), to, recipient);
+    let flag = || option::of(any::<bool>());
+    let recipient = (flag(), flag(), option::of(any::<u32>()), flag()).prop_map(|(exists, online, unread_count, known)| {
+        json!({"exists": exists, "online": online, "unread_count": unread_count, "sender_known": known})
+    });
+    let names = (option::of(text()), option::of(text()));
+    let kind = select(vec!["message", "unacknowledged"]);
+    let common = (kind, option::of("[a-z0-9#:/\"\\\\é-]{1,40}"), jid(), to, recipient, names);
     let chat = select(vec!["chat", "groupchat"]);
-    let message =
-        (common, any::<bool>(), chat, text()).prop_map(|((kind, id, from, to, recipient), stanza, chat, body)| {
+    let message = (common, any::<bool>(), chat, text()).prop_map(
+        |((kind, id, from, to, recipient, names), stanza, chat, body)| {
             let mut event = json!({"type": kind, "id": id, "from": from, "to": to, "recipient": recipient});
+            (event["sender_name"], event["room_name"]) = (json!(names.0), json!(names.1));
             if stanza {
                 let message = Element::new("message", "jabber:client").with_attribute("type", chat);
                 let message = message.with_child(Element::new("body", "jabber:client").with_text(body));
@@ -222,7 +225,8 @@ fn event() -> impl Strategy<Value = Value> {
                 event["body"] = body.into();
             }
             event
-        });
+        },
+    );
     let user_removed = jid().prop_map(|jid| json!({"type": "user_removed", "jid": jid}));
     let presence = jid().prop_map(|jid| json!({"type": "presence", "jid": jid, "status": "offline"}));
     prop_oneof![6 => message, 1 => user_removed, 1 => presence]
