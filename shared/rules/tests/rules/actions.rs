@@ -203,9 +203,7 @@ fn a_rule_notifies_all_registrations_the_tied_one_or_those_of_an_app() {
         ("{app = 'work'}", vec!["work"]),
         ("{app = 'default'}", vec!["phone"]),
     ] {
-        let toml = format!(
-            "[[rules]]\naction = 'push'\ncontent = 'message'\nto = {to}\n[[rules]]\naction = 'skip'"
-        );
+        let toml = format!("[[rules]]\naction = 'push'\ncontent = 'message'\nto = {to}\n[[rules]]\naction = 'skip'");
         let decided = decide(&toml.parse().unwrap(), &unacknowledged(chat("Hi")), &tied, &registrations);
         assert_eq!(decided.nodes(), expected, "{to}");
         assert!(decided.reasons().iter().all(|reason| *reason == "rules: rule 1 is for other devices"), "{to}");
