@@ -152,7 +152,7 @@ fn rules_and_events_that_are_not_valid_fail_with_the_file_the_rule_and_the_line(
     }
     for (text, reason) in [
         ("{", "EOF"),
-        (r#"{"type": "message", "from": "a@example.com"}"#, "missing field `to`"),
+        (r#"{"type": "message", "from": "a@example.com"}"#, "stanza is missing"),
         (r#"{"type": "presence", "jid": "a@example.com/pc", "status": "online"}"#, "no plugin decides about the event"),
         (r#"{"type": "user_removed", "jid": "a@example.com"}"#, "no plugin decides about the event"),
     ] {
