@@ -24,6 +24,9 @@ use crate::shares::Shares;
 /// The longest name or ARN of a function, in characters ("Lambda API reference", Invoke).
 const MAX_FUNCTION_NAME: usize = 170;
 
+/// The plugin of the operator's rules, if the worker has no plugin of its own with this name.
+const RULES: &str = "rules";
+
 /// The last task starts this long before the deadline: the longest publish (5 s), and the work before and after it.
 const START_CUTOFF: Duration = Duration::from_millis(6_500);
 
@@ -114,11 +117,11 @@ impl Worker {
             Some(_) => {
                 return Err(catalogue::PLUGIN.invalid("lambda: is not followed by a function's name or ARN"));
             }
-            None if name == "rules" => ChosenPlugin::Rules(CurrentRules::read(rules).await?),
-            None => {
-                let plugin = plugins.get(&name).map_err(|unknown| catalogue::PLUGIN.invalid(unknown))?;
-                ChosenPlugin::Compiled(plugin)
-            }
+            None => match plugins.get(&name) {
+                Ok(plugin) => ChosenPlugin::Compiled(plugin),
+                Err(_) if name == RULES => ChosenPlugin::Rules(CurrentRules::read(rules).await?),
+                Err(unknown) => return Err(catalogue::PLUGIN.invalid(format!("{unknown}, {RULES}"))),
+            },
         };
         let concurrency = environment.number(&catalogue::WORKER_CONCURRENCY)? as usize;
         let delivery = Delivery::from_environment(environment, aws)?;

@@ -54,7 +54,8 @@ pub enum EventKind {
     Message(BareJid),
     /// This session did not acknowledge the message (XEP-0198).
     Unacknowledged(FullJid),
-    /// This user got a contact request (RFC 6121, section 3.1). The default rules decide about it, whatever the plugin.
+    /// This user got a contact request (RFC 6121, section 3.1). Plugins decide about it only if they say so
+    /// ([`decides_subscriptions`](crate::Plugin::decides_subscriptions)).
     Subscription(BareJid),
 }
 

@@ -377,3 +377,11 @@ fn too_many_rules_and_too_long_texts_are_refused() {
     let deep = format!("rules = {}", "[".repeat(100_000));
     assert!(deep.parse::<Rules>().is_err());
 }
+
+#[test]
+fn the_examples_of_the_documentation_are_accepted() {
+    let page = include_str!("../../../../docs/rules.md");
+    let examples: Vec<_> = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(examples.len() > 3);
+    examples.into_iter().for_each(|example| drop(accepted(example)));
+}
