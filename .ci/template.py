@@ -138,9 +138,9 @@ class Commands(unittest.TestCase):
 
 
 class Snippets(unittest.TestCase):
-    # Options of every command, a command that is the CLI's own, and an option that it gives another name.
+    # Options of every command, commands that are the CLI's own, and an option that it gives another name.
     GLOBAL = {"cli-binary-format", "output", "profile", "query", "region"}
-    OWN = {("logs", "tail"): {"follow", "format", "since"}}
+    OWN = {("logs", "tail"): {"follow", "format", "since"}, ("s3", "cp"): set()}
     RENAMED = {("sns", "subscribe"): {"notification-endpoint"}}
 
     def test_aws_commands_name_operations_and_parameters_that_exist(self):
