@@ -211,3 +211,13 @@ fn the_examples_present_notifications_as_they_say() {
         }
     }
 }
+
+#[test]
+fn the_page_about_rules_shows_the_output_of_its_command() {
+    let root = format!("{}/../..", env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(format!("{root}/docs/rules.md")).unwrap();
+    let [_, shown, ..] = page.splitn(3, "```text\n").collect::<Vec<_>>()[..] else { panic!("the page has no output") };
+    let (shown, _) = shown.split_once("```").unwrap();
+    let example = |name: &str| format!("{root}/examples/rules/{name}");
+    assert_eq!(printed(&example("community.toml"), &example("mention.json"), &[]), shown);
+}

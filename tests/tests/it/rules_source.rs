@@ -151,3 +151,14 @@ async fn rules_in_aws_are_not_read_for_another_plugin() {
     pushlark.notified("phone", 1).await;
     assert_eq!(aws.arrived(), 0);
 }
+
+#[tokio::test]
+async fn rules_of_several_lines_are_not_in_the_file_with_settings_of_single_functions() {
+    let rules = skip_all("night");
+    let pushlark = Pushlark::with_settings([("PLUGIN", "rules"), ("RULES", rules.as_str())]).await;
+    let settings = pushlark.stack.lambda_env();
+    assert!(settings.contains("\nPLUGIN=rules\n") && !settings.contains("night"), "{settings}");
+    let one_line = r#"rules = [{action = "skip"}]"#;
+    let pushlark = Pushlark::with_settings([("PLUGIN", "rules"), ("RULES", one_line)]).await;
+    assert!(pushlark.stack.lambda_env().contains(&format!("\nRULES={one_line}\n")));
+}

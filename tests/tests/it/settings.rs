@@ -71,6 +71,7 @@ const BAD: &[Case] = &[
     ("PLUGIN", " ", EMPTY),
     ("RULES", " ", EMPTY),
     ("RULES", "file:/none/r", "the file /none/r cannot be read: No such file or directory (os error 2)"),
+    ("RULES", r#"rules = [{action = "push"}]"#, "rule 1, line 1: the action push needs a content: message or jingle"),
     ("RULES", "s3://rules", "expected s3://bucket/key"),
     ("RULES", "https://rules.s3.eu-west-1.amazonaws.com/canary", "a URL must be s3://bucket/key"),
     (
