@@ -4,7 +4,6 @@ use pushlark_model::{ClientState, Registration};
 use pushlark_plugin::Recipient;
 use pushlark_xmpp::{Jid, ns};
 use serde::Deserialize;
-use time::OffsetDateTime;
 
 use crate::facts::{BodyState, Chat, Facts, Kind, Source};
 use crate::hours::Hours;
@@ -79,7 +78,6 @@ impl Condition {
             pattern.as_ref().is_none_or(|pattern| jid.is_some_and(|jid| pattern.matches(jid)))
         };
         let has_hint = |hint| facts.stanza().is_some_and(|stanza| stanza.child(hint, ns::HINTS).is_some());
-        let mentions = || facts.message().map(|event| event.mentions(None));
         let is_encrypted = || facts.message().map(|_| facts.is_encrypted);
         let is_known = || facts.event.map(|event| event.sender_known.unwrap_or(true));
         let room = || facts.room.clone().map(Jid::from);
@@ -92,11 +90,11 @@ impl Condition {
             && is_jid(&self.from, Some(&facts.from))
             && is_jid(&self.to, Some(&facts.to))
             && (self.room.is_none() || is_jid(&self.room, room().as_ref()))
-            && is_met(self.mention, mentions)
+            && is_met(self.mention, || facts.mentions())
             && is_met(self.encrypted, is_encrypted)
             && is_met(self.sender_known, is_known)
             && self.members_over.is_none_or(|members| facts.event.is_some_and(|event| event.members > members))
-            && self.age_over.is_none_or(|age| age_of(facts).whole_seconds() > age.into())
+            && self.age_over.is_none_or(|age| facts.age.whole_seconds() > age.into())
     }
 
     /// Conditions without a kind are MongooseIM's: for messages and, with `jingle`, calls of the types chat and
@@ -133,11 +131,6 @@ impl Condition {
 /// Returns whether a fact is the one that a condition names.
 fn is_met<T: PartialEq>(condition: Option<T>, fact: impl FnOnce() -> Option<T>) -> bool {
     condition.is_none() || condition == fact()
-}
-
-/// Returns the time since the event. It is the only fact that changes with a retry.
-fn age_of(facts: &Facts<'_>) -> time::Duration {
-    OffsetDateTime::now_utc() - facts.at
 }
 
 impl Hint {

@@ -1,9 +1,11 @@
 //! The facts of an event that conditions compare and templates show.
 
+use std::cell::OnceCell;
+
 use pushlark_plugin::{Event, EventKind};
 use pushlark_xmpp::{BareJid, CallStep, Content, Element, Jid, MessageType, ns};
 use serde::Deserialize;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 /// The kind of an event, `kind` in a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -84,6 +86,10 @@ pub struct Facts<'e> {
     pub event: Option<&'e Event>,
     /// Whether the message is encrypted.
     pub is_encrypted: bool,
+    /// The time since the event. It is the only fact that changes with a retry.
+    pub age: Duration,
+    /// Whether the message mentions the recipient. A search in the text finds it, so it is done once.
+    mentions: OnceCell<bool>,
 }
 
 impl<'e> Facts<'e> {
@@ -110,7 +116,17 @@ impl<'e> Facts<'e> {
         let is_in_room = event.is_occupant || event.message.kind() == MessageType::Groupchat;
         let room = event.room.clone().or_else(|| is_in_room.then(|| event.from.to_bare()));
         let is_encrypted = content == Ok(Content::Encrypted);
-        Self { kind, from: event.from.clone(), to, room, at: event.at, event: Some(event), is_encrypted }
+        Self {
+            kind,
+            from: event.from.clone(),
+            to,
+            room,
+            at: event.at,
+            event: Some(event),
+            is_encrypted,
+            age: age(event.at),
+            mentions: OnceCell::new(),
+        }
     }
 
     /// Returns the facts of the news that `user` has read `conversation` on another device.
@@ -123,6 +139,8 @@ impl<'e> Facts<'e> {
             at,
             event: None,
             is_encrypted: false,
+            age: age(at),
+            mentions: OnceCell::new(),
         }
     }
 
@@ -134,6 +152,11 @@ impl<'e> Facts<'e> {
     /// Returns the event, if it is a message and no step of a call.
     pub fn message(&self) -> Option<&'e Event> {
         self.stanza_event().filter(|event| event.message.call().is_none())
+    }
+
+    /// Returns whether the message mentions the recipient.
+    pub fn mentions(&self) -> Option<bool> {
+        self.message().map(|event| *self.mentions.get_or_init(|| event.mentions(None)))
     }
 
     /// Returns the stanza.
@@ -174,4 +197,8 @@ impl<'e> Facts<'e> {
         let mut children = self.stanza()?.children();
         Some(children.any(|child| child.namespace() == ns::JINGLE_MESSAGE_INITIATION))
     }
+}
+
+fn age(at: OffsetDateTime) -> Duration {
+    OffsetDateTime::now_utc() - at
 }

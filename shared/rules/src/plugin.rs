@@ -40,16 +40,11 @@ impl Plugin for Rules {
             Defaults.prepare_notification(event)?;
         }
         let facts = Facts::of(event);
-        for rule in &self.0 {
-            let is_certain = match rule.matches_event(&facts) {
-                Some(false) => continue,
-                Some(true) => true,
-                None => false,
-            };
+        for rule in self.0.iter().filter(|rule| rule.matches_some(&facts)) {
             match &rule.action {
-                Action::Skip if is_certain => return Err(rule.reason()),
+                Action::Skip if rule.matches_all(&facts) => return Err(rule.reason()),
                 Action::Skip => {}
-                Action::Push(push) if is_certain => {
+                Action::Push(push) if rule.matches_all(&facts) => {
                     let notification = push.notification(event, &facts).map_err(|why| rule.failure(why))?;
                     return Ok(notification.payload);
                 }

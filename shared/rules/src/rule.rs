@@ -40,13 +40,14 @@ impl Rule {
         self.conditions.iter().any(|condition| condition.names(kind))
     }
 
-    /// Returns whether the event meets the conditions, whatever its recipient is. `None` if it depends on the
-    /// recipient.
-    pub fn matches_event(&self, facts: &Facts<'_>) -> Option<bool> {
-        let mut conditions = self.conditions.iter().filter(|condition| condition.matches_event(facts)).peekable();
-        let is_possible = conditions.peek().is_some();
-        let is_certain = conditions.any(|condition| !condition.depends_on_recipient());
-        (is_certain || !is_possible).then_some(is_certain)
+    /// Returns whether the event meets the conditions for some recipient.
+    pub fn matches_some(&self, facts: &Facts<'_>) -> bool {
+        self.conditions.iter().any(|condition| condition.matches_event(facts))
+    }
+
+    /// Returns whether the event meets the conditions for every recipient.
+    pub fn matches_all(&self, facts: &Facts<'_>) -> bool {
+        self.conditions.iter().any(|condition| condition.matches_event(facts) && !condition.depends_on_recipient())
     }
 
     /// Returns whether the event meets the conditions for a registration of a recipient.
