@@ -138,9 +138,9 @@ class Commands(unittest.TestCase):
 
 
 class Snippets(unittest.TestCase):
-    # Options of every command, a command that is the CLI's own, and an option that it gives another name.
+    # Options of every command, commands that are the CLI's own, and an option that it gives another name.
     GLOBAL = {"cli-binary-format", "output", "profile", "query", "region"}
-    OWN = {("logs", "tail"): {"follow", "format", "since"}}
+    OWN = {("logs", "tail"): {"follow", "format", "since"}, ("s3", "cp"): set()}
     RENAMED = {("sns", "subscribe"): {"notification-endpoint"}}
 
     def test_aws_commands_name_operations_and_parameters_that_exist(self):
@@ -251,6 +251,91 @@ class Toolchain(unittest.TestCase):
         for manifest in ROOT.glob("*/*/Cargo.toml"):
             package = tomllib.loads(manifest.read_text())["package"]
             self.assertEqual(package.get("rust-version"), {"workspace": True}, manifest)
+
+
+def resolved(node, parameters):
+    """A part of the template as CloudFormation resolves it; other resources and pseudo parameters are their names."""
+    if isinstance(node, list):
+        values = [resolved(value, parameters) for value in node]
+        return [value for value in values if value != "AWS::NoValue"]
+    if not isinstance(node, dict):
+        return node
+    if len(node) != 1:
+        return {key: resolved(value, parameters) for key, value in node.items()}
+    [(function, argument)] = node.items()
+    match function:
+        case "Ref":
+            return parameters.get(argument, argument)
+        case "Condition" if isinstance(argument, str):
+            return resolved(TEMPLATE["Conditions"][argument], parameters)
+        case "Fn::If":
+            name, then, otherwise = argument
+            return resolved(then if resolved(TEMPLATE["Conditions"][name], parameters) else otherwise, parameters)
+        case "Fn::Sub":
+            text, names = argument if isinstance(argument, list) else (argument, {})
+            names = parameters | {name: resolved(value, parameters) for name, value in names.items()}
+            return re.sub(r"\$\{([\w:]+)\}", lambda match: str(names.get(match[1], match[1])), text)
+        case "Fn::GetAtt":
+            return ".".join(argument)
+    argument = resolved(argument, parameters)
+    match function:
+        case "Fn::Select":
+            return argument[1][int(argument[0])]
+        case "Fn::Split":
+            return argument[1].split(argument[0])
+        case "Fn::Equals":
+            return argument[0] == argument[1]
+        case "Fn::Not":
+            return not argument[0]
+        case "Fn::And":
+            return all(argument)
+        case "Fn::Or":
+            return any(argument)
+    return {function: argument}
+
+
+def statements(role, **given):
+    """The statements of a role's policies, in a stack with these parameters."""
+    parameters = {name: str(parameter.get("Default", "")) for name, parameter in PARAMETERS.items()} | given
+    policies = RESOURCES[role]["Properties"]["Policies"]
+    return [s for policy in policies for s in resolved(policy["PolicyDocument"]["Statement"], parameters)]
+
+
+class Rules(unittest.TestCase):
+    SECRET = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:rules-AbCdEf"
+    PARAMETER = "arn:aws:ssm:eu-west-1:123456789012:parameter/push/rules"
+    KEY = "arn:aws:kms:eu-west-1:123456789012:key/k"
+
+    def added(self, **given):
+        """The statements of the worker's role that these parameters add."""
+        without = statements("WorkerRole")
+        return [statement for statement in statements("WorkerRole", **given) if statement not in without]
+
+    def test_the_worker_may_read_just_the_rules_that_it_is_given(self):
+        for place, action, resource in [
+            ("s3://bucket/a/rules.toml", "s3:GetObject", "arn:AWS::Partition:s3:::bucket/a/rules.toml"),
+            ("s3://bucket/s3://a", "s3:GetObject", "arn:AWS::Partition:s3:::bucket/s3://a"),
+            (self.PARAMETER, "ssm:GetParameter", self.PARAMETER.replace("arn:aws:", "arn:AWS::Partition:")),
+            (f"{self.PARAMETER}:3", "ssm:GetParameter", self.PARAMETER.replace("arn:aws:", "arn:AWS::Partition:")),
+            (self.SECRET, "secretsmanager:GetSecretValue", self.SECRET),
+        ]:
+            [statement] = self.added(Rules=place)
+            self.assertEqual(statement, {"Effect": "Allow", "Action": action, "Resource": resource})
+        for text in ["", "file:/opt/rules.toml", 'rules = [{action = "skip"}]', 'rules = [{name = "a:b:ssm"}]', "s3"]:
+            self.assertEqual(self.added(Rules=text), [], text)
+
+    def test_the_worker_may_decrypt_its_rules_with_a_key_of_the_customer(self):
+        for place in ["s3://bucket/rules.toml", self.PARAMETER]:
+            [decrypt] = [s for s in self.added(Rules=place, KmsKeyArn=self.KEY) if s["Action"] == "kms:Decrypt"]
+            self.assertEqual(decrypt["Resource"], self.KEY)
+            [services] = decrypt["Condition"]["StringEquals"].values()
+            self.assertEqual([service.split(".")[0] for service in services], ["s3", "ssm"])
+        for place in ["", self.SECRET]:
+            self.assertNotIn("kms:Decrypt", [s["Action"] for s in self.added(Rules=place, KmsKeyArn=self.KEY)])
+
+    def test_the_plugin_rules_needs_rules(self):
+        self.assertEqual(refused(deployed() | {"Plugin": "rules"}), "Plugin rules needs Rules")
+        self.assertIsNone(refused(deployed() | {"Plugin": "rules", "Rules": "s3://bucket/rules.toml"}))
 
 
 class Stacks(unittest.TestCase):

@@ -35,12 +35,12 @@ impl IsolatedWorker {
         let queue =
             sqs.create_queue().queue_name("isolated").attributes(QueueAttributeName::VisibilityTimeout, "43200");
         let queue_url = queue.send().await.unwrap().queue_url.unwrap();
-        Self { worker: worker_of(&pushlark, &queue_url), queue_url, pushlark }
+        Self { worker: worker_of(&pushlark, &queue_url).await, queue_url, pushlark }
     }
 
     /// Returns another worker with the same settings and queue, without the state of this one.
-    pub fn fresh_worker(&self) -> Arc<Worker> {
-        worker_of(&self.pushlark, &self.queue_url)
+    pub async fn fresh_worker(&self) -> Arc<Worker> {
+        worker_of(&self.pushlark, &self.queue_url).await
     }
 
     /// Queues a record, and receives it as a batch of one message.
@@ -118,10 +118,11 @@ impl IsolatedWorker {
     }
 }
 
-fn worker_of(pushlark: &Pushlark, queue_url: &str) -> Arc<Worker> {
+async fn worker_of(pushlark: &Pushlark, queue_url: &str) -> Arc<Worker> {
     let Stack { environment, dynamodb, sqs, .. } = &pushlark.stack;
     let mut environment = environment.clone();
     environment.extend([("QUEUE_URL", queue_url), ("DEAD_LETTER_QUEUE_URL", queue_url)]);
     let (aws, plugins) = (SdkConfig::builder().build(), Plugins::built_in());
-    Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb.clone(), sqs.clone()).unwrap())
+    let worker = Worker::from_environment(&environment, &aws, &plugins, dynamodb.clone(), sqs.clone()).await;
+    Arc::new(worker.unwrap())
 }

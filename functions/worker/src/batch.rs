@@ -58,6 +58,12 @@ impl Worker {
     /// Handles a batch before `deadline`. A failed task is sent to the queue again, alone and with its own delay. If a
     /// task cannot be sent, its message is in the response and stays in the queue.
     pub async fn handle(self: &Arc<Self>, batch: SqsEvent, deadline: Instant) -> SqsBatchResponse {
+        // The tasks do not wait for new rules, but the invocation does: afterwards Lambda freezes the process.
+        let (response, ()) = tokio::join!(self.handle_messages(batch, deadline), self.refresh_rules());
+        response
+    }
+
+    async fn handle_messages(self: &Arc<Self>, batch: SqsEvent, deadline: Instant) -> SqsBatchResponse {
         let before_deadline = |time| deadline.checked_sub(time).unwrap_or(deadline);
         let end_cutoff = before_deadline(END_CUTOFF);
         let publish_cutoff = before_deadline(END_CUTOFF + self.delivery.timeout());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pushlark_delivery::{Ringing, asked_time_to_live};
 use pushlark_model::{CallSignal, Payload, Presentation, PublishOptions, Registration};
 use pushlark_plugin::Event;
+use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_store::{Claimant, StoreError};
 use pushlark_xmpp::{BareJid, Call, CallStep, parse_jid};
 use time::OffsetDateTime;
@@ -27,6 +28,14 @@ pub struct TimeToLive {
 }
 
 impl TimeToLive {
+    /// Reads `TIME_TO_LIVE` and `CALL_TIME_TO_LIVE`.
+    pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
+        Ok(Self {
+            default: Duration::from_secs(environment.number(&catalogue::TIME_TO_LIVE)?.into()),
+            call: Duration::from_secs(environment.number(&catalogue::CALL_TIME_TO_LIVE)?.into()),
+        })
+    }
+
     /// Returns the time at which a notification of an event at `at` expires; `None` if it is too late for an attempt.
     pub fn expiry(
         self,

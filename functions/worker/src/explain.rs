@@ -164,6 +164,7 @@ impl Worker {
         if recipients > MAX_EXPLAINED_RECIPIENTS {
             return Err(ExplainError::TooMany(recipients));
         }
+        self.refresh_rules().await;
         let mut explained = Vec::with_capacity(events.len());
         for event in events {
             explained.push(self.explain_event(event).await?);

@@ -17,13 +17,16 @@ mod preferences;
 mod progress;
 mod publish;
 mod retry;
+mod rules;
 mod shares;
 mod task;
+mod trial;
 mod unread;
 mod worker;
 
 pub use explain::{ExplainError, Explained};
 pub use pushlark_plugin::{Plugin, Plugins};
+pub use trial::{Trial, TrialError, Tried, TriedDecision};
 pub use worker::Worker;
 
 use std::sync::Arc;
@@ -83,7 +86,7 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     start(Format::Json, &environment)?;
     let aws = aws_config().await;
     let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_sqs::Client::new(&aws));
-    let worker = Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb, sqs)?);
+    let worker = Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb, sqs).await?);
     let warming = Arc::clone(&worker);
     tokio::spawn(async move { warming.warm_up().await });
     lambda_runtime::run(service_fn(async |event: LambdaEvent<WorkerInvocation>| {

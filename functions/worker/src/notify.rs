@@ -236,6 +236,7 @@ impl Worker {
             plugin if matches!(event.kind, EventKind::Subscription(_)) && !plugin.decides_subscriptions() => {
                 self.decide_by(&Defaults, event, reported, is_uncounted).await
             }
+            ChosenPlugin::Rules(rules) => self.decide_by(&*rules.get(), event, reported, is_uncounted).await,
             ChosenPlugin::Compiled(plugin) => self.decide_by(&**plugin, event, reported, is_uncounted).await,
             ChosenPlugin::External(function) => {
                 // The function is called once, so the count is needed before it decides.

@@ -18,10 +18,14 @@ use crate::call::TimeToLive;
 use crate::clear::ReadConversation;
 use crate::external::{External, OnError};
 use crate::guard::Guard;
+use crate::rules::{CurrentRules, RulesSettings};
 use crate::shares::Shares;
 
 /// The longest name or ARN of a function, in characters ("Lambda API reference", Invoke).
 const MAX_FUNCTION_NAME: usize = 170;
+
+/// The plugin of the operator's rules, if the worker has no plugin of its own with this name.
+const RULES: &str = "rules";
 
 /// The last task starts this long before the deadline: the longest publish (5 s), and the work before and after it.
 const START_CUTOFF: Duration = Duration::from_millis(6_500);
@@ -60,6 +64,8 @@ pub struct Worker {
 pub enum ChosenPlugin {
     /// A plugin in Rust that is part of the worker.
     Compiled(Arc<dyn Plugin>),
+    /// The operator's rules in TOML.
+    Rules(CurrentRules),
     /// A Lambda function of the operator, in any language.
     External(Arc<External>),
 }
@@ -69,6 +75,7 @@ impl ChosenPlugin {
     pub fn decides_subscriptions(&self) -> bool {
         match self {
             Self::Compiled(plugin) => plugin.decides_subscriptions(),
+            Self::Rules(rules) => rules.get().decides_subscriptions(),
             Self::External(_) => false,
         }
     }
@@ -77,16 +84,18 @@ impl ChosenPlugin {
     pub fn allows_clearing(&self, read: &ReadConversation, at: OffsetDateTime, registration: &Registration) -> bool {
         match self {
             Self::Compiled(plugin) => plugin.allows_clearing(&read.user, &read.conversation, at, registration),
+            Self::Rules(rules) => rules.get().allows_clearing(&read.user, &read.conversation, at, registration),
             Self::External(_) => true,
         }
     }
 }
 
 impl Worker {
-    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`,
-    /// `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `ALERT_INTERVAL`, `BADGE`, the settings of the content of notifications and those of
-    /// [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin that is a Lambda function, and for secrets.
-    pub fn from_environment(
+    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `RULES`, `RULES_REFRESH`, `WORKER_CONCURRENCY`,
+    /// `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `ALERT_INTERVAL`, `BADGE`, the settings
+    /// of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin that
+    /// is a Lambda function, for rules, and for secrets.
+    pub async fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,
         plugins: &Plugins,
@@ -99,26 +108,25 @@ impl Worker {
         let mut start_cutoff = START_CUTOFF;
         let timeout = environment.number(&catalogue::PLUGIN_TIMEOUT_MS)?;
         let on_error = OnError::from_environment(environment)?;
+        let rules = RulesSettings::from_environment(environment, aws)?;
+        let lambda = environment.with_endpoint(aws, &catalogue::AWS_ENDPOINT_URL_LAMBDA)?;
         let name: String = environment.require(&catalogue::PLUGIN)?;
         let plugin = match name.strip_prefix("lambda:") {
             Some(function) if is_function(function) => {
                 let timeout = Duration::from_millis(timeout.into());
                 start_cutoff += timeout;
-                ChosenPlugin::External(Arc::new(External::new(function, timeout, on_error, aws)))
+                ChosenPlugin::External(Arc::new(External::new(function, timeout, on_error, &lambda)))
             }
             Some(_) => {
                 return Err(catalogue::PLUGIN.invalid("lambda: is not followed by a function's name or ARN"));
             }
-            None => {
-                let plugin = plugins.get(&name).map_err(|unknown| catalogue::PLUGIN.invalid(unknown))?;
-                ChosenPlugin::Compiled(plugin)
-            }
+            None => match plugins.get(&name) {
+                Ok(plugin) => ChosenPlugin::Compiled(plugin),
+                Err(_) if name == RULES => ChosenPlugin::Rules(CurrentRules::read(rules).await?),
+                Err(unknown) => return Err(catalogue::PLUGIN.invalid(format!("{unknown}, {RULES}"))),
+            },
         };
         let concurrency = environment.number(&catalogue::WORKER_CONCURRENCY)? as usize;
-        let time_to_live = TimeToLive {
-            default: Duration::from_secs(environment.number(&catalogue::TIME_TO_LIVE)?.into()),
-            call: Duration::from_secs(environment.number(&catalogue::CALL_TIME_TO_LIVE)?.into()),
-        };
         let delivery = Delivery::from_environment(environment, aws)?;
         let alert_interval = environment.number(&catalogue::ALERT_INTERVAL)?;
         let badge_is_total = environment.choice_if_set(&catalogue::BADGE, [false, true])?;
@@ -134,12 +142,19 @@ impl Worker {
             unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
             clear_when_read: environment.switch(&catalogue::CLEAR_WHEN_READ)?,
             alert_interval: (alert_interval > 0).then(|| Duration::from_secs(alert_interval.into())),
-            time_to_live,
+            time_to_live: TimeToLive::from_environment(environment)?,
             start_cutoff,
             guard: Guard::default(),
             recipients: Shares::new(concurrency),
             publishes: Shares::new(concurrency),
         })
+    }
+
+    /// Reads the operator's rules again if they are old.
+    pub(crate) async fn refresh_rules(&self) {
+        if let ChosenPlugin::Rules(rules) = &self.plugin {
+            rules.refresh().await;
+        }
     }
 
     /// Opens the connections that the first notification needs.
@@ -154,7 +169,7 @@ impl Worker {
 }
 
 /// Reads `INCLUDE_BODY`, `INCLUDE_SENDER`, the placeholders, `CALL_END` and `GROUP_DATA`.
-fn content_policy(environment: &Environment) -> Result<ContentPolicy, SettingError> {
+pub fn content_policy(environment: &Environment) -> Result<ContentPolicy, SettingError> {
     let [urgent, mention] = environment.words(&catalogue::GROUP_DATA)?;
     Ok(ContentPolicy {
         body: environment.switch(&catalogue::INCLUDE_BODY)?,

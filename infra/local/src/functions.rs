@@ -7,8 +7,8 @@ use axum::Router;
 use pushlark_access::{Access, Caller};
 use pushlark_http::{Answer, Init, Invocation, Media, Methods, Problem, Response, answer};
 use pushlark_json::read_json;
-use pushlark_settings::catalogue::{AWS_ENDPOINT_URL_LAMBDA, AWS_ENDPOINT_URL_SECRETS_MANAGER, WEBHOOK_SECRET};
-use pushlark_settings::{Environment, Setting, SettingError, Text};
+use pushlark_settings::catalogue::{AWS_ENDPOINT_URL_SECRETS_MANAGER, WEBHOOK_SECRET};
+use pushlark_settings::{Environment, SettingError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use worker::{ExplainError, Plugins, Worker};
@@ -35,16 +35,16 @@ impl Functions {
         sqs: &aws_sdk_sqs::Client,
     ) -> Result<Self, SettingError> {
         let (dynamodb, sqs) = (|| dynamodb.clone(), || sqs.clone());
-        let secrets = with_endpoint(aws, environment, &AWS_ENDPOINT_URL_SECRETS_MANAGER)?;
-        let lambda = with_endpoint(aws, environment, &AWS_ENDPOINT_URL_LAMBDA)?;
-        let access = access(environment, &secrets).await?;
-        let init = Init { environment: environment.clone(), aws: secrets, access };
+        let aws = environment.with_endpoint(aws, &AWS_ENDPOINT_URL_SECRETS_MANAGER)?;
+        let access = access(environment, &aws).await?;
+        let worker = Worker::from_environment(environment, &aws, plugins, dynamodb(), sqs()).await?;
+        let init = Init { environment: environment.clone(), aws, access };
         Ok(Self {
             enable: enable::Function::from_environment(&init, dynamodb()).await?,
             disable: disable::Function::from_environment(&init, dynamodb()).await?,
             ingest: ingest::Function::from_environment(&init, dynamodb(), sqs())?,
             pubsub: pubsub::Function::from_environment(&init, dynamodb(), sqs())?,
-            worker: Arc::new(Worker::from_environment(environment, &lambda, plugins, dynamodb(), sqs())?),
+            worker: Arc::new(worker),
             access: init.access,
         })
     }
@@ -85,17 +85,6 @@ async fn explain(access: &Access, worker: &Worker, invocation: Invocation) -> An
         }
     })
     .await
-}
-
-fn with_endpoint(
-    aws: &SdkConfig,
-    environment: &Environment,
-    setting: &Setting<Text>,
-) -> Result<SdkConfig, SettingError> {
-    Ok(match environment.value(setting)? {
-        Some(endpoint) => aws.clone().into_builder().endpoint_url(endpoint).build(),
-        None => aws.clone(),
-    })
 }
 
 async fn access(environment: &Environment, aws: &SdkConfig) -> Result<Access, SettingError> {

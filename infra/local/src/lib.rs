@@ -6,6 +6,7 @@ mod event_source;
 mod function_url;
 mod functions;
 mod options;
+mod rules;
 mod server;
 mod sink;
 pub mod sqs;
@@ -16,6 +17,7 @@ mod template;
 
 pub use demo::demo;
 pub use options::Options;
+pub use rules::{RulesArguments, decisions};
 
 use std::time::Duration;
 
@@ -108,7 +110,7 @@ impl Stack {
     }
 
     /// Returns the settings with which `cargo lambda` runs a function against this stack, one per line, without
-    /// secrets.
+    /// secrets and without values of several lines.
     pub fn lambda_env(&self) -> String {
         let own = [
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb_url.as_str()),
@@ -119,6 +121,7 @@ impl Stack {
         ];
         let settings = catalogue::all().into_iter().filter(|setting| !setting.is_secret);
         let settings = settings.filter_map(|setting| Some((setting.name, self.environment.text(setting.name)?)));
+        let settings = settings.filter(|(_, value)| !value.contains('\n'));
         own.into_iter().chain(settings).map(|(name, value)| format!("{name}={value}\n")).collect()
     }
 }

@@ -1,10 +1,10 @@
-//! Fetches small public documents, such as keys and certificates, by HTTP.
+//! Fetches small documents, such as keys, certificates and rules, by HTTP.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, Url};
+use reqwest::{Client, Method, Request, StatusCode, Url};
 
 /// The timeout of one fetch. An invocation has ten seconds in total.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -23,7 +23,7 @@ pub enum FetchError {
     Unanswered(#[from] reqwest::Error),
     /// The server responded with this status, which is not 200.
     #[error("the server responded with {0}")]
-    Status(reqwest::StatusCode),
+    Status(StatusCode),
     /// The document is larger than 64 KiB.
     #[error("the document has more than {MAX_DOCUMENT_BYTES} bytes")]
     TooLarge,
@@ -32,20 +32,30 @@ pub enum FetchError {
 impl Fetch {
     /// Fetches the document at `url` by GET, and returns its bytes.
     pub async fn get(&self, url: Url) -> Result<Vec<u8>, FetchError> {
+        match self.send(Request::new(Method::GET, url)).await? {
+            (StatusCode::OK, document) => Ok(document),
+            (status, _) => Err(FetchError::Status(status)),
+        }
+    }
+
+    /// Sends a request, and returns the status and the body of the response. The body of an error may be cut off after
+    /// 64 KiB.
+    pub async fn send(&self, request: Request) -> Result<(StatusCode, Vec<u8>), FetchError> {
         // The URL may contain a secret.
         let unanswered = |error: reqwest::Error| FetchError::Unanswered(error.without_url());
-        let mut response = self.client()?.get(url).send().await.map_err(unanswered)?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
-        }
+        let mut response = self.client()?.execute(request).await.map_err(unanswered)?;
+        let status = response.status();
         let mut document = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unanswered)? {
-            if document.len() + chunk.len() > MAX_DOCUMENT_BYTES {
+            if document.len() + chunk.len() <= MAX_DOCUMENT_BYTES {
+                document.extend_from_slice(&chunk);
+            } else if status == StatusCode::OK {
                 return Err(FetchError::TooLarge);
+            } else {
+                break;
             }
-            document.extend_from_slice(&chunk);
         }
-        Ok(document)
+        Ok((status, document))
     }
 
     fn client(&self) -> Result<&Client, reqwest::Error> {

@@ -107,8 +107,14 @@ catalogue! {
     }
     "Decision" {
         /// The plugin that decides who is notified (MongooseIM: `plugin_module`): `defaults`, `enhanced`, `hints`,
-        /// another plugin of this worker, or `lambda:` and the name or ARN of a function.
+        /// `rules`, another plugin of this worker, or `lambda:` and the name or ARN of a function.
         PLUGIN: Text = Text::new("name, or `lambda:` and a name or ARN").or("defaults"), for &[Worker];
+        /// The rules of `PLUGIN=rules`, or their place: `file:` and a path, `s3://bucket/key`, or the ARN of a parameter
+        /// in Parameter Store or of a secret in Secrets Manager. An object or a file has at most 64 KiB.
+        RULES: Text = Text::new("TOML of at most 1,024 bytes, or its place"), for &[Worker];
+        /// How often rules in another place are read again: 0 for never, or at least 60. New rules that are not valid or
+        /// cannot be read are logged, and the rules of before stay.
+        RULES_REFRESH: Number = Number::new(0..=86_400, "seconds", 0), for &[Worker];
         /// Time for one call of a plugin that is a Lambda function.
         PLUGIN_TIMEOUT_MS: Number = Number::new(100..=2_500, "milliseconds", 2_000), for &[Worker];
         /// What happens when that function gives no decision: ask again later, or decide as the plugin `defaults`.
@@ -212,7 +218,12 @@ catalogue! {
         /// URL of the queue for records that cannot be understood, set by the template.
         DEAD_LETTER_QUEUE_URL: Text = Text::new(URL), for &[Worker];
         /// Endpoint of Lambda, for a plugin that runs on this machine.
-        AWS_ENDPOINT_URL_LAMBDA: Text = Text::new(URL), for &[Local];
+        AWS_ENDPOINT_URL_LAMBDA: Text = Text::new(URL), for &[Worker];
+        /// Endpoint of S3, for an emulator on this machine, or in a VPC without Internet access.
+        AWS_ENDPOINT_URL_S3: Text = Text::new(URL), for &[Worker];
+        /// Endpoint of Systems Manager (Parameter Store), for an emulator on this machine, or in a VPC without Internet
+        /// access.
+        AWS_ENDPOINT_URL_SSM: Text = Text::new(URL), for &[Worker];
         /// Endpoint of Secrets Manager, for an emulator on this machine.
         AWS_ENDPOINT_URL_SECRETS_MANAGER: Text = Text::new(URL), for &[Local];
     }

@@ -115,6 +115,16 @@ impl Environment {
         self.get(setting)?.ok_or_else(|| setting.missing())
     }
 
+    /// Returns `aws` with the endpoint that a setting such as `AWS_ENDPOINT_URL_S3` has, or unchanged without one.
+    pub fn with_endpoint(&self, aws: &SdkConfig, setting: &Setting<Text>) -> Result<SdkConfig, SettingError> {
+        Ok(match self.get(setting)? {
+            Some(HttpUrl(endpoint)) => {
+                aws.clone().into_builder().endpoint_url(endpoint.as_str().trim_end_matches('/')).build()
+            }
+            None => aws.clone(),
+        })
+    }
+
     /// Returns the item of `values` at the index of the word that a setting has, or of its default; `None` without
     /// both.
     pub fn choice_if_set<T: Copy, const N: usize>(

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod apns;
+mod aws_documents;
 mod canary;
 mod document_server;
 mod fcm;
@@ -15,6 +16,7 @@ mod sns;
 mod web_push;
 
 pub use apns::{APNS_KEY, APNS_KEY_ID, APNS_KEY_SEC1, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, apns_error};
+pub use aws_documents::AwsDocuments;
 pub use canary::{CANARY, canary, contains_canary, name_of};
 pub use document_server::DocumentServer;
 pub use fcm::{

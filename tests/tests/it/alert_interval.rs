@@ -222,7 +222,7 @@ async fn a_message_that_sqs_delivers_again_after_a_crash_makes_its_sound() {
     crashing.abort();
     assert!(crashing.await.is_err());
     push_service.hold(Duration::ZERO);
-    isolated.fresh_worker().handle(batch, Instant::now() + TEST_TIMEOUT).await;
+    isolated.fresh_worker().await.handle(batch, Instant::now() + TEST_TIMEOUT).await;
     assert_eq!(push_service.arrived(), 2);
     let accepted = accepted(&push_service, "phone");
     assert!(!accepted.is_empty() && accepted.iter().all(|(_, has_sound)| *has_sound), "{accepted:?}");

@@ -377,7 +377,7 @@ async fn a_function_has_a_longer_timeout_than_a_push_service() {
     let mut environment = pushlark.stack.environment.clone();
     environment.extend([("PLUGIN", "lambda:my-plugin"), ("PLUGIN_TIMEOUT_MS", "2500")]);
     let (dynamodb, sqs) = (pushlark.stack.dynamodb.clone(), pushlark.stack.sqs.clone());
-    let worker = Worker::from_environment(&environment, &aws.build(), &Plugins::built_in(), dynamodb, sqs);
+    let worker = Worker::from_environment(&environment, &aws.build(), &Plugins::built_in(), dynamodb, sqs).await;
     let event = Event::message(BOB, "canary Hi").from("a@b");
     let invocation = json!({"explain": [event]});
     let worker = Arc::new(worker.unwrap());

@@ -126,6 +126,42 @@ async fn explain_names_the_rule_that_skips_a_message_or_a_device() {
 }
 
 #[tokio::test]
+async fn explain_names_the_operators_rule_by_number_and_name() {
+    let rules = r#"
+        [[rules]]
+        name = "night"
+        action = "skip"
+        conditions = [{from = "carol@example.com"}]
+        [[rules]]
+        action = "skip"
+        conditions = [{provider = "apns"}]
+        [[rules]]
+        name = "\"day\" ☀"
+        action = "push"
+        content = "message"
+        body = "{kind}"
+        conditions = [{type = "chat", user_status = "offline"}]
+    "#;
+    let pushlark = Pushlark::with_settings([("PLUGIN", "rules"), ("RULES", rules)]).await;
+    pushlark.enable(BOB, "phone").await;
+    pushlark.enable_with(BOB, "tablet", json!({"service": "apns"})).await;
+    let skipped = recipient(&pushlark, message().from("carol@example.com/pc")).await;
+    assert_eq!(skipped, json!({"recipient": BOB, "skipped": "rules: rule 1 \"night\""}));
+    let decided = recipient(&pushlark, message()).await;
+    assert_eq!(decided["publications"].as_array().unwrap().len(), 1);
+    assert_eq!(decided["publications"][0]["node"], "phone");
+    assert_eq!(decided["publications"][0]["rule"], "rule 3 \"\\\"day\\\" ☀\"");
+    assert_eq!(decided["publications"][0]["payload"]["last-message-body"], "message");
+    let tablet = json!([{"jid": "push.example.com", "node": "tablet", "why": "rules: rule 2"}]);
+    assert_eq!(decided["left_out"], tablet);
+    let online = recipient(&pushlark, message().recipient(json!({"online": true}))).await;
+    assert_eq!(
+        (&online["left_out"][0]["why"], &online["left_out"][1]["why"]),
+        (&json!("rules: no rule matches"), &json!("rules: rule 2"))
+    );
+}
+
+#[tokio::test]
 async fn explain_does_not_publish_claim_or_count() {
     let pushlark = Pushlark::with_settings([("UNREAD_COUNTS", "on")]).await;
     pushlark.enable(BOB, "phone").await;

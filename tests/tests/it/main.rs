@@ -3,8 +3,8 @@
 //! - Requests: [`access`], [`client_tokens`], [`devices`], [`enable_disable`], [`events`], [`explain`], [`http`], [`max_nodes`],
 //!   [`push_node`], [`rate_limit`], [`refused_requests`], [`webhook_formats`].
 //! - Decisions: [`alert_interval`], [`badges`], [`calls`], [`clear_when_read`], [`contact_requests`], [`custom_plugins`],
-//!   [`message_kinds`], [`notification_content`], [`preferences_applied`], [`read_marks`], [`rule_decisions`], [`senders`],
-//!   [`sessions`], [`unread_counts`].
+//!   [`message_kinds`], [`notification_content`], [`preferences_applied`], [`read_marks`], [`rule_decisions`],
+//!   [`rules_examples`], [`rules_source`], [`senders`], [`sessions`], [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`],
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
@@ -55,6 +55,8 @@ mod resilience;
 mod retries;
 mod roles;
 mod rule_decisions;
+mod rules_examples;
+mod rules_source;
 mod scale;
 mod secrecy;
 mod senders;

@@ -334,7 +334,7 @@ async fn new_workers_together_disable_only_a_few_devices() {
     let isolated = IsolatedWorker::beside(with_gone(20).await).await;
     for user in 0..20 {
         // Each message gets a worker that has just started.
-        notify(&isolated, &isolated.fresh_worker(), user, &format!("u{user}@example.com")).await;
+        notify(&isolated, &isolated.fresh_worker().await, user, &format!("u{user}@example.com")).await;
     }
     assert_eq!(enabled(&isolated.pushlark, 20).await, 15);
     // On the next day there is no history again.
@@ -349,7 +349,7 @@ async fn new_workers_together_disable_only_a_few_devices() {
     yesterday.insert("sk".into(), AttributeValue::S((day - 1).to_string()));
     table.put_item().table_name("pushlark").set_item(Some(yesterday)).send().await.unwrap();
     for user in 0..20 {
-        notify(&isolated, &isolated.fresh_worker(), 100 + user, &format!("u{user}@example.com")).await;
+        notify(&isolated, &isolated.fresh_worker().await, 100 + user, &format!("u{user}@example.com")).await;
     }
     assert_eq!(enabled(&isolated.pushlark, 20).await, 10);
 }
@@ -364,7 +364,7 @@ async fn deliveries_of_other_workers_count_when_devices_are_gone() {
     // The worker stores its number of deliveries at the first device that is gone.
     notify(&isolated, &isolated.worker, 100, "u0@example.com").await;
     for user in 1..30 {
-        notify(&isolated, &isolated.fresh_worker(), 100 + user, &format!("u{user}@example.com")).await;
+        notify(&isolated, &isolated.fresh_worker().await, 100 + user, &format!("u{user}@example.com")).await;
     }
     assert_eq!(enabled(&isolated.pushlark, 30).await, 0);
 }

@@ -65,10 +65,27 @@ const BAD: &[Case] = &[
     ("PUBSUB_HOSTS", "a b", NO_HOST),
     ("PUBSUB_HOSTS", "a,", "number 2 of the list is empty"),
     ("PUBSUB_WITHOUT_OPTIONS", "a b", NO_HOST),
-    ("PLUGIN", "rules", r#""rules" is not a plugin of this worker, which has: defaults, enhanced, hints"#),
+    ("PLUGIN", "pigeons", r#""pigeons" is not a plugin of this worker, which has: defaults, enhanced, hints, rules"#),
     ("PLUGIN", "lambda:", "lambda: is not followed by a function's name or ARN"),
     ("PLUGIN", "lambda:a b", "lambda: is not followed by a function's name or ARN"),
     ("PLUGIN", " ", EMPTY),
+    ("RULES", " ", EMPTY),
+    ("RULES", "file:/none/r", "the file /none/r cannot be read: No such file or directory (os error 2)"),
+    ("RULES", r#"rules = [{action = "push"}]"#, "rule 1, line 1: the action push needs a content: message or jingle"),
+    ("RULES", "s3://rules", "expected s3://bucket/key"),
+    ("RULES", "https://rules.s3.eu-west-1.amazonaws.com/canary", "a URL must be s3://bucket/key"),
+    (
+        "RULES",
+        "arn:aws:s3:::rules/canary",
+        "expected the ARN of a parameter, such as arn:aws:ssm:eu-west-1:123456789012:parameter/rules, or of a secret",
+    ),
+    ("RULES_REFRESH", "1", "1 is neither 0 nor at least 60"),
+    ("RULES_REFRESH", "59", "59 is neither 0 nor at least 60"),
+    ("RULES_REFRESH", "86401", "86401 is not between 0 and 86400"),
+    ("AWS_ENDPOINT_URL_LAMBDA", "lambda.example", NO_URL),
+    ("AWS_ENDPOINT_URL_S3", "s3.example", NO_URL),
+    ("AWS_ENDPOINT_URL_SSM", "ssm.example", NO_URL),
+    ("AWS_ENDPOINT_URL_SECRETS_MANAGER", "secrets.example", NO_URL),
     ("PLUGIN_TIMEOUT_MS", "abc", r#""abc" is no whole number"#),
     ("PLUGIN_TIMEOUT_MS", "2501", "2501 is not between 100 and 2500"),
     ("PLUGIN_ON_ERROR", "stop", r#""stop" is none of: retry, defaults"#),
@@ -184,6 +201,7 @@ async fn a_bad_value_stops_the_start_whether_it_is_used_or_not() {
 #[tokio::test]
 async fn what_a_choice_needs_is_named() {
     let keys = r#"{"keys": []}"#;
+    let too_long = format!("# {}", "a".repeat(1_023));
     let jwt = |algorithm, issuer, audience| {
         vec![("JWT_KEYS", keys), ("JWT_ALGORITHM", algorithm), ("JWT_ISSUER", issuer), ("JWT_AUDIENCE", audience)]
     };
@@ -208,6 +226,14 @@ async fn what_a_choice_needs_is_named() {
         (
             [jwt("RS256", "i", "a"), vec![("JWT_KEYS", "https://")]].concat(),
             "JWT_KEYS: it is no URL such as https://push.example.com",
+        ),
+        (
+            vec![("PLUGIN", "rules")],
+            "RULES must be set: The rules of `PLUGIN=rules`, or their place: `file:` and a path, `s3://bucket/key`, or the ARN of a parameter in Parameter Store or of a secret in Secrets Manager. An object or a file has at most 64 KiB.",
+        ),
+        (
+            vec![("PLUGIN", "rules"), ("RULES", &too_long)],
+            "RULES: the text has 1025 bytes, the limit is 1024: expected file: and a path, s3://bucket/key, or the ARN of a parameter or of a secret",
         ),
         (
             vec![("PUSH_SERVICE", "direct")],
@@ -250,7 +276,7 @@ async fn build(function: Reader, environment: &Environment, aws: &SdkConfig) -> 
         Reader::Ingest => drop(ingest::Function::from_environment(&init().await?, dynamodb, sqs)?),
         Reader::PushNode => drop(pubsub::Function::from_environment(&init().await?, dynamodb, sqs)?),
         Reader::Worker => {
-            Worker::from_environment(environment, aws, &Plugins::built_in(), dynamodb, sqs)?;
+            Worker::from_environment(environment, aws, &Plugins::built_in(), dynamodb, sqs).await?;
         }
         Reader::Local => unreachable!("it is no function"),
     }
@@ -352,8 +378,9 @@ async fn credentials_in_secrets_manager_are_judged_when_they_are_read() {
         let mut pushlark = Pushlark::start().await;
         pushlark.stack.environment.extend([("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", arn)]);
         let Stack { environment, dynamodb, sqs, .. } = &pushlark.stack;
-        let worker =
-            Worker::from_environment(environment, &aws, &Plugins::built_in(), dynamodb.clone(), sqs.clone()).unwrap();
+        let worker = Worker::from_environment(environment, &aws, &Plugins::built_in(), dynamodb.clone(), sqs.clone())
+            .await
+            .unwrap();
         worker.warm_up().await;
         return;
     };

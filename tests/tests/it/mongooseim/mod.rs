@@ -9,6 +9,7 @@ use tests::{Event, Pushlark, Reply, XMPP, stanza};
 mod answers;
 mod inbox;
 mod notifications;
+mod rules;
 mod sessions;
 mod since_6_9;
 mod toggling;

@@ -1,4 +1,5 @@
-//! The cases that MongooseIM 6.9 to 6.11 added (`push_integration_SUITE`), with its plugins. Pushlark has no `rules`.
+//! The cases that MongooseIM 6.9 to 6.11 added (`push_integration_SUITE`), with its plugins; [`super::rules`] has
+//! those with rules.
 
 use serde_json::json;
 use tests::{Event, Pushlark};
