@@ -53,8 +53,8 @@ pub enum TrialError {
     /// The stanza of the event is not a message.
     #[error(transparent)]
     Unreadable(#[from] TaskError),
-    /// No plugin decides about an event of this type.
-    #[error("no plugin decides about the event: it is neither a message nor a contact request that may notify")]
+    /// The event has no decision that can be tried: it notifies nobody, or clears notifications.
+    #[error("the event is neither a message nor a contact request that may notify")]
     NoDecision,
 }
 

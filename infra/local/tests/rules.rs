@@ -153,8 +153,11 @@ fn rules_and_events_that_are_not_valid_fail_with_the_file_the_rule_and_the_line(
     for (text, reason) in [
         ("{", "EOF"),
         (r#"{"type": "message", "from": "a@example.com"}"#, "stanza is missing"),
-        (r#"{"type": "presence", "jid": "a@example.com/pc", "status": "online"}"#, "no plugin decides about the event"),
-        (r#"{"type": "user_removed", "jid": "a@example.com"}"#, "no plugin decides about the event"),
+        (
+            r#"{"type": "presence", "jid": "a@example.com/pc", "status": "online"}"#,
+            "the event is neither a message nor a contact request",
+        ),
+        (r#"{"type": "user_removed", "jid": "a@example.com"}"#, "the event is neither a message nor a contact request"),
     ] {
         let event = folder.write("wrong.json", text);
         let refused = refused(&file, &event, &[]);
