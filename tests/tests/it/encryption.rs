@@ -791,7 +791,8 @@ async fn gateways_learn_nothing_by_rules_quiet_bursts_badges_and_read_marks() {
 #[tokio::test]
 async fn a_title_that_is_hidden_leaves_no_empty_presentation() {
     let receiver = Gateway::webhook().await;
-    let rules = r#"rules = [{conditions = [{kind = "message"}], action = "push", content = "message", title = "{sender}"}]"#;
+    let rules =
+        r#"rules = [{conditions = [{kind = "message"}], action = "push", content = "message", title = "{sender}"}]"#;
     let settings = [
         ("PUSH_SERVICE", receiver.url.as_str()),
         ("PUSH_SERVICE_SECRET", "canary-secret-key"),
