@@ -49,7 +49,7 @@ struct WebhookBody<'n> {
     badge: Option<u32>,
     #[serde(with = "time::serde::rfc3339")]
     expires_at: OffsetDateTime,
-    /// The fields of the presentation that are set; `None` without one.
+    /// The fields of the presentation that are set.
     #[serde(skip_serializing_if = "Option::is_none")]
     presentation: Option<Map<String, Value>>,
 }
@@ -151,7 +151,7 @@ fn build(notification: &Notification<'_>, payload: &Payload) -> Vec<u8> {
         payload: payload.fields().map(object).collect(),
         badge,
         expires_at,
-        presentation: notification.presentation.map(presentation).filter(|fields| !fields.is_empty()),
+        presentation: notification.presentation.map(presentation),
     });
     body.to_string().into_bytes()
 }
