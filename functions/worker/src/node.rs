@@ -93,7 +93,7 @@ impl Worker {
             registration,
             is_group,
             payload: (&payload).into(),
-            presentation: None,
+            presentation: push.presentation.as_ref(),
             badge: None,
             expires_at,
         };

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use pushlark_events::{Sender, Sources};
-use pushlark_model::{EncryptedSubject, Payload, PublishOptions, PublishOptionsError, Registration};
+use pushlark_model::{
+    EncryptedSubject, Payload, Presentation, Priority, PublishOptions, PublishOptionsError, Registration,
+};
 use pushlark_plugin::{ContentPolicy, Event, EventKind};
 use pushlark_queue::{
     EncryptedNotification, NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, Work,
@@ -250,6 +252,8 @@ pub struct NodePush {
     pub registration: Registration,
     /// The payload for the device.
     pub payload: Payload,
+    /// The presentation, if the publishing server asks for a low priority.
+    pub presentation: Option<Presentation>,
     /// The other user or the room, if the notification names it, also with `INCLUDE_SENDER=off`.
     pub sender: Option<BareJid>,
     /// The id of the claim, if it is about a call.
@@ -264,7 +268,7 @@ impl NodePush {
             node,
             owner,
             created_at,
-            mut options,
+            options,
             summary,
             background,
             preferences,
@@ -275,9 +279,11 @@ impl NodePush {
         let claim_id = call::published_claim_id(&told, &jid);
         let sender = [Payload::LAST_MESSAGE_SENDER, Payload::CALL_FROM, Payload::PENDING_SUBSCRIPTION_FROM];
         let sender = sender.iter().find_map(|name| Some(parse_jid(told.get(name)?).ok()?.to_bare()));
-        if encrypted.as_ref().is_some_and(|encrypted| encrypted.is_low) {
-            options.insert("priority".into(), "normal".into());
-        }
+        // The form may have no place for another field.
+        let presentation = encrypted.as_ref().filter(|encrypted| encrypted.is_low).map(|_| {
+            let priority = Some(Priority::Normal);
+            Presentation { priority, ..Presentation::default() }
+        });
         let encrypted = encrypted.map(|encrypted| passed_through(&owner, encrypted));
         let payload = match encrypted.unwrap_or_else(|| payload(summary, content_policy)) {
             // The device has the text.
@@ -291,7 +297,7 @@ impl NodePush {
         };
         let options = PublishOptions::new(options)?;
         let registration = Registration { jid, node, options, preferences, encryption, created_at };
-        Ok(Self { owner, registration, payload, sender, claim_id })
+        Ok(Self { owner, registration, payload, presentation, sender, claim_id })
     }
 
     /// Returns the bare JID of the message's sender; without a sender, the JID of the PubSub service.

@@ -74,6 +74,13 @@ enum HiddenPayload<'n> {
     Readable(Payload),
 }
 
+/// The treatment of the fields that the encrypted JSON has under their own names, such as those of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    Kept,
+    LeftOut,
+}
+
 /// The texts of the alerts that APNs shows until the app has decrypted the notification.
 #[derive(Debug, Clone)]
 pub struct Placeholders {
@@ -206,13 +213,15 @@ impl fmt::Debug for EncryptedPayload<'_> {
 
 impl EncryptedPayload<'_> {
     /// Returns what `build` makes of the encrypted payload, of at most `limit` bytes: the text of the message is
-    /// truncated so that the ciphertext fits into that and into the `max-size` of the registration.
+    /// truncated so that the ciphertext fits into that and into the `max-size` of the registration. If that does not
+    /// suffice, the fields that clients do not need are left out.
     pub fn within(&self, limit: usize, build: impl Fn(&Payload) -> Vec<u8>) -> Result<Vec<u8>, TruncateError> {
         let max_size = self.encryption.max_size.map(|size| usize::try_from(size).unwrap_or(usize::MAX));
         let max_size = max_size.unwrap_or(DEFAULT_MAX_SIZE);
         let max_ciphertext = limit.saturating_sub(build(&self.readable).len()).min(max_size);
         let max_json = (max_ciphertext / 4 * 3).saturating_sub(TAG_BYTES);
-        let json = truncate_text(max_json, self.plain, |payload| self.json(payload))?;
+        let truncated = |others| truncate_text(max_json, self.plain, |payload| self.json(payload, others));
+        let json = truncated(Others::Kept).or_else(|_| truncated(Others::LeftOut))?;
         let mut nonce = [0; 12];
         rand::fill(&mut nonce).map_err(|Unspecified| TruncateError::NotEncrypted)?;
         let ciphertext = seal(&self.encryption.key, nonce, json).map_err(|Unspecified| TruncateError::NotEncrypted)?;
@@ -220,16 +229,17 @@ impl EncryptedPayload<'_> {
         Ok(build(&payload.with(Payload::IV, BASE64_STANDARD.encode(nonce))))
     }
 
-    /// Returns the length of what `build` makes of the encrypted payload with an empty text; `None` if it has no text.
+    /// Returns the length of what `build` makes of the encrypted payload with an empty text and the fields that clients
+    /// need; `None` if it has no text.
     pub fn length_without_text(&self, build: impl Fn(&Payload) -> Vec<u8>) -> Option<usize> {
         self.plain.get(Payload::LAST_MESSAGE_BODY)?;
-        let json = self.json(&self.plain.clone().with(Payload::LAST_MESSAGE_BODY, ""));
+        let json = self.json(&self.plain.clone().with(Payload::LAST_MESSAGE_BODY, ""), Others::LeftOut);
         Some(build(&self.readable).len() + (json.len() + TAG_BYTES).div_ceil(3) * 4)
     }
 
     /// Returns the plain text for the device. Clients require `unread` and `sender`, and accept no other `type` than
     /// `chat`, `groupchat` and `call`.
-    fn json(&self, payload: &Payload) -> Vec<u8> {
+    fn json(&self, payload: &Payload, others: Others) -> Vec<u8> {
         let call = payload.call();
         let from = call.and(payload.get(Payload::CALL_FROM)).or(payload.get(Payload::LAST_MESSAGE_SENDER));
         let from = from.and_then(|sender| parse_jid(sender).ok());
@@ -261,8 +271,11 @@ impl EncryptedPayload<'_> {
             let media = media.split(',').filter(|media| !media.is_empty()).map(Value::from);
             json.insert("media".to_owned(), media.collect());
         }
-        let others = payload.fields().filter(|(name, _)| !MAPPED_FIELDS.contains(name) && !JSON_KEYS.contains(name));
-        json.extend(others.map(|(name, value)| (name.to_owned(), value.into())));
+        if others == Others::Kept {
+            let others =
+                payload.fields().filter(|(name, _)| !MAPPED_FIELDS.contains(name) && !JSON_KEYS.contains(name));
+            json.extend(others.map(|(name, value)| (name.to_owned(), value.into())));
+        }
         Value::from(json).to_string().into_bytes()
     }
 }
@@ -443,6 +456,19 @@ mod tests {
         assert!(matches!(too_small(Some(100), 4_096), Err(TruncateError::TooLarge { .. })));
         assert!(matches!(too_small(None, 100), Err(TruncateError::TooLarge { .. })));
         assert!(matches!(too_small(Some(0), 0), Err(TruncateError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn fields_that_clients_do_not_need_are_left_out_if_they_leave_no_place() {
+        let payload = with_text(&"x".repeat(1_000)).with("quote", "y".repeat(200));
+        for (max_size, has_quote) in [(300, false), (500, true)] {
+            let (_, ciphertext, json) =
+                hidden(&payload, &[], Some(max_size), false, |notification| opened(notification.payload, 4_096))
+                    .unwrap();
+            assert!(ciphertext + 48 > usize::try_from(max_size).unwrap(), "{ciphertext}");
+            assert_eq!((json.get("quote").is_some(), &json["sender"]), (has_quote, &json!("finch@example.org")));
+            assert!(json["message"].as_str().unwrap().len() > 40, "{json}");
+        }
     }
 
     #[test]

@@ -65,7 +65,10 @@ impl Extensions {
                 (from_json(preferences.unwrap_or_default(), strictness), encryption.transpose())
             }
             EnableExtensions::Tigase { away, elements } => {
-                let is_key = |element: &&Element| element.namespace().starts_with(ENCRYPT_NAMESPACES);
+                // A key in a wrong namespace is a key that cannot be used.
+                let is_key = |element: &&Element| {
+                    element.namespace().starts_with(ENCRYPT_NAMESPACES) || element.name() == "encrypt"
+                };
                 let (keys, others): (Vec<_>, Vec<_>) = elements.iter().partition(is_key);
                 (from_elements(away.as_deref(), &others, strictness), encryption(&keys))
             }
@@ -480,6 +483,7 @@ mod tests {
             (tigase("", "<encrypt xmlns='tigase:push:encrypt:omemo:0'/>"), "tigase:push:encrypt:omemo:0"),
             (tigase("", "<encrypt xmlns='tigase:push:encrypt:1'/>"), "tigase:push:encrypt:1"),
             (tigase("", "<key xmlns='tigase:push:encrypt:0'/>"), "<key "),
+            (tigase("", "<encrypt xmlns='urn:xmpp:push:0'/>"), "<encrypt xmlns='urn:xmpp:push:0'/> is not a known"),
         ] {
             for strictness in [Strictness::Strict, Strictness::Lenient] {
                 let Err(ExtensionsError::Encryption(error)) = read(given.clone(), strictness) else {

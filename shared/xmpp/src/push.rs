@@ -47,7 +47,7 @@ pub enum EnableExtensions {
     Tigase {
         /// The attribute `away`.
         away: Option<String>,
-        /// The child elements in namespaces that begin with [`ns::TIGASE_PUSH`].
+        /// The child elements in namespaces that begin with [`ns::TIGASE_PUSH`], and any `<encrypt/>`.
         elements: Vec<Element>,
     },
 }
@@ -111,8 +111,9 @@ impl TryFrom<&Iq> for Enable {
             _ => return Err(PushRequestError("<enable/> has more than one form".into())),
         };
         let away = enable.attribute("away").map(Into::into);
-        let elements = enable.children().filter(|child| child.namespace().starts_with(ns::TIGASE_PUSH));
-        let elements: Vec<_> = elements.cloned().collect();
+        let is_extension =
+            |child: &&Element| child.namespace().starts_with(ns::TIGASE_PUSH) || child.name() == "encrypt";
+        let elements: Vec<_> = enable.children().filter(is_extension).cloned().collect();
         let is_given = away.is_some() || !elements.is_empty();
         let extensions = if is_given { EnableExtensions::Tigase { away, elements } } else { EnableExtensions::None };
         Ok(Self { extensions, ..RequestFields { form, ..RequestFields::of(iq, enable) }.try_into()? })

@@ -175,6 +175,9 @@ async fn a_key_that_cannot_be_used_is_refused_at_every_host() {
                 assert!(reply.body.contains(part), "no {part} in {}", reply.body);
             }
         }
+        let without_namespace = format!("<encrypt alg='aes-128-gcm'>{}</encrypt>", key());
+        let reply = enable_iq(&pushlark, jid, &without_namespace).await;
+        assert!(reply.body.contains("<bad-request ") && reply.body.contains("is not a known encryption"));
     }
     assert!(pushlark.registrations(BOB).await.is_empty());
 }

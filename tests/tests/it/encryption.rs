@@ -2,16 +2,17 @@
 
 use std::collections::HashSet;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use doubles::{APNS_TOPIC, Answer, Double, Gateway, Request, Rest, Subscriber, apns_error, canary};
 use pushlark_model::time::to_micros;
-use pushlark_model::{Algorithm, Encryption, Preferences, Registration};
+use pushlark_model::{Algorithm, Encryption, MAX_OPTION_FIELDS, Preferences, Registration};
 use pushlark_xmpp::{BareJid, Element, ns};
 use serde_json::{Value, json};
 use tests::{
-    ALICE, ALICES_PC, BOB, BOBS_PC, Event, IPHONE, PUSH_HOST, Providers, Pushlark, ROOM_OCCUPANT, Work, answered,
-    registration, stanza,
+    ALICE, ALICES_PC, BOB, BOBS_PC, BOBS_PHONE, CAROL, Event, IPHONE, PUSH_HOST, Providers, PushRequest, Pushlark,
+    ROOM_OCCUPANT, Work, XMPP, answered, registration, stanza,
 };
 use time::OffsetDateTime;
 
@@ -390,6 +391,12 @@ async fn the_news_that_a_conversation_was_read_does_not_name_it() {
     assert_eq!(read["aps"], json!({"badge": 0, "content-available": 1}));
     read.as_object_mut().unwrap().remove("aps");
     let conversation = &shown.json()["aps"]["thread-id"];
+    let hashed: Vec<u8> = [&KEY[..], BOB.as_bytes(), ALICE.as_bytes()]
+        .into_iter()
+        .flat_map(|part| [&u64::try_from(part.len()).unwrap().to_be_bytes(), part].concat())
+        .collect();
+    let hash = BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, &hashed));
+    assert_eq!(conversation, &hash[..22], "as docs/clients.md describes it");
     assert_eq!(read, json!({"type": "read", "conversation": conversation, "message-count": 0}));
     let [_, read] = &assert_hidden(&providers.fcm)[..] else { panic!() };
     let android = read.json()["message"]["android"].take();
@@ -549,6 +556,20 @@ async fn what_other_servers_encrypt_passes_through_the_push_node() {
 }
 
 #[tokio::test]
+async fn a_low_priority_needs_no_place_in_the_form() {
+    let providers = Providers::start().await;
+    let fields: Vec<_> = (2..MAX_OPTION_FIELDS).map(|number| format!("x{number}")).collect();
+    let others = fields.iter().map(|name| (name.as_str(), "canary"));
+    let options: Vec<_> = [("service", "apns"), ("device_id", IPHONE)].into_iter().chain(others).collect();
+    create_node(&providers.pushlark, "iphone", &options).await;
+    let content = "<priority xmlns='tigase:push:priority:0'>low</priority>\
+        <encrypted xmlns='tigase:push:encrypt:0' iv='QUFBQUFBQUFBQUFB'>QUJD</encrypted>";
+    publish_as_server(&providers.pushlark, "p1", &publish("iphone", content)).await.assert_result();
+    let [request] = &providers.apns.accepted(IPHONE)[..] else { panic!() };
+    assert_eq!((&request.json()["encrypted"], request.header("apns-priority")), (&json!("QUJD"), "5"));
+}
+
+#[tokio::test]
 async fn a_publication_that_no_device_can_decrypt_is_refused() {
     let pushlark = Pushlark::start().await;
     create_node(&pushlark, "phone", &[("service", "fcm"), ("device_id", "canary-phone")]).await;
@@ -600,4 +621,204 @@ async fn a_plain_publication_is_encrypted_for_a_node_with_a_key() {
         assert_eq!(decrypted([&request["data"]]), [expected]);
         assert_eq!(request["alert"]["body"], "New message");
     }
+}
+
+/// Everything that writes names and texts into notifications, or ids of conversations.
+const SETTINGS: [(&str, &str); 6] = [
+    ("PLUGIN", "rules"),
+    (
+        "RULES",
+        r#"
+        [[rules]]
+        conditions = [{kind = "message"}]
+        action = "push"
+        content = "message"
+        title = "{sender_name}: blackbird"
+        body = "{sender_name}: {body}"
+        data = {quote = "{body|20}", who = "{sender}"}
+        sound = "chirp.caf"
+        interruption_level = "time-sensitive"
+        channel_id = "chats"
+        priority = "high"
+        "#,
+    ),
+    ("ALERT_INTERVAL", "3600"),
+    ("UNREAD_COUNTS", "on"),
+    ("BADGE", "total"),
+    ("CLEAR_WHEN_READ", "on"),
+];
+
+/// Enables a device with a key by an IQ.
+async fn enable_by_iq(pushlark: &Pushlark, jid: &str, node: &str, options: &Value) {
+    let options: Vec<_> =
+        options.as_object().unwrap().iter().map(|(name, value)| (name.as_str(), value.as_str().unwrap())).collect();
+    let key = BASE64_STANDARD.encode(KEY);
+    let encrypt = format!("<encrypt xmlns='{}' alg='aes-128-gcm' max-size='2800'>{key}</encrypt>", ns::PUSH_ENCRYPT);
+    let enable = stanza::enable(jid, node, &(stanza::publish_options(&options) + &encrypt));
+    pushlark.post("/enable", XMPP, stanza::iq("set", BOBS_PHONE, BOB, &enable)).await.assert_result();
+}
+
+/// Enables a device with a key by JSON.
+async fn enable_by_json(pushlark: &Pushlark, node: &str, options: Value) {
+    let encrypt = json!({"alg": "aes-128-gcm", "key": BASE64_STANDARD.encode(KEY)});
+    let enable = PushRequest::new(BOB, node).options(options).with("encrypt", encrypt);
+    assert_eq!(pushlark.json("/enable", enable).await.status, 200);
+}
+
+/// Sends two messages of Alice, one of Carol, and the news that the conversation with Alice was read.
+async fn converse(pushlark: &Pushlark) {
+    let message = |from: &str| Event::message(BOB, TEXT).from(from).with("sender_name", "Alice or Carol");
+    for event in [message(ALICE), message(ALICE), message(CAROL), Event::read(BOB, ALICES_PC)] {
+        pushlark.event(event).await;
+        pushlark.settled().await;
+    }
+}
+
+/// Checks what the device decrypts of the three messages.
+fn assert_conversations<'d>(data: impl IntoIterator<Item = &'d Value>) {
+    let expected = [(1, ALICE), (2, ALICE), (1, CAROL)].map(|(unread, sender)| {
+        json!({"unread": unread, "sender": sender, "type": "chat", "message": format!("Alice or Carol: {TEXT}"),
+            "quote": "canary: blackbird 🐦…", "who": sender})
+    });
+    assert_eq!(decrypted(data), expected);
+}
+
+/// Checks that the ids of the first two messages are the same, and that of the third is another.
+fn assert_collapsed(ids: &[&str]) {
+    assert!(ids[0] == ids[1] && ids[1] != ids[2] && !ids[0].is_empty(), "{ids:?}");
+}
+
+#[tokio::test]
+async fn providers_learn_nothing_by_rules_quiet_bursts_badges_and_read_marks() {
+    let providers = Providers::with_settings(&SETTINGS).await;
+    let pushlark = &providers.pushlark;
+    let browser = Subscriber::new(7);
+    enable_by_iq(pushlark, PUSH_HOST, "iphone", &json!({"service": "apns", "device_id": IPHONE})).await;
+    enable_by_json(pushlark, "android", json!({"service": "fcm", "device_id": canary("android")})).await;
+    let keys = json!({"service": "web-push", "endpoint": providers.web_push.endpoint("browser"),
+        "p256dh": browser.p256dh(), "auth": browser.auth()});
+    enable_by_json(pushlark, "browser", keys).await;
+    converse(pushlark).await;
+
+    let apns = assert_hidden(&providers.apns);
+    assert_eq!(apns.len(), 4);
+    let bodies: Vec<_> = apns.iter().map(Request::json).collect();
+    assert_conversations(&bodies[..3]);
+    let header = |requests: &[Request], name: &str| -> Vec<String> {
+        requests.iter().map(|request| request.header(name).to_owned()).collect()
+    };
+    let collapse_ids = header(&apns, "apns-collapse-id");
+    assert_collapsed(&collapse_ids.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(header(&apns, "apns-priority"), ["10", "5", "10", "5"]);
+    let alerts: Vec<_> = bodies[..3]
+        .iter()
+        .map(|body| {
+            assert_eq!(body["aps"]["alert"], json!({"title": "New message", "body": "New message"}));
+            (&body["aps"]["badge"], body["aps"].get("sound").cloned())
+        })
+        .collect();
+    let sound = Some(json!("chirp.caf"));
+    assert_eq!(alerts, [(&json!(1), sound.clone()), (&json!(2), None), (&json!(3), sound)]);
+    assert_eq!(bodies[3]["conversation"], bodies[0]["aps"]["thread-id"]);
+
+    let fcm: Vec<_> = assert_hidden(&providers.fcm).iter().map(|one| one.json()["message"]["android"].take()).collect();
+    assert_conversations(fcm[..3].iter().map(|android| &android["data"]));
+    let priorities: Vec<_> = fcm.iter().map(|android| &android["priority"]).collect();
+    assert_eq!(priorities, ["HIGH", "NORMAL", "HIGH", "NORMAL"]);
+    assert!(fcm.iter().all(|android| android.get("notification").is_none()));
+
+    let requests = assert_hidden(&providers.web_push);
+    let topics = header(&requests, "topic");
+    assert_collapsed(&topics.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(header(&requests, "urgency"), ["high", "normal", "high", "normal"]);
+    let opened: Vec<Value> = requests
+        .iter()
+        .map(|request| serde_json::from_slice(&browser.decrypt(&request.body).unwrap()).unwrap())
+        .collect();
+    assert_conversations(&opened[..3]);
+    assert!(opened.iter().all(|fields| fields.get("title").is_none()), "{opened:?}");
+    assert_eq!((&opened[1]["sound"], &opened[1]["tag"]), (&json!("none"), &opened[3]["conversation"]));
+}
+
+#[tokio::test]
+async fn gateways_learn_nothing_by_rules_quiet_bursts_badges_and_read_marks() {
+    let mongoosepush = Gateway::mongoosepush().await;
+    let settings = SETTINGS.into_iter().chain([("MONGOOSEPUSH_URL", mongoosepush.url.as_str())]);
+    let pushlark = Pushlark::with_settings(settings).await;
+    enable_by_json(&pushlark, "iphone", json!({"service": "apns", "device_id": canary("iphone")})).await;
+    let android = json!({"service": "fcm", "device_id": canary("android")});
+    enable_by_iq(&pushlark, PUSH_HOST, "android", &android).await;
+    converse(&pushlark).await;
+    let requests = assert_hidden(&mongoosepush);
+    for device in ["iphone", "android"] {
+        let of_device = requests.iter().filter(|request| request.device == device);
+        let requests: Vec<_> = of_device.map(Request::json).collect();
+        assert_eq!(requests.len(), 4, "{device}");
+        assert_conversations(requests[..3].iter().map(|request| &request["data"]));
+        let priorities: Vec<_> = requests[..3].iter().map(|request| &request["priority"]).collect();
+        assert_eq!(priorities, ["high", "normal", "high"], "{device}");
+        if device == "iphone" {
+            let tags: Vec<_> = requests[..3].iter().map(|request| request["alert"]["tag"].as_str().unwrap()).collect();
+            assert_collapsed(&tags);
+            assert_eq!(requests[3]["data"]["conversation"], tags[0]);
+        }
+    }
+
+    let receiver = Gateway::webhook().await;
+    let own = [("PUSH_SERVICE", receiver.url.as_str()), ("PUSH_SERVICE_SECRET", "canary-secret-key")];
+    let pushlark = Pushlark::with_settings(SETTINGS.into_iter().chain(own)).await;
+    enable_by_iq(&pushlark, PUSH_HOST, "own", &json!({"service": "own", "device_id": canary("own")})).await;
+    converse(&pushlark).await;
+    let requests: Vec<_> = assert_hidden(&receiver).iter().map(Request::json).collect();
+    assert_conversations(requests[..3].iter().map(|request| &request["payload"]));
+    assert_eq!(
+        requests[1]["presentation"],
+        json!({"priority": "normal", "sound": "none", "interruption_level": "time-sensitive", "channel_id": "chats",
+            "collapse": "conversation"})
+    );
+
+    let rest = Rest::start("token").await;
+    let url = format!("{}/rest", rest.url);
+    let real = [("PUBSUB_URL", url.as_str()), ("PUBSUB_TOKEN", "token")];
+    let pushlark = Pushlark::with_settings(SETTINGS.into_iter().chain(real)).await;
+    enable_by_iq(&pushlark, REAL_HOST, "real", &json!({"secret": "canary"})).await;
+    converse(&pushlark).await;
+    assert_eq!(assert_hidden(&rest).len(), 3, "no read mark");
+    let data: Vec<_> = rest
+        .published("real")
+        .iter()
+        .map(|iq| {
+            let encrypted = notification_of(iq).child("encrypted", ns::PUSH_ENCRYPT).unwrap().clone();
+            json!({"encrypted": encrypted.text(), "iv": encrypted.attribute("iv")})
+        })
+        .collect();
+    assert_conversations(&data);
+}
+
+#[tokio::test]
+async fn a_node_that_a_client_creates_with_a_key_encrypts_what_servers_publish() {
+    let providers = Providers::start().await;
+    let pushlark = &providers.pushlark;
+    let form = stanza::publish_options(&[("service", "apns"), ("device_id", IPHONE)]);
+    let key = BASE64_STANDARD.encode(KEY);
+    let encrypt =
+        |key: &str| format!("<encrypt xmlns='{}' alg='aes-128-gcm' max-size='256'>{key}</encrypt>", ns::PUSH_ENCRYPT);
+    let create = async |key: &str| {
+        let enable = stanza::enable(PUSH_HOST, "iphone", &(form.clone() + &encrypt(key)));
+        pushlark.post("/pubsub", XMPP, stanza::iq("set", BOBS_PC, PUSH_HOST, &enable)).await
+    };
+    let refused = create("canary").await.body;
+    assert!(refused.contains("<bad-request ") && !refused.contains("<result"), "{refused}");
+    create(&key).await.assert_result();
+    let text = format!("canary {}", "blackbird ".repeat(500));
+    let summary =
+        stanza::summary(&[("message-count", "7"), ("last-message-sender", ALICES_PC), ("last-message-body", &text)]);
+    publish_as_server(pushlark, "p1", &publish("iphone", &summary)).await.assert_result();
+    let [request] = &assert_hidden(&providers.apns)[..] else { panic!() };
+    let body = request.json();
+    assert!(body["encrypted"].as_str().unwrap().len() <= 256);
+    let [opened] = &decrypted([&body])[..] else { panic!() };
+    assert_eq!((&opened["unread"], &opened["sender"], &opened["type"]), (&json!(7), &json!(ALICE), &json!("chat")));
+    assert!(text.starts_with(opened["message"].as_str().unwrap().strip_suffix('…').unwrap()), "{opened}");
+    assert_eq!((&body["aps"]["badge"], &body["aps"]["mutable-content"]), (&json!(7), &json!(1)));
 }
