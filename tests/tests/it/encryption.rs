@@ -425,7 +425,7 @@ async fn a_real_node_gets_the_encrypted_notification_in_place_of_the_summary() {
     let data: Vec<_> = notifications
         .iter()
         .map(|notification| {
-            let encrypted = notification.child("encrypted", ns::PUSH_ENCRYPT).unwrap();
+            let encrypted = notification.child("encrypted", ns::TIGASE_ENCRYPT).unwrap();
             assert!(notification.children().count() == 2 && encrypted.text().len() <= 300, "{notification}");
             json!({"encrypted": encrypted.text(), "iv": encrypted.attribute("iv"), "type": encrypted.attribute("type")})
         })
@@ -436,7 +436,7 @@ async fn a_real_node_gets_the_encrypted_notification_in_place_of_the_summary() {
     assert_eq!(decrypted, texts(&events));
     let priorities: Vec<_> = notifications
         .iter()
-        .map(|notification| notification.child("priority", ns::PUSH_PRIORITY).unwrap().text().into_owned())
+        .map(|notification| notification.child("priority", ns::TIGASE_PRIORITY).unwrap().text().into_owned())
         .collect();
     assert_eq!(priorities, ["high", "high", "high", "high", "low", "high", "high"]);
     assert_eq!(data.iter().filter(|data| data["type"] == "voip").count(), 1);
@@ -467,13 +467,13 @@ async fn a_real_node_gets_priorities_and_calls_as_its_preferences_have_it() {
         .iter()
         .map(|notification| {
             assert!(notification.child("x", ns::DATA_FORMS).is_some());
-            notification.child("priority", ns::PUSH_PRIORITY).unwrap().text().into_owned()
+            notification.child("priority", ns::TIGASE_PRIORITY).unwrap().text().into_owned()
         })
         .collect();
     assert_eq!(priorities, ["high", "high", "high", "high", "low", "high", "high", "low"]);
-    let calls: Vec<_> = of("jingle").iter().map(|one| one.child("jingle", ns::PUSH_JINGLE).cloned()).collect();
+    let calls: Vec<_> = of("jingle").iter().map(|one| one.child("jingle", ns::TIGASE_JINGLE).cloned()).collect();
     let jingle = |sid: &str, media: &str| {
-        let xml = format!("<jingle xmlns='{}' action='propose' sid='{sid}'>{media}</jingle>", ns::PUSH_JINGLE);
+        let xml = format!("<jingle xmlns='{}' action='propose' sid='{sid}'>{media}</jingle>", ns::TIGASE_JINGLE);
         Some(Element::parse(&xml).unwrap())
     };
     let media = "<media>audio</media><media>video</media>";
