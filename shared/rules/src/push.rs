@@ -158,7 +158,7 @@ impl Push {
             }
             // An alert about a call that has a text names the sender only by this field.
             if content.call().is_some() && event.content_policy.sender {
-                payload = payload.with(Payload::LAST_MESSAGE_SENDER, sender(event));
+                payload = payload.with(Payload::LAST_MESSAGE_SENDER, event.sender());
             }
             payload = payload.with(Payload::LAST_MESSAGE_BODY, text);
         }
@@ -210,7 +210,7 @@ fn value<'v>(placeholder: Placeholder, event: &'v Event, facts: &Facts<'_>, payl
             None
         }
         Placeholder::SenderName if event.sender_name.is_some() => event.sender_name.clone(),
-        Placeholder::Sender | Placeholder::SenderName => Some(unescaped(&sender(event)).into_owned()),
+        Placeholder::Sender | Placeholder::SenderName => Some(unescaped(&event.sender()).into_owned()),
         Placeholder::RoomName if event.room_name.is_some() => event.room_name.clone(),
         Placeholder::Room | Placeholder::RoomName => room(),
         Placeholder::Nick => event.from.resource().filter(|_| event.is_occupant).map(|nick| nick.as_str().to_owned()),
@@ -224,9 +224,4 @@ fn payload_text<'v>(event: &'v Event, payload: &'v Payload) -> &'v str {
         None if payload.call().is_some() => &event.content_policy.call_placeholder,
         text => text.unwrap_or_default(),
     }
-}
-
-/// Returns the sender as notifications name it: an occupant of a room with the nick.
-fn sender(event: &Event) -> String {
-    if event.is_occupant { event.from.to_string() } else { event.from.to_bare().to_string() }
 }
