@@ -273,10 +273,8 @@ fn show(registration: &Registration) -> Show {
 
 /// Returns the operator's text for the kind of notification.
 fn placeholder(payload: &Payload, show: Show, policy: &ContentPolicy) -> String {
-    let is_request =
-        payload.get(Payload::PENDING_SUBSCRIPTION_COUNT).is_some() && payload.get(Payload::MESSAGE_COUNT).is_none();
     match payload.get(Payload::ROOM) {
-        _ if is_request => policy.subscription_placeholder.clone(),
+        _ if payload.is_contact_request() => policy.subscription_placeholder.clone(),
         Some(room) if show == Show::Sender => policy.invitation(room),
         Some(_) | None => policy.placeholder.clone(),
     }
