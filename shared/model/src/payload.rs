@@ -153,8 +153,8 @@ impl Payload {
         media.split(',').filter(|media| !media.is_empty())
     }
 
-    /// Returns whether it is about contact requests alone: it counts requests, and no messages. A count of 0 is as if it
-    /// were missing.
+    /// Returns whether it is about contact requests alone: it counts requests, and no messages. A count of 0 counts as
+    /// missing.
     pub fn is_contact_request(&self) -> bool {
         let count = |name| self.get(name).and_then(|count| count.trim().parse().ok()).unwrap_or(0_u32);
         count(Self::PENDING_SUBSCRIPTION_COUNT) > 0 && count(Self::MESSAGE_COUNT) == 0

@@ -50,8 +50,8 @@ impl Event {
         payload.with(Payload::LAST_MESSAGE_BODY, subscription_placeholder.as_str())
     }
 
-    /// Returns the JID of the sender as notifications name it: of an occupant of a room with the nick, of a user without
-    /// the resource.
+    /// Returns the JID of the sender as notifications name it: that of a room's occupant with the nick, that of a user
+    /// without the resource.
     pub fn sender(&self) -> String {
         if self.is_occupant { self.from.to_string() } else { self.from.to_bare().to_string() }
     }
