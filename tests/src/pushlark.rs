@@ -157,6 +157,13 @@ impl Pushlark {
         self.event(Event::message(to, body)).await
     }
 
+    /// Returns the explanation of an event for its first recipient.
+    pub async fn explained(&self, event: impl Serialize) -> Value {
+        let reply = self.json("/explain", json!({"explain": [event]})).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        reply.json()["explained"][0]["recipients"][0].take()
+    }
+
     /// Posts a stanza as an event, which must be accepted.
     pub async fn stanza(&self, stanza: impl Into<String>) {
         let reply = self.post("/events", "application/xml", stanza.into()).await;

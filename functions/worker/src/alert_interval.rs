@@ -1,5 +1,5 @@
-//! Quiet bursts (`ALERT_INTERVAL`): for a while after an alert with a sound, further messages of the conversation reach the
-//! device without a sound, and replace its alert.
+//! Quiet bursts (`ALERT_INTERVAL`): for a while after an alert with a sound, further messages of the conversation reach
+//! the device without a sound, and replace its alert.
 
 use std::sync::Arc;
 

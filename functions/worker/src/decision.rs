@@ -166,23 +166,8 @@ pub fn decide<'w>(
     snapshot: Snapshot,
     known: RecipientState,
 ) -> Decision<'w> {
-    let (mut left_out, mut chosen) = (Vec::new(), Vec::new());
-    let mut choose = |recipient: &Recipient, payload: Payload, registrations: Vec<Registration>| {
-        let choice = plugin.should_publish(event, recipient, registrations);
-        left_out.extend(choice.left_out.into_iter().map(|(registration, rule)| (registration, Reason::Rule(rule))));
-        if !choice.publish.is_empty() {
-            chosen.extend(plugin.publish_notification(event, recipient, payload, choice.publish));
-        }
-    };
-    let RecipientState { recipient, exceptions, .. } = &known;
-    let mut registrations = snapshot.registrations.clone();
-    // Calls do not depend on the user's presence.
-    if !exceptions.notified.is_empty() && event.message.call().is_none() {
-        let (notified, others) = registrations.into_iter().partition(|one| exceptions.notified.contains(one));
-        choose(&WhileOnlineExceptions::inactive(recipient), payload.clone(), notified);
-        registrations = others;
-    }
-    choose(recipient, payload, registrations);
+    let (chosen, mut left_out) = choose(plugin, event, payload, snapshot.registrations.clone(), &known);
+    let exceptions = &known.exceptions;
     let user = event.recipient();
     let mut publications = Vec::new();
     let rings_by_push_kit = |Registration { jid, options, .. }: &Registration| {
@@ -230,4 +215,30 @@ pub fn decide<'w>(
         }
     }
     Decision { snapshot, known, left_out, publications, badge: None }
+}
+
+/// Returns the publications that the plugin chooses, and the registrations that it leaves out by a rule.
+fn choose(
+    plugin: &dyn Plugin,
+    event: &Event,
+    payload: Payload,
+    mut registrations: Vec<Registration>,
+    RecipientState { recipient, exceptions, .. }: &RecipientState,
+) -> (Vec<Publication>, Vec<(Registration, Reason)>) {
+    let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
+    let mut ask = |recipient: &Recipient, payload: Payload, registrations: Vec<Registration>| {
+        let choice = plugin.should_publish(event, recipient, registrations);
+        left_out.extend(choice.left_out.into_iter().map(|(registration, rule)| (registration, Reason::Rule(rule))));
+        if !choice.publish.is_empty() {
+            chosen.extend(plugin.publish_notification(event, recipient, payload, choice.publish));
+        }
+    };
+    // Calls do not depend on the user's presence.
+    if !exceptions.notified.is_empty() && event.message.call().is_none() {
+        let (notified, others) = registrations.into_iter().partition(|one| exceptions.notified.contains(one));
+        ask(&WhileOnlineExceptions::inactive(recipient), payload.clone(), notified);
+        registrations = others;
+    }
+    ask(recipient, payload, registrations);
+    (chosen, left_out)
 }

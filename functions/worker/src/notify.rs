@@ -97,21 +97,7 @@ impl Worker {
         mut turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
-        for (_, reason) in &decision.left_out {
-            match reason {
-                Reason::TooLate => count(Metric::Expired),
-                Reason::Unroutable(_) => count(Metric::Unroutable),
-                Reason::Rule(_)
-                | Reason::NotChosen
-                | Reason::Preference(_)
-                | Reason::Claimed
-                | Reason::EnabledLater
-                | Reason::CallsAlone
-                | Reason::Connected
-                | Reason::RingsByPushKit
-                | Reason::NoCallEnd => {}
-            }
-        }
+        count_left_out(decision);
         let user = event.recipient();
         let counted = outcome.counted;
         let claimant = attempt.claimant(&user, counted);
@@ -318,6 +304,25 @@ struct Counts {
     /// Those of `delivered` that make no sound because of `ALERT_INTERVAL`.
     quiet: usize,
     failed: usize,
+}
+
+/// Counts the registrations that are left out for a reason with a metric.
+fn count_left_out(decision: &Decision<'_>) {
+    for (_, reason) in &decision.left_out {
+        match reason {
+            Reason::TooLate => count(Metric::Expired),
+            Reason::Unroutable(_) => count(Metric::Unroutable),
+            Reason::Rule(_)
+            | Reason::NotChosen
+            | Reason::Preference(_)
+            | Reason::Claimed
+            | Reason::EnabledLater
+            | Reason::CallsAlone
+            | Reason::Connected
+            | Reason::RingsByPushKit
+            | Reason::NoCallEnd => {}
+        }
+    }
 }
 
 /// Logs that a rule of the plugin should notify, but cannot.

@@ -71,7 +71,7 @@ pub struct WhileOnlineExceptions {
     /// They are notified although the user is active: `away` or `always`.
     pub notified: Vec<Registration>,
     /// They are not notified while the user is online: `never`.
-    pub silent: Vec<Registration>,
+    pub left_out: Vec<Registration>,
 }
 
 impl WhileOnlineExceptions {
@@ -86,7 +86,7 @@ impl WhileOnlineExceptions {
             let SessionAttention { own, others } = attention(event, reported, snapshot, registration);
             match preferences.while_online {
                 WhileOnline::Never if !preferences.while_online.allows(own, others) => {
-                    exceptions.silent.push(registration.clone());
+                    exceptions.left_out.push(registration.clone());
                 }
                 WhileOnline::Away | WhileOnline::Always
                     if recipient.is_active() && preferences.while_online.allows(own, others) =>
@@ -185,7 +185,7 @@ pub fn leaves_out(
     let mut conversations = vec![caller.unwrap_or_else(|| event.from.to_bare())];
     conversations.extend(event.room.clone());
     let subject = Subject { payload, conversations: &conversations, now: OffsetDateTime::now_utc(), ringing };
-    let is_online = || payload.call().is_none() && exceptions.silent.contains(registration);
+    let is_online = || payload.call().is_none() && exceptions.left_out.contains(registration);
     subject
         .stopped_by(preferences)
         .or_else(|| ignored_room(preferences, event))
@@ -273,10 +273,8 @@ fn show(registration: &Registration) -> Show {
 
 /// Returns the operator's text for the kind of notification.
 fn placeholder(payload: &Payload, show: Show, policy: &ContentPolicy) -> String {
-    let is_request =
-        payload.get(Payload::PENDING_SUBSCRIPTION_COUNT).is_some() && payload.get(Payload::MESSAGE_COUNT).is_none();
     match payload.get(Payload::ROOM) {
-        _ if is_request => policy.subscription_placeholder.clone(),
+        _ if payload.is_contact_request() => policy.subscription_placeholder.clone(),
         Some(room) if show == Show::Sender => policy.invitation(room),
         Some(_) | None => policy.placeholder.clone(),
     }

@@ -327,8 +327,7 @@ fn payload(summary: Vec<(String, String)>, content_policy: &ContentPolicy) -> Pa
             _ => payload = payload.with(name, value),
         }
     }
-    let has = |name| payload.get(name).and_then(|count| count.trim().parse().ok()).is_some_and(|count: u32| count > 0);
-    if !has_body && has(Payload::PENDING_SUBSCRIPTION_COUNT) && !has(Payload::MESSAGE_COUNT) {
+    if !has_body && payload.is_contact_request() {
         return payload.with(Payload::LAST_MESSAGE_BODY, content_policy.subscription_placeholder.as_str());
     }
     payload

@@ -5,9 +5,7 @@ use std::{fmt, fs};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use pushlark_model::{
-    ClientState, Collapse, InterruptionLevel, Presentation, Priority, PublishOptions, Registration, Sound, TimeZone,
-};
+use pushlark_model::{ClientState, Presentation, PublishOptions, Registration, TimeZone};
 use pushlark_rules::Rules;
 use pushlark_settings::Environment;
 use pushlark_settings::catalogue::{MONGOOSEPUSH_URL, PUSH_SERVICE, VIRTUAL_PUBSUB_HOSTS};
@@ -148,32 +146,14 @@ impl fmt::Display for Printed<'_> {
 /// Returns the names and values of a presentation, as a rule has them.
 fn presented(presentation: &Presentation) -> Vec<(&'static str, String)> {
     let Presentation { title, priority, sound, interruption_level, channel_id, time_to_live, collapse } = presentation;
-    let priority = priority.map(|priority| match priority {
-        Priority::Normal => "normal",
-        Priority::High => "high",
-    });
-    let sound = sound.as_ref().map(|sound| match sound {
-        Sound::None => "none",
-        Sound::Named(name) => name,
-    });
-    let interruption_level = interruption_level.map(|level| match level {
-        InterruptionLevel::Passive => "passive",
-        InterruptionLevel::Active => "active",
-        InterruptionLevel::TimeSensitive => "time-sensitive",
-        InterruptionLevel::Critical => "critical",
-    });
-    let collapse = collapse.map(|collapse| match collapse {
-        Collapse::Message => "message",
-        Collapse::Conversation => "conversation",
-    });
     let fields = [
         ("title", title.clone()),
-        ("priority", priority.map(str::to_owned)),
-        ("sound", sound.map(str::to_owned)),
-        ("interruption_level", interruption_level.map(str::to_owned)),
+        ("priority", priority.map(|priority| priority.as_str().to_owned())),
+        ("sound", sound.as_ref().map(|sound| sound.as_str().to_owned())),
+        ("interruption_level", interruption_level.map(|level| level.as_str().to_owned())),
         ("channel_id", channel_id.clone()),
         ("time_to_live", time_to_live.map(|time_to_live| format!("{} s", time_to_live.as_secs()))),
-        ("collapse", collapse.map(str::to_owned)),
+        ("collapse", collapse.map(|collapse| collapse.as_str().to_owned())),
     ];
     fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }

@@ -64,11 +64,9 @@ impl<'n> Alert<'n> {
         let payload = notification.payload.readable();
         let sender = payload.get(Payload::LAST_MESSAGE_SENDER);
         let body = payload.get(Payload::LAST_MESSAGE_BODY)?;
-        let has = |name| payload.get(name).is_some_and(|count| count.trim() != "0");
-        let is_contact_request = has(Payload::PENDING_SUBSCRIPTION_COUNT) && !has(Payload::MESSAGE_COUNT);
         let title = match payload.call() {
             Some(_) => body,
-            None if is_contact_request => CONTACT_REQUEST_TITLE,
+            None if payload.is_contact_request() => CONTACT_REQUEST_TITLE,
             None => MESSAGE_TITLE,
         };
         let unread = payload.get(Payload::MESSAGE_COUNT).and_then(|count| count.parse().ok());

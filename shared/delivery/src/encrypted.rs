@@ -194,12 +194,10 @@ impl<'n> GatewayPayload<'n> {
             Self::Readable(payload) => payload,
             Self::Encrypted(encrypted) => encrypted.plain,
         };
-        let has = |name| payload.get(name).is_some();
-        let is_contact_request = has(Payload::PENDING_SUBSCRIPTION_COUNT) && !has(Payload::MESSAGE_COUNT);
         match payload.call() {
             Some(CallSignal::Ring(_)) => true,
             Some(CallSignal::End(_)) => false,
-            None => has(Payload::LAST_MESSAGE_BODY) && !is_contact_request,
+            None => payload.get(Payload::LAST_MESSAGE_BODY).is_some() && !payload.is_contact_request(),
         }
     }
 }
@@ -267,9 +265,7 @@ impl EncryptedPayload<'_> {
         json.extend(call.map(|call| ("sid".to_owned(), call.sid().into())));
         if let Some(CallSignal::Ring(_)) = call {
             // Without this array, clients stop ringing.
-            let media = payload.get(Payload::CALL_MEDIA).unwrap_or_default();
-            let media = media.split(',').filter(|media| !media.is_empty()).map(Value::from);
-            json.insert("media".to_owned(), media.collect());
+            json.insert("media".to_owned(), payload.call_media().map(Value::from).collect());
         }
         if others == Others::Kept {
             let others =

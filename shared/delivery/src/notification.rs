@@ -19,7 +19,8 @@ use crate::truncate::beginning;
 /// The characters that are percent-encoded in a path segment: all but the unreserved ones (RFC 3986, section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The most bytes of a title that the presentation sets. Devices show less, and a push service must have room for the text.
+/// The most bytes of a title that the presentation sets. Devices show less, and a push service must have room for the
+/// text.
 const MAX_TITLE_BYTES: usize = 512;
 
 /// A notification of one message to one device.

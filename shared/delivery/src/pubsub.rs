@@ -226,10 +226,7 @@ fn content(payload: &Payload, has_jingle: bool) -> PublishedContent<'_> {
     }
     let mut fields: Vec<_> = payload.fields().collect();
     let call = match payload.call() {
-        Some(CallSignal::Ring(sid)) if has_jingle => {
-            let media = get(Payload::CALL_MEDIA).split(',').filter(|media| !media.is_empty()).collect();
-            Some(ProposedCall { sid, media })
-        }
+        Some(CallSignal::Ring(sid)) if has_jingle => Some(ProposedCall { sid, media: payload.call_media().collect() }),
         _ => None,
     };
     if let (Some(_), Some(caller), None) =

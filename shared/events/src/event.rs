@@ -158,7 +158,7 @@ impl WebhookEvent {
 pub struct Reported {
     /// The state of the recipients.
     pub recipient: ReportedRecipient,
-    /// The other data.
+    /// The names and the number of members.
     pub context: MessageContext,
 }
 

@@ -147,6 +147,19 @@ impl Payload {
         }
     }
 
+    /// Returns the media of a call, such as `audio`.
+    pub fn call_media(&self) -> impl Iterator<Item = &str> {
+        let media = self.get(Self::CALL_MEDIA).unwrap_or_default();
+        media.split(',').filter(|media| !media.is_empty())
+    }
+
+    /// Returns whether it is about contact requests alone: it counts requests, and no messages. A count of 0 counts as
+    /// missing.
+    pub fn is_contact_request(&self) -> bool {
+        let count = |name| self.get(name).and_then(|count| count.trim().parse().ok()).unwrap_or(0_u32);
+        count(Self::PENDING_SUBSCRIPTION_COUNT) > 0 && count(Self::MESSAGE_COUNT) == 0
+    }
+
     /// Returns the names and values of the fields, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
         self.fields.iter().map(|(name, value)| (name.as_ref(), value.as_str()))

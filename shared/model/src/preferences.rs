@@ -317,15 +317,14 @@ mod time_of_day {
     use serde::ser::Serializer;
     use time::Time;
 
+    use crate::time::read_time_of_day;
+
     pub fn serialize<S: Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{:02}:{:02}", time.hour(), time.minute()))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let is_number = |part: &str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit());
-        let time = text.split_once(':').filter(|(hour, minute)| is_number(hour) && is_number(minute));
-        let time = time.and_then(|(hour, minute)| Time::from_hms(hour.parse().ok()?, minute.parse().ok()?, 0).ok());
+        let time = read_time_of_day(&String::deserialize(deserializer)?);
         time.ok_or_else(|| D::Error::custom("expected a time such as 22:00"))
     }
 }

@@ -57,12 +57,20 @@ pub enum Collapse {
 }
 
 impl Sound {
+    const NONE: &str = "none";
+
     /// Returns the name of the sound, or `none`.
     pub fn as_str(&self) -> &str {
         match self {
-            Self::None => "none",
+            Self::None => Self::NONE,
             Self::Named(name) => name,
         }
+    }
+}
+
+impl From<String> for Sound {
+    fn from(name: String) -> Self {
+        if name == Self::NONE { Self::None } else { Self::Named(name) }
     }
 }
 

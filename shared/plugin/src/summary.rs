@@ -13,8 +13,7 @@ impl Event {
         let is_group = self.message.kind() == MessageType::Groupchat;
         let mut payload = Payload::default().with(Payload::MESSAGE_COUNT, self.unread_count.to_string());
         if *sender {
-            let sender = if self.is_occupant { self.from.to_string() } else { self.from.to_bare().to_string() };
-            payload = payload.with(Payload::LAST_MESSAGE_SENDER, sender);
+            payload = payload.with(Payload::LAST_MESSAGE_SENDER, self.sender());
         }
         // If the room does not name the inviter, it is itself the sender.
         let is_shown = |room: &&BareJid| *sender || **room != self.from.to_bare();
@@ -49,6 +48,12 @@ impl Event {
             payload = payload.with(Payload::LAST_MESSAGE_SENDER, contact.as_str());
         }
         payload.with(Payload::LAST_MESSAGE_BODY, subscription_placeholder.as_str())
+    }
+
+    /// Returns the JID of the sender as notifications name it: that of a room's occupant with the nick, that of a user
+    /// without the resource.
+    pub fn sender(&self) -> String {
+        if self.is_occupant { self.from.to_string() } else { self.from.to_bare().to_string() }
     }
 
     /// Returns whether the message mentions the recipient by a reference or an `@`, like the field `mention`, or its text

@@ -130,7 +130,7 @@ pub enum WorkKind {
         /// The state of the recipients in the webhook.
         #[serde(default)]
         recipient: ReportedRecipient,
-        /// The other data of the webhook.
+        /// The names and the number of members in the webhook.
         #[serde(default, skip_serializing_if = "is_default")]
         context: MessageContext,
     },
@@ -145,7 +145,7 @@ pub enum WorkKind {
         /// The state of the recipients in the webhook.
         #[serde(default)]
         recipient: ReportedRecipient,
-        /// The other data of the webhook.
+        /// The names and the number of members in the webhook.
         #[serde(default, skip_serializing_if = "is_default")]
         context: MessageContext,
     },
@@ -225,7 +225,7 @@ pub struct EncryptedNotification {
     pub is_low: bool,
 }
 
-/// The data about a message in a webhook that are not in its stanza.
+/// The names and the number of members in the webhook of a message: neither its stanza nor its recipient has them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MessageContext {
     /// The name of the sender, for people.

@@ -1,6 +1,7 @@
 //! Times of the day in conditions.
 
-use pushlark_model::{Registration, TimeZone};
+use pushlark_model::time::read_time_of_day;
+use pushlark_model::{Registration, TimeZone, UnknownTimeZone};
 use serde::Deserialize;
 use time::{OffsetDateTime, Time};
 
@@ -21,7 +22,6 @@ pub struct Hours {
 #[serde(untagged, expecting = "expected hours such as \"22:00-07:00\", or a table with from, to and tz")]
 enum HoursText {
     Range(String),
-    #[serde(rename_all = "snake_case")]
     Table(HoursTable),
 }
 
@@ -43,15 +43,15 @@ pub enum HoursError {
     #[error("expected a time such as 22:00")]
     NotATime,
     /// `tz` is not a time zone.
-    #[error("tz: expected the name of an IANA time zone, such as Europe/Berlin")]
-    UnknownTimeZone,
+    #[error("tz: {0}")]
+    UnknownTimeZone(#[from] UnknownTimeZone),
 }
 
 impl Hours {
     /// Returns whether a time is in the hours where the device is: in the time zone of the form's field `tz`, if it has
     /// one that is known.
     pub fn contain(&self, at: OffsetDateTime, registration: &Registration) -> bool {
-        let device_tz: Option<TimeZone> = registration.options.given("tz").and_then(|tz| tz.parse().ok());
+        let device_tz = registration.options.time_zone().ok().flatten();
         let local = device_tz.as_ref().or(self.tz.as_ref()).map_or(at, |tz| tz.local(at)).time();
         if self.from < self.to { self.from <= local && local < self.to } else { self.from <= local || local < self.to }
     }
@@ -68,15 +68,8 @@ impl TryFrom<HoursText> for Hours {
             }
             HoursText::Table(HoursTable { from, to, tz }) => (from.as_str(), to.as_str(), tz.as_deref()),
         };
-        let tz = tz.map(|tz| tz.parse().map_err(|_| HoursError::UnknownTimeZone)).transpose()?;
-        let time = |text| time_of_day(text).ok_or(HoursError::NotATime);
+        let tz = tz.map(str::parse).transpose()?;
+        let time = |text| read_time_of_day(text).ok_or(HoursError::NotATime);
         Ok(Self { from: time(from)?, to: time(to)?, tz })
     }
-}
-
-/// Reads a time of the day as `HH:MM`.
-fn time_of_day(text: &str) -> Option<Time> {
-    let is_number = |part: &str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit());
-    let (hour, minute) = text.split_once(':').filter(|(hour, minute)| is_number(hour) && is_number(minute))?;
-    Time::from_hms(hour.parse().ok()?, minute.parse().ok()?, 0).ok()
 }

@@ -26,8 +26,6 @@ const MAX_NAME_BYTES: usize = 128;
 
 /// The tables of MongooseIM's configuration that contain the rules.
 const MONGOOSEIM_TABLES: [&str; 3] = ["modules", "mod_event_pusher", "push"];
-/// The sound that is none.
-const NO_SOUND: &str = "none";
 
 /// Rules that cannot be used. The operator must correct them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -272,7 +270,7 @@ impl RuleTable {
             presentation: Presentation {
                 title: None,
                 priority: self.priority,
-                sound: self.sound.map(|sound| if sound == NO_SOUND { Sound::None } else { Sound::Named(sound) }),
+                sound: self.sound.map(Sound::from),
                 interruption_level: self.interruption_level,
                 channel_id: self.channel_id,
                 time_to_live: self.time_to_live.map(|seconds| Duration::from_secs(seconds.into())),

@@ -10,7 +10,7 @@ use pushlark_xmpp::{NoContent, unescaped};
 use serde::Deserialize;
 
 use crate::facts::Facts;
-use crate::template::{Placeholder, Template, truncated};
+use crate::template::{Template, Variable, truncated};
 
 /// The most fields of `data`.
 const MAX_DATA_FIELDS: usize = 8;
@@ -149,7 +149,7 @@ impl Push {
     /// Returns the content of a notification for an event, or the reason why it cannot be built.
     pub fn notification(&self, event: &Event, facts: &Facts<'_>) -> Result<Notification, &'static str> {
         let content = self.content.payload(event, facts)?;
-        let render = |template: &Template| template.render(|placeholder| value(placeholder, event, facts, &content));
+        let render = |template: &Template| template.render(|variable| value(variable, event, facts, &content));
         let mut payload = content.clone();
         if let Some(body) = &self.body {
             let text = render(body);
@@ -158,7 +158,7 @@ impl Push {
             }
             // An alert about a call that has a text names the sender only by this field.
             if content.call().is_some() && event.content_policy.sender {
-                payload = payload.with(Payload::LAST_MESSAGE_SENDER, sender(event));
+                payload = payload.with(Payload::LAST_MESSAGE_SENDER, event.sender());
             }
             payload = payload.with(Payload::LAST_MESSAGE_BODY, text);
         }
@@ -189,31 +189,25 @@ impl Content {
     }
 }
 
-/// Returns the value of a placeholder within the operator's limits. `payload` has no text of the rule yet.
-fn value<'v>(placeholder: Placeholder, event: &'v Event, facts: &Facts<'_>, payload: &'v Payload) -> Cow<'v, str> {
+/// Returns the value of a variable within the operator's limits. `payload` has no text of the rule yet.
+fn value<'v>(variable: Variable, event: &'v Event, facts: &Facts<'_>, payload: &'v Payload) -> Cow<'v, str> {
     let is_named = event.content_policy.sender;
     let room = || facts.room.as_ref().map(|room| unescaped(room.as_str()).into_owned());
-    let text = match placeholder {
-        Placeholder::Body => return payload_text(event, payload).into(),
-        Placeholder::Kind => return facts.kind.map(|kind| kind.as_str()).unwrap_or_default().into(),
-        Placeholder::Count => {
+    let text = match variable {
+        Variable::Body => return payload_text(event, payload).into(),
+        Variable::Kind => return facts.kind.map(|kind| kind.as_str()).unwrap_or_default().into(),
+        Variable::Count => {
             let count = payload.get(Payload::MESSAGE_COUNT);
             return count.or_else(|| payload.get(Payload::PENDING_SUBSCRIPTION_COUNT)).unwrap_or_default().into();
         }
-        Placeholder::Sender
-        | Placeholder::SenderName
-        | Placeholder::Room
-        | Placeholder::RoomName
-        | Placeholder::Nick
-            if !is_named =>
-        {
+        Variable::Sender | Variable::SenderName | Variable::Room | Variable::RoomName | Variable::Nick if !is_named => {
             None
         }
-        Placeholder::SenderName if event.sender_name.is_some() => event.sender_name.clone(),
-        Placeholder::Sender | Placeholder::SenderName => Some(unescaped(&sender(event)).into_owned()),
-        Placeholder::RoomName if event.room_name.is_some() => event.room_name.clone(),
-        Placeholder::Room | Placeholder::RoomName => room(),
-        Placeholder::Nick => event.from.resource().filter(|_| event.is_occupant).map(|nick| nick.as_str().to_owned()),
+        Variable::SenderName if event.sender_name.is_some() => event.sender_name.clone(),
+        Variable::Sender | Variable::SenderName => Some(unescaped(&event.sender()).into_owned()),
+        Variable::RoomName if event.room_name.is_some() => event.room_name.clone(),
+        Variable::Room | Variable::RoomName => room(),
+        Variable::Nick => event.from.resource().filter(|_| event.is_occupant).map(|nick| nick.as_str().to_owned()),
     };
     text.unwrap_or_default().into()
 }
@@ -224,9 +218,4 @@ fn payload_text<'v>(event: &'v Event, payload: &'v Payload) -> &'v str {
         None if payload.call().is_some() => &event.content_policy.call_placeholder,
         text => text.unwrap_or_default(),
     }
-}
-
-/// Returns the sender as notifications name it: an occupant of a room with the nick.
-fn sender(event: &Event) -> String {
-    if event.is_occupant { event.from.to_string() } else { event.from.to_bare().to_string() }
 }

@@ -1,4 +1,4 @@
-//! Templates of texts: placeholders for the facts of an event, and a filter for their length.
+//! Templates of texts: variables for the facts of an event, and a filter for their length.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ const MAX_LENGTH: usize = 1_000;
 
 const ELLIPSIS: char = '…';
 
-/// A text with placeholders, such as `{sender_name}: {body|40}`.
+/// A text with variables, such as `{sender_name}: {body|40}`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Template(Vec<Part>);
@@ -23,13 +23,13 @@ pub struct Template(Vec<Part>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Text(String),
-    /// A placeholder, and the most characters of its value.
-    Value(Placeholder, Option<usize>),
+    /// A variable, and the most characters of its value.
+    Value(Variable, Option<usize>),
 }
 
 /// The name of a fact of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placeholder {
+pub enum Variable {
     /// The JID of the sender.
     Sender,
     /// The name of the sender, or else the JID.
@@ -55,28 +55,28 @@ pub enum TemplateError {
     #[error("the template has {0} bytes, {MAX_TEMPLATE_BYTES} are allowed")]
     TooLong(usize),
     /// A brace is not closed.
-    #[error("a placeholder is not closed; write {{{{ for a brace")]
+    #[error("a variable is not closed; write {{{{ for a brace")]
     Open,
-    /// No placeholder has this name.
+    /// No variable has this name.
     #[error(
-        "unknown placeholder {{{0}}}, expected one of {{sender}}, {{sender_name}}, {{room}}, {{room_name}}, {{nick}}, \
+        "unknown variable {{{0}}}, expected one of {{sender}}, {{sender_name}}, {{room}}, {{room_name}}, {{nick}}, \
          {{body}}, {{count}}, {{kind}}"
     )]
-    UnknownPlaceholder(String),
+    UnknownVariable(String),
     /// The filter after `|` is not a length.
-    #[error("expected a length from 1 to {MAX_LENGTH} after the | of a placeholder, such as {{body|40}}")]
+    #[error("expected a length from 1 to {MAX_LENGTH} after the | of a variable, such as {{body|40}}")]
     InvalidLength,
 }
 
 impl Template {
-    /// Returns the text with the values of the placeholders, of at most 4,096 bytes.
-    pub fn render<'v>(&self, value: impl Fn(Placeholder) -> Cow<'v, str>) -> String {
+    /// Returns the text with the values of the variables, of at most 4,096 bytes.
+    pub fn render<'v>(&self, value: impl Fn(Variable) -> Cow<'v, str>) -> String {
         let mut text = String::new();
         for part in &self.0 {
             match part {
                 Part::Text(literal) => text.push_str(literal),
-                Part::Value(placeholder, None) => text.push_str(&value(*placeholder)),
-                Part::Value(placeholder, Some(length)) => text.push_str(&shortened(&value(*placeholder), *length)),
+                Part::Value(variable, None) => text.push_str(&value(*variable)),
+                Part::Value(variable, Some(length)) => text.push_str(&shortened(&value(*variable), *length)),
             }
             if text.len() > MAX_TEXT_BYTES {
                 return truncated(text, MAX_TEXT_BYTES);
@@ -108,10 +108,10 @@ impl FromStr for Template {
             if let Some(after) = brace.strip_prefix("{{") {
                 literal.push('{');
                 rest = after;
-            } else if let Some(placeholder) = brace.strip_prefix('{') {
-                let (placeholder, after) = placeholder.split_once('}').ok_or(TemplateError::Open)?;
+            } else if let Some(variable) = brace.strip_prefix('{') {
+                let (variable, after) = variable.split_once('}').ok_or(TemplateError::Open)?;
                 parts.extend(Some(std::mem::take(&mut literal)).filter(|text| !text.is_empty()).map(Part::Text));
-                parts.push(Part::placeholder(placeholder)?);
+                parts.push(Part::variable(variable)?);
                 rest = after;
             } else {
                 literal.push('}');
@@ -125,26 +125,26 @@ impl FromStr for Template {
 }
 
 impl Part {
-    /// Reads the text between the braces of a placeholder.
-    fn placeholder(text: &str) -> Result<Self, TemplateError> {
+    /// Reads the text between the braces of a variable.
+    fn variable(text: &str) -> Result<Self, TemplateError> {
         let (name, length) = match text.split_once('|') {
             Some((name, length)) => (name, Some(length)),
             None => (text, None),
         };
-        let placeholder = match name.trim() {
-            "sender" => Placeholder::Sender,
-            "sender_name" => Placeholder::SenderName,
-            "room" => Placeholder::Room,
-            "room_name" => Placeholder::RoomName,
-            "nick" => Placeholder::Nick,
-            "body" => Placeholder::Body,
-            "count" => Placeholder::Count,
-            "kind" => Placeholder::Kind,
-            unknown => return Err(TemplateError::UnknownPlaceholder(unknown.into())),
+        let variable = match name.trim() {
+            "sender" => Variable::Sender,
+            "sender_name" => Variable::SenderName,
+            "room" => Variable::Room,
+            "room_name" => Variable::RoomName,
+            "nick" => Variable::Nick,
+            "body" => Variable::Body,
+            "count" => Variable::Count,
+            "kind" => Variable::Kind,
+            unknown => return Err(TemplateError::UnknownVariable(unknown.into())),
         };
         let is_allowed = |length: &usize| (1..=MAX_LENGTH).contains(length);
         let read = |length: &str| length.trim().parse().ok().filter(is_allowed).ok_or(TemplateError::InvalidLength);
-        Ok(Self::Value(placeholder, length.map(read).transpose()?))
+        Ok(Self::Value(variable, length.map(read).transpose()?))
     }
 }
 

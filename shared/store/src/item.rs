@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use pushlark_model::PublishOptions;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

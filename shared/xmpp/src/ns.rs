@@ -22,12 +22,6 @@ pub const TIGASE_ENCRYPT: &str = "tigase:push:encrypt:0";
 pub const PUBLISH_OPTIONS: &str = "http://jabber.org/protocol/pubsub#publish-options";
 /// FORM_TYPE of the summary in a notification (XEP-0357, section 7).
 pub const PUSH_SUMMARY: &str = "urn:xmpp:push:summary";
-/// Encrypted notifications of Tigase's push extensions.
-pub const PUSH_ENCRYPT: &str = "tigase:push:encrypt:0";
-/// The priority of notifications, of Tigase's push extensions.
-pub const PUSH_PRIORITY: &str = "tigase:push:priority:0";
-/// Notifications of calls, of Tigase's push extensions.
-pub const PUSH_JINGLE: &str = "tigase:push:jingle:0";
 /// Publish-Subscribe (XEP-0060).
 pub const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
 /// Requests of a node's owner (XEP-0060, section 8).

@@ -77,7 +77,7 @@ impl PublishNotification<'_> {
         let mut notification = Element::new("notification", ns::PUSH);
         if let Some(priority) = self.priority {
             notification =
-                notification.with_child(Element::new("priority", ns::PUSH_PRIORITY).with_text(priority.as_str()));
+                notification.with_child(Element::new("priority", ns::TIGASE_PRIORITY).with_text(priority.as_str()));
         }
         notification = match &self.content {
             PublishedContent::Summary { fields, call } => {
@@ -107,7 +107,7 @@ impl PublishNotification<'_> {
 
 impl ProposedCall<'_> {
     fn to_element(&self) -> Element {
-        let jingle = |name| Element::new(name, ns::PUSH_JINGLE);
+        let jingle = |name| Element::new(name, ns::TIGASE_JINGLE);
         let element = jingle("jingle").with_attribute("action", "propose").with_attribute("sid", self.sid);
         self.media.iter().fold(element, |element, media| element.with_child(jingle("media").with_text(*media)))
     }
@@ -117,7 +117,7 @@ impl EncryptedContent {
     const CALL: &str = "voip";
 
     fn to_element(&self) -> Element {
-        let element = Element::new("encrypted", ns::PUSH_ENCRYPT).with_attribute("iv", self.iv.as_str());
+        let element = Element::new("encrypted", ns::TIGASE_ENCRYPT).with_attribute("iv", self.iv.as_str());
         let element = if self.is_call { element.with_attribute("type", Self::CALL) } else { element };
         element.with_text(self.ciphertext.as_str())
     }
@@ -439,9 +439,9 @@ fn publish(pubsub: &Element, publish: &Element, node: String) -> Result<PubSubRe
         _ => return Err(invalid_payload("<item/> must have one child, <notification xmlns='urn:xmpp:push:0'/>")),
     };
     let mut published = PublishedItem { id: item.attribute("id").map(Into::into), ..PublishedItem::default() };
-    let priority = notification.child("priority", ns::PUSH_PRIORITY);
+    let priority = notification.child("priority", ns::TIGASE_PRIORITY);
     published.priority = priority.and_then(|priority| NotificationPriority::of(priority.text().trim()));
-    if let Some(encrypted) = notification.child("encrypted", ns::PUSH_ENCRYPT) {
+    if let Some(encrypted) = notification.child("encrypted", ns::TIGASE_ENCRYPT) {
         // A summary beside it would tell the push service what is encrypted.
         published.encrypted = Some(EncryptedContent::of(encrypted)?);
     } else if let Some(x) = notification.child("x", ns::DATA_FORMS) {

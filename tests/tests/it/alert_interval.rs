@@ -331,8 +331,7 @@ async fn explain_names_a_quiet_publication() {
     let pushlark = with_phone(&[]).await;
     let quiet = async || {
         let event = Event::message(BOB, "canary Hi").id("explained");
-        let explained = pushlark.json("/explain", json!({"explain": [event]})).await.json();
-        explained["explained"][0]["recipients"][0]["publications"][0].get("quiet").cloned()
+        pushlark.explained(event).await["publications"][0].get("quiet").cloned()
     };
     assert_eq!(quiet().await, None);
     assert_eq!(quiet().await, None, "an explanation records nothing");

@@ -432,7 +432,7 @@ async fn a_real_node_gets_the_encrypted_notification_in_place_of_the_summary() {
     let data: Vec<_> = notifications
         .iter()
         .map(|notification| {
-            let encrypted = notification.child("encrypted", ns::PUSH_ENCRYPT).unwrap();
+            let encrypted = notification.child("encrypted", ns::TIGASE_ENCRYPT).unwrap();
             assert!(notification.children().count() == 2 && encrypted.text().len() <= 300, "{notification}");
             json!({"encrypted": encrypted.text(), "iv": encrypted.attribute("iv"), "type": encrypted.attribute("type")})
         })
@@ -443,7 +443,7 @@ async fn a_real_node_gets_the_encrypted_notification_in_place_of_the_summary() {
     assert_eq!(decrypted, texts(&events));
     let priorities: Vec<_> = notifications
         .iter()
-        .map(|notification| notification.child("priority", ns::PUSH_PRIORITY).unwrap().text().into_owned())
+        .map(|notification| notification.child("priority", ns::TIGASE_PRIORITY).unwrap().text().into_owned())
         .collect();
     assert_eq!(priorities, ["high", "high", "high", "high", "low", "high", "high"]);
     assert_eq!(data.iter().filter(|data| data["type"] == "voip").count(), 1);
@@ -474,13 +474,13 @@ async fn a_real_node_gets_priorities_and_calls_as_its_preferences_have_it() {
         .iter()
         .map(|notification| {
             assert!(notification.child("x", ns::DATA_FORMS).is_some());
-            notification.child("priority", ns::PUSH_PRIORITY).unwrap().text().into_owned()
+            notification.child("priority", ns::TIGASE_PRIORITY).unwrap().text().into_owned()
         })
         .collect();
     assert_eq!(priorities, ["high", "high", "high", "high", "low", "high", "high", "low"]);
-    let calls: Vec<_> = of("jingle").iter().map(|one| one.child("jingle", ns::PUSH_JINGLE).cloned()).collect();
+    let calls: Vec<_> = of("jingle").iter().map(|one| one.child("jingle", ns::TIGASE_JINGLE).cloned()).collect();
     let jingle = |sid: &str, media: &str| {
-        let xml = format!("<jingle xmlns='{}' action='propose' sid='{sid}'>{media}</jingle>", ns::PUSH_JINGLE);
+        let xml = format!("<jingle xmlns='{}' action='propose' sid='{sid}'>{media}</jingle>", ns::TIGASE_JINGLE);
         Some(Element::parse(&xml).unwrap())
     };
     let media = "<media>audio</media><media>video</media>";
@@ -653,7 +653,7 @@ async fn enable_by_iq(pushlark: &Pushlark, jid: &str, node: &str, options: &Valu
     let options: Vec<_> =
         options.as_object().unwrap().iter().map(|(name, value)| (name.as_str(), value.as_str().unwrap())).collect();
     let key = BASE64_STANDARD.encode(KEY);
-    let encrypt = format!("<encrypt xmlns='{}' alg='aes-128-gcm' max-size='2800'>{key}</encrypt>", ns::PUSH_ENCRYPT);
+    let encrypt = format!("<encrypt xmlns='{}' alg='aes-128-gcm' max-size='2800'>{key}</encrypt>", ns::TIGASE_ENCRYPT);
     let enable = stanza::enable(jid, node, &(stanza::publish_options(&options) + &encrypt));
     pushlark.post("/enable", XMPP, stanza::iq("set", BOBS_PHONE, BOB, &enable)).await.assert_result();
 }
@@ -788,7 +788,7 @@ async fn gateways_learn_nothing_by_rules_quiet_bursts_badges_and_read_marks() {
         .published("real")
         .iter()
         .map(|iq| {
-            let encrypted = notification_of(iq).child("encrypted", ns::PUSH_ENCRYPT).unwrap().clone();
+            let encrypted = notification_of(iq).child("encrypted", ns::TIGASE_ENCRYPT).unwrap().clone();
             json!({"encrypted": encrypted.text(), "iv": encrypted.attribute("iv")})
         })
         .collect();
@@ -802,7 +802,7 @@ async fn a_node_that_a_client_creates_with_a_key_encrypts_what_servers_publish()
     let form = stanza::publish_options(&[("service", "apns"), ("device_id", IPHONE)]);
     let key = BASE64_STANDARD.encode(KEY);
     let encrypt =
-        |key: &str| format!("<encrypt xmlns='{}' alg='aes-128-gcm' max-size='256'>{key}</encrypt>", ns::PUSH_ENCRYPT);
+        |key: &str| format!("<encrypt xmlns='{}' alg='aes-128-gcm' max-size='256'>{key}</encrypt>", ns::TIGASE_ENCRYPT);
     let create = async |key: &str| {
         let enable = stanza::enable(PUSH_HOST, "iphone", &(form.clone() + &encrypt(key)));
         pushlark.post("/pubsub", XMPP, stanza::iq("set", BOBS_PC, PUSH_HOST, &enable)).await

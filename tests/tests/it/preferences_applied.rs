@@ -28,7 +28,7 @@ async fn enable_form(pushlark: &Pushlark, user: &str, node: &str, form: Value, p
 
 /// Returns the decision of `/explain` for each of Bob's nodes: `notified`, or the reason why it is left out.
 async fn decided(pushlark: &Pushlark, event: &Event) -> BTreeMap<String, String> {
-    let (mut decided, recipient) = (BTreeMap::new(), explained(pushlark, event).await);
+    let (mut decided, recipient) = (BTreeMap::new(), pushlark.explained(event).await);
     for one in recipient["left_out"].as_array().unwrap() {
         decided.insert(one["node"].as_str().unwrap().to_owned(), one["why"].as_str().unwrap().to_owned());
     }
@@ -43,15 +43,9 @@ async fn left_out(pushlark: &Pushlark, event: &Event) -> Vec<(String, String)> {
     decided(pushlark, event).await.into_iter().filter(|(_, why)| why != "notified").collect()
 }
 
-async fn explained(pushlark: &Pushlark, event: &Event) -> Value {
-    let reply = pushlark.json("/explain", json!({"explain": [event]})).await;
-    assert_eq!(reply.status, 200, "{}", reply.body);
-    reply.json()["explained"][0]["recipients"][0].take()
-}
-
 /// Returns the payload that a node of Bob gets.
 async fn payload(pushlark: &Pushlark, event: &Event, node: &str) -> Value {
-    let mut explained = explained(pushlark, event).await;
+    let mut explained = pushlark.explained(event).await;
     let publications = explained["publications"].as_array_mut().unwrap();
     let publication = publications.iter_mut().find(|one| one["node"] == node);
     publication.unwrap_or_else(|| panic!("{node} is left out of {event}"))["payload"].take()

@@ -4,7 +4,7 @@ use local::Options;
 use pushlark_plugin::Plugins;
 use pushlark_rules::Rules;
 use pushlark_settings::Environment;
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{ALICE, ALICES_PC, BOB, BOBS_PHONE, Event, PUSH_HOST, Pushlark, logged, stanza};
 
 /// Starts a stack with these rules, and registers the device `phone` for Bob.
@@ -16,11 +16,6 @@ async fn with_rules(rules: &str, settings: &[(&str, &str)]) -> Pushlark {
     let pushlark = Pushlark::with(Options { plugins, environment, ..Options::default() }).await;
     pushlark.enable(BOB, "phone").await;
     pushlark
-}
-
-async fn explained(pushlark: &Pushlark, event: Event) -> Value {
-    let mut answer = pushlark.json("/explain", json!({"explain": [event]})).await.json();
-    answer["explained"][0]["recipients"][0].take()
 }
 
 #[tokio::test]
@@ -46,12 +41,12 @@ async fn the_first_rule_that_matches_decides_and_is_named() {
     let pushlark = with_rules(rules, &[("UNREAD_COUNTS", "on")]).await;
     pushlark.enable_with(BOB, "office", json!({"app": "work"})).await;
     let message = || Event::message(BOB, "canary, how are you?").from(ALICE);
-    let explanation = explained(&pushlark, message()).await;
+    let explanation = pushlark.explained(message()).await;
     assert_eq!(explanation["publications"][0]["rule"], "rule 3");
     assert_eq!(explanation["left_out"][0]["why"], "rules: rule 2 \"work\"");
-    let robot = explained(&pushlark, message().from("robot-1@example.com")).await;
+    let robot = pushlark.explained(message().from("robot-1@example.com")).await;
     assert_eq!(robot["skipped"], "rules: rule 1 \"robots\"");
-    let online = explained(&pushlark, message().recipient(json!({"online": true}))).await;
+    let online = pushlark.explained(message().recipient(json!({"online": true}))).await;
     assert_eq!(online["left_out"][1]["why"], "rules: no rule matches");
 
     pushlark.event(message()).await;

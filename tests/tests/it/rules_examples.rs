@@ -19,9 +19,7 @@ fn zone_at(hour: i16) -> String {
 
 /// Returns the rule that decides about an event for its first recipient and the first device.
 async fn deciding_rule(pushlark: &Pushlark, event: &Event) -> String {
-    let reply = pushlark.json("/explain", json!({"explain": [event]})).await;
-    assert_eq!(reply.status, 200, "{}", reply.body);
-    let recipient = reply.json()["explained"][0]["recipients"][0].clone();
+    let recipient = pushlark.explained(event).await;
     let rule = [&recipient["publications"][0]["rule"], &recipient["skipped"], &recipient["left_out"][0]["why"]]
         .into_iter()
         .find_map(Value::as_str);

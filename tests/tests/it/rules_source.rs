@@ -41,8 +41,7 @@ impl Drop for RulesFile {
 /// Returns the explanation for a message to Bob.
 async fn explained(settings: &[(&str, &str)]) -> Value {
     let pushlark = Pushlark::with_settings([("PLUGIN", "rules")].into_iter().chain(settings.iter().copied())).await;
-    let reply = pushlark.json("/explain", json!({"explain": [Event::message(BOB, "canary Hi")]})).await;
-    reply.json()["explained"][0]["recipients"][0].clone()
+    pushlark.explained(Event::message(BOB, "canary Hi")).await
 }
 
 /// Returns the reason why a stack with `PLUGIN=rules` does not start.

@@ -33,7 +33,7 @@ fn within(policy: ContentPolicy, event: Event) -> Event {
 }
 
 #[test]
-fn placeholders_have_the_values_of_the_event() {
+fn variables_have_the_values_of_the_event() {
     let private = Event { is_occupant: true, from: parse_jid("books@muc.example.com/alice").unwrap(), ..chat("Hi") };
     let escaped = Event { from: parse_jid("d\\27artagnan@example.com/pc").unwrap(), ..chat("Hi") };
     for (event, expected) in [
@@ -64,7 +64,7 @@ fn placeholders_have_the_values_of_the_event() {
 }
 
 #[test]
-fn placeholders_respect_the_operators_limits() {
+fn variables_respect_the_operators_limits() {
     let no_body = || ContentPolicy { body: false, ..ContentPolicy::default() };
     let no_sender = || ContentPolicy { sender: false, ..ContentPolicy::default() };
     for (event, expected) in [

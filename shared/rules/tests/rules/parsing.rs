@@ -253,19 +253,16 @@ fn a_field_of_ours_with_an_impossible_value_is_refused() {
     for (fields, expected) in [
         (
             "title = '{foo}'",
-            "title: unknown placeholder {foo}, expected one of {sender}, {sender_name}, {room}, {room_name}, {nick}, {body}, {count}, {kind}",
+            "title: unknown variable {foo}, expected one of {sender}, {sender_name}, {room}, {room_name}, {nick}, {body}, {count}, {kind}",
         ),
         (
             "body = '{}'",
-            "body: unknown placeholder {}, expected one of {sender}, {sender_name}, {room}, {room_name}, {nick}, {body}, {count}, {kind}",
+            "body: unknown variable {}, expected one of {sender}, {sender_name}, {room}, {room_name}, {nick}, {body}, {count}, {kind}",
         ),
-        ("body = 'New: {body'", "body: a placeholder is not closed; write {{ for a brace"),
-        ("body = '{body|0}'", "body: expected a length from 1 to 1000 after the | of a placeholder, such as {body|40}"),
-        (
-            "body = '{body|-1}'",
-            "body: expected a length from 1 to 1000 after the | of a placeholder, such as {body|40}",
-        ),
-        ("body = '{body|}'", "body: expected a length from 1 to 1000 after the | of a placeholder, such as {body|40}"),
+        ("body = 'New: {body'", "body: a variable is not closed; write {{ for a brace"),
+        ("body = '{body|0}'", "body: expected a length from 1 to 1000 after the | of a variable, such as {body|40}"),
+        ("body = '{body|-1}'", "body: expected a length from 1 to 1000 after the | of a variable, such as {body|40}"),
+        ("body = '{body|}'", "body: expected a length from 1 to 1000 after the | of a variable, such as {body|40}"),
         ("body = 1", "body: invalid type: integer `1`, expected a string"),
         ("data = 'x'", "data: invalid type: string \"x\", expected a map"),
         ("data = {x = 1}", "data.x: invalid type: integer `1`, expected a string"),
