@@ -222,6 +222,7 @@ async fn rooms_notify_always_by_mentions_or_never() {
         (with_reference("xmpp:bob@example.com"), silent.to_vec()),
         (with_reference("xmpp:carol@example.com"), unless_mentioned(&["mentions", "nick"])),
         (with_reference("xmpp:room@muc.example.com/Bobby"), unless_mentioned(&["mentions"])),
+        (with_reference("xmpp:room@muc.example.com/Bob%62y?join"), unless_mentioned(&["mentions"])),
         (with_mention("jid='bob@example.com'"), silent.to_vec()),
         (with_mention("jid='room@muc.example.com/Bobby'"), unless_mentioned(&["mentions"])),
         (
