@@ -196,7 +196,7 @@ pub fn leaves_out(
 /// Returns the reason why a group message does not notify, if it is one and does not notify. The private messages of
 /// occupants and invitations are not messages of a room.
 fn ignored_room(preferences: &Preferences, event: &Event) -> Option<Preference> {
-    if event.message.kind() != MessageType::Groupchat || event.room.is_some() {
+    if !is_group_message(event) {
         return None;
     }
     let (allowed, nick) = match &preferences.rooms {
@@ -216,11 +216,16 @@ fn ignored_room(preferences: &Preferences, event: &Event) -> Option<Preference> 
 }
 
 /// Returns whether the sender is unknown and ignored. In a room, everybody is known; a contact request is the way in
-/// which an unknown user becomes known.
+/// which an unknown user becomes known. A room may name the inviter by the nick.
 fn ignores_sender(preferences: &Preferences, event: &Event) -> bool {
-    let is_of_room = event.message.kind() == MessageType::Groupchat && event.room.is_none() || event.is_occupant;
+    let is_of_room = is_group_message(event) || event.is_occupant && event.room.is_none();
     let is_request = matches!(event.kind, EventKind::Subscription(_));
     preferences.unknown == UnknownSenders::Ignore && event.sender_known == Some(false) && !is_of_room && !is_request
+}
+
+/// Returns whether the message is one of an occupant to the whole room, also if it contains an invitation to another one.
+fn is_group_message(event: &Event) -> bool {
+    event.message.kind() == MessageType::Groupchat && event.is_occupant
 }
 
 /// Returns the payload as the preference `show` has it. Only the fields that are known to name no sender or to have no

@@ -1,5 +1,6 @@
 //! The content of notifications about messages.
 
+use percent_encoding::percent_decode_str;
 use pushlark_model::Payload;
 use pushlark_xmpp::{BareJid, Content, MessageType, parse_jid};
 
@@ -73,8 +74,12 @@ impl Event {
         let own_nick = nick.unwrap_or(localpart);
         let is_nick = |nick: &str| nick.eq_ignore_ascii_case(own_nick) || nick == user.as_str();
         let refers = |uri: &str| {
-            let address = uri.strip_prefix("xmpp:").unwrap_or(uri).split('?').next().unwrap_or_default();
-            parse_jid(address).is_ok_and(|jid| {
+            // A URI is percent-encoded (RFC 5122, section 2.7); a mention of XEP-0513 has a JID.
+            let address = match uri.strip_prefix("xmpp:").and_then(|uri| uri.split('?').next()) {
+                Some(path) => percent_decode_str(path).decode_utf8_lossy(),
+                None => uri.into(),
+            };
+            parse_jid(&address).is_ok_and(|jid| {
                 let is_occupant = jid.to_bare() == self.from.to_bare();
                 jid.to_bare() == user || is_occupant && jid.resource().is_some_and(|nick| is_nick(nick.as_str()))
             })
@@ -86,15 +91,30 @@ impl Event {
     }
 }
 
-/// Returns whether `text` contains `word` between other characters than letters and digits, in any case.
+/// Returns whether `text` contains `word` between other characters than letters and digits, in any case. The letters of
+/// scripts without spaces between words do not make a word longer.
 fn has_word(text: &str, word: &str) -> bool {
     let (text, word) = (text.to_lowercase(), word.to_lowercase());
-    let is_part = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() && !is_of_unspaced_script(c));
     !word.is_empty()
         && text.match_indices(&word).any(|(start, found)| {
             let end = start + found.len();
             !is_part(text[..start].chars().next_back()) && !is_part(text[end..].chars().next())
         })
+}
+
+/// Returns whether a character is of a script without spaces around a name: Thai, Lao, Burmese, Khmer, Japanese,
+/// Chinese, and Korean, in which particles follow a name directly.
+fn is_of_unspaced_script(c: char) -> bool {
+    matches!(c,
+        '\u{0E00}'..='\u{0EFF}'
+        | '\u{1000}'..='\u{109F}'
+        | '\u{1780}'..='\u{17FF}'
+        | '\u{3040}'..='\u{30FF}'
+        | '\u{3400}'..='\u{9FFF}'
+        | '\u{AC00}'..='\u{D7AF}'
+        | '\u{F900}'..='\u{FAFF}'
+        | '\u{20000}'..='\u{3FFFF}')
 }
 
 #[cfg(test)]
@@ -113,6 +133,10 @@ mod tests {
             ("ÉLAN est là", "élan", true),
             ("élané", "élan", false),
             ("@Bob", "Bob", true),
+            ("@小明你好", "小明", true),
+            ("请Bob看一下", "Bob", true),
+            ("Bob님 안녕하세요", "Bob", true),
+            ("請Bobby看一下", "Bob", false),
             ("", "Bob", false),
             ("Bob", "", false),
         ] {

@@ -16,7 +16,7 @@ use crate::rule::{Action, Rule};
 use crate::template::Template;
 
 /// The longest text, in bytes. It may be the whole configuration of a MongooseIM.
-const MAX_TEXT_BYTES: usize = 256 * 1024;
+const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// The most rules: each is compared with all others.
 const MAX_RULES: usize = 1_000;
 /// The most tables of conditions of a rule: each is compared with all others.
@@ -199,8 +199,14 @@ fn line(text: &str, at: usize) -> usize {
 impl RuleTable {
     /// Reads the fields of a rule. The error is the place in the text, if it is known, and the reason.
     fn read(table: Spanned<DeValue<'_>>) -> Result<Self, (Option<usize>, String)> {
-        if !table.get_ref().is_table() {
-            return Err((None, "expected a table".into()));
+        let Some(fields) = table.get_ref().as_table() else { return Err((None, "expected a table".into())) };
+        // Serde would read an array as a table with the values of its fields in order.
+        let mut values = fields.iter().flat_map(|(name, value)| match value.get_ref() {
+            DeValue::Array(conditions) if name.get_ref() == "conditions" => conditions.iter().collect(),
+            _ => vec![value],
+        });
+        if let Some(at) = values.find_map(array) {
+            return Err((Some(at), "only conditions is an array, and its items are tables".into()));
         }
         serde_path_to_error::deserialize(ValueDeserializer::from(table)).map_err(|error| {
             let fields: Vec<_> = error
@@ -278,6 +284,15 @@ impl RuleTable {
             },
             to: self.to.unwrap_or_default(),
         })
+    }
+}
+
+/// Returns the place of an array in a value.
+fn array(value: &Spanned<DeValue<'_>>) -> Option<usize> {
+    match value.get_ref() {
+        DeValue::Array(_) => Some(value.span().start),
+        DeValue::Table(table) => table.values().find_map(array),
+        _ => None,
     }
 }
 

@@ -30,7 +30,7 @@ impl Rules {
 }
 
 impl Plugin for Rules {
-    /// Returns a payload if a rule may notify a device of some recipient. `publish_notification` replaces it.
+    /// Returns a payload, unless one rule decides for all recipients not to notify. `publish_notification` replaces it.
     fn prepare_notification(&self, event: &Event) -> Result<Payload, Reason> {
         if self.leaves_to_defaults(event) {
             return Defaults.prepare_notification(event);
@@ -40,18 +40,15 @@ impl Plugin for Rules {
             Defaults.prepare_notification(event)?;
         }
         let facts = Facts::of(event);
-        for rule in self.0.iter().filter(|rule| rule.matches_some(&facts)) {
-            match &rule.action {
-                Action::Skip if rule.matches_all(&facts) => return Err(rule.reason()),
-                Action::Skip => {}
-                Action::Push(push) if rule.matches_all(&facts) => {
-                    let notification = push.notification(event, &facts).map_err(|why| rule.failure(why))?;
-                    return Ok(notification.payload);
-                }
-                Action::Push(_) => return Ok(Payload::default()),
+        let Some(rule) = self.0.iter().find(|rule| rule.matches_some(&facts)) else { return Err(no_match()) };
+        match &rule.action {
+            // Another rule may decide for the recipient.
+            _ if !rule.matches_all(&facts) => Ok(Payload::default()),
+            Action::Skip => Err(rule.reason()),
+            Action::Push(push) => {
+                push.notification(event, &facts).map(|built| built.payload).map_err(|why| rule.failure(why))
             }
         }
-        Err(no_match())
     }
 
     fn should_publish(&self, event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {

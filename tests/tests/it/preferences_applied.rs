@@ -216,6 +216,7 @@ async fn rooms_notify_always_by_mentions_or_never() {
         (with_reference("xmpp:bob@example.com"), silent.to_vec()),
         (with_reference("xmpp:carol@example.com"), unless_mentioned(&["mentions", "nick"])),
         (with_reference("xmpp:room@muc.example.com/Bobby"), unless_mentioned(&["mentions"])),
+        (with_reference("xmpp:room@muc.example.com/Bob%62y?join"), unless_mentioned(&["mentions"])),
         (with_mention("jid='bob@example.com'"), silent.to_vec()),
         (with_mention("jid='room@muc.example.com/Bobby'"), unless_mentioned(&["mentions"])),
         (
@@ -232,6 +233,8 @@ async fn rooms_notify_always_by_mentions_or_never() {
                 ("room-never", ROOM_IGNORED),
             ],
         ),
+        // An invitation to another room does not let an occupant notify everybody.
+        (with("<x xmlns='jabber:x:conference' jid='other@muc.example.com'/>"), unless_mentioned(&["mentions", "nick"])),
         // Not messages of a room.
         (Event::stanza(BOB, private).from(ROOM_OCCUPANT), vec![]),
         (invitation(), vec![]),
@@ -247,9 +250,12 @@ async fn messages_and_calls_of_unknown_senders_are_ignored() {
     enable(&pushlark, BOB, "ignores", json!({"unknown": "ignore"})).await;
     enable(&pushlark, BOB, "plain", json!({"unknown": "notify"})).await;
     let private = "<message type='chat'><body>Hi</body><x xmlns='http://jabber.org/protocol/muc#user'/></message>";
+    let invite = format!("<invite from='{ROOM_OCCUPANT}'/>");
+    let mediated = format!("<message><x xmlns='http://jabber.org/protocol/muc#user'>{invite}</x></message>");
     for (event, is_ignored) in [
         (message(), true),
         (invitation(), true),
+        (Event::stanza(BOB, &mediated).from(ROOM), true),
         (propose(), true),
         (group_message("canary Hi"), false),
         (Event::stanza(BOB, private).from(ROOM_OCCUPANT), false),

@@ -282,8 +282,27 @@ fn an_event_that_no_rule_notifies_is_skipped_before_the_recipient_is_read() {
         &format!("[[rules]]\naction = 'skip'\nconditions = [{{app = 'x'}}, {{type = 'chat'}}]{push}"),
         &chat("Hi")
     ));
-    assert!(skipped("[[rules]]\naction = 'skip'\nconditions = [{app = 'x'}]", &chat("Hi")));
+    assert!(!skipped("[[rules]]\naction = 'skip'\nconditions = [{app = 'x'}]", &chat("Hi")));
     assert!(skipped(&format!("{push}\nconditions = [{{type = 'groupchat', app = 'x'}}]"), &chat("Hi")));
+}
+
+#[test]
+fn a_rule_about_the_recipient_decides_before_a_later_one_that_cannot_notify() {
+    let skip = "[[rules]]\nname = 'online'\naction = 'skip'\nconditions = [{user_status = 'online'}]\n";
+    let push = format!("{skip}[[rules]]\naction = 'push'\ncontent = 'jingle'");
+    let skips = format!("{skip}[[rules]]\naction = 'skip'");
+    let failed = "rules: rule 2: the message has no jingle element";
+    for (rules, recipient, reason, warnings) in [
+        (push.as_str(), online(None), "rules: rule 1 \"online\"", 0),
+        (&push, offline(), failed, 1),
+        (&skips, online(None), "rules: rule 1 \"online\"", 0),
+        (&skips, offline(), "rules: rule 2", 0),
+        (skip, online(None), "rules: rule 1 \"online\"", 0),
+        (skip, offline(), "rules: no rule matches", 0),
+    ] {
+        let decided = decide(&rules.parse().unwrap(), &chat("Hi"), &recipient, &[device("phone", &[])]);
+        assert_eq!((decided.reasons(), decided.warnings), (vec![reason], warnings), "{rules}");
+    }
 }
 
 #[test]

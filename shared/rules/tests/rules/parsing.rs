@@ -194,6 +194,15 @@ fn a_rule_that_mongooseim_refuses_is_refused() {
         ("action = 'skip'\nconditions = []", "line 4: conditions: expected at least one table"),
         ("action = 'skip'\nconditions = {}", "line 6: conditions: invalid type: map, expected a sequence"),
         ("action = 'skip'\nconditions = [{}]", "line 4: conditions: table 1 is empty"),
+        (
+            "action = 'skip'\nconditions = [\n['msg', 'chat']]",
+            "line 7: only conditions is an array, and its items are tables",
+        ),
+        (
+            "action = 'skip'\nconditions = [{hour = ['22:00', '07:00', 'UTC']}]",
+            "line 6: only conditions is an array, and its items are tables",
+        ),
+        ("action = ['skip']", "line 5: only conditions is an array, and its items are tables"),
         ("action = 'skip'\nconditions = [{jingle = true}, {}]", "line 4: conditions: table 2 is empty"),
         (
             "action = 'skip'\nconditions = [{jingle = true}, {type = 'chat'}, {jingle = true}]",
@@ -365,7 +374,7 @@ fn too_many_rules_and_too_long_texts_are_refused() {
         &format!("[[rules]]\naction = 'skip'\nconditions = [{conditions}]"),
         "rule 1, line 1: conditions: 101 tables, 100 are allowed",
     );
-    refused(&" ".repeat(300_000), "the rules have 300000 bytes, 262144 are allowed");
+    refused(&" ".repeat(65_537), "the rules have 65537 bytes, 65536 are allowed");
     let template = "x".repeat(1_025);
     refused(
         &format!("[[rules]]\naction = 'push'\ncontent = 'message'\ntitle = '{template}'"),
