@@ -22,7 +22,7 @@ const MAX_VALUE_BYTES: usize = 256;
 
 /// The names of fields that notifications have already, or that a push service reserves (FCM: Message.data; APNs:
 /// "Generating a remote notification").
-const RESERVED_NAMES: [&str; 19] = [
+const RESERVED_NAMES: [&str; 22] = [
     Payload::MESSAGE_COUNT,
     Payload::LAST_MESSAGE_SENDER,
     Payload::LAST_MESSAGE_BODY,
@@ -37,6 +37,9 @@ const RESERVED_NAMES: [&str; 19] = [
     Payload::CALL_FROM,
     Payload::CALL_MEDIA,
     Payload::CONVERSATION,
+    Payload::ACCOUNT,
+    Payload::ENCRYPTED,
+    Payload::IV,
     "FORM_TYPE",
     "aps",
     "from",
