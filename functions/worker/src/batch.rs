@@ -58,12 +58,7 @@ impl Worker {
     /// Handles a batch before `deadline`. A failed task is sent to the queue again, alone and with its own delay. If a
     /// task cannot be sent, its message is in the response and stays in the queue.
     pub async fn handle(self: &Arc<Self>, batch: SqsEvent, deadline: Instant) -> SqsBatchResponse {
-        // The tasks do not wait for new rules, but the invocation does: afterwards Lambda freezes the process.
-        let (response, ()) = tokio::join!(self.handle_messages(batch, deadline), self.refresh_rules());
-        response
-    }
-
-    async fn handle_messages(self: &Arc<Self>, batch: SqsEvent, deadline: Instant) -> SqsBatchResponse {
+        let refresh = self.start_refresh();
         let before_deadline = |time| deadline.checked_sub(time).unwrap_or(deadline);
         let end_cutoff = before_deadline(END_CUTOFF);
         let publish_cutoff = before_deadline(END_CUTOFF + self.delivery.timeout());
@@ -104,7 +99,13 @@ impl Worker {
         unfinished_tasks.extend(self.run(&mut running, by_id, &context, end_cutoff).await);
         let mut recipients = context.progress.take();
         stay.extend(self.put_back(unfinished_tasks, &mut recipients).await);
-        self.response(received, &stay).await
+        let response = self.response(received, &stay).await;
+        if let Some(refresh) = refresh
+            && let Err(error) = refresh.await
+        {
+            tracing::error!(%error, "the rules are not read again: those of before stay");
+        }
+        response
     }
 
     /// Waits for the tasks until `end_cutoff`. Returns those that must be retried.

@@ -13,6 +13,7 @@ use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_store::Store;
 use pushlark_telemetry::Causes;
 use time::OffsetDateTime;
+use tokio::task::JoinHandle;
 
 use crate::call::TimeToLive;
 use crate::clear::ReadConversation;
@@ -148,6 +149,14 @@ impl Worker {
             recipients: Shares::new(concurrency),
             publishes: Shares::new(concurrency),
         })
+    }
+
+    /// Starts to read the operator's rules again if they are old. The tasks of a batch do not wait for it, but the
+    /// invocation must: afterwards Lambda freezes the process.
+    pub(crate) fn start_refresh(self: &Arc<Self>) -> Option<JoinHandle<()>> {
+        let ChosenPlugin::Rules(_) = &self.plugin else { return None };
+        let worker = Arc::clone(self);
+        Some(tokio::spawn(async move { worker.refresh_rules().await }))
     }
 
     /// Reads the operator's rules again if they are old.
