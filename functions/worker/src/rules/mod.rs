@@ -20,6 +20,8 @@ const MIN_REFRESH: u32 = 60;
 /// The settings `RULES` and `RULES_REFRESH`.
 pub struct RulesSettings {
     source: Option<RulesSource>,
+    /// The rules with their text, if they were read without AWS.
+    checked: Option<(Rules, String)>,
     refresh: Option<Duration>,
 }
 
@@ -43,9 +45,10 @@ impl RulesSettings {
     /// in a file are checked.
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let source = RulesSource::from_environment(environment, aws)?;
-        if let Some(RulesSource::Local(local)) = &source {
-            parse(local.read())?;
-        }
+        let checked = match &source {
+            Some(RulesSource::Local(local)) => Some(parse(local.read())?),
+            _ => None,
+        };
         let refresh = match environment.number(&catalogue::RULES_REFRESH)? {
             0 => None,
             seconds @ 1..MIN_REFRESH => {
@@ -54,17 +57,20 @@ impl RulesSettings {
             }
             seconds => Some(Duration::from_secs(seconds.into())),
         };
-        Ok(Self { source, refresh })
+        Ok(Self { source, checked, refresh })
     }
 }
 
 impl CurrentRules {
     /// Reads the rules for the first time. Without valid rules, the worker does not start.
     pub async fn read(settings: RulesSettings) -> Result<Self, SettingError> {
-        let RulesSettings { source, refresh } = settings;
+        let RulesSettings { source, checked, refresh } = settings;
         let source = source.ok_or_else(|| catalogue::RULES.missing())?;
         let read_at = Instant::now();
-        let (rules, text) = parse(source.read().await)?;
+        let (rules, text) = match checked {
+            Some(checked) => checked,
+            None => parse(source.read().await)?,
+        };
         let state = Mutex::new(State { rules: Arc::new(rules), text, read_at });
         Ok(Self { source, refresh, state })
     }
