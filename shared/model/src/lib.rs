@@ -1,5 +1,6 @@
 //! The domain types that events, queue, store, plugin and delivery share.
 
+mod claim_slot;
 mod encryption;
 mod extensions;
 mod payload;
@@ -11,6 +12,7 @@ mod registration;
 pub mod time;
 mod time_zone;
 
+pub use claim_slot::{CLAIM_SLOTS, claim_slot};
 pub use encryption::{Algorithm, Encryption, MIN_ENCRYPTED_SIZE};
 pub use extensions::{Extensions, ExtensionsError, Strictness};
 pub use payload::{CallSignal, EncryptedSubject, Payload};

@@ -67,8 +67,6 @@ pub const OPENED_AT: &str = "opened_at";
 pub const READ_TOTAL: &str = "read_total";
 /// The time at which the user read the conversation last, in microseconds since 1970.
 pub const READ_AT: &str = "read_at";
-/// The unread count of a claimed message.
-pub const UNREAD: &str = "unread";
 /// The time of the last notification of a conversation, in microseconds since 1970.
 pub const SHOWN_AT: &str = "shown_at";
 /// The owner of a push node: a bare JID.

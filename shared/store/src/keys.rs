@@ -3,7 +3,9 @@
 
 use std::borrow::Cow;
 
-use pushlark_model::{Device, DeviceAddress, Registration};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use pushlark_model::{Device, DeviceAddress, Registration, claim_slot};
 use pushlark_xmpp::{BareJid, DomainPart, Jid};
 use sha2::{Digest, Sha256};
 
@@ -142,8 +144,9 @@ pub fn is_message_name(attribute: &str) -> bool {
     attribute.starts_with(COUNTED_MESSAGE_PREFIX) || attribute.starts_with(MESSAGE_REFERENCE_PREFIX)
 }
 
-pub fn claim(id: &str, user: &BareJid) -> String {
-    format!("msg/{}/{}", bounded(id, 256), bounded(user.as_str(), 1700))
+/// Returns the partition key of the claims of a message for all recipients in the slot of `user`.
+pub fn claims(id: &str, user: &BareJid) -> String {
+    format!("msg/{}/{:x}", bounded(id, 256), claim_slot(user.as_str()))
 }
 
 /// Returns the partition key of the number of events of an account. The sort key is the minute.
@@ -156,21 +159,38 @@ pub fn answers(push_service: &str) -> String {
     format!("answers/{}", bounded(push_service, 1_000))
 }
 
-/// Returns the name of a claim's attribute for a registration. It is short, because a claim has one for each
-/// registration of a user. The colon distinguishes it from the claim's other attributes.
-pub fn claim_attribute(registration: &Registration) -> String {
-    format!("s:{}", service_hash(registration))
+/// Returns the name of the attribute for the claim of a registration: 48 bits of a hash, since an item has the claims of
+/// many recipients. Of ten thousand registrations in one item, two have the same name in one of five million items.
+pub fn claim_attribute(user: &BareJid, registration: &Registration) -> String {
+    short_hash(&format!("{}:{user}{}", user.as_str().len(), registration_name(registration)), 8)
 }
 
-/// Returns the name of that attribute in items of earlier versions. No other attribute has a slash in its name.
-pub fn earlier_claim_attribute(registration: &Registration) -> String {
+/// Returns the name of the attribute for the unread count of a recipient in the same item.
+pub fn counted_attribute(user: &BareJid) -> String {
+    short_hash(user.as_str(), 8)
+}
+
+/// Returns the digest of a claimant's name: 30 bits of a hash. Two claimants of the same message with the same digest
+/// would both publish it.
+pub fn claimant_digest(name: &str) -> String {
+    short_hash(name, 5)
+}
+
+/// Returns the name of the attribute for a registration that was notified of a conversation: 64 bits of a hash. The
+/// colon distinguishes it from the item's other attributes.
+pub fn shown_attribute(registration: &Registration) -> String {
+    format!("s:{}", &hash(&registration_name(registration))[..16])
+}
+
+/// Returns the name of a registration, unique for its user.
+fn registration_name(registration: &Registration) -> String {
     format!("{}/{}", registration.jid, registration.node)
 }
 
 /// Returns the name of the attribute for the last alert of a conversation on the device of a registration: 64 bits of a
 /// hash.
 pub fn alert_attribute(conversation: &BareJid, registration: &Registration) -> String {
-    let device = earlier_claim_attribute(registration);
+    let device = registration_name(registration);
     let digest = hash(&format!("{}:{conversation}{device}", conversation.as_str().len()));
     format!("{ALERT_PREFIX}{}", &digest[..16])
 }
@@ -179,13 +199,6 @@ pub fn alert_attribute(conversation: &BareJid, registration: &Registration) -> S
 pub fn alert_message(id: &str) -> String {
     let mut digest = hash(id);
     digest.truncate(12);
-    digest
-}
-
-/// Returns 64 bits of a hash: of a thousand registrations, two have the same hash in one of 10^13 claims.
-fn service_hash(registration: &Registration) -> String {
-    let mut digest = hash(&earlier_claim_attribute(registration));
-    digest.truncate(16);
     digest
 }
 
@@ -204,6 +217,13 @@ fn bounded(part: &str, most: usize) -> Cow<'_, str> {
         return Cow::Borrowed(part);
     }
     Cow::Owned(format!("#{}", hash(part)))
+}
+
+/// Returns the beginning of a hash: `length` characters of base64url, at most 43.
+fn short_hash(text: &str, length: usize) -> String {
+    let mut digest = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(text));
+    digest.truncate(length);
+    digest
 }
 
 fn hash(text: &str) -> String {
@@ -226,7 +246,7 @@ mod tests {
             assert!(key.len() <= 1024);
         }
         assert!(node(&NodeAddress { jid: user.clone(), node: "n".repeat(512) }).len() <= 1024);
-        assert!(claim(&"i".repeat(1000), &user).len() <= 2048);
+        assert!(claims(&"i".repeat(1000), &user).len() <= 2048);
         let other = BareJid::new(&format!("{localpart}@x{}", &domain[1..])).unwrap();
         assert_ne!(registration(&user, "n"), registration(&other, "n"));
     }

@@ -17,7 +17,7 @@
 //! | `device/<digest>` | `accounts` | the users who have a device, with `DEVICE_ACCOUNTS=one` |
 //! | `answers/FCM/default/prod` | a day | a push service's number of deliveries, and of answers that a device is gone |
 //! | `rate/example.com` | a minute | the number of events of an account: a domain, a user or a sender |
-//! | `msg/<id>/bob@example.com` | `claim` | which attempt publishes a message to which registration, and its unread count |
+//! | `msg/<id>/<slot>` | `claims` | for the recipients in a slot: which attempt publishes a message to which registration, and its unread count |
 
 mod account;
 mod alerts;
@@ -42,7 +42,7 @@ mod unread;
 
 pub use alerts::Alert;
 pub use answers::AnswerCounts;
-pub use claim::{Claimant, Claimed};
+pub use claim::{ClaimItem, ClaimUpdate, Claimant, Claimed};
 pub use device::DeviceStatus;
 pub use limits::Limits;
 pub use node::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced};

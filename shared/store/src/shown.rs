@@ -26,7 +26,7 @@ impl Shown {
 
     /// Returns whether `registration` was notified.
     pub fn has(&self, registration: &Registration) -> bool {
-        self.0.contains_key(&keys::claim_attribute(registration))
+        self.0.contains_key(&keys::shown_attribute(registration))
     }
 }
 
@@ -40,7 +40,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.update(user, &keys::shown(conversation))
             .update_expression(format!("SET {SHOWN_AT} = :at, {EXPIRES_AT} = :expires_at, #registration = :at"))
-            .expression_attribute_names("#registration", keys::claim_attribute(registration))
+            .expression_attribute_names("#registration", keys::shown_attribute(registration))
             .expression_attribute_values(":at", number(to_micros(OffsetDateTime::now_utc())))
             .expression_attribute_values(":expires_at", number(expiry(SHOWN_LIFETIME)))
             .send()
