@@ -1,8 +1,10 @@
-//! Packs events into records, so that all events of one user are in one record and stay in order.
+//! Packs events into records, so that all events of one user are in one record and stay in order. The recipients of a
+//! message whose claims are in the same item of the table are together, so that the worker can write them at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
+use pushlark_model::claim_slot;
 use serde::Serialize;
 
 use crate::record::{Record, Work, WorkKind};
@@ -71,7 +73,7 @@ fn drafts(work: &[Work]) -> Vec<Draft> {
     let mut drafts: Vec<Draft> = Vec::new();
     let sizes = sizes(work);
     let size = |event: usize| sizes.get(event).copied().unwrap_or(0);
-    for parts in by_user(work) {
+    for parts in by_slot(by_user(work)) {
         let has_room = |draft: &Draft| {
             let new = parts.iter().filter(|part| !draft.events.contains_key(&part.event));
             let new: usize = new.map(|part| size(part.event)).sum();
@@ -104,20 +106,38 @@ fn drafts(work: &[Work]) -> Vec<Draft> {
     drafts
 }
 
-/// Returns the parts of each user in order, in the order of the users' first parts.
-fn by_user(work: &[Work]) -> Vec<Vec<Part>> {
-    let mut users: Vec<Vec<Part>> = Vec::new();
+/// The parts of one user, in order.
+struct User<'w> {
+    bare_jid: &'w str,
+    parts: Vec<Part>,
+}
+
+/// Returns the parts of the users. Those with the same first event are in the order of their claim slots, unless one
+/// record has room for all.
+fn by_slot(mut users: Vec<User<'_>>) -> impl Iterator<Item = Vec<Part>> {
+    if users.len() > MAX_RECIPIENTS {
+        let first = |user: &User<'_>| user.parts.first().map(|part| part.event);
+        for users in users.chunk_by_mut(|user, next| first(user) == first(next)) {
+            users.sort_by_cached_key(|user| claim_slot(user.bare_jid));
+        }
+    }
+    users.into_iter().map(|user| user.parts)
+}
+
+/// Returns the users, in the order of their first parts.
+fn by_user(work: &[Work]) -> Vec<User<'_>> {
+    let mut users: Vec<User<'_>> = Vec::new();
     let mut indices = HashMap::new();
     for (event, work) in work.iter().enumerate() {
         for (recipient, jid) in work.kind.recipients().enumerate() {
             // Two quotation marks and a comma.
             let part = Part { event, recipient, bytes: text_size(jid) + 3 };
             // A bare JID and a domain have no slash, and a resource follows the first one (RFC 7622, section 3.1).
-            let user = jid.split('/').next().unwrap_or(jid);
-            let index = *indices.entry(user).or_insert(users.len());
+            let bare_jid = jid.split('/').next().unwrap_or(jid);
+            let index = *indices.entry(bare_jid).or_insert(users.len());
             match users.get_mut(index) {
-                Some(parts) => parts.push(part),
-                None => users.push(vec![part]),
+                Some(user) => user.parts.push(part),
+                None => users.push(User { bare_jid, parts: vec![part] }),
             }
         }
     }
@@ -200,10 +220,10 @@ impl Draft {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
     use std::ops::Range;
 
-    use pushlark_model::ClientState;
+    use pushlark_model::{CLAIM_SLOTS, ClientState};
     use pushlark_xmpp::{BareJid, Jid};
     use time::OffsetDateTime;
 
@@ -275,6 +295,24 @@ mod tests {
         for user in 0..1_001 {
             assert_eq!(of_user(&records, user).len(), 1, "{user}");
         }
+    }
+
+    #[test]
+    fn the_recipients_of_a_message_are_together_by_their_claim_slots() {
+        let slots = |record: &Record| -> BTreeSet<u8> {
+            record.work.iter().flat_map(|work| work.kind.recipients()).map(claim_slot).collect()
+        };
+        // Each record after the first one may share a slot with the record before it.
+        for (users, records) in [(100, 4), (1_000, 40)] {
+            let packed = packed([message(0, 0..users, 100)]);
+            assert_eq!(packed.len(), records);
+            let writes: usize = packed.iter().map(|record| slots(record).len()).sum();
+            assert!(writes < usize::from(CLAIM_SLOTS) + records, "{writes} writes for {users} users");
+        }
+        // Users of different messages stay in the order of their messages.
+        let of_each = packed((0..100).map(|id| message(id, id..id + 1, 100)));
+        let ids: Vec<_> = of_each.iter().flat_map(|record| &record.work).map(|work| work.id.clone()).collect();
+        assert_eq!(ids, (0..100).map(|id| format!("m{id}")).collect::<Vec<_>>());
     }
 
     #[test]
