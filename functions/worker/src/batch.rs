@@ -13,6 +13,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{Instrument, info_span};
 
+use crate::claims;
 use crate::notify::TaskOutcome;
 use crate::order::{Order, Ticket};
 use crate::progress::{self, BatchContext, ByClaimant, Progress, RecipientProgress};
@@ -76,14 +77,15 @@ impl Worker {
                 Ok(tasks) => {
                     // The tickets are taken here, in the order of the record, so the order depends on no scheduler.
                     let mut order = Order::default();
-                    for task in tasks {
+                    let members = claims::members(&tasks);
+                    for (task, member) in tasks.into_iter().zip(members) {
                         let (user, attempt) = (task.user(), task.attempt.clone());
                         let entry = TaskEntry { message: index, index: tasks_read, user, attempt };
                         tasks_read += 1;
                         if is_too_early(&task.attempt.retry) {
                             unfinished_tasks.push(UnfinishedTask::all(entry, RetryCause::TooEarly));
                         } else {
-                            let ticket = order.next(entry.user.as_ref());
+                            let ticket = order.next(entry.user.as_ref(), member);
                             let handle = running.spawn(Arc::clone(self).work(task, ticket, Arc::clone(&context)));
                             by_id.insert(handle.id(), entry);
                         }

@@ -6,7 +6,7 @@ use pushlark_delivery::{Ringing, asked_time_to_live};
 use pushlark_model::{CallSignal, Payload, Presentation, PublishOptions, Registration};
 use pushlark_plugin::Event;
 use pushlark_settings::{Environment, SettingError, catalogue};
-use pushlark_store::{Claimant, StoreError};
+use pushlark_store::{ClaimItem, StoreError};
 use pushlark_xmpp::{BareJid, Call, CallStep, parse_jid};
 use time::OffsetDateTime;
 
@@ -170,8 +170,8 @@ impl Worker {
         // The attempt before the retry of one device has ended the call.
         let Some(id) = ended_call(event).filter(|_| attempt.retry.registration.is_none()) else { return Ok(()) };
         let user = event.recipient();
-        let claimant = Claimant { id: &id, ..attempt.claimant(&user, None) };
-        self.store.finish(claimant, &registrations.iter().collect::<Vec<_>>(), &[]).await
+        let end = attempt.claimant(&user, None).finish(registrations, &[]);
+        self.store.finish(&ClaimItem::new(&id, &user), &[end]).await
     }
 
     /// Ends the call that `event` ends, although nobody is notified of its end.

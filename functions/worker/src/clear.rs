@@ -1,6 +1,8 @@
 //! Clears the notifications of a conversation that the user has read on another device: the devices that were notified
 //! of it get a silent push.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
 use pushlark_delivery::{Notification, Publisher, thread};
 use pushlark_model::{Payload, Registration};
@@ -9,6 +11,7 @@ use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
+use crate::claims::ClaimError;
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
 use crate::preferences::names_sender;
@@ -89,7 +92,7 @@ impl Worker {
             Ok(unread_count) => unread_count,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };
-        let (ours, badge) = match self.claim_clearing(read, unread_count, attempt, registrations).await {
+        let (ours, badge) = match self.claim_clearing(read, unread_count, attempt, registrations, &mut turn).await {
             Ok(claimed) => claimed,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };
@@ -158,13 +161,15 @@ impl Worker {
         unread_count: u32,
         attempt: &Attempt,
         registrations: Vec<(Registration, &'w Publisher)>,
-    ) -> Result<(Vec<(Registration, &'w Publisher)>, Option<u32>), StoreError> {
+        turn: &mut Turn,
+    ) -> Result<(Vec<(Registration, &'w Publisher)>, Option<u32>), ClaimError> {
         if registrations.is_empty() {
             return Ok((registrations, None));
         }
-        let badge = self.total_with(&read.user, &read.conversation, unread_count).await?;
+        let badge = self.total_with(&read.user, &read.conversation, unread_count).await.map_err(Arc::new)?;
         let claimed: Vec<_> = registrations.iter().map(|(registration, _)| registration).collect();
-        let held = self.store.claim(attempt.claimant(&read.user, None), &claimed).await?;
+        let claim = attempt.claimant(&read.user, None).claim(&claimed);
+        let held = turn.claim(&self.store, &attempt.claim_item(&read.user), claim).await?;
         let ours = registrations.into_iter().zip(held).filter_map(|(registration, held)| held.then_some(registration));
         Ok((ours.collect(), badge))
     }

@@ -5,6 +5,7 @@
 mod alert_interval;
 mod batch;
 mod call;
+mod claims;
 mod clear;
 mod decision;
 mod explain;

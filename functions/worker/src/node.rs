@@ -75,7 +75,8 @@ impl Worker {
             Ok(device) => device == DeviceStatus::Suspected,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };
-        match self.store.claim(attempt.claimant(user, None), &[registration]).await {
+        let claim = attempt.claimant(user, None).claim(&[registration]);
+        match turn.claim(&self.store, &attempt.claim_item(user), claim).await {
             Ok(held) if held == [true] => {}
             Ok(_) => {
                 tracing::info!("not notified: it was published before");

@@ -7,11 +7,12 @@ use pushlark_delivery::Notification;
 use pushlark_model::{ClientState, Payload, Registration};
 use pushlark_plugin::{Defaults, Event, EventKind, Plugin, Publication, Rule};
 use pushlark_queue::ReportedRecipient;
-use pushlark_store::{Claimant, MAX_SESSIONS, Snapshot, StoreError};
+use pushlark_store::{MAX_SESSIONS, Snapshot, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::{BareJid, MessageType};
 use tokio::time::{Instant, timeout_at};
 
+use crate::claims::ClaimError;
 use crate::decision::{Decision, PlannedPublication, Reason, RecipientState, decide};
 use crate::external::PluginError;
 use crate::order::Turn;
@@ -51,7 +52,7 @@ impl Worker {
         event: &mut Event,
         reported: &ReportedRecipient,
         attempt: &Attempt,
-        turn: Turn,
+        mut turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
         let mut outcome = TaskOutcome::default();
@@ -69,7 +70,12 @@ impl Worker {
                 if let Err(error) = self.end_call_silently(event, attempt).await {
                     return outcome.postponed(&error);
                 }
-                return self.remember_count(event, attempt, outcome).await;
+                // The counter keeps only its last messages, so the claim keeps the count, although nothing is claimed.
+                let user = event.recipient();
+                return match self.claim(attempt, &user, outcome.counted, Vec::new(), &mut Vec::new(), &mut turn).await {
+                    Ok(_) => outcome,
+                    Err(error) => outcome.postponed(&error),
+                };
             }
             Err(error) => return outcome.postponed(&error),
         };
@@ -100,9 +106,9 @@ impl Worker {
         count_left_out(decision);
         let user = event.recipient();
         let counted = outcome.counted;
-        let claimant = attempt.claimant(&user, counted);
         let publications = std::mem::take(&mut decision.publications);
-        let mut ours = match self.claim(claimant, publications, &mut decision.left_out).await {
+        let claimed = self.claim(attempt, &user, counted, publications, &mut decision.left_out, &mut turn).await;
+        let mut ours = match claimed {
             Ok(ours) => ours,
             Err(error) => return outcome.postponed(&error),
         };
@@ -114,7 +120,7 @@ impl Worker {
         drop(turn);
         if ours.is_empty() {
             log(event, decision, Counts::default());
-            return self.remember_count(event, attempt, outcome).await;
+            return outcome;
         }
         let key = |registration: &Registration| (registration.jid.clone(), registration.node.clone());
         // A plugin may publish several notifications to one registration, which is complete after the last of them.
@@ -196,18 +202,6 @@ impl Worker {
         }
     }
 
-    /// Stores the unread count in the claim, although nothing is claimed: the counter keeps only its last messages.
-    async fn remember_count(&self, event: &Event, attempt: &Attempt, outcome: TaskOutcome) -> TaskOutcome {
-        if outcome.counted.is_none() {
-            return outcome;
-        }
-        let user = event.recipient();
-        match self.store.finish(attempt.claimant(&user, outcome.counted), &[], &[]).await {
-            Ok(()) => outcome,
-            Err(error) => outcome.postponed(&error),
-        }
-    }
-
     /// Reads the recipient and decides. Writes nothing, so that [`Worker::explain`] can use it. `counted` is the unread
     /// count of a message that is counted; the count of another one is set if it is notified.
     pub(crate) async fn decide(
@@ -264,20 +258,24 @@ impl Worker {
         Ok(decide(plugin, delivery, time_to_live, event, payload, snapshot, known))
     }
 
-    /// Claims publications, and returns those that this event may make. Those that another event holds are left to it,
-    /// even if it has failed so far.
+    /// Claims publications and records the unread count. Returns the publications that this event may make. Those that
+    /// another event holds are left to it, even if it has failed so far.
     async fn claim<'w>(
         &self,
-        claimant: Claimant<'_>,
+        attempt: &Attempt,
+        user: &BareJid,
+        counted: Option<u32>,
         publications: Vec<PlannedPublication<'w>>,
         left_out: &mut Vec<(Registration, Reason)>,
-    ) -> Result<Vec<PlannedPublication<'w>>, StoreError> {
-        if publications.is_empty() {
+        turn: &mut Turn,
+    ) -> Result<Vec<PlannedPublication<'w>>, ClaimError> {
+        if publications.is_empty() && counted.is_none() {
             return Ok(publications);
         }
         let registrations: Vec<&Registration> =
             publications.iter().map(|planned| &planned.publication.registration).collect();
-        let held = self.store.claim(claimant, &registrations).await?;
+        let claim = attempt.claimant(user, counted).claim(&registrations);
+        let held = turn.claim(&self.store, &attempt.claim_item(user), claim).await?;
         let (ours, others): (Vec<_>, Vec<_>) = publications.into_iter().zip(held).partition(|(_, held)| *held);
         left_out.extend(others.into_iter().map(|(planned, _)| (planned.publication.registration, Reason::Claimed)));
         Ok(ours.into_iter().map(|(planned, _)| planned).collect())

@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pushlark_model::Registration;
 use pushlark_queue::RegistrationKey;
+use pushlark_store::{ClaimItem, ClaimUpdate, Store};
 use pushlark_xmpp::BareJid;
 use tokio::sync::oneshot;
 
+use crate::claims::{ClaimError, Member};
 use crate::shares::Share;
 
 /// The users of one record, each with a line of tasks.
@@ -44,21 +46,23 @@ pub struct Ticket {
     devices: Arc<Devices>,
     /// The place at the only device of the task, if the device is known from the beginning.
     device: Option<Place>,
+    member: Member,
 }
 
 /// The turn of a task, in which it counts, decides and claims. On drop, the next task begins.
 pub struct Turn {
     ticket: Ticket,
-    _share: Share,
+    /// The permit, until the turn waits for the claims of other recipients.
+    share: Option<Share>,
 }
 
 impl Order {
-    /// Returns the ticket of the next task for `user`; without a user, the task waits for no other. The order is that
-    /// of these calls.
-    pub fn next(&mut self, user: Option<&BareJid>) -> Ticket {
-        let Some(user) = user else { return Ticket { place: None, devices: Arc::default(), device: None } };
+    /// Returns the ticket of the next task for `user`, which claims as `member`; without a user, the task waits for no
+    /// other. The order is that of these calls.
+    pub fn next(&mut self, user: Option<&BareJid>, member: Member) -> Ticket {
+        let Some(user) = user else { return Ticket { place: None, devices: Arc::default(), device: None, member } };
         let UserLine { tasks, devices } = self.0.entry(user.clone()).or_default();
-        Ticket { place: Some(tasks.join()), devices: Arc::clone(devices), device: None }
+        Ticket { place: Some(tasks.join()), devices: Arc::clone(devices), device: None, member }
     }
 }
 
@@ -77,11 +81,25 @@ impl Ticket {
 
     /// Begins the turn, with a permit for it.
     pub fn begin(self, share: Share) -> Turn {
-        Turn { ticket: self, _share: share }
+        Turn { ticket: self, share: Some(share) }
     }
 }
 
 impl Turn {
+    /// Claims the registrations of the task. Returns whether it holds each of them.
+    pub async fn claim(
+        &mut self,
+        store: &Store,
+        item: &ClaimItem,
+        update: ClaimUpdate,
+    ) -> Result<Vec<bool>, ClaimError> {
+        if self.ticket.member.waits() {
+            // The other recipients may need the permit.
+            self.share = None;
+        }
+        self.ticket.member.claim(store, item, update).await
+    }
+
     /// Takes a place at the device of a registration.
     pub fn join(&mut self, registration: &Registration) -> Place {
         let Ticket { devices, device, .. } = &mut self.ticket;
@@ -149,22 +167,23 @@ mod tests {
     async fn tasks_of_one_user_come_one_after_the_other_and_other_users_do_not_wait() {
         let (bob, carol) = (user("bob"), user("carol"));
         let mut order = Order::default();
-        let [mut first, mut second, mut third] = [(); 3].map(|()| order.next(Some(&bob)));
-        let (mut other, mut removal) = (order.next(Some(&carol)), order.next(None));
+        let [mut first, mut second, mut third] = [(); 3].map(|()| order.next(Some(&bob), Member::default()));
+        let (mut other, mut removal) =
+            (order.next(Some(&carol), Member::default()), order.next(None, Member::default()));
         assert!(has_turn(&mut other) && has_turn(&mut removal) && has_turn(&mut first));
         assert!(!has_turn(&mut second) && !has_turn(&mut third));
         assert!(pass(first, &[]).await.is_empty());
         assert!(has_turn(&mut second) && !has_turn(&mut third));
         drop(second);
         assert!(has_turn(&mut third));
-        assert!(has_turn(&mut Order::default().next(Some(&bob))), "another record");
+        assert!(has_turn(&mut Order::default().next(Some(&bob), Member::default())), "another record");
     }
 
     #[tokio::test]
     async fn a_publish_waits_for_the_same_device_only() {
         let bob = user("bob");
         let mut order = Order::default();
-        let [first, mut second, mut third] = [(); 3].map(|()| order.next(Some(&bob)));
+        let [first, mut second, mut third] = [(); 3].map(|()| order.next(Some(&bob), Member::default()));
         let both = [registration("phone"), registration("tablet")];
         let mut of_first = pass(first, &both).await;
         assert!(of_first.iter_mut().all(has_come));
@@ -185,7 +204,7 @@ mod tests {
     async fn the_retry_of_one_device_lets_the_next_task_begin_but_keeps_its_place_at_the_device() {
         let bob = user("bob");
         let mut order = Order::default();
-        let [mut retry, mut second] = [(); 2].map(|()| order.next(Some(&bob)));
+        let [mut retry, mut second] = [(); 2].map(|()| order.next(Some(&bob), Member::default()));
         let both = [registration("phone"), registration("tablet")];
         assert!(!has_turn(&mut second));
         assert!(retry.comes(Some(&(&both[0]).into())).now_or_never().is_some());
@@ -202,7 +221,7 @@ mod tests {
     async fn a_task_that_panics_or_is_cancelled_lets_the_next_one_begin() {
         let bob = user("bob");
         let mut order = Order::default();
-        let [mut panics, mut waits, mut last] = [(); 3].map(|()| order.next(Some(&bob)));
+        let [mut panics, mut waits, mut last] = [(); 3].map(|()| order.next(Some(&bob), Member::default()));
         let panicked = tokio::spawn(async move {
             panics.comes(None).await;
             panic!("a task panics");

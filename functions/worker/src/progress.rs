@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use pushlark_model::Registration;
-use pushlark_store::{Claimant, Store};
+use pushlark_store::{ClaimItem, ClaimUpdate, Store};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
 use tokio::sync::Notify;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::task::Attempt;
 
-/// The maximum number of claims that are written concurrently.
+/// The maximum number of items with claims that are written concurrently.
 const MAX_CONCURRENT_CLAIMS: usize = 16;
 /// The delay before a complete publication is written, together with others. If the worker crashes in this time, the
 /// notification is repeated.
@@ -105,15 +105,19 @@ impl Progress {
     }
 }
 
-/// Writes progress to the claims. If a write fails, a notification may be repeated.
+/// Writes progress to the claims, once for all recipients in the same item. If a write fails, notifications may be
+/// repeated.
 pub async fn write(store: &Store, recipients: impl IntoIterator<Item = RecipientProgress>) {
-    let writes = recipients.into_iter().map(async |recipient| {
-        let RecipientProgress { user, attempt, counted, complete, put_back } = recipient;
-        let claimant: Claimant<'_> = attempt.claimant(&user, counted);
-        let (complete, put_back): (Vec<_>, Vec<_>) = (complete.iter().collect(), put_back.iter().collect());
-        if let Err(error) = store.finish(claimant, &complete, &put_back).await {
+    let mut by_item: BTreeMap<ClaimItem, (Attempt, Vec<ClaimUpdate>)> = BTreeMap::new();
+    for RecipientProgress { user, attempt, counted, complete, put_back } in recipients {
+        let update = attempt.claimant(&user, counted).finish(&complete, &put_back);
+        let (_, updates) = by_item.entry(attempt.claim_item(&user)).or_insert_with(|| (attempt, Vec::new()));
+        updates.push(update);
+    }
+    let writes = by_item.into_iter().map(async |(item, (attempt, updates))| {
+        if let Err(error) = store.finish(&item, &updates).await {
             tracing::error!(
-                id = claimant.id,
+                id = attempt.claim_id(),
                 error = %Causes(&error),
                 "claim not updated: a notification may be repeated"
             );

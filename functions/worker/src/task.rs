@@ -11,7 +11,7 @@ use pushlark_queue::{
     EncryptedNotification, NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, Work,
     WorkKind,
 };
-use pushlark_store::Claimant;
+use pushlark_store::{ClaimItem, Claimant};
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, ns, parse_jid};
 use time::OffsetDateTime;
 
@@ -144,7 +144,17 @@ impl Attempt {
     /// Returns the claimant for `user`. `counted` is the unread count, if Pushlark counted the message.
     pub fn claimant<'a>(&'a self, user: &'a BareJid, counted: Option<u32>) -> Claimant<'a> {
         let Retry { claimant: name, generation, .. } = &self.retry;
-        Claimant { id: self.claim_id(), user, name, generation: *generation, counted }
+        Claimant { user, name, generation: *generation, counted }
+    }
+
+    /// Returns the item with the claims of the message for `user`.
+    pub fn claim_item(&self, user: &BareJid) -> ClaimItem {
+        ClaimItem::new(self.claim_id(), user)
+    }
+
+    /// Returns whether the other attempt is for another recipient of the same event in the same record.
+    pub fn has_same_event(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.work, &other.work)
     }
 
     /// Returns whether the attempt includes a registration: all of the recipient's, or only the one that is retried.
