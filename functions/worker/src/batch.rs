@@ -274,7 +274,7 @@ impl Worker {
             let name = attempt.retry.claimant.clone();
             let recipient = recipients.remove(&name).or_else(|| handed_over.remove(&name));
             let mut recipient = recipient.unwrap_or_else(|| RecipientProgress::new(attempt, user, counted));
-            recipient.put_back.extend(unfinished.registration);
+            recipient.put_back.extend(unfinished.registration.filter(|_| unfinished.is_claimed));
             handed_over.insert(name, recipient);
         }
         let records = |(delay, work): (Duration, Vec<Work>)| Record::pack(work).map(move |record| (record, delay));

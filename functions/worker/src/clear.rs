@@ -12,6 +12,7 @@ use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
 use crate::claims::ClaimError;
+use crate::deduplication::Deduplication;
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
 use crate::preferences::names_sender;
@@ -96,6 +97,7 @@ impl Worker {
             Ok(claimed) => claimed,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };
+        let is_claimed = self.deduplication == Deduplication::Claims;
         let places: Vec<_> = ours.iter().map(|(registration, _)| turn.join(registration)).collect();
         drop(turn);
         let expires_at = attempt.at() + self.time_to_live.default;
@@ -115,7 +117,7 @@ impl Worker {
             let device = DeviceItem::Registration(&snapshot);
             let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
             let result = self.publish(publish, batch.publish_cutoff).await;
-            if result.is_ok() {
+            if result.is_ok() && is_claimed {
                 batch.progress.add(attempt, user, None, [registration.clone()]);
             }
             (registration, result)
@@ -124,7 +126,9 @@ impl Worker {
         for (registration, result) in join_all(publishes).await {
             match result {
                 Ok(disposition) => delivered += usize::from(disposition == Disposition::Delivered),
-                Err(cause) => outcome.unfinished.push(Unfinished { registration: Some(registration), cause }),
+                Err(cause) => {
+                    outcome.unfinished.push(Unfinished { registration: Some(registration), is_claimed, cause })
+                }
             }
         }
         tracing::info!(unread_count, delivered, failed = outcome.unfinished.len(), "cleared");
@@ -167,6 +171,10 @@ impl Worker {
             return Ok((registrations, None));
         }
         let badge = self.total_with(&read.user, &read.conversation, unread_count).await.map_err(Arc::new)?;
+        // A silent push may come again: it clears what is cleared, and replaces an earlier one.
+        if self.deduplication == Deduplication::Collapse {
+            return Ok((registrations, badge));
+        }
         let claimed: Vec<_> = registrations.iter().map(|(registration, _)| registration).collect();
         let claim = attempt.claimant(&read.user, None).claim(&claimed);
         let held = turn.claim(&self.store, &attempt.claim_item(&read.user), claim).await?;

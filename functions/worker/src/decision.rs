@@ -37,6 +37,8 @@ pub struct PlannedPublication<'w> {
     pub publisher: &'w Publisher,
     /// Whether it makes no sound because of `ALERT_INTERVAL`. The caller sets it.
     pub is_quiet: bool,
+    /// Whether it has a claim. The caller sets it.
+    pub is_claimed: bool,
 }
 
 /// The reason why a registration is not notified.
@@ -203,7 +205,13 @@ pub fn decide<'w>(
         match planned {
             Ok((publisher, payload)) => {
                 let publication = Publication { registration, payload, presentation, rule };
-                publications.push(PlannedPublication { publication, expires_at, publisher, is_quiet: false });
+                publications.push(PlannedPublication {
+                    publication,
+                    expires_at,
+                    publisher,
+                    is_quiet: false,
+                    is_claimed: false,
+                });
             }
             Err(reason) => left_out.push((registration, reason)),
         }

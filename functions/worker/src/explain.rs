@@ -298,7 +298,7 @@ impl Worker {
 }
 
 async fn target(event: &Event, user: &BareJid, badge: Option<u32>, planned: PlannedPublication<'_>) -> Target {
-    let PlannedPublication { publication, expires_at, publisher, is_quiet } = planned;
+    let PlannedPublication { publication, expires_at, publisher, is_quiet, .. } = planned;
     let Publication { registration, payload, presentation, rule } = publication;
     let (message_id, conversation) = (&event.id, &event.from.to_bare());
     let notification = Notification {

@@ -8,6 +8,7 @@ mod call;
 mod claims;
 mod clear;
 mod decision;
+mod deduplication;
 mod explain;
 mod external;
 mod guard;

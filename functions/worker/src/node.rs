@@ -1,13 +1,14 @@
 //! Notifies the device of a push node. Another server has published the payload, so no plugin is called.
 
 use pushlark_delivery::Notification;
-use pushlark_model::{CallSignal, Payload};
+use pushlark_model::{CallSignal, Collapse, Payload};
 use pushlark_store::DeviceStatus;
 use pushlark_telemetry::{Metric, count};
 use pushlark_xmpp::parse_jid;
 use time::OffsetDateTime;
 
 use crate::call::{CallAlert, OtherDevices, for_device};
+use crate::deduplication::Deduplication;
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
 use crate::preferences::{self, Subject};
@@ -75,14 +76,21 @@ impl Worker {
             Ok(device) => device == DeviceStatus::Suspected,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };
-        let claim = attempt.claimant(user, None).claim(&[registration]);
-        match turn.claim(&self.store, &attempt.claim_item(user), claim).await {
-            Ok(held) if held == [true] => {}
-            Ok(_) => {
-                tracing::info!("not notified: it was published before");
-                return TaskOutcome::default();
+        let is_claimed = self.deduplication == Deduplication::Claims || push.is_call();
+        if is_claimed {
+            let claim = attempt.claimant(user, None).claim(&[registration]);
+            match turn.claim(&self.store, &attempt.claim_item(user), claim).await {
+                Ok(held) if held == [true] => {}
+                Ok(_) => {
+                    tracing::info!("not notified: it was published before");
+                    return TaskOutcome::default();
+                }
+                Err(error) => return TaskOutcome::default().postponed(&error),
             }
-            Err(error) => return TaskOutcome::default().postponed(&error),
+        }
+        let mut presentation = push.presentation.clone();
+        if !is_claimed {
+            presentation.get_or_insert_default().collapse.get_or_insert(Collapse::Message);
         }
         let place = turn.join(registration);
         drop(turn);
@@ -94,7 +102,7 @@ impl Worker {
             registration,
             is_group,
             payload: (&payload).into(),
-            presentation: push.presentation.as_ref(),
+            presentation: presentation.as_ref(),
             badge: None,
             expires_at,
         };
@@ -105,10 +113,14 @@ impl Worker {
                 if let Disposition::Delivered = disposition {
                     tracing::info!(jid = %registration.jid, "notified");
                 }
-                batch.progress.add(attempt, user, None, [registration.clone()]);
+                if is_claimed {
+                    batch.progress.add(attempt, user, None, [registration.clone()]);
+                }
                 TaskOutcome::default()
             }
-            Err(cause) => TaskOutcome::unfinished(Unfinished { registration: Some(registration.clone()), cause }),
+            Err(cause) => {
+                TaskOutcome::unfinished(Unfinished { registration: Some(registration.clone()), is_claimed, cause })
+            }
         }
     }
 }

@@ -71,8 +71,7 @@ impl Worker {
                     return outcome.postponed(&error);
                 }
                 // The counter keeps only its last messages, so the claim keeps the count, although nothing is claimed.
-                let user = event.recipient();
-                return match self.claim(attempt, &user, outcome.counted, Vec::new(), &mut Vec::new(), &mut turn).await {
+                return match self.claim(event, attempt, outcome.counted, Vec::new(), &mut Vec::new(), &mut turn).await {
                     Ok(_) => outcome,
                     Err(error) => outcome.postponed(&error),
                 };
@@ -107,7 +106,7 @@ impl Worker {
         let user = event.recipient();
         let counted = outcome.counted;
         let publications = std::mem::take(&mut decision.publications);
-        let claimed = self.claim(attempt, &user, counted, publications, &mut decision.left_out, &mut turn).await;
+        let claimed = self.claim(event, attempt, counted, publications, &mut decision.left_out, &mut turn).await;
         let mut ours = match claimed {
             Ok(ours) => ours,
             Err(error) => return outcome.postponed(&error),
@@ -116,6 +115,7 @@ impl Worker {
         if let Some(alert) = self.alert(event, &user, &conversation) {
             self.quiet(&alert, &decision.snapshot, &mut ours).await;
         }
+        ours.iter_mut().filter(|planned| !planned.is_claimed).for_each(PlannedPublication::replace_repeats);
         let places: Vec<_> = ours.iter().map(|planned| turn.join(&planned.publication.registration)).collect();
         drop(turn);
         if ours.is_empty() {
@@ -131,7 +131,7 @@ impl Worker {
         let has_one = |registration: &Registration| open.get(&key(registration)) == Some(&1);
         let (snapshot, badge) = (&decision.snapshot, decision.badge);
         let publishes = ours.into_iter().zip(places).map(async |(planned, place)| {
-            let PlannedPublication { publication, expires_at, publisher, is_quiet } = planned;
+            let PlannedPublication { publication, expires_at, publisher, is_quiet, is_claimed } = planned;
             let Publication { registration, payload, presentation, .. } = &publication;
             let presentation = presentation.as_deref();
             let (message_id, conversation) = (&event.id, &conversation);
@@ -152,31 +152,35 @@ impl Worker {
             if let (Ok(Disposition::Delivered), true) = (&result, self.clear_when_read) {
                 self.note_shown(&user, conversation, registration).await;
             }
-            if result.is_ok() && has_one(registration) {
+            if result.is_ok() && is_claimed && has_one(registration) {
                 batch.progress.add(attempt, &user, counted, [registration.clone()]);
             }
-            (publication.registration, is_quiet, result)
+            (publication.registration, is_quiet, is_claimed, result)
         });
         let mut counts = Counts::default();
         let (mut complete, mut failed) = (Vec::new(), BTreeMap::new());
-        for (registration, is_quiet, result) in join_all(publishes).await {
+        for (registration, is_quiet, is_claimed, result) in join_all(publishes).await {
+            let key = key(&registration);
             match result {
                 Ok(disposition) => {
                     let is_delivered = disposition == Disposition::Delivered;
                     counts.delivered += usize::from(is_delivered);
                     counts.quiet += usize::from(is_delivered && is_quiet);
-                    complete.extend(Some(registration).filter(|registration| !has_one(registration)));
+                    complete.extend(Some(registration).filter(|registration| is_claimed && !has_one(registration)));
                 }
-                Err(cause) => _ = failed.insert(key(&registration), (registration, cause)),
+                Err(cause) => {
+                    let registration = Some(registration);
+                    _ = failed.insert(key, Unfinished { registration, is_claimed, cause });
+                }
             }
         }
         complete.retain(|registration| !failed.contains_key(&key(registration)));
-        batch.progress.add(attempt, &user, counted, complete);
+        if !complete.is_empty() || counted.is_some() {
+            batch.progress.add(attempt, &user, counted, complete);
+        }
         counts.failed = failed.len();
         log(event, decision, counts);
-        outcome.unfinished.extend(
-            failed.into_values().map(|(registration, cause)| Unfinished { registration: Some(registration), cause }),
-        );
+        outcome.unfinished.extend(failed.into_values());
         outcome
     }
 
@@ -262,23 +266,27 @@ impl Worker {
     /// another event holds are left to it, even if it has failed so far.
     async fn claim<'w>(
         &self,
+        event: &Event,
         attempt: &Attempt,
-        user: &BareJid,
         counted: Option<u32>,
         publications: Vec<PlannedPublication<'w>>,
         left_out: &mut Vec<(Registration, Reason)>,
         turn: &mut Turn,
     ) -> Result<Vec<PlannedPublication<'w>>, ClaimError> {
-        if publications.is_empty() && counted.is_none() {
-            return Ok(publications);
+        let user = &event.recipient();
+        let (claimed, free): (Vec<_>, Vec<_>) =
+            publications.into_iter().partition(|planned| self.is_claimed(event, user, planned));
+        if claimed.is_empty() && counted.is_none() {
+            return Ok(free);
         }
         let registrations: Vec<&Registration> =
-            publications.iter().map(|planned| &planned.publication.registration).collect();
+            claimed.iter().map(|planned| &planned.publication.registration).collect();
         let claim = attempt.claimant(user, counted).claim(&registrations);
         let held = turn.claim(&self.store, &attempt.claim_item(user), claim).await?;
-        let (ours, others): (Vec<_>, Vec<_>) = publications.into_iter().zip(held).partition(|(_, held)| *held);
+        let (ours, others): (Vec<_>, Vec<_>) = claimed.into_iter().zip(held).partition(|(_, held)| *held);
         left_out.extend(others.into_iter().map(|(planned, _)| (planned.publication.registration, Reason::Claimed)));
-        Ok(ours.into_iter().map(|(planned, _)| planned).collect())
+        let ours = ours.into_iter().map(|(planned, _)| PlannedPublication { is_claimed: true, ..planned });
+        Ok(ours.chain(free).collect())
     }
 }
 

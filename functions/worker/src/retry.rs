@@ -16,6 +16,8 @@ const MAX_ASKED_DELAY: Duration = Duration::from_hours(12);
 pub struct Unfinished {
     /// The registration to retry; `None` for the whole task.
     pub registration: Option<Registration>,
+    /// Whether the registration has a claim, which the next attempt must hold.
+    pub is_claimed: bool,
     /// The reason for the retry.
     pub cause: RetryCause,
 }
@@ -44,7 +46,7 @@ impl RetryCause {
 impl Unfinished {
     /// Returns a whole task that must be retried.
     pub fn all(cause: RetryCause) -> Self {
-        Self { registration: None, cause }
+        Self { registration: None, is_claimed: false, cause }
     }
 
     /// Returns the state of the attempt after `retry`, and its delay for SQS: whole seconds, at most `MAX_TIMER`.

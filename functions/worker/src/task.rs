@@ -310,6 +310,11 @@ impl NodePush {
         Ok(Self { owner, registration, payload, presentation, sender, claim_id })
     }
 
+    /// Returns whether it is about a call, also in an encrypted payload.
+    pub fn is_call(&self) -> bool {
+        self.claim_id.is_some() || self.payload.call().is_some()
+    }
+
     /// Returns the bare JID of the message's sender; without a sender, the JID of the PubSub service.
     pub fn conversation(&self) -> BareJid {
         let sender = self.payload.get(Payload::LAST_MESSAGE_SENDER).or_else(|| self.payload.get(Payload::CALL_FROM));

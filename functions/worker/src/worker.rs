@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::call::TimeToLive;
 use crate::clear::ReadConversation;
+use crate::deduplication::Deduplication;
 use crate::external::{External, OnError};
 use crate::guard::Guard;
 use crate::rules::{CurrentRules, RulesSettings};
@@ -39,6 +40,8 @@ pub struct Worker {
     pub(crate) plugin: ChosenPlugin,
     pub(crate) delivery: Delivery,
     pub(crate) content_policy: Arc<ContentPolicy>,
+    /// The way in which a repeated event does not notify again.
+    pub(crate) deduplication: Deduplication,
     /// The settings for reading events.
     pub(crate) sources: Sources,
     /// Whether Pushlark counts unread messages.
@@ -81,6 +84,15 @@ impl ChosenPlugin {
         }
     }
 
+    /// Returns whether the plugin may notify of unacknowledged messages. A function may notify of all messages.
+    pub fn notifies_unacknowledged(&self) -> bool {
+        match self {
+            Self::Compiled(plugin) => plugin.notifies_unacknowledged(),
+            Self::Rules(rules) => rules.get().notifies_unacknowledged(),
+            Self::External(_) => true,
+        }
+    }
+
     /// Returns whether a device gets the silent push that clears its notifications of a conversation.
     pub fn allows_clearing(&self, read: &ReadConversation, at: OffsetDateTime, registration: &Registration) -> bool {
         match self {
@@ -93,7 +105,7 @@ impl ChosenPlugin {
 
 impl Worker {
     /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `RULES`, `RULES_REFRESH`, `WORKER_CONCURRENCY`,
-    /// `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `ALERT_INTERVAL`, `BADGE`, the settings
+    /// `DEDUPLICATION`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `ALERT_INTERVAL`, `BADGE`, the settings
     /// of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin that
     /// is a Lambda function, for rules, and for secrets.
     pub async fn from_environment(
@@ -130,17 +142,21 @@ impl Worker {
         let concurrency = environment.number(&catalogue::WORKER_CONCURRENCY)? as usize;
         let delivery = Delivery::from_environment(environment, aws)?;
         let alert_interval = environment.number(&catalogue::ALERT_INTERVAL)?;
+        let unread_counts = environment.switch(&catalogue::UNREAD_COUNTS)?;
+        let deduplication = Deduplication::from_environment(environment)?;
+        deduplication.check(delivery.is_direct(), &plugin, unread_counts)?;
         let badge_is_total = environment.choice_if_set(&catalogue::BADGE, [false, true])?;
         Ok(Self {
             store: Store::from_environment(dynamodb, environment)?,
             queue: queue(&catalogue::QUEUE_URL)?,
             dead_letters: queue(&catalogue::DEAD_LETTER_QUEUE_URL)?,
             plugin,
+            deduplication,
             badge_is_total: badge_is_total.unwrap_or(delivery.is_direct()),
             delivery,
             content_policy: Arc::new(content_policy(environment)?),
             sources: Sources::from_environment(environment)?,
-            unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
+            unread_counts,
             clear_when_read: environment.switch(&catalogue::CLEAR_WHEN_READ)?,
             alert_interval: (alert_interval > 0).then(|| Duration::from_secs(alert_interval.into())),
             time_to_live: TimeToLive::from_environment(environment)?,

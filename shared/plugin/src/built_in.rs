@@ -34,6 +34,10 @@ impl Plugin for Enhanced {
             _ => should_publish(event, recipient, registrations),
         }
     }
+
+    fn notifies_unacknowledged(&self) -> bool {
+        true
+    }
 }
 
 impl Plugin for Hints {
@@ -46,5 +50,9 @@ impl Plugin for Hints {
 
     fn should_publish(&self, event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
         Enhanced.should_publish(event, recipient, registrations)
+    }
+
+    fn notifies_unacknowledged(&self) -> bool {
+        true
     }
 }

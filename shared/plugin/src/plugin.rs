@@ -40,6 +40,12 @@ pub trait Plugin: Send + Sync {
         false
     }
 
+    /// Returns whether the plugin may notify of unacknowledged messages. Such a plugin needs claims
+    /// (`DEDUPLICATION=claims`).
+    fn notifies_unacknowledged(&self) -> bool {
+        false
+    }
+
     /// Returns whether a device gets the silent push that clears its notifications of `conversation`, which `user` has
     /// read on another device at `at` (the setting `CLEAR_WHEN_READ`).
     fn allows_clearing(

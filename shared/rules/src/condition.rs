@@ -66,6 +66,11 @@ impl Condition {
         self.kind == Some(kind)
     }
 
+    /// Returns whether the conditions name unacknowledged messages.
+    pub fn names_unacknowledged(&self) -> bool {
+        self.event == Some(Source::UnackMsg)
+    }
+
     /// Returns whether the conditions depend on the recipient or on the registration.
     pub fn depends_on_recipient(&self) -> bool {
         let Self { user_status, client_state, app, provider, hour, .. } = self;

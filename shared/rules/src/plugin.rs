@@ -90,6 +90,11 @@ impl Plugin for Rules {
         true
     }
 
+    /// Rules without a condition on the event also match unacknowledged messages, but are not about them.
+    fn notifies_unacknowledged(&self) -> bool {
+        self.0.iter().any(Rule::names_unacknowledged)
+    }
+
     /// Every device gets the silent push if no rule names the kind `read`.
     fn allows_clearing(
         &self,

@@ -40,6 +40,11 @@ impl Rule {
         self.conditions.iter().any(|condition| condition.names(kind))
     }
 
+    /// Returns whether the conditions name unacknowledged messages.
+    pub fn names_unacknowledged(&self) -> bool {
+        self.conditions.iter().any(Condition::names_unacknowledged)
+    }
+
     /// Returns whether the event meets the conditions for some recipient.
     pub fn matches_some(&self, facts: &Facts<'_>) -> bool {
         self.conditions.iter().any(|condition| condition.matches_event(facts))

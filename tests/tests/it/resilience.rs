@@ -8,7 +8,7 @@ use local::Options;
 use pushlark_model::Payload;
 use pushlark_plugin::{Defaults, Event as PluginEvent, Plugin, Plugins, Rule};
 use pushlark_settings::Environment;
-use pushlark_store::Claimant;
+use pushlark_store::{ClaimItem, Claimant};
 use pushlark_xmpp::BareJid;
 use serde_json::json;
 use tests::{
@@ -179,14 +179,17 @@ async fn a_redelivered_record_is_published_after_a_crash() {
     let bob = BareJid::new(BOB).unwrap();
     let registrations = isolated.pushlark.registrations(BOB).await;
     let batch = isolated.batch(&[Work::message(&[BOB])]).await;
-    let claimant = |name| Claimant { id: "m", user: &bob, name, generation: 0, counted: None };
+    let held = async |name: &str| {
+        let claim = Claimant { user: &bob, name, generation: 0, counted: None }.claim(&[&registrations[0]]);
+        store.claim(&ClaimItem::new("m", &bob), &[claim]).await.unwrap()
+    };
     // The worker has claimed the publish before it crashed. Its task is the first one of the message.
     let name = format!("{}.0", batch.records[0].message_id.as_ref().unwrap());
-    assert_eq!(store.claim(claimant(&name), &[&registrations[0]]).await.unwrap(), [true]);
+    assert_eq!(held(&name).await, [[true]]);
     isolated.handle(batch).await;
     assert_eq!(isolated.pushlark.alerts("phone").await, ["canary Hi"]);
     // Another event of the same message cannot claim the publish.
-    assert_eq!(store.claim(claimant("other.0"), &[&registrations[0]]).await.unwrap(), [false]);
+    assert_eq!(held("other.0").await, [[false]]);
 }
 
 #[tokio::test]

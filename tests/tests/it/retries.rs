@@ -8,6 +8,7 @@ use aws_lambda_events::sqs::SqsEvent;
 use aws_sdk_dynamodb::types::AttributeValue;
 use doubles::{APNS_KEY, Answer, Gateway, Hold, Subscriber};
 use local::Options;
+use pushlark_model::claim_slot;
 use pushlark_queue::{Record, Retry};
 use serde_json::{Value, json};
 use tests::{
@@ -116,12 +117,15 @@ async fn deliveries_are_recorded_while_a_slow_device_delays_the_batch() {
     let batch = isolated.batch(&[message(&[BOB, CAROL])]).await;
     let recorded = async || {
         let claim = |user: &str| {
-            let pk = AttributeValue::S(format!("msg/m/{user}"));
+            let pk = AttributeValue::S(format!("msg/m/{:x}", claim_slot(user)));
             isolated.pushlark.stack.dynamodb.get_item().table_name("pushlark").key("pk", pk)
         };
         let is_done = async |user: &str| {
-            let claim = claim(user).key("sk", AttributeValue::S("claim".into())).send().await.unwrap().item?;
-            claim.values().any(|holder| holder.as_s().is_ok_and(|holder| holder.ends_with(" done"))).then_some(())
+            let claim = claim(user).key("sk", AttributeValue::S("claims".into())).send().await.unwrap().item?;
+            claim
+                .values()
+                .any(|holder| holder.as_s().is_ok_and(|holder| holder.len() == 6 && holder.ends_with('d')))
+                .then_some(())
         };
         is_done(BOB).await?;
         is_done(CAROL).await

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use pushlark_plugin::Plugin;
 use pushlark_rules::Rules;
 use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_telemetry::Causes;
 use tokio::time::Instant;
 
+use crate::deduplication::Deduplication;
 use source::{RulesSource, UnreadRulesError};
 
 /// The shortest `RULES_REFRESH`, in seconds.
@@ -23,12 +25,14 @@ pub struct RulesSettings {
     /// The rules with their text, if they were read without AWS.
     checked: Option<(Rules, String)>,
     refresh: Option<Duration>,
+    deduplication: Deduplication,
 }
 
 /// The rules that decide now.
 pub struct CurrentRules {
     source: RulesSource,
     refresh: Option<Duration>,
+    deduplication: Deduplication,
     state: Mutex<State>,
 }
 
@@ -41,7 +45,7 @@ struct State {
 }
 
 impl RulesSettings {
-    /// Reads `RULES`, `RULES_REFRESH`, `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL_SSM`. Rules in the setting itself and
+    /// Reads `RULES`, `RULES_REFRESH`, `DEDUPLICATION`, `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL_SSM`. Rules in the setting itself and
     /// in a file are checked.
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let source = RulesSource::from_environment(environment, aws)?;
@@ -57,14 +61,14 @@ impl RulesSettings {
             }
             seconds => Some(Duration::from_secs(seconds.into())),
         };
-        Ok(Self { source, checked, refresh })
+        Ok(Self { source, checked, refresh, deduplication: Deduplication::from_environment(environment)? })
     }
 }
 
 impl CurrentRules {
     /// Reads the rules for the first time. Without valid rules, the worker does not start.
     pub async fn read(settings: RulesSettings) -> Result<Self, SettingError> {
-        let RulesSettings { source, checked, refresh } = settings;
+        let RulesSettings { source, checked, refresh, deduplication } = settings;
         let source = source.ok_or_else(|| catalogue::RULES.missing())?;
         let read_at = Instant::now();
         let (rules, text) = match checked {
@@ -72,7 +76,7 @@ impl CurrentRules {
             None => parse(source.read().await)?,
         };
         let state = Mutex::new(State { rules: Arc::new(rules), text, read_at });
-        Ok(Self { source, refresh, state })
+        Ok(Self { source, refresh, deduplication, state })
     }
 
     /// Returns the rules. All callbacks for one event must use the same.
@@ -95,7 +99,12 @@ impl CurrentRules {
         if self.state().text == text {
             return;
         }
-        match text.parse() {
+        match text.parse::<Rules>() {
+            Ok(rules) if self.deduplication == Deduplication::Collapse && rules.notifies_unacknowledged() => {
+                tracing::error!(
+                    "the new rules name unack_msg, which DEDUPLICATION=collapse does not allow: those of before stay"
+                );
+            }
             Ok(rules) => {
                 let mut state = self.state();
                 (state.rules, state.text) = (Arc::new(rules), text);
