@@ -39,6 +39,8 @@ struct Counts {
     /// The actions that IAM must allow for these calls.
     actions: BTreeSet<String>,
     items_read: u64,
+    /// The writes that claim notifications.
+    claims: u32,
     running: usize,
     most_running: usize,
 }
@@ -110,6 +112,12 @@ impl CallCounter {
         std::mem::take(&mut self.state.counts.lock().unwrap().calls)
     }
 
+    /// Returns the number of writes that claim notifications, and resets it. A batch that takes long also writes its
+    /// progress to the claims.
+    pub fn take_claims(&self) -> u32 {
+        std::mem::take(&mut self.state.counts.lock().unwrap().claims)
+    }
+
     /// Returns the actions that IAM had to allow ("Using IAM with DynamoDB transactions"), and resets them.
     pub fn take_actions(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.state.counts.lock().unwrap().actions)
@@ -137,6 +145,7 @@ async fn forward(
         let mut counts = state.counts.lock().unwrap();
         *counts.calls.entry(operation.clone()).or_default() += 1;
         counts.actions.extend(actions(&operation, &body));
+        counts.claims += u32::from(is_claim(&operation, &body));
         counts.running += 1;
         counts.most_running = counts.most_running.max(counts.running);
     }
@@ -178,6 +187,12 @@ impl State {
         items.remove(item);
         read.to_string().into()
     }
+}
+
+/// Returns whether a call claims notifications.
+fn is_claim(operation: &str, body: &[u8]) -> bool {
+    let body = String::from_utf8_lossy(body);
+    operation == "UpdateItem" && body.contains("\"msg/") && body.contains("if_not_exists")
 }
 
 /// Returns the actions that IAM must allow for a call. For a transaction these are the actions of its parts.

@@ -173,3 +173,63 @@ async fn write(
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn group(expected: usize) -> Arc<Group> {
+        Arc::new(Group(Mutex::new(State { expected, waiting: Vec::new() })))
+    }
+
+    /// Lets a member come to its claim.
+    fn arrive(group: &Group, name: &str) -> oneshot::Receiver<Reply> {
+        let (reply, written) = oneshot::channel();
+        let user = BareJid::new("bob@example.com").unwrap();
+        let update = pushlark_store::Claimant { user: &user, name, generation: 0, counted: None }.claim(&[]);
+        group.arrive(Some(Waiting { update, reply }));
+        written
+    }
+
+    /// Returns the number of members for which this one writes, if it does.
+    fn others(written: &mut oneshot::Receiver<Reply>) -> Option<usize> {
+        match written.now_or_never()?.ok()? {
+            Reply::Write(_, others) => Some(others.len()),
+            Reply::Written(_) => None,
+        }
+    }
+
+    #[test]
+    fn the_last_member_that_comes_writes_for_all() {
+        let group = group(3);
+        let [mut first, mut second] = ["a", "b"].map(|name| arrive(&group, name));
+        assert_eq!((others(&mut first), others(&mut second)), (None, None));
+        assert_eq!(others(&mut arrive(&group, "c")), Some(2));
+    }
+
+    #[test]
+    fn a_waiting_member_writes_when_the_others_have_left() {
+        let group = group(3);
+        let [gone, panicked] = [(); 2].map(|()| Member(Some(Arc::clone(&group))));
+        let mut waiting = arrive(&group, "a");
+        drop(gone);
+        assert_eq!(others(&mut waiting), None);
+        drop(std::panic::catch_unwind(move || {
+            let _panicked = panicked;
+            panic!("a task panics");
+        }));
+        assert_eq!(others(&mut waiting), Some(0));
+    }
+
+    #[test]
+    fn another_member_writes_in_place_of_a_cancelled_one() {
+        let group = group(3);
+        let (mut first, cancelled) = (arrive(&group, "a"), arrive(&group, "b"));
+        drop(cancelled);
+        group.arrive(None);
+        assert_eq!(others(&mut first), Some(0));
+    }
+}

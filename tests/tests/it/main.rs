@@ -7,7 +7,7 @@
 //!   [`rules_examples`], [`rules_source`], [`senders`], [`sessions`], [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`],
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
-//! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
+//! - Queue and table: [`claims`], [`deduplication`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
 //!   [`scale`], [`throughput`], [`upgrade`].
 //! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
 
@@ -24,6 +24,7 @@ mod client_tokens;
 mod contact_requests;
 mod credentials;
 mod custom_plugins;
+mod deduplication;
 mod delivery;
 mod devices;
 mod documentation;

@@ -65,6 +65,7 @@ const BAD: &[Case] = &[
     ("PUBSUB_HOSTS", "a b", NO_HOST),
     ("PUBSUB_HOSTS", "a,", "number 2 of the list is empty"),
     ("PUBSUB_WITHOUT_OPTIONS", "a b", NO_HOST),
+    ("DEDUPLICATION", "pigeons", r#""pigeons" is none of: claims, collapse"#),
     ("PLUGIN", "pigeons", r#""pigeons" is not a plugin of this worker, which has: defaults, enhanced, hints, rules"#),
     ("PLUGIN", "lambda:", "lambda: is not followed by a function's name or ARN"),
     ("PLUGIN", "lambda:a b", "lambda: is not followed by a function's name or ARN"),

@@ -162,8 +162,13 @@ mod tests {
         }
 
         async fn rules(&self, refresh: &str) -> CurrentRules {
+            self.rules_with(refresh, "claims").await
+        }
+
+        async fn rules_with(&self, refresh: &str, deduplication: &str) -> CurrentRules {
             let place = format!("file:{}", self.0.display());
-            let environment = Environment::from_iter([("RULES", place.as_str()), ("RULES_REFRESH", refresh)]);
+            let settings = [("RULES", place.as_str()), ("RULES_REFRESH", refresh), ("DEDUPLICATION", deduplication)];
+            let environment = Environment::from_iter(settings);
             let settings = RulesSettings::from_environment(&environment, &SdkConfig::builder().build());
             CurrentRules::read(settings.unwrap()).await.unwrap()
         }
@@ -212,6 +217,18 @@ mod tests {
         file.write(&named("second"));
         advance(Duration::from_hours(24)).await;
         assert!(are(&current, "first").await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rules_of_before_stay_if_new_ones_need_claims_that_are_not_made() {
+        let unacknowledged = "[[rules]]\naction = 'skip'\nconditions = [{event = 'unack_msg'}]\n";
+        for (deduplication, stays) in [("collapse", true), ("claims", false)] {
+            let file = RulesFile::new(deduplication);
+            let current = file.rules_with("60", deduplication).await;
+            file.write(unacknowledged);
+            advance(Duration::from_secs(60)).await;
+            assert_eq!(are(&current, "first").await, stays, "{deduplication}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
