@@ -260,8 +260,9 @@ impl Worker {
                 ..
             }) => {
                 let badge = self.badge(&event, &reported, &publications, false).await?;
-                let (others, mut ours): (Vec<_>, Vec<_>) =
-                    publications.into_iter().partition(|planned| claimed.has(&planned.publication.registration));
+                let (others, mut ours): (Vec<_>, Vec<_>) = publications.into_iter().partition(|planned| {
+                    self.is_claimed(&event, &user, planned) && claimed.has(&planned.publication.registration)
+                });
                 if let Some(alert) = self.alert(&event, &user, &event.from.to_bare()) {
                     self.explain_quiet(&alert, &snapshot, &mut ours);
                 }

@@ -175,9 +175,7 @@ impl Worker {
             }
         }
         complete.retain(|registration| !failed.contains_key(&key(registration)));
-        if !complete.is_empty() || counted.is_some() {
-            batch.progress.add(attempt, &user, counted, complete);
-        }
+        batch.progress.add(attempt, &user, counted, complete);
         counts.failed = failed.len();
         log(event, decision, counts);
         outcome.unfinished.extend(failed.into_values());

@@ -166,7 +166,8 @@ impl Store {
         Ok(Claimed { item, user: user.clone() })
     }
 
-    /// Writes updates, and returns the new values of the attributes that they name.
+    /// Writes updates, and returns the new item. AWS does not document whether `UPDATED_NEW` has the attributes that
+    /// `if_not_exists` keeps.
     async fn update_claims(
         &self,
         action: &'static str,
@@ -188,7 +189,7 @@ impl Store {
             let mut update = self
                 .update(pk, CLAIMS)
                 .expression_attribute_values(":expires_at", number(expiry(CLAIM_LIFETIME)))
-                .return_values(ReturnValue::UpdatedNew);
+                .return_values(ReturnValue::AllNew);
             for (index, (name, (keeps_other, value))) in attributes.iter().enumerate() {
                 sets.push(match keeps_other {
                     true => format!("#{index} = if_not_exists(#{index}, :{index})"),
