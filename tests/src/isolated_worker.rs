@@ -35,12 +35,20 @@ impl IsolatedWorker {
         let queue =
             sqs.create_queue().queue_name("isolated").attributes(QueueAttributeName::VisibilityTimeout, "43200");
         let queue_url = queue.send().await.unwrap().queue_url.unwrap();
-        Self { worker: worker_of(&pushlark, &queue_url).await, queue_url, pushlark }
+        Self { worker: worker_of(&pushlark, &queue_url, pushlark.stack.dynamodb.clone()).await, queue_url, pushlark }
+    }
+
+    /// Starts a worker with the settings of a stack, which calls DynamoDB at this URL.
+    pub async fn beside_with_dynamodb(pushlark: Pushlark, url: &str) -> Self {
+        let isolated = Self::beside(pushlark).await;
+        let config = isolated.pushlark.stack.dynamodb.config().to_builder().endpoint_url(url).build();
+        let dynamodb = aws_sdk_dynamodb::Client::from_conf(config);
+        Self { worker: worker_of(&isolated.pushlark, &isolated.queue_url, dynamodb).await, ..isolated }
     }
 
     /// Returns another worker with the same settings and queue, without the state of this one.
     pub async fn fresh_worker(&self) -> Arc<Worker> {
-        worker_of(&self.pushlark, &self.queue_url).await
+        worker_of(&self.pushlark, &self.queue_url, self.pushlark.stack.dynamodb.clone()).await
     }
 
     /// Queues a record, and receives it as a batch of one message.
@@ -118,11 +126,11 @@ impl IsolatedWorker {
     }
 }
 
-async fn worker_of(pushlark: &Pushlark, queue_url: &str) -> Arc<Worker> {
-    let Stack { environment, dynamodb, sqs, .. } = &pushlark.stack;
+async fn worker_of(pushlark: &Pushlark, queue_url: &str, dynamodb: aws_sdk_dynamodb::Client) -> Arc<Worker> {
+    let Stack { environment, sqs, .. } = &pushlark.stack;
     let mut environment = environment.clone();
     environment.extend([("QUEUE_URL", queue_url), ("DEAD_LETTER_QUEUE_URL", queue_url)]);
     let (aws, plugins) = (SdkConfig::builder().build(), Plugins::built_in());
-    let worker = Worker::from_environment(&environment, &aws, &plugins, dynamodb.clone(), sqs.clone()).await;
+    let worker = Worker::from_environment(&environment, &aws, &plugins, dynamodb, sqs.clone()).await;
     Arc::new(worker.unwrap())
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use pushlark_model::{Registration, claim_slot};
+use pushlark_queue::{MessageContext, Record, ReportedRecipient, WorkKind};
 use pushlark_store::{ClaimItem, Claimant};
-use pushlark_xmpp::BareJid;
+use pushlark_xmpp::{BareJid, Jid};
 use serde_json::json;
 use tests::{BOB, CallCounter, Event, IsolatedWorker, Pushlark, ROOM_OCCUPANT, Work, registration};
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 #[tokio::test]
@@ -87,27 +89,46 @@ async fn room(members: usize, settings: &[(&'static str, &'static str)]) -> (Pus
 }
 
 #[tokio::test]
-async fn a_room_is_claimed_by_few_writes_and_each_member_is_notified_once() {
+async fn a_room_is_claimed_by_few_writes() {
     for concurrency in ["1", "64"] {
-        let (pushlark, counter, members) =
-            room(100, &[("PLUGIN", "enhanced"), ("WORKER_CONCURRENCY", concurrency)]).await;
-        let message = || Event::groupchat(ROOM_OCCUPANT, &members, "canary Hi").id("m");
-        pushlark.event(message()).await;
-        pushlark.settled().await;
+        let (pushlark, counter, members) = room(100, &[("WORKER_CONCURRENCY", concurrency)]).await;
+        let isolated = IsolatedWorker::beside_with_dynamodb(pushlark, &counter.url).await;
+        counter.take();
+        let kind = WorkKind::Message {
+            from: Jid::new(ROOM_OCCUPANT).unwrap(),
+            to: members.iter().map(|member| BareJid::new(member).unwrap()).collect(),
+            stanza: "<message type='groupchat'><body>canary Hi</body></message>".into(),
+            recipient: ReportedRecipient::default(),
+            context: MessageContext::default(),
+        };
+        for record in Record::pack([pushlark_queue::Work::new("m".into(), OffsetDateTime::now_utc(), kind)]) {
+            isolated.send(&json!(record)).await;
+            let batch = isolated.receive().await.unwrap();
+            isolated.handle(batch.clone()).await;
+            isolated.delete(batch).await;
+        }
         // Four records: three of them continue a slot of the record before. An item has less than 1 KB, one write unit.
         let claims = counter.take_claims();
         assert!((16..=19).contains(&claims), "{claims} writes");
         assert_eq!(counter.take()["Query"], 100);
-        // The message again, and sessions that did not acknowledge it.
-        let sessions: Vec<_> = members.iter().map(|member| format!("{member}/pc")).collect();
-        let lost = Event::groupchat(ROOM_OCCUPANT, &sessions, "canary Hi").id("m").with("type", "unacknowledged");
-        for repeat in [message(), lost] {
-            pushlark.event(repeat).await;
-        }
-        pushlark.settled().await;
         for member in &members {
-            assert_eq!(pushlark.notifications(member).await.len(), 1, "{member}");
+            assert_eq!(isolated.pushlark.notifications(member).await.len(), 1, "{member}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_room_message_that_comes_again_or_is_not_acknowledged_notifies_once() {
+    let (pushlark, _, members) = room(60, &[("PLUGIN", "enhanced")]).await;
+    let message = || Event::groupchat(ROOM_OCCUPANT, &members, "canary Hi").id("m");
+    let sessions: Vec<_> = members.iter().map(|member| format!("{member}/pc")).collect();
+    let lost = Event::groupchat(ROOM_OCCUPANT, &sessions, "canary Hi").id("m").with("type", "unacknowledged");
+    for event in [message(), message(), lost] {
+        pushlark.event(event).await;
+    }
+    pushlark.settled().await;
+    for member in &members {
+        assert_eq!(pushlark.notifications(member).await.len(), 1, "{member}");
     }
 }
 
@@ -133,17 +154,18 @@ fn in_one_slot(number: usize) -> Vec<String> {
 #[tokio::test]
 async fn a_failed_claim_postpones_all_its_recipients_and_its_repeat_notifies_each_once() {
     let (pushlark, counter) = CallCounter::with_settings([]).await;
+    let isolated = IsolatedWorker::beside_with_dynamodb(pushlark, &counter.url).await;
     let members = in_one_slot(3);
     for member in &members {
-        pushlark.enable(member, member).await;
+        isolated.pushlark.enable(member, member).await;
     }
     counter.take_claims();
     counter.refuse_next("UpdateItem", "ResourceNotFoundException", json!({}));
-    pushlark.event(Event::groupchat(ROOM_OCCUPANT, &members, "canary Hi")).await;
-    pushlark.settled().await;
+    let members: Vec<_> = members.iter().map(String::as_str).collect();
+    isolated.handle_all(isolated.batch(&[Work::message(&members)]).await).await;
     counter.assert_all_failures_occurred();
     for member in &members {
-        assert_eq!(pushlark.notifications(member).await.len(), 1, "{member}");
+        assert_eq!(isolated.pushlark.notifications(member).await.len(), 1, "{member}");
     }
     // The failed write was for all three; each of them is retried alone.
     assert_eq!(counter.take_claims(), 1 + 3);
