@@ -2,13 +2,14 @@
 //!
 //! Behaviour follows the *Amazon SQS API Reference*
 //! (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/>). Looser than AWS: `PurgeQueue` may be
-//! called as often as one likes, and any number of messages may be in flight. `MessageGroupId` and
-//! `MessageSystemAttributes` are accepted and not kept; FIFO queues are refused.
+//! called as often as one likes, and any number of messages may be in flight. `MessageSystemAttributes` are accepted and
+//! not kept; FIFO queues are refused.
 
 mod attributes;
 mod batch;
 mod clock;
 mod error;
+mod fairness;
 mod message_attributes;
 mod operation;
 mod queue_operations;
