@@ -7,7 +7,7 @@
 //!   [`rules_examples`], [`rules_source`], [`senders`], [`sessions`], [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`],
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
-//! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
+//! - Queue and table: [`claims`], [`dynamodb_calls`], [`fair_queues`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
 //!   [`scale`], [`throughput`], [`upgrade`].
 //! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
 
@@ -33,6 +33,7 @@ mod enable_extensions;
 mod encryption;
 mod events;
 mod explain;
+mod fair_queues;
 mod fcm;
 mod http;
 mod max_nodes;
