@@ -128,10 +128,10 @@ async fn each_kind_of_work_has_the_group_of_its_user() {
         watched.ingest(event.clone().into()).await;
         assert_eq!(watched.messages().await, [message(Some(group), &[about])].into(), "{event}");
     }
-    watched.push_node(stanza::iq("set", EVE, "push.example.net", &stanza::create_node("n"))).await;
+    watched.push_node(stanza::iq("set", EVE, "push.example.org", &stanza::create_node("n"))).await;
     let options = [("service", "fcm"), ("device_id", "canary-n")];
     let publish = stanza::publish("n", &stanza::notification(""), &options);
-    watched.push_node(stanza::iq("set", EVE, "push.example.net", &publish)).await;
+    watched.push_node(stanza::iq("set", EVE, "push.example.org", &publish)).await;
     assert_eq!(watched.messages().await, [message(Some("example.org"), &[EVE])].into());
 }
 
