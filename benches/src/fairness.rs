@@ -79,8 +79,7 @@ impl Run {
 /// Floods one domain, and sends messages to another meanwhile.
 async fn run(setting: &str) -> anyhow::Result<Run> {
     let push_service = Gateway::mongoosepush().await;
-    let settings =
-        [("MONGOOSEPUSH_URL", push_service.url.as_str()), ("WORKERS", WORKERS), ("FAIR_QUEUES", setting)];
+    let settings = [("MONGOOSEPUSH_URL", push_service.url.as_str()), ("WORKERS", WORKERS), ("FAIR_QUEUES", setting)];
     let environment = Environment::from_iter(settings);
     let stack = Stack::start(Options { environment, ..Options::default() }).await?;
     let http = reqwest::Client::new();

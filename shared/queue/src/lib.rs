@@ -125,9 +125,9 @@ impl Queue {
         work: impl IntoIterator<Item = (Duration, Vec<Work>)>,
     ) -> impl Iterator<Item = Result<Outgoing, QueueError>> {
         let is_fair = self.is_fair;
-        let records = work.into_iter().flat_map(move |(delay, work)| {
-            Record::packed(work, is_fair).map(move |record| (record, delay))
-        });
+        let records = work
+            .into_iter()
+            .flat_map(move |(delay, work)| Record::packed(work, is_fair).map(move |record| (record, delay)));
         records.map(move |(record, delay)| {
             let group = record.domain().filter(|_| is_fair).map(message_group);
             let body = serde_json::to_string(&record).map_err(QueueError::during("accept a record"))?;

@@ -22,12 +22,7 @@ struct Share {
 }
 
 /// Returns the noisy groups, the one with the fewest messages in flight first. A message without a group is in none.
-pub(super) fn noisy_groups(
-    queue: &StoredQueue,
-    db: &Connection,
-    clock: Clock,
-    now: i64,
-) -> Result<Vec<String>, Error> {
+pub(super) fn noisy_groups(queue: &StoredQueue, db: &Connection, clock: Clock, now: i64) -> Result<Vec<String>, Error> {
     let mut statement = db.prepare_cached(
         "SELECT group_id, sum(in_flight), sum(millis) FROM (
              SELECT group_id, count(*) AS in_flight, sum(?2 - received_at) AS millis
