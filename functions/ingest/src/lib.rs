@@ -51,8 +51,8 @@ struct Accepted {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL`, `FAIR_QUEUES`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ` and the settings of [`Store`], [`Topics`] and [`Sources`].
-    /// The secrets of servers are accepted, and the messages of the configured SNS topics.
+    /// Reads `QUEUE_URL`, `FAIR_QUEUES`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ` and the settings of [`Store`], [`Topics`]
+    /// and [`Sources`]. The secrets of servers are accepted, and the messages of the configured SNS topics.
     pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
         let Init { environment, access, .. } = init;
         let topics = Topics::from_environment(environment)?;

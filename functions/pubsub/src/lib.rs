@@ -55,8 +55,8 @@ struct Parties {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL`, `FAIR_QUEUES` and the settings of [`Store`], [`Destinations`] and [`Summaries`]. The secrets of servers are
-    /// accepted.
+    /// Reads `QUEUE_URL`, `FAIR_QUEUES` and the settings of [`Store`], [`Destinations`] and [`Summaries`]. The secrets of
+    /// servers are accepted.
     pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
         let Init { environment, access, .. } = init;
         Ok(Self {

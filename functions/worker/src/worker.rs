@@ -92,10 +92,10 @@ impl ChosenPlugin {
 }
 
 impl Worker {
-    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `FAIR_QUEUES`, `PLUGIN`, `RULES`, `RULES_REFRESH`, `WORKER_CONCURRENCY`,
-    /// `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `ALERT_INTERVAL`, `BADGE`, the settings
-    /// of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin that
-    /// is a Lambda function, for rules, and for secrets.
+    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `FAIR_QUEUES`, `PLUGIN`, `RULES`, `RULES_REFRESH`,
+    /// `WORKER_CONCURRENCY`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `ALERT_INTERVAL`,
+    /// `BADGE`, the settings of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws`
+    /// is for a plugin that is a Lambda function, for rules, and for secrets.
     pub async fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,

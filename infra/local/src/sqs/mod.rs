@@ -97,7 +97,8 @@ impl Sqs {
             .with_state(self.clone())
     }
 
-    /// Held for well under a millisecond and never over an await, so that no blocking thread is needed.
+    /// Held for well under a millisecond, or some if a noisy group has a long backlog, and never over an await, so that no
+    /// blocking thread is needed.
     fn store(&self) -> MutexGuard<'_, QueueStore> {
         // What a panic interrupted was rolled back with its transaction.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
