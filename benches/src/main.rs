@@ -1,6 +1,7 @@
 //! The cost of Pushlark's functions: `cargo run --release -p pushlark-benches -- all`.
 
 mod build;
+mod fairness;
 mod function;
 mod isolation;
 mod lambda_event;
@@ -38,6 +39,8 @@ struct Arguments {
 enum What {
     /// All benchmarks below.
     All,
+    /// The effect of one domain's flood on another domain, with fair queues and without.
+    Fairness,
     /// The effect of a failing device on the notifications of others.
     Isolation,
     /// Processor time, instructions and memory under load.
@@ -60,9 +63,15 @@ async fn main() -> anyhow::Result<ExitCode> {
         let is_met = isolation::measure(&trouble, rounds).await?;
         Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     };
-    // It runs the local stack, and needs none of the binaries.
-    if wanted == What::Isolation {
-        return isolation().await;
+    let fairness = async || {
+        let is_met = fairness::measure().await?;
+        Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    };
+    // They run the local stack, and need none of the binaries.
+    match wanted {
+        What::Isolation => return isolation().await,
+        What::Fairness => return fairness().await,
+        _ => {}
     }
     let binaries = Binaries::build()?;
     if wants(What::Size) {
@@ -80,5 +89,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     if wants(What::Load) {
         load::measure(&binaries).await?;
     }
-    if wants(What::Isolation) { isolation().await } else { Ok(ExitCode::SUCCESS) }
+    if wanted != What::All {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (isolation, fairness) = (isolation().await?, fairness().await?);
+    Ok(if isolation == ExitCode::SUCCESS { fairness } else { isolation })
 }

@@ -10,7 +10,7 @@ use pushlark_access::{Access, Caller};
 use pushlark_events::{Effect, ReadMark, Sources, WebhookEvent, read};
 use pushlark_http::{Answer, Init, Invocation, Methods, Problem, Response, answer};
 use pushlark_model::Availability;
-use pushlark_queue::{Queue, Record, Work, WorkKind};
+use pushlark_queue::{Queue, Work, WorkKind};
 use pushlark_settings::{SettingError, catalogue};
 use pushlark_sns::{SnsMessage, Topics};
 use pushlark_store::{Store, StoreError};
@@ -51,15 +51,16 @@ struct Accepted {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ` and the settings of [`Store`], [`Topics`] and [`Sources`].
-    /// The secrets of servers are accepted, and the messages of the configured SNS topics.
+    /// Reads `QUEUE_URL`, `FAIR_QUEUES`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ` and the settings of [`Store`], [`Topics`]
+    /// and [`Sources`]. The secrets of servers are accepted, and the messages of the configured SNS topics.
     pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
         let Init { environment, access, .. } = init;
         let topics = Topics::from_environment(environment)?;
         Ok(Self {
             access: access.clone().with_topics(topics.clone()),
             store: Store::from_environment(dynamodb, environment)?,
-            queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
+            queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?)
+                .fair(environment.switch(&catalogue::FAIR_QUEUES)?),
             topics,
             sources: Sources::from_environment(environment)?,
             unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
@@ -117,7 +118,7 @@ impl Function {
             Problem::unavailable()
         })?;
         work.extend(read);
-        self.queue.send(Record::pack(work)).await.map_err(|error| {
+        self.queue.send(work).await.map_err(|error| {
             tracing::error!(ids = ids.join(" "), error = %Causes(&error), "not queued");
             Problem::unavailable()
         })?;

@@ -55,14 +55,15 @@ struct Parties {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL` and the settings of [`Store`], [`Destinations`] and [`Summaries`]. The secrets of servers are
-    /// accepted.
+    /// Reads `QUEUE_URL`, `FAIR_QUEUES` and the settings of [`Store`], [`Destinations`] and [`Summaries`]. The secrets of
+    /// servers are accepted.
     pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
         let Init { environment, access, .. } = init;
         Ok(Self {
             access: access.clone(),
             store: Store::from_environment(dynamodb, environment)?.with_device_accounts(environment)?,
-            queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?),
+            queue: Queue::new(sqs, environment.require::<String>(&catalogue::QUEUE_URL)?)
+                .fair(environment.switch(&catalogue::FAIR_QUEUES)?),
             destinations: Destinations::from_environment(environment)?,
             summaries: Summaries::from_environment(environment)?,
         })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pushlark_model::{Payload, PublishOptions, Registration};
-use pushlark_queue::{EncryptedNotification, NodeNotification, Record, Work, WorkKind};
+use pushlark_queue::{EncryptedNotification, NodeNotification, Work, WorkKind};
 use pushlark_settings::{Environment, RoomHosts, SettingError, catalogue};
 use pushlark_store::{DeviceStatus, Node};
 use pushlark_telemetry::{Causes, Metric, count};
@@ -139,7 +139,7 @@ impl Function {
         let id = format!("{publisher}/{}/{}", iq.id(), digest(iq));
         let kind = WorkKind::Notification(Box::new(notification));
         let work = Work::new(id.clone(), OffsetDateTime::now_utc(), kind);
-        self.queue.send(Record::pack([work])).await.map_err(|error| {
+        self.queue.send(vec![work]).await.map_err(|error| {
             tracing::error!(id, error = %Causes(&error), "not queued");
             PushNodeError::unavailable()
         })?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
-use pushlark_queue::{QueueError, Record, RecordError, Work, WorkKind};
+use pushlark_queue::{QueueError, RecordError, Work, WorkKind};
 use pushlark_store::{RemovalProgress, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
@@ -226,8 +226,8 @@ impl Worker {
                 return TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
             }
         };
-        let records = Record::pack([Work::new(id.to_owned(), attempt.at(), kind)]);
-        if let Err(error) = self.queue.send_later(records.map(|record| (record, delay))).await {
+        let next = Work::new(id.to_owned(), attempt.at(), kind);
+        if let Err(error) = self.queue.send_later([(delay, vec![next])]).await {
             tracing::error!(id, error = %Causes(&error), "removal failed: it is retried");
             return TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
         }
@@ -277,8 +277,7 @@ impl Worker {
             recipient.put_back.extend(unfinished.registration.filter(|_| unfinished.is_claimed));
             handed_over.insert(name, recipient);
         }
-        let records = |(delay, work): (Duration, Vec<Work>)| Record::pack(work).map(move |record| (record, delay));
-        let mut sent = self.queue.send_later(by_delay.into_iter().flat_map(records)).await;
+        let mut sent = self.queue.send_later(by_delay).await;
         if sent.is_ok() {
             sent = self.dead_letter(dead).await;
         }
@@ -316,7 +315,7 @@ impl Worker {
             count(Metric::DeadLettered);
             tracing::error!(id = work.id, "moved to the dead-letter queue: it failed too often");
         }
-        self.dead_letters.send(Record::pack(dead)).await
+        self.dead_letters.send(dead).await
     }
 
     /// Sets the visibility timeouts of messages, and returns the response that keeps these messages in the queue.

@@ -104,10 +104,10 @@ impl ChosenPlugin {
 }
 
 impl Worker {
-    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `PLUGIN`, `RULES`, `RULES_REFRESH`, `WORKER_CONCURRENCY`,
-    /// `DEDUPLICATION`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ`, `ALERT_INTERVAL`, `BADGE`, the settings
-    /// of the content of notifications and those of [`Store`], [`Sources`] and [`Delivery`]. `aws` is for a plugin that
-    /// is a Lambda function, for rules, and for secrets.
+    /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `FAIR_QUEUES`, `PLUGIN`, `RULES`, `RULES_REFRESH`,
+    /// `WORKER_CONCURRENCY`, `DEDUPLICATION`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ`,
+    /// `ALERT_INTERVAL`, `BADGE`, the settings of the content of notifications and those of [`Store`], [`Sources`] and
+    /// [`Delivery`]. `aws` is for a plugin that is a Lambda function, for rules, and for secrets.
     pub async fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,
@@ -115,8 +115,9 @@ impl Worker {
         dynamodb: aws_sdk_dynamodb::Client,
         sqs: aws_sdk_sqs::Client,
     ) -> Result<Self, SettingError> {
+        let is_fair = environment.switch(&catalogue::FAIR_QUEUES)?;
         let queue = |setting| -> Result<Queue, SettingError> {
-            Ok(Queue::new(sqs.clone(), environment.require::<String>(setting)?))
+            Ok(Queue::new(sqs.clone(), environment.require::<String>(setting)?).fair(is_fair))
         };
         let mut start_cutoff = START_CUTOFF;
         let timeout = environment.number(&catalogue::PLUGIN_TIMEOUT_MS)?;

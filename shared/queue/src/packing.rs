@@ -36,6 +36,13 @@ struct Part {
     bytes: usize,
 }
 
+/// A user of the events, or a removed domain.
+struct User<'a> {
+    /// The bare JID.
+    jid: &'a str,
+    parts: Vec<Part>,
+}
+
 /// A record whose events are not copied yet.
 struct Draft {
     users: usize,
@@ -53,8 +60,18 @@ impl Record {
     /// An event is copied into a record when the iterator gets there, since all records together may be many times
     /// larger than the events. One whose recipients are all in one record is moved.
     pub fn pack(work: impl IntoIterator<Item = Work>) -> impl Iterator<Item = Self> + Send {
+        Self::packed(work, false)
+    }
+
+    /// Packs events like [`pack`](Self::pack). With `is_by_domain`, no record has users of several domains.
+    pub(crate) fn packed(
+        work: impl IntoIterator<Item = Work>,
+        is_by_domain: bool,
+    ) -> impl Iterator<Item = Self> + Send {
         let work: Vec<Work> = work.into_iter().collect();
-        let drafts = drafts(&work);
+        let sizes = sizes(&work);
+        let groups = if is_by_domain { by_domain(by_user(&work)) } else { vec![by_user(&work)] };
+        let drafts: Vec<Draft> = groups.into_iter().flat_map(|users| drafts(users, &sizes)).collect();
         let mut work: Vec<Option<Work>> = work.into_iter().map(Some).collect();
         drafts.into_iter().map(move |draft| {
             let events = draft.events.iter().filter_map(|(event, recipients)| {
@@ -69,11 +86,11 @@ impl Record {
     }
 }
 
-fn drafts(work: &[Work]) -> Vec<Draft> {
+/// Distributes users over drafts of records. `sizes` are those of the events in JSON.
+fn drafts(users: Vec<User<'_>>, sizes: &[usize]) -> Vec<Draft> {
     let mut drafts: Vec<Draft> = Vec::new();
-    let sizes = sizes(work);
     let size = |event: usize| sizes.get(event).copied().unwrap_or(0);
-    for parts in by_slot(by_user(work)) {
+    for parts in by_slot(users) {
         let has_room = |draft: &Draft| {
             let new = parts.iter().filter(|part| !draft.events.contains_key(&part.event));
             let new: usize = new.map(|part| size(part.event)).sum();
@@ -106,10 +123,25 @@ fn drafts(work: &[Work]) -> Vec<Draft> {
     drafts
 }
 
-/// The parts of one user, in order.
-struct User<'w> {
-    bare_jid: &'w str,
-    parts: Vec<Part>,
+/// Returns the users of each domain, in the order of the first of them.
+fn by_domain(users: Vec<User<'_>>) -> Vec<Vec<User<'_>>> {
+    let mut domains: Vec<Vec<User<'_>>> = Vec::new();
+    let mut indices = HashMap::new();
+    for user in users {
+        let index = *indices.entry(domain(user.jid)).or_insert(domains.len());
+        match domains.get_mut(index) {
+            Some(users) => users.push(user),
+            None => domains.push(vec![user]),
+        }
+    }
+    domains
+}
+
+/// Returns the domain of a user or session, or a domain itself. Neither a localpart nor a domain has an at sign or a
+/// slash (RFC 7622, section 3.1).
+pub(crate) fn domain(jid: &str) -> &str {
+    let bare = jid.split('/').next().unwrap_or(jid);
+    bare.split_once('@').map_or(bare, |(_, domain)| domain)
 }
 
 /// Returns the parts of the users. Those with the same first event are in the order of their claim slots, unless one
@@ -118,7 +150,7 @@ fn by_slot(mut users: Vec<User<'_>>) -> impl Iterator<Item = Vec<Part>> {
     if users.len() > MAX_RECIPIENTS {
         let first = |user: &User<'_>| user.parts.first().map(|part| part.event);
         for users in users.chunk_by_mut(|user, next| first(user) == first(next)) {
-            users.sort_by_cached_key(|user| claim_slot(user.bare_jid));
+            users.sort_by_cached_key(|user| claim_slot(user.jid));
         }
     }
     users.into_iter().map(|user| user.parts)
@@ -133,11 +165,11 @@ fn by_user(work: &[Work]) -> Vec<User<'_>> {
             // Two quotation marks and a comma.
             let part = Part { event, recipient, bytes: text_size(jid) + 3 };
             // A bare JID and a domain have no slash, and a resource follows the first one (RFC 7622, section 3.1).
-            let bare_jid = jid.split('/').next().unwrap_or(jid);
-            let index = *indices.entry(bare_jid).or_insert(users.len());
+            let jid = jid.split('/').next().unwrap_or(jid);
+            let index = *indices.entry(jid).or_insert(users.len());
             match users.get_mut(index) {
                 Some(user) => user.parts.push(part),
-                None => users.push(User { bare_jid, parts: vec![part] }),
+                None => users.push(User { jid, parts: vec![part] }),
             }
         }
     }

@@ -8,6 +8,8 @@ use pushlark_xmpp::{BareJid, DomainPart, FullJid, Jid};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::packing;
+
 /// The version of the records that this crate writes. It must increase if an older worker would misread a record.
 pub const VERSION: u32 = 4;
 /// The version of records without the field `version`.
@@ -282,6 +284,11 @@ impl Record {
                 _ => RecordError::Json(error),
             }),
         }
+    }
+
+    /// Returns the domain of its first recipient, which is that of all recipients if it is packed by domain.
+    pub(crate) fn domain(&self) -> Option<&str> {
+        self.work.first()?.kind.recipients().next().map(packing::domain)
     }
 
     /// Creates a record of the current version.

@@ -197,6 +197,10 @@ catalogue! {
         /// Seconds that a batch waits to fill. Larger batches cost less and notify later.
         BATCHING_WINDOW: Number = Number::new(0..=300, "seconds", 0)
             .one_of(&[0, 1, 2, 3, 4, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300]), for &[Local];
+        /// `on`: messages carry the recipients' domain as their message group, so that one domain's flood does not delay
+        /// the notifications of others (Amazon SQS fair queues). SQS then costs a quarter more, and recipients of
+        /// several domains in one request need a message for each domain.
+        FAIR_QUEUES: Switch = Switch { default: false }, for &[Ingest, Worker, PushNode];
         /// Publishes at the same time within a worker. One recipient, or one origin of Web Push, gets at most a
         /// quarter.
         WORKER_CONCURRENCY: Number = Number::new(1..=1_000, "publishes", 32), for &[Worker];

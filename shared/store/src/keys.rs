@@ -149,9 +149,13 @@ pub fn claims(id: &str, user: &BareJid) -> String {
     format!("msg/{}/{:x}", bounded(id, 256), claim_slot(user.as_str()))
 }
 
-/// Returns the partition key of the number of events of an account. The sort key is the minute.
-pub fn rate(account: &str) -> String {
-    format!("rate/{account}")
+/// Returns the partition key of a shard of the number of events of an account. The sort key is the minute. The first
+/// shard has the key of an account with a single one. No account begins with a number and a slash.
+pub fn rate(account: &str, shard: u32) -> String {
+    match shard {
+        0 => format!("rate/{account}"),
+        _ => format!("rate/{shard}/{account}"),
+    }
 }
 
 /// Returns the partition key of the answers of a push service. The sort key is the day.

@@ -7,8 +7,8 @@
 //!   [`rules_examples`], [`rules_source`], [`senders`], [`sessions`], [`unread_counts`].
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`],
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
-//! - Queue and table: [`claims`], [`deduplication`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
-//!   [`scale`], [`throughput`], [`upgrade`].
+//! - Queue and table: [`claims`], [`deduplication`], [`dynamodb_calls`], [`fair_queues`], [`order`], [`removal`],
+//!   [`resilience`], [`retries`], [`roles`], [`scale`], [`throughput`], [`upgrade`].
 //! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -34,6 +34,7 @@ mod enable_extensions;
 mod encryption;
 mod events;
 mod explain;
+mod fair_queues;
 mod fcm;
 mod http;
 mod max_nodes;

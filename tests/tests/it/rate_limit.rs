@@ -1,7 +1,10 @@
 //! The limit of requests per minute (`RATE_LIMIT`).
 
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tests::{Event, PUSH_HOST, PushRequest, Pushlark, ago, send, stanza, within_a_minute};
+use tests::{CallCounter, Event, PUSH_HOST, PushRequest, Pushlark, ago, send, stanza, within_a_minute};
 
 #[tokio::test]
 async fn a_request_over_the_rate_limit_is_answered_with_retry_after() {
@@ -108,4 +111,55 @@ async fn charge_as_others() {
     assert!(is_accepted("canary-all-secret", "bob@third.example", "push.evil.example").await);
     let presence = Event::presence("mallory@third.example/x", "online");
     assert_eq!(pushlark.json_as("canary-all-secret", "/events", presence).await.status, 202);
+}
+
+#[tokio::test]
+async fn a_high_limit_is_counted_in_several_items_and_a_low_one_in_one() {
+    within_a_minute(count_in_items).await;
+}
+
+async fn count_in_items() {
+    const REQUESTS: u32 = 200;
+    // 5,000 events a second.
+    for (limit, shards) in [("300000", 10), ("30000", 1)] {
+        let (pushlark, counter) = CallCounter::with_settings([("RATE_LIMIT", limit)]).await;
+        let event = Event::presence("bob@busy.example/x", "online").at(ago(1));
+        let replies = join_all((0..REQUESTS).map(|_| pushlark.json("/events", event.clone()))).await;
+        assert!(replies.iter().all(|reply| reply.status == 202));
+        let counts = counts(&pushlark).await;
+        assert_eq!((counts.values().sum::<u32>(), counts.len()), (REQUESTS, shards), "{counts:?}");
+        assert!(counts.keys().all(|key| key.starts_with("rate/") && key.ends_with("busy.example")), "{counts:?}");
+        // One write for the limit, and one for the session unless its time is not newer.
+        assert_eq!(counter.take()["UpdateItem"], 2 * REQUESTS);
+    }
+}
+
+#[tokio::test]
+async fn a_high_limit_is_that_of_all_items_together() {
+    within_a_minute(reach_a_high_limit).await;
+}
+
+async fn reach_a_high_limit() {
+    let pushlark = Pushlark::with_settings([("RATE_LIMIT", "60000")]).await;
+    // Each of two items admits half of the events. A request that finds one full is counted by the other.
+    let users: Vec<_> = (0..5_000).map(|number| format!("u{number}@c")).collect();
+    let headline = Event::stanza(users, "<message type='headline'><body>Hi</body></message>").from("a@b/c");
+    let half = vec![headline; 6];
+    for _ in 0..2 {
+        assert_eq!(pushlark.json("/events", half.clone()).await.status, 202);
+    }
+    let counts = counts(&pushlark).await;
+    assert_eq!(counts.values().collect::<Vec<_>>(), [&30_000, &30_000], "{counts:?}");
+    pushlark.json("/events", Event::presence("b@c/x", "online")).await.problem(429);
+}
+
+/// Returns the counts of all accounts by their partition keys.
+async fn counts(pushlark: &Pushlark) -> BTreeMap<String, u32> {
+    let table = pushlark.stack.environment.text("TABLE_NAME").unwrap();
+    let scanned = pushlark.stack.dynamodb.scan().table_name(table).send().await.unwrap();
+    let counts = scanned.items().iter().filter_map(|item| {
+        let key = item["pk"].as_s().unwrap().clone();
+        key.starts_with("rate/").then(|| (key, item["admitted"].as_n().unwrap().parse().unwrap()))
+    });
+    counts.collect()
 }

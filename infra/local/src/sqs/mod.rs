@@ -2,13 +2,14 @@
 //!
 //! Behaviour follows the *Amazon SQS API Reference*
 //! (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/>). Looser than AWS: `PurgeQueue` may be
-//! called as often as one likes, and any number of messages may be in flight. `MessageGroupId` and
-//! `MessageSystemAttributes` are accepted and not kept; FIFO queues are refused.
+//! called as often as one likes, and any number of messages may be in flight. `MessageSystemAttributes` are accepted and
+//! not kept; FIFO queues are refused.
 
 mod attributes;
 mod batch;
 mod clock;
 mod error;
+mod fairness;
 mod message_attributes;
 mod operation;
 mod queue_operations;
@@ -96,7 +97,8 @@ impl Sqs {
             .with_state(self.clone())
     }
 
-    /// Held for well under a millisecond and never over an await, so that no blocking thread is needed.
+    /// Held for well under a millisecond, or some if a noisy group has a long backlog, and never over an await, so that no
+    /// blocking thread is needed.
     fn store(&self) -> MutexGuard<'_, QueueStore> {
         // What a panic interrupted was rolled back with its transaction.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)

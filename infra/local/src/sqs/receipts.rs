@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::batch::MessageOperation;
 use super::clock::Clock;
 use super::error::Error;
+use super::fairness::add_processing;
 use super::operation::{Empty, within};
 use super::store::StoredQueue;
 
@@ -23,9 +24,15 @@ impl MessageOperation for DeleteMessage {
     type Output = Empty;
 
     /// Also accepts the handle of an earlier receive or of a deleted message.
-    fn apply(self, queue: &StoredQueue, db: &Connection, _clock: Clock) -> Result<Empty, Error> {
+    fn apply(self, queue: &StoredQueue, db: &Connection, clock: Clock) -> Result<Empty, Error> {
         let id = message_id(&self.receipt_handle, queue)?;
-        db.prepare_cached("DELETE FROM messages WHERE id = ?1 AND queue = ?2")?.execute((id, &queue.name))?;
+        let deleted: Option<(String, Option<i64>)> = db
+            .prepare_cached("DELETE FROM messages WHERE id = ?1 AND queue = ?2 RETURNING group_id, received_at")?
+            .query_row((id, &queue.name), |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        if let Some((group, Some(received_at))) = deleted {
+            add_processing(&group, received_at, queue, db, clock)?;
+        }
         Ok(Empty {})
     }
 }

@@ -8,7 +8,9 @@ use rusqlite::{Connection, Row};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use super::clock::Clock;
 use super::error::Error;
+use super::fairness::noisy_groups;
 use super::message_attributes::{MessageAttributes, md5_of, md5_of_attributes};
 use super::operation::within;
 use super::receipts::{MAX_VISIBILITY_SECONDS, receipt_handle};
@@ -75,6 +77,7 @@ struct StoredMessage {
     source: Option<String>,
     attributes: String,
     body: String,
+    group: String,
 }
 
 impl StoredMessage {
@@ -87,6 +90,7 @@ impl StoredMessage {
             source: row.get(4)?,
             attributes: row.get(5)?,
             body: row.get(6)?,
+            group: row.get(7)?,
         })
     }
 
@@ -102,6 +106,9 @@ impl StoredMessage {
         ]);
         if let Some(source) = self.source {
             attributes.insert("DeadLetterQueueSourceArn", source);
+        }
+        if !self.group.is_empty() {
+            attributes.insert("MessageGroupId", self.group);
         }
         attributes.retain(|name, _| request.wants_system(name));
         let mut message_attributes: MessageAttributes =
@@ -146,7 +153,7 @@ impl QueueStore {
             };
             let mut messages = Vec::new();
             loop {
-                let visible = visible(queue, db, now, most)?;
+                let visible = visible(queue, db, clock, now, most)?;
                 if visible.is_empty() {
                     break;
                 }
@@ -177,13 +184,40 @@ impl QueueStore {
     }
 }
 
-fn visible(queue: &StoredQueue, db: &Connection, now: i64, most: u32) -> Result<Vec<StoredMessage>, Error> {
+/// Returns the visible messages that are received next: the oldest of quiet groups, then those of noisy groups.
+fn visible(
+    queue: &StoredQueue,
+    db: &Connection,
+    clock: Clock,
+    now: i64,
+    most: u32,
+) -> Result<Vec<StoredMessage>, Error> {
+    let noisy = noisy_groups(queue, db, clock, now)?;
     let mut statement = db.prepare_cached(
-        "SELECT id, sent_at, first_received_at, receive_count, source, attributes, body
-         FROM messages WHERE queue = ?1 AND visible_at <= ?2 ORDER BY visible_at, id LIMIT ?3",
+        "SELECT id, sent_at, first_received_at, receive_count, source, attributes, body, group_id
+         FROM messages INDEXED BY messages_by_visibility_and_group
+         WHERE queue = ?1 AND visible_at <= ?2 AND group_id NOT IN (SELECT value FROM json_each(?4))
+         ORDER BY visible_at, id LIMIT ?3",
     )?;
-    let rows = statement.query_map((&queue.name, now, most), StoredMessage::read)?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let names = serde_json::to_string(&noisy).map_err(Error::Stored)?;
+    let rows = statement.query_map((&queue.name, now, most, names), StoredMessage::read)?;
+    let mut messages: Vec<_> = rows.collect::<Result<_, _>>()?;
+    let mut statement = db.prepare_cached(
+        "SELECT id, sent_at, first_received_at, receive_count, source, attributes, body, group_id
+         FROM messages WHERE queue = ?1 AND visible_at <= ?2 AND group_id = ?4
+         ORDER BY visible_at, id LIMIT ?3",
+    )?;
+    for group in noisy {
+        let missing = most as usize - messages.len();
+        if missing == 0 {
+            break;
+        }
+        let rows = statement.query_map((&queue.name, now, missing as u32, group), StoredMessage::read)?;
+        for row in rows {
+            messages.push(row?);
+        }
+    }
+    Ok(messages)
 }
 
 fn next_visible(queue: &StoredQueue, db: &Connection) -> Result<Option<i64>, Error> {

@@ -19,6 +19,7 @@ pub(super) struct SendMessage {
     delay_seconds: Option<i64>,
     #[serde(default)]
     message_attributes: MessageAttributes,
+    message_group_id: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -46,6 +47,13 @@ impl SendMessage {
         }
         if self.message_attributes.len() > 10 {
             return Err(Error::InvalidParameterValue("A message can have at most 10 (user) attributes.".to_owned()));
+        }
+        if let Some(group) = &self.message_group_id {
+            let is_valid = (1..=128).contains(&group.len()) && group.bytes().all(|byte| byte.is_ascii_graphic());
+            if !is_valid {
+                let reason = "Can only include alphanumeric and punctuation characters. 1 to 128 in length.";
+                return Err(Error::invalid("MessageGroupId", group, reason));
+            }
         }
         let mut attributes = self.message_attributes.iter();
         attributes.try_for_each(|(name, attribute)| attribute.check(name))
@@ -75,10 +83,11 @@ impl MessageOperation for SendMessage {
         let attributes = serde_json::to_string(&self.message_attributes).map_err(Error::Stored)?;
         let visible_at = now + clock.millis(delay);
         let mut statement = db.prepare_cached(
-            "INSERT INTO messages (id, queue, sent_at, visible_at, attributes, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO messages (id, queue, sent_at, visible_at, attributes, body, group_id)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
-        statement.execute((&message_id, &queue.name, now, visible_at, attributes, &self.message_body))?;
+        let group = self.message_group_id.unwrap_or_default();
+        statement.execute((&message_id, &queue.name, now, visible_at, attributes, &self.message_body, group))?;
         // A woken receive waits for the lock of the store until this is committed.
         queue.wake.notify_waiters();
         Ok(SendMessageOutput {

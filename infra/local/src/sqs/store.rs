@@ -63,9 +63,26 @@ impl QueueStore {
                  receive_count INTEGER NOT NULL DEFAULT 0,
                  source TEXT,
                  attributes TEXT NOT NULL,
-                 body TEXT NOT NULL
+                 body TEXT NOT NULL,
+                 group_id TEXT NOT NULL DEFAULT ''
              );
-             CREATE INDEX IF NOT EXISTS messages_by_visibility ON messages (queue, visible_at);
+             CREATE TABLE IF NOT EXISTS processing (
+                 queue TEXT NOT NULL,
+                 group_id TEXT NOT NULL,
+                 minute INTEGER NOT NULL,
+                 millis INTEGER NOT NULL,
+                 PRIMARY KEY (queue, minute, group_id)
+             );",
+        )?;
+        // The file of an earlier version has no groups.
+        let has_groups = "SELECT count(*) FROM pragma_table_info('messages') WHERE name = 'group_id'";
+        if db.query_row(has_groups, [], |row| row.get::<_, i64>(0))? == 0 {
+            db.execute_batch("ALTER TABLE messages ADD COLUMN group_id TEXT NOT NULL DEFAULT ''")?;
+        }
+        db.execute_batch(
+            "DROP INDEX IF EXISTS messages_by_visibility;
+             CREATE INDEX IF NOT EXISTS messages_by_visibility_and_group ON messages (queue, visible_at, group_id);
+             CREATE INDEX IF NOT EXISTS messages_by_group ON messages (queue, group_id, visible_at);
              CREATE INDEX IF NOT EXISTS messages_by_age ON messages (queue, sent_at);",
         )?;
         let mut store = Self { db, queues: BTreeMap::new(), clock };

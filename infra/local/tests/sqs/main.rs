@@ -4,6 +4,7 @@
 mod batches;
 mod database_file;
 mod dead_letters;
+mod fairness;
 mod long_polls;
 mod messages;
 mod queues;
