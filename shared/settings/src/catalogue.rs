@@ -108,7 +108,8 @@ catalogue! {
     "Decision" {
         /// The plugin that decides who is notified (MongooseIM: `plugin_module`): `defaults`, `enhanced`, `hints`,
         /// `rules`, another plugin of this worker, or `lambda:` and the name or ARN of a function.
-        PLUGIN: Text = Text::new("name, or `lambda:` and a name or ARN").or("defaults"), for &[Worker];
+        PLUGIN: Text = Text::new("name, or `lambda:` and a name or ARN").or("defaults"),
+            for &[Ingest, Worker];
         /// The rules of `PLUGIN=rules`, or their place: `file:` and a path, `s3://bucket/key`, or the ARN of a parameter
         /// in Parameter Store or of a secret in Secrets Manager. An object or a file has at most 64 KiB.
         RULES: Text = Text::new("TOML of at most 1,024 bytes, or its place"), for &[Worker];

@@ -8,7 +8,7 @@
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`],
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
-//!   [`scale`], [`throughput`], [`upgrade`].
+//!   [`scale`], [`screening`], [`throughput`], [`upgrade`].
 //! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -58,6 +58,7 @@ mod rule_decisions;
 mod rules_examples;
 mod rules_source;
 mod scale;
+mod screening;
 mod secrecy;
 mod senders;
 mod sessions;
