@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use pushlark_events::{Sources, plugin_events};
 use pushlark_model::{ClientState, PublishOptions, Registration, WhileOnline};
-use pushlark_plugin::{ContentPolicy, Defaults, Event, EventKind, Plugin, Plugins, Recipient, Rule};
+use pushlark_plugin::{ContentPolicy, Defaults, Event, EventKind, Plugin, Plugins, Recipient};
 use pushlark_queue::{ReportedRecipient, Work};
 use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_store::{Snapshot, Store};
@@ -40,7 +40,7 @@ enum Need {
     /// The worker may notify or count.
     Worker,
     /// The worker does nothing, whatever the table has.
-    Nobody(Rule),
+    Nobody,
     /// The user is online, so the worker notifies only if the table has a reason.
     Devices(Box<Event>, ReportedRecipient),
 }
@@ -75,28 +75,22 @@ impl Screen {
             .collect();
         let online = needs.iter().flatten().filter_map(|need| match need {
             Need::Devices(event, _) => Some(event.recipient()),
-            Need::Worker | Need::Nobody(_) => None,
+            Need::Worker | Need::Nobody => None,
         });
         let snapshots = read(online.collect(), store).await;
         let mut needed = Vec::with_capacity(work.len());
         for ((work, _), needs) in work.into_iter().zip(needs) {
             let recipients = needs.len();
-            let is_needed = |(index, need)| match need {
-                Need::Worker => Some(index),
-                Need::Nobody(rule) => {
-                    tracing::debug!(id = work.id, recipient = index, reason = %rule, "not queued");
-                    None
-                }
+            let is_needed = |need| match need {
+                Need::Worker => true,
+                Need::Nobody => false,
                 Need::Devices(event, reported) => {
                     let snapshot = snapshots.get(&event.recipient());
-                    if snapshot.is_none_or(|snapshot| has_reason(&**plugin, &event, &reported, snapshot)) {
-                        return Some(index);
-                    }
-                    tracing::debug!(id = work.id, recipient = index, reason = "the recipient is online", "not queued");
-                    None
+                    snapshot.is_none_or(|snapshot| has_reason(&**plugin, &event, &reported, snapshot))
                 }
             };
-            let kept: Vec<usize> = needs.into_iter().enumerate().filter_map(is_needed).collect();
+            let needed_at = |(index, need)| is_needed(need).then_some(index);
+            let kept: Vec<usize> = needs.into_iter().enumerate().filter_map(needed_at).collect();
             if kept.len() == recipients {
                 needed.push(work);
             } else if !kept.is_empty() {
@@ -114,7 +108,8 @@ impl Screen {
             return Need::Worker;
         }
         if let Err(rule) = plugin.prepare_notification(&event) {
-            return Need::Nobody(rule);
+            note(&event, &rule);
+            return Need::Nobody;
         }
         let device = Registration::new(event.recipient(), String::new(), PublishOptions::default(), 0);
         // Only an unacknowledged message has a session that may be tied to a registration.
@@ -133,7 +128,10 @@ impl Screen {
             None => Need::Worker,
             // The clients may be inactive, and a device may be notified as if they were.
             Some(_) if left_out_by(true, inactive).is_none() => Need::Devices(Box::new(event), reported.clone()),
-            Some(rule) => Need::Nobody(rule),
+            Some(rule) => {
+                note(&event, &rule);
+                Need::Nobody
+            }
         }
     }
 }
@@ -142,6 +140,10 @@ impl fmt::Debug for Screen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Screen").field("knows_plugin", &self.plugin.is_some()).finish_non_exhaustive()
     }
+}
+
+fn note(event: &Event, reason: &dyn fmt::Display) {
+    tracing::debug!(id = event.id, recipient = %event.recipient(), %reason, "not queued");
 }
 
 /// Returns the plugin that decides about an event: the default rules decide about contact requests.
@@ -164,7 +166,12 @@ fn has_reason(plugin: &dyn Plugin, event: &Event, reported: &ReportedRecipient, 
     };
     let recipient = recipient(reported, true, reported.client_state.or(*client_state));
     let choice = deciding(plugin, event).should_publish(event, &recipient, registrations.clone());
-    !choice.publish.is_empty() || registrations.iter().any(is_exception) || snapshot.has_surplus_sessions()
+    let has_reason =
+        !choice.publish.is_empty() || registrations.iter().any(is_exception) || snapshot.has_surplus_sessions();
+    if !has_reason {
+        note(event, &"the recipient is online");
+    }
+    has_reason
 }
 
 /// Reads the devices and sessions of users, as far as the limits allow.
@@ -179,7 +186,7 @@ async fn read(users: HashSet<BareJid>, store: &Store) -> HashMap<BareJid, Snapsh
     while let Ok(Some((user, snapshot))) = timeout_at(deadline, reads.next()).await {
         match snapshot {
             Ok(snapshot) => _ = snapshots.insert(user, snapshot),
-            Err(error) => tracing::warn!(error = %Causes(&error), "devices not read: the worker decides"),
+            Err(error) => tracing::warn!(error = %Causes(&error), "devices not read: the events are queued"),
         }
     }
     snapshots
