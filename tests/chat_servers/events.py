@@ -1,5 +1,7 @@
 """Scenarios: the events that the module sends."""
 
+import itertools
+
 from http_server import HttpServer
 from processes import TIMEOUT, eventually
 from scenarios import HOST, Scenarios
@@ -83,9 +85,11 @@ class EventScenarios(Scenarios):
             sender = await self.client(alice, "pc", HOST)
             phone = await self.client(bob, "phone", HOST)
 
+            markers = itertools.count()
+
             async def told():
                 """Returns the presence that was told since the last time, once all that happened before is told."""
-                marker = f"marker-{len(events)}"
+                marker = f"marker {next(markers)}."
                 await phone.handled()
                 sender.say(bob, marker)
                 last = events.index(await self.message(events, marker))
@@ -93,42 +97,47 @@ class EventScenarios(Scenarios):
                 del events[:]
                 return [(event["status"], event.get("show")) for event in presence]
 
-            async def told_after(**presence):
-                phone.send_presence(**presence)
-                return await told()
+            async def assert_told(*expected, **presence):
+                """Sends a presence, if there is one, and checks which presence is told."""
+                if presence:
+                    phone.send_presence(**presence)
+                found = await told()
+                assert found == [*expected], (presence, found)
 
-            assert await told() == [("online", None)]
-            for presence in [{"pstatus": "at work"}, {"pstatus": "busy"}, {}, {"ppriority": 5}]:
-                assert await told_after(**presence) == [], presence
-            assert await told_after(pto=f"{alice}@{HOST}", pshow="xa") == []
-            assert await told_after(pshow="away") == [("online", "away")]
-            assert await told_after(pshow="away", pstatus="at lunch", ppriority=7) == []
-            assert await told_after(pshow="away", ppriority=-1) == [("offline", None)]
-            assert await told_after(ppriority=-2) == []
-            assert await told_after(pshow="away") == [("online", "away")]
+            online, offline, away = ("online", None), ("offline", None), ("online", "away")
+            await assert_told(online)
+            for presence in [{"pstatus": "at work"}, {"pstatus": "busy"}, {"ppriority": 5}, {"ppriority": 0}]:
+                await assert_told(**presence)
+            await assert_told(pto=f"{alice}@{HOST}", pshow="xa")
+            await assert_told(away, pshow="away")
+            await assert_told(pshow="away", pstatus="at lunch", ppriority=7)
+            await assert_told(offline, pshow="away", ppriority=-1)
+            await assert_told(ppriority=-2)
+            await assert_told(away, pshow="away")
             resumed = phone.wait_until("session_resumed", TIMEOUT)
             phone.lose()
             phone.connect("127.0.0.1", self.server.port)
             await resumed
-            assert await told_after(pshow="away", pstatus="resumed") == []
+            await assert_told(pshow="away", pstatus="resumed")
             # A change of the state of the client is told with the next presence.
             await phone.set_client_state("inactive")
-            assert await told() == []
-            assert await told_after(pshow="away", pstatus="in the background") == [("online", "away")]
-            assert await told_after(pshow="away") == []
-            for goodbye in [{"ptype": "unavailable"}, None]:
-                if goodbye:
-                    assert await told_after(**goodbye) == [("offline", None)]
-                await phone.offline()
-                phone = await self.client(bob, "phone", HOST)
-                first = [] if goodbye else [("offline", None)]
-                assert await told() == [*first, ("online", None)]
+            await assert_told()
+            await assert_told(away, pshow="away", pstatus="in the background")
+            await assert_told(pshow="away")
+            # The end of a session is told once, with an unavailable presence and without.
+            await assert_told(offline, ptype="unavailable")
+            await phone.offline()
+            phone = await self.client(bob, "phone", HOST)
+            await assert_told(online)
+            await phone.offline()
+            phone = await self.client(bob, "phone", HOST)
+            await assert_told(offline, online)
             # The end of a session that enables a device while it is offline ends the tie to the device.
-            assert await told_after(ptype="unavailable") == [("offline", None)]
+            await assert_told(offline, ptype="unavailable")
             await self.enables(phone, bob)
             await phone.offline()
             phone = await self.client(bob, "phone", HOST)
-            assert await told() == [("offline", None), ("online", None)]
+            await assert_told(offline, online)
 
     async def presence_is_told_again_before_it_is_forgotten(self, alice, bob):
         async with self.received_events(presence_refresh=1) as events:

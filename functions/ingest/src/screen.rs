@@ -49,21 +49,12 @@ impl Screen {
     /// Reads `PLUGIN`.
     pub fn from_environment(environment: &Environment, unread_counts: bool) -> Result<Self, SettingError> {
         let name: String = environment.require(&catalogue::PLUGIN)?;
-        Ok(Self {
-            plugin: Plugins::built_in().get(&name).ok(),
-            unread_counts,
-            content_policy: Arc::default(),
-        })
+        Ok(Self { plugin: Plugins::built_in().get(&name).ok(), unread_counts, content_policy: Arc::default() })
     }
 
     /// Returns the part of `work` that the worker must do, in the same order. A message has its stanza. Reads the
     /// devices of users who are online.
-    pub async fn needed(
-        &self,
-        work: Vec<(Work, Option<Arc<Message>>)>,
-        sources: &Sources,
-        store: &Store,
-    ) -> Vec<Work> {
+    pub async fn needed(&self, work: Vec<(Work, Option<Arc<Message>>)>, sources: &Sources, store: &Store) -> Vec<Work> {
         let Some(plugin) = &self.plugin else { return work.into_iter().map(|(work, _)| work).collect() };
         let needs: Vec<Vec<Need>> = work
             .iter()

@@ -36,10 +36,7 @@ impl Worker {
     /// Returns whether Pushlark counts a message as unread: somebody else wrote it, and it has a content for people. A
     /// message that is older than its time to live, such as the history of a room, is not new to the recipient.
     pub(crate) fn counts(&self, event: &Event, reported: &ReportedRecipient) -> bool {
-        self.unread_counts
-            && reported.leaves_counting()
-            && !self.time_to_live.is_over(event.at)
-            && event.is_unread()
+        self.unread_counts && reported.leaves_counting() && !self.time_to_live.is_over(event.at) && event.is_unread()
     }
 
     /// Returns whether a message that is not counted, such as one with the hint `no-store`, shows the number of those

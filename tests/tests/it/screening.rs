@@ -124,9 +124,11 @@ async fn messages_that_notify_nobody_are_not_queued() {
                 let online = json!({"online": true, "client_state": "active"});
                 assert!(ingest.queues(Event::stanza(BOB, &stanza::jingle(step)).recipient(online)).await, "{step}");
             }
-            let answer = Event::stanza(BOB, &stanza::jingle("proceed").replace("<message", "<message to='alice@x.example'"));
+            let answer =
+                Event::stanza(BOB, &stanza::jingle("proceed").replace("<message", "<message to='alice@x.example'"));
             assert!(ingest.queues(answer.from(BOBS_PC)).await, "{plugin}");
-            for event in [hi(), Event::subscription(CAROL, BOB), Event::user_removed(BOB), Event::domain_removed("x.example")]
+            for event in
+                [hi(), Event::subscription(CAROL, BOB), Event::user_removed(BOB), Event::domain_removed("x.example")]
             {
                 assert!(ingest.queues(event.clone()).await, "{plugin}: {event}");
             }
@@ -287,7 +289,8 @@ fn events(users: &[String], step: usize) -> Vec<Event> {
                             "exists": exists, "online": online, "client_state": client_state, "unread_count": unread_count,
                             "nick": nick,
                         });
-                        let message = Event::stanza(user, &stanza.replace("id='c1'", &format!("id='c{}'", events.len())));
+                        let message =
+                            Event::stanza(user, &stanza.replace("id='c1'", &format!("id='c{}'", events.len())));
                         let message = message.from(from).recipient(recipient);
                         let session = format!("{user}/phone");
                         events.push(message.clone().with("type", "unacknowledged").with("to", session));
