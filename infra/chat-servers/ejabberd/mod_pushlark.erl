@@ -75,7 +75,8 @@ mod_opt_type(_Option) -> econf:any().
 
 mod_options(_Host) ->
     [{url, <<>>}, {enable_url, <<>>}, {disable_url, <<>>}, {events_url, <<>>}, {secret, <<>>},
-     {presence_refresh, 86400}, {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}, {csi_events, false}, {names, true}].
+     {presence_refresh, 86400}, {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024},
+     {csi_events, false}, {names, true}].
 
 mod_doc() -> #{desc => <<"Push notifications (XEP-0357) by Pushlark.">>}.
 
@@ -309,7 +310,7 @@ terminate(_Reason, #state{host = Host, length = Length, batch = Batch, request =
 
 refresh_after(Wait, State) -> State#state{refresh = erlang:start_timer(Wait, self(), refresh)}.
 
-%% Refreshes presence, unless push is off or events wait. Returns the wait for the next time.
+%% Sends presence again, unless push is off or events wait. Returns the wait for the next time.
 refresh(#state{host = Host, batch = undefined, length = 0}, #{presence_refresh := Period}) ->
     case mod_pushlark_events:refresh(Host, Period) of
         true -> min(Period * 250, ?REFRESH_LAST);

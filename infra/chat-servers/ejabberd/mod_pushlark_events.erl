@@ -380,7 +380,7 @@ device_asked(Jid) ->
     told_since(Jid, 0) =:= offline() andalso forget_told(Jid).
 
 %% Sends the presence of this node's sessions again that Pushlark may forget (SESSION_LIFETIME) or was not told of in the
-%% last Period seconds. Returns whether that are all.
+%% last Period seconds. Returns whether no session is left.
 refresh(Host, Period) ->
     At = now_micros(),
     Due = [Session || {User, Server, Resource} = Session <- ejabberd_sm:get_vh_session_list(Host),

@@ -79,7 +79,7 @@ local function send_all_presence(username)
 	end
 end
 
--- Sends the presence of sessions again that Pushlark may forget (SESSION_LIFETIME) or was not told of. Messages go first.
+-- Sends the presence of sessions again that Pushlark may forget (SESSION_LIFETIME) or was not told of, unless events wait.
 -- Returns the wait for the next time.
 local function refresh()
 	local period, sent = setting("presence_refresh"), 0;
