@@ -140,7 +140,7 @@ fn check_bounds(caller: &Caller, all: &[WebhookEvent], own: Result<Vec<WebhookEv
 pub fn check_events(events: &[WebhookEvent]) {
     let mut work = Vec::new();
     let mut recipients = 0;
-    for WebhookEvent { id, at, effect, read_marks } in events {
+    for WebhookEvent { id, at, effect, read_marks, .. } in events {
         assert!((1..=256).contains(&id.len()) && is_xml_text(id) && !id.contains(char::is_control), "the id {id:?}");
         for ReadMark { user, .. } in read_marks {
             assert!(user.node().is_some(), "{user} reads");

@@ -67,7 +67,8 @@ class EventQueueScenarios(Scenarios):
         # The server answers this after it has handled the earlier messages of the sender.
         await sender.plugin["xep_0030"].get_info(jid="localhost", timeout=TIMEOUT)
         await self.pushlark.start()
-        await self.pushlark.notified(bob, 10)
+        # With the event that is being sent.
+        await self.pushlark.notified(bob, 11)
         bodies = {alert["body"] for alert in self.pushlark.notifications(bob)}
         assert bodies - {"first"} == set(map(str, range(15, 25))), bodies
         await eventually("the log line", lambda: self.server.lost() >= lost + 15)

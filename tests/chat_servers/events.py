@@ -1,5 +1,8 @@
 """Scenarios: the events that the module sends."""
 
+import itertools
+
+from http_server import HttpServer
 from processes import TIMEOUT, eventually
 from scenarios import HOST, Scenarios
 
@@ -75,6 +78,112 @@ class EventScenarios(Scenarios):
                 await phone.set_client_state(state)
                 presence = {"type": "presence", "jid": phone.boundjid.full, "status": "online", "client_state": state}
                 await eventually(state, lambda: any(event.items() >= presence.items() for event in events[since:]))
+
+    async def only_a_change_of_availability_or_show_is_told(self, alice, bob):
+        """Neither a change of the text or the priority alone, nor anything twice."""
+        async with self.received_events() as events:
+            sender = await self.client(alice, "pc", HOST)
+            phone = await self.client(bob, "phone", HOST)
+
+            markers = itertools.count()
+
+            async def told():
+                """Returns the presence that was told since the last time, once all that happened before is told."""
+                marker = f"marker {next(markers)}."
+                await phone.handled()
+                sender.say(bob, marker)
+                last = events.index(await self.message(events, marker))
+                presence = [event for event in events[:last] if event.get("jid") == f"{bob}@{HOST}/phone"]
+                del events[:]
+                return [(event["status"], event.get("show")) for event in presence]
+
+            async def assert_told(*expected, **presence):
+                """Sends a presence, if there is one, and checks which presence is told."""
+                if presence:
+                    phone.send_presence(**presence)
+                found = await told()
+                assert found == [*expected], (presence, found)
+
+            online, offline, away = ("online", None), ("offline", None), ("online", "away")
+            await assert_told(online)
+            for presence in [{"pstatus": "at work"}, {"pstatus": "busy"}, {"ppriority": 5}, {"ppriority": 0}]:
+                await assert_told(**presence)
+            await assert_told(pto=f"{alice}@{HOST}", pshow="xa")
+            await assert_told(away, pshow="away")
+            await assert_told(pshow="away", pstatus="at lunch", ppriority=7)
+            await assert_told(offline, pshow="away", ppriority=-1)
+            await assert_told(ppriority=-2)
+            await assert_told(away, pshow="away")
+            resumed = phone.wait_until("session_resumed", TIMEOUT)
+            phone.lose()
+            phone.connect("127.0.0.1", self.server.port)
+            await resumed
+            await assert_told(pshow="away", pstatus="resumed")
+            # A change of the state of the client is told with the next presence.
+            await phone.set_client_state("inactive")
+            await assert_told()
+            await assert_told(away, pshow="away", pstatus="in the background")
+            await assert_told(pshow="away")
+            # The end of a session is told once, with an unavailable presence and without.
+            await assert_told(offline, ptype="unavailable")
+            await phone.offline()
+            phone = await self.client(bob, "phone", HOST)
+            await assert_told(online)
+            await phone.offline()
+            phone = await self.client(bob, "phone", HOST)
+            await assert_told(offline, online)
+            # The end of a session that enables a device while it is offline ends the tie to the device.
+            await assert_told(offline, ptype="unavailable")
+            await self.enables(phone, bob)
+            await phone.offline()
+            phone = await self.client(bob, "phone", HOST)
+            await assert_told(offline, online)
+
+    async def presence_is_told_again_before_it_is_forgotten(self, alice, bob):
+        async with self.received_events(presence_refresh=1) as events:
+            phone = await self.client(bob, "phone", HOST)
+            phone.send_presence(pshow="away")
+            away = {"type": "presence", "jid": phone.boundjid.full, "status": "online", "show": "away"}
+            def found():
+                return len([event for event in events if event.items() >= away.items()]) >= 3
+
+            await eventually("the presence told again", found)
+            negative = await self.client(bob, "tablet", HOST)
+            negative.send_presence(ppriority=-1)
+            await self.event(events, jid=negative.boundjid.full, status="offline")
+            since = len(events)
+            await eventually("the next presence", lambda: any(event.items() >= away.items() for event in events[since:]))
+            assert not [event for event in events[since:] if event["jid"] == negative.boundjid.full], events
+
+    async def presence_that_may_be_lost_is_told_again(self, alice, bob):
+        """The queue was full, so it is not certain that Pushlark knows the presence."""
+        async with HttpServer(self.server.folder) as receiver:
+            receiver.answer = 503, "application/json", "{}"
+            await self.server.set(HOST, url=receiver.url, queue_size=1)
+            sender = await self.client(alice, "pc", HOST)
+            phone = await self.client(bob, "phone", HOST)
+            phone.send_presence(pshow="dnd")
+            await phone.handled()
+            for number in range(3):
+                sender.say(bob, f"message {number}")
+            await sender.handled()
+            receiver.answer = 202, "application/json", "{}"
+            await self.message(receiver.events, "message 2")
+            phone.send_presence(pshow="dnd", pstatus="at work")
+            await self.event(receiver.events, type="presence", jid=phone.boundjid.full, show="dnd")
+
+    async def what_happens_at_once_is_one_request(self, alice, bob):
+        async with HttpServer(self.server.folder) as receiver:
+            receiver.answer = 202, "application/json", "{}"
+            await self.server.set(HOST, url=receiver.url)
+            sender = await self.client(alice, "pc", HOST)
+            for resource in ["phone", "tablet", "pc"]:
+                client = await self.client(bob, resource, HOST)
+                await self.event(receiver.events, jid=client.boundjid.full, status="online")
+            sender.send_raw(f"<message to='{bob}@{HOST}' type='chat'><propose xmlns='{CALL}' id='call-{bob}'/></message>")
+            propose = await self.message(receiver.events, "<propose")
+            [batch] = [batch for batch in receiver.batches if propose in batch]
+            assert [event["type"] for event in batch] == ["presence"] * 3 + ["message"], receiver.batches
 
     async def a_call_is_told_after_the_presence_of_its_recipient(self, alice, bob):
         """A call (XEP-0353) also rings devices whose client is inactive, so Pushlark must know the states of the clients."""

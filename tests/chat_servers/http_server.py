@@ -10,10 +10,10 @@ import subprocess
 class HttpServer:
     """The server gives one answer to all requests: a status, a content type and a body; or none, and requests hang.
 
-    `events` has the events in the requests, `bodies` the other bodies."""
+    `batches` has the events of each request, `events` all of them, `bodies` the other bodies."""
 
     def __init__(self, folder, tls=False):
-        self.answer, self.requests, self.events, self.bodies = None, [], [], []
+        self.answer, self.requests, self.batches, self.events, self.bodies = None, [], [], [], []
         self.hanging, self.tls = set(), None
         if tls:
             files = ["-keyout", folder / "answers.key", "-out", folder / "answers.pem"]
@@ -38,7 +38,8 @@ class HttpServer:
             path = head.split()[1]
             self.requests.append(path)
             if path == "/events":
-                self.events += json.loads(content)
+                self.batches.append(json.loads(content))
+                self.events += self.batches[-1]
             else:
                 self.bodies.append(content.decode())
             if self.answer is None:

@@ -18,7 +18,7 @@ class Pushlark:
     def __init__(self, folder):
         self.folder, self.port, self.program = folder, free_port(), None
         self.url = f"http://127.0.0.1:{self.port}"
-        self.settings = {"WEBHOOK_SECRET": f"{SECRET},{TOKEN}"}
+        self.settings = {"WEBHOOK_SECRET": f"{SECRET},{TOKEN}", "LOG_LEVEL": "info,ingest=debug"}
 
     def take(self, commands):
         """Adds the settings in commands of a page."""

@@ -1,7 +1,10 @@
-//! Accepts the webhooks of chat servers: sends messages and removals to the queue, and writes presence and read marks
-//! to the table.
+//! Accepts the webhooks of chat servers: sends messages that may notify and removals to the queue, and writes presence
+//! and read marks to the table.
+
+mod screen;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use aws_sdk_dynamodb::Client as DynamoDb;
 use aws_sdk_sqs::Client as Sqs;
@@ -15,10 +18,12 @@ use pushlark_settings::{SettingError, catalogue};
 use pushlark_sns::{SnsMessage, Topics};
 use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::Jid;
+use pushlark_xmpp::{Jid, Message};
 use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
+
+use crate::screen::Screen;
 
 /// The maximum number of concurrent writes to the table.
 const MAX_CONCURRENT_WRITES: usize = 16;
@@ -31,6 +36,7 @@ pub struct Function {
     queue: Queue,
     topics: Topics,
     sources: Sources,
+    screen: Screen,
     unread_counts: bool,
     clear_when_read: bool,
 }
@@ -51,11 +57,12 @@ struct Accepted {
 }
 
 impl Function {
-    /// Reads `QUEUE_URL`, `FAIR_QUEUES`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ` and the settings of [`Store`], [`Topics`]
-    /// and [`Sources`]. The secrets of servers are accepted, and the messages of the configured SNS topics.
+    /// Reads `QUEUE_URL`, `FAIR_QUEUES`, `PLUGIN`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ` and the settings of [`Store`],
+    /// [`Topics`] and [`Sources`]. The secrets of servers are accepted, and the messages of the configured SNS topics.
     pub fn from_environment(init: &Init, dynamodb: DynamoDb, sqs: Sqs) -> Result<Self, SettingError> {
         let Init { environment, access, .. } = init;
         let topics = Topics::from_environment(environment)?;
+        let unread_counts = environment.switch(&catalogue::UNREAD_COUNTS)?;
         Ok(Self {
             access: access.clone().with_topics(topics.clone()),
             store: Store::from_environment(dynamodb, environment)?,
@@ -63,7 +70,8 @@ impl Function {
                 .fair(environment.switch(&catalogue::FAIR_QUEUES)?),
             topics,
             sources: Sources::from_environment(environment)?,
-            unread_counts: environment.switch(&catalogue::UNREAD_COUNTS)?,
+            screen: Screen::from_environment(environment, unread_counts)?,
+            unread_counts,
             clear_when_read: environment.switch(&catalogue::CLEAR_WHEN_READ)?,
         })
     }
@@ -90,21 +98,25 @@ impl Function {
         .await
     }
 
-    /// Charges the events to `RATE_LIMIT`, writes the state and queues the work. Returns the ids of the events.
+    /// Charges the events to `RATE_LIMIT`, writes the state and queues the work that the worker must do. Returns the ids
+    /// of all events.
     async fn accept(&self, events: Vec<WebhookEvent>, caller: &Caller) -> Result<Vec<String>, Problem> {
         let charged: Vec<_> =
             events.iter().flat_map(|event| event.charged(caller)).map(|domain| domain.as_str()).collect();
         self.store.charge(&charged).await?;
-        let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), State::default(), Vec::new());
+        let (mut ids, mut state) = (Vec::with_capacity(events.len()), State::default());
+        let mut work: Vec<(Work, Option<Arc<Message>>)> = Vec::new();
         let has_read_marks = self.unread_counts || self.clear_when_read;
-        for WebhookEvent { id, at, effect, read_marks } in events {
+        for WebhookEvent { id, at, effect, read_marks, message } in events {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
             if has_read_marks {
                 state.read_marks.extend(read_marks.into_iter().map(|read_mark| (id.clone(), read_mark, at)));
             }
             match effect {
-                Effect::Queue(kind) | Effect::CallAnswer { work: kind, .. } => work.push(Work::new(id, at, kind)),
+                Effect::Queue(kind) | Effect::CallAnswer { work: kind, .. } => {
+                    work.push((Work::new(id, at, kind), message));
+                }
                 Effect::Presence(session, availability) => {
                     state.presence.entry(session).or_default().push((availability, at))
                 }
@@ -117,6 +129,7 @@ impl Function {
             tracing::error!(ids = ids.join(" "), error = %Causes(&error), "state not stored");
             Problem::unavailable()
         })?;
+        let mut work = self.screen.needed(work, &self.sources, &self.store).await;
         work.extend(read);
         self.queue.send(work).await.map_err(|error| {
             tracing::error!(ids = ids.join(" "), error = %Causes(&error), "not queued");

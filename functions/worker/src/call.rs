@@ -141,21 +141,9 @@ pub fn own_claim(kind: &str, id: &str) -> String {
     format!("{kind}\n{id}")
 }
 
-/// Returns the id under which the call that `event` ends is claimed; `None` if it ends no call, or does not name the
-/// caller.
+/// Returns the id under which the call that `event` ends is claimed.
 fn ended_call(event: &Event) -> Option<String> {
-    let call = event.message.call()?;
-    let is_end = matches!(call.step, CallStep::Retract | CallStep::Finish) || call.step.is_answer();
-    let caller = caller(event, &call).filter(|caller| is_end && *caller != event.recipient())?;
-    Some(claim_of_call(&caller, call.sid))
-}
-
-/// Returns the bare JID of the user who calls; `None` if an answer to the call does not name the caller.
-pub fn caller(event: &Event, call: &Call<'_>) -> Option<BareJid> {
-    match call.step {
-        step if step.is_answer() => Some(parse_jid(event.message.element().attribute("to")?).ok()?.to_bare()),
-        _ => Some(event.from.to_bare()),
-    }
+    event.ended_call().map(|(caller, sid)| claim_of_call(&caller, sid))
 }
 
 impl Worker {

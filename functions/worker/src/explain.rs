@@ -173,7 +173,7 @@ impl Worker {
     }
 
     async fn explain_event(&self, event: WebhookEvent) -> Result<ExplainedEvent, ExplainError> {
-        let WebhookEvent { id, at, effect, mut read_marks } = event;
+        let WebhookEvent { id, at, effect, mut read_marks, .. } = event;
         let mut recipients = Vec::new();
         if let Effect::Read(read_mark) = &effect {
             read_marks.push(read_mark.clone());

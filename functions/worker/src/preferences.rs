@@ -14,8 +14,6 @@ use pushlark_store::{SessionAttention, Snapshot};
 use pushlark_xmpp::{BareJid, MessageType};
 use time::OffsetDateTime;
 
-use crate::call::caller;
-
 /// The fields of a payload that name neither the sender nor a text.
 const ANONYMOUS: [&str; 6] = [
     Payload::MESSAGE_COUNT,
@@ -181,7 +179,7 @@ pub fn leaves_out(
     ringing: Duration,
 ) -> Option<Preference> {
     let preferences = registration.preferences.as_deref()?;
-    let caller = event.message.call().and_then(|call| caller(event, &call));
+    let caller = event.message.call().and_then(|call| event.caller(&call));
     let mut conversations = vec![caller.unwrap_or_else(|| event.from.to_bare())];
     conversations.extend(event.room.clone());
     let subject = Subject { payload, conversations: &conversations, now: OffsetDateTime::now_utc(), ringing };

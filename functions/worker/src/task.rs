@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pushlark_events::{Sender, Sources};
+use pushlark_events::{Sources, plugin_events};
 use pushlark_model::{
     EncryptedSubject, Payload, Presentation, Priority, PublishOptions, PublishOptionsError, Registration,
 };
@@ -12,7 +12,7 @@ use pushlark_queue::{
     WorkKind,
 };
 use pushlark_store::{ClaimItem, Claimant};
-use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, ns, parse_jid};
+use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, parse_jid};
 use time::OffsetDateTime;
 
 use crate::call;
@@ -186,36 +186,14 @@ impl Action {
 
     /// Returns the actions of an event, in the order of its recipients.
     fn of(work: &Work, content_policy: &Arc<ContentPolicy>, sources: &Sources) -> Result<Vec<Self>, TaskError> {
-        let (from, kinds, stanza, reported, context): (_, Vec<_>, _, _, _) = match &work.kind {
-            WorkKind::Message { from, to, stanza, recipient, context } => {
-                (from, to.iter().cloned().map(EventKind::Message).collect(), stanza, recipient, context)
+        let message = match &work.kind {
+            WorkKind::Message { stanza, .. } | WorkKind::Unacknowledged { stanza, .. } => {
+                Message::from_element(Element::parse(stanza)?)?
             }
-            WorkKind::Unacknowledged { from, to, stanza, recipient, context } => {
-                (from, to.iter().cloned().map(EventKind::Unacknowledged).collect(), stanza, recipient, context)
-            }
+            WorkKind::Subscription { .. } => Message::empty(),
             WorkKind::Notification(notification) => {
                 let push = NodePush::new((**notification).clone(), content_policy)?;
                 return Ok(vec![Self::NotifyDevice(Box::new(push))]);
-            }
-            WorkKind::Subscription { from, to, recipient } => {
-                let event = Box::new(Event {
-                    id: work.id.clone(),
-                    at: work.at,
-                    from: from.clone().into(),
-                    is_occupant: false,
-                    is_own: false,
-                    room: None,
-                    nick: None,
-                    sender_name: None,
-                    room_name: None,
-                    members: 1,
-                    sender_known: recipient.sender_known,
-                    kind: EventKind::Subscription(to.clone()),
-                    message: Arc::new(Message::from_element(Element::new("message", ns::CLIENT))?),
-                    unread_count: 0,
-                    content_policy: Arc::clone(content_policy),
-                });
-                return Ok(vec![Self::Notify { event, reported: recipient.clone() }]);
             }
             WorkKind::Read { jid, conversation } => {
                 let (user, conversation) = (jid.clone(), conversation.clone());
@@ -224,31 +202,10 @@ impl Action {
             WorkKind::UserRemoved { jid } => return Ok(vec![Self::RemoveUser(jid.clone())]),
             WorkKind::DomainRemoved { domain } => return Ok(vec![Self::RemoveDomain(domain.clone())]),
         };
-        let message = Arc::new(Message::from_element(Element::parse(stanza)?)?);
-        let event = |kind: EventKind| {
-            let Sender { jid: from, is_occupant, is_own, room } =
-                sources.sender(&kind.recipient(), from, &message, reported.nick.as_deref());
-            Event {
-                id: work.id.clone(),
-                at: work.at,
-                from,
-                is_occupant,
-                is_own,
-                room,
-                nick: reported.nick.clone(),
-                sender_name: context.sender_name.clone(),
-                room_name: context.room_name.clone(),
-                members: context.members.unwrap_or(1),
-                sender_known: reported.sender_known,
-                kind,
-                message: Arc::clone(&message),
-                unread_count: reported.unread_count.unwrap_or(1),
-                content_policy: Arc::clone(content_policy),
-            }
-        };
-        Ok(kinds
-            .into_iter()
-            .map(|kind| Self::Notify { event: Box::new(event(kind)), reported: reported.clone() })
+        let message = Arc::new(message);
+        let events = plugin_events(work, &message, content_policy, sources);
+        Ok(events
+            .map(|(event, reported)| Self::Notify { event: Box::new(event), reported: reported.clone() })
             .collect())
     }
 }

@@ -36,12 +36,7 @@ impl Worker {
     /// Returns whether Pushlark counts a message as unread: somebody else wrote it, and it has a content for people. A
     /// message that is older than its time to live, such as the history of a room, is not new to the recipient.
     pub(crate) fn counts(&self, event: &Event, reported: &ReportedRecipient) -> bool {
-        let is_ours_to_count = self.unread_counts && reported.unread_count.is_none() && reported.exists != Some(false);
-        is_ours_to_count
-            && !event.is_own
-            && !event.message.forbids_storage()
-            && !self.time_to_live.is_over(event.at)
-            && event.message.content().is_ok()
+        self.unread_counts && reported.leaves_counting() && !self.time_to_live.is_over(event.at) && event.is_unread()
     }
 
     /// Returns whether a message that is not counted, such as one with the hint `no-store`, shows the number of those

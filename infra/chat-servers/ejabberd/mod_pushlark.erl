@@ -9,7 +9,7 @@
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 -export([claim_requests/0, decode_iq_subel/1, process_iq/1, account_features/5, server_features/5]).
 %% For mod_pushlark_events.
--export([send_event/2, timestamp/0, setting/2, new_id/0]).
+-export([send_event/2, timestamp/1, setting/2, new_id/0]).
 
 -define(NS_PUSH, <<"urn:xmpp:push:0">>).
 %% Push, and its extensions of Tigase, which clients use only if they are announced. Pushlark implements them.
@@ -27,6 +27,10 @@
 -define(FIRST_WAIT, 1000).
 -define(LAST_WAIT, 60000).
 -define(REPORT_WAIT, 10000).
+%% The wait for more events of a batch; the waits for the next refresh of presence, if sessions are left and otherwise.
+-define(GATHER_WAIT, 2).
+-define(REFRESH_NEXT, 1000).
+-define(REFRESH_LAST, 3600000).
 -define(MIN_SECRET_BYTES, 16).
 -define(MAX_DETAIL_CHARS, 300).
 
@@ -34,6 +38,8 @@
 -record(state, {host, waiting = queue:new(), length = 0, bytes = 0, dropped = 0,
                 %% The batch in flight, {Id, Events}; its request, or the timer of its retry, and the wait in milliseconds.
                 batch, request, retry, wait = ?FIRST_WAIT,
+                %% Whether the next batch is gathered; the timer of the next refresh of presence.
+                gathering = false, refresh,
                 %% Whether the last batch was accepted; whether another push module was reported at a client's request.
                 accepted = false, reported = false}).
 
@@ -69,7 +75,8 @@ mod_opt_type(_Option) -> econf:any().
 
 mod_options(_Host) ->
     [{url, <<>>}, {enable_url, <<>>}, {disable_url, <<>>}, {events_url, <<>>}, {secret, <<>>},
-     {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024}, {csi_events, false}, {names, true}].
+     {presence_refresh, 86400}, {timeout, 10}, {queue_size, 10000}, {queue_bytes, 16 * 1024 * 1024},
+     {csi_events, false}, {names, true}].
 
 mod_doc() -> #{desc => <<"Push notifications (XEP-0357) by Pushlark.">>}.
 
@@ -98,7 +105,7 @@ setting(Host, Name) -> maps:get(Name, settings(Host)).
 
 %% Returns the settings, or all problems with them. No problem quotes the secret.
 read_settings(Opts) ->
-    {Numbers, BadNumbers} = lists:unzip([number(Name, Opts) || Name <- [queue_size, queue_bytes]]),
+    {Numbers, BadNumbers} = lists:unzip([number(Name, Opts) || Name <- [queue_size, queue_bytes, presence_refresh]]),
     {Timeout, BadTimeout} = timeout(gen_mod:get_opt(timeout, Opts)),
     {Key, BadKey} = key(gen_mod:get_opt(secret, Opts)),
     {[Base | Own], BadUrls} = lists:unzip([url(Name, Opts) || Name <- [url, enable_url, disable_url, events_url]]),
@@ -194,6 +201,7 @@ process_iq(Iq) ->
     end.
 
 forward(Host, Name, Iq) ->
+    mod_pushlark_events:device_asked(xmpp:get_from(Iq)),
     gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), client_asked),
     Body = fxml:element_to_binary(xmpp:encode(Iq)),
     Result = case post(Host, Name, "application/xmpp+xml", new_id(), Body) of
@@ -246,26 +254,36 @@ announced(Error) -> Error.
 
 %% Sends an event. Its time is now, unless the event has one.
 send_event(Host, Event) ->
-    Json = to_json(maps:merge(#{at => timestamp()}, Event)),
+    Json = to_json(maps:merge(#{at => timestamp(os:system_time(microsecond))}, Event)),
     gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), {send_event, Json}).
 
-timestamp() ->
-    list_to_binary(calendar:system_time_to_rfc3339(os:system_time(microsecond), [{unit, microsecond}, {offset, "Z"}])).
+%% Converts a time in microseconds since 1970 to RFC 3339.
+timestamp(Micros) ->
+    list_to_binary(calendar:system_time_to_rfc3339(Micros, [{unit, microsecond}, {offset, "Z"}])).
 
 %% The queue of events, and the one batch in flight.
 init([Host | _]) ->
     process_flag(trap_exit, true),
     start_client(Host),
-    {ok, #state{host = Host}}.
+    mod_pushlark_events:new_told(Host),
+    {ok, refresh_after(?REFRESH_NEXT, #state{host = Host})}.
 
 handle_call(_Request, _From, State) -> {reply, ok, State}.
 
-handle_cast({send_event, Event}, State) -> {noreply, next_batch(enqueue(Event, State))};
+handle_cast({send_event, Event}, #state{gathering = true} = State) -> {noreply, enqueue(Event, State)};
+handle_cast({send_event, Event}, State) ->
+    erlang:send_after(?GATHER_WAIT, self(), gathered),
+    {noreply, enqueue(Event, State#state{gathering = true})};
 %% Retry at once, since the new settings may be the right ones.
-handle_cast(try_now, #state{retry = undefined} = State) -> {noreply, next_batch(State#state{wait = ?FIRST_WAIT})};
-handle_cast(try_now, #state{retry = Retry} = State) ->
-    erlang:cancel_timer(Retry),
-    {noreply, send_batch(State#state{wait = ?FIRST_WAIT})};
+handle_cast(try_now, #state{retry = Retry, refresh = Refresh} = State) ->
+    erlang:cancel_timer(Refresh),
+    Restarted = refresh_after(?REFRESH_NEXT, State#state{wait = ?FIRST_WAIT}),
+    case Retry of
+        undefined -> {noreply, next_batch(Restarted)};
+        _ ->
+            erlang:cancel_timer(Retry),
+            {noreply, send_batch(Restarted)}
+    end;
 handle_cast(client_asked, #state{host = Host, reported = Reported} = State) ->
     {noreply, State#state{reported = Reported orelse report_others(Host)}}.
 
@@ -275,6 +293,9 @@ handle_info({timeout, _, {overdue, Request}}, #state{host = Host, request = Requ
     start_client(Host),
     {noreply, answered(busy(), State#state{request = undefined})};
 handle_info({timeout, Retry, try_again}, #state{retry = Retry} = State) -> {noreply, send_batch(State)};
+handle_info(gathered, State) -> {noreply, next_batch(State#state{gathering = false})};
+handle_info({timeout, Refresh, refresh}, #state{host = Host, refresh = Refresh} = State) ->
+    {noreply, refresh_after(refresh(State, settings(Host)), State)};
 handle_info(report_dropped, State) -> {noreply, report_dropped(State)};
 handle_info(_Info, State) -> {noreply, State}.
 
@@ -286,6 +307,16 @@ terminate(_Reason, #state{host = Host, length = Length, batch = Batch, request =
         0 -> ok;
         Lost -> logger:error("~ts: ~B events lost: the module stopped before they were sent", [Host, Lost])
     end.
+
+refresh_after(Wait, State) -> State#state{refresh = erlang:start_timer(Wait, self(), refresh)}.
+
+%% Sends presence again, unless push is off or events wait. Returns the wait for the next time.
+refresh(#state{host = Host, batch = undefined, length = 0}, #{presence_refresh := Period}) ->
+    case mod_pushlark_events:refresh(Host, Period) of
+        true -> min(Period * 250, ?REFRESH_LAST);
+        false -> ?REFRESH_NEXT
+    end;
+refresh(_State, _Settings) -> ?REFRESH_NEXT.
 
 report_dropped(#state{dropped = 0} = State) -> State;
 report_dropped(#state{host = Host, dropped = Dropped} = State) ->
@@ -303,6 +334,7 @@ enqueue(Event, #state{waiting = Waiting, length = Length, bytes = Bytes, dropped
             State#state{waiting = queue:in(Event, Waiting), length = Length + 1, bytes = Bytes + byte_size(Event)};
         _ ->
             Dropped > 0 orelse erlang:send_after(?REPORT_WAIT, self(), report_dropped),
+            mod_pushlark_events:events_lost(Host),
             {{value, Oldest}, Rest} = queue:out(Waiting),
             Left = Bytes - byte_size(Oldest),
             enqueue(Event, State#state{waiting = Rest, length = Length - 1, bytes = Left, dropped = Dropped + 1})
@@ -342,6 +374,7 @@ answered(Result, #state{host = Host, batch = {_, Events}} = State) ->
             Good = good_events(Problem, Events),
             logger:error("~ts: ~B events lost: refused by ~ts: ~ts",
                          [Host, length(Events) - length(Good), Url, described(Result)]),
+            mod_pushlark_events:events_lost(Host),
             case Good of
                 [] -> next_batch(State#state{batch = undefined});
                 _ -> send_batch(State#state{batch = {new_id(), Good}})

@@ -2,7 +2,7 @@
 %% session did not acknowledge (XEP-0198), read marks, answers to calls, and removed users.
 -module(mod_pushlark_events).
 
--export([hooks/0]).
+-export([hooks/0, new_told/1, events_lost/1, device_asked/1, refresh/2]).
 -export([message/1, packet_received/1, packet_sent/1, contact_asked/2, item_published/6, client_state_changed/2,
          self_presence/1, session_closed/3, session_copied/2, session_resumed/1, session_pending/1, stanza_sent/3,
          session_terminated/2, user_removed/2]).
@@ -14,6 +14,8 @@
 -define(NS_MUC_USER, <<"http://jabber.org/protocol/muc#user">>).
 
 -define(MAX_STANZA_BYTES, 200 * 1024).
+%% The most sessions whose presence is sent again at once.
+-define(REFRESH_SESSIONS, 100).
 
 %% Returns the hooks of this module, each with its function and order.
 hooks() ->
@@ -43,7 +45,7 @@ message(Packet) when element(1, Packet) =:= message ->
          andalso is_allowed(Packet, Host) of
         true ->
             {Id, Marked} = marked(Packet, Host),
-            At = mod_pushlark:timestamp(),
+            At = now_micros(),
             Sessions = sessions(User, Host),
             step(Packet) =:= <<"propose">> andalso send_all_presence(User, Host, Sessions, At),
             Recipient = maps:merge(recipient(Sessions), nick(Packet, xmpp:get_to(Packet))),
@@ -163,7 +165,7 @@ client_state_changed(#{jid := Jid} = State, ClientState) ->
     {User, Host, Resource} = jid:tolower(Jid),
     set_data(Jid, pushlark_client_state, ClientState),
     case mod_pushlark:setting(Host, csi_events) andalso lists:keyfind(Resource, 1, sessions(User, Host)) of
-        {_, Data} -> send_presence(Jid, online(Data, ClientState));
+        {_, Data} -> send_change(Jid, online(Data, ClientState));
         false -> ok
     end,
     State.
@@ -171,11 +173,10 @@ client_state_changed(#{jid := Jid} = State, ClientState) ->
 %% Before a call: a device whose session is online and active rings without a notification. The client of a lost session
 %% cannot be reached. At is earlier than the reading of the sessions, so that the end of a session in the meantime is newer.
 send_all_presence(User, Host, Sessions, At) ->
-    ClientState = fun(Data) ->
-        case proplists:get_bool(pushlark_lost, Data) of true -> inactive; false -> client_state(Data) end
-    end,
-    [send_presence(jid:make(User, Host, Resource), (online(Data, ClientState(Data)))#{at => At})
-     || {Resource, Data} <- Sessions].
+    [send_presence(jid:make(User, Host, Resource), online_or_lost(Data), At) || {Resource, Data} <- Sessions].
+
+online_or_lost(Data) ->
+    online(Data, case proplists:get_bool(pushlark_lost, Data) of true -> inactive; false -> client_state(Data) end).
 
 %% The nicks of a session in rooms, as the rooms confirm them (XEP-0045, status code 110).
 packet_received({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= presence ->
@@ -297,10 +298,11 @@ self_presence({Presence, #{jid := Jid}} = Acc) ->
                     Show = fxml:get_subtag_cdata(xmpp:encode(Presence), <<"show">>),
                     show(data(Jid)) =:= Show orelse set_data(Jid, pushlark_show, Show),
                     Data = data(Jid),
-                    send_presence(Jid, online(Data, client_state(Data)));
-                false -> send_presence(Jid, offline())
+                    %% A change of the text alone has no effect at Pushlark.
+                    send_change(Jid, online(Data, client_state(Data)));
+                false -> send_change(Jid, offline())
             end;
-        unavailable -> send_presence(Jid, offline());
+        unavailable -> send_change(Jid, offline());
         _ -> ok
     end,
     Acc.
@@ -312,8 +314,11 @@ priority(Presence) ->
 session_closed(_Sid, Jid, _Info) ->
     {User, Host, Resource} = jid:tolower(Jid),
     case ejabberd_sm:get_session_pid(User, Host, Resource) of
-        none -> send_presence(Jid, offline());
-        _ -> ok
+        none ->
+            send_change(Jid, offline()),
+            forget_told(Jid);
+        Pid when node(Pid) =:= node() -> ok;
+        _ -> forget_told(Jid)
     end.
 
 online(Data, ClientState) ->
@@ -328,9 +333,70 @@ show(Data) -> proplists:get_value(pushlark_show, Data, <<>>).
 
 offline() -> #{status => offline}.
 
-send_presence(Jid, Availability) ->
-    {_, Host, _} = jid:tolower(Jid),
-    mod_pushlark:send_event(Host, Availability#{type => presence, jid => jid:encode(Jid)}).
+send_presence(Jid, Availability) -> send_presence(Jid, Availability, now_micros()).
+
+%% Sends a presence, and notes it before. At is in microseconds since 1970.
+send_presence(Jid, Availability, At) ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    Key = {User, Resource},
+    %% As at Pushlark, a newer presence stays.
+    IsOlder = [{{Key, '_', '$1'}, [{'=<', '$1', At}], [{{{const, Key}, {const, Availability}, At}}]}],
+    try ets:insert_new(told(Host), {Key, Availability, At}) orelse ets:select_replace(told(Host), IsOlder)
+    catch error:badarg -> ok
+    end,
+    mod_pushlark:send_event(Host, Availability#{type => presence, jid => jid:encode(Jid), at => mod_pushlark:timestamp(At)}).
+
+%% Sends a presence, unless Pushlark was told the same before.
+send_change(Jid, Availability) ->
+    told_since(Jid, 0) =:= Availability orelse send_presence(Jid, Availability).
+
+now_micros() -> os:system_time(microsecond).
+
+%% The table of the presence that Pushlark was told of each session, and its time; and of the last time at which events were
+%% lost. It ends with the process that has the queue of events.
+told(Host) -> gen_mod:get_module_proc(Host, pushlark_told).
+
+new_told(Host) ->
+    ets:new(told(Host), [named_table, public]),
+    ets:insert(told(Host), {lost, none, 0}).
+
+events_lost(Host) -> ets:insert(told(Host), {lost, none, now_micros()}).
+
+%% Returns the presence that Pushlark was told at this time or later, in an event that was not lost; otherwise none.
+told_since(Jid, Since) ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    try {ets:lookup(told(Host), {User, Resource}), ets:lookup_element(told(Host), lost, 3)} of
+        {[{_, Told, At}], Lost} when At >= Since, At > Lost -> Told;
+        _ -> none
+    catch error:badarg -> none
+    end.
+
+forget_told(Jid) ->
+    {User, Host, Resource} = jid:tolower(Jid),
+    try ets:delete(told(Host), {User, Resource}) catch error:badarg -> ok end.
+
+%% A session enables or disables a device. Its end must be told, also if it is offline: it ends the tie to the device.
+device_asked(Jid) ->
+    told_since(Jid, 0) =:= offline() andalso forget_told(Jid).
+
+%% Sends the presence of this node's sessions again that Pushlark may forget (SESSION_LIFETIME) or was not told of in the
+%% last Period seconds. Returns whether no session is left.
+refresh(Host, Period) ->
+    At = now_micros(),
+    Due = [Session || {User, Server, Resource} = Session <- ejabberd_sm:get_vh_session_list(Host),
+                      told_since(jid:make(User, Server, Resource), At - Period * 1000000) =:= none],
+    refresh(Due, At, ?REFRESH_SESSIONS).
+
+refresh([], _At, _Left) -> true;
+refresh(_Due, _At, 0) -> false;
+refresh([{User, Host, Resource} | Due], At, Left) ->
+    Data = case ejabberd_sm:get_user_info(User, Host, Resource) of offline -> []; Online -> Online end,
+    case is_online(Data) andalso proplists:get_value(node, Data) =:= node() of
+        true ->
+            send_presence(jid:make(User, Host, Resource), online_or_lost(Data), At),
+            refresh(Due, At, Left - 1);
+        false -> refresh(Due, At, Left)
+    end.
 
 %% Messages that a session did not acknowledge before it was lost, and those that arrive while it is lost.
 session_pending(#{mgmt_queue := Queue, jid := Jid} = State) ->

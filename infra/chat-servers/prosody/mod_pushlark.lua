@@ -45,6 +45,7 @@ local function read_settings()
 	local function is_count(value) return value >= 1 and value < math.huge and value % 1 == 0; end
 	number("queue_size", 10000, is_count, "a whole number of at least 1");
 	number("queue_bytes", 16 * 1024 * 1024, is_count, "a whole number of at least 1");
+	number("presence_refresh", 86400, is_count, "a whole number of at least 1");
 	number("timeout", 10, function (value) return value >= 1 and value <= 600; end, "between 1 and 600 seconds");
 
 	local function url(name)
@@ -179,6 +180,8 @@ end
 -- The queue: JSON events from index first (the oldest) to last, their size in bytes, and the number of events dropped
 -- since the last report.
 local waiting, first, last, waiting_bytes, dropped = {}, 1, 0, 0, 0;
+-- The last time at which events were lost: what Pushlark was told before is not certain.
+local lost_at = time.now();
 -- The one batch in flight: its request, or the timer of its next retry with the wait in seconds.
 local batch, request, retry, wait;
 -- Whether the last request was accepted.
@@ -233,6 +236,7 @@ local function send_batch()
 			local good = good_events(problem);
 			module:log("error", "%d events lost: refused by %s: %s",
 				#batch.events - #good, shown(url), described(body, code, response));
+			lost_at = time.now();
 			if #good == 0 then return batch_is_done(); end
 			batch = { id = uuid.generate(), events = good };
 			return send_batch();
@@ -290,11 +294,11 @@ function module.save()
 	report_dropped();
 	local events = array();
 	for index = first, last do events:push(waiting[index]); end
-	return { batch = batch, waiting = events };
+	return { batch = batch, waiting = events, lost_at = lost_at };
 end
 
 function module.restore(saved)
-	batch = saved.batch;
+	batch, lost_at = saved.batch, saved.lost_at or lost_at;
 	for _, event in ipairs(saved.waiting or {}) do
 		last = last + 1;
 		waiting[last] = event;
@@ -310,18 +314,25 @@ local function enqueue(event)
 			and (count_waiting() >= settings.queue_size or waiting_bytes + #event > settings.queue_bytes) do
 		take_oldest();
 		if dropped == 0 then module:add_timer(report_wait, report_dropped); end
-		dropped = dropped + 1;
+		dropped, lost_at = dropped + 1, time.now();
 	end
 	last = last + 1;
 	waiting[last] = event;
 	waiting_bytes = waiting_bytes + #event;
 end
 
+-- The timer of the next batch.
+local gathering;
+
 local function send_event(event)
 	local now = time.now();
 	event.at = datetime.datetime(math.floor(now)):gsub("Z$", ("%.6fZ"):format(now % 1):sub(2));
 	enqueue(json.encode(event));
-	next_batch();
+	-- What happens at the same time is one batch.
+	gathering = gathering or module:add_timer(0, function ()
+		gathering = nil;
+		next_batch();
+	end);
 end
 
 -- Prosody's own push module answers the same requests, and sends notifications itself.
@@ -342,6 +353,9 @@ local function forward(name)
 		is_other_reported = is_other_reported or report_other();
 		local request = st.clone(stanza);
 		request.attr.from = origin.full_jid;
+		-- The end of the session must be told: it ends the tie to this device.
+		local told = origin.pushlark_told;
+		if told and told.status == "offline" then origin.pushlark_told = nil; end
 		post(name, "application/xmpp+xml", uuid.generate(), tostring(request), function (url, body, code, response)
 			local reply = code == 200 and xml.parse(body);
 			if not reply or reply.name ~= "iq" or reply.attr.id ~= stanza.attr.id then
@@ -366,7 +380,10 @@ local function start()
 	module:hook("account-disco-info", function (event)
 		for _, feature in ipairs(features) do (event.reply or event.stanza):tag("feature", { var = feature }):up(); end
 	end);
-	module:require "pushlark_events" (send_event, function (name) return settings[name]; end);
+	module:require "pushlark_events" (
+		send_event, function (name) return settings[name]; end,
+		function () return not batch and count_waiting() == 0; end, function () return lost_at; end
+	);
 	module:hook("module-loaded", function (event)
 		if event.module == "cloud_notify" then report_other(); end
 	end);

@@ -4,6 +4,7 @@
 local jid = require "util.jid";
 local rostermanager = require "core.rostermanager";
 local st = require "util.stanza";
+local time = require "util.time";
 local usermanager = require "core.usermanager";
 local uuid = require "util.uuid";
 
@@ -18,8 +19,13 @@ local xmlns_pubsub = "http://jabber.org/protocol/pubsub";
 
 local max_stanza_bytes = 200 * 1024;
 
--- The function that sends an event, and the one that returns a setting.
-local send_event, setting;
+-- The most sessions whose presence is sent again at once, the wait for the others, and the longest wait for the next, in
+-- seconds.
+local refresh_sessions, refresh_next, refresh_last = 100, 1, 3600;
+
+-- Functions: the one that sends an event, the one that returns a setting, the one that returns whether no events wait, and
+-- the one that returns the last time at which events were lost.
+local send_event, setting, is_idle, lost_at;
 
 -- Presence. A hibernating session is still online; on_hibernating sends the messages that it misses.
 local function is_online(session)
@@ -29,15 +35,36 @@ end
 -- The values of show (RFC 6121, section 4.7.2.1).
 local shows = { away = true; chat = true; dnd = true; xa = true };
 
--- Sends the last presence of a session, or that it is offline. The client of a lost session cannot be reached until the
--- session is resumed.
-local function send_presence(session, presence)
+-- Returns the availability of a session with this presence; without one, it is offline. The client of a lost session
+-- cannot be reached until the session is resumed.
+local function availability(session, presence)
+	if not presence then return { status = "offline" }; end
 	local state = (session.hibernating or session.pushlark_inactive) and "inactive" or "active";
-	local show = presence and presence:get_child_text("show");
+	local show = presence:get_child_text("show");
+	return { status = "online", client_state = state, show = shows[show] and show or nil };
+end
+
+-- Sends the last presence of a session, or that it is offline.
+local function send_presence(session, presence)
+	local told = availability(session, presence);
 	send_event {
-		type = "presence", jid = session.full_jid, status = presence and "online" or "offline",
-		client_state = presence and state or nil, show = shows[show] and show or nil,
+		type = "presence", jid = session.full_jid, status = told.status, client_state = told.client_state, show = told.show,
 	};
+	told.at = time.now();
+	session.pushlark_told = told;
+end
+
+-- Returns whether Pushlark was told of a session at this time or later, by an event that was not lost.
+local function is_told_since(session, since)
+	return session.pushlark_told and session.pushlark_told.at >= math.max(since, lost_at());
+end
+
+-- Sends a presence, unless Pushlark was told the same before.
+local function send_change(session, presence)
+	local told, new = session.pushlark_told, availability(session, presence);
+	local is_equal = is_told_since(session, 0)
+		and told.status == new.status and told.client_state == new.client_state and told.show == new.show;
+	if not is_equal then send_presence(session, presence); end
 end
 
 local function sessions_of(username)
@@ -52,12 +79,32 @@ local function send_all_presence(username)
 	end
 end
 
+-- Sends the presence of sessions again that Pushlark may forget (SESSION_LIFETIME) or was not told of, unless events wait.
+-- Returns the wait for the next time.
+local function refresh()
+	local period, sent = setting("presence_refresh"), 0;
+	if not is_idle() then return refresh_next; end
+	local since = time.now() - period;
+	for username in pairs(prosody.hosts[module.host].sessions) do
+		for _, session in pairs(sessions_of(username)) do
+			if is_online(session) and not is_told_since(session, since) then
+				if sent == refresh_sessions then return refresh_next; end
+				send_presence(session, session.presence);
+				sent = sent + 1;
+			end
+		end
+	end
+	return math.min(period / 4, refresh_last);
+end
+
 -- The state of a client (XEP-0352), which does not depend on its presence.
 local function on_client_state(is_inactive)
 	return function (event)
 		local session = event.origin;
 		session.pushlark_inactive = is_inactive;
-		if setting("csi_events") and session.full_jid and is_online(session) then send_presence(session, session.presence); end
+		if setting("csi_events") and session.full_jid and is_online(session) then
+			send_change(session, session.presence);
+		end
 	end
 end
 
@@ -71,15 +118,17 @@ local function on_presence(event)
 	local session, stanza = event.origin, event.stanza;
 	if not session.full_jid or stanza.attr.to then return; end
 	if stanza.attr.type == "unavailable" then
-		send_presence(session, nil);
+		send_change(session, nil);
 	elseif not stanza.attr.type then
 		local is_available = (tonumber(stanza:get_child_text("priority")) or 0) >= 0;
-		send_presence(session, is_available and stanza or nil);
+		-- A change of the text alone has no effect at Pushlark.
+		send_change(session, is_available and stanza or nil);
 	end
 end
 
+-- Prosody also makes the end of a session an unavailable presence, before or after this.
 local function on_unbind(event)
-	if event.session.full_jid then send_presence(event.session, nil); end
+	if event.session.full_jid then send_change(event.session, nil); end
 end
 
 -- Messages. The host adds a stanza-id (XEP-0359) to each, so that a repeat after a lost session has the same id.
@@ -303,7 +352,12 @@ local function on_removal(event)
 end
 
 return function (...)
-	send_event, setting = ...;
+	send_event, setting, is_idle, lost_at = ...;
+	local refreshing = module:add_timer(refresh_next, refresh);
+	module:hook_global("config-reloaded", function ()
+		refreshing:stop();
+		refreshing = module:add_timer(refresh_next, refresh);
+	end);
 	module:hook("pre-presence/bare", on_presence, 10);
 	module:hook("resource-unbind", on_unbind);
 	module:hook("csi-client-active", on_client_state(nil));

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use pushlark_access::Caller;
 use pushlark_model::Availability;
@@ -38,6 +39,8 @@ pub struct WebhookEvent {
     pub effect: Effect,
     /// The read marks that the event implies if it is a message: that of its sender, or those that an account publishes.
     pub read_marks: Vec<ReadMark>,
+    /// The stanza, if a plugin decides about the event. It is empty for a contact request.
+    pub message: Option<Arc<Message>>,
 }
 
 /// A read mark: a user has read a conversation, up to a message or all of it.
@@ -205,7 +208,7 @@ pub fn message(
     at: Option<OffsetDateTime>,
     from: Jid,
     to: Recipients,
-    message: &Message,
+    message: Message,
     mut reported: Reported,
     arrival: &Arrival<'_>,
 ) -> Result<WebhookEvent, String> {
@@ -219,29 +222,34 @@ pub fn message(
         reported.recipient.nick = None;
         reported.context.members = u32::try_from(to.len()).ok();
     }
-    let at = at.or(arrival.at).or_else(|| sent_at(&from, &to, message));
-    let told_id = || stanza_id(&from, &to, message);
-    if let Some((item, from, subscribed)) = subscribed(&from, message) {
+    let at = at.or(arrival.at).or_else(|| sent_at(&from, &to, &message));
+    let told_id = || stanza_id(&from, &to, &message);
+    if let Some((item, from, subscribed)) = subscribed(&from, &message) {
         // The id of the room first: a session that has joined the room gets the same message with this id.
         let id = id.or_else(|| stanza_id(&from, &to, &subscribed)).or_else(told_id).or(item);
-        return self::message(id, at, from, to, &subscribed, reported, arrival);
+        return self::message(id, at, from, to, subscribed, reported, arrival);
     }
     let Reported { recipient, context } = reported;
     let id = id.or_else(told_id).unwrap_or_else(new_id);
     let answer = match &to {
-        Recipients::Users(users) => CallAnswer::of(&from, users, message),
+        Recipients::Users(users) => CallAnswer::of(&from, users, &message),
         Recipients::Sessions(_) => None,
     };
-    let stanza = answer.as_ref().map_or(message, |answer| &answer.message).element().to_string();
+    let stanza = answer.as_ref().map_or(&message, |answer| &answer.message).element().to_string();
     if stanza.len() > MAX_STANZA_BYTES {
         let length = stanza.len();
         return Err(format!("the message has {length} bytes as a stanza, {MAX_STANZA_BYTES} are allowed"));
     }
-    let read_mark = read_mark(&from, &to, message, recipient.nick.as_deref(), arrival.sources);
-    let read_marks = read_marks(&from, &to, message, read_mark);
-    let effect = match (message.kind(), to) {
+    let read_mark = read_mark(&from, &to, &message, recipient.nick.as_deref(), arrival.sources);
+    let read_marks = read_marks(&from, &to, &message, read_mark);
+    let kind = message.kind();
+    let (answer, message) = match answer {
+        Some(CallAnswer { user, from, message }) => (Some((user, from)), message),
+        None => (None, message),
+    };
+    let effect = match (kind, to) {
         (MessageType::Headline | MessageType::Error, to) => Effect::None(to.domains()),
-        (_, Recipients::Users(to)) if let Some(CallAnswer { user, from, .. }) = answer => {
+        (_, Recipients::Users(to)) if let Some((user, from)) = answer => {
             let is_told_to_user = to == [user.clone()];
             let recipient = if is_told_to_user { recipient } else { ReportedRecipient::default() };
             let work = WorkKind::Message { from, to: vec![user.clone()], stanza, recipient, context };
@@ -252,7 +260,7 @@ pub fn message(
             Effect::Queue(WorkKind::Unacknowledged { from, to, stanza, recipient, context })
         }
     };
-    Ok(WebhookEvent { id, at: arrival.happened(at), effect, read_marks })
+    Ok(WebhookEvent { id, at: arrival.happened(at), effect, read_marks, message: Some(Arc::new(message)) })
 }
 
 /// Returns the event of a contact request (RFC 6121, section 3.1).
@@ -277,7 +285,7 @@ pub fn subscription(
     } else {
         Effect::Queue(WorkKind::Subscription { from, to, recipient })
     };
-    WebhookEvent { id, at, effect, read_marks: Vec::new() }
+    WebhookEvent { id, at, effect, read_marks: Vec::new(), message: Some(Arc::new(Message::empty())) }
 }
 
 /// Returns the last message that a room wraps for a subscriber (MUC/Sub), with its sender and the id of its item. Only

@@ -25,7 +25,7 @@ pub fn read(form: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
         None,
         author.into(),
         Recipients::Users(vec![receiver]),
-        &stanza,
+        stanza,
         Reported::default(),
         arrival,
     )

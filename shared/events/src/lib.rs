@@ -9,12 +9,14 @@ mod form;
 mod jid_fields;
 mod mongooseim;
 mod native;
+mod plugin_events;
 mod sns;
 mod sources;
 mod stanza;
 
 pub use event::{Arrival, Effect, ReadMark, WebhookEvent};
 pub use native::read_event;
+pub use plugin_events::plugin_events;
 pub use sources::{Sender, Sources};
 
 use pushlark_http::{Media, Problem, Request, read_text};

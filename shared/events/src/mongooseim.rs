@@ -54,7 +54,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
         };
         let effect = Effect::Presence(session, availability);
         let (id, at) = (id.unwrap_or_else(new_id), arrival.happened(None));
-        return Ok(WebhookEvent { id, at, effect, read_marks: Vec::new() });
+        return Ok(WebhookEvent { id, at, effect, read_marks: Vec::new(), message: None });
     }
     let from = jid("from_user_id", fields.from_user_id.as_deref())?;
     let to = bare("to_user_id", fields.to_user_id.as_deref())?;
@@ -66,7 +66,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
     };
     let stanza = Message::with_body(kind, &text);
     let domain = to.domain().to_owned();
-    let event = message(id, None, from, Recipients::Users(vec![to]), &stanza, Reported::default(), arrival)?;
+    let event = message(id, None, from, Recipients::Users(vec![to]), stanza, Reported::default(), arrival)?;
     Ok(match direction {
         Direction::Sent | Direction::ToRoom => WebhookEvent { effect: Effect::None(vec![domain]), ..event },
         _ => event,

@@ -74,7 +74,7 @@ impl NativeEvent {
                     [&self.sender_name, &self.room_name].map(|name| name_for_people(name.as_deref()?));
                 let context = MessageContext { sender_name, room_name, members: None };
                 let reported = Reported { recipient, context };
-                return message(id, self.at, from, to, &stanza, reported, arrival);
+                return message(id, self.at, from, to, stanza, reported, arrival);
             }
             "subscription" => {
                 let from = bare("from", self.from.as_deref())?;
@@ -128,7 +128,7 @@ impl NativeEvent {
                 ));
             }
         };
-        Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, read_marks: Vec::new() })
+        Ok(WebhookEvent { id: id.unwrap_or_else(new_id), at, effect, read_marks: Vec::new(), message: None })
     }
 
     fn message(&self) -> Result<Message, String> {

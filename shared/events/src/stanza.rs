@@ -20,14 +20,14 @@ pub fn read(xml: &str, arrival: &Arrival<'_>) -> Result<WebhookEvent, String> {
                 return Ok(subscription(at, from, to.into_bare(), recipient, arrival.sources));
             }
             let (id, effect) = (id.unwrap_or_else(new_id), presence_effect(&presence)?);
-            Ok(WebhookEvent { id, at, effect, read_marks: Vec::new() })
+            Ok(WebhookEvent { id, at, effect, read_marks: Vec::new(), message: None })
         }
         _ => {
             let stanza = Message::from_element(element).map_err(|error| error.to_string())?;
             let from = address(stanza.element(), "from")?.ok_or("the message has no from")?;
             let to = address(stanza.element(), "to")?.ok_or("the message has no to")?;
             let to = Recipients::Users(vec![to.into_bare()]);
-            message(id, None, from, to, &stanza, Reported::default(), arrival)
+            message(id, None, from, to, stanza, Reported::default(), arrival)
         }
     }
 }

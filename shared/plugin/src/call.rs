@@ -1,7 +1,7 @@
 //! Notifications of calls (XEP-0353).
 
 use pushlark_model::Payload;
-use pushlark_xmpp::{Call, CallStep};
+use pushlark_xmpp::{BareJid, Call, CallStep, parse_jid};
 
 use crate::event::{Event, Rule};
 
@@ -23,6 +23,23 @@ impl Event {
                 Ok(payload.with(Payload::CALL_SID, call.sid))
             }
         }
+    }
+
+    /// Returns the bare JID of the user who calls; `None` if an answer to the call does not name the caller.
+    pub fn caller(&self, call: &Call<'_>) -> Option<BareJid> {
+        match call.step {
+            step if step.is_answer() => Some(parse_jid(self.message.element().attribute("to")?).ok()?.to_bare()),
+            _ => Some(self.from.to_bare()),
+        }
+    }
+
+    /// Returns the caller and the id of the call that the event ends; `None` if it ends no call to the recipient, or
+    /// does not name the caller.
+    pub fn ended_call(&self) -> Option<(BareJid, &str)> {
+        let call = self.message.call()?;
+        let is_end = matches!(call.step, CallStep::Retract | CallStep::Finish) || call.step.is_answer();
+        let caller = self.caller(&call).filter(|caller| is_end && *caller != self.recipient())?;
+        Some((caller, call.sid))
     }
 
     /// Returns the payload of a call: the fields of MongooseIM 6.10, and the media.

@@ -83,6 +83,12 @@ impl Event {
     pub fn recipient(&self) -> BareJid {
         self.kind.recipient()
     }
+
+    /// Returns whether the message is unread for the recipient: somebody else wrote it, it has a content for people, and
+    /// it may be stored.
+    pub fn is_unread(&self) -> bool {
+        !self.is_own && !self.message.forbids_storage() && self.message.content().is_ok()
+    }
 }
 
 /// The state of a recipient when the event is handled.

@@ -38,14 +38,24 @@ pub struct UnknownPluginError {
     known: String,
 }
 
+/// The names of the built-in plugins.
+const BUILT_IN: [&str; 3] = ["defaults", "enhanced", "hints"];
+
 impl Plugins {
     /// Returns the built-in plugins: `defaults`, `enhanced` and `hints`.
     pub fn built_in() -> Self {
-        Self(BTreeMap::new()).with("defaults", Defaults).with("enhanced", Enhanced).with("hints", Hints)
+        let plugins: [Arc<dyn Plugin>; 3] = [Arc::new(Defaults), Arc::new(Enhanced), Arc::new(Hints)];
+        Self(BUILT_IN.into_iter().zip(plugins).collect())
     }
 
-    /// Adds `plugin`, or replaces the plugin with the same name.
+    /// Adds `plugin`, or replaces the added plugin with the same name. A built-in plugin cannot be replaced: ingest does
+    /// not queue the messages of which the built-in plugin in use notifies nobody.
+    ///
+    /// # Panics
+    ///
+    /// If `name` is that of a built-in plugin.
     pub fn with(mut self, name: &'static str, plugin: impl Plugin + 'static) -> Self {
+        assert!(!BUILT_IN.contains(&name), "{name:?} is the name of a built-in plugin");
         self.0.insert(name, Arc::new(plugin));
         self
     }

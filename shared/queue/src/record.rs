@@ -268,6 +268,13 @@ pub struct ReportedRecipient {
     pub sender_known: Option<bool>,
 }
 
+impl ReportedRecipient {
+    /// Returns whether Pushlark counts the unread messages of the recipient, if it counts any.
+    pub fn leaves_counting(&self) -> bool {
+        self.unread_count.is_none() && self.exists != Some(false)
+    }
+}
+
 impl Record {
     /// Reads a record of version [`VERSION`] or earlier.
     pub fn read(body: &str) -> Result<Self, RecordError> {
@@ -309,7 +316,7 @@ impl Work {
     }
 
     /// Returns the event for the recipients at these indices only.
-    pub(crate) fn part(&self, recipients: &[usize]) -> Self {
+    pub fn part(&self, recipients: &[usize]) -> Self {
         fn these<T: Clone>(all: &[T], indices: &[usize]) -> Vec<T> {
             indices.iter().filter_map(|index| all.get(*index).cloned()).collect()
         }

@@ -108,7 +108,8 @@ catalogue! {
     "Decision" {
         /// The plugin that decides who is notified (MongooseIM: `plugin_module`): `defaults`, `enhanced`, `hints`,
         /// `rules`, another plugin of this worker, or `lambda:` and the name or ARN of a function.
-        PLUGIN: Text = Text::new("name, or `lambda:` and a name or ARN").or("defaults"), for &[Worker];
+        PLUGIN: Text = Text::new("name, or `lambda:` and a name or ARN").or("defaults"),
+            for &[Ingest, Worker];
         /// What keeps a repeated event from notifying again: `claims` in the table, or `collapse`: a repeat notifies, and
         /// replaces its own notification on the device. `collapse` saves the write of an event, and needs
         /// `PUSH_SERVICE=direct`, `UNREAD_COUNTS=off`, and a plugin that does not notify of unacknowledged messages.

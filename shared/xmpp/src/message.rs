@@ -36,6 +36,11 @@ impl MessageType {
 }
 
 impl Message {
+    /// Creates a message without any content.
+    pub fn empty() -> Self {
+        Self(Element::new("message", ns::CLIENT))
+    }
+
     /// Creates a message with only a type and a body, as in some webhooks.
     pub fn with_body(kind: MessageType, body: &str) -> Self {
         let message = Element::new("message", ns::CLIENT).with_attribute("type", kind.as_str());

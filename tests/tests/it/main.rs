@@ -8,7 +8,7 @@
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`],
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`deduplication`], [`dynamodb_calls`], [`fair_queues`], [`order`], [`removal`],
-//!   [`resilience`], [`retries`], [`roles`], [`scale`], [`throughput`], [`upgrade`].
+//!   [`resilience`], [`retries`], [`roles`], [`scale`], [`screening`], [`throughput`], [`upgrade`].
 //! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -60,6 +60,7 @@ mod rule_decisions;
 mod rules_examples;
 mod rules_source;
 mod scale;
+mod screening;
 mod secrecy;
 mod senders;
 mod sessions;

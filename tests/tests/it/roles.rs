@@ -55,6 +55,9 @@ async fn each_function_uses_exactly_the_actions_of_its_role() {
     pushlark.event(Event::presence(BOBS_PHONE, "offline")).await;
     pushlark.event(Event::read(BOB, "example.com")).await;
     let mut ingesting = actions();
+    // Ingest looks whether a device of a user who is online may be notified.
+    pushlark.event(Event::message(BOB, "canary Hi").recipient(json!({"online": true, "unread_count": 1}))).await;
+    ingesting.extend(actions());
     pushlark.event(Event::read(BOB, ALICE)).await;
     ingesting.extend(actions());
     assert_uses("Ingest", ingesting);
