@@ -8,7 +8,7 @@
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`],
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
-//!   [`scale`], [`throughput`], [`upgrade`].
+//!   [`scale`], [`throughput`], [`tls`], [`upgrade`].
 //! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -63,6 +63,7 @@ mod senders;
 mod sessions;
 mod settings;
 mod throughput;
+mod tls;
 mod unread_counts;
 mod upgrade;
 mod web_push;
