@@ -24,10 +24,10 @@ use std::time::Duration;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use pushlark_http_client::{Tls, aws_http_client};
-use pushlark_settings::{Environment, SettingError};
 use pushlark_settings::catalogue::{
     self, DEAD_LETTER_QUEUE_URL, MONGOOSEPUSH_URL, QUEUE_URL, TABLE_NAME, VIRTUAL_PUBSUB_HOSTS,
 };
+use pushlark_settings::{Environment, SettingError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 

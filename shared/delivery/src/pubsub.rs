@@ -66,7 +66,8 @@ impl PubSub {
             }
             None => RotatingSecret::new(PUBSUB_TOKEN.name, "".into(), |_| Ok(Tokens(Vec::new()))),
         };
-        let (http, servers) = (HttpClient::new(&Tls::from_environment(environment)?, ClientKind::Any, timeout), servers.clone());
+        let (http, servers) =
+            (HttpClient::new(&Tls::from_environment(environment)?, ClientKind::Any, timeout), servers.clone());
         Ok((!servers.0.is_empty()).then_some(Self { http, servers, tokens, without_options }))
     }
 

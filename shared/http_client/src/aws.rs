@@ -40,22 +40,23 @@ pub async fn aws_config(environment: &Environment) -> Result<SdkConfig, SettingE
     Ok(config.load().await)
 }
 
-/// Returns the HTTP client of the AWS SDK. It waits at most 1 s for a connection. Timeouts of a response are those of
-/// the operation.
+/// Returns the HTTP client of the AWS SDK. It waits at most 1 s for a connection, whatever the configuration of the SDK
+/// says.
 pub fn aws_http_client(tls: Tls) -> SharedHttpClient {
-    let connector = SharedHttpConnector::new(Connector(Arc::new(Lazy { tls, client: OnceLock::new() })));
-    http_client_fn(move |_, _| connector.clone())
+    let client = Arc::default();
+    http_client_fn(move |settings, _| {
+        let (tls, client) = (tls.clone(), Arc::clone(&client));
+        SharedHttpConnector::new(Connector { tls, client, read_timeout: settings.read_timeout() })
+    })
 }
 
-/// Clones share the connections.
+/// A client with the timeout of one operation. Clones share the connections.
 #[derive(Debug, Clone)]
-struct Connector(Arc<Lazy>);
-
-/// A client that is built for the first request.
-#[derive(Debug)]
-struct Lazy {
+struct Connector {
     tls: Tls,
-    client: OnceLock<Client>,
+    /// Built for the first request.
+    client: Arc<OnceLock<Client>>,
+    read_timeout: Option<Duration>,
 }
 
 impl HttpConnector for Connector {
@@ -67,18 +68,18 @@ impl HttpConnector for Connector {
 
 impl Connector {
     fn client(&self) -> Result<&Client, reqwest::Error> {
-        let Lazy { tls, client } = &*self.0;
-        if let Some(client) = client.get() {
+        if let Some(client) = self.client.get() {
             return Ok(client);
         }
         // With HTTP/1.1 a connection with a late answer is closed, and not used again.
-        let new = tls.http_client(HttpVersions::Http1).connect_timeout(CONNECT_TIMEOUT).build()?;
-        Ok(client.get_or_init(|| new))
+        let client = self.tls.http_client(HttpVersions::Http1).connect_timeout(CONNECT_TIMEOUT).build()?;
+        Ok(self.client.get_or_init(|| client))
     }
 
     /// Sends a request, and reads the whole response.
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
-        let request = reqwest_request(request)?;
+        let mut request = reqwest_request(request)?;
+        *request.timeout_mut() = self.read_timeout;
         let client = self.client().map_err(connector_error)?;
         let again = request.try_clone();
         let mut response = match (client.execute(request).await, again) {

@@ -42,11 +42,7 @@ const BAD: &[Case] = &[
     ("JWT_ISSUER", " ", EMPTY),
     ("JWT_AUDIENCE", " ", EMPTY),
     ("JWT_KEYS", " ", EMPTY),
-    (
-        "EXTRA_CA_FILE",
-        "/none/ca.pem",
-        "the file /none/ca.pem cannot be read: No such file or directory (os error 2)",
-    ),
+    ("EXTRA_CA_FILE", "/none/ca.pem", "the file /none/ca.pem cannot be read: No such file or directory (os error 2)"),
     ("EXTRA_CA_FILE", " ", EMPTY),
     ("MAX_NODES", "abc", r#""abc" is no whole number"#),
     ("MAX_NODES", "0", "0 is not between 1 and 1000"),

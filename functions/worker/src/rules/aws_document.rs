@@ -254,7 +254,8 @@ mod tests {
             let refused = AwsDocument::object(place, aws("eu-west-1"), Tls::default()).err().unwrap();
             assert_eq!(refused.to_string(), "expected s3://bucket/key", "{place}");
         }
-        let unknown_region = AwsDocument::object("s3://rules/a", SdkConfig::builder().build(), Tls::default()).err().unwrap();
+        let unknown_region =
+            AwsDocument::object("s3://rules/a", SdkConfig::builder().build(), Tls::default()).err().unwrap();
         assert_eq!(unknown_region.to_string(), "there is no AWS region: set AWS_REGION");
         for place in [
             "arn:",
@@ -264,7 +265,10 @@ mod tests {
             "arn:aws:ssm:evil.example/:123456789012:parameter/a",
             "arn:aws:ssm:eu-west-1:123456789012:document/a",
         ] {
-            assert!(matches!(AwsDocument::parameter(place, aws("eu-west-1"), Tls::default()), Err(InvalidPlaceError::Arn)), "{place}");
+            assert!(
+                matches!(AwsDocument::parameter(place, aws("eu-west-1"), Tls::default()), Err(InvalidPlaceError::Arn)),
+                "{place}"
+            );
         }
     }
 
