@@ -52,7 +52,8 @@ pub struct ChatServer {
 struct Tokens(Vec<(Option<DomainPart>, String)>);
 
 impl PubSub {
-    /// Reads `PUBSUB_TOKEN`, `PUBSUB_WITHOUT_OPTIONS` and `EXTRA_CA_FILE` for these servers; returns `None` without a server.
+    /// Reads `PUBSUB_TOKEN`, `PUBSUB_WITHOUT_OPTIONS` and `EXTRA_CA_FILE` for these servers; returns `None` without a
+    /// server.
     pub fn from_environment(
         servers: &ChatServers,
         environment: &Environment,
@@ -66,8 +67,8 @@ impl PubSub {
             }
             None => RotatingSecret::new(PUBSUB_TOKEN.name, "".into(), |_| Ok(Tokens(Vec::new()))),
         };
-        let (http, servers) =
-            (HttpClient::new(&Tls::from_environment(environment)?, ClientKind::Any, timeout), servers.clone());
+        let tls = Tls::from_environment(environment)?;
+        let (http, servers) = (HttpClient::new(&tls, ClientKind::Any, timeout), servers.clone());
         Ok((!servers.0.is_empty()).then_some(Self { http, servers, tokens, without_options }))
     }
 
