@@ -141,7 +141,7 @@ class Snippets(unittest.TestCase):
     # Options of every command, commands that are the CLI's own, and an option that it gives another name.
     GLOBAL = {"cli-binary-format", "output", "profile", "query", "region"}
     OWN = {("logs", "tail"): {"follow", "format", "since"}, ("s3", "cp"): set()}
-    RENAMED = {("sns", "subscribe"): {"notification-endpoint"}}
+    RENAMED = {("sns", "subscribe"): {"notification-endpoint"}, ("lambda", "publish-layer-version"): {"zip-file"}}
 
     def test_aws_commands_name_operations_and_parameters_that_exist(self):
         session, checked = botocore.session.get_session(), 0

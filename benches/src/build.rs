@@ -8,7 +8,9 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 /// The functions, by their crates. `pubsub` is the push node.
-pub const FUNCTIONS: [&str; 5] = ["enable", "disable", "ingest", "worker", "pubsub"];
+pub const FUNCTIONS: [&str; 5] = ["enable", "disable", "ingest", WORKER, "pubsub"];
+/// The worker.
+pub const WORKER: &str = "worker";
 /// The function that does nothing.
 pub const EMPTY: &str = "empty";
 /// The name of the binary that measures the parts without I/O.

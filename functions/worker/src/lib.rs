@@ -36,7 +36,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
-use pushlark_settings::{Environment, aws_config};
+use pushlark_http_client::aws_config;
+use pushlark_settings::Environment;
 use pushlark_telemetry::{Format, flush, start};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -86,7 +87,7 @@ impl Worker {
 pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     let environment = Environment::of_process();
     start(Format::Json, &environment)?;
-    let aws = aws_config().await;
+    let aws = aws_config(&environment).await?;
     let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_sqs::Client::new(&aws));
     let worker = Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb, sqs).await?);
     let warming = Arc::clone(&worker);

@@ -7,7 +7,7 @@ pub enum StartError {
     /// The address is in use, or the certificate or key cannot be used.
     #[error("/rest cannot be served at {0}")]
     Rest(SocketAddr, #[source] io::Error),
-    /// TLS cannot be set up, for example because there are no root certificates.
+    /// The settings of TLS or of a proxy cannot be used.
     #[error("the HTTP client cannot be created")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pushlark_http_client::{HttpVersions, Tls};
 use pushlark_settings::without_credentials;
 use pushlark_telemetry::Causes;
 use pushlark_webhooks::{ID, Key, SIGNATURE, TIMESTAMP};
 use pushlark_xmpp::{Condition, Element, Iq, IqType, MAX_STANZA_BYTES};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -141,9 +141,10 @@ impl FunctionsClient {
         iq_url: Option<Url>,
         messages_url: Option<Url>,
         key: Option<Key>,
+        tls: &Tls,
         timeout: Duration,
     ) -> Result<Self, StartError> {
-        let http = Client::builder().timeout(timeout).redirect(Policy::none()).build();
+        let http = tls.http_client(HttpVersions::Http2OrHttp1).timeout(timeout).build();
         let http = http.map_err(|error| StartError::Client(error.into()))?;
         let permits = || Arc::new(Semaphore::new(MAX_IN_FLIGHT));
         Ok(Self { http, iq_url, messages_url, key, iqs: permits(), messages: permits() })

@@ -45,8 +45,9 @@ pub struct Bridge {
 impl Bridge {
     /// Starts the bridge. Returns once `/rest` is served; the connection to the chat server may follow later.
     pub async fn start(config: BridgeConfig) -> Result<Self, StartError> {
-        let BridgeConfig { server, components, iq_url, messages_url, key, rest, timeout, queue_bytes, retry } = config;
-        let functions = FunctionsClient::new(iq_url, messages_url, key, timeout)?;
+        let BridgeConfig { server, components, iq_url, messages_url, key, rest, tls, timeout, queue_bytes, retry } =
+            config;
+        let functions = FunctionsClient::new(iq_url, messages_url, key, &tls, timeout)?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let pending = PendingIqs::default();

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use pushlark_http_client::Tls;
 use pushlark_settings::{Environment, HttpUrl, SettingError, UrlError, by_domain, whole_number};
 use pushlark_webhooks::{Key, MIN_SECRET_BYTES};
 use pushlark_xmpp::DomainPart;
@@ -65,6 +66,9 @@ pub struct BridgeOptions {
     /// The private key of the certificate, a PEM file.
     #[arg(long, env = "BRIDGE_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
+    /// A PEM file of root certificates that are trusted in addition to the built-in ones, for servers with a private CA.
+    #[arg(long, env = "BRIDGE_EXTRA_CA_FILE")]
+    pub extra_ca_file: Option<PathBuf>,
     /// The timeout for answers of the functions and of the chat server, in milliseconds. Must be shorter than the
     /// worker's timeout for /rest, so that the worker gets the error.
     #[arg(long, env = "BRIDGE_TIMEOUT_MS", default_value_t = 4_000, value_parser = number)]
@@ -88,6 +92,7 @@ pub struct BridgeConfig {
     pub(crate) messages_url: Option<Url>,
     pub(crate) key: Option<Key>,
     pub(crate) rest: Option<RestConfig>,
+    pub(crate) tls: Tls,
     pub(crate) timeout: Duration,
     pub(crate) queue_bytes: u32,
     pub(crate) retry: Duration,
@@ -98,8 +103,8 @@ pub struct BridgeConfig {
 pub(crate) enum ServerAddress {
     /// Clear text, on this machine only.
     Loopback(SocketAddr),
-    /// TLS: host and port.
-    Tls(String, u16),
+    /// TLS: host, port and the certificates that are trusted.
+    Tls(String, u16, Tls),
 }
 
 /// The settings of `/rest`.
@@ -132,13 +137,15 @@ impl TryFrom<BridgeOptions> for BridgeConfig {
         in_range("BRIDGE_TIMEOUT_MS", options.timeout_ms, 100..=60_000)?;
         in_range("BRIDGE_QUEUE_BYTES", options.queue_bytes, 1 << 20..=1 << 30)?;
         in_range("BRIDGE_RETRY_SECONDS", options.retry_seconds, 0..=86_400)?;
+        let tls = tls(options.extra_ca_file.as_deref())?;
         Ok(Self {
-            server: server(&options.server)?,
+            server: server(&options.server, &tls)?,
             components: components(options.components.as_deref().unwrap_or_default())?,
             iq_url: url("BRIDGE_IQ_URL", options.iq_url.as_deref())?,
             messages_url: url("BRIDGE_MESSAGES_URL", options.messages_url.as_deref())?,
             key: key(options.webhook_secret.as_deref().unwrap_or_default())?,
             rest: rest(&options)?,
+            tls,
             timeout: Duration::from_millis(options.timeout_ms.into()),
             queue_bytes: options.queue_bytes,
             retry: Duration::from_secs(options.retry_seconds.into()),
@@ -173,12 +180,17 @@ fn key(secrets: &str) -> Result<Option<Key>, SettingError> {
     first.map_err(|reason| invalid(format!("number 1: {reason}")))
 }
 
-fn server(server: &str) -> Result<ServerAddress, SettingError> {
+fn tls(ca_file: Option<&Path>) -> Result<Tls, SettingError> {
+    let Some(path) = ca_file.filter(|path| !path.as_os_str().is_empty()) else { return Ok(Tls::default()) };
+    Tls::with_ca_file(path).map_err(|unusable| SettingError::invalid("BRIDGE_EXTRA_CA_FILE", unusable))
+}
+
+fn server(server: &str, tls: &Tls) -> Result<ServerAddress, SettingError> {
     if let Some(address) = server.strip_prefix("tls://") {
         let (host, port) = address.rsplit_once(':').unwrap_or_default();
         let port = port.parse().ok().filter(|_| !host.is_empty());
         let port = port.ok_or_else(|| SettingError::invalid("BRIDGE_SERVER", "expected HOST:PORT after tls://"))?;
-        return Ok(ServerAddress::Tls(host.trim_matches(['[', ']']).into(), port));
+        return Ok(ServerAddress::Tls(host.trim_matches(['[', ']']).into(), port, tls.clone()));
     }
     match server.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_loopback() => Ok(ServerAddress::Loopback(address)),
@@ -256,7 +268,7 @@ impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Loopback(address) => address.fmt(f),
-            Self::Tls(host, port) => write!(f, "tls://{host}:{port}"),
+            Self::Tls(host, port, _) => write!(f, "tls://{host}:{port}"),
         }
     }
 }

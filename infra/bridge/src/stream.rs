@@ -1,17 +1,14 @@
 //! The XML stream of a component (XEP-0114): connection, handshake, reading and writing.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use pushlark_xmpp::{DomainPart, Element};
-use rustls_platform_verifier::ConfigVerifierExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::framing::{Frame, Framer, FramingError};
@@ -62,11 +59,10 @@ async fn handshake(
 ) -> Result<(Box<dyn StreamConnection>, Framer), StreamError> {
     let mut connection: Box<dyn StreamConnection> = match server {
         ServerAddress::Loopback(address) => Box::new(tcp(address).await?),
-        ServerAddress::Tls(host, port) => {
-            let config = ClientConfig::with_platform_verifier().map_err(|error| StreamError::Tls(error.into()))?;
+        ServerAddress::Tls(host, port, tls) => {
             let name = ServerName::try_from(host.clone()).map_err(|error| StreamError::Tls(error.into()))?;
             let tcp = tcp((host.as_str(), *port)).await?;
-            Box::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await?)
+            Box::new(TlsConnector::from(tls.config()).connect(name, tcp).await?)
         }
     };
     let header =

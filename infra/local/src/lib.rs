@@ -23,10 +23,11 @@ use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
-use pushlark_settings::Environment;
+use pushlark_http_client::{Tls, aws_http_client};
 use pushlark_settings::catalogue::{
     self, DEAD_LETTER_QUEUE_URL, MONGOOSEPUSH_URL, QUEUE_URL, TABLE_NAME, VIRTUAL_PUBSUB_HOSTS,
 };
+use pushlark_settings::{Environment, SettingError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -66,7 +67,7 @@ impl Stack {
         let url = url(listener.local_addr()?);
         let timeouts = Timeouts { header: options.header_timeout, body: options.body_timeout };
         let mapping = Mapping::from_environment(&options.environment)?;
-        let aws = aws_config().await;
+        let aws = aws_config(&options.environment).await?;
 
         let emulators = Emulators::start(&options, &aws, mapping.batching_window, timeouts).await?;
         let environment = settings(&options.environment, &url, &emulators);
@@ -148,10 +149,10 @@ async fn until_stopped(mut stopped: watch::Receiver<bool>) {
 }
 
 /// Returns a configuration whose credentials no real service accepts, whatever is configured on this machine.
-async fn aws_config() -> SdkConfig {
-    aws_config::defaults(BehaviorVersion::latest())
+async fn aws_config(environment: &Environment) -> Result<SdkConfig, SettingError> {
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(aws_http_client(Tls::from_environment(environment)?))
         .region(Region::from_static("us-east-1"))
-        .credentials_provider(Credentials::new("local", "local", None, None, "local"))
-        .load()
-        .await
+        .credentials_provider(Credentials::new("local", "local", None, None, "local"));
+    Ok(config.load().await)
 }

@@ -76,10 +76,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             let to = |path| Some(format!("{}{path}", stack.url));
             let (iq_url, messages_url) = (to("/pubsub"), to("/events"));
             let webhook_secret = stack.environment.text("WEBHOOK_SECRET").map(str::to_owned);
+            let extra_ca_file = stack.environment.text("EXTRA_CA_FILE").map(PathBuf::from);
             let bridge = BridgeOptions {
                 iq_url: bridge.iq_url.or(iq_url),
                 messages_url: bridge.messages_url.or(messages_url),
                 webhook_secret: bridge.webhook_secret.or(webhook_secret),
+                extra_ca_file: bridge.extra_ca_file.or(extra_ca_file),
                 ..bridge
             };
             Some(Bridge::start(bridge.try_into()?).await?)

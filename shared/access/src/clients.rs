@@ -8,6 +8,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use pushlark_fetch::Fetch;
+use pushlark_http_client::Tls;
 use pushlark_json::read_json;
 use pushlark_settings::catalogue::{JWT_ALGORITHM, JWT_AUDIENCE, JWT_ISSUER, JWT_KEYS};
 use pushlark_settings::{Environment, HttpUrl, RotatingSecret, Secret, SettingError, UrlError};
@@ -78,10 +79,11 @@ struct Claims {
 impl ClientTokens {
     /// Reads `JWT_KEYS`, which is a JWK Set or one JWK (RFC 7517), the HTTPS URL where it is published, or the name
     /// of the secret that contains it (see [`Secret`]); and `JWT_ALGORITHM`, `JWT_ISSUER` and `JWT_AUDIENCE`, which the
-    /// tokens must have. Returns `None` if `JWT_KEYS` is not set.
+    /// tokens must have; and `EXTRA_CA_FILE`. Returns `None` if `JWT_KEYS` is not set.
     pub async fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
         let algorithms = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256];
         let algorithm = environment.choice_if_set(&JWT_ALGORITHM, algorithms)?;
+        let tls = Tls::from_environment(environment)?;
         let (issuer, audience) = (environment.value(&JWT_ISSUER)?, environment.value(&JWT_AUDIENCE)?);
         let Some(keys) = environment.value(&JWT_KEYS)? else { return Ok(None) };
         let algorithm = algorithm.ok_or_else(|| JWT_ALGORITHM.missing())?;
@@ -94,7 +96,7 @@ impl ClientTokens {
         validation.validate_nbf = true;
         validation.leeway = CLOCK_LEEWAY;
         let source = if keys.starts_with("https://") || keys.starts_with("http://") {
-            KeySource::Published { url: published(keys, algorithm)?, fetch: Fetch::default(), cache: Mutex::default() }
+            KeySource::Published { url: published(keys, algorithm)?, fetch: Fetch::new(tls), cache: Mutex::default() }
         } else {
             let read = move |text: &str| read_keys(text.as_bytes(), algorithm);
             let keys = RotatingSecret::new(JWT_KEYS.name, Secret::new(keys, aws), read).with_max_age(KEYS_LIFETIME);

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pushlark_http_client::{HttpVersions, Tls};
 use pushlark_telemetry::Causes;
 use reqwest::dns::{Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
@@ -28,11 +28,10 @@ const REPLACE_INTERVAL: Duration = Duration::from_secs(10);
 /// The limit of `Retry-After`: longer than any notification waits, and short enough to be added to a time.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(24 * 366);
 
-/// A client for push services. It follows no redirects.
-///
-/// It is built at its first use: reading the machine's root certificates takes longer than the rest of the start.
+/// A client for push services. It follows no redirects, and is built at its first use.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
+    tls: Tls,
     kind: ClientKind,
     timeout: Duration,
     connections: Arc<Mutex<Connections>>,
@@ -82,8 +81,8 @@ pub enum ClientKind {
 
 impl HttpClient {
     /// Returns a client that waits at most `timeout` for an answer.
-    pub fn new(kind: ClientKind, timeout: Duration) -> Self {
-        Self { kind, timeout, connections: Arc::default() }
+    pub fn new(tls: &Tls, kind: ClientKind, timeout: Duration) -> Self {
+        Self { tls: tls.clone(), kind, timeout, connections: Arc::default() }
     }
 
     /// Sends a request; once more if the pooled connection is dead, as after a long freeze of the sandbox.
@@ -155,11 +154,16 @@ impl HttpClient {
     }
 
     fn build(&self) -> Result<Client, reqwest::Error> {
-        let client = Client::builder()
+        let versions = match self.kind {
+            ClientKind::Any | ClientKind::Public => HttpVersions::Http2OrHttp1,
+            ClientKind::Http2 => HttpVersions::Http2,
+        };
+        let client = self
+            .tls
+            .http_client(versions)
             .timeout(self.timeout)
             // This distinguishes an unreachable server from one that does not answer.
             .connect_timeout(self.timeout / 2)
-            .redirect(Policy::none())
             // Lambda's network drops an idle connection after 350 seconds.
             .pool_idle_timeout(Duration::from_secs(300))
             // After a freeze, a ping detects a dead connection in time.
@@ -167,8 +171,7 @@ impl HttpClient {
             .http2_keep_alive_timeout(Duration::from_secs(2))
             .user_agent(concat!("pushlark/", env!("CARGO_PKG_VERSION")));
         let client = match self.kind {
-            ClientKind::Any => client,
-            ClientKind::Http2 => client.http2_prior_knowledge(),
+            ClientKind::Any | ClientKind::Http2 => client,
             // A proxy would resolve names itself.
             ClientKind::Public => client.no_proxy().dns_resolver(Arc::new(PublicNames)),
         };

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use pushlark_http_client::Tls;
 use pushlark_model::{CallSignal, Payload, Priority, PublishOptions, Registration};
 use pushlark_settings::catalogue::{MONGOOSEPUSH_API_VERSION, MONGOOSEPUSH_URL};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
@@ -46,17 +47,18 @@ enum ApiVersion {
 }
 
 impl MongoosePush {
-    /// Reads `MONGOOSEPUSH_URL` and `MONGOOSEPUSH_API_VERSION`; returns `None` without a URL.
+    /// Reads `MONGOOSEPUSH_URL`, `MONGOOSEPUSH_API_VERSION` and `EXTRA_CA_FILE`; returns `None` without a URL.
     pub fn from_environment(environment: &Environment, timeout: Duration) -> Result<Option<Self>, SettingError> {
         let versions = [("v2", ApiVersion::V2), ("v3", ApiVersion::V3)];
         let (name, version) = environment.choice(&MONGOOSEPUSH_API_VERSION, versions)?;
+        let tls = Tls::from_environment(environment)?;
         let Some(HttpUrl(url)) = environment.get(&MONGOOSEPUSH_URL)? else { return Ok(None) };
         if url.query().is_some() || url.fragment().is_some() {
             let reason = "the URL must have no query or fragment, since the path of the API is appended";
             return Err(MONGOOSEPUSH_URL.invalid(reason));
         }
         let endpoint = format!("{}/{name}/notification/", url.as_str().trim_end_matches('/'));
-        Ok(Some(Self { http: HttpClient::new(ClientKind::Any, timeout), version, endpoint }))
+        Ok(Some(Self { http: HttpClient::new(&tls, ClientKind::Any, timeout), version, endpoint }))
     }
 
     async fn send(&self, notification: Notification<'_>) -> Outcome {
@@ -272,7 +274,7 @@ mod tests {
     use super::*;
 
     fn outcome(version: ApiVersion, status: u16, body: &Value) -> Outcome {
-        let http = HttpClient::new(ClientKind::Any, Duration::from_secs(1));
+        let http = HttpClient::new(&Tls::default(), ClientKind::Any, Duration::from_secs(1));
         let mongoosepush = MongoosePush { http, version, endpoint: String::new() };
         let status = StatusCode::from_u16(status).unwrap_or_default();
         let answer = ProviderResponse { status, headers: HeaderMap::new(), body: body.to_string().into_bytes() };

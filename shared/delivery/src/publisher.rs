@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use pushlark_http_client::Tls;
 use pushlark_model::{PublishOptions, Registration};
 use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_xmpp::BareJid;
@@ -49,6 +50,7 @@ impl Publisher {
         let timeout = publish_timeout(environment)?;
         let mongoosepush = MongoosePush::from_environment(environment, timeout)?;
         let direct = Direct::from_environment(&destinations.trusted_origins, environment, timeout, aws)?;
+        let tls = Tls::from_environment(environment)?;
         let key = webhook::key_from_environment(environment, aws)?;
         let disable_after = Some(environment.number(&catalogue::DISABLE_AFTER_SUSPECTS)?);
         let most_gone = Some(environment.number(&catalogue::DISABLE_MAX_PERCENT)?);
@@ -60,7 +62,7 @@ impl Publisher {
             PushServiceSetting::Direct => Box::new(direct.ok_or_else(|| catalogue::PUSH_CREDENTIALS.missing())?),
             PushServiceSetting::Webhook(url) => {
                 let key = key.ok_or_else(|| catalogue::PUSH_SERVICE_SECRET.missing())?;
-                Box::new(Webhook::new(url.clone(), key, timeout))
+                Box::new(Webhook::new(url.clone(), key, &tls, timeout))
             }
         };
         let placeholders = Placeholders::from_environment(environment)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::BoxFuture;
+use pushlark_http_client::Tls;
 use pushlark_model::{CallSignal, Payload, Registration};
 use pushlark_settings::catalogue::{PUBSUB_TOKEN, PUBSUB_WITHOUT_OPTIONS};
 use pushlark_settings::{
@@ -51,7 +52,8 @@ pub struct ChatServer {
 struct Tokens(Vec<(Option<DomainPart>, String)>);
 
 impl PubSub {
-    /// Reads `PUBSUB_TOKEN` and `PUBSUB_WITHOUT_OPTIONS` for these servers; returns `None` without a server.
+    /// Reads `PUBSUB_TOKEN`, `PUBSUB_WITHOUT_OPTIONS` and `EXTRA_CA_FILE` for these servers; returns `None` without a
+    /// server.
     pub fn from_environment(
         servers: &ChatServers,
         environment: &Environment,
@@ -65,7 +67,8 @@ impl PubSub {
             }
             None => RotatingSecret::new(PUBSUB_TOKEN.name, "".into(), |_| Ok(Tokens(Vec::new()))),
         };
-        let (http, servers) = (HttpClient::new(ClientKind::Any, timeout), servers.clone());
+        let tls = Tls::from_environment(environment)?;
+        let (http, servers) = (HttpClient::new(&tls, ClientKind::Any, timeout), servers.clone());
         Ok((!servers.0.is_empty()).then_some(Self { http, servers, tokens, without_options }))
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::BoxFuture;
+use pushlark_http_client::Tls;
 use pushlark_model::{Payload, Presentation, Registration};
 use pushlark_settings::catalogue::PUSH_SERVICE_SECRET;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError, without_credentials};
@@ -65,8 +66,8 @@ pub fn key_from_environment(
 }
 
 impl Webhook {
-    pub fn new(url: Url, key: RotatingSecret<Key>, timeout: Duration) -> Self {
-        Self { http: HttpClient::new(ClientKind::Any, timeout), url, key }
+    pub fn new(url: Url, key: RotatingSecret<Key>, tls: &Tls, timeout: Duration) -> Self {
+        Self { http: HttpClient::new(tls, ClientKind::Any, timeout), url, key }
     }
 
     /// Posts one notification. The limit of the push service is unknown, so the text is only truncated after a 413.

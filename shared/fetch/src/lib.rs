@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use reqwest::redirect::Policy;
+use pushlark_http_client::{HttpVersions, Tls};
 use reqwest::{Client, Method, Request, StatusCode, Url};
 
 /// The timeout of one fetch. An invocation has ten seconds in total.
@@ -13,7 +13,10 @@ const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
 /// An HTTP client for documents of at most 64 KiB. It follows no redirects, and is created by the first fetch.
 #[derive(Debug, Clone, Default)]
-pub struct Fetch(Arc<OnceLock<Client>>);
+pub struct Fetch {
+    tls: Tls,
+    client: Arc<OnceLock<Client>>,
+}
 
 /// A failed fetch. A later retry may succeed.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,11 @@ pub enum FetchError {
 }
 
 impl Fetch {
+    /// Returns a client that trusts the root certificates of `tls`.
+    pub fn new(tls: Tls) -> Self {
+        Self { tls, client: Arc::default() }
+    }
+
     /// Fetches the document at `url` by GET, and returns its bytes.
     pub async fn get(&self, url: Url) -> Result<Vec<u8>, FetchError> {
         match self.send(Request::new(Method::GET, url)).await? {
@@ -59,10 +67,10 @@ impl Fetch {
     }
 
     fn client(&self) -> Result<&Client, reqwest::Error> {
-        if let Some(client) = self.0.get() {
+        if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let client = Client::builder().timeout(FETCH_TIMEOUT).redirect(Policy::none()).build()?;
-        Ok(self.0.get_or_init(|| client))
+        let client = self.tls.http_client(HttpVersions::Http2OrHttp1).timeout(FETCH_TIMEOUT).build()?;
+        Ok(self.client.get_or_init(|| client))
     }
 }

@@ -2,7 +2,8 @@
 
 use aws_config::SdkConfig;
 use pushlark_access::Access;
-use pushlark_settings::{Environment, SettingError, aws_config};
+use pushlark_http_client::aws_config;
+use pushlark_settings::{Environment, SettingError};
 use pushlark_telemetry::{Format, start};
 
 /// The values that every HTTP function is built from.
@@ -21,7 +22,7 @@ impl Init {
     pub async fn of_process() -> Result<Self, SettingError> {
         let environment = Environment::of_process();
         start(Format::Json, &environment)?;
-        let aws = aws_config().await;
+        let aws = aws_config(&environment).await?;
         let access = Access::from_environment(&environment, &aws).await?;
         Ok(Self { environment, aws, access })
     }

@@ -226,6 +226,9 @@ catalogue! {
         QUEUE_URL: Text = Text::new(URL), for &[Ingest, Worker, PushNode];
         /// URL of the queue for records that cannot be understood, set by the template.
         DEAD_LETTER_QUEUE_URL: Text = Text::new(URL), for &[Worker];
+        /// PEM file of root certificates that are trusted in addition to the built-in ones of Mozilla, for servers with a
+        /// private CA. On AWS the file comes with a layer (`/opt/…`) or the image.
+        EXTRA_CA_FILE: Text = Text::new("path"), for ALL;
         /// Endpoint of Lambda, for a plugin that runs on this machine.
         AWS_ENDPOINT_URL_LAMBDA: Text = Text::new(URL), for &[Worker];
         /// Endpoint of S3, for an emulator on this machine, or in a VPC without Internet access.

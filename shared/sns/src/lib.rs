@@ -9,6 +9,7 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use pushlark_fetch::{Fetch, FetchError};
+use pushlark_http_client::Tls;
 use pushlark_json::read_json;
 use pushlark_settings::catalogue::{AWS_ENDPOINT_URL_SNS, SNS_MUC_TOPIC, SNS_PM_TOPIC, SNS_PRESENCE_TOPIC};
 use pushlark_settings::{Environment, HttpUrl, SettingError};
@@ -153,7 +154,7 @@ pub enum SnsError {
 
 impl Topics {
     /// Reads `SNS_PRESENCE_TOPIC`, `SNS_PM_TOPIC` and `SNS_MUC_TOPIC`, each the ARN of a topic, and
-    /// `AWS_ENDPOINT_URL_SNS`, the URL of SNS in a VPC without Internet access.
+    /// `AWS_ENDPOINT_URL_SNS`, the URL of SNS in a VPC without Internet access; and `EXTRA_CA_FILE`.
     pub fn from_environment(environment: &Environment) -> Result<Self, SettingError> {
         let mut topics = Vec::new();
         for (setting, kind) in [
@@ -172,7 +173,8 @@ impl Topics {
             topics.push((arn.to_owned(), kind));
         }
         let endpoint = environment.get(&AWS_ENDPOINT_URL_SNS)?.map(|HttpUrl(url)| url);
-        Ok(Self(Arc::new(Inner { topics, endpoint, fetch: Fetch::default(), keys: Mutex::default() })))
+        let fetch = Fetch::new(Tls::from_environment(environment)?);
+        Ok(Self(Arc::new(Inner { topics, endpoint, fetch, keys: Mutex::default() })))
     }
 
     /// Reads an SNS message from the body of an HTTP request, and verifies its signature.

@@ -1,5 +1,6 @@
 //! Doubles of the services that Pushlark calls: each checks requests as the service does, and answers as its
-//! documentation says. A double listens on a loopback port without TLS, by HTTP/1.1 and by HTTP/2 with prior knowledge.
+//! documentation says. A double listens on a loopback port without TLS, by HTTP/1.1 and by HTTP/2 with prior knowledge;
+//! [`TlsProxy`] adds TLS.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -13,6 +14,7 @@ mod lambda;
 mod rest;
 mod secrets_manager;
 mod sns;
+mod tls_proxy;
 mod web_push;
 
 pub use apns::{APNS_KEY, APNS_KEY_ID, APNS_KEY_SEC1, APNS_NEW_KEY, APNS_TEAM, APNS_TOPIC, Apns, apns_error};
@@ -28,6 +30,7 @@ pub use lambda::{Behaviour, Handler, Lambda};
 pub use rest::Rest;
 pub use secrets_manager::SecretsManager;
 pub use sns::{SNS_SIGNED_BY_SHA1, Sns};
+pub use tls_proxy::{CA_FILE, TlsProxy};
 pub use web_push::{Subscriber, WebPush};
 
 use std::collections::{HashMap, HashSet, VecDeque};

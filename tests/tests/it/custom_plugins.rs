@@ -368,7 +368,11 @@ async fn a_function_has_a_longer_timeout_than_a_push_service() {
     let pushlark = Pushlark::start().await;
     pushlark.enable(BOB, "phone").await;
     let lambda = Lambda::start(Behaviour::Takes(Duration::from_millis(1_700))).await;
-    let aws = pushlark_settings::aws_config().await.into_builder().endpoint_url(&lambda.url);
+    let aws = pushlark_http_client::aws_config(&pushlark.stack.environment)
+        .await
+        .unwrap()
+        .into_builder()
+        .endpoint_url(&lambda.url);
     let aws = aws.region(aws_config::Region::new("us-east-1")).credentials_provider(
         aws_sdk_dynamodb::config::SharedCredentialsProvider::new(aws_sdk_dynamodb::config::Credentials::new(
             "local", "local", None, None, "local",

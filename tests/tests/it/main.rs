@@ -8,7 +8,8 @@
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`],
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`deduplication`], [`dynamodb_calls`], [`fair_queues`], [`order`], [`removal`],
-//!   [`resilience`], [`retries`], [`roles`], [`scale`], [`screening`], [`throughput`], [`upgrade`].
+//!   [`resilience`], [`retries`], [`roles`], [`scale`], [`screening`], [`throughput`], [`tls`],
+//!   [`upgrade`].
 //! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -66,6 +67,7 @@ mod senders;
 mod sessions;
 mod settings;
 mod throughput;
+mod tls;
 mod unread_counts;
 mod upgrade;
 mod web_push;

@@ -10,6 +10,7 @@ use doubles::{APNS_KEY, APNS_KEY_ID, APNS_TEAM, APNS_TOPIC, Apns, Fcm};
 use local::{Options, Stack};
 use pushlark_access::Access;
 use pushlark_http::Init;
+use pushlark_http_client::{Tls, aws_config, aws_http_client};
 use pushlark_plugin::Plugins;
 use pushlark_settings::{Environment, Reader, SettingError, catalogue};
 use pushlark_telemetry::{Format, start, start_to};
@@ -41,6 +42,8 @@ const BAD: &[Case] = &[
     ("JWT_ISSUER", " ", EMPTY),
     ("JWT_AUDIENCE", " ", EMPTY),
     ("JWT_KEYS", " ", EMPTY),
+    ("EXTRA_CA_FILE", "/none/ca.pem", "the file /none/ca.pem cannot be read: No such file or directory (os error 2)"),
+    ("EXTRA_CA_FILE", " ", EMPTY),
     ("MAX_NODES", "abc", r#""abc" is no whole number"#),
     ("MAX_NODES", "0", "0 is not between 1 and 1000"),
     ("MAX_NODES", "1001", "1001 is not between 1 and 1000"),
@@ -261,7 +264,8 @@ async fn what_a_choice_needs_is_named() {
 }
 
 /// Builds a function as its `main` does.
-async fn build(function: Reader, environment: &Environment, aws: &SdkConfig) -> Result<(), SettingError> {
+async fn build(function: Reader, environment: &Environment) -> Result<(), SettingError> {
+    let aws = &aws_config(environment).await?;
     let (dynamodb, sqs) = (aws_sdk_dynamodb::Client::new(aws), aws_sdk_sqs::Client::new(aws));
     let init = async || {
         let access = Access::from_environment(environment, aws).await?;
@@ -287,7 +291,6 @@ async fn build(function: Reader, environment: &Environment, aws: &SdkConfig) -> 
 /// Whoever reads a setting refuses one that is nothing but white space.
 #[tokio::test]
 async fn each_function_reads_the_settings_that_the_catalogue_gives_it() {
-    let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
     let functions = [Reader::Enable, Reader::Disable, Reader::Ingest, Reader::Worker, Reader::PushNode];
     let mut wrong = Vec::new();
     for setting in catalogue::all() {
@@ -300,7 +303,7 @@ async fn each_function_reads_the_settings_that_the_catalogue_gives_it() {
         let is_read_at_start = is_for_logging && is_refused(start(Format::Json, &environment));
         let mut readers = Vec::new();
         for function in functions {
-            if is_refused(build(function, &environment, &aws).await) || is_read_at_start {
+            if is_refused(build(function, &environment).await) || is_read_at_start {
                 readers.push(function);
             }
         }
@@ -375,6 +378,7 @@ async fn credentials_in_secrets_manager_are_judged_when_they_are_read() {
             .region(Region::from_static("us-east-1"))
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .endpoint_url(endpoint)
+            .http_client(aws_http_client(Tls::default()))
             .build();
         let mut pushlark = Pushlark::start().await;
         pushlark.stack.environment.extend([("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", arn)]);

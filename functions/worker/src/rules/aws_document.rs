@@ -13,6 +13,7 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pushlark_fetch::Fetch;
+use pushlark_http_client::Tls;
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Method, Request, StatusCode, Url};
 use serde::Deserialize;
@@ -63,7 +64,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 impl AwsDocument {
     /// Returns the object at `s3://bucket/key`, in the region of the function. `aws` has the endpoint of S3, if it is not
     /// that of AWS.
-    pub fn object(s3_url: &str, aws: SdkConfig) -> Result<Self, InvalidPlaceError> {
+    pub fn object(s3_url: &str, aws: SdkConfig, tls: Tls) -> Result<Self, InvalidPlaceError> {
         let path = s3_url.strip_prefix("s3://").ok_or(InvalidPlaceError::Object)?;
         let (bucket, key) = path.split_once('/').ok_or(InvalidPlaceError::Object)?;
         let is_bucket = !bucket.is_empty()
@@ -84,11 +85,11 @@ impl AwsDocument {
         if !url.path().ends_with(&format!("/{key}")) {
             return Err(InvalidPlaceError::Object);
         }
-        Ok(Self { name: DocumentName::Object(s3_url.into()), url, region, aws, fetch: Fetch::default() })
+        Ok(Self { name: DocumentName::Object(s3_url.into()), url, region, aws, fetch: Fetch::new(tls) })
     }
 
     /// Returns the parameter with this ARN. `aws` has the endpoint of Systems Manager, if it is not that of AWS.
-    pub fn parameter(arn: &str, aws: SdkConfig) -> Result<Self, InvalidPlaceError> {
+    pub fn parameter(arn: &str, aws: SdkConfig, tls: Tls) -> Result<Self, InvalidPlaceError> {
         let parts: Vec<_> = arn.splitn(6, ':').collect();
         let &["arn", _, "ssm", region, _, resource] = &parts[..] else { return Err(InvalidPlaceError::Arn) };
         let is_region = region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') && !region.is_empty();
@@ -97,7 +98,7 @@ impl AwsDocument {
         }
         let url = aws.endpoint_url().map_or_else(|| format!("https://ssm.{}/", domain(region)), str::to_owned);
         let url = Url::parse(&url).map_err(|_| InvalidPlaceError::Arn)?;
-        Ok(Self { name: DocumentName::Parameter(arn.into()), url, region: region.into(), aws, fetch: Fetch::default() })
+        Ok(Self { name: DocumentName::Parameter(arn.into()), url, region: region.into(), aws, fetch: Fetch::new(tls) })
     }
 
     /// Reads the text of the document.
@@ -234,14 +235,14 @@ mod tests {
             ),
             ("s3://rules/a/b c+ä", "cn-north-1", "https://rules.s3.cn-north-1.amazonaws.com.cn/a/b%20c%2B%C3%A4"),
         ] {
-            assert_eq!(AwsDocument::object(place, aws(region)).unwrap().url.as_str(), url);
+            assert_eq!(AwsDocument::object(place, aws(region), Tls::default()).unwrap().url.as_str(), url);
         }
     }
 
     #[test]
     fn a_parameter_has_the_url_of_the_region_in_its_arn() {
         let arn = "arn:aws:ssm:eu-west-1:123456789012:parameter/push/rules:3";
-        let parameter = AwsDocument::parameter(arn, aws("us-east-1")).unwrap();
+        let parameter = AwsDocument::parameter(arn, aws("us-east-1"), Tls::default()).unwrap();
         assert_eq!(parameter.url.as_str(), "https://ssm.eu-west-1.amazonaws.com/");
     }
 
@@ -250,10 +251,11 @@ mod tests {
         for place in
             ["s3:", "s3://", "s3://rules", "s3://rules/", "s3:///a", "s3://Rules/a", "s3://r@s/a", "s3://r/a/../b"]
         {
-            let refused = AwsDocument::object(place, aws("eu-west-1")).err().unwrap();
+            let refused = AwsDocument::object(place, aws("eu-west-1"), Tls::default()).err().unwrap();
             assert_eq!(refused.to_string(), "expected s3://bucket/key", "{place}");
         }
-        let unknown_region = AwsDocument::object("s3://rules/a", SdkConfig::builder().build()).err().unwrap();
+        let unknown_region =
+            AwsDocument::object("s3://rules/a", SdkConfig::builder().build(), Tls::default()).err().unwrap();
         assert_eq!(unknown_region.to_string(), "there is no AWS region: set AWS_REGION");
         for place in [
             "arn:",
@@ -263,7 +265,10 @@ mod tests {
             "arn:aws:ssm:evil.example/:123456789012:parameter/a",
             "arn:aws:ssm:eu-west-1:123456789012:document/a",
         ] {
-            assert!(matches!(AwsDocument::parameter(place, aws("eu-west-1")), Err(InvalidPlaceError::Arn)), "{place}");
+            assert!(
+                matches!(AwsDocument::parameter(place, aws("eu-west-1"), Tls::default()), Err(InvalidPlaceError::Arn)),
+                "{place}"
+            );
         }
     }
 

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use aws_config::SdkConfig;
+use pushlark_http_client::Tls;
 use pushlark_settings::{Environment, Secret, SettingError, UnreadSecretError, catalogue};
 
 use super::aws_document::{AwsDocument, InvalidPlaceError};
@@ -55,16 +56,17 @@ impl RulesSource {
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Option<Self>, SettingError> {
         let s3 = environment.with_endpoint(aws, &catalogue::AWS_ENDPOINT_URL_S3)?;
         let ssm = environment.with_endpoint(aws, &catalogue::AWS_ENDPOINT_URL_SSM)?;
+        let tls = Tls::from_environment(environment)?;
         let Some(place) = environment.value(&catalogue::RULES)? else { return Ok(None) };
         let invalid = |wrong: InvalidPlaceError| catalogue::RULES.invalid(wrong);
         let document = |document: AwsDocument| Self::Aws(Box::new(document));
         Ok(Some(match place.split_once(':') {
             Some(("file", path)) => Self::Local(LocalRules::File(path.into())),
-            Some(("s3", _)) => document(AwsDocument::object(place, s3).map_err(invalid)?),
+            Some(("s3", _)) => document(AwsDocument::object(place, s3, tls).map_err(invalid)?),
             Some(("arn", arn)) if arn.split(':').nth(1) == Some("secretsmanager") => {
                 Self::Secret(Secret::new(place, aws))
             }
-            Some(("arn", _)) => document(AwsDocument::parameter(place, ssm).map_err(invalid)?),
+            Some(("arn", _)) => document(AwsDocument::parameter(place, ssm, tls).map_err(invalid)?),
             Some(("http" | "https", _)) => return Err(invalid(InvalidPlaceError::Http)),
             // The white space around the text stays, because errors name lines.
             _ => Self::Local(LocalRules::given(environment.text(catalogue::RULES.name).unwrap_or(place))?),

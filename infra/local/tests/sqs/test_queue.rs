@@ -18,6 +18,7 @@ use aws_sdk_sqs::types::{
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use local::sqs::{Clock, QueueAttributes, Sqs};
+use pushlark_http_client::{Tls, aws_http_client};
 
 /// Far longer than a prompt answer takes, and shorter than a long poll of 20 s.
 pub const PROMPT_LIMIT: Duration = Duration::from_secs(15);
@@ -138,6 +139,7 @@ pub fn client(endpoint: &str) -> Client {
         .region(Region::from_static("us-east-1"))
         .credentials_provider(credentials)
         .endpoint_url(endpoint)
+        .http_client(aws_http_client(Tls::default()))
         .build();
     Client::from_conf(config)
 }

@@ -321,7 +321,7 @@ OF/2NxApJCzGCEDdfSp6VQO30hyhRANCAAQRWz+jn65BtOMvdyHKcvjBeBSDZH2r
 
     fn apns() -> Apns {
         let credentials = json!({"team_id": "TEAM123456", "key_id": "KEY1234567", "key": KEY});
-        let http = HttpClient::new(crate::http_client::ClientKind::Http2, Duration::from_secs(1));
+        let http = HttpClient::new(&Default::default(), crate::http_client::ClientKind::Http2, Duration::from_secs(1));
         Apns::new(serde_json::from_value(credentials).unwrap(), |_| http).unwrap()
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use pushlark_http_client::Tls;
 use pushlark_settings::{HostPatternError, HostPatterns};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
@@ -46,6 +47,7 @@ pub struct HttpClients {
     /// For Web Push, whose endpoints users choose.
     web_push: web_push::WebPushClients,
     trusted_origins: TrustedOrigins,
+    tls: Tls,
     timeout: Duration,
 }
 
@@ -67,15 +69,16 @@ enum InvalidCredentials {
 }
 
 impl HttpClients {
-    /// Returns clients that wait at most `timeout` for an answer.
-    pub fn new(trusted_origins: &TrustedOrigins, timeout: Duration) -> Self {
+    /// Returns clients that trust the root certificates of `tls`, and wait at most `timeout` for an answer.
+    pub fn new(tls: &Tls, trusted_origins: &TrustedOrigins, timeout: Duration) -> Self {
         Self {
-            google: HttpClient::new(ClientKind::Http2, timeout),
+            google: HttpClient::new(tls, ClientKind::Http2, timeout),
             apple: Mutex::default(),
+            tls: tls.clone(),
             timeout,
             web_push: web_push::WebPushClients {
-                trusted: HttpClient::new(ClientKind::Any, timeout),
-                public: HttpClient::new(ClientKind::Public, timeout),
+                trusted: HttpClient::new(tls, ClientKind::Any, timeout),
+                public: HttpClient::new(tls, ClientKind::Public, timeout),
             },
             trusted_origins: trusted_origins.clone(),
         }
@@ -84,7 +87,7 @@ impl HttpClients {
     fn of_apple_key(&self, key_id: &str) -> HttpClient {
         // Every change is a single step, so a poisoned lock still holds valid data.
         let mut clients = self.apple.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || HttpClient::new(ClientKind::Http2, self.timeout);
+        let new = || HttpClient::new(&self.tls, ClientKind::Http2, self.timeout);
         clients.entry(key_id.to_owned()).or_insert_with(new).clone()
     }
 }

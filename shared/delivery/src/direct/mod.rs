@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures_util::future::{BoxFuture, join_all};
+use pushlark_http_client::Tls;
 use pushlark_model::{Mode, PublishOptions, Registration};
 use pushlark_settings::catalogue::PUSH_CREDENTIALS;
 use pushlark_settings::{Environment, RotatingSecret, Secret, SettingError};
@@ -32,15 +33,16 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Reads `PUSH_CREDENTIALS`; returns `None` if it is not set.
+    /// Reads `PUSH_CREDENTIALS` and `EXTRA_CA_FILE`; returns `None` if it is not set.
     pub fn from_environment(
         trusted_origins: &TrustedOrigins,
         environment: &Environment,
         timeout: Duration,
         aws: &SdkConfig,
     ) -> Result<Option<Self>, SettingError> {
+        let tls = Tls::from_environment(environment)?;
         let Some(setting) = environment.value(&PUSH_CREDENTIALS)? else { return Ok(None) };
-        let clients = HttpClients::new(trusted_origins, timeout);
+        let clients = HttpClients::new(&tls, trusted_origins, timeout);
         let secret = Secret::new(setting, aws);
         let apps =
             RotatingSecret::new(PUSH_CREDENTIALS.name, secret, move |text| Apps::read(text, &clients)).checked()?;

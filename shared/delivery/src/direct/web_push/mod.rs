@@ -298,6 +298,7 @@ mod tests {
     use std::sync::Arc;
 
     use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+    use pushlark_http_client::Tls;
     use pushlark_model::Registration;
     use pushlark_xmpp::BareJid;
     use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -325,8 +326,8 @@ mod tests {
             if is_trusted { url.origin().ascii_serialization().parse().unwrap() } else { TrustedOrigins::default() };
         let timeout = Duration::from_secs(2);
         let clients = WebPushClients {
-            trusted: HttpClient::new(ClientKind::Any, timeout),
-            public: HttpClient::new(ClientKind::Public, timeout),
+            trusted: HttpClient::new(&Tls::default(), ClientKind::Any, timeout),
+            public: HttpClient::new(&Tls::default(), ClientKind::Public, timeout),
         };
         let key = BASE64_URL_SAFE_NO_PAD.encode([1; 32]);
         let credentials = serde_json::from_value(json!({"key": key, "subject": "mailto:push@example.com"})).unwrap();
