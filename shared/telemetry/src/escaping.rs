@@ -111,7 +111,7 @@ mod tests {
             let written = written(Format::Json, text);
             let line: Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
             assert_eq!(
-                (&line["shown"], &line["given"], &line["spans"][0]["sender"]),
+                (&line["shown"], &line["given"], &line["sender"]),
                 (&text.into(), &text.into(), &text.into())
             );
             assert_eq!(line["debugged"], format!("{text:?}"));
