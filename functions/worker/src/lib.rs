@@ -7,6 +7,7 @@ mod batch;
 mod call;
 mod clear;
 mod decision;
+mod event_line;
 mod explain;
 mod external;
 mod guard;
@@ -35,7 +36,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use pushlark_settings::{Environment, aws_config};
-use pushlark_telemetry::{Format, flush, start};
+use pushlark_telemetry::{Format, count_cold_start, flush, start};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -89,6 +90,7 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     let worker = Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb, sqs).await?);
     let warming = Arc::clone(&worker);
     tokio::spawn(async move { warming.warm_up().await });
+    count_cold_start();
     lambda_runtime::run(service_fn(async |event: LambdaEvent<WorkerInvocation>| {
         let answer = worker.answer(event.payload, instant_of(event.context.deadline)).await;
         flush();

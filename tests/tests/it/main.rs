@@ -9,7 +9,7 @@
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`dynamodb_calls`], [`order`], [`removal`], [`resilience`], [`retries`], [`roles`],
 //!   [`scale`], [`throughput`], [`upgrade`].
-//! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
+//! - The whole: [`documentation`], [`event_lines`], [`mongooseim`], [`secrecy`], [`settings`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -31,6 +31,7 @@ mod dynamodb_calls;
 mod enable_disable;
 mod enable_extensions;
 mod encryption;
+mod event_lines;
 mod events;
 mod explain;
 mod fcm;
