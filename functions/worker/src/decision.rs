@@ -65,7 +65,7 @@ pub enum Reason {
     RingsByPushKit,
     /// The device belongs to APNs, where no notification can end a call.
     NoCallEnd,
-    /// The recipient has no registration.
+    /// The recipient has no registration, or no longer the one that is retried.
     NoRegistration,
     /// The push service has reported the device of a push node as gone.
     DeviceGone,

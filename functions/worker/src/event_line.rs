@@ -92,8 +92,9 @@ impl EventLines {
             Action::RemoveUser(_) | Action::RemoveDomain(_) => return None,
         };
         let id = task.attempt.id();
-        let is_same = |line: &EventLine| line.message == message && line.kind == kind && line.id == id;
-        let index = self.0.iter().rposition(is_same).unwrap_or_else(|| {
+        let mut of_message = self.0.iter().enumerate().rev().take_while(|(_, line)| line.message == message);
+        let found = of_message.find(|(_, line)| line.kind == kind && line.id == id).map(|(index, _)| index);
+        let index = found.unwrap_or_else(|| {
             let (id, results) = (id.to_owned(), Results::default());
             self.0.push(EventLine { message, id, kind, to, from, recipients: 0, open: 0, results, retried: 0 });
             self.0.len() - 1

@@ -117,8 +117,11 @@ impl Worker {
         let places: Vec<_> = ours.iter().map(|planned| turn.join(&planned.publication.registration)).collect();
         drop(turn);
         log(event, decision);
-        outcome.results = left_out(decision);
+        decision.left_out.iter().for_each(|(_, reason)| outcome.results.leave_out(reason));
         if ours.is_empty() {
+            if decision.left_out.is_empty() {
+                outcome.results.leave_out(&Reason::NoRegistration);
+            }
             return self.remember_count(event, attempt, outcome).await;
         }
         let key = |registration: &Registration| (registration.jid.clone(), registration.node.clone());
@@ -307,16 +310,6 @@ impl TaskOutcome {
         tracing::error!(error = %Causes(error), "not notified yet");
         Self { unfinished: vec![Unfinished::all(RetryCause::FAILED)], ..self }
     }
-}
-
-/// Returns the registrations that a decision leaves out, as results.
-fn left_out(decision: &Decision<'_>) -> Results {
-    let mut results = Results::default();
-    decision.left_out.iter().for_each(|(_, reason)| results.leave_out(reason));
-    if decision.snapshot.registrations.is_empty() {
-        results.leave_out(&Reason::NoRegistration);
-    }
-    results
 }
 
 /// Counts the registrations that are left out for a reason with a metric.
