@@ -53,7 +53,7 @@ class NotificationScenarios(Scenarios):
         await resumed
         sender.say(bob, "again")
         await eventually("the message", lambda: "again" in phone.bodies)
-        line = f"recipient={bob}@localhost}}: not notified"
+        line = f'to="{bob}@localhost" why="online"'
         await eventually("the event in Pushlark's log", lambda: line in self.pushlark.program.output.read_text())
         assert self.pushlark.explained(f"{bob}@localhost")["online"] is True
         assert not self.pushlark.notifications(bob)
