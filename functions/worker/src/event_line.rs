@@ -225,7 +225,7 @@ mod tests {
         let codes: Vec<_> = of_worker.chain(of_plugins).chain(of_contents).collect();
         assert!(codes.len() > 35, "{codes:?}");
         let page = include_str!("../../../docs/logs.md");
-        let table = page.split("| `why` |").nth(1).unwrap().split("\n\n").next().unwrap();
+        let table = page.split("| `why` | reason |").nth(1).unwrap().split("\n\n").next().unwrap();
         let listed: BTreeSet<_> = table.lines().skip(2).filter_map(|row| row.split('`').nth(1)).collect();
         for code in &codes {
             assert!(code.len() <= 20 && code.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{code}");
