@@ -338,6 +338,44 @@ class Rules(unittest.TestCase):
         self.assertIsNone(refused(deployed() | {"Plugin": "rules", "Rules": "s3://bucket/rules.toml"}))
 
 
+class Alarms(unittest.TestCase):
+    """CloudWatch bills each metric of an alarm."""
+
+    ALARMS = {name: r["Properties"] for name, r in RESOURCES.items() if r["Type"] == "AWS::CloudWatch::Alarm"}
+
+    def test_the_alarms_have_at_most_six_metrics(self):
+        metrics = [
+            metric
+            for alarm in self.ALARMS.values()
+            for metric in alarm.get("Metrics", [alarm])
+            if "MetricName" in metric or "MetricStat" in metric
+        ]
+        self.assertLessEqual(len(metrics), 6)
+
+    def test_each_alarm_says_what_to_do_and_is_on_the_page(self):
+        page = (ROOT / "docs/deploy.md").read_text()
+        self.assertEqual(set(re.findall(r"^\| `(\w+Alarm)` \|", page, re.MULTILINE)), self.ALARMS.keys())
+        for name, alarm in self.ALARMS.items():
+            self.assertRegex(alarm["AlarmDescription"], r"Search|Check|Reduce", name)
+
+    def test_each_function_counts_its_failures_in_the_metric_of_the_alarm(self):
+        alarm = self.ALARMS["FailuresAlarm"]
+        filters = [r["Properties"] for r in RESOURCES.values() if r["Type"] == "AWS::Logs::MetricFilter"]
+        logs = [RESOURCES[name]["Properties"]["LoggingConfig"]["LogGroup"]["Ref"] for name in FUNCTIONS]
+        self.assertEqual(sorted(filter["LogGroupName"]["Ref"] for filter in filters), sorted(logs))
+        for filter in filters:
+            [metric] = filter["MetricTransformations"]
+            self.assertEqual(metric["MetricNamespace"], alarm["Namespace"])
+            self.assertEqual(metric["MetricName"], alarm["MetricName"])
+            # A default value is a metric that is billed in each hour.
+            self.assertNotIn("DefaultValue", metric)
+            self.assertEqual(filter["FilterPattern"], {"Fn::FindInMap": ["Logs", "Failures", "Pattern"]})
+
+    def test_lambda_logs_the_invocations_that_fail(self):
+        config = TEMPLATE["Globals"]["Function"]["LoggingConfig"]
+        self.assertEqual((config["LogFormat"], config["SystemLogLevel"]), ("JSON", "WARN"))
+
+
 class Stacks(unittest.TestCase):
     def test_alarms_see_the_metrics_of_their_own_stack_alone(self):
         stack = {"Ref": "AWS::StackName"}
@@ -348,6 +386,8 @@ class Stacks(unittest.TestCase):
             metrics += [query["MetricStat"]["Metric"] for query in alarm.get("Metrics", []) if "MetricStat" in query]
         self.assertTrue(any(metric["Namespace"] == "Pushlark" for metric in metrics))
         for metric in metrics:
+            if metric["Namespace"] == {"Fn::Sub": "Pushlark/${AWS::StackName}"}:
+                continue
             [dimension] = metric["Dimensions"]
             if metric["Namespace"] == "Pushlark":
                 self.assertEqual(dimension, {"Name": "Stack", "Value": stack})

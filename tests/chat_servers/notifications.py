@@ -55,7 +55,7 @@ class NotificationScenarios(Scenarios):
         await resumed
         sender.say(bob, "again")
         await eventually("the message", lambda: "again" in phone.bodies)
-        line = f"not queued .*recipient={bob}@localhost .*the recipient is online"
+        line = f"not queued .*to={bob}@localhost .*the recipient is online"
         log = self.pushlark.program.output
         await eventually("the event in Pushlark's log", lambda: re.search(line, log.read_text()))
         assert self.pushlark.explained(f"{bob}@localhost")["online"] is True

@@ -58,7 +58,7 @@ impl Plugin for Rooms {
                     .get(QUIET_HOURS)
                     .and_then(QuietHours::parse)
                     .is_some_and(|quiet_hours| quiet_hours.contain(event.at.unix_timestamp()));
-            is_quiet.then(|| Rule::new("rooms", "the device has quiet hours"))
+            is_quiet.then(|| Rule::new("rooms", "the device has quiet hours").with_code("quiet-hours"))
         });
         choice.left_out.append(&mut left_out);
         choice

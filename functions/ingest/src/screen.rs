@@ -134,7 +134,7 @@ impl fmt::Debug for Screen {
 }
 
 fn note(event: &Event, reason: &dyn fmt::Display) {
-    tracing::debug!(id = event.id, recipient = %event.recipient(), %reason, "not queued");
+    tracing::debug!(id = event.id, to = %event.recipient(), %reason, "not queued");
 }
 
 /// Returns the plugin that decides about an event: the default rules decide about contact requests.

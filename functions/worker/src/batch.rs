@@ -11,9 +11,10 @@ use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, error_span};
 
 use crate::claims;
+use crate::event_line::{EventLines, LogEvents};
 use crate::notify::TaskOutcome;
 use crate::order::{Order, Ticket};
 use crate::progress::{self, BatchContext, ByClaimant, Progress, RecipientProgress};
@@ -45,6 +46,8 @@ struct TaskEntry {
     index: usize,
     user: Option<BareJid>,
     attempt: Attempt,
+    /// The index of the event's log line, if the task was started and has one.
+    line: Option<usize>,
 }
 
 /// A task that must be retried, or one of its registrations.
@@ -68,6 +71,7 @@ impl Worker {
         let mut received: Vec<Received> = Vec::with_capacity(batch.records.len());
         let (mut stay, mut unfinished_tasks) = (BTreeSet::new(), Vec::new());
         let (mut running, mut by_id, mut tasks_read) = (JoinSet::new(), HashMap::new(), 0);
+        let mut lines = EventLines::default();
         for message in batch.records {
             let index = received.len();
             let body = message.body.clone().unwrap_or_default();
@@ -80,11 +84,12 @@ impl Worker {
                     let members = claims::members(&tasks);
                     for (task, member) in tasks.into_iter().zip(members) {
                         let (user, attempt) = (task.user(), task.attempt.clone());
-                        let entry = TaskEntry { message: index, index: tasks_read, user, attempt };
+                        let mut entry = TaskEntry { message: index, index: tasks_read, user, attempt, line: None };
                         tasks_read += 1;
                         if is_too_early(&task.attempt.retry) {
                             unfinished_tasks.push(UnfinishedTask::all(entry, RetryCause::TooEarly));
                         } else {
+                            entry.line = lines.open(index, &task);
                             let ticket = order.next(entry.user.as_ref(), member);
                             let handle = running.spawn(Arc::clone(self).work(task, ticket, Arc::clone(&context)));
                             by_id.insert(handle.id(), entry);
@@ -98,7 +103,7 @@ impl Worker {
             }
             received.push(message);
         }
-        unfinished_tasks.extend(self.run(&mut running, by_id, &context, end_cutoff).await);
+        unfinished_tasks.extend(self.run(&mut running, by_id, &mut lines, &context, end_cutoff).await);
         let mut recipients = context.progress.take();
         stay.extend(self.put_back(unfinished_tasks, &mut recipients).await);
         let response = self.response(received, &stay).await;
@@ -115,6 +120,7 @@ impl Worker {
         &self,
         running: &mut JoinSet<TaskOutcome>,
         mut by_id: HashMap<Id, TaskEntry>,
+        lines: &mut EventLines,
         batch: &BatchContext,
         end_cutoff: Instant,
     ) -> Vec<UnfinishedTask> {
@@ -140,11 +146,12 @@ impl Worker {
             let outcome = ended.map_or_else(
                 // The panic's message is not logged: it may quote the text of a message.
                 |_| {
-                    tracing::error!(id = task.attempt.id(), "a task failed: it panicked");
+                    tracing::error!(id = task.attempt.id(), to = task.to(), "a task failed: it panicked");
                     TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED))
                 },
                 |(_, outcome)| outcome,
             );
+            lines.close(task.line, &outcome, self.log_events);
             unfinished_tasks.extend(outcome.unfinished.into_iter().map(|unfinished| {
                 let task = TaskEntry { user: task.user.clone(), attempt: task.attempt.clone(), ..task };
                 UnfinishedTask { task, counted: outcome.counted, unfinished }
@@ -153,7 +160,9 @@ impl Worker {
         // The other tasks are cancelled: a task that is put back must not publish any more.
         running.shutdown().await;
         for task in by_id.into_values() {
-            tracing::error!(id = task.attempt.id(), "a task was given up at the deadline");
+            tracing::error!(id = task.attempt.id(), to = task.to(), "a task was given up at the deadline");
+            let given_up = TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
+            lines.close(task.line, &given_up, self.log_events);
             unfinished_tasks.push(UnfinishedTask::all(task, RetryCause::FAILED));
         }
         while writing.join_next().await.is_some() {}
@@ -177,15 +186,15 @@ impl Worker {
         let id = attempt.id();
         match action {
             Action::Notify { mut event, reported } => {
-                let span = info_span!("message", id, recipient = %event.recipient());
+                let span = error_span!("event", id, to = %event.recipient());
                 self.notify(&mut event, &reported, &attempt, turn, &batch).instrument(span).await
             }
             Action::NotifyDevice(push) => {
-                let span = info_span!("message", id, recipient = %push.owner);
+                let span = error_span!("event", id, to = %push.owner);
                 self.notify_device(&push, &attempt, turn, &batch).instrument(span).await
             }
             Action::Clear(read) => {
-                let span = info_span!("message", id, recipient = %read.user);
+                let span = error_span!("event", id, to = %read.user);
                 self.clear(&read, &attempt, turn, &batch).instrument(span).await
             }
             Action::RemoveUser(user) => {
@@ -216,7 +225,9 @@ impl Worker {
                     WorkKind::DomainRemoved { domain } => (None, Some(domain.as_str())),
                     _ => (None, None),
                 };
-                tracing::info!(id, user, domain, "removed");
+                if self.log_events == LogEvents::All {
+                    tracing::info!(id, user, domain, "removed");
+                }
                 return TaskOutcome::default();
             }
             Ok(RemovalProgress::Swept) => RECHECK_DELAY,
@@ -231,7 +242,9 @@ impl Worker {
             tracing::error!(id, error = %Causes(&error), "removal failed: it is retried");
             return TaskOutcome::unfinished(Unfinished::all(RetryCause::FAILED));
         }
-        tracing::info!(id, seconds = delay.as_secs(), "removal not complete: the next step follows");
+        if self.log_events == LogEvents::All {
+            tracing::info!(id, seconds = delay.as_secs(), "removal not complete: the next step follows");
+        }
         TaskOutcome::default()
     }
 
@@ -335,6 +348,13 @@ impl Worker {
             tracing::warn!(error = %Causes(&error), "not delayed: messages return after the queue's own timeout");
         }
         response
+    }
+}
+
+impl TaskEntry {
+    /// Returns the recipient, for a log line.
+    fn to(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| user.as_str())
     }
 }
 

@@ -12,6 +12,7 @@ use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
 use crate::claims::ClaimError;
+use crate::decision::Reason;
 use crate::deduplication::Deduplication;
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
@@ -74,8 +75,7 @@ impl Worker {
         let ReadConversation { user, conversation } = read;
         if self.time_to_live.is_over(attempt.at()) {
             count(Metric::Expired);
-            tracing::info!("not cleared: the read mark is older than the time to live");
-            return TaskOutcome::default();
+            return TaskOutcome::left_out(&Reason::TooLate);
         }
         let shown = match self.store.shown(user, conversation).await {
             Ok(shown) => shown,
@@ -93,6 +93,7 @@ impl Worker {
             Ok(unread_count) => unread_count,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };
+        let registrations_shown = registrations.len();
         let (ours, badge) = match self.claim_clearing(read, unread_count, attempt, registrations, &mut turn).await {
             Ok(claimed) => claimed,
             Err(error) => return TaskOutcome::default().postponed(&error),
@@ -122,16 +123,21 @@ impl Worker {
             }
             (registration, result)
         });
-        let (mut outcome, mut delivered) = (TaskOutcome::default(), 0);
+        let mut outcome = TaskOutcome::default();
+        let claimed = registrations_shown - publishes.len();
+        (0..claimed).for_each(|_| outcome.results.leave_out(&Reason::Claimed));
+        if registrations_shown == 0 {
+            outcome.results.leave_out(&Reason::NotShown);
+        }
         for (registration, result) in join_all(publishes).await {
             match result {
-                Ok(disposition) => delivered += usize::from(disposition == Disposition::Delivered),
+                Ok(Disposition::Delivered) => outcome.results.delivered += 1,
+                Ok(Disposition::Undeliverable) => outcome.results.undelivered += 1,
                 Err(cause) => {
                     outcome.unfinished.push(Unfinished { registration: Some(registration), is_claimed, cause })
                 }
             }
         }
-        tracing::info!(unread_count, delivered, failed = outcome.unfinished.len(), "cleared");
         // What is still unread is still shown.
         if unread_count == 0 && !is_retried {
             self.forget_shown(read, &shown).await;

@@ -1,5 +1,6 @@
 //! Decides the publications for one recipient of an event. Pure: its input is the event and the result of one query.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use pushlark_delivery::{Delivery, Publisher, RouteError};
@@ -41,7 +42,7 @@ pub struct PlannedPublication<'w> {
     pub is_claimed: bool,
 }
 
-/// The reason why a registration is not notified.
+/// The reason why a registration, or a recipient, is not notified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// A rule of the plugin leaves it out.
@@ -66,6 +67,34 @@ pub enum Reason {
     RingsByPushKit,
     /// The device belongs to APNs, where no notification can end a call.
     NoCallEnd,
+    /// The recipient has no registration, or no longer the one that is retried.
+    NoRegistration,
+    /// The push service has reported the device of a push node as gone.
+    DeviceGone,
+    /// No device shows a notification of the conversation that is read.
+    NotShown,
+}
+
+impl Reason {
+    /// Returns the code of the reason, for the log line of an event: short, and the same in each release.
+    pub fn code(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Rule(rule) => return rule.code().clone(),
+            Self::NotChosen => "not-chosen",
+            Self::Preference(preference) => preference.code(),
+            Self::TooLate => "expired",
+            Self::Unroutable(_) => "unroutable",
+            Self::Claimed => "claimed",
+            Self::EnabledLater => "enabled-later",
+            Self::CallsAlone => "calls-alone",
+            Self::Connected => "connected",
+            Self::RingsByPushKit => "push-kit-rings",
+            Self::NoCallEnd => "no-call-end",
+            Self::NoRegistration => "no-registration",
+            Self::DeviceGone => "device-gone",
+            Self::NotShown => "not-shown",
+        })
+    }
 }
 
 impl fmt::Display for Reason {
@@ -82,6 +111,9 @@ impl fmt::Display for Reason {
             Self::Connected => f.write_str("its own session is online"),
             Self::RingsByPushKit => f.write_str("a PushKit device of the user rings"),
             Self::NoCallEnd => f.write_str("APNs devices are not notified of the end of a call"),
+            Self::NoRegistration => f.write_str("the recipient has no registration"),
+            Self::DeviceGone => f.write_str("the device is gone"),
+            Self::NotShown => f.write_str("no device shows a notification of the conversation"),
         }
     }
 }

@@ -27,6 +27,8 @@ use tokio::time::sleep;
 const BATCH_DELAY: Duration = Duration::from_millis(10);
 /// The most bytes of events in one call. Lambda accepts 6 MB ("Lambda quotas").
 const MAX_REQUEST_BYTES: usize = 5 * 1024 * 1024;
+/// The code of the function's reasons in log lines, whose texts are of any length.
+const CODE: &str = "lambda";
 
 /// The plugin's function, and the events that wait for its next call.
 pub struct External {
@@ -344,7 +346,7 @@ impl Plugin for AnsweredPlugin {
     fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
         match &self.answer.prepare_notification {
             None => Defaults.prepare_notification(event),
-            Some(Prepared::Skip(reason)) => Err(Rule::new(self.name.clone(), reason.clone())),
+            Some(Prepared::Skip(reason)) => Err(Rule::new(self.name.clone(), reason.clone()).with_code(CODE)),
             Some(Prepared::Payload(PayloadFields(payload))) => Ok(payload.clone()),
         }
     }
@@ -355,7 +357,8 @@ impl Plugin for AnsweredPlugin {
         };
         let chosen: Vec<&Registration> = chosen.iter().filter_map(|index| self.services.get(*index)).collect();
         Choice::by(services, |service| {
-            (!chosen.contains(&service)).then(|| Rule::new(self.name.clone(), "the function leaves it out"))
+            let rule = || Rule::new(self.name.clone(), "the function leaves it out").with_code(CODE);
+            (!chosen.contains(&service)).then(rule)
         })
     }
 

@@ -1,13 +1,15 @@
 //! Notifies the device of a push node. Another server has published the payload, so no plugin is called.
 
-use pushlark_delivery::Notification;
+use pushlark_delivery::{Notification, RouteError};
 use pushlark_model::{CallSignal, Collapse, Payload};
+use pushlark_plugin::Reason as PluginReason;
 use pushlark_store::DeviceStatus;
 use pushlark_telemetry::{Metric, count};
 use pushlark_xmpp::parse_jid;
 use time::OffsetDateTime;
 
 use crate::call::{CallAlert, OtherDevices, for_device};
+use crate::decision::Reason;
 use crate::deduplication::Deduplication;
 use crate::notify::TaskOutcome;
 use crate::order::Turn;
@@ -31,24 +33,21 @@ impl Worker {
         let Some(publisher) = self.delivery.push_service(user, &registration.jid) else {
             count(Metric::Unroutable);
             tracing::warn!(jid = %registration.jid, "not notified: the node's host is not in VIRTUAL_PUBSUB_HOSTS");
-            return TaskOutcome::default();
+            return TaskOutcome::left_out(&Reason::Unroutable(RouteError::HostNotAllowed));
         };
         let Some(expires_at) = self.time_to_live.expiry(attempt.at(), payload, &registration.options, None) else {
             count(Metric::Expired);
-            tracing::info!("not notified: it is older than its time to live");
-            return TaskOutcome::default();
+            return TaskOutcome::left_out(&Reason::TooLate);
         };
         if matches!(payload.call(), Some(CallSignal::End(_))) && !self.content_policy.call_end {
-            tracing::info!("not notified: CALL_END is off");
-            return TaskOutcome::default();
+            return TaskOutcome::left_out(&Reason::Rule(PluginReason::CallEndOff.rule()));
         }
         let conversations = push.sender.as_slice();
         let (now, ringing) = (OffsetDateTime::now_utc(), self.time_to_live.call);
         let subject = Subject { payload, conversations, now, ringing };
         if let Some(preference) = registration.preferences.as_deref().and_then(|of_owner| subject.stopped_by(of_owner))
         {
-            tracing::info!("not notified: {preference}");
-            return TaskOutcome::default();
+            return TaskOutcome::left_out(&Reason::Preference(preference));
         }
         let ringing = publisher.ringing(&registration.options);
         // A node does not know the user's other devices.
@@ -63,16 +62,10 @@ impl Worker {
         let payload = preferences::shown(payload.clone(), registration, &self.content_policy);
         let payload = match for_device(payload, registration, ringing, others, alert) {
             Ok(payload) => payload,
-            Err(reason) => {
-                tracing::info!("not notified: {reason}");
-                return TaskOutcome::default();
-            }
+            Err(reason) => return TaskOutcome::left_out(&reason),
         };
         let is_suspected = match self.store.device(registration).await {
-            Ok(DeviceStatus::Gone) => {
-                tracing::info!("not notified: the device is gone");
-                return TaskOutcome::default();
-            }
+            Ok(DeviceStatus::Gone) => return TaskOutcome::left_out(&Reason::DeviceGone),
             Ok(device) => device == DeviceStatus::Suspected,
             Err(error) => return TaskOutcome::default().postponed(&error),
         };
@@ -81,10 +74,7 @@ impl Worker {
             let claim = attempt.claimant(user, None).claim(&[registration]);
             match turn.claim(&self.store, &attempt.claim_item(user), claim).await {
                 Ok(held) if held == [true] => {}
-                Ok(_) => {
-                    tracing::info!("not notified: it was published before");
-                    return TaskOutcome::default();
-                }
+                Ok(_) => return TaskOutcome::left_out(&Reason::Claimed),
                 Err(error) => return TaskOutcome::default().postponed(&error),
             }
         }
@@ -110,13 +100,15 @@ impl Worker {
         let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
         match self.publish(publish, batch.publish_cutoff).await {
             Ok(disposition) => {
-                if let Disposition::Delivered = disposition {
-                    tracing::info!(jid = %registration.jid, "notified");
-                }
                 if is_claimed {
                     batch.progress.add(attempt, user, None, [registration.clone()]);
                 }
-                TaskOutcome::default()
+                let mut outcome = TaskOutcome::default();
+                match disposition {
+                    Disposition::Delivered => outcome.results.delivered = 1,
+                    Disposition::Undeliverable => outcome.results.undelivered = 1,
+                }
+                outcome
             }
             Err(cause) => {
                 TaskOutcome::unfinished(Unfinished { registration: Some(registration.clone()), is_claimed, cause })

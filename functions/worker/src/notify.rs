@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::claims::ClaimError;
 use crate::decision::{Decision, PlannedPublication, Reason, RecipientState, decide};
+use crate::event_line::Results;
 use crate::external::PluginError;
 use crate::order::Turn;
 use crate::progress::BatchContext;
@@ -29,6 +30,8 @@ pub struct TaskOutcome {
     pub counted: Option<u32>,
     /// The parts of the task that must be retried.
     pub unfinished: Vec<Unfinished>,
+    /// The results of the other parts, for the log line of the event.
+    pub results: Results,
 }
 
 /// The reason why there is no decision.
@@ -66,7 +69,8 @@ impl Worker {
                 if rule.is_failure() {
                     warn_of_failure(&rule);
                 }
-                tracing::info!(skipped = %rule, "not notified");
+                tracing::debug!(skipped = %rule, "decided");
+                outcome.results.leave_out(&Reason::Rule(rule));
                 if let Err(error) = self.end_call_silently(event, attempt).await {
                     return outcome.postponed(&error);
                 }
@@ -118,8 +122,12 @@ impl Worker {
         ours.iter_mut().filter(|planned| !planned.is_claimed).for_each(PlannedPublication::replace_repeats);
         let places: Vec<_> = ours.iter().map(|planned| turn.join(&planned.publication.registration)).collect();
         drop(turn);
+        log(event, decision);
+        decision.left_out.iter().for_each(|(_, reason)| outcome.results.leave_out(reason));
         if ours.is_empty() {
-            log(event, decision, Counts::default());
+            if decision.left_out.is_empty() {
+                outcome.results.leave_out(&Reason::NoRegistration);
+            }
             return outcome;
         }
         let key = |registration: &Registration| (registration.jid.clone(), registration.node.clone());
@@ -157,15 +165,16 @@ impl Worker {
             }
             (publication.registration, is_quiet, is_claimed, result)
         });
-        let mut counts = Counts::default();
         let (mut complete, mut failed) = (Vec::new(), BTreeMap::new());
         for (registration, is_quiet, is_claimed, result) in join_all(publishes).await {
             let key = key(&registration);
             match result {
                 Ok(disposition) => {
                     let is_delivered = disposition == Disposition::Delivered;
-                    counts.delivered += usize::from(is_delivered);
-                    counts.quiet += usize::from(is_delivered && is_quiet);
+                    let Results { delivered, quiet, undelivered, .. } = &mut outcome.results;
+                    *delivered += usize::from(is_delivered);
+                    *quiet += usize::from(is_delivered && is_quiet);
+                    *undelivered += usize::from(!is_delivered);
                     complete.extend(Some(registration).filter(|registration| is_claimed && !has_one(registration)));
                 }
                 Err(cause) => {
@@ -176,8 +185,6 @@ impl Worker {
         }
         complete.retain(|registration| !failed.contains_key(&key(registration)));
         batch.progress.add(attempt, &user, counted, complete);
-        counts.failed = failed.len();
-        log(event, decision, counts);
         outcome.unfinished.extend(failed.into_values());
         outcome
     }
@@ -198,7 +205,7 @@ impl Worker {
             return;
         }
         match timeout_at(end, self.store.prune_sessions(user, snapshot)).await {
-            Ok(Ok(())) => tracing::info!(sessions = MAX_SESSIONS, "the oldest sessions are deleted"),
+            Ok(Ok(())) => tracing::debug!(sessions = MAX_SESSIONS, "the oldest sessions are deleted"),
             Ok(Err(error)) => tracing::warn!(error = %Causes(&error), "old sessions are not deleted yet"),
             Err(_) => tracing::warn!("not all old sessions are deleted yet"),
         }
@@ -291,7 +298,15 @@ impl Worker {
 impl TaskOutcome {
     /// Returns the outcome of a task with one part to retry.
     pub(crate) fn unfinished(unfinished: Unfinished) -> Self {
-        Self { counted: None, unfinished: vec![unfinished] }
+        Self { unfinished: vec![unfinished], ..Self::default() }
+    }
+
+    /// Returns the outcome of a task that notifies nobody.
+    pub(crate) fn left_out(reason: &Reason) -> Self {
+        tracing::debug!(%reason, "decided");
+        let mut outcome = Self::default();
+        outcome.results.leave_out(reason);
+        outcome
     }
 
     pub(crate) fn postponed(self, error: &dyn std::error::Error) -> Self {
@@ -299,15 +314,6 @@ impl TaskOutcome {
         tracing::error!(error = %Causes(error), "not notified yet");
         Self { unfinished: vec![Unfinished::all(RetryCause::FAILED)], ..self }
     }
-}
-
-/// The numbers of notifications of an event, by their outcome.
-#[derive(Default)]
-struct Counts {
-    delivered: usize,
-    /// Those of `delivered` that make no sound because of `ALERT_INTERVAL`.
-    quiet: usize,
-    failed: usize,
 }
 
 /// Counts the registrations that are left out for a reason with a metric.
@@ -324,7 +330,10 @@ fn count_left_out(decision: &Decision<'_>) {
             | Reason::CallsAlone
             | Reason::Connected
             | Reason::RingsByPushKit
-            | Reason::NoCallEnd => {}
+            | Reason::NoCallEnd
+            | Reason::NoRegistration
+            | Reason::DeviceGone
+            | Reason::NotShown => {}
         }
     }
 }
@@ -334,17 +343,20 @@ fn warn_of_failure(rule: &Rule) {
     tracing::warn!(%rule, "a rule cannot notify of this message");
 }
 
-/// Writes the one log line of an event; failures have separate lines.
-fn log(event: &Event, decision: &Decision<'_>, Counts { delivered, quiet, failed }: Counts) {
+/// Logs the steps of a decision at `debug`, and the rules that cannot notify as warnings.
+fn log(event: &Event, decision: &Decision<'_>) {
     let Decision { snapshot, known: RecipientState { recipient, presence, .. }, left_out, .. } = decision;
     let failures = left_out.iter().filter_map(|(_, reason)| match reason {
         Reason::Rule(rule) if rule.is_failure() => Some(rule),
         _ => None,
     });
     failures.collect::<BTreeSet<_>>().into_iter().for_each(warn_of_failure);
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
     let left_out: Vec<String> =
         left_out.iter().map(|(registration, reason)| format!("{}: {reason}", registration.jid)).collect();
-    tracing::info!(
+    tracing::debug!(
         kind = event.kind.as_str(),
         unread_count = event.unread_count,
         registrations = snapshot.registrations.len(),
@@ -353,10 +365,6 @@ fn log(event: &Event, decision: &Decision<'_>, Counts { delivered, quiet, failed
         client_state = recipient.client_state.map(ClientState::as_str),
         presence = presence.as_str(),
         left_out = left_out.join("; "),
-        delivered,
-        quiet = (quiet > 0).then_some(quiet),
-        failed,
-        "{}",
-        if delivered > 0 { "notified" } else { "not notified" }
+        "decided"
     );
 }

@@ -50,6 +50,20 @@ pub enum Preference {
     Online,
 }
 
+impl Preference {
+    /// Returns the code of the preference, for the log line of an event.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Muted => "muted",
+            Self::Room => "room",
+            Self::NoMention => "no-mention",
+            Self::UnknownSender => "unknown-sender",
+            Self::QuietHours => "quiet-hours",
+            Self::Online => "while-online",
+        }
+    }
+}
+
 impl fmt::Display for Preference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

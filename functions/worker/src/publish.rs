@@ -213,7 +213,7 @@ impl Worker {
         if disabled.map_err(failed)? {
             tracing::warn!(%jid, enabled_at, reason, "disabled");
         } else {
-            tracing::info!(%jid, enabled_at, reason, "not disabled: it was enabled anew");
+            tracing::warn!(%jid, enabled_at, reason, "not disabled: it was enabled anew");
         }
         Ok(Disposition::Undeliverable)
     }

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::call::TimeToLive;
 use crate::clear::ReadConversation;
 use crate::deduplication::Deduplication;
+use crate::event_line::LogEvents;
 use crate::external::{External, OnError};
 use crate::guard::Guard;
 use crate::rules::{CurrentRules, RulesSettings};
@@ -44,6 +45,8 @@ pub struct Worker {
     pub(crate) deduplication: Deduplication,
     /// The settings for reading events.
     pub(crate) sources: Sources,
+    /// The events that have a log line.
+    pub(crate) log_events: LogEvents,
     /// Whether Pushlark counts unread messages.
     pub(crate) unread_counts: bool,
     /// Whether the notifications of a conversation that is read elsewhere are cleared.
@@ -106,8 +109,8 @@ impl ChosenPlugin {
 impl Worker {
     /// Reads `QUEUE_URL`, `DEAD_LETTER_QUEUE_URL`, `FAIR_QUEUES`, `PLUGIN`, `RULES`, `RULES_REFRESH`,
     /// `WORKER_CONCURRENCY`, `DEDUPLICATION`, `TIME_TO_LIVE`, `CALL_TIME_TO_LIVE`, `UNREAD_COUNTS`, `CLEAR_WHEN_READ`,
-    /// `ALERT_INTERVAL`, `BADGE`, the settings of the content of notifications and those of [`Store`], [`Sources`] and
-    /// [`Delivery`]. `aws` is for a plugin that is a Lambda function, for rules, and for secrets.
+    /// `ALERT_INTERVAL`, `BADGE`, `LOG_EVENTS`, the settings of the content of notifications and those of [`Store`],
+    /// [`Sources`] and [`Delivery`]. `aws` is for a plugin that is a Lambda function, for rules, and for secrets.
     pub async fn from_environment(
         environment: &Environment,
         aws: &SdkConfig,
@@ -157,6 +160,8 @@ impl Worker {
             delivery,
             content_policy: Arc::new(content_policy(environment)?),
             sources: Sources::from_environment(environment)?,
+            log_events: environment
+                .choice(&catalogue::LOG_EVENTS, [LogEvents::All, LogEvents::Errors, LogEvents::Off])?,
             unread_counts,
             clear_when_read: environment.switch(&catalogue::CLEAR_WHEN_READ)?,
             alert_interval: (alert_interval > 0).then(|| Duration::from_secs(alert_interval.into())),

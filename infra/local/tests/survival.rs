@@ -167,9 +167,9 @@ async fn each_event_has_one_log_line_with_the_reason_but_without_the_text() {
     assert_eq!(notified.recv().await.unwrap(), "device-token");
     let lines = stack.printed(3, |line| line.contains("m-")).await;
     for (id, said) in [
-        ("m-1", "notified kind=\"message\" unread_count=1 registrations=1 exists=true online=false presence=\"event\""),
-        ("m-2", "not notified skipped=defaults: the message has no text"),
-        ("m-3", "left_out=\"push.example.com: defaults: the recipient is online\" delivered=0"),
+        ("m-1", "notified id=\"m-1\" to=\"bob@example.com\" delivered=1"),
+        ("m-2", "not notified id=\"m-2\" to=\"bob@example.com\" why=\"no-text\""),
+        ("m-3", "not notified id=\"m-3\" to=\"bob@example.com\" why=\"online\""),
     ] {
         let lines: Vec<_> = lines.iter().filter(|line| line.contains(id)).collect();
         assert!(lines.len() == 1 && lines[0].contains(" INFO ") && lines[0].contains(said), "{lines:?}");

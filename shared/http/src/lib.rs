@@ -23,7 +23,7 @@ use base64::prelude::BASE64_STANDARD;
 use lambda_runtime::{Error as BoxError, LambdaEvent, service_fn};
 use pushlark_access::{Access, Authenticated, Caller};
 use pushlark_sns::SnsMessage;
-use pushlark_telemetry::flush;
+use pushlark_telemetry::{count_cold_start, flush};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -97,6 +97,10 @@ pub async fn answer(
                 }
                 Err(problem) => Err(problem),
             };
+            if let Some(status) = outcome.as_ref().err().and_then(Problem::server_error) {
+                // A metric filter of the template counts this line.
+                tracing::error!(status, "a request failed");
+            }
             Answer::Http(outcome.map_or_else(Problem::into_http, Response::into_http))
         }
     }
@@ -131,6 +135,7 @@ async fn direct(
 
 /// Runs an HTTP function on Lambda until Lambda ends the process.
 pub async fn run(handle: impl AsyncFn(Invocation) -> Answer) -> Result<(), BoxError> {
+    count_cold_start();
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Invocation>| {
         let answer = handle(event.payload).await;
         flush();

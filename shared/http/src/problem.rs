@@ -57,6 +57,11 @@ impl Problem {
         Self { header: Some(header), ..self }
     }
 
+    /// Returns the status if it is 500 or more, for the log.
+    pub(crate) fn server_error(&self) -> Option<u16> {
+        (self.status >= 500).then_some(self.status)
+    }
+
     /// Returns the detail of a 403, for the log.
     pub(crate) fn forbidden_detail(&self) -> Option<&str> {
         (self.status == 403).then_some(self.detail.as_str())

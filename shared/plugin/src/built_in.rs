@@ -4,6 +4,7 @@ use pushlark_model::{Payload, Registration};
 
 use crate::event::{Choice, Event, EventKind, Recipient, Rule};
 use crate::plugin::{Plugin, prepare_notification, should_publish};
+use crate::reason::Reason;
 
 /// MongooseIM's `mod_event_pusher_push_plugin_defaults`: notifies recipients of messages that have a content for
 /// people, when they are offline, or online with inactive clients only.
@@ -28,7 +29,7 @@ impl Plugin for Enhanced {
             EventKind::Unacknowledged(_) if recipient.exists && event.message.call().is_none() => {
                 Choice::by(registrations, |registration| {
                     let is_tied = recipient.tied.as_ref() == Some(registration);
-                    (!is_tied).then(|| Rule::new("enhanced", "the session is not tied to this service"))
+                    (!is_tied).then(|| Reason::NotTied.rule())
                 })
             }
             _ => should_publish(event, recipient, registrations),
@@ -43,7 +44,7 @@ impl Plugin for Enhanced {
 impl Plugin for Hints {
     fn prepare_notification(&self, event: &Event) -> Result<Payload, Rule> {
         if event.message.forbids_storage() && event.message.call().is_none() {
-            return Err(Rule::new("hints", "the message is not to be stored"));
+            return Err(Reason::NoStore.rule());
         }
         prepare_notification(event)
     }

@@ -4,20 +4,21 @@ use pushlark_model::Payload;
 use pushlark_xmpp::{BareJid, Call, CallStep, parse_jid};
 
 use crate::event::{Event, Rule};
+use crate::reason::Reason;
 
 impl Event {
     /// Returns the payload of a step of a call: of a call that starts, and of one that ends for the recipient's
     /// devices. The other steps are skipped. A body beside the step is a fallback.
     pub fn call(&self, call: &Call<'_>) -> Result<Payload, Rule> {
-        let skip = |text| Err(Rule::new("defaults", text));
+        let skip = |reason: Reason| Err(reason.rule());
         let is_own = self.from.to_bare() == self.recipient();
         match call.step {
-            CallStep::Propose if is_own => skip("the recipient's own account calls"),
+            CallStep::Propose if is_own => skip(Reason::OwnCall),
             CallStep::Propose => Ok(self.ring(call)),
-            CallStep::Ringing => skip("a device of the other side rings"),
-            CallStep::Proceed | CallStep::Accept | CallStep::Reject if !is_own => skip("the other side answers a call"),
-            CallStep::Retract | CallStep::Finish if is_own => skip("the recipient's own account ends a call"),
-            _ if !self.content_policy.call_end => skip("CALL_END is off"),
+            CallStep::Ringing => skip(Reason::Ringing),
+            CallStep::Proceed | CallStep::Accept | CallStep::Reject if !is_own => skip(Reason::OtherAnswers),
+            CallStep::Retract | CallStep::Finish if is_own => skip(Reason::OwnCallEnd),
+            _ if !self.content_policy.call_end => skip(Reason::CallEndOff),
             _ => {
                 let payload = Payload::default().with(Payload::TYPE, Payload::CALL_END);
                 Ok(payload.with(Payload::CALL_SID, call.sid))

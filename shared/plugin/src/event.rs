@@ -140,13 +140,25 @@ impl Publication {
 pub struct Rule {
     plugin: Cow<'static, str>,
     text: Cow<'static, str>,
+    code: Option<Cow<'static, str>>,
     is_failure: bool,
 }
 
 impl Rule {
     /// Creates a rule. `plugin` is the plugin's name, `text` the reason, such as `the message has no body`.
     pub fn new(plugin: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { plugin: plugin.into(), text: text.into(), is_failure: false }
+        Self { plugin: plugin.into(), text: text.into(), code: None, is_failure: false }
+    }
+
+    /// Adds the code of the reason, such as `no-body`, for the log line of an event: short, and the same in each
+    /// release.
+    pub fn with_code(self, code: impl Into<Cow<'static, str>>) -> Self {
+        Self { code: Some(code.into()), ..self }
+    }
+
+    /// Returns the code of the reason; without one, the plugin's name.
+    pub fn code(&self) -> &Cow<'static, str> {
+        self.code.as_ref().unwrap_or(&self.plugin)
     }
 
     /// Creates a rule that should notify, but cannot. The worker logs it as a warning, once for an event and recipient.

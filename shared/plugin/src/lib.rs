@@ -10,6 +10,7 @@ mod call;
 mod content_policy;
 mod event;
 mod plugin;
+mod reason;
 mod summary;
 
 pub use built_in::{Defaults, Enhanced, Hints};
@@ -21,6 +22,7 @@ pub use pushlark_model::{
     Registration, Sound,
 };
 pub use pushlark_xmpp as xmpp;
+pub use reason::Reason;
 
 use std::collections::BTreeMap;
 use std::fmt;

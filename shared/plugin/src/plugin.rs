@@ -5,6 +5,7 @@ use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
 use crate::event::{Choice, Event, EventKind, Publication, Recipient, Rule};
+use crate::reason::Reason;
 
 /// Decides which messages are notified to which registrations. The callbacks are called in this order for each
 /// recipient of an event, and again for a retry. They do no I/O, so the same inputs have the same results.
@@ -69,9 +70,9 @@ pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
         return event.call(&call);
     }
     if event.is_own {
-        return Err(Rule::new("defaults", "the recipient wrote the message"));
+        return Err(Reason::Own.rule());
     }
-    let content = event.message.content().map_err(|reason| Rule::new("defaults", reason.as_str()))?;
+    let content = event.message.content()?;
     Ok(event.summary(content))
 }
 
@@ -79,12 +80,12 @@ pub fn prepare_notification(event: &Event) -> Result<Payload, Rule> {
 /// MongooseIM's plugin `defaults`. A call does not depend on the recipient's sessions: each device that is not online
 /// itself is notified of it.
 pub fn should_publish(event: &Event, recipient: &Recipient, registrations: Vec<Registration>) -> Choice {
-    let rule = match event.kind {
-        _ if !recipient.exists => "there is no such user",
+    let reason = match event.kind {
+        _ if !recipient.exists => Reason::NoUser,
         _ if event.message.call().is_some() => return Choice::all(registrations),
-        EventKind::Unacknowledged(_) => "unacknowledged messages do not notify",
-        EventKind::Message(_) | EventKind::Subscription(_) if recipient.is_active() => "the recipient is online",
+        EventKind::Unacknowledged(_) => Reason::Unacknowledged,
+        EventKind::Message(_) | EventKind::Subscription(_) if recipient.is_active() => Reason::Online,
         EventKind::Message(_) | EventKind::Subscription(_) => return Choice::all(registrations),
     };
-    Choice::none(registrations, &Rule::new("defaults", rule))
+    Choice::none(registrations, &reason.rule())
 }

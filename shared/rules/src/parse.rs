@@ -230,6 +230,7 @@ impl RuleTable {
             Some(name) => format!("rule {number} {name:?}"),
             None => format!("rule {number}"),
         };
+        let code = self.name.as_ref().map_or_else(|| format!("rule-{number}"), |name| format!("rule-{name}"));
         let action_name = self.action;
         let conditions = self.conditions.as_deref();
         let conditions = conditions.map_or_else(|| Ok(vec![Condition::default()]), checked)?;
@@ -240,7 +241,7 @@ impl RuleTable {
                 Some(field) => return Err(RuleError::NotWithSkip(field)),
             },
         };
-        let rule = Rule { label: label.into(), conditions, action };
+        let rule = Rule { label: label.into(), code: code.into(), conditions, action };
         match (1..).zip(others).find(|(_, other)| rule.is_equal_to(other)) {
             None => Ok(rule),
             Some((other, _)) => Err(RuleError::EqualRule(other)),

@@ -56,7 +56,7 @@ impl Plugin for Rules {
             return Defaults.should_publish(event, recipient, registrations);
         }
         if !recipient.exists {
-            return Choice::none(registrations, &Reason::new("rules", "there is no such user"));
+            return Choice::none(registrations, &Reason::new("rules", "there is no such user").with_code("no-user"));
         }
         let facts = Facts::of(event);
         Choice::by(registrations, |registration| match self.deciding(&facts, Some(recipient), registration) {
@@ -110,5 +110,5 @@ impl Plugin for Rules {
 }
 
 fn no_match() -> Reason {
-    Reason::new("rules", "no rule matches")
+    Reason::new("rules", "no rule matches").with_code("no-rule")
 }

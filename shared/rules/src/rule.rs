@@ -14,6 +14,8 @@ use crate::push::Push;
 pub struct Rule {
     /// The number and the name, such as `rule 2 "night"`.
     pub label: Arc<str>,
+    /// The code of the rule for log lines: `rule-` and its name, or its number without one.
+    pub code: Arc<str>,
     /// The tables of conditions, of which one must be met. A rule without conditions has one table without fields.
     pub conditions: Vec<Condition>,
     /// The action for the events that meet them.
@@ -73,7 +75,7 @@ impl Rule {
         match &self.action {
             Action::Skip => Some(self.reason()),
             Action::Push(push) if !push.to.includes(recipient, registration) => {
-                Some(Reason::new("rules", format!("{} is for other devices", self.label)))
+                Some(self.coded(Reason::new("rules", format!("{} is for other devices", self.label))))
             }
             Action::Push(push) => push.notification(event, facts).err().map(|why| self.failure(why)),
         }
@@ -81,11 +83,15 @@ impl Rule {
 
     /// Returns the reason for a registration that the rule skips.
     pub fn reason(&self) -> Reason {
-        Reason::new("rules", self.label.to_string())
+        self.coded(Reason::new("rules", self.label.to_string()))
     }
 
     /// Returns the reason for a registration for which the content cannot be built.
     pub fn failure(&self, why: &str) -> Reason {
-        Reason::failure("rules", format!("{}: {why}", self.label))
+        self.coded(Reason::failure("rules", format!("{}: {why}", self.label)))
+    }
+
+    fn coded(&self, reason: Reason) -> Reason {
+        reason.with_code(self.code.to_string())
     }
 }

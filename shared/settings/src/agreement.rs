@@ -22,15 +22,8 @@ const FUNCTIONS: [(Reader, &str, &str); 5] = [
 ];
 
 /// Parameters that are no settings of a function.
-const OF_DEPLOYMENT: [&str; 7] = [
-    "ClientOrigins",
-    "KmsKeyArn",
-    "TableArn",
-    "Architecture",
-    "LogRetentionDays",
-    "ExtraCaLayerArn",
-    "AlarmTopicArn",
-];
+const OF_DEPLOYMENT: [&str; 7] =
+    ["ClientOrigins", "KmsKeyArn", "TableArn", "Architecture", "LogRetentionDays", "ExtraCaLayerArn", "AlarmTopicArn"];
 
 const INTRODUCTION: &str = "\
 # Settings

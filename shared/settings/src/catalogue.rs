@@ -218,6 +218,9 @@ catalogue! {
         /// `error`, `warn`, `info`, `debug` or `trace`, and levels of single parts, such as `info,worker=debug`.
         /// `debug` shows message bodies and the answers of push services.
         LOG_LEVEL: Text = Text::new("level, or levels, comma-separated").or("info"), for ALL;
+        /// The events that have a log line of their own at `info`: `all`; `errors`, those of which a notification
+        /// failed, was refused or will be retried; `off`, none. Warnings and errors are logged as `LOG_LEVEL` says.
+        LOG_EVENTS: Word<3> = Word { words: ["all", "errors", "off"], default: Some(0) }, for &[Worker];
         /// The dimension `Stack` of the metrics, set by the template; without it the metrics have no dimension.
         STACK_NAME: Text = Text::new(ANY), for ALL;
         /// Name or ARN of the DynamoDB table, set by the template.

@@ -2,12 +2,13 @@
 
 mod escaping;
 mod format;
+mod json;
 mod levels;
 mod metrics;
 mod refusals;
 
 pub use format::Format;
-pub use metrics::{Metric, count, flush, total};
+pub use metrics::{Metric, count, count_cold_start, flush, total};
 pub use refusals::{Refusal, log_refusal};
 
 use std::error::Error;
@@ -22,6 +23,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
 use escaping::Escaping;
+use json::{JsonLine, Members};
 use levels::Levels;
 
 /// Starts logging at the level of `LOG_LEVEL`: `error`, `warn`, `info` (the default), `debug` or `trace`, and levels
@@ -62,7 +64,7 @@ where
     // Without colours: their escape sequences would be escaped, too.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Escaping { format, writer });
     match format {
-        Format::Json => registry.with(lines.json().flatten_event(true).with_current_span(false).without_time()).into(),
+        Format::Json => registry.with(lines.fmt_fields(Members).event_format(JsonLine)).into(),
         Format::Human => registry.with(lines.with_target(false)).into(),
     }
 }

@@ -47,6 +47,22 @@ pub enum NoContent {
 }
 
 impl NoContent {
+    /// Returns the code of the reason, for log lines.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Type => "type",
+            Self::Carbon => "carbon",
+            Self::Call => "call",
+            Self::Correction => "correction",
+            Self::Reaction => "reaction",
+            Self::Retraction => "retraction",
+            Self::Fastening => "fastening",
+            Self::KeyTransport => "key-transport",
+            Self::NoBody => "no-body",
+            Self::NoText => "no-text",
+        }
+    }
+
     /// Returns the reason as a sentence without a full stop.
     pub fn as_str(self) -> &'static str {
         match self {

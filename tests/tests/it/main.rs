@@ -8,9 +8,8 @@
 //! - Push services: [`apns`], [`credentials`], [`delivery`], [`encryption`], [`fcm`], [`mongoosepush`],
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`deduplication`], [`dynamodb_calls`], [`fair_queues`], [`order`], [`removal`],
-//!   [`resilience`], [`retries`], [`roles`], [`scale`], [`screening`], [`throughput`], [`tls`],
-//!   [`upgrade`].
-//! - The whole: [`documentation`], [`mongooseim`], [`secrecy`], [`settings`].
+//!   [`resilience`], [`retries`], [`roles`], [`scale`], [`screening`], [`throughput`], [`tls`], [`upgrade`].
+//! - The whole: [`documentation`], [`event_lines`], [`mongooseim`], [`secrecy`], [`settings`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -33,6 +32,7 @@ mod dynamodb_calls;
 mod enable_disable;
 mod enable_extensions;
 mod encryption;
+mod event_lines;
 mod events;
 mod explain;
 mod fair_queues;

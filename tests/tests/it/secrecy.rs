@@ -582,12 +582,12 @@ impl Plugin for Panics {
     }
 }
 
-/// A plugin that gives the text of the message as the reason, which is logged.
+/// A plugin that gives the text of the message as the code of the reason, which is logged.
 struct Quotes;
 
 impl Plugin for Quotes {
     fn prepare_notification(&self, event: &PluginEvent) -> Result<Payload, Rule> {
-        Err(Rule::new("quotes", event.message.body().unwrap().into_owned()))
+        Err(Rule::new("quotes", "a text").with_code(event.message.body().unwrap().into_owned()))
     }
 }
 

@@ -39,7 +39,7 @@ impl StackProcess {
                 } else if line.contains("the worker timed out") || line.contains("given up at the deadline") {
                     harness.history().invocations_aborted.push(Instant::now());
                 } else if line.contains("not notified yet") && line.contains("timed out") {
-                    let recipient = line.split("recipient=").nth(1).unwrap_or_default();
+                    let recipient = line.split(" to=").nth(1).unwrap_or_default();
                     let user = recipient.split('@').next().unwrap_or_default().to_owned();
                     *harness.history().timed_out.entry(user).or_default() += 1;
                 } else if line.contains("panic") {
