@@ -90,36 +90,35 @@ async fn room(members: usize, settings: &[(&'static str, &'static str)]) -> (Pus
 
 #[tokio::test]
 async fn a_room_is_claimed_by_few_writes() {
-    for concurrency in ["1", "64"] {
-        let (pushlark, counter, members) = room(100, &[("WORKER_CONCURRENCY", concurrency)]).await;
-        let isolated = IsolatedWorker::beside_with_dynamodb(pushlark, &counter.url).await;
-        counter.take();
-        let kind = WorkKind::Message {
-            from: Jid::new(ROOM_OCCUPANT).unwrap(),
-            to: members.iter().map(|member| BareJid::new(member).unwrap()).collect(),
-            stanza: "<message type='groupchat'><body>canary Hi</body></message>".into(),
-            recipient: ReportedRecipient::default(),
-            context: MessageContext::default(),
-        };
-        for record in Record::pack([pushlark_queue::Work::new("m".into(), OffsetDateTime::now_utc(), kind)]) {
-            isolated.send(&json!(record)).await;
-            let batch = isolated.receive().await.unwrap();
-            isolated.handle(batch.clone()).await;
-            isolated.delete(batch).await;
-        }
-        // Four records: three of them continue a slot of the record before. An item has less than 1 KB, one write unit.
-        let claims = counter.take_claims();
-        assert!((16..=19).contains(&claims), "{claims} writes");
-        assert_eq!(counter.take()["Query"], 100);
-        for member in &members {
-            assert_eq!(isolated.pushlark.notifications(member).await.len(), 1, "{member}");
-        }
+    // A member that waits for the others holds no permit.
+    let (pushlark, counter, members) = room(100, &[("WORKER_CONCURRENCY", "1")]).await;
+    let isolated = IsolatedWorker::beside_with_dynamodb(pushlark, &counter.url).await;
+    counter.take();
+    let kind = WorkKind::Message {
+        from: Jid::new(ROOM_OCCUPANT).unwrap(),
+        to: members.iter().map(|member| BareJid::new(member).unwrap()).collect(),
+        stanza: "<message type='groupchat'><body>canary Hi</body></message>".into(),
+        recipient: ReportedRecipient::default(),
+        context: MessageContext::default(),
+    };
+    for record in Record::pack([pushlark_queue::Work::new("m".into(), OffsetDateTime::now_utc(), kind)]) {
+        isolated.send(&json!(record)).await;
+        let batch = isolated.receive().await.unwrap();
+        isolated.handle(batch.clone()).await;
+        isolated.delete(batch).await;
+    }
+    // Four records: three of them continue a slot of the record before. An item has less than 1 KB, one write unit.
+    let claims = counter.take_claims();
+    assert!((16..=19).contains(&claims), "{claims} writes");
+    assert_eq!(counter.take()["Query"], 100);
+    for member in &members {
+        assert_eq!(isolated.pushlark.notifications(member).await.len(), 1, "{member}");
     }
 }
 
 #[tokio::test]
 async fn a_room_message_that_comes_again_or_is_not_acknowledged_notifies_once() {
-    let (pushlark, _, members) = room(60, &[("PLUGIN", "enhanced")]).await;
+    let (pushlark, _, members) = room(30, &[("PLUGIN", "enhanced")]).await;
     let message = || Event::groupchat(ROOM_OCCUPANT, &members, "canary Hi").id("m");
     let sessions: Vec<_> = members.iter().map(|member| format!("{member}/pc")).collect();
     let lost = Event::groupchat(ROOM_OCCUPANT, &sessions, "canary Hi").id("m").with("type", "unacknowledged");
@@ -134,7 +133,7 @@ async fn a_room_message_that_comes_again_or_is_not_acknowledged_notifies_once() 
 
 #[tokio::test]
 async fn two_webhooks_of_one_room_message_at_once_notify_once() {
-    let (pushlark, _, members) = room(60, &[("UNREAD_COUNTS", "on")]).await;
+    let (pushlark, _, members) = room(30, &[("UNREAD_COUNTS", "on")]).await;
     let message = || Event::groupchat(ROOM_OCCUPANT, &members, "canary Hi").id("m");
     join_all((0..4).map(|_| pushlark.event(message()))).await;
     pushlark.settled().await;
