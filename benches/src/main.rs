@@ -4,9 +4,12 @@ mod build;
 mod function;
 mod isolation;
 mod lambda_event;
+mod latency;
 mod load;
+mod picture;
 mod pure;
 mod runtime_api;
+mod scale;
 mod services;
 mod size;
 mod start;
@@ -40,10 +43,14 @@ enum What {
     All,
     /// The effect of a failing device on the notifications of others.
     Isolation,
+    /// The time from a webhook to the arrival at the push service, warm and after a start.
+    Latency,
     /// Processor time, instructions and memory under load.
     Load,
     /// The parts without I/O: parsing, decision, encoding.
     Pure,
+    /// Units of DynamoDB and instructions per event, by the number of registrations in the table.
+    Scale,
     /// The worker against doubles of each push service.
     Services,
     /// The size of the deployed files.
@@ -56,15 +63,15 @@ enum What {
 async fn main() -> anyhow::Result<ExitCode> {
     let Arguments { what: wanted, rounds, trouble } = Arguments::parse();
     let wants = |what| wanted == What::All || wanted == what;
-    let isolation = async || {
-        let is_met = isolation::measure(&trouble, rounds).await?;
-        Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let binaries = match wanted {
+        // It runs the local stack in this process.
+        What::Isolation => Binaries::default(),
+        What::Latency => Binaries::of(&latency::FUNCTIONS)?.with_local_stack()?,
+        What::Scale => Binaries::of(&scale::FUNCTIONS)?,
+        What::All => Binaries::build()?.with_local_stack()?,
+        What::Load | What::Pure | What::Services | What::Size | What::Start => Binaries::build()?,
     };
-    // It runs the local stack, and needs none of the binaries.
-    if wanted == What::Isolation {
-        return isolation().await;
-    }
-    let binaries = Binaries::build()?;
+    let mut is_met = true;
     if wants(What::Size) {
         size::measure(&binaries)?;
     }
@@ -80,5 +87,14 @@ async fn main() -> anyhow::Result<ExitCode> {
     if wants(What::Load) {
         load::measure(&binaries).await?;
     }
-    if wants(What::Isolation) { isolation().await } else { Ok(ExitCode::SUCCESS) }
+    if wants(What::Latency) {
+        is_met &= latency::measure(&binaries).await?;
+    }
+    if wants(What::Scale) {
+        is_met &= scale::measure(&binaries).await?;
+    }
+    if wants(What::Isolation) {
+        is_met &= isolation::measure(&trouble, rounds).await?;
+    }
+    Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
