@@ -35,6 +35,9 @@ struct Arguments {
     /// A part of the names of the loads that `isolation` runs.
     #[arg(long, default_value = "")]
     trouble: String,
+    /// The largest number of registrations of `scale`.
+    #[arg(long, default_value_t = scale::MOST_REGISTRATIONS)]
+    registrations: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -61,7 +64,7 @@ enum What {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let Arguments { what: wanted, rounds, trouble } = Arguments::parse();
+    let Arguments { what: wanted, rounds, trouble, registrations } = Arguments::parse();
     let wants = |what| wanted == What::All || wanted == what;
     let binaries = match wanted {
         // It runs the local stack in this process.
@@ -91,7 +94,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         is_met &= latency::measure(&binaries).await?;
     }
     if wants(What::Scale) {
-        is_met &= scale::measure(&binaries).await?;
+        is_met &= scale::measure(&binaries, registrations).await?;
     }
     if wants(What::Isolation) {
         is_met &= isolation::measure(&trouble, rounds).await?;
