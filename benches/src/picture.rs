@@ -5,7 +5,7 @@ use std::fmt::Write;
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
 /// The area of the curve: left, top, right, bottom.
-const AREA: [f64; 4] = [64.0, 48.0, 700.0, 304.0];
+const AREA: [f64; 4] = [80.0, 48.0, 700.0, 304.0];
 /// The percentiles with a label. The distance between them is the same for each further digit.
 const LABELS: [(f64, &str); 5] = [(0.0, "0 %"), (50.0, "50 %"), (90.0, "90 %"), (99.0, "99 %"), (99.9, "99.9 %")];
 /// The end of the axis.
