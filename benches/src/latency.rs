@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use doubles::{Fcm, TLS_ISSUER};
+use doubles::{CA_FILE, Fcm};
 use hdrhistogram::Histogram;
 use pushlark_benches::input;
 use serde_json::{Value, json};
@@ -56,8 +56,8 @@ pub async fn measure(binaries: &Binaries) -> anyhow::Result<bool> {
 
 /// Posts webhooks to the local stack at fixed times, whether or not earlier ones were answered.
 async fn steady_load(binaries: &Binaries) -> anyhow::Result<bool> {
-    let (fcm, trust) = (Fcm::start_with_tls().await, Trust::new()?);
-    let stack = LocalStack::start(binaries.path(LOCAL)?, &fcm, &trust)?;
+    let fcm = Fcm::start_with_tls().await;
+    let stack = LocalStack::start(binaries.path(LOCAL)?, &fcm)?;
     let http = reqwest::Client::new();
     for number in 0..input::USERS {
         let enabled = json!({"user": input::user(number), "jid": "push.example.com", "node": "device",
@@ -120,13 +120,13 @@ async fn steady_load(binaries: &Binaries) -> anyhow::Result<bool> {
 
 /// Starts both functions again and again, and sends some messages through them, one after the other.
 async fn first_messages(binaries: &Binaries) -> anyhow::Result<bool> {
-    let (fcm, trust, world) = (Fcm::start_with_tls().await, Trust::new()?, World::start().await?);
+    let (fcm, world) = (Fcm::start_with_tls().await, World::start().await?);
     fcm.hold(ANSWERS_AFTER);
     for number in 0..input::USERS {
         world.enable(&input::user(number), json!({"service": "fcm", "device_id": format!("{number:064}")})).await?;
     }
     let mut environment = world.environment();
-    environment.extend(settings(&fcm, &trust));
+    environment.extend(settings(&fcm));
     let (mut starts, mut firsts, mut later) = (Vec::new(), Vec::new(), Vec::new());
     for start in 0..STARTS {
         let function = async |name| Function::start(Command::new(binaries.path(name)?), &environment).await;
@@ -195,30 +195,10 @@ fn median(mut times: Vec<Duration>) -> f64 {
 }
 
 /// The settings with which a function publishes to the double.
-fn settings(fcm: &Fcm, trust: &Trust) -> Vec<(String, String)> {
+fn settings(fcm: &Fcm) -> [(String, String); 3] {
     let credentials = json!({"default": {"fcm": fcm.service_account()}}).to_string();
-    let mut settings = vec![("PUSH_SERVICE".into(), "direct".into()), ("PUSH_CREDENTIALS".into(), credentials)];
-    settings.push(("SSL_CERT_FILE".into(), trust.0.display().to_string()));
-    settings
-}
-
-/// A file with the machine's root certificates and the issuer of the double's. It is deleted when it is dropped.
-struct Trust(PathBuf);
-
-impl Trust {
-    fn new() -> anyhow::Result<Self> {
-        let roots = fs::read_to_string("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default();
-        let file = std::env::temp_dir().join(format!("pushlark-benches-{}.pem", std::process::id()));
-        fs::write(&file, roots + TLS_ISSUER)?;
-        Ok(Self(file))
-    }
-}
-
-impl Drop for Trust {
-    fn drop(&mut self) {
-        // The system deletes temporary files, too.
-        let _ = fs::remove_file(&self.0);
-    }
+    [("PUSH_SERVICE", "direct".into()), ("PUSH_CREDENTIALS", credentials), ("EXTRA_CA_FILE", CA_FILE.into())]
+        .map(|(name, value): (&str, String)| (name.to_owned(), value))
 }
 
 /// The local stack as a process of its own, in memory, with the default log level.
@@ -228,9 +208,9 @@ struct LocalStack {
 }
 
 impl LocalStack {
-    fn start(binary: &Path, fcm: &Fcm, trust: &Trust) -> anyhow::Result<Self> {
+    fn start(binary: &Path, fcm: &Fcm) -> anyhow::Result<Self> {
         let mut command = Command::new(binary);
-        command.args(["--memory", "--port", "0"]).env_clear().envs(settings(fcm, trust));
+        command.args(["--memory", "--port", "0"]).env_clear().envs(settings(fcm));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = Process(command.spawn().with_context(|| format!("{command:?} does not start"))?);
         let mut lines = BufReader::new(process.0.stdout.take().context("the log")?).lines();

@@ -54,7 +54,7 @@ impl Fcm {
         Self { double: Double::start(Self::STREAMS, Self::check(&grants)).await, grants }
     }
 
-    /// The same, with TLS and a certificate of [`TLS_ISSUER`](crate::TLS_ISSUER).
+    /// The same, with TLS and a certificate of the issuer in [`CA_FILE`](crate::CA_FILE).
     pub async fn start_with_tls() -> Self {
         let grants: Arc<Mutex<Grants>> = Arc::default();
         Self { double: Double::start_with_tls(Self::STREAMS, Self::check(&grants)).await, grants }

@@ -29,7 +29,7 @@ pub use lambda::{Behaviour, Handler, Lambda};
 pub use rest::Rest;
 pub use secrets_manager::SecretsManager;
 pub use sns::{SNS_SIGNED_BY_SHA1, Sns};
-pub use tls::TLS_ISSUER;
+pub use tls::CA_FILE;
 pub use web_push::{Subscriber, WebPush};
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -178,7 +178,7 @@ impl Double {
         Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), None, streams, check)
     }
 
-    /// The same, with TLS and a certificate of [`TLS_ISSUER`].
+    /// The same, with TLS and a certificate of the issuer in [`CA_FILE`].
     async fn start_with_tls(
         streams: u32,
         check: impl Fn(&str, &Request) -> (String, Answer) + Send + Sync + 'static,

@@ -8,13 +8,13 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{DEFAULT_VERSIONS, ServerConfig};
 
-/// The certificate, in PEM, that a client must trust to call a double with TLS.
-pub const TLS_ISSUER: &str = include_str!("../../fixtures/tls/ca.pem");
+/// The file of the root certificate that a client must trust to call a double with TLS.
+pub const CA_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tls/ca.pem");
 
 /// Accepts TLS on 127.0.0.1, with HTTP/1.1 and HTTP/2.
 pub fn acceptor() -> TlsAcceptor {
-    let certificate = CertificateDer::from_pem_slice(include_bytes!("../../fixtures/tls/server.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../fixtures/tls/server.key")).unwrap();
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("../tls/server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../tls/server.key")).unwrap();
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(DEFAULT_VERSIONS)
         .unwrap()
