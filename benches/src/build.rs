@@ -13,16 +13,19 @@ pub const FUNCTIONS: [&str; 5] = ["enable", "disable", "ingest", WORKER, "pubsub
 pub const WORKER: &str = "worker";
 /// The function that does nothing.
 pub const EMPTY: &str = "empty";
+/// The local stack.
+pub const LOCAL: &str = "pushlark-local";
 /// The name of the binary that measures the parts without I/O.
 pub const PURE: &str = "pure";
 
 /// The paths of the built binaries, by name.
+#[derive(Default)]
 pub struct Binaries(HashMap<String, PathBuf>);
 
 impl Binaries {
     /// Builds the functions, the empty one and the pure parts.
     pub fn build() -> anyhow::Result<Self> {
-        let mut all = Self(HashMap::new());
+        let mut all = Self::default();
         all.add(&FUNCTIONS.map(|function| ["-p", function]).concat())?;
         all.add(&["-p", env!("CARGO_PKG_NAME"), "--no-default-features", "--bin", EMPTY])?;
         all.add(&["-p", env!("CARGO_PKG_NAME"), "--no-default-features", "--features", PURE, "--bin", PURE])?;
@@ -32,6 +35,20 @@ impl Binaries {
     /// Returns the path of a binary by its name.
     pub fn path(&self, name: &str) -> anyhow::Result<&Path> {
         self.0.get(name).map(PathBuf::as_path).with_context(|| format!("cargo built no {name}"))
+    }
+
+    /// Builds these functions only.
+    pub fn of(functions: &[&str]) -> anyhow::Result<Self> {
+        let mut some = Self::default();
+        let packages: Vec<_> = functions.iter().flat_map(|function| ["-p", function]).collect();
+        some.add(&packages)?;
+        Ok(some)
+    }
+
+    /// Builds the local stack, too.
+    pub fn with_local_stack(mut self) -> anyhow::Result<Self> {
+        self.add(&["-p", "local", "--bin", LOCAL])?;
+        Ok(self)
     }
 
     fn add(&mut self, what: &[&str]) -> anyhow::Result<()> {

@@ -22,7 +22,7 @@ pub struct Function {
 }
 
 /// A process that is killed when it is dropped.
-struct Process(Child);
+pub struct Process(pub Child);
 
 impl Function {
     /// Starts `command` with Lambda's environment variables and these.

@@ -52,12 +52,21 @@ pub fn request(content_type: &str, body: impl ToString) -> Value {
     })
 }
 
-/// A batch as the event source mapping gives it ("Using Lambda with Amazon SQS").
+/// The batch of this number, with this many records.
 pub fn batch(number: u64, records: u64, recipients: u64) -> anyhow::Result<Value> {
-    let record = |number| {
-        let body = input::record(number, recipients)?;
-        Ok(json!({
-            "messageId": format!("059f36b4-87a3-44ab-83d2-{number:012}"),
+    let id = |number| format!("059f36b4-87a3-44ab-83d2-{number:012}");
+    let messages: anyhow::Result<Vec<_>> = (number * records..(number + 1) * records)
+        .map(|number| Ok((id(number), input::record(number, recipients)?)))
+        .collect();
+    Ok(sqs_event(messages?))
+}
+
+/// A batch of SQS messages, by their ids and bodies, as the event source mapping gives it ("Using Lambda with Amazon
+/// SQS").
+pub fn sqs_event(messages: impl IntoIterator<Item = (String, String)>) -> Value {
+    let records = messages.into_iter().map(|(id, body)| {
+        json!({
+            "messageId": id,
             "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a".repeat(5),
             "body": body,
             "attributes": {
@@ -71,8 +80,7 @@ pub fn batch(number: u64, records: u64, recipients: u64) -> anyhow::Result<Value
             "eventSource": "aws:sqs",
             "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:pushlark",
             "awsRegion": "us-east-1",
-        }))
-    };
-    let records: anyhow::Result<Vec<Value>> = (number * records..(number + 1) * records).map(record).collect();
-    Ok(json!({"Records": records?}))
+        })
+    });
+    json!({"Records": records.collect::<Vec<_>>()})
 }

@@ -5,9 +5,12 @@ mod fairness;
 mod function;
 mod isolation;
 mod lambda_event;
+mod latency;
 mod load;
+mod picture;
 mod pure;
 mod runtime_api;
+mod scale;
 mod services;
 mod size;
 mod start;
@@ -33,6 +36,9 @@ struct Arguments {
     /// A part of the names of the loads that `isolation` runs.
     #[arg(long, default_value = "")]
     trouble: String,
+    /// The largest number of registrations of `scale`.
+    #[arg(long, default_value_t = scale::MOST_REGISTRATIONS)]
+    registrations: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -43,10 +49,14 @@ enum What {
     Fairness,
     /// The effect of a failing device on the notifications of others.
     Isolation,
+    /// The time from a webhook to the arrival at the push service, warm and after a start.
+    Latency,
     /// Processor time, instructions and memory under load.
     Load,
     /// The parts without I/O: parsing, decision, encoding.
     Pure,
+    /// Units of DynamoDB and instructions per event, by the number of registrations in the table.
+    Scale,
     /// The worker against doubles of each push service.
     Services,
     /// The size of the deployed files.
@@ -57,23 +67,17 @@ enum What {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let Arguments { what: wanted, rounds, trouble } = Arguments::parse();
+    let Arguments { what: wanted, rounds, trouble, registrations } = Arguments::parse();
     let wants = |what| wanted == What::All || wanted == what;
-    let isolation = async || {
-        let is_met = isolation::measure(&trouble, rounds).await?;
-        Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let binaries = match wanted {
+        // They run the local stack in this process.
+        What::Isolation | What::Fairness => Binaries::default(),
+        What::Latency => Binaries::of(&latency::FUNCTIONS)?.with_local_stack()?,
+        What::Scale => Binaries::of(&scale::FUNCTIONS)?,
+        What::All => Binaries::build()?.with_local_stack()?,
+        What::Load | What::Pure | What::Services | What::Size | What::Start => Binaries::build()?,
     };
-    let fairness = async || {
-        let is_met = fairness::measure().await?;
-        Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    };
-    // They run the local stack, and need none of the binaries.
-    match wanted {
-        What::Isolation => return isolation().await,
-        What::Fairness => return fairness().await,
-        _ => {}
-    }
-    let binaries = Binaries::build()?;
+    let mut is_met = true;
     if wants(What::Size) {
         size::measure(&binaries)?;
     }
@@ -89,9 +93,17 @@ async fn main() -> anyhow::Result<ExitCode> {
     if wants(What::Load) {
         load::measure(&binaries).await?;
     }
-    if wanted != What::All {
-        return Ok(ExitCode::SUCCESS);
+    if wants(What::Latency) {
+        is_met &= latency::measure(&binaries).await?;
     }
-    let (isolation, fairness) = (isolation().await?, fairness().await?);
-    Ok(if isolation == ExitCode::SUCCESS { fairness } else { isolation })
+    if wants(What::Scale) {
+        is_met &= scale::measure(&binaries, registrations).await?;
+    }
+    if wants(What::Isolation) {
+        is_met &= isolation::measure(&trouble, rounds).await?;
+    }
+    if wants(What::Fairness) {
+        is_met &= fairness::measure().await?;
+    }
+    Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

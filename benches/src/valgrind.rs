@@ -10,7 +10,7 @@ use anyhow::Context;
 /// gets the number of repetitions and a command under which it starts the program.
 pub async fn instructions_of_each(
     times: [u64; 2],
-    run: impl AsyncFn(u64, Command) -> anyhow::Result<()>,
+    mut run: impl AsyncFnMut(u64, Command) -> anyhow::Result<()>,
 ) -> anyhow::Result<u64> {
     let mut counts = [0; 2];
     for (times, count) in times.into_iter().zip(&mut counts) {

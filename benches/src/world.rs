@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::lambda_event::sqs_event;
+
 /// The credential of the functions.
 pub const SECRET: &str = "a-secret-of-some-length";
 
@@ -80,6 +82,16 @@ impl World {
         variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 
+    /// A client of the stack's DynamoDB.
+    pub fn dynamodb(&self) -> &aws_sdk_dynamodb::Client {
+        &self.stack.dynamodb
+    }
+
+    /// The endpoint of the stack's DynamoDB.
+    pub fn dynamodb_url(&self) -> &str {
+        &self.stack.dynamodb_url
+    }
+
     /// Enables the node `device` of a user.
     pub async fn enable(&self, user: &str, form: Value) -> anyhow::Result<()> {
         self.enable_node(user, "device", form).await
@@ -96,6 +108,16 @@ impl World {
     /// The number of notifications that the push service accepted since the last call.
     pub fn take_notifications(&self) -> u64 {
         self.notifications.swap(0, Ordering::Relaxed)
+    }
+
+    /// Receives the next records, which stay in the queue and are not received again. Returns the event with which the
+    /// worker is invoked.
+    pub async fn receive(&self) -> anyhow::Result<Value> {
+        let receive = self.stack.sqs.receive_message().queue_url(&self.queue_url).max_number_of_messages(10);
+        let received = receive.wait_time_seconds(20).visibility_timeout(12 * 3_600).send().await?;
+        let received = received.messages.unwrap_or_default();
+        ensure!(!received.is_empty(), "no record came");
+        Ok(sqs_event(received.into_iter().filter_map(|message| Some((message.message_id?, message.body?)))))
     }
 
     /// The number of records in the queue, which it empties.

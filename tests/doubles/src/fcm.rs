@@ -45,12 +45,25 @@ impl Deref for Fcm {
 }
 
 impl Fcm {
+    /// The largest number of requests side by side on one connection.
+    const STREAMS: u32 = 1_000;
+
     /// Starts the double on a free port of the loopback address.
     pub async fn start() -> Self {
         let grants: Arc<Mutex<Grants>> = Arc::default();
-        let of_server = Arc::clone(&grants);
-        let double = Double::start(1_000, move |url, request| {
-            let mut grants = of_server.lock().unwrap();
+        Self { double: Double::start(Self::STREAMS, Self::check(&grants)).await, grants }
+    }
+
+    /// The same, with TLS and a certificate of the issuer in [`CA_FILE`](crate::CA_FILE).
+    pub async fn start_with_tls() -> Self {
+        let grants: Arc<Mutex<Grants>> = Arc::default();
+        Self { double: Double::start_with_tls(Self::STREAMS, Self::check(&grants)).await, grants }
+    }
+
+    fn check(grants: &Arc<Mutex<Grants>>) -> impl Fn(&str, &Request) -> (String, Answer) + use<> {
+        let grants = Arc::clone(grants);
+        move |url, request| {
+            let mut grants = grants.lock().unwrap();
             if request.path == "/token" {
                 return (String::new(), grants.grant(url, request));
             }
@@ -60,9 +73,7 @@ impl Fcm {
             let message: Value = serde_json::from_slice(&request.body).unwrap_or_default();
             let device = name_of(message["message"]["token"].as_str().unwrap_or("none")).to_owned();
             (device, check(request, &message, &grants.good))
-        })
-        .await;
-        Self { double, grants }
+        }
     }
 
     /// Returns the JSON file of the service account, with this double's URLs.

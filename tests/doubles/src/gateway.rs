@@ -29,7 +29,7 @@ impl Gateway {
 
     /// MongoosePush on the address of `listener`.
     pub fn mongoosepush_at(listener: TcpListener) -> Self {
-        Self(Double::serve(listener, 1_000, mongoosepush))
+        Self(Double::serve(listener, None, 1_000, mongoosepush))
     }
 
     /// An operator's own push service on a free port.

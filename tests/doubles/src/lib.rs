@@ -1,5 +1,5 @@
 //! Doubles of the services that Pushlark calls: each checks requests as the service does, and answers as its
-//! documentation says. A double listens on a loopback port without TLS, by HTTP/1.1 and by HTTP/2 with prior knowledge;
+//! documentation says. A double listens on a loopback port by HTTP/1.1 and by HTTP/2, without TLS unless it says so;
 //! [`TlsProxy`] adds TLS.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -14,6 +14,7 @@ mod lambda;
 mod rest;
 mod secrets_manager;
 mod sns;
+mod tls;
 mod tls_proxy;
 mod web_push;
 
@@ -30,7 +31,8 @@ pub use lambda::{Behaviour, Handler, Lambda};
 pub use rest::Rest;
 pub use secrets_manager::SecretsManager;
 pub use sns::{SNS_SIGNED_BY_SHA1, Sns};
-pub use tls_proxy::{CA_FILE, TlsProxy};
+pub use tls::CA_FILE;
+pub use tls_proxy::TlsProxy;
 pub use web_push::{Subscriber, WebPush};
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -50,6 +52,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
 /// The base of all doubles: records the requests, and lets a test choose the answers.
 #[derive(Clone)]
@@ -175,22 +178,32 @@ impl Double {
     /// double's URL and a request, and returns the request's device (empty: the request is no notification) and the
     /// service's answer.
     async fn start(streams: u32, check: impl Fn(&str, &Request) -> (String, Answer) + Send + Sync + 'static) -> Self {
-        Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), streams, check)
+        Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), None, streams, check)
     }
 
-    /// The same, on the address of `listener`.
-    fn serve(
-        listener: TcpListener,
+    /// The same, with TLS and a certificate of the issuer in [`CA_FILE`].
+    async fn start_with_tls(
         streams: u32,
         check: impl Fn(&str, &Request) -> (String, Answer) + Send + Sync + 'static,
     ) -> Self {
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), Some(tls::acceptor()), streams, check)
+    }
+
+    /// The same, on the address of `listener`, with TLS if there is an acceptor.
+    fn serve(
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        streams: u32,
+        check: impl Fn(&str, &Request) -> (String, Answer) + Send + Sync + 'static,
+    ) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let double = Self { url, state: Arc::default(), hold: Hold::default(), running: Running::default() };
         let (accepting, check) = (double.clone(), Arc::new(check));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let connection = accepting.state().connections.len();
-                let (double, check) = (accepting.clone(), Arc::clone(&check));
+                let (double, check, tls) = (accepting.clone(), Arc::clone(&check), tls.clone());
                 let serving = tokio::spawn(async move {
                     let service = service_fn(move |request| {
                         let (double, check) = (double.clone(), Arc::clone(&check));
@@ -198,8 +211,15 @@ impl Double {
                     });
                     let mut builder = Builder::new(TokioExecutor::new());
                     builder.http2().max_concurrent_streams(streams);
-                    // The client may close the connection at any time.
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                    // The client may close the connection at any time, or not trust the certificate.
+                    match tls {
+                        None => drop(builder.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                drop(builder.serve_connection(TokioIo::new(stream), service).await);
+                            }
+                        }
+                    }
                 });
                 accepting.state().connections.push(serving.abort_handle());
             }

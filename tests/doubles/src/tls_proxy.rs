@@ -6,15 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// The file of the root certificate of the private CA. `openssl` made it, with the certificate of 127.0.0.1 and localhost
-/// in the same folder; they are valid until 2124.
-pub const CA_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tls/ca.pem");
+use crate::tls;
 
 /// The proxy, which listens on a free loopback port.
 pub struct TlsProxy {
@@ -26,11 +19,7 @@ pub struct TlsProxy {
 impl TlsProxy {
     /// Starts a proxy to the double at `url`, such as `http://127.0.0.1:8080`.
     pub async fn to(url: &str) -> Self {
-        let certificate = CertificateDer::from_pem_slice(include_bytes!("../tls/server.pem")).unwrap();
-        let key = PrivateKeyDer::from_pem_slice(include_bytes!("../tls/server.key")).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()));
-        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-        let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate], key).unwrap()));
+        let acceptor = tls::acceptor();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url_of_proxy = format!("https://{}", listener.local_addr().unwrap());
         let proxy = Self { url: url_of_proxy, refused: Arc::default() };
