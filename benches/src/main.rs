@@ -1,5 +1,6 @@
 //! The cost of Pushlark's functions: `cargo run --release -p pushlark-benches -- all`.
 
+mod bill;
 mod build;
 mod function;
 mod isolation;
@@ -32,12 +33,16 @@ struct Arguments {
     /// A part of the names of the loads that `isolation` runs.
     #[arg(long, default_value = "")]
     trouble: String,
+    #[command(flatten)]
+    bill: bill::BillArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// All benchmarks below.
+    /// All benchmarks below but `bill`.
     All,
+    /// What AWS bills of a load.
+    Bill,
     /// The effect of a failing device on the notifications of others.
     Isolation,
     /// Processor time, instructions and memory under load.
@@ -54,7 +59,7 @@ enum What {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let Arguments { what: wanted, rounds, trouble } = Arguments::parse();
+    let Arguments { what: wanted, rounds, trouble, bill } = Arguments::parse();
     let wants = |what| wanted == What::All || wanted == what;
     let isolation = async || {
         let is_met = isolation::measure(&trouble, rounds).await?;
@@ -63,6 +68,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     // It runs the local stack, and needs none of the binaries.
     if wanted == What::Isolation {
         return isolation().await;
+    }
+    if wanted == What::Bill {
+        return Ok(if bill::measure(&bill).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let binaries = Binaries::build()?;
     if wants(What::Size) {
