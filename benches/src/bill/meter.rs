@@ -351,3 +351,99 @@ impl AsyncWrite for CountedStream {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use local::{Options, Stack};
+    use serde_json::json;
+
+    use super::*;
+
+    /// The emulator's table behind a meter.
+    struct Measured {
+        _stack: Stack,
+        meter: Meter,
+    }
+
+    impl Measured {
+        async fn start() -> Self {
+            let stack = Stack::start(Options::default()).await.unwrap();
+            let meter = Meter::start(&stack.dynamodb_url, &stack.sqs_url, "http://127.0.0.1:1").await.unwrap();
+            Self { _stack: stack, meter }
+        }
+
+        /// Returns the write and read units of a call.
+        async fn units(&self, operation: &str, request: Value) -> (f64, f64) {
+            let before = self.meter.units();
+            let post = reqwest::Client::new()
+                .post(&self.meter.dynamodb_url)
+                .header("x-amz-target", format!("DynamoDB_20120810.{operation}"))
+                .header("content-type", "application/x-amz-json-1.0")
+                .header(
+                    "authorization",
+                    "AWS4-HMAC-SHA256 Credential=local/20261128/us-east-1/dynamodb/aws4_request, \
+                    SignedHeaders=host;x-amz-date, Signature=0",
+                )
+                .header("x-amz-date", "20261128T120000Z");
+            let answer = post.body(request.to_string()).send().await.unwrap().text().await.unwrap();
+            let after = self.meter.units();
+            assert!(after.calls - before.calls == 1.0, "{answer}");
+            (after.writes - before.writes, after.reads - before.reads)
+        }
+    }
+
+    fn item(sk: &str, bytes: usize) -> Value {
+        json!({"pk": {"S": "user"}, "sk": {"S": sk}, "filler": {"S": "x".repeat(bytes)}})
+    }
+
+    /// "DynamoDB read and write operations".
+    #[tokio::test]
+    async fn units_are_those_that_dynamodb_bills() {
+        let measured = Measured::start().await;
+        let put = |item: Value| json!({"TableName": "pushlark", "Item": item});
+        for (sk, bytes, writes) in [("a", 900, 1.0), ("b", 1_500, 2.0), ("c", 1_500, 2.0), ("d", 1_500, 2.0)] {
+            assert_eq!(measured.units("PutItem", put(item(sk, bytes))).await, (writes, 0.0), "{sk}");
+        }
+        // The larger of the sizes before and after.
+        let smaller = json!({"TableName": "pushlark", "Key": {"pk": {"S": "user"}, "sk": {"S": "b"}},
+            "UpdateExpression": "SET filler = :x", "ExpressionAttributeValues": {":x": {"S": "x"}}});
+        assert_eq!(measured.units("UpdateItem", smaller).await, (2.0, 0.0));
+        // A failed condition costs as much as the item that is there.
+        for (sk, writes) in [("a", 1.0), ("b", 1.0), ("c", 2.0)] {
+            let mut refused = put(item(sk, 10));
+            refused["ConditionExpression"] = "attribute_not_exists(pk)".into();
+            assert_eq!(measured.units("PutItem", refused).await, (writes, 0.0), "{sk}");
+        }
+        // A write of the index is one more.
+        let mut indexed = item("e", 10);
+        indexed["domain_shard"] = json!({"S": "example.com#0"});
+        indexed["created_at"] = json!({"N": "1"});
+        assert_eq!(measured.units("PutItem", put(indexed)).await, (2.0, 0.0));
+        // A query reads 4 KB of all items together, a weakly consistent one for half the price.
+        let mut query = json!({"TableName": "pushlark", "KeyConditionExpression": "pk = :pk AND sk BETWEEN :a AND :d",
+            "ExpressionAttributeValues": {":pk": {"S": "user"}, ":a": {"S": "a"}, ":d": {"S": "d"}}});
+        assert_eq!(measured.units("Query", query.clone()).await, (0.0, 0.5));
+        query["ConsistentRead"] = true.into();
+        assert_eq!(measured.units("Query", query.clone()).await, (0.0, 1.0));
+        measured.units("PutItem", put(item("b", 1_500))).await;
+        assert_eq!(measured.units("Query", query).await, (0.0, 2.0));
+        // A transaction costs twice as much.
+        let action = |sk| json!({"Put": put(item(sk, 10))});
+        let transaction = json!({"TransactItems": [action("f"), action("g")]});
+        assert_eq!(measured.units("TransactWriteItems", transaction).await, (4.0, 0.0));
+    }
+
+    #[test]
+    fn sqs_bills_each_64_kib() {
+        let requests = [0, 1, SQS_UNIT_BYTES, SQS_UNIT_BYTES + 1].map(sqs_requests);
+        assert_eq!(requests, [1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn an_item_has_the_size_of_its_names_and_values() {
+        let item = json!({"pk": {"S": "abc"}, "n": {"N": "12345"}, "t": {"BOOL": true}, "l": {"L": [{"S": "ab"}]}});
+        assert_eq!(item_bytes(&item).unwrap(), (2 + 3) + (1 + 4) + (1 + 1) + (1 + 3 + 1 + 2));
+        assert_eq!(item_bytes(&Value::Null).unwrap(), 0);
+    }
+}
