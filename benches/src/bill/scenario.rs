@@ -38,8 +38,8 @@ pub struct Scenario {
     pub batch_size: usize,
     /// The users whose devices are enabled.
     pub users: fn() -> Vec<String>,
-    /// Events that are notified before the scenario.
-    pub before: fn() -> Vec<Value>,
+    /// The events of webhooks that are notified before the scenario, one after the other.
+    pub before: fn() -> Vec<Vec<Value>>,
     /// The steps of the round with this number.
     pub round: fn(u64) -> Vec<Step>,
     /// Rounds before those that are measured.
@@ -94,7 +94,7 @@ pub fn scenarios() -> Vec<Scenario> {
             });
             webhooks.chain([Step::Batch]).collect()
         },
-        warm_up: 1,
+        warm_up: 0,
         more_rounds: 1,
         ..busy_single()
     };
@@ -139,13 +139,11 @@ pub fn scenarios() -> Vec<Scenario> {
             purpose: "as busy_single with `UNREAD_COUNTS=on`; each recipient has 50 conversations with unread messages",
             settings: &[("UNREAD_COUNTS", "on")],
             before: || {
-                let of_user = |user: String| {
-                    (0..CONVERSATIONS).map(move |number| message(0, &user, &format!("contact{number:02}")))
+                let to_all = |number| {
+                    let message = |user: String| message(0, &user, &format!("contact{number:02}"));
+                    users(BATCH).into_iter().map(message).collect()
                 };
-                // Each is in turn with the other recipients.
-                let mut events: Vec<_> = users(BATCH).into_iter().flat_map(of_user).collect();
-                events.sort_by_key(|event| event["from"].to_string());
-                events
+                (0..CONVERSATIONS).map(to_all).collect()
             },
             round: |round| {
                 let webhooks = (0..BATCH).map(|number| {

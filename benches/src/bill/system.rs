@@ -20,7 +20,7 @@ use crate::world::SECRET;
 
 /// The settings of both functions that no scenario changes.
 const STACK_NAME: &str = "pushlark";
-/// Time for the notifications that fill the table before a scenario, in the dev profile.
+/// Time for the notifications of one webhook before a scenario, in the dev profile on a loaded machine.
 const PREPARED_WITHIN: Duration = Duration::from_secs(120);
 
 /// The system of one scenario.
@@ -227,19 +227,22 @@ async fn prepare(scenario: &Scenario, stack: &Stack, fcm: &Fcm) -> anyhow::Resul
         let response = http.post(format!("{}/enable", stack.url)).json(&body).send().await?;
         ensure!(response.status() == 200, "not enabled: {}", response.text().await?);
     }
-    let before = (scenario.before)();
-    for events in before.chunks(100) {
+    let mut expected = 0;
+    for events in (scenario.before)() {
+        expected += events.len() as u64;
         let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
         let post = http.post(format!("{}/events", stack.url)).header("content-type", "application/x-ndjson");
         let response = post.body(lines).send().await?;
         ensure!(response.status() == 202, "not accepted: {}", response.text().await?);
+        let all_notified = async {
+            while fcm.count() < expected {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let is_notified = timeout(PREPARED_WITHIN, all_notified).await.is_ok();
+        ensure!(is_notified, "{} of {expected} events before the scenario are notified", fcm.count());
     }
-    let all_notified = async {
-        while fcm.count() < before.len() as u64 {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PREPARED_WITHIN, all_notified).await.context("the events before the scenario are not notified")
+    Ok(())
 }
 
 /// A token as long as those of FCM.
