@@ -41,13 +41,12 @@ const IDLE_MONTH: &str = "idle_month";
 const INSTRUCTIONS_PER_SECOND: f64 = 1.5e9;
 /// The memory with which a function has one vCPU ("Configure Lambda function memory").
 const MB_OF_VCPU: f64 = 1769.0;
-/// The factor of the latencies, and of the process's clock, while waits are observed: then the processor time of this
-/// machine hardly matters.
+/// The factor of the latencies while waits are observed: then the processor time of this machine hardly matters.
 const SLOWNESS: u32 = 10;
+/// The factor of the processes' clocks. No timer of the functions comes to its end, however slow the machine is.
+const SLOW_CLOCK: u32 = 1_000;
 /// The rounds in which waits are observed. Their medians count.
 const OBSERVED_ROUNDS: u64 = 3;
-/// The factor of the process's clock under callgrind.
-const CALLGRIND_SLOWNESS: u32 = 100;
 /// Lambda's pollers of a queue without messages, and the seconds of their long polls ("Using Lambda with Amazon SQS").
 const POLLERS: f64 = 5.0;
 const LONG_POLL_SECONDS: f64 = 20.0;
@@ -241,7 +240,7 @@ impl Bench {
     /// Returns the waits of each invocation of a round, of ingest and of the worker, and the units of a round.
     async fn observe(&self, scenario: &Scenario) -> anyhow::Result<([Vec<Duration>; 2], Units)> {
         let command = |function| Ok::<_, anyhow::Error>(Command::new(self.binaries.path(function)?));
-        let commands = self.commands(command("ingest")?, command("worker")?, SLOWNESS);
+        let commands = self.commands(command("ingest")?, command("worker")?);
         let mut system = System::start(scenario, commands).await?;
         system.slow_down(SLOWNESS);
         let before = system.usage().units.calls;
@@ -271,7 +270,7 @@ impl Bench {
         let [(ingest, mut start_ingest), (worker, mut start_worker)] = [Callgrind::new(), Callgrind::new()];
         start_ingest.arg(self.binaries.path("ingest")?);
         start_worker.arg(self.binaries.path("worker")?);
-        let commands = self.commands(start_ingest, start_worker, CALLGRIND_SLOWNESS);
+        let commands = self.commands(start_ingest, start_worker);
         let mut system = System::start(scenario, commands).await?;
         for round in 0..rounds {
             let before = system.usage().notifications;
@@ -290,8 +289,8 @@ impl Bench {
         })
     }
 
-    fn commands(&self, ingest: Command, worker: Command, slow_clock: u32) -> Commands {
-        Commands { ingest, worker, slow_clock, slow_clock_library: self.slow_clock.clone() }
+    fn commands(&self, ingest: Command, worker: Command) -> Commands {
+        Commands { ingest, worker, slow_clock: SLOW_CLOCK, slow_clock_library: self.slow_clock.clone() }
     }
 }
 

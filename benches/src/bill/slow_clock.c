@@ -1,5 +1,5 @@
-/* Makes the monotonic clock of a process slower, by the factor in SLOW_CLOCK. A process that runs under callgrind, or
- * whose calls wait several times as long as on AWS, then has as much time for them as on AWS. */
+/* Makes the monotonic clock of a process slower, by the factor in SLOW_CLOCK, so that no timer of the process ends while
+ * callgrind or a loaded machine makes it slow. */
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <sys/syscall.h>
