@@ -243,12 +243,13 @@ impl Bench {
         let commands = self.commands(command("ingest")?, command("worker")?);
         let mut system = System::start(scenario, commands).await?;
         system.slow_down(SLOWNESS);
-        let before = system.usage().units.calls;
-        let mut rounds = Vec::new();
+        let (mut rounds, mut calls) = (Vec::new(), 0.0);
         for round in 0..OBSERVED_ROUNDS {
+            let before = system.usage().units.calls;
             rounds.push(system.round(scenario, scenario.warm_up + round).await?);
+            // Those of the last round: the first one may read what is kept afterwards.
+            calls = system.usage().units.calls - before;
         }
-        let calls = (system.usage().units.calls - before) / OBSERVED_ROUNDS as f64;
         system.stop()?;
         let medians = [0, 1].map(|function| {
             let invocations = 0..rounds[0][function].len();
