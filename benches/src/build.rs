@@ -32,6 +32,25 @@ impl Binaries {
         Ok(all)
     }
 
+    /// Builds these functions.
+    pub fn of_functions(functions: &[&str]) -> anyhow::Result<Self> {
+        let mut all = Self(HashMap::new());
+        let packages: Vec<_> = functions.iter().flat_map(|function| ["-p", function]).collect();
+        all.add(&packages)?;
+        Ok(all)
+    }
+
+    /// Takes these functions from the folder that `sam build` fills, whose folders have the names of the template.
+    pub fn of_sam(folder: &Path, functions: &[&str]) -> anyhow::Result<Self> {
+        let path = |function: &str| {
+            let resource = function[..1].to_uppercase() + &function[1..];
+            let binary = folder.join(resource).join("bootstrap");
+            let binary = binary.canonicalize().with_context(|| format!("there is no {}", binary.display()))?;
+            Ok((function.to_owned(), binary))
+        };
+        Ok(Self(functions.iter().copied().map(path).collect::<anyhow::Result<_>>()?))
+    }
+
     /// Returns the path of a binary by its name.
     pub fn path(&self, name: &str) -> anyhow::Result<&Path> {
         self.0.get(name).map(PathBuf::as_path).with_context(|| format!("cargo built no {name}"))

@@ -1,13 +1,15 @@
 //! A function's binary as a process, and the kernel's figures for it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
+use serde_json::Value;
 
 use crate::runtime_api::RuntimeApi;
 
@@ -19,6 +21,18 @@ pub struct Function {
     /// The Runtime API that it polls for events.
     pub runtime_api: RuntimeApi,
     complaint: Arc<Mutex<Option<String>>>,
+    log: JoinHandle<Log>,
+}
+
+/// What a function wrote to its log.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// The number of lines.
+    pub lines: u64,
+    /// The bytes of the lines, without the line breaks.
+    pub bytes: u64,
+    /// The names of the metrics in the embedded metric format.
+    pub metrics: BTreeSet<String>,
 }
 
 /// A process that is killed when it is dropped.
@@ -51,14 +65,17 @@ impl Function {
         let complaint = Arc::new(Mutex::new(None));
         let complained = Arc::clone(&complaint);
         // As on Lambda, the log is read.
-        thread::spawn(move || {
+        let log = thread::spawn(move || {
+            let mut read = Log::default();
             for line in BufReader::new(log).lines().map_while(Result::ok) {
+                read.add(&line);
                 if line.contains("\"level\":\"ERROR\"") || line.contains("\"level\":\"WARN\"") {
                     complained.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(line);
                 }
             }
+            read
         });
-        Ok(Self { process, started, runtime_api, complaint })
+        Ok(Self { process, started, runtime_api, complaint, log })
     }
 
     /// The time from the start of the process to its first request for an event.
@@ -91,11 +108,23 @@ impl Function {
         Ok(())
     }
 
-    /// Sends SIGTERM and waits for the end, so that valgrind writes its figures.
-    pub fn terminate(mut self) -> anyhow::Result<()> {
+    /// Sends SIGTERM and waits for the end, so that valgrind writes its figures. Returns the whole log.
+    pub fn terminate(mut self) -> anyhow::Result<Log> {
         Command::new("kill").arg(self.process.0.id().to_string()).status()?;
         self.process.0.wait()?;
-        Ok(())
+        self.log.join().map_err(|_| anyhow!("the log is not read to its end"))
+    }
+}
+
+impl Log {
+    fn add(&mut self, line: &str) {
+        self.lines += 1;
+        self.bytes += line.len() as u64;
+        if line.contains("\"CloudWatchMetrics\"") {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            let metrics = line["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array().into_iter().flatten();
+            self.metrics.extend(metrics.filter_map(|metric| metric["Name"].as_str()).map(str::to_owned));
+        }
     }
 }
 

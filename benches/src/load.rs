@@ -186,7 +186,8 @@ impl Load {
             let responses = function.runtime_api.invoke(self.events(0, times)?).await?;
             self.check(&responses, world).await?;
             function.check_log()?;
-            function.terminate()
+            function.terminate()?;
+            Ok(())
         })
         .await?;
         Ok(per_invocation / self.events)

@@ -1,5 +1,6 @@
 //! The cost of Pushlark's functions: `cargo run --release -p pushlark-benches -- all`.
 
+mod bill;
 mod build;
 mod fairness;
 mod function;
@@ -39,12 +40,16 @@ struct Arguments {
     /// The largest number of registrations of `scale`.
     #[arg(long, default_value_t = scale::MOST_REGISTRATIONS)]
     registrations: u64,
+    #[command(flatten)]
+    bill: bill::BillArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
-    /// All benchmarks below.
+    /// All benchmarks below but `bill`.
     All,
+    /// What AWS bills of a load.
+    Bill,
     /// The effect of one domain's flood on another domain, with fair queues and without.
     Fairness,
     /// The effect of a failing device on the notifications of others.
@@ -67,9 +72,12 @@ enum What {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let Arguments { what: wanted, rounds, trouble, registrations } = Arguments::parse();
+    let Arguments { what: wanted, rounds, trouble, registrations, bill } = Arguments::parse();
     let wants = |what| wanted == What::All || wanted == what;
     let binaries = match wanted {
+        What::Bill => {
+            return Ok(if bill::measure(&bill).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         // They run the local stack in this process.
         What::Isolation | What::Fairness => Binaries::default(),
         What::Latency => Binaries::of(&latency::FUNCTIONS)?.with_local_stack()?,

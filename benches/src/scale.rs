@@ -153,7 +153,8 @@ impl Load {
             }
             function.check_log()?;
             units.push(meter.take()?);
-            function.terminate()
+            function.terminate()?;
+            Ok(())
         })
         .await?;
         let each =

@@ -14,6 +14,11 @@ impl Table {
         Self { rows: vec![columns.map(str::to_owned).into()] }
     }
 
+    /// Creates a table with these rows, of which the first is the heading and all have as many cells.
+    pub fn of_rows(rows: Vec<Vec<String>>) -> Self {
+        Self { rows }
+    }
+
     /// Adds a row at the end.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into());
