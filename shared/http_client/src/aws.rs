@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -37,6 +38,11 @@ pub async fn aws_config(environment: &Environment) -> Result<SdkConfig, SettingE
         .retry_config(RetryConfig::standard().with_max_attempts(2))
         // Responses are small, so the timeouts are enough.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    // The default chain would use the same credentials, after it has built the clients of all other providers.
+    let config = match environment.text("AWS_ACCESS_KEY_ID").and(environment.text("AWS_SECRET_ACCESS_KEY")) {
+        Some(_) => config.credentials_provider(EnvironmentVariableCredentialsProvider::new()),
+        None => config,
+    };
     Ok(config.load().await)
 }
 
