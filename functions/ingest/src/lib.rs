@@ -40,8 +40,16 @@ pub struct Function {
 struct State {
     /// The presence of each session, in the order of the request.
     presence: HashMap<Jid, Vec<(Availability, OffsetDateTime)>>,
-    /// The read marks, each with the id of its event.
-    read_marks: Vec<(String, ReadMark, OffsetDateTime)>,
+    read_marks: Vec<TimedReadMark>,
+}
+
+/// A read mark, with the id and the time of its event.
+struct TimedReadMark {
+    id: String,
+    at: OffsetDateTime,
+    read_mark: ReadMark,
+    /// Whether it follows from a message that the user has written.
+    is_reply: bool,
 }
 
 #[derive(Serialize)]
@@ -100,14 +108,19 @@ impl Function {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
             if has_read_marks {
-                state.read_marks.extend(read_marks.into_iter().map(|read_mark| (id.clone(), read_mark, at)));
+                state.read_marks.extend(read_marks.into_iter().map(|read_mark| {
+                    let is_reply = read_mark.message.is_none();
+                    TimedReadMark { id: id.clone(), at, read_mark, is_reply }
+                }));
             }
             match effect {
                 Effect::Queue(kind) | Effect::CallAnswer { work: kind, .. } => work.push(Work::new(id, at, kind)),
                 Effect::Presence(session, availability) => {
                     state.presence.entry(session).or_default().push((availability, at))
                 }
-                Effect::Read(read_mark) if has_read_marks => state.read_marks.push((id, read_mark, at)),
+                Effect::Read(read_mark) if has_read_marks => {
+                    state.read_marks.push(TimedReadMark { id, at, read_mark, is_reply: false });
+                }
                 Effect::Read(_) | Effect::NoRequest(..) | Effect::None(_) => {}
             }
         }
@@ -134,18 +147,19 @@ impl Function {
             }
             Ok(())
         });
-        let read_marks = stream::iter(read_marks).map(async |(id, read_mark, at)| self.read(&id, read_mark, at).await);
+        let read_marks = stream::iter(read_marks).map(async |read_mark| self.read(read_mark).await);
         presence.buffer_unordered(MAX_CONCURRENT_WRITES).try_collect::<()>().await?;
         let work: Vec<Option<Work>> = read_marks.buffered(MAX_CONCURRENT_WRITES).try_collect().await?;
         Ok(work.into_iter().flatten().collect())
     }
 
-    /// Stores a read mark of the event `id`. Returns the work that clears the notifications of the conversation, if
-    /// there are any.
-    async fn read(&self, id: &str, read_mark: ReadMark, at: OffsetDateTime) -> Result<Option<Work>, StoreError> {
-        let ReadMark { user: jid, conversation, message } = read_mark;
-        if self.unread_counts {
-            self.store.note_read(&jid, &conversation, message.as_deref(), at).await?;
+    /// Stores a read mark. Returns the work that clears the notifications of the conversation, if there are any.
+    async fn read(&self, read_mark: TimedReadMark) -> Result<Option<Work>, StoreError> {
+        let TimedReadMark { id, at, read_mark: ReadMark { user: jid, conversation, message }, is_reply } = read_mark;
+        match self.unread_counts {
+            true if is_reply => self.store.note_reply(&jid, &conversation, at).await?,
+            true => self.store.note_read(&jid, &conversation, message.as_deref(), at).await?,
+            false => {}
         }
         if !self.clear_when_read || self.store.shown(&jid, &conversation).await?.is_empty() {
             return Ok(None);

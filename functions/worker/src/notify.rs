@@ -54,11 +54,7 @@ impl Worker {
         turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
-        let mut outcome = TaskOutcome::default();
-        match self.count(event, reported, attempt.retry.unread_count).await {
-            Ok(counted) => outcome.counted = counted,
-            Err(error) => return outcome.postponed(&error),
-        }
+        let outcome = TaskOutcome { counted: attempt.retry.unread_count, ..TaskOutcome::default() };
         let mut decision = match self.decide(event, reported, outcome.counted).await {
             Ok(decision) => decision,
             Err(DecisionError::Skipped(rule)) => {
@@ -66,10 +62,11 @@ impl Worker {
                     warn_of_failure(&rule);
                 }
                 tracing::info!(skipped = %rule, "not notified");
-                if let Err(error) = self.end_call_silently(event, attempt).await {
-                    return outcome.postponed(&error);
-                }
-                return self.remember_count(event, attempt, outcome).await;
+                let ended = self.end_call_silently(event, attempt).await;
+                return match ended.and(self.count_skipped(event, reported, attempt).await) {
+                    Ok(()) => outcome,
+                    Err(error) => outcome.postponed(&error),
+                };
             }
             Err(error) => return outcome.postponed(&error),
         };
@@ -77,20 +74,17 @@ impl Worker {
             return outcome.postponed(&error);
         }
         decision.restrict_to(attempt);
-        let is_retried = attempt.retry.unread_count.is_some();
-        decision.badge = match self.badge(event, reported, &decision.publications, is_retried).await {
-            Ok(badge) => badge,
-            Err(error) => return outcome.postponed(&error),
-        };
-        let outcome = self.claim_and_publish(event, &mut decision, attempt, outcome, turn, batch).await;
+        let outcome = self.claim_and_publish(event, reported, &mut decision, attempt, outcome, turn, batch).await;
         self.prune_sessions(&event.recipient(), &decision.snapshot, batch.publish_cutoff).await;
         outcome
     }
 
-    /// Claims and publishes the publications of a decision.
+    /// Counts the message, and claims and publishes the publications of a decision.
+    #[allow(clippy::too_many_arguments)]
     async fn claim_and_publish(
         &self,
-        event: &Event,
+        event: &mut Event,
+        reported: &ReportedRecipient,
         decision: &mut Decision<'_>,
         attempt: &Attempt,
         mut outcome: TaskOutcome,
@@ -99,13 +93,13 @@ impl Worker {
     ) -> TaskOutcome {
         count_left_out(decision);
         let user = event.recipient();
-        let counted = outcome.counted;
-        let claimant = attempt.claimant(&user, counted);
-        let publications = std::mem::take(&mut decision.publications);
-        let mut ours = match self.claim(claimant, publications, &mut decision.left_out).await {
+        let is_retried = outcome.counted.is_some();
+        let mut ours = match self.count_and_claim(event, reported, decision, attempt, &mut outcome.counted).await {
             Ok(ours) => ours,
             Err(error) => return outcome.postponed(&error),
         };
+        let (event, counted) = (&*event, outcome.counted);
+        decision.badge = self.badge(event, reported, decision.counters.as_ref(), &ours, is_retried);
         let conversation = event.from.to_bare();
         if let Some(alert) = self.alert(event, &user, &conversation) {
             self.quiet(&alert, &decision.snapshot, &mut ours).await;
@@ -114,7 +108,7 @@ impl Worker {
         drop(turn);
         if ours.is_empty() {
             log(event, decision, Counts::default());
-            return self.remember_count(event, attempt, outcome).await;
+            return outcome;
         }
         let key = |registration: &Registration| (registration.jid.clone(), registration.node.clone());
         // A plugin may publish several notifications to one registration, which is complete after the last of them.
@@ -196,18 +190,6 @@ impl Worker {
         }
     }
 
-    /// Stores the unread count in the claim, although nothing is claimed: the counter keeps only its last messages.
-    async fn remember_count(&self, event: &Event, attempt: &Attempt, outcome: TaskOutcome) -> TaskOutcome {
-        if outcome.counted.is_none() {
-            return outcome;
-        }
-        let user = event.recipient();
-        match self.store.finish(attempt.claimant(&user, outcome.counted), &[], &[]).await {
-            Ok(()) => outcome,
-            Err(error) => outcome.postponed(&error),
-        }
-    }
-
     /// Reads the recipient and decides. Writes nothing, so that [`Worker::explain`] can use it. `counted` is the unread
     /// count of a message that is counted; the count of another one is set if it is notified.
     pub(crate) async fn decide(
@@ -217,23 +199,18 @@ impl Worker {
         counted: Option<u32>,
     ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
-        let is_uncounted = counted.is_none() && self.adds_itself(reported);
         match &self.plugin {
             plugin if matches!(event.kind, EventKind::Subscription(_)) && !plugin.decides_subscriptions() => {
-                self.decide_by(&Defaults, event, reported, is_uncounted).await
+                self.decide_by(&Defaults, event, reported, counted).await
             }
-            ChosenPlugin::Rules(rules) => self.decide_by(&*rules.get(), event, reported, is_uncounted).await,
-            ChosenPlugin::Compiled(plugin) => self.decide_by(&**plugin, event, reported, is_uncounted).await,
+            ChosenPlugin::Rules(rules) => self.decide_by(&*rules.get(), event, reported, counted).await,
+            ChosenPlugin::Compiled(plugin) => self.decide_by(&**plugin, event, reported, counted).await,
             ChosenPlugin::External(function) => {
-                // The function is called once, so the count is needed before it decides.
-                if is_uncounted && event.message.content().is_ok() {
-                    self.add_to_count(event).await?;
-                }
-                let snapshot = self.store.snapshot(&event.recipient()).await?;
-                let known = RecipientState::new(event, reported, &snapshot);
-                let plugin = function.ask(event, &known.recipient, &snapshot.registrations).await?;
+                let read = self.read_recipient(event, reported, counted).await?;
+                let known = RecipientState::new(event, reported, &read.0);
+                let plugin = function.ask(event, &known.recipient, &read.0.registrations).await?;
                 let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-                Ok(decide(&plugin, delivery, time_to_live, event, payload, snapshot, known))
+                Ok(decide(&plugin, delivery, time_to_live, event, payload, read, known))
             }
         }
     }
@@ -244,29 +221,23 @@ impl Worker {
         plugin: &dyn Plugin,
         event: &mut Event,
         reported: &ReportedRecipient,
-        is_uncounted: bool,
+        counted: Option<u32>,
     ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         // The plugin is called before the recipient is read: a skipped message costs no read.
-        let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-        let snapshot = self.store.snapshot(&event.recipient()).await?;
-        let known = RecipientState::new(event, reported, &snapshot);
-        let decision = decide(plugin, delivery, time_to_live, event, payload, snapshot, known);
-        let has_count =
-            |planned: &PlannedPublication<'_>| planned.publication.payload.get(Payload::MESSAGE_COUNT).is_some();
-        if !is_uncounted || !decision.publications.iter().any(has_count) {
-            return Ok(decision);
+        let mut payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
+        let read = self.read_recipient(event, reported, counted).await?;
+        if read.1.is_some() {
+            // The unread count is known now.
+            payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
         }
-        // The count costs a read, so only a message that is notified has it. The plugin decides the same again.
-        self.add_to_count(event).await?;
-        let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-        let Decision { snapshot, known, .. } = decision;
-        Ok(decide(plugin, delivery, time_to_live, event, payload, snapshot, known))
+        let known = RecipientState::new(event, reported, &read.0);
+        Ok(decide(plugin, delivery, time_to_live, event, payload, read, known))
     }
 
     /// Claims publications, and returns those that this event may make. Those that another event holds are left to it,
     /// even if it has failed so far.
-    async fn claim<'w>(
+    pub(crate) async fn claim<'w>(
         &self,
         claimant: Claimant<'_>,
         publications: Vec<PlannedPublication<'w>>,

@@ -12,7 +12,7 @@ use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, expiry, keys};
 
 /// The lifetime of a claim: longer than the 14 days for which SQS keeps a message.
-const CLAIM_LIFETIME: Duration = Duration::from_hours(16 * 24);
+pub(crate) const CLAIM_LIFETIME: Duration = Duration::from_hours(16 * 24);
 
 /// The most registrations that one write names: an update expression has at most 4 KB ("Service, account, and table
 /// quotas in Amazon DynamoDB").
@@ -52,7 +52,7 @@ enum Mark {
 
 impl Claimant<'_> {
     /// Returns the holder of a registration from the attempt of this generation on.
-    fn holder(&self, generation: u32) -> String {
+    pub(crate) fn holder(&self, generation: u32) -> String {
         if generation == 0 { self.name.to_owned() } else { format!("{} {generation}", self.name) }
     }
 
