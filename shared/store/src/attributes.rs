@@ -61,8 +61,8 @@ pub const TIED_AT: &str = "tied_at";
 pub const COUNTED_TOTAL: &str = "counted_total";
 /// The time of the last counted message, in microseconds since 1970.
 pub const COUNTED_AT: &str = "counted_at";
-/// Whether a counter knows all messages of its conversation that were counted in the lifetime of a claim.
-pub const IS_WHOLE: &str = "whole";
+/// Whether no message of the conversation was read before the counter was created.
+pub const IS_FIRST: &str = "is_first";
 /// Whether messages that a counter or the item of a read mark has forgotten have items of their own.
 pub const HAS_MOVED: &str = "moved";
 /// The claim of a message that its counter has forgotten.

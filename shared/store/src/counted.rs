@@ -7,25 +7,24 @@
 //! - in the item `read/<conversation>`, to which a counter without unread messages is copied;
 //! - in its own item `counted/<digest>`, if one of these two items was full and has forgotten it.
 //!
-//! A counter with [`IS_WHOLE`] knows all messages, so a new message of its conversation needs no further read. It is
-//! whole if there was no `read/<conversation>` when it was created, and until it forgets a message. [`HAS_MOVED`] tells
-//! whether there are items of single messages.
+//! Few messages need one of the two reads. A counter with [`IS_FIRST`] was created when there was no
+//! `read/<conversation>`, and [`HAS_MOVED`] in one of the two items tells that there are items of single messages.
 //!
 //! A claim in a counter never changes. What comes of the registrations later (they are complete, or put back) is in the
 //! message's claim item ([`crate::Claimant`]), which an attempt that finds its own claim in the counter uses.
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::future::try_join_all;
 use pushlark_model::Registration;
 use pushlark_model::time::to_micros;
 use pushlark_xmpp::BareJid;
 
-use crate::attributes::{COUNTED_CLAIM, COUNTED_TOTAL, EXPIRES_AT, HAS_MOVED, IS_WHOLE, PK, READ_AT, SK, UNREAD};
+use crate::attributes::{COUNTED_CLAIM, COUNTED_TOTAL, EXPIRES_AT, HAS_MOVED, IS_FIRST, PK, READ_AT, SK, UNREAD};
 use crate::claim::{CLAIM_LIFETIME, Claimant};
 use crate::item::{self, Item, number, text};
 use crate::unread::{CountedMessage, unread};
-use crate::{MAX_CONCURRENT_WRITES, Store, StoreError, expiry, keys, seconds_now};
+use crate::{Store, StoreError, expiry, keys, seconds_now};
 
 /// The largest item with names, in bytes: DynamoDB bills a kilobyte as one write.
 pub const MAX_BYTES: usize = 1_024;
@@ -207,10 +206,10 @@ impl Store {
         if let Some(before) = CountedBefore::find(counter, message.id) {
             return Ok(Search::Found(before));
         }
-        if counter.contains_key(IS_WHOLE) {
-            return Ok(Search::New { is_first: false });
-        }
-        let read = self.get("look up a read mark", user, &keys::read(conversation)).await?;
+        let read = match counter.contains_key(IS_FIRST) {
+            true => Item::new(),
+            false => self.get("look up a read mark", user, &keys::read(conversation)).await?,
+        };
         if let Some(CountedBefore { claim, .. }) = CountedBefore::find(&read, message.id) {
             return Ok(Search::Found(CountedBefore { unread_count: 1, claim }));
         }
@@ -245,20 +244,21 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let messages = names.iter().filter(|name| keys::is_counted_message(name));
         let messages: Vec<_> = messages.filter_map(|name| Some((name, unread_count(name)?))).collect();
-        let writes = messages.iter().map(async |(name, unread_count)| {
+        let updates = messages.iter().map(|(name, unread_count)| {
             let mut update = self.update(user, &keys::counted(name));
             let mut sets = format!("SET {UNREAD} = :unread, {EXPIRES_AT} = :expires_at");
             if let Some(claim) = counter.get(&keys::message_claim(name)) {
                 sets += &format!(", {COUNTED_CLAIM} = :claim");
                 update = update.expression_attribute_values(":claim", claim.clone());
             }
-            let moved = update
+            update
                 .update_expression(sets)
                 .expression_attribute_values(":unread", number((*unread_count).into()))
-                .expression_attribute_values(":expires_at", number(expiry(CLAIM_LIFETIME)));
-            moved.send().await.map_err(StoreError::during("move a counted message"))
+                .expression_attribute_values(":expires_at", number(expiry(CLAIM_LIFETIME)))
+                .send()
         });
-        stream::iter(writes).buffer_unordered(MAX_CONCURRENT_WRITES).try_for_each(|_| async { Ok(()) }).await?;
+        // At most a kilobyte of names is forgotten at once.
+        try_join_all(updates).await.map_err(StoreError::during("move a counted message"))?;
         Ok(!messages.is_empty())
     }
 }

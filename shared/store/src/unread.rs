@@ -26,7 +26,7 @@ use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
-use crate::attributes::{COUNTED_AT, COUNTED_TOTAL, EXPIRES_AT, HAS_MOVED, IS_WHOLE, PK, READ_AT, READ_TOTAL, SK};
+use crate::attributes::{COUNTED_AT, COUNTED_TOTAL, EXPIRES_AT, HAS_MOVED, IS_FIRST, PK, READ_AT, READ_TOTAL, SK};
 use crate::claim::CLAIM_LIFETIME;
 use crate::counted::{Counted, CountedBefore, CounterClaim, Counters, Search, surplus_names};
 use crate::item::{self, Item, number, text};
@@ -167,12 +167,12 @@ impl Store {
                 .expression_attribute_values(":claim", claim.value());
         }
         if is_first {
-            sets += &format!(", {IS_WHOLE} = :true");
+            sets += &format!(", {IS_FIRST} = :true");
         }
         let mut remove = String::new();
         if !removals.is_empty() {
             sets += &format!(", {HAS_MOVED} = :true");
-            remove = format!(" REMOVE {}, {IS_WHOLE}", removals.join(", "));
+            remove = format!(" REMOVE {}", removals.join(", "));
         }
         if is_first || !removals.is_empty() {
             update = update.expression_attribute_values(":true", AttributeValue::Bool(true));
