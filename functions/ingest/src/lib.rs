@@ -15,7 +15,7 @@ use pushlark_settings::{SettingError, catalogue};
 use pushlark_sns::{SnsMessage, Topics};
 use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::Jid;
+use pushlark_xmpp::{BareJid, Jid};
 use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
@@ -104,9 +104,12 @@ impl Function {
         self.store.charge(&charged).await?;
         let (mut ids, mut state, mut work) = (Vec::with_capacity(events.len()), State::default(), Vec::new());
         let has_read_marks = self.unread_counts || self.clear_when_read;
-        for WebhookEvent { id, at, effect, read_marks } in events {
+        for WebhookEvent { id, at, mut effect, read_marks } in events {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
+            if let Effect::Queue(WorkKind::Message { from, to, context, .. }) = &mut effect {
+                context.is_reply = self.unread_counts && read_marks.iter().any(|mark| is_reply_to(mark, from, to));
+            }
             if has_read_marks {
                 state.read_marks.extend(read_marks.into_iter().map(|read_mark| {
                     let is_reply = read_mark.message.is_none();
@@ -168,4 +171,9 @@ impl Function {
         let id = format!("read/{conversation}/{id}");
         Ok(Some(Work::new(id, at, WorkKind::Read { jid, conversation })))
     }
+}
+
+/// Returns whether the sender of a message has read the conversation with its recipient by writing it.
+fn is_reply_to(ReadMark { user, conversation, message }: &ReadMark, from: &Jid, to: &[BareJid]) -> bool {
+    message.is_none() && *user == from.to_bare() && to == std::slice::from_ref(conversation)
 }

@@ -54,6 +54,9 @@ impl Worker {
         turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
+        if let Err(error) = self.note_late_reply(event, attempt).await {
+            return TaskOutcome::default().postponed(&error);
+        }
         let outcome = TaskOutcome { counted: attempt.retry.unread_count, ..TaskOutcome::default() };
         let mut decision = match self.decide(event, reported, outcome.counted).await {
             Ok(decision) => decision,

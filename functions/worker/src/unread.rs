@@ -1,15 +1,21 @@
 //! The numbers of unread messages in notifications: the conversation's, and the badge on the app's icon.
 
+use std::time::Duration;
+
 use futures_util::future::try_join;
 use pushlark_model::{Payload, Registration};
 use pushlark_plugin::{Event, Publication};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{Counted, CountedBefore, CountedMessage, CounterClaim, Counters, Snapshot, StoreError};
 use pushlark_xmpp::{BareJid, Message};
+use time::OffsetDateTime;
 
 use crate::decision::{Decision, PlannedPublication, Reason};
 use crate::task::Attempt;
 use crate::worker::Worker;
+
+/// The time in the queue after which a reply marks its conversation as read once more.
+const LATE: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Reads the recipient, and its counters if the message shows their numbers: all of them with `BADGE=total`. Sets the
@@ -90,6 +96,17 @@ impl Worker {
                 .map(|planned: PlannedPublication<'_>| (planned.publication.registration, Reason::Claimed)),
         );
         self.claim(claimant, publications, left_out).await
+    }
+
+    /// Marks a conversation as read by a reply that has waited in the queue: an older message to its sender may have
+    /// waited, too, so that ingest has found nothing to read.
+    pub(crate) async fn note_late_reply(&self, event: &Event, attempt: &Attempt) -> Result<(), StoreError> {
+        let has_waited = OffsetDateTime::now_utc() - attempt.at() > LATE;
+        let is_first_attempt = attempt.retry.registration.is_none();
+        if !(self.unread_counts && attempt.is_reply() && has_waited && is_first_attempt) {
+            return Ok(());
+        }
+        self.store.note_reply(&event.from.to_bare(), &event.recipient(), attempt.at()).await
     }
 
     /// Counts a message that the plugin skips, if Pushlark counts it and no earlier attempt has.

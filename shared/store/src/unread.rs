@@ -16,7 +16,8 @@
 //! read before, the time of the last read mark is compared, and such a message is not counted.
 //!
 //! A message of the user also marks the conversation as read. If nothing is unread, this costs half a read unit and no
-//! write. A message that is still in the queue then, although it is older, counts as unread until the next read mark.
+//! write. If an older message is still in the queue then, the worker repeats the mark when it handles the user's message,
+//! which has waited, too.
 
 use std::time::Duration;
 

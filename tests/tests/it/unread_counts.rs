@@ -174,6 +174,27 @@ async fn other_stanzas_do_not_reset_the_count() {
 }
 
 #[tokio::test]
+async fn a_reply_reads_an_older_message_that_waited_in_the_queue() {
+    let isolated = IsolatedWorker::beside(with_bob().await).await;
+    let (bob, alice) = (BareJid::new(BOB).unwrap(), BareJid::new(ALICE).unwrap());
+    let [sent, replied] = [60, 30].map(ago);
+    isolated.handle(isolated.batch(&[Work::message(&[BOB]).id("m").at(&sent)]).await).await;
+    let reply = |id: &str, at: &str, is_reply: bool| {
+        let work = Work::message(&[ALICE]).id(id).at(at).message_field("from", BOBS_PC);
+        work.message_field("context", json!({"is_reply": is_reply}))
+    };
+    for (id, at, is_reply, left) in [
+        ("other", &replied, false, 1),
+        ("early", &ago(90), true, 1),
+        ("just now", &ago(0), true, 1),
+        ("late", &replied, true, 0),
+    ] {
+        isolated.handle(isolated.batch(&[reply(id, at, is_reply)]).await).await;
+        assert_eq!(isolated.pushlark.store().unread(&bob, &alice).await.unwrap(), left, "{id}");
+    }
+}
+
+#[tokio::test]
 async fn an_own_message_in_a_room_resets_its_count() {
     let pushlark = with_bob().await;
     let group = || Event::groupchat(&format!("{ROOM}/alice@example.com"), BOB, "canary Hi");
