@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join;
 use pushlark_model::{Payload, Registration};
-use pushlark_plugin::{Event, Publication};
+use pushlark_plugin::{Event, EventKind, Publication};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{Counted, CountedBefore, CountedMessage, CounterClaim, Counters, Snapshot, StoreError};
 use pushlark_xmpp::{BareJid, Message};
@@ -63,8 +63,9 @@ impl Worker {
                 let registrations: Vec<&Registration> =
                     publications.iter().map(|planned| &planned.publication.registration).collect();
                 let claim = CounterClaim::new(&attempt.claimant(&user, None), &registrations);
-                // A call has a claim of its own.
-                let claim = claim.filter(|_| attempt.claim_id() == event.id);
+                // A call has a claim of its own. The message of an unacknowledged event may have one, because it was late.
+                let is_message = matches!(event.kind, EventKind::Message(_)) && attempt.claim_id() == event.id;
+                let claim = claim.filter(|_| is_message);
                 let unread_count =
                     match self.store.count(&user, &conversation, message, counters, claim.as_ref()).await? {
                         Counted::Now(unread_count) if claim.is_some() => {

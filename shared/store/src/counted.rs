@@ -27,9 +27,9 @@ use crate::unread::{CountedMessage, unread};
 use crate::{Store, StoreError, expiry, keys, seconds_now};
 
 /// The largest item with names, in bytes: DynamoDB bills a kilobyte as one write.
-pub const MAX_BYTES: usize = 1_024;
+const MAX_BYTES: usize = 1_024;
 /// The most bytes by which one message or one read mark enlarges a counter.
-pub const MAX_GROWTH_BYTES: usize = 184;
+const MAX_GROWTH_BYTES: usize = 192;
 /// The size to which an item shrinks when it forgets its oldest messages.
 const KEPT_BYTES: usize = 600;
 /// The number of messages whose names stay, even if long JIDs alone are larger than [`KEPT_BYTES`].
@@ -297,12 +297,15 @@ pub(crate) fn surplus_names(counter: &Item) -> Vec<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use pushlark_model::PublishOptions;
+
     use super::*;
     use crate::attributes::{COUNTED_AT, READ_TOTAL};
     use crate::unread::MAX_REFERENCES;
 
-    fn counter(jid_bytes: usize, messages: u64, references: usize) -> Item {
+    fn counter(jid_bytes: usize, messages: u64, references: usize, claim: Option<&CounterClaim>) -> Item {
         let mut counter = Item::from([
             (PK.to_owned(), text("u".repeat(jid_bytes))),
             (SK.to_owned(), text(format!("unread/{}", "c".repeat(jid_bytes.min(1_000))))),
@@ -314,6 +317,9 @@ mod tests {
         counter.insert(COUNTED_TOTAL.to_owned(), number(messages));
         for message in 1..=messages {
             counter.insert(keys::counted_message(&message.to_string()), number(message));
+            if let Some(claim) = claim {
+                counter.insert(keys::message_claim(&keys::counted_message(&message.to_string())), claim.value());
+            }
             for reference in 0..references {
                 counter.insert(keys::message_reference(&format!("{message} {reference}")), number(message));
             }
@@ -324,18 +330,22 @@ mod tests {
     #[test]
     fn one_message_or_read_mark_enlarges_a_counter_by_at_most_the_reserved_bytes() {
         let large = |name: &str| item::attribute_bytes(name, &number(u32::MAX.into()));
-        let message = large(&keys::counted_message("m")) + MAX_REFERENCES * large(&keys::message_reference("r"));
+        let name = keys::counted_message("m");
+        let claim = CounterClaim { holder: [0; 6], registrations: vec![[0; 4]; MAX_CLAIMED] };
+        let claim = item::attribute_bytes(&keys::message_claim(&name), &claim.value());
+        let message = large(&name) + claim + MAX_REFERENCES * large(&keys::message_reference("r"));
         let mark = large(READ_TOTAL) + item::attribute_bytes(READ_AT, &number(u64::MAX));
         assert!(message.max(mark) + 16 <= MAX_GROWTH_BYTES, "{message} {mark}");
     }
 
     #[test]
     fn a_counter_drops_whole_messages_and_the_oldest_first() {
-        assert!(surplus_names(&counter(40, 5, 2)).is_empty());
-        let full = counter(40, 20, 2);
+        let claim = CounterClaim { holder: [0; 6], registrations: vec![[0; 4]; 2] };
+        assert!(surplus_names(&counter(40, 5, 2, Some(&claim))).is_empty());
+        let full = counter(40, 20, 2, Some(&claim));
         let surplus = surplus_names(&full);
-        assert_eq!(surplus.len() % 3, 0, "{surplus:?}");
-        let dropped = surplus.len() as u64 / 3;
+        assert_eq!(surplus.len() % 4, 0, "{surplus:?}");
+        let dropped = surplus.len() as u64 / 4;
         assert!((1..20).contains(&dropped));
         for message in 1..=20_u64 {
             let name = keys::counted_message(&message.to_string());
@@ -345,8 +355,31 @@ mod tests {
 
     #[test]
     fn the_names_of_the_last_messages_stay_even_with_the_longest_jids() {
-        let full = counter(2_047, 20, 5);
+        let full = counter(2_047, 20, 5, None);
         assert_eq!(surplus_names(&full).len(), (20 - MIN_NAMED_MESSAGES) * 6);
-        assert!(surplus_names(&counter(2_047, 4, 5)).is_empty());
+        assert!(surplus_names(&counter(2_047, 4, 5, None)).is_empty());
+    }
+
+    #[test]
+    fn a_claim_in_a_counter_has_its_registrations_and_is_of_its_attempt_and_later_ones() {
+        let user = BareJid::new("bob@example.com").unwrap();
+        let claimant = |name, generation| Claimant { id: "m", user: &user, name, generation, counted: None };
+        let registration = |node: &str| {
+            let jid = BareJid::new("push.example.com").unwrap();
+            Registration::new(jid, node.into(), PublishOptions::default(), 1)
+        };
+        let [phone, tablet, watch] = ["phone", "tablet", "watch"].map(registration);
+        let claim = CounterClaim::new(&claimant("q.1", 2), &[&phone, &tablet, &phone]).unwrap();
+        let read = CounterClaim::read(&claim.value()).unwrap();
+        assert_eq!(read, claim);
+        assert_eq!([&phone, &tablet, &watch].map(|one| read.has(one)), [true, true, false]);
+        for (name, generation, is_held) in [("q.1", 1, false), ("q.1", 2, true), ("q.1", 3, true), ("q.2", 3, false)] {
+            assert_eq!(read.is_of(&claimant(name, generation)), is_held, "{name} {generation}");
+        }
+        let many: Vec<_> = (0..9).map(|number| registration(&number.to_string())).collect();
+        let many: Vec<_> = many.iter().collect();
+        assert!(CounterClaim::new(&claimant("q.1", 0), &many[..8]).is_some());
+        assert_eq!(CounterClaim::new(&claimant("q.1", 0), &many), None);
+        assert_eq!(CounterClaim::new(&claimant("q.1", 0), &[]), None);
     }
 }

@@ -75,10 +75,9 @@ impl Store {
         let forgotten = surplus_names(counter);
         let unread_count = |name: &str| Some(unread(counter, name).max(1));
         self.move_messages(user, counter, &forgotten, unread_count).await?;
-        let name = keys::counted_message(message.id);
-        let added = self.add_message(user, conversation, message, &name, is_first, &forgotten, claim).await?;
+        let added = self.add_message(user, conversation, message, is_first, &forgotten, claim).await?;
         Ok(match added {
-            Ok(counter) => Counted::Now(unread(&counter, &name).max(1)),
+            Ok(counter) => Counted::Now(unread(&counter, &keys::counted_message(message.id)).max(1)),
             Err(counter) => Counted::Before(CountedBefore::find(&counter, message.id).unwrap_or_else(|| {
                 let unread_count = unread(&counter, COUNTED_TOTAL).max(1);
                 CountedBefore { unread_count, claim: None }
@@ -139,11 +138,11 @@ impl Store {
         user: &BareJid,
         conversation: &BareJid,
         message: CountedMessage<'_>,
-        name: &str,
         is_first: bool,
         forgotten: &[String],
         claim: Option<&CounterClaim>,
     ) -> Result<Result<Item, Item>, StoreError> {
+        let name = keys::counted_message(message.id);
         let next = format!("if_not_exists({COUNTED_TOTAL}, :zero) + :one");
         // The event's id is a name of its own.
         let references = message.references.iter().filter(|id| **id != message.id).take(MAX_REFERENCES);
@@ -151,7 +150,7 @@ impl Store {
         references.sort_unstable();
         references.dedup();
         let mut sets = format!("SET #message = {next}");
-        let mut update = self.update(user, &keys::unread(conversation)).expression_attribute_names("#message", name);
+        let mut update = self.update(user, &keys::unread(conversation)).expression_attribute_names("#message", &name);
         let mut removals = Vec::new();
         for (index, forgotten) in forgotten.iter().filter(|name| !references.contains(name)).enumerate() {
             removals.push(format!("#f{index}"));
@@ -164,7 +163,7 @@ impl Store {
         if let Some(claim) = claim {
             sets += ", #claim = :claim";
             update = update
-                .expression_attribute_names("#claim", keys::message_claim(name))
+                .expression_attribute_names("#claim", keys::message_claim(&name))
                 .expression_attribute_values(":claim", claim.value());
         }
         if is_first {
