@@ -29,7 +29,7 @@ use crate::{Store, StoreError, expiry, keys, seconds_now};
 /// The largest item with names, in bytes: DynamoDB bills a kilobyte as one write.
 const MAX_BYTES: usize = 1_024;
 /// The most bytes by which one message or one read mark enlarges a counter.
-const MAX_GROWTH_BYTES: usize = 192;
+const MAX_GROWTH_BYTES: usize = 184;
 /// The size to which an item shrinks when it forgets its oldest messages.
 const KEPT_BYTES: usize = 600;
 /// The number of messages whose names stay, even if long JIDs alone are larger than [`KEPT_BYTES`].
@@ -50,8 +50,8 @@ pub struct Counters {
 /// The registrations that the first attempt for a message has chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CounterClaim {
-    holder: [u8; 6],
-    registrations: Vec<[u8; 4]>,
+    holder: [u8; 4],
+    registrations: Vec<[u8; 3]>,
 }
 
 /// A message that was counted before, or that was read before it could be counted.
@@ -137,7 +137,7 @@ impl CounterClaim {
 
     fn read(value: &AttributeValue) -> Option<Self> {
         let (holder, registrations) = value.as_b().ok()?.as_ref().split_first_chunk()?;
-        let registrations = registrations.chunks_exact(4).filter_map(|digest| digest.try_into().ok()).collect();
+        let registrations = registrations.chunks_exact(3).filter_map(|digest| digest.try_into().ok()).collect();
         Some(Self { holder: *holder, registrations })
     }
 }
@@ -331,7 +331,7 @@ mod tests {
     fn one_message_or_read_mark_enlarges_a_counter_by_at_most_the_reserved_bytes() {
         let large = |name: &str| item::attribute_bytes(name, &number(u32::MAX.into()));
         let name = keys::counted_message("m");
-        let claim = CounterClaim { holder: [0; 6], registrations: vec![[0; 4]; MAX_CLAIMED] };
+        let claim = CounterClaim { holder: [0; 4], registrations: vec![[0; 3]; MAX_CLAIMED] };
         let claim = item::attribute_bytes(&keys::message_claim(&name), &claim.value());
         let message = large(&name) + claim + MAX_REFERENCES * large(&keys::message_reference("r"));
         let mark = large(READ_TOTAL) + item::attribute_bytes(READ_AT, &number(u64::MAX));
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_counter_drops_whole_messages_and_the_oldest_first() {
-        let claim = CounterClaim { holder: [0; 6], registrations: vec![[0; 4]; 2] };
+        let claim = CounterClaim { holder: [0; 4], registrations: vec![[0; 3]; 2] };
         assert!(surplus_names(&counter(40, 5, 2, Some(&claim))).is_empty());
         let full = counter(40, 20, 2, Some(&claim));
         let surplus = surplus_names(&full);
