@@ -349,7 +349,7 @@ mod tests {
         assert!((1..20).contains(&dropped));
         for message in 1..=20_u64 {
             let name = keys::counted_message(&message.to_string());
-            assert_eq!(surplus.contains(&name.as_str()), message <= dropped, "{message}");
+            assert_eq!(surplus.contains(&name), message <= dropped, "{message}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! which a read mark may refer to it.
 //!
 //! The total of a user is the sum of all counters, which are read with the user's registrations. So a counter exists
-//! only while something is unread, and it is small: fifty counters with two messages each have about 11 KB. A read mark
+//! only while something is unread, and it is small: fifty counters with two messages each have 10 to 14 KB. A read mark
 //! that leaves nothing unread copies the names and the time of the mark to the item `read/<conversation>`, and then
 //! deletes the counter, unless a message was counted in the meantime. If the writer stops between these two steps, the
 //! counter adds nothing to the total, and the next read mark, or DynamoDB after [`READ_COUNTER_LIFETIME`], deletes it.
