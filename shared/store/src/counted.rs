@@ -87,13 +87,12 @@ impl Counters {
     }
 
     pub(crate) fn add(&mut self, item: Item) {
+        // DynamoDB deletes an expired item with a delay.
+        let is_expired = |item: &Item| item::number_of(item, EXPIRES_AT).is_some_and(|at| at <= seconds_now());
         match item::text_of(&item, SK) {
             Some(key) if key == self.key => self.own = item,
-            // DynamoDB deletes an expired item with a delay.
-            Some(key) if key.starts_with(keys::UNREAD_PREFIX) => {
-                if item::number_of(&item, EXPIRES_AT).is_none_or(|at| at > seconds_now()) {
-                    self.elsewhere = self.elsewhere.saturating_add(unread(&item, COUNTED_TOTAL));
-                }
+            Some(key) if key.starts_with(keys::UNREAD_PREFIX) && !is_expired(&item) => {
+                self.elsewhere = self.elsewhere.saturating_add(unread(&item, COUNTED_TOTAL));
             }
             _ => {}
         }
