@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{self, DefaultBodyLimit};
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, StatusCode};
 use local::Options;
 use pushlark_settings::Environment;
@@ -41,8 +42,18 @@ struct Counts {
     items_read: u64,
     /// The writes that claim notifications.
     claims: u32,
+    units: Units,
     running: usize,
     most_running: usize,
+}
+
+/// The capacity that calls consume on DynamoDB ("DynamoDB read and write operations").
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub struct Units {
+    /// Read units of 4 KB; half as many for reads that are not consistent.
+    pub read: f64,
+    /// Write units of 1 KB.
+    pub write: f64,
 }
 
 /// The way in which one call fails.
@@ -128,6 +139,11 @@ impl CallCounter {
         std::mem::take(&mut self.state.counts.lock().unwrap().items_read)
     }
 
+    /// Returns the capacity that calls outside of transactions have consumed, and resets it.
+    pub fn take_units(&self) -> Units {
+        std::mem::take(&mut self.state.counts.lock().unwrap().units)
+    }
+
     /// Returns the largest number of calls that ran side by side.
     pub fn most_running(&self) -> usize {
         self.state.counts.lock().unwrap().most_running
@@ -136,7 +152,7 @@ impl CallCounter {
 
 async fn forward(
     extract::State(state): extract::State<Arc<State>>,
-    headers: HeaderMap,
+    mut headers: HeaderMap,
     body: Bytes,
 ) -> (StatusCode, Bytes) {
     let operation = headers["x-amz-target"].to_str().unwrap().rsplit('.').next().unwrap().to_owned();
@@ -160,9 +176,12 @@ async fn forward(
     let answer = if let Some(Fault::Refusal(.., answer)) = refusal {
         (StatusCode::BAD_REQUEST, answer.to_string().into())
     } else {
+        headers.remove(CONTENT_LENGTH);
+        let body = asking_for_capacity(&operation, body);
         let request = state.client.post(state.target.get().unwrap()).headers(headers).body(body);
         let response = request.send().await.unwrap();
         let (status, body) = (response.status(), response.bytes().await.unwrap());
+        state.count_units(&operation, &body);
         (status, if operation == "Query" { state.count_items(body) } else { body })
     };
     sleep(latency).await;
@@ -171,6 +190,16 @@ async fn forward(
 }
 
 impl State {
+    fn count_units(&self, operation: &str, answer: &[u8]) {
+        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+        let units = answer["ConsumedCapacity"]["CapacityUnits"].as_f64().unwrap_or(0.0);
+        let mut counts = self.counts.lock().unwrap();
+        match operation {
+            "GetItem" | "Query" => counts.units.read += units,
+            _ => counts.units.write += units,
+        }
+    }
+
     /// Counts the items of a query result, and removes an item that is to be hidden.
     fn count_items(&self, answer: Bytes) -> Bytes {
         let mut read: Value = serde_json::from_slice(&answer).unwrap();
@@ -193,6 +222,16 @@ impl State {
 fn is_claim(operation: &str, body: &[u8]) -> bool {
     let body = String::from_utf8_lossy(body);
     operation == "UpdateItem" && body.contains("\"msg/") && body.contains("if_not_exists")
+}
+
+/// Returns the body of a call of one item or a query, with the wish to know the capacity that it consumes.
+fn asking_for_capacity(operation: &str, body: Bytes) -> Bytes {
+    if !matches!(operation, "GetItem" | "Query" | "PutItem" | "UpdateItem" | "DeleteItem") {
+        return body;
+    }
+    let mut request: Value = serde_json::from_slice(&body).unwrap();
+    request["ReturnConsumedCapacity"] = "TOTAL".into();
+    request.to_string().into()
 }
 
 /// Returns the actions that IAM must allow for a call. For a transaction these are the actions of its parts.

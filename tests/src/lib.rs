@@ -32,7 +32,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep};
 
-pub use call_counter::CallCounter;
+pub use call_counter::{CallCounter, Units};
 pub use chaos_proxy::{ChaosProxy, refusing_address};
 pub use event::{Event, Work};
 pub use isolated_worker::IsolatedWorker;

@@ -18,7 +18,7 @@ use pushlark_settings::{SettingError, catalogue};
 use pushlark_sns::{SnsMessage, Topics};
 use pushlark_store::{Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
-use pushlark_xmpp::{Jid, Message};
+use pushlark_xmpp::{BareJid, Jid, Message};
 use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
@@ -46,8 +46,16 @@ pub struct Function {
 struct State {
     /// The presence of each session, in the order of the request.
     presence: HashMap<Jid, Vec<(Availability, OffsetDateTime)>>,
-    /// The read marks, each with the id of its event.
-    read_marks: Vec<(String, ReadMark, OffsetDateTime)>,
+    read_marks: Vec<TimedReadMark>,
+}
+
+/// A read mark, with the id and the time of its event.
+struct TimedReadMark {
+    id: String,
+    at: OffsetDateTime,
+    read_mark: ReadMark,
+    /// Whether it follows from a message that the user has written.
+    is_reply: bool,
 }
 
 #[derive(Serialize)]
@@ -107,11 +115,17 @@ impl Function {
         let (mut ids, mut state) = (Vec::with_capacity(events.len()), State::default());
         let mut work: Vec<(Work, Option<Arc<Message>>)> = Vec::new();
         let has_read_marks = self.unread_counts || self.clear_when_read;
-        for WebhookEvent { id, at, effect, read_marks, message } in events {
+        for WebhookEvent { id, at, mut effect, read_marks, message } in events {
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
+            if let Effect::Queue(WorkKind::Message { from, to, context, .. }) = &mut effect {
+                context.is_reply = self.unread_counts && read_marks.iter().any(|mark| is_reply_to(mark, from, to));
+            }
             if has_read_marks {
-                state.read_marks.extend(read_marks.into_iter().map(|read_mark| (id.clone(), read_mark, at)));
+                state.read_marks.extend(read_marks.into_iter().map(|read_mark| {
+                    let is_reply = read_mark.message.is_none();
+                    TimedReadMark { id: id.clone(), at, read_mark, is_reply }
+                }));
             }
             match effect {
                 Effect::Queue(kind) | Effect::CallAnswer { work: kind, .. } => {
@@ -120,7 +134,9 @@ impl Function {
                 Effect::Presence(session, availability) => {
                     state.presence.entry(session).or_default().push((availability, at))
                 }
-                Effect::Read(read_mark) if has_read_marks => state.read_marks.push((id, read_mark, at)),
+                Effect::Read(read_mark) if has_read_marks => {
+                    state.read_marks.push(TimedReadMark { id, at, read_mark, is_reply: false });
+                }
                 Effect::Read(_) | Effect::NoRequest(..) | Effect::None(_) => {}
             }
         }
@@ -148,18 +164,19 @@ impl Function {
             }
             Ok(())
         });
-        let read_marks = stream::iter(read_marks).map(async |(id, read_mark, at)| self.read(&id, read_mark, at).await);
+        let read_marks = stream::iter(read_marks).map(async |read_mark| self.read(read_mark).await);
         presence.buffer_unordered(MAX_CONCURRENT_WRITES).try_collect::<()>().await?;
         let work: Vec<Option<Work>> = read_marks.buffered(MAX_CONCURRENT_WRITES).try_collect().await?;
         Ok(work.into_iter().flatten().collect())
     }
 
-    /// Stores a read mark of the event `id`. Returns the work that clears the notifications of the conversation, if
-    /// there are any.
-    async fn read(&self, id: &str, read_mark: ReadMark, at: OffsetDateTime) -> Result<Option<Work>, StoreError> {
-        let ReadMark { user: jid, conversation, message } = read_mark;
-        if self.unread_counts {
-            self.store.note_read(&jid, &conversation, message.as_deref(), at).await?;
+    /// Stores a read mark. Returns the work that clears the notifications of the conversation, if there are any.
+    async fn read(&self, read_mark: TimedReadMark) -> Result<Option<Work>, StoreError> {
+        let TimedReadMark { id, at, read_mark: ReadMark { user: jid, conversation, message }, is_reply } = read_mark;
+        match self.unread_counts {
+            true if is_reply => self.store.note_reply(&jid, &conversation, at).await?,
+            true => self.store.note_read(&jid, &conversation, message.as_deref(), at).await?,
+            false => {}
         }
         if !self.clear_when_read || self.store.shown(&jid, &conversation).await?.is_empty() {
             return Ok(None);
@@ -168,4 +185,9 @@ impl Function {
         let id = format!("read/{conversation}/{id}");
         Ok(Some(Work::new(id, at, WorkKind::Read { jid, conversation })))
     }
+}
+
+/// Returns whether the sender of a message has read the conversation with its recipient by writing it.
+fn is_reply_to(ReadMark { user, conversation, message }: &ReadMark, from: &Jid, to: &[BareJid]) -> bool {
+    message.is_none() && *user == from.to_bare() && to == std::slice::from_ref(conversation)
 }

@@ -58,6 +58,12 @@ pub enum ClaimError {
     Cancelled,
 }
 
+impl From<StoreError> for ClaimError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
 /// Returns the members for the tasks of one record.
 pub fn members(tasks: &[Task]) -> Vec<Member> {
     let mut members = Vec::with_capacity(tasks.len());

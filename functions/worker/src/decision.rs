@@ -7,7 +7,7 @@ use pushlark_delivery::{Delivery, Publisher, RouteError};
 use pushlark_model::{ClientState, Payload, Registration};
 use pushlark_plugin::{Event, EventKind, Plugin, Publication, Recipient, Rule};
 use pushlark_queue::ReportedRecipient;
-use pushlark_store::Snapshot;
+use pushlark_store::{Counters, Snapshot};
 use time::OffsetDateTime;
 
 use crate::call::{CallAlert, OtherDevices, TimeToLive, for_device};
@@ -18,6 +18,8 @@ use crate::task::Attempt;
 pub struct Decision<'w> {
     /// The recipient's registrations and sessions in the table.
     pub snapshot: Snapshot,
+    /// The unread counters, if the message shows their numbers.
+    pub counters: Option<Counters>,
     /// The recipient's state, from the event and the table.
     pub known: RecipientState,
     /// The registrations that are not notified, each with its reason.
@@ -197,7 +199,7 @@ pub fn decide<'w>(
     time_to_live: TimeToLive,
     event: &Event,
     payload: Payload,
-    snapshot: Snapshot,
+    (snapshot, counters): (Snapshot, Option<Counters>),
     known: RecipientState,
 ) -> Decision<'w> {
     let (chosen, mut left_out) = choose(plugin, event, payload, snapshot.registrations.clone(), &known);
@@ -254,7 +256,7 @@ pub fn decide<'w>(
             left_out.push((registration.clone(), Reason::NotChosen));
         }
     }
-    Decision { snapshot, known, left_out, publications, badge: None }
+    Decision { snapshot, counters, known, left_out, publications, badge: None }
 }
 
 /// Returns the publications that the plugin chooses, and the registrations that it leaves out by a rule.

@@ -243,25 +243,25 @@ impl Worker {
     ) -> Result<Explanation, ExplainError> {
         let user = event.recipient();
         let claimed = self.store.claimed(attempt.claim_id(), &user).await?;
-        let mut counted = None;
-        if self.counts(&event, &reported) {
-            event.unread_count = match claimed.counted() {
-                Some(counted) => counted,
-                None => self.store.unread(&user, &event.from.to_bare()).await?.saturating_add(1),
-            };
-            counted = Some(event.unread_count);
-        }
-        let outcome = match self.decide(&mut event, &reported, counted).await {
+        let outcome = match self.decide(&mut event, &reported, claimed.counted()).await {
             Ok(Decision {
                 snapshot,
+                counters,
                 known: RecipientState { recipient, presence, .. },
                 left_out,
                 publications,
                 ..
             }) => {
-                let badge = self.badge(&event, &reported, &publications, false).await?;
+                let badge = self.badge(&event, &reported, counters.as_ref(), &publications, false);
+                let earlier = match &counters {
+                    Some(counters) => self.earlier_claim(&event, counters).await?,
+                    None => None,
+                };
                 let (others, mut ours): (Vec<_>, Vec<_>) = publications.into_iter().partition(|planned| {
-                    self.is_claimed(&event, &user, planned) && claimed.has(&planned.publication.registration)
+                    let registration = &planned.publication.registration;
+                    let has_claim =
+                        claimed.has(registration) || earlier.as_ref().is_some_and(|claim| claim.has(registration));
+                    self.is_claimed(&event, &user, planned) && has_claim
                 });
                 if let Some(alert) = self.alert(&event, &user, &event.from.to_bare()) {
                     self.explain_quiet(&alert, &snapshot, &mut ours);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use pushlark_delivery::Notification;
-use pushlark_model::{ClientState, Payload, Registration};
+use pushlark_model::{ClientState, Registration};
 use pushlark_plugin::{Defaults, Event, EventKind, Plugin, Publication, Rule};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{MAX_SESSIONS, Snapshot, StoreError};
@@ -55,14 +55,13 @@ impl Worker {
         event: &mut Event,
         reported: &ReportedRecipient,
         attempt: &Attempt,
-        mut turn: Turn,
+        turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
-        let mut outcome = TaskOutcome::default();
-        match self.count(event, reported, attempt.retry.unread_count).await {
-            Ok(counted) => outcome.counted = counted,
-            Err(error) => return outcome.postponed(&error),
+        if let Err(error) = self.note_late_reply(event, attempt).await {
+            return TaskOutcome::default().postponed(&error);
         }
+        let mut outcome = TaskOutcome { counted: attempt.retry.unread_count, ..TaskOutcome::default() };
         let mut decision = match self.decide(event, reported, outcome.counted).await {
             Ok(decision) => decision,
             Err(DecisionError::Skipped(rule)) => {
@@ -71,12 +70,9 @@ impl Worker {
                 }
                 tracing::debug!(skipped = %rule, "decided");
                 outcome.results.leave_out(&Reason::Rule(rule));
-                if let Err(error) = self.end_call_silently(event, attempt).await {
-                    return outcome.postponed(&error);
-                }
-                // The counter keeps only its last messages, so the claim keeps the count, although nothing is claimed.
-                return match self.claim(event, attempt, outcome.counted, Vec::new(), &mut Vec::new(), &mut turn).await {
-                    Ok(_) => outcome,
+                let ended = self.end_call_silently(event, attempt).await;
+                return match ended.and(self.count_skipped(event, reported, attempt).await) {
+                    Ok(()) => outcome,
                     Err(error) => outcome.postponed(&error),
                 };
             }
@@ -86,20 +82,16 @@ impl Worker {
             return outcome.postponed(&error);
         }
         decision.restrict_to(attempt);
-        let is_retried = attempt.retry.unread_count.is_some();
-        decision.badge = match self.badge(event, reported, &decision.publications, is_retried).await {
-            Ok(badge) => badge,
-            Err(error) => return outcome.postponed(&error),
-        };
-        let outcome = self.claim_and_publish(event, &mut decision, attempt, outcome, turn, batch).await;
+        let outcome = self.claim_and_publish(event, reported, &mut decision, attempt, outcome, turn, batch).await;
         self.prune_sessions(&event.recipient(), &decision.snapshot, batch.publish_cutoff).await;
         outcome
     }
 
-    /// Claims and publishes the publications of a decision.
+    /// Counts the message, and claims and publishes the publications of a decision.
     async fn claim_and_publish(
         &self,
-        event: &Event,
+        event: &mut Event,
+        reported: &ReportedRecipient,
         decision: &mut Decision<'_>,
         attempt: &Attempt,
         mut outcome: TaskOutcome,
@@ -108,13 +100,14 @@ impl Worker {
     ) -> TaskOutcome {
         count_left_out(decision);
         let user = event.recipient();
-        let counted = outcome.counted;
-        let publications = std::mem::take(&mut decision.publications);
-        let claimed = self.claim(event, attempt, counted, publications, &mut decision.left_out, &mut turn).await;
-        let mut ours = match claimed {
+        let is_retried = outcome.counted.is_some();
+        let counted = self.count_and_claim(event, reported, decision, attempt, &mut outcome.counted, &mut turn).await;
+        let mut ours = match counted {
             Ok(ours) => ours,
             Err(error) => return outcome.postponed(&error),
         };
+        let (event, counted) = (&*event, outcome.counted);
+        decision.badge = self.badge(event, reported, decision.counters.as_ref(), &ours, is_retried);
         let conversation = event.from.to_bare();
         if let Some(alert) = self.alert(event, &user, &conversation) {
             self.quiet(&alert, &decision.snapshot, &mut ours).await;
@@ -220,23 +213,18 @@ impl Worker {
         counted: Option<u32>,
     ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
-        let is_uncounted = counted.is_none() && self.adds_itself(reported);
         match &self.plugin {
             plugin if matches!(event.kind, EventKind::Subscription(_)) && !plugin.decides_subscriptions() => {
-                self.decide_by(&Defaults, event, reported, is_uncounted).await
+                self.decide_by(&Defaults, event, reported, counted).await
             }
-            ChosenPlugin::Rules(rules) => self.decide_by(&*rules.get(), event, reported, is_uncounted).await,
-            ChosenPlugin::Compiled(plugin) => self.decide_by(&**plugin, event, reported, is_uncounted).await,
+            ChosenPlugin::Rules(rules) => self.decide_by(&*rules.get(), event, reported, counted).await,
+            ChosenPlugin::Compiled(plugin) => self.decide_by(&**plugin, event, reported, counted).await,
             ChosenPlugin::External(function) => {
-                // The function is called once, so the count is needed before it decides.
-                if is_uncounted && event.message.content().is_ok() {
-                    self.add_to_count(event).await?;
-                }
-                let snapshot = self.store.snapshot(&event.recipient()).await?;
-                let known = RecipientState::new(event, reported, &snapshot);
-                let plugin = function.ask(event, &known.recipient, &snapshot.registrations).await?;
+                let read = self.read_recipient(event, reported, counted).await?;
+                let known = RecipientState::new(event, reported, &read.0);
+                let plugin = function.ask(event, &known.recipient, &read.0.registrations).await?;
                 let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-                Ok(decide(&plugin, delivery, time_to_live, event, payload, snapshot, known))
+                Ok(decide(&plugin, delivery, time_to_live, event, payload, read, known))
             }
         }
     }
@@ -247,29 +235,23 @@ impl Worker {
         plugin: &dyn Plugin,
         event: &mut Event,
         reported: &ReportedRecipient,
-        is_uncounted: bool,
+        counted: Option<u32>,
     ) -> Result<Decision<'_>, DecisionError> {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         // The plugin is called before the recipient is read: a skipped message costs no read.
-        let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-        let snapshot = self.store.snapshot(&event.recipient()).await?;
-        let known = RecipientState::new(event, reported, &snapshot);
-        let decision = decide(plugin, delivery, time_to_live, event, payload, snapshot, known);
-        let has_count =
-            |planned: &PlannedPublication<'_>| planned.publication.payload.get(Payload::MESSAGE_COUNT).is_some();
-        if !is_uncounted || !decision.publications.iter().any(has_count) {
-            return Ok(decision);
+        let mut payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
+        let read = self.read_recipient(event, reported, counted).await?;
+        if read.1.is_some() {
+            // The unread count is known now.
+            payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
         }
-        // The count costs a read, so only a message that is notified has it. The plugin decides the same again.
-        self.add_to_count(event).await?;
-        let payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-        let Decision { snapshot, known, .. } = decision;
-        Ok(decide(plugin, delivery, time_to_live, event, payload, snapshot, known))
+        let known = RecipientState::new(event, reported, &read.0);
+        Ok(decide(plugin, delivery, time_to_live, event, payload, read, known))
     }
 
     /// Claims publications and records the unread count. Returns the publications that this event may make. Those that
     /// another event holds are left to it, even if it has failed so far.
-    async fn claim<'w>(
+    pub(crate) async fn claim<'w>(
         &self,
         event: &Event,
         attempt: &Attempt,

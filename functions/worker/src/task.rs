@@ -8,8 +8,8 @@ use pushlark_model::{
 };
 use pushlark_plugin::{ContentPolicy, Event, EventKind};
 use pushlark_queue::{
-    EncryptedNotification, NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient, Retry, Work,
-    WorkKind,
+    EncryptedNotification, MessageContext, NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient,
+    Retry, Work, WorkKind,
 };
 use pushlark_store::{ClaimItem, Claimant};
 use pushlark_xmpp::{BareJid, DomainPart, Element, InvalidStanzaError, Message, ParseError, parse_jid};
@@ -134,6 +134,11 @@ impl Attempt {
     /// Returns the id under which the message is claimed: its own, or that of a call or a contact request.
     pub fn claim_id(&self) -> &str {
         self.claim_id.as_deref().unwrap_or(&self.work.id)
+    }
+
+    /// Returns whether the sender has read the conversation, since the message is a reply.
+    pub fn is_reply(&self) -> bool {
+        matches!(&self.work.kind, WorkKind::Message { context: MessageContext { is_reply: true, .. }, .. })
     }
 
     /// Returns the time of the event.

@@ -90,7 +90,8 @@ impl Trial {
             let outcome = plugin.prepare_notification(&event).map(|payload| {
                 let snapshot = assumed(&recipient);
                 let known = RecipientState::new(&event, &reported, &snapshot);
-                let decision = decide(plugin, &self.delivery, self.time_to_live, &event, payload, snapshot, known);
+                let decision =
+                    decide(plugin, &self.delivery, self.time_to_live, &event, payload, (snapshot, None), known);
                 let left_out = decision.left_out.into_iter();
                 TriedDecision {
                     publications: decision.publications.into_iter().map(|planned| planned.publication).collect(),

@@ -72,7 +72,7 @@ impl NativeEvent {
                 let recipient = self.recipient.unwrap_or_default();
                 let [sender_name, room_name] =
                     [&self.sender_name, &self.room_name].map(|name| name_for_people(name.as_deref()?));
-                let context = MessageContext { sender_name, room_name, members: None };
+                let context = MessageContext { sender_name, room_name, ..MessageContext::default() };
                 let reported = Reported { recipient, context };
                 return message(id, self.at, from, to, stanza, reported, arrival);
             }

@@ -23,7 +23,7 @@ const RECORD_OVERHEAD: usize = 64;
 /// The most bytes of a character of one byte in JSON: `\u0001`.
 const MAX_ESCAPED_BYTES: usize = 6;
 /// More than the bytes of the JSON of a message without its texts and recipients.
-const MESSAGE_OVERHEAD: usize = 384;
+const MESSAGE_OVERHEAD: usize = 400;
 
 /// One recipient of an event: the worker makes a task of it.
 #[derive(Debug, Clone, Copy)]
@@ -302,8 +302,12 @@ mod tests {
             nick: Some("\u{1}\"\\\n".into()),
             sender_known: Some(false),
         };
-        let context =
-            MessageContext { sender_name: Some("\"".into()), room_name: Some("\\".into()), members: Some(u32::MAX) };
+        let context = MessageContext {
+            sender_name: Some("\"".into()),
+            room_name: Some("\\".into()),
+            members: Some(u32::MAX),
+            is_reply: true,
+        };
         let from = Jid::new("room@muc.example.com/\\").unwrap();
         work.kind =
             WorkKind::Unacknowledged { from, to: Vec::new(), stanza: "<é a=\"\"/>\t".into(), recipient, context };

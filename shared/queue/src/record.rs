@@ -227,7 +227,7 @@ pub struct EncryptedNotification {
     pub is_low: bool,
 }
 
-/// The names and the number of members in the webhook of a message: neither its stanza nor its recipient has them.
+/// The properties of a message that neither its stanza nor its recipient has, such as the names in its webhook.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MessageContext {
     /// The name of the sender, for people.
@@ -239,6 +239,10 @@ pub struct MessageContext {
     /// The number of distinct recipients in the webhook, if there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<u32>,
+    /// Whether the sender has read the conversation, since the message is a reply. The worker marks it as read once more
+    /// if an older message may have waited in the queue.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub is_reply: bool,
 }
 
 /// The state of a message's recipient in a webhook. The worker looks up missing fields, or uses their defaults.

@@ -98,8 +98,8 @@ catalogue! {
         /// notifications for ever.
         SESSION_LIFETIME: Number = Number::new(1..=365 * 86_400, "seconds", 7 * 86_400), for ALL;
         /// `on`: Pushlark counts unread messages (MongooseIM: `mod_inbox`) where events do not have `unread_count`.
-        /// Costs one extra read and one extra write per event; two writes if nobody is notified. A conversation that is
-        /// read costs two more writes, and its next message one more read.
+        /// Costs two or three extra reads per event, and one extra write if nobody is notified. A conversation that is
+        /// read costs two more writes, and its next messages one more read each.
         UNREAD_COUNTS: Switch = Switch { default: false }, for &[Ingest, Worker];
         /// `on`: when a conversation is read, the devices that show its notifications get a silent push that clears
         /// them. Costs one extra write per notified event.

@@ -61,12 +61,18 @@ pub const TIED_AT: &str = "tied_at";
 pub const COUNTED_TOTAL: &str = "counted_total";
 /// The time of the last counted message, in microseconds since 1970.
 pub const COUNTED_AT: &str = "counted_at";
-/// The time at which a counter was created, in microseconds since 1970.
-pub const OPENED_AT: &str = "opened_at";
+/// Whether no message of the conversation was read before the counter was created.
+pub const IS_FIRST: &str = "is_first";
+/// Whether messages that a counter or the item of a read mark has forgotten have items of their own.
+pub const HAS_MOVED: &str = "moved";
+/// The claim of a message that its counter has forgotten.
+pub const COUNTED_CLAIM: &str = "claim";
 /// The part of `counted_total` that the user has read.
 pub const READ_TOTAL: &str = "read_total";
 /// The time at which the user read the conversation last, in microseconds since 1970.
 pub const READ_AT: &str = "read_at";
+/// The unread count of a claimed message, or of one that its counter has forgotten.
+pub const UNREAD: &str = "unread";
 /// The time of the last notification of a conversation, in microseconds since 1970.
 pub const SHOWN_AT: &str = "shown_at";
 /// The owner of a push node: a bare JID.

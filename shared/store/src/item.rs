@@ -27,17 +27,18 @@ pub fn number_of(item: &Item, name: &str) -> Option<u64> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
-/// Returns the size of an item of texts and numbers, in bytes ("DynamoDB item sizes and formats"; at most one too many
+/// Returns the size of an item without lists and maps, in bytes ("DynamoDB item sizes and formats"; at most one too many
 /// for each number).
 pub fn bytes(item: &Item) -> usize {
     item.iter().map(|(name, value)| attribute_bytes(name, value)).sum()
 }
 
-/// Returns the size of an attribute with a text or a number, in bytes.
+/// Returns the size of an attribute other than a list or a map, in bytes.
 pub fn attribute_bytes(name: &str, value: &AttributeValue) -> usize {
     let value = match value {
         AttributeValue::S(text) => text.len(),
         AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+        AttributeValue::B(bytes) => bytes.as_ref().len(),
         _ => 1,
     };
     name.len() + value

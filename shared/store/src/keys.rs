@@ -28,6 +28,10 @@ pub const ALERT_PREFIX: &str = "a:";
 pub const SESSION_PREFIX: &str = "ses/";
 /// The prefix of the sort key of an unread counter.
 pub const UNREAD_PREFIX: &str = "unread/";
+/// The end of the range with all keys of a recipient and its unread counters: `0` follows `/` in ASCII.
+pub const UNREAD_LAST: &str = "unread0";
+/// The prefix of the sort key of a counted message that its counter has forgotten.
+const COUNTED_PREFIX: &str = "counted/";
 /// The prefix of the sort key of an item that remembers what a user has read of a conversation.
 const READ_PREFIX: &str = "read/";
 /// The prefix of the sort key of an item that names the registrations that were notified of a conversation.
@@ -48,6 +52,8 @@ pub const ACCOUNTS_ITEM: &str = "accounts";
 const COUNTED_MESSAGE_PREFIX: &str = "m/";
 /// The prefix of the names of a counter's attributes for the ids to which read marks refer.
 const MESSAGE_REFERENCE_PREFIX: &str = "r/";
+/// The prefix of the names of a counter's attributes for the claims of messages.
+const MESSAGE_CLAIM_PREFIX: &str = "c/";
 /// The start of the range with all registrations of a recipient, followed by the replaced ones, the last alerts and all
 /// sessions.
 pub const RECIPIENT_FIRST: &str = LATEST_REGISTRATION;
@@ -133,15 +139,54 @@ pub fn counted_message(id: &str) -> String {
     format!("{COUNTED_MESSAGE_PREFIX}{}", &hash(id)[..16])
 }
 
+/// Returns the name of a counter's attribute for the claim of a message: 32 bits of the hash in `counted_message`, the
+/// name of the attribute for its id.
+pub fn message_claim(counted_message: &str) -> String {
+    let digest = counted_message.strip_prefix(COUNTED_MESSAGE_PREFIX).unwrap_or(counted_message);
+    format!("{MESSAGE_CLAIM_PREFIX}{}", digest.get(..8).unwrap_or(digest))
+}
+
+/// Returns the sort key of a message that its counter has forgotten. `counted_message` is the name of the attribute that
+/// the counter had for its id.
+pub fn counted(counted_message: &str) -> String {
+    let digest = counted_message.strip_prefix(COUNTED_MESSAGE_PREFIX).unwrap_or(counted_message);
+    format!("{COUNTED_PREFIX}{digest}")
+}
+
+/// Returns the first bytes of the hash of the holder of a claim.
+pub fn holder_digest(claimant: &str, generation: u32) -> [u8; 4] {
+    let mut digest = [0; 4];
+    digest.copy_from_slice(&Sha256::digest(format!("{claimant} {generation}"))[..4]);
+    digest
+}
+
+/// Returns the first bytes of the hash of a registration, for a claim in a counter: of 20 registrations, two have the
+/// same ones for one user in 90,000. Of these two, an unacknowledged message is then notified to one.
+pub fn registration_digest(registration: &Registration) -> [u8; 3] {
+    let mut digest = [0; 3];
+    digest.copy_from_slice(&Sha256::digest(registration_name(registration))[..3]);
+    digest
+}
+
 /// Returns the name of a counter's attribute for an id to which read marks refer: 48 bits of a hash. If two ids of a
 /// conversation have the same one, a read mark reads up to the later message.
 pub fn message_reference(id: &str) -> String {
     format!("{MESSAGE_REFERENCE_PREFIX}{}", &hash(id)[..12])
 }
 
+/// Returns whether an attribute of a counter is for the id of a message's event.
+pub fn is_counted_message(attribute: &str) -> bool {
+    attribute.starts_with(COUNTED_MESSAGE_PREFIX)
+}
+
 /// Returns whether an attribute of a counter is for an id of a message.
 pub fn is_message_name(attribute: &str) -> bool {
-    attribute.starts_with(COUNTED_MESSAGE_PREFIX) || attribute.starts_with(MESSAGE_REFERENCE_PREFIX)
+    is_counted_message(attribute) || attribute.starts_with(MESSAGE_REFERENCE_PREFIX)
+}
+
+/// Returns whether an attribute of a counter is for the claim of a message.
+pub fn is_message_claim(attribute: &str) -> bool {
+    attribute.starts_with(MESSAGE_CLAIM_PREFIX)
 }
 
 /// Returns the partition key of the claims of a message for all recipients in the slot of `user`.
@@ -270,6 +315,12 @@ mod tests {
         let alice = BareJid::new("alice@example.com").unwrap();
         for key in [unread(&alice), read(&alice), shown(&alice)] {
             assert!(!(RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&key.as_str()), "{key}");
+        }
+        let (counter, read) = (unread(&alice), read(&alice));
+        let with_counters = RECIPIENT_FIRST..=UNREAD_LAST;
+        assert!(with_counters.contains(&counter.as_str()) && RECIPIENT_LAST < counter.as_str());
+        for key in [read, counted(&counted_message("m"))] {
+            assert!(!with_counters.contains(&key.as_str()), "{key}");
         }
     }
 

@@ -7,8 +7,9 @@
 //! | `bob@example.com` | `replaced/<digest>` | the registration of a device that was replaced last |
 //! | `bob@example.com` | `sent-alerts` | the last alerts that made a sound, with `ALERT_INTERVAL` |
 //! | `bob@example.com` | `ses/<resource>` | a session: whether it is online, the registration that it enabled last |
-//! | `bob@example.com` | `unread/<conversation jid>` | the number of unread messages, while there are any |
-//! | `bob@example.com` | `read/<conversation jid>` | the time of the last read mark, and the last messages that were read |
+//! | `bob@example.com` | `unread/<conversation jid>` | the number of unread messages, while there are any, and the messages with their claims |
+//! | `bob@example.com` | `read/<conversation jid>` | the time of the last read mark, and the last messages that were read, with their claims |
+//! | `bob@example.com` | `counted/<digest>` | a message that these two have forgotten, with its claim |
 //! | `bob@example.com` | `shown/<conversation jid>` | the registrations that were notified of a conversation |
 //! | `bob@example.com` | `node` | the push node that was added last; each addition checks and replaces this item |
 //! | `bob@example.com` | `node/<pubsub jid>/<node>` | a reference to a push node that the user owns |
@@ -26,6 +27,7 @@ mod answers;
 mod attributes;
 mod claim;
 mod conflicts;
+mod counted;
 mod device;
 mod item;
 mod keys;
@@ -44,6 +46,7 @@ mod unread;
 pub use alerts::Alert;
 pub use answers::AnswerCounts;
 pub use claim::{ClaimItem, ClaimUpdate, Claimant, Claimed};
+pub use counted::{Counted, CountedBefore, CounterClaim, Counters};
 pub use device::DeviceStatus;
 pub use limits::Limits;
 pub use node::{MAX_AFFILIATIONS, Node, NodeAddress, NodePlaced};

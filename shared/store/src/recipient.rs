@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use crate::alerts::SentAlerts;
 use crate::attributes::{PK, SK};
+use crate::counted::Counters;
 use crate::item::{self, Item, text};
 use crate::registration::{self, RegistrationState};
 use crate::replaced::Replaced;
@@ -53,33 +54,67 @@ impl Store {
     /// 1 MB of them.
     pub async fn snapshot(&self, user: &BareJid) -> Result<Snapshot, StoreError> {
         let mut snapshot = Snapshot::default();
-        let mut start = None;
+        self.read_recipient(user, &mut snapshot, None).await?;
+        Ok(snapshot)
+    }
+
+    /// Reads the same, and the unread counters of all conversations. This takes the same query, unless the user has more
+    /// than [`MAX_SESSIONS`] sessions, or more than 1 MB of all these.
+    pub async fn snapshot_with_counters(
+        &self,
+        user: &BareJid,
+        conversation: &BareJid,
+    ) -> Result<(Snapshot, Counters), StoreError> {
+        let (mut snapshot, mut counters) = (Snapshot::default(), Counters::new(conversation));
+        if self.read_recipient(user, &mut snapshot, Some(&mut counters)).await? {
+            return Ok((snapshot, counters));
+        }
+        Ok((snapshot, self.counters(user, conversation).await?))
+    }
+
+    /// Adds the items of a recipient to `snapshot`, and to `counters` if they are read. Returns whether these are all.
+    async fn read_recipient(
+        &self,
+        user: &BareJid,
+        snapshot: &mut Snapshot,
+        mut counters: Option<&mut Counters>,
+    ) -> Result<bool, StoreError> {
+        let is_recipients = |key: &str| key <= keys::RECIPIENT_LAST;
         // Plus the items of the latest registration and of the last alerts, and one beyond the limits: a page that is not
         // full is the last.
         let page_size = self.limits.nodes + keys::MAX_REPLACED + MAX_SESSIONS + 3;
+        let (last, limit) = match counters {
+            Some(_) => (keys::UNREAD_LAST, None),
+            None => (keys::RECIPIENT_LAST, Some(page_size.try_into().unwrap_or(i32::MAX))),
+        };
+        let mut start = None;
         loop {
             let page = self
                 .query()
                 .key_condition_expression(format!("{PK} = :pk AND {SK} BETWEEN :first AND :last"))
                 .expression_attribute_values(":pk", text(user))
                 .expression_attribute_values(":first", text(keys::RECIPIENT_FIRST))
-                .expression_attribute_values(":last", text(keys::RECIPIENT_LAST))
-                .limit(page_size.try_into().unwrap_or(i32::MAX))
+                .expression_attribute_values(":last", text(last))
+                .set_limit(limit)
                 .set_exclusive_start_key(start)
                 .send()
                 .await
                 .map_err(StoreError::during("read a recipient"))?;
             for item in page.items.unwrap_or_default() {
-                snapshot.add(&item);
+                match &mut counters {
+                    Some(counters) if !item::text_of(&item, SK).is_some_and(is_recipients) => counters.add(item),
+                    _ => snapshot.add(&item),
+                }
             }
             start = page.last_evaluated_key;
-            if start.is_none() {
-                return Ok(snapshot);
+            let Some(key) = &start else { return Ok(true) };
+            if !item::text_of(key, SK).is_some_and(is_recipients) {
+                return Ok(false);
             }
             // Registrations sort before sessions, so all of them are read.
             if snapshot.has_surplus_sessions() {
                 snapshot.is_cut_off = true;
-                return Ok(snapshot);
+                return Ok(false);
             }
         }
     }

@@ -1,27 +1,35 @@
 //! The number of messages of a conversation that a user has not read.
 //!
 //! The counter of a conversation is the item `unread/<conversation>`. It holds the number of messages that were counted,
-//! how many of them are read, and the names of the messages that were counted last, each with its number. A message has
-//! several names: the id of its event, so that it is counted once, and the ids by which a read mark may refer to it.
+//! how many of them are read, and the names of the messages that were counted last, each with its number and its claim
+//! (see [`crate::counted`]). A message has several names: the id of its event, so that it is counted once, and the ids by
+//! which a read mark may refer to it.
 //!
-//! The total of a user is one query over all counters, so a counter exists only while something is unread: a read mark
+//! The total of a user is the sum of all counters, which are read with the user's registrations. So a counter exists
+//! only while something is unread, and it is small: fifty counters with two messages each have 10 to 14 KB. A read mark
 //! that leaves nothing unread copies the names and the time of the mark to the item `read/<conversation>`, and then
 //! deletes the counter, unless a message was counted in the meantime. If the writer stops between these two steps, the
 //! counter adds nothing to the total, and the next read mark, or DynamoDB after [`READ_COUNTER_LIFETIME`], deletes it.
 //! The copy costs a write per conversation that is read. An index of unread conversations would cost one per message.
 //!
-//! A message may be late: it was sent before the counter was created, and perhaps read before. Only such a message looks
-//! at `read/<conversation>`, after it is counted, and then counts as read.
+//! A message may be late: it was sent before the counter was created, and perhaps read before. If the conversation was
+//! read before, the time of the last read mark is compared, and such a message is not counted.
+//!
+//! A message of the user also marks the conversation as read. If nothing is unread, this costs half a read unit and no
+//! write. If an older message is still in the queue then, the worker repeats the mark when it handles the user's message,
+//! which has waited, too.
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::ReturnValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use pushlark_model::time::to_micros;
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
-use crate::attributes::{COUNTED_AT, COUNTED_TOTAL, EXPIRES_AT, OPENED_AT, PK, READ_AT, READ_TOTAL, SK};
+use crate::attributes::{COUNTED_AT, COUNTED_TOTAL, EXPIRES_AT, HAS_MOVED, IS_FIRST, PK, READ_AT, READ_TOTAL, SK};
+use crate::claim::CLAIM_LIFETIME;
+use crate::counted::{Counted, CountedBefore, CounterClaim, Counters, Search, surplus_names};
 use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale, write};
 
@@ -30,16 +38,8 @@ const COUNTER_LIFETIME: Duration = Duration::from_hours(90 * 24);
 /// The lifetime of a counter without unread messages, whose deletion has failed, or which holds only the time of a read
 /// mark for messages that are still in the queue.
 const READ_COUNTER_LIFETIME: Duration = Duration::from_hours(24);
-/// The largest counter, in bytes: DynamoDB bills a kilobyte as one write.
-const MAX_COUNTER_BYTES: usize = 1_024;
-/// The most bytes by which one message or one read mark enlarges a counter.
-const MAX_GROWTH_BYTES: usize = 144;
-/// The size to which a counter shrinks when it drops the names of its oldest messages.
-const KEPT_COUNTER_BYTES: usize = 600;
-/// The number of messages whose names stay, even if long JIDs alone are larger than [`KEPT_COUNTER_BYTES`].
-const MIN_NAMED_MESSAGES: usize = 4;
 /// The most ids of a message, beside the id of its event, that a counter knows.
-const MAX_REFERENCES: usize = 5;
+pub(crate) const MAX_REFERENCES: usize = 5;
 
 /// A message, as an unread counter knows it.
 #[derive(Debug, Clone, Copy)]
@@ -54,60 +54,41 @@ pub struct CountedMessage<'m> {
 }
 
 impl Store {
-    /// Counts a message of a conversation, unless it was counted before or is older than the last read mark. Returns its
-    /// number: the number of unread messages, including this one.
+    /// Counts a message of a conversation, unless it was counted before or is older than the last read mark, and stores
+    /// its claim. `counters` are those that were read for it.
     ///
-    /// One conditional write counts the message and stores its names, so concurrent calls count it once.
+    /// One conditional write counts the message and stores its names and its claim, so concurrent calls count it once.
+    /// The same write forgets the oldest messages of a full counter.
     pub async fn count(
         &self,
         user: &BareJid,
         conversation: &BareJid,
         message: CountedMessage<'_>,
-    ) -> Result<u32, StoreError> {
-        if let Some(counted) = self.claimed(message.id, user).await?.counted() {
-            return Ok(counted);
-        }
-        let name = keys::counted_message(message.id);
-        let (mut counter, is_new) = self.add_message(user, conversation, message, &name).await?;
-        let is_counted = counter.contains_key(&name);
-        let was_opened_later =
-            item::number_of(&counter, OPENED_AT).is_some_and(|opened_at| to_micros(message.at) <= opened_at);
-        if is_counted && was_opened_later && self.was_read(user, conversation, &name, message.at).await? {
-            counter = self.discount(user, conversation, &name).await?.unwrap_or(counter);
-            counter.remove(&name);
-        } else if is_new {
-            self.forget_some(user, &keys::unread(conversation), &counter).await?;
-        }
-        Ok(unread(&counter, &name).max(1))
+        counters: &Counters,
+        claim: Option<&CounterClaim>,
+    ) -> Result<Counted, StoreError> {
+        let counter = &counters.own;
+        let is_first = match self.search(user, conversation, message, counter).await? {
+            Search::Found(before) => return Ok(Counted::Before(before)),
+            Search::New { is_first } => is_first,
+        };
+        let forgotten = surplus_names(counter);
+        let unread_count = |name: &str| Some(unread(counter, name).max(1));
+        self.move_messages(user, counter, &forgotten, unread_count).await?;
+        let added = self.add_message(user, conversation, message, is_first, &forgotten, claim).await?;
+        Ok(match added {
+            Ok(counter) => Counted::Now(unread(&counter, &keys::counted_message(message.id)).max(1)),
+            Err(counter) => Counted::Before(CountedBefore::find(&counter, message.id).unwrap_or_else(|| {
+                let unread_count = unread(&counter, COUNTED_TOTAL).max(1);
+                CountedBefore { unread_count, claim: None }
+            })),
+        })
     }
 
     /// Returns the number of unread messages of a conversation.
     pub async fn unread(&self, user: &BareJid, conversation: &BareJid) -> Result<u32, StoreError> {
         let counter = self.get("look up an unread count", user, &keys::unread(conversation)).await?;
         Ok(unread(&counter, COUNTED_TOTAL))
-    }
-
-    /// Returns the number of unread messages in all conversations of a user except one, by one query. It reads 1 MB,
-    /// which is more than a thousand conversations: others are not in the number, so that strangers who fill a user's
-    /// table make no notification more expensive than that.
-    pub async fn unread_elsewhere(&self, user: &BareJid, conversation: &BareJid) -> Result<u32, StoreError> {
-        let except = keys::unread(conversation);
-        let page = self
-            .query()
-            .key_condition_expression(format!("{PK} = :pk AND begins_with({SK}, :prefix)"))
-            .projection_expression([SK, COUNTED_TOTAL, READ_TOTAL, EXPIRES_AT].join(", "))
-            .expression_attribute_values(":pk", text(user))
-            .expression_attribute_values(":prefix", text(keys::UNREAD_PREFIX))
-            .send()
-            .await
-            .map_err(StoreError::during("look up unread counts"))?;
-        let now = seconds_now();
-        // DynamoDB deletes an expired item with a delay.
-        let is_expired = |counter: &Item| item::number_of(counter, EXPIRES_AT).is_some_and(|at| at <= now);
-        let is_elsewhere = |counter: &Item| item::text_of(counter, SK) != Some(except.as_str());
-        let counters =
-            page.items.unwrap_or_default().into_iter().filter(|item| !is_expired(item) && is_elsewhere(item));
-        Ok(counters.fold(0, |total: u32, counter| total.saturating_add(unread(&counter, COUNTED_TOTAL))))
     }
 
     /// Records that a user had read a conversation at `at`: up to the message to which `message` refers, or else all of
@@ -133,29 +114,72 @@ impl Store {
         Ok(())
     }
 
-    /// Adds a message to a counter. Returns the counter, and whether the message is new in it.
+    /// Marks a conversation as read at `at`, because the user has written a message in it. Reads the counter first, and
+    /// writes nothing if nothing is unread. The read is not consistent: it may miss messages of the last second.
+    pub async fn note_reply(
+        &self,
+        user: &BareJid,
+        conversation: &BareJid,
+        at: OffsetDateTime,
+    ) -> Result<(), StoreError> {
+        let get = self.client.get_item().table_name(&self.table).key(PK, text(user));
+        let counter = get.key(SK, text(keys::unread(conversation))).send().await;
+        let counter = counter.map_err(StoreError::during("look up an unread count"))?.item.unwrap_or_default();
+        if unread(&counter, COUNTED_TOTAL) == 0 {
+            return Ok(());
+        }
+        self.note_read(user, conversation, None, at).await
+    }
+
+    /// Adds a message and its claim to a counter, and removes the names in `forgotten`. Returns the counter, as an error
+    /// if the message is not added.
     async fn add_message(
         &self,
         user: &BareJid,
         conversation: &BareJid,
         message: CountedMessage<'_>,
-        name: &str,
-    ) -> Result<(Item, bool), StoreError> {
+        is_first: bool,
+        forgotten: &[String],
+        claim: Option<&CounterClaim>,
+    ) -> Result<Result<Item, Item>, StoreError> {
+        let name = keys::counted_message(message.id);
         let next = format!("if_not_exists({COUNTED_TOTAL}, :zero) + :one");
-        let mut references: Vec<_> =
-            message.references.iter().take(MAX_REFERENCES).map(|id| keys::message_reference(id)).collect();
+        // The event's id is a name of its own.
+        let references = message.references.iter().filter(|id| **id != message.id).take(MAX_REFERENCES);
+        let mut references: Vec<_> = references.map(|id| keys::message_reference(id)).collect();
         references.sort_unstable();
         references.dedup();
         let mut sets = format!("SET #message = {next}");
-        let mut update = self.update(user, &keys::unread(conversation)).expression_attribute_names("#message", name);
+        let mut update = self.update(user, &keys::unread(conversation)).expression_attribute_names("#message", &name);
+        let mut removals = Vec::new();
+        for (index, forgotten) in forgotten.iter().filter(|name| !references.contains(name)).enumerate() {
+            removals.push(format!("#f{index}"));
+            update = update.expression_attribute_names(format!("#f{index}"), forgotten);
+        }
         for (index, reference) in references.into_iter().enumerate() {
             sets += &format!(", #r{index} = {next}");
             update = update.expression_attribute_names(format!("#r{index}"), reference);
         }
+        if let Some(claim) = claim {
+            sets += ", #claim = :claim";
+            update = update
+                .expression_attribute_names("#claim", keys::message_claim(&name))
+                .expression_attribute_values(":claim", claim.value());
+        }
+        if is_first {
+            sets += &format!(", {IS_FIRST} = :true");
+        }
+        let mut remove = String::new();
+        if !removals.is_empty() {
+            sets += &format!(", {HAS_MOVED} = :true");
+            remove = format!(" REMOVE {}", removals.join(", "));
+        }
+        if is_first || !removals.is_empty() {
+            update = update.expression_attribute_values(":true", AttributeValue::Bool(true));
+        }
         let counted = update
             .update_expression(format!(
-                "{sets}, {COUNTED_TOTAL} = {next}, {COUNTED_AT} = :at, {EXPIRES_AT} = :expires_at, \
-                 {OPENED_AT} = if_not_exists({OPENED_AT}, :now)"
+                "{sets}, {COUNTED_TOTAL} = {next}, {COUNTED_AT} = :at, {EXPIRES_AT} = :expires_at{remove}"
             ))
             .condition_expression(format!(
                 "attribute_not_exists(#message) AND (attribute_not_exists({READ_AT}) OR {READ_AT} < :at)"
@@ -163,42 +187,8 @@ impl Store {
             .expression_attribute_values(":zero", number(0))
             .expression_attribute_values(":one", number(1))
             .expression_attribute_values(":at", number(to_micros(message.at)))
-            .expression_attribute_values(":now", number(to_micros(OffsetDateTime::now_utc())))
             .expression_attribute_values(":expires_at", number(expiry(COUNTER_LIFETIME)));
-        Ok(match write("count a message", counted).await? {
-            Ok(counter) => (counter, true),
-            Err(counter) => (counter, false),
-        })
-    }
-
-    /// Returns whether a message was read before its counter was created.
-    async fn was_read(
-        &self,
-        user: &BareJid,
-        conversation: &BareJid,
-        name: &str,
-        at: OffsetDateTime,
-    ) -> Result<bool, StoreError> {
-        let read = self.get("look up a read mark", user, &keys::read(conversation)).await?;
-        let is_late = item::number_of(&read, READ_AT).is_some_and(|read_at| to_micros(at) <= read_at);
-        Ok(is_late || read.contains_key(name))
-    }
-
-    /// Lets a counted message count as read. The message loses its name, so that this happens once. Returns the counter,
-    /// or `None` if the message is read already.
-    async fn discount(&self, user: &BareJid, conversation: &BareJid, name: &str) -> Result<Option<Item>, StoreError> {
-        let discounted = self
-            .update(user, &keys::unread(conversation))
-            .update_expression(format!("SET {READ_TOTAL} = if_not_exists({READ_TOTAL}, :zero) + :one REMOVE #message"))
-            .condition_expression(format!(
-                "attribute_exists(#message) AND (attribute_not_exists({READ_TOTAL}) OR {READ_TOTAL} < #message)"
-            ))
-            .expression_attribute_names("#message", name)
-            .expression_attribute_values(":zero", number(0))
-            .expression_attribute_values(":one", number(1));
-        let Ok(counter) = write("count a message as read", discounted).await? else { return Ok(None) };
-        self.retire(user, conversation, &counter).await;
-        Ok(Some(counter))
+        write("count a message", counted).await
     }
 
     /// Marks all messages of a conversation as read, unless a later read mark is known. Returns the counter.
@@ -218,7 +208,8 @@ impl Store {
             Err(counter) => counter,
         };
         let is_known = item::number_of(&counter, READ_AT).is_some_and(|read_at| to_micros(at) <= read_at);
-        if is_known || self.was_read(user, conversation, "", at).await? {
+        let read = self.get("look up a read mark", user, &keys::read(conversation)).await?;
+        if is_known || item::number_of(&read, READ_AT).is_some_and(|read_at| to_micros(at) <= read_at) {
             return Ok(counter);
         }
         // The last message was counted after `at`, so it stays unread. All earlier messages count as read.
@@ -316,6 +307,16 @@ impl Store {
                 .expression_attribute_names(format!("#n{index}"), name)
                 .expression_attribute_values(":now", number(seconds_now()));
         }
+        for (index, (name, claim)) in counter.iter().filter(|(name, _)| keys::is_message_claim(name)).enumerate() {
+            sets += &format!(", #c{index} = :c{index}");
+            update = update
+                .expression_attribute_names(format!("#c{index}"), name)
+                .expression_attribute_values(format!(":c{index}"), claim.clone());
+        }
+        if let Some(has_moved) = counter.get(HAS_MOVED) {
+            sets += &format!(", {HAS_MOVED} = :moved");
+            update = update.expression_attribute_values(":moved", has_moved.clone());
+        }
         let read = update
             .update_expression(sets)
             .expression_attribute_values(":expires_at", number(expiry(COUNTER_LIFETIME)))
@@ -323,29 +324,38 @@ impl Store {
             .send()
             .await
             .map_err(StoreError::during("store a read mark"))?;
-        self.forget_some(user, &key, &read.attributes.unwrap_or_default()).await
+        self.forget_read(user, &key, &read.attributes.unwrap_or_default()).await
     }
 
-    /// Drops the names of the oldest messages of an item, if it may otherwise become larger than [`MAX_COUNTER_BYTES`].
-    async fn forget_some(&self, user: &BareJid, key: &str, counter: &Item) -> Result<(), StoreError> {
-        let forgotten = surplus_names(counter);
+    /// Drops the names of the oldest messages of an item about read messages, if it may otherwise become larger than a
+    /// kilobyte. No claim of a message that was read longer ago than the lifetime of a claim is needed.
+    async fn forget_read(&self, user: &BareJid, key: &str, read: &Item) -> Result<(), StoreError> {
+        let forgotten = surplus_names(read);
         if forgotten.is_empty() {
             return Ok(());
         }
-        let names = forgotten.iter().enumerate().map(|(index, name)| (format!("#n{index}"), (*name).to_owned()));
+        let oldest = seconds_now() - CLAIM_LIFETIME.as_secs();
+        let is_recent = |name: &str| item::number_of(read, name).is_some_and(|read_at| read_at > oldest);
+        let mut update = self.update(user, key);
+        let mut sets = String::new();
+        if self.move_messages(user, read, &forgotten, |name| is_recent(name).then_some(1)).await? {
+            sets = format!("SET {HAS_MOVED} = :true ");
+            update = update.expression_attribute_values(":true", AttributeValue::Bool(true));
+        }
         let removed: Vec<String> = (0..forgotten.len()).map(|index| format!("#n{index}")).collect();
-        self.update(user, key)
-            .update_expression(format!("REMOVE {}", removed.join(", ")))
+        let names = forgotten.into_iter().enumerate().map(|(index, name)| (format!("#n{index}"), name));
+        update
+            .update_expression(format!("{sets}REMOVE {}", removed.join(", ")))
             .set_expression_attribute_names(Some(names.collect()))
             .send()
             .await
-            .map_err(StoreError::during("drop the oldest messages of a counter"))?;
+            .map_err(StoreError::during("forget the oldest messages of a conversation"))?;
         Ok(())
     }
 }
 
 /// Returns the number of unread messages when `message` was counted; for an unknown one, when the last was counted.
-fn unread(counter: &Item, message: &str) -> u32 {
+pub(crate) fn unread(counter: &Item, message: &str) -> u32 {
     let total = |name| item::number_of(counter, name);
     let counted = total(message).or_else(|| total(COUNTED_TOTAL)).unwrap_or(0);
     counted.saturating_sub(total(READ_TOTAL).unwrap_or(0)).try_into().unwrap_or(u32::MAX)
@@ -353,85 +363,4 @@ fn unread(counter: &Item, message: &str) -> u32 {
 
 fn has_any(item: &Item, names: [&String; 2]) -> bool {
     names.into_iter().any(|name| item.contains_key(name))
-}
-
-/// Returns the names of the oldest messages, without which the item has [`KEPT_COUNTER_BYTES`]; none if the item is
-/// small enough for another message and a read mark.
-fn surplus_names(counter: &Item) -> Vec<&str> {
-    let mut size = item::bytes(counter);
-    if size + MAX_GROWTH_BYTES <= MAX_COUNTER_BYTES {
-        return Vec::new();
-    }
-    let names = counter.keys().filter(|name| keys::is_message_name(name));
-    let mut names: Vec<(u64, &str)> =
-        names.map(|name| (item::number_of(counter, name).unwrap_or(0), name.as_str())).collect();
-    names.sort_unstable();
-    let mut numbers: Vec<u64> = names.iter().map(|(number, _)| *number).collect();
-    numbers.dedup();
-    let oldest_kept = numbers.iter().rev().nth(MIN_NAMED_MESSAGES - 1).copied().unwrap_or(0);
-    let mut surplus = Vec::new();
-    let mut last = None;
-    for (number, name) in names {
-        // The names of one message are dropped together.
-        if number >= oldest_kept || size <= KEPT_COUNTER_BYTES && last != Some(number) {
-            break;
-        }
-        size -= item::attribute_bytes(name, &counter[name]);
-        last = Some(number);
-        surplus.push(name);
-    }
-    surplus
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn counter(jid_bytes: usize, messages: u64, references: usize) -> Item {
-        let mut counter = Item::from([
-            (PK.to_owned(), text("u".repeat(jid_bytes))),
-            (SK.to_owned(), text(format!("unread/{}", "c".repeat(jid_bytes.min(1_000))))),
-        ]);
-        for name in [COUNTED_AT, READ_AT, OPENED_AT] {
-            counter.insert(name.to_owned(), number(1_795_814_756_794_525));
-        }
-        counter.insert(EXPIRES_AT.to_owned(), number(1_803_590_756));
-        counter.insert(COUNTED_TOTAL.to_owned(), number(messages));
-        for message in 1..=messages {
-            counter.insert(keys::counted_message(&message.to_string()), number(message));
-            for reference in 0..references {
-                counter.insert(keys::message_reference(&format!("{message} {reference}")), number(message));
-            }
-        }
-        counter
-    }
-
-    #[test]
-    fn one_message_or_read_mark_enlarges_a_counter_by_at_most_the_reserved_bytes() {
-        let large = |name: &str| item::attribute_bytes(name, &number(u32::MAX.into()));
-        let message = large(&keys::counted_message("m")) + MAX_REFERENCES * large(&keys::message_reference("r"));
-        let mark = large(READ_TOTAL) + item::attribute_bytes(READ_AT, &number(u64::MAX));
-        assert!(message.max(mark) + 16 <= MAX_GROWTH_BYTES, "{message} {mark}");
-    }
-
-    #[test]
-    fn a_counter_drops_whole_messages_and_the_oldest_first() {
-        assert!(surplus_names(&counter(40, 5, 2)).is_empty());
-        let full = counter(40, 20, 2);
-        let surplus = surplus_names(&full);
-        assert_eq!(surplus.len() % 3, 0, "{surplus:?}");
-        let dropped = surplus.len() as u64 / 3;
-        assert!((1..20).contains(&dropped));
-        for message in 1..=20_u64 {
-            let name = keys::counted_message(&message.to_string());
-            assert_eq!(surplus.contains(&name.as_str()), message <= dropped, "{message}");
-        }
-    }
-
-    #[test]
-    fn the_names_of_the_last_messages_stay_even_with_the_longest_jids() {
-        let full = counter(2_047, 20, 5);
-        assert_eq!(surplus_names(&full).len(), (20 - MIN_NAMED_MESSAGES) * 6);
-        assert!(surplus_names(&counter(2_047, 4, 5)).is_empty());
-    }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use tests::{
-    ALICE, BOB, BOBS_PC, BOBS_PHONE, CAROL, CallCounter, Event, PUSH_HOST, PushRequest, Pushlark, ROOM_OCCUPANT, XMPP,
-    stanza,
+    ALICE, BOB, BOBS_PC, BOBS_PHONE, CAROL, CallCounter, Event, PUSH_HOST, PushRequest, Pushlark, ROOM_OCCUPANT, Units,
+    XMPP, ago, stanza,
 };
 
 async fn with_counter(settings: &[(&'static str, &'static str)]) -> (Pushlark, CallCounter) {
@@ -57,35 +57,78 @@ async fn an_event_without_a_notification_costs_at_most_one_read() {
 }
 
 #[tokio::test]
-async fn unread_counts_cost_one_more_read_and_one_more_write() {
+async fn unread_counts_cost_no_further_write() {
     let (pushlark, counter) = with_counter(&[("UNREAD_COUNTS", "on")]).await;
-    // Ingest resets the count of the sender, which is one more write. The first unread message of a conversation looks
-    // at the last read mark, which is one more read.
+    // Ingest looks at the counter of the sender, which is one more read. The first unread message of a conversation looks
+    // at the last read mark.
     for reads in [2, 1] {
-        let notified = cost([("GetItem", reads), ("Query", 1), ("UpdateItem", 3)]);
+        let notified = cost([("GetItem", reads + 1), ("Query", 1), ("UpdateItem", 1)]);
         assert_eq!(calls(&pushlark, &counter, Event::message(BOB, "canary Hi")).await, notified);
         let group = Event::groupchat(ROOM_OCCUPANT, BOB, "canary Hi");
-        let notified = cost([("GetItem", reads), ("Query", 1), ("UpdateItem", 2)]);
+        let notified = cost([("GetItem", reads), ("Query", 1), ("UpdateItem", 1)]);
         assert_eq!(calls(&pushlark, &counter, group).await, notified);
     }
     assert_eq!(calls(&pushlark, &counter, Event::message(BOB, "")).await, cost([]));
+    let online = Event::message(BOB, "canary Hi").recipient(json!({"online": true}));
+    assert_eq!(calls(&pushlark, &counter, online).await, cost([("GetItem", 2), ("Query", 1), ("UpdateItem", 1)]));
     let not_registered = Event::message("nobody@example.com", "canary Hi");
     assert_eq!(
         calls(&pushlark, &counter, not_registered).await,
-        cost([("GetItem", 2), ("Query", 1), ("UpdateItem", 3)])
+        cost([("GetItem", 3), ("Query", 1), ("UpdateItem", 1)])
     );
+    // A reply with nothing to read costs what any message costs; else it reads the sender's counter.
+    let reply = || Event::message(ALICE, "canary Hi").from(BOBS_PC);
+    let read = [("GetItem", 3), ("Query", 1), ("UpdateItem", 3), ("DeleteItem", 1)];
+    assert_eq!(calls(&pushlark, &counter, reply()).await, cost(read));
+    assert_eq!(calls(&pushlark, &counter, reply()).await, cost([("GetItem", 2), ("Query", 1), ("UpdateItem", 1)]));
+    // It is late, so the worker reads the counter of the sender once more.
+    let late = cost([("GetItem", 3), ("Query", 1), ("UpdateItem", 1)]);
+    assert_eq!(calls(&pushlark, &counter, reply().at(ago(60))).await, late);
     // A read mark moves the counter out of the range of the unread ones.
+    calls(&pushlark, &counter, Event::message(BOB, "canary Hi")).await;
     let read = || Event::read(BOB, ALICE);
     assert_eq!(calls(&pushlark, &counter, read()).await, cost([("UpdateItem", 2), ("DeleteItem", 1)]));
     assert_eq!(calls(&pushlark, &counter, read()).await, cost([("UpdateItem", 1)]));
-    // At the 39th and the 54th message another write removes the oldest message ids from the counter.
+    // A full counter forgets its oldest messages. Each is one more write, and from then on one more read.
     let mut many = BTreeMap::new();
     for number in 0..60 {
         for (operation, times) in calls(&pushlark, &counter, Event::message(CAROL, &number.to_string())).await {
             *many.entry(operation).or_default() += times;
         }
     }
-    assert_eq!(many, cost([("GetItem", 61), ("Query", 60), ("UpdateItem", 60 * 3 + 2)]));
+    assert_eq!(many, cost([("GetItem", 60 * 2 + 1 + 22), ("Query", 60), ("UpdateItem", 60 + 26)]));
+}
+
+/// Returns the cost of one message, in dollars per million, to a user with two unread messages of each of 50 senders.
+async fn cost_with_fifty_conversations(counts: &'static str, message: impl Fn(usize) -> Event) -> f64 {
+    let (pushlark, counter) = with_counter(&[("UNREAD_COUNTS", counts), ("BADGE", "total")]).await;
+    let from = |number: usize| message(number).from(&format!("sender{}@example.com/phone", number % 50));
+    for number in 0..100 {
+        pushlark.event(from(number)).await;
+    }
+    pushlark.settled().await;
+    counter.take_units();
+    pushlark.event(from(107)).await;
+    pushlark.settled().await;
+    let Units { read, write } = counter.take_units();
+    println!("UNREAD_COUNTS={counts}: {read} read units, {write} write units");
+    // The prices of us-east-1.
+    read * 0.125 + write * 0.625
+}
+
+#[tokio::test]
+async fn unread_counts_with_fifty_unread_conversations_cost_at_most_40_cents_a_million() {
+    let body = |_| Event::message(BOB, "canary Hi");
+    let stanza = |number| {
+        let id = format!("<stanza-id xmlns='urn:xmpp:sid:0' by='{BOB}' id='archive-{number}'/>");
+        Event::stanza(BOB, &format!("<message type='chat' id='client-{number}'><body>canary Hi</body>{id}</message>"))
+    };
+    let without = cost_with_fifty_conversations("off", body).await;
+    let above = cost_with_fifty_conversations("on", body).await - without;
+    assert!((0.0..=0.40).contains(&above), "{above} above {without}");
+    // The ids to which read marks refer enlarge the counters: a fourth read unit.
+    let above = cost_with_fifty_conversations("on", stanza).await - without;
+    assert!((0.0..=0.44).contains(&above), "{above} above {without}, for messages with two ids");
 }
 
 #[tokio::test]

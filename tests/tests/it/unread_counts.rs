@@ -174,6 +174,27 @@ async fn other_stanzas_do_not_reset_the_count() {
 }
 
 #[tokio::test]
+async fn a_reply_reads_an_older_message_that_waited_in_the_queue() {
+    let isolated = IsolatedWorker::beside(with_bob().await).await;
+    let (bob, alice) = (BareJid::new(BOB).unwrap(), BareJid::new(ALICE).unwrap());
+    let [sent, replied] = [60, 30].map(ago);
+    isolated.handle(isolated.batch(&[Work::message(&[BOB]).id("m").at(&sent)]).await).await;
+    let reply = |id: &str, at: &str, is_reply: bool| {
+        let work = Work::message(&[ALICE]).id(id).at(at).message_field("from", BOBS_PC);
+        work.message_field("context", json!({"is_reply": is_reply}))
+    };
+    for (id, at, is_reply, left) in [
+        ("other", &replied, false, 1),
+        ("early", &ago(90), true, 1),
+        ("just now", &ago(0), true, 1),
+        ("late", &replied, true, 0),
+    ] {
+        isolated.handle(isolated.batch(&[reply(id, at, is_reply)]).await).await;
+        assert_eq!(isolated.pushlark.store().unread(&bob, &alice).await.unwrap(), left, "{id}");
+    }
+}
+
+#[tokio::test]
 async fn an_own_message_in_a_room_resets_its_count() {
     let pushlark = with_bob().await;
     let group = || Event::groupchat(&format!("{ROOM}/alice@example.com"), BOB, "canary Hi");
@@ -269,6 +290,90 @@ async fn a_repeated_message_without_a_notification_is_counted_once() {
     pushlark.event(twice).await;
     pushlark.settled().await;
     assert_eq!(next_from_alice(&pushlark).await, 42);
+}
+
+/// Tells a message to Bob three times: by two webhooks, and as unacknowledged.
+async fn tell(pushlark: &Pushlark, id: &str) {
+    for _ in 0..2 {
+        pushlark.event(Event::message(BOB, "canary Hi").id(id)).await;
+    }
+    pushlark.event(Event::unacknowledged(BOBS_PHONE, "canary Hi").id(id)).await;
+    pushlark.settled().await;
+}
+
+#[tokio::test]
+async fn a_message_is_notified_once_although_its_counter_or_its_read_mark_has_forgotten_it() {
+    let pushlark = Pushlark::with_settings([("UNREAD_COUNTS", "on"), ("PLUGIN", "enhanced")]).await;
+    pushlark.enable(BOBS_PHONE, "phone").await;
+    let bob = || (BareJid::new(BOB).unwrap(), BareJid::new(ALICE).unwrap());
+    let unread = async || pushlark.store().unread(&bob().0, &bob().1).await.unwrap();
+    tell(&pushlark, "m1").await;
+    for number in 2..=40 {
+        pushlark.event(Event::message(BOB, "canary Hi").id(&format!("m{number}"))).await;
+        pushlark.settled().await;
+    }
+    // The counter has forgotten the first messages. The last ones have room in the item of the read mark.
+    for id in ["m1", "m2", "m40"] {
+        tell(&pushlark, id).await;
+    }
+    assert_eq!(unread().await, 40);
+    pushlark.event(Event::read(BOB, ALICE)).await;
+    for id in ["m1", "m20", "m40"] {
+        tell(&pushlark, id).await;
+    }
+    assert_eq!(unread().await, 0);
+    // Each message is read before the next one.
+    for number in 41..=80 {
+        pushlark.event(Event::message(BOB, "canary Hi").id(&format!("m{number}"))).await;
+        pushlark.settled().await;
+        pushlark.event(Event::read(BOB, ALICE)).await;
+    }
+    tell(&pushlark, "m81").await;
+    for id in ["m1", "m40", "m41", "m80", "m81"] {
+        tell(&pushlark, id).await;
+    }
+    assert_eq!((unread().await, pushlark.notifications("phone").await.len()), (1, 81));
+}
+
+#[tokio::test]
+async fn a_message_that_was_only_counted_is_notified_once_when_it_is_not_acknowledged() {
+    let pushlark = Pushlark::with_settings([("UNREAD_COUNTS", "on"), ("PLUGIN", "enhanced")]).await;
+    pushlark.enable(BOBS_PHONE, "phone").await;
+    pushlark.event(Event::message(BOB, "canary Hi").id("m").recipient(json!({"online": true}))).await;
+    pushlark.settled().await;
+    assert!(pushlark.notifications("phone").await.is_empty());
+    tell(&pushlark, "m").await;
+    tell(&pushlark, "m").await;
+    let notified = pushlark.notifications("phone").await;
+    assert_eq!(notified.len(), 1);
+    assert_eq!(notified[0]["notification"]["alert"]["badge"], 1);
+    assert_eq!(next_from_alice(&pushlark).await, 2);
+}
+
+#[tokio::test]
+async fn a_redelivered_record_leaves_devices_that_were_put_back_to_their_retry() {
+    let isolated = IsolatedWorker::beside(with_bob().await).await;
+    let pushlark = &isolated.pushlark;
+    pushlark.enable(BOB, "shaky").await;
+    pushlark.device_answers("shaky", json!({"status": 500})).await;
+    let batch = isolated.batch(&[Work::message(&[BOB]).id("m").at(&ago(0))]).await;
+    isolated.handle(batch.clone()).await;
+    pushlark.device_answers("shaky", json!({"status": 200})).await;
+    // Its counter is gone, and must not return.
+    pushlark.event(Event::read(BOB, ALICE)).await;
+    isolated.handle(batch.clone()).await;
+    assert_eq!(pushlark.notifications("shaky").await.len(), 1);
+    // Another webhook of the message leaves both devices to the first.
+    let other = isolated.batch(&[Work::message(&[BOB]).id("m").at(&ago(0))]).await;
+    isolated.handle(other.clone()).await;
+    isolated.delete(other).await;
+    assert_eq!(pushlark.notifications("shaky").await.len(), 1);
+    let retry = isolated.next(batch).await.expect("the device that was put back");
+    isolated.handle_all(retry).await;
+    let shaky: Vec<_> = pushlark.notifications("shaky").await.iter().map(|sent| sent["status"].clone()).collect();
+    assert_eq!(shaky, [json!(500), json!(200)]);
+    let (bob, alice) = (BareJid::new(BOB).unwrap(), BareJid::new(ALICE).unwrap());
+    assert_eq!(pushlark.store().unread(&bob, &alice).await.unwrap(), 0);
 }
 
 #[tokio::test]
