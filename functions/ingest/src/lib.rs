@@ -157,6 +157,9 @@ impl Function {
 
     /// Writes the state. Returns the work that follows from the read marks.
     async fn save(&self, State { presence, read_marks }: State) -> Result<Vec<Work>, StoreError> {
+        if presence.is_empty() && read_marks.is_empty() {
+            return Ok(Vec::new());
+        }
         let presence = stream::iter(presence).map(async |(session, presence)| {
             // One after the other: of two presences with the same time, the later one in the request applies.
             for (availability, at) in presence {

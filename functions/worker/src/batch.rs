@@ -91,7 +91,9 @@ impl Worker {
                         } else {
                             entry.line = lines.open(index, &task);
                             let ticket = order.next(entry.user.as_ref(), member);
-                            let handle = running.spawn(Arc::clone(self).work(task, ticket, Arc::clone(&context)));
+                            // Boxed, since tokio moves the future of a task several times.
+                            let work = Box::pin(Arc::clone(self).work(task, ticket, Arc::clone(&context)));
+                            let handle = running.spawn(work);
                             by_id.insert(handle.id(), entry);
                         }
                     }

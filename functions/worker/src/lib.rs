@@ -94,16 +94,19 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     let warming = Arc::clone(&worker);
     tokio::spawn(async move { warming.warm_up().await });
     count_cold_start();
-    lambda_runtime::run(service_fn(async |event: LambdaEvent<WorkerInvocation>| {
-        let answer = worker.answer(event.payload, instant_of(event.context.deadline)).await;
-        flush();
-        answer.map_err(|unexplained| Diagnostic {
-            error_type: "Unexplained".into(),
-            error_message: unexplained.to_string(),
+    let worker = &worker;
+    // Boxed, since each layer of the runtime moves the future.
+    let answer = |event: LambdaEvent<WorkerInvocation>| {
+        Box::pin(async move {
+            let answer = worker.answer(event.payload, instant_of(event.context.deadline)).await;
+            flush();
+            answer.map_err(|unexplained| Diagnostic {
+                error_type: "Unexplained".into(),
+                error_message: unexplained.to_string(),
+            })
         })
-    }))
-    .await
-    .map_err(anyhow::Error::from_boxed)
+    };
+    lambda_runtime::run(service_fn(answer)).await.map_err(anyhow::Error::from_boxed)
 }
 
 /// Converts a deadline in milliseconds since 1970. If it is in the past, returns the end of the template's timeout:

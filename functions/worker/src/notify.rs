@@ -82,7 +82,7 @@ impl Worker {
             return outcome.postponed(&error);
         }
         decision.restrict_to(attempt);
-        let outcome = self.claim_and_publish(event, reported, &mut decision, attempt, outcome, turn, batch).await;
+        let outcome = self.claim_and_publish(event, reported, &mut decision, attempt, turn, batch).await;
         self.prune_sessions(&event.recipient(), &decision.snapshot, batch.publish_cutoff).await;
         outcome
     }
@@ -94,11 +94,11 @@ impl Worker {
         reported: &ReportedRecipient,
         decision: &mut Decision<'_>,
         attempt: &Attempt,
-        mut outcome: TaskOutcome,
         mut turn: Turn,
         batch: &BatchContext,
     ) -> TaskOutcome {
         count_left_out(decision);
+        let mut outcome = TaskOutcome { counted: attempt.retry.unread_count, ..TaskOutcome::default() };
         let user = event.recipient();
         let is_retried = outcome.counted.is_some();
         let counted = self.count_and_claim(event, reported, decision, attempt, &mut outcome.counted, &mut turn).await;

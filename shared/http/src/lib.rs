@@ -136,15 +136,19 @@ async fn direct(
 /// Runs an HTTP function on Lambda until Lambda ends the process.
 pub async fn run(handle: impl AsyncFn(Invocation) -> Answer) -> Result<(), BoxError> {
     count_cold_start();
-    lambda_runtime::run(service_fn(async |event: LambdaEvent<Invocation>| {
-        let answer = handle(event.payload).await;
-        flush();
-        match answer {
-            Answer::Failed(reason) => Err(BoxError::from(reason)),
-            answer => Ok(answer),
-        }
-    }))
-    .await
+    let handle = &handle;
+    // Boxed, since each layer of the runtime moves the future.
+    let answer = |event: LambdaEvent<Invocation>| {
+        Box::pin(async move {
+            let answer = handle(event.payload).await;
+            flush();
+            match answer {
+                Answer::Failed(reason) => Err(BoxError::from(reason)),
+                answer => Ok(answer),
+            }
+        })
+    };
+    lambda_runtime::run(service_fn(answer)).await
 }
 
 async fn admit(access: &Access, methods: Methods, mut request: HttpRequest) -> Result<Request, Problem> {

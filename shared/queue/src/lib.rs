@@ -88,7 +88,8 @@ impl Queue {
     /// and at most [`MAX_TIMER`].
     pub async fn send_later(&self, work: impl IntoIterator<Item = (Duration, Vec<Work>)>) -> Result<(), QueueError> {
         // Records and batches are made when they are sent, since all together may be many times larger than the webhook.
-        let sends = batches(self.messages(work)).map(async |batch| self.send_batch(batch?).await);
+        // Boxed, since the stream moves the futures.
+        let sends = batches(self.messages(work)).map(|batch| Box::pin(async { self.send_batch(batch?).await }));
         stream::iter(sends).buffer_unordered(MAX_CONCURRENT_SENDS).try_collect().await
     }
 

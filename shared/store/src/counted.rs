@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn a_claim_in_a_counter_has_its_registrations_and_is_of_its_attempt_and_later_ones() {
         let user = BareJid::new("bob@example.com").unwrap();
-        let claimant = |name, generation| Claimant { id: "m", user: &user, name, generation, counted: None };
+        let claimant = |name, generation| Claimant { user: &user, name, generation, counted: None };
         let registration = |node: &str| {
             let jid = BareJid::new("push.example.com").unwrap();
             Registration::new(jid, node.into(), PublishOptions::default(), 1)
