@@ -327,6 +327,8 @@ async fn until(stopped: &mut watch::Receiver<bool>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use pushlark_http_client::Tls;
+
     use super::*;
 
     const IQ_TIMEOUT: Duration = Duration::from_secs(20);
@@ -334,7 +336,7 @@ mod tests {
     /// A connected component with room for one IQ.
     fn connected() -> (Arc<Component>, SendQueue) {
         let server = ServerAddress::Loopback("127.0.0.1:5347".parse().unwrap());
-        let functions = FunctionsClient::new(None, None, None, IQ_TIMEOUT).unwrap();
+        let functions = FunctionsClient::new(None, None, None, &Tls::default(), IQ_TIMEOUT).unwrap();
         let name = DomainPart::new("push.example.com").unwrap().into_owned();
         let (_, stopped) = watch::channel(false);
         let messages = Messages::new(name.clone(), functions.clone(), 1, IQ_TIMEOUT, stopped);

@@ -221,10 +221,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use pushlark_http_client::Tls;
+
     use super::*;
 
     fn messages() -> Messages {
-        let functions = FunctionsClient::new(None, None, None, STALL_TIMEOUT).unwrap();
+        let functions = FunctionsClient::new(None, None, None, &Tls::default(), STALL_TIMEOUT).unwrap();
         let name = DomainPart::new("push.example.com").unwrap().into_owned();
         Messages::new(name, functions, 4_000, STALL_TIMEOUT, watch::channel(false).1)
     }
