@@ -11,15 +11,17 @@ use pushlark_store::{ClaimItem, ClaimUpdate, Store};
 use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout_at};
 
 use crate::task::Attempt;
 
 /// The maximum number of items with claims that are written concurrently.
 const MAX_CONCURRENT_CLAIMS: usize = 16;
-/// The delay before a complete publication is written, together with others. If the worker crashes in this time, the
-/// notification is repeated.
+/// The time without another complete publication after which the complete ones are written: others hold the batch up. A
+/// batch that makes progress ends soon, and then needs no write. If the worker crashes before, notifications are repeated.
 const WRITE_DELAY: Duration = Duration::from_millis(500);
+/// The longest time for which a complete publication is not written.
+const MAX_WRITE_DELAY: Duration = Duration::from_secs(3);
 
 /// The state that the tasks of a batch share.
 pub struct BatchContext {
@@ -80,9 +82,7 @@ impl Progress {
     ) {
         // A panic leaves no change half done, so a poisoned lock is safe to use.
         let mut by_claimant = self.by_claimant.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_claimant.is_empty() {
-            self.added.notify_one();
-        }
+        self.added.notify_one();
         let recipient = match by_claimant.get_mut(&attempt.retry.claimant) {
             Some(recipient) => recipient,
             None => {
@@ -93,10 +93,16 @@ impl Progress {
         recipient.complete.extend(registrations);
     }
 
-    /// Waits until progress is added, and then for `WRITE_DELAY`.
+    /// Waits until progress is added, and then until none follows for `WRITE_DELAY`, but at most for `MAX_WRITE_DELAY`.
     pub async fn is_due(&self) {
         self.added.notified().await;
-        sleep(WRITE_DELAY).await;
+        let latest = Instant::now() + MAX_WRITE_DELAY;
+        while Instant::now() < latest {
+            let end = latest.min(Instant::now() + WRITE_DELAY);
+            if timeout_at(end, self.added.notified()).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Takes the progress that was added since the last call.

@@ -90,7 +90,7 @@ fn an_old_name_is_refused_unless_the_current_one_is_set() {
     let command = Arguments::command();
     let variables = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
     let variables: Vec<_> = variables.chain(["BRIDGE_LOG_LEVEL"]).collect();
-    assert_eq!(variables.len(), 13);
+    assert_eq!(variables.len(), 14);
     for current in variables {
         let old = current.strip_prefix("BRIDGE_").unwrap();
         let refused = |variables: &[(&str, &str)], shared: &[&str]| {
