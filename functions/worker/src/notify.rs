@@ -249,8 +249,8 @@ impl Worker {
         Ok(decide(plugin, delivery, time_to_live, event, payload, read, known))
     }
 
-    /// Claims publications and records the unread count. Returns the publications that this event may make. Those that
-    /// another event holds are left to it, even if it has failed so far.
+    /// Claims publications, with the unread count. Returns the publications that this event may make. Those that another
+    /// event holds are left to it, even if it has failed so far.
     pub(crate) async fn claim<'w>(
         &self,
         event: &Event,
@@ -263,7 +263,7 @@ impl Worker {
         let user = &event.recipient();
         let (claimed, free): (Vec<_>, Vec<_>) =
             publications.into_iter().partition(|planned| self.is_claimed(event, user, planned));
-        if claimed.is_empty() && counted.is_none() {
+        if claimed.is_empty() {
             return Ok(free);
         }
         let registrations: Vec<&Registration> =

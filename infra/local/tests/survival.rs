@@ -15,6 +15,8 @@ use axum::routing::post;
 use local::{Options, Stack};
 use reqwest::Client;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -154,22 +156,23 @@ async fn each_event_has_one_log_line_with_the_reason_but_without_the_text() {
     let form = json!({"service": "fcm", "device_id": "device-token"});
     let enable = json!({"user": "bob@example.com", "jid": "push.example.com", "node": "device-node", "form": form});
     assert_eq!(stack.post("/enable", enable).await, 200);
-    let message = |id: &str, body: &str, online: bool| {
-        json!({"type": "message", "id": id, "from": "a@b/c", "to": "bob@example.com", "chat": "chat", "body": body,
-            "recipient": {"online": online}})
+    let message = |id: &str, to: &str, at: OffsetDateTime| {
+        json!({"type": "message", "id": id, "from": "a@b/c", "to": to, "chat": "chat", "body": "what was said",
+            "at": at.format(&Rfc3339).unwrap()})
     };
+    let now = OffsetDateTime::now_utc();
     let events = json!([
-        message("m-1", "what was said", false),
-        message("m-2", "", false),
-        message("m-3", "what was said", true)
+        message("m-1", "bob@example.com", now),
+        message("m-2", "carol@example.com", now),
+        message("m-3", "bob@example.com", now - Duration::from_hours(48))
     ]);
     assert_eq!(stack.post("/events", events).await, 202);
     assert_eq!(notified.recv().await.unwrap(), "device-token");
     let lines = stack.printed(3, |line| line.contains("m-")).await;
     for (id, said) in [
         ("m-1", "notified id=\"m-1\" to=\"bob@example.com\" delivered=1"),
-        ("m-2", "not notified id=\"m-2\" to=\"bob@example.com\" why=\"no-text\""),
-        ("m-3", "not notified id=\"m-3\" to=\"bob@example.com\" why=\"online\""),
+        ("m-2", "not notified id=\"m-2\" to=\"carol@example.com\" why=\"no-registration\""),
+        ("m-3", "not notified id=\"m-3\" to=\"bob@example.com\" why=\"expired\""),
     ] {
         let lines: Vec<_> = lines.iter().filter(|line| line.contains(id)).collect();
         assert!(lines.len() == 1 && lines[0].contains(" INFO ") && lines[0].contains(said), "{lines:?}");

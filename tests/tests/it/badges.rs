@@ -46,14 +46,14 @@ async fn a_message_that_is_not_counted_adds_itself_to_those_that_are() {
 async fn a_message_that_is_not_counted_costs_a_read_of_the_counter_and_no_write() {
     let (pushlark, counter) = CallCounter::with_settings([("UNREAD_COUNTS", "on")]).await;
     pushlark.enable(BOB, "phone").await;
-    for (online, writes) in [(true, None), (false, Some(1))] {
+    for (online, reads, writes) in [(true, 1, None), (false, 2, Some(1))] {
         pushlark.settled().await;
         counter.take();
         pushlark.event(uncounted().recipient(json!({"online": online}))).await;
         pushlark.settled().await;
         let calls = counter.take();
-        // Ingest reads the counter of the sender.
-        assert_eq!(calls.get("GetItem"), Some(&2), "online: {online}");
+        // Ingest reads the counter of the sender, and does not queue a message to a user who is online.
+        assert_eq!(calls.get("GetItem"), Some(&reads), "online: {online}");
         assert_eq!(calls.get("UpdateItem").copied(), writes, "online: {online}");
     }
 }

@@ -1,5 +1,8 @@
 //! The log lines of events (`LOG_EVENTS`), as CloudWatch bills them.
 
+use local::Options;
+use pushlark_plugin::{Defaults, Plugins};
+use pushlark_settings::Environment;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tests::{BOB, Event, PUSH_HOST, Pushlark, Work, eventually, logged};
@@ -53,7 +56,10 @@ fn text() -> Event {
 #[tokio::test]
 async fn an_event_has_one_line_with_its_result_and_the_code_of_the_reason() {
     let Some(lines) = logged("event_lines::an_event_has_one_line_with_its_result_and_the_code_of_the_reason") else {
-        let pushlark = Pushlark::start().await;
+        // Ingest queues every event for a plugin that it does not know.
+        let plugins = Plugins::built_in().with("own", Defaults);
+        let environment = Environment::from_iter([("PLUGIN", "own")]);
+        let pushlark = Pushlark::with(Options { plugins, environment, ..Options::default() }).await;
         enable(&pushlark, BOB, "phone").await;
         step(&pushlark, "offline", text()).await;
         step(&pushlark, "again", text()).await;

@@ -25,7 +25,9 @@ type Message = (Option<String>, BTreeSet<String>);
 
 impl Watched {
     async fn start(setting: &str) -> Self {
-        let pushlark = Pushlark::with_settings([("FAIR_QUEUES", setting), ("CLEAR_WHEN_READ", "on")]).await;
+        // With this plugin, unacknowledged messages are queued.
+        let settings = [("FAIR_QUEUES", setting), ("CLEAR_WHEN_READ", "on"), ("PLUGIN", "enhanced")];
+        let pushlark = Pushlark::with_settings(settings).await;
         let create = pushlark.stack.sqs.create_queue().queue_name("watched");
         let queue_url = create.send().await.unwrap().queue_url.unwrap();
         let mut environment = pushlark.stack.environment.clone();
