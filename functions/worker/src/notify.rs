@@ -240,13 +240,13 @@ impl Worker {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         // The plugin is called before the recipient is read: a skipped message costs no read.
         let mut payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-        let read = self.read_recipient(event, reported, counted).await?;
-        if read.1.is_some() {
+        let (snapshot, counters) = self.read_recipient(event, reported, counted).await?;
+        if counters.is_some() {
             // The unread count is known now.
             payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
         }
-        let known = RecipientState::new(event, reported, &read.0);
-        Ok(decide(plugin, delivery, time_to_live, event, payload, read, known))
+        let known = RecipientState::new(event, reported, &snapshot);
+        Ok(decide(plugin, delivery, time_to_live, event, payload, (snapshot, counters), known))
     }
 
     /// Claims publications and records the unread count. Returns the publications that this event may make. Those that

@@ -21,7 +21,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Events that were queued or written to the table.
+    /// Events that ingest has accepted, also those that notify nobody.
     EventsAccepted,
     /// Notifications that a push service accepted.
     Delivered,
