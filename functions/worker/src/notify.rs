@@ -205,7 +205,8 @@ impl Worker {
     }
 
     /// Reads the recipient and decides. Writes nothing, so that [`Worker::explain`] can use it. `counted` is the unread
-    /// count of a message that is counted; the count of another one is set if it is notified.
+    /// count of a message that an earlier attempt has counted. Another message has the count that it gets if it is counted
+    /// next.
     pub(crate) async fn decide(
         &self,
         event: &mut Event,
