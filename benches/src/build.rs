@@ -32,12 +32,12 @@ impl Binaries {
         Ok(all)
     }
 
-    /// Builds these functions.
-    pub fn of_functions(functions: &[&str]) -> anyhow::Result<Self> {
-        let mut all = Self(HashMap::new());
+    /// Builds these functions only.
+    pub fn of(functions: &[&str]) -> anyhow::Result<Self> {
+        let mut some = Self::default();
         let packages: Vec<_> = functions.iter().flat_map(|function| ["-p", function]).collect();
-        all.add(&packages)?;
-        Ok(all)
+        some.add(&packages)?;
+        Ok(some)
     }
 
     /// Takes these functions from the folder that `sam build` fills, whose folders have the names of the template.
@@ -54,14 +54,6 @@ impl Binaries {
     /// Returns the path of a binary by its name.
     pub fn path(&self, name: &str) -> anyhow::Result<&Path> {
         self.0.get(name).map(PathBuf::as_path).with_context(|| format!("cargo built no {name}"))
-    }
-
-    /// Builds these functions only.
-    pub fn of(functions: &[&str]) -> anyhow::Result<Self> {
-        let mut some = Self::default();
-        let packages: Vec<_> = functions.iter().flat_map(|function| ["-p", function]).collect();
-        some.add(&packages)?;
-        Ok(some)
     }
 
     /// Builds the local stack, too.

@@ -15,8 +15,8 @@ const TABLE_START: &str = "<!-- Table of benches/bill.json. -->\n\n";
 const TABLE_END: &str = "\n<!-- End of the table. -->";
 /// The largest rise of a line, as a share of it.
 const TOLERANCE: f64 = 0.02;
-/// A rise of at most this many dollars is none: about a millisecond of 512 MB for each invocation, since a duration is
-/// rounded up.
+/// A rise of at most this many dollars is none: a millisecond of 256 MB in ingest and one in the worker for each message,
+/// since a duration is rounded up.
 const SMALLEST_RISE: f64 = 0.007;
 
 /// The bills by scenario.

@@ -12,16 +12,12 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use doubles::tls_acceptor;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::waits::{Call, Service};
 
@@ -287,21 +283,9 @@ fn number_bytes(number: &Value) -> usize {
     text_bytes(number).div_ceil(2) + 1
 }
 
-/// The certificate of the push service, for `localhost`.
-const CERTIFICATE: &str = include_str!("../../../tests/fixtures/keys/push-service.pem");
-const CERTIFICATE_KEY: &str = include_str!("../../../tests/fixtures/keys/push-service.key.pem");
-/// The file of the certificate, for the functions.
-pub const CERTIFICATE_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/keys/push-service.pem");
-
 /// Starts a TLS server that forwards what it decrypts to the server at `target`, and counts the encrypted bytes.
 async fn tls_proxy(servers: &mut JoinSet<()>, target: &str, counts: &Arc<Counts>) -> anyhow::Result<String> {
-    let certificates = vec![CertificateDer::from_pem_slice(CERTIFICATE.as_bytes())?];
-    let key = PrivateKeyDer::from_pem_slice(CERTIFICATE_KEY.as_bytes())?;
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let config = config.with_safe_default_protocol_versions()?.with_no_client_auth();
-    let mut config = config.with_single_cert(certificates, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = tls_acceptor();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let url = format!("https://localhost:{}", listener.local_addr()?.port());
     let (target, counts) = (target.trim_start_matches("http://").to_owned(), Arc::clone(counts));

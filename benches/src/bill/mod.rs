@@ -87,7 +87,7 @@ struct Figures {
 pub async fn measure(arguments: &BillArguments) -> anyhow::Result<bool> {
     let binaries = match &arguments.functions {
         Some(folder) => Binaries::of_sam(folder, &FUNCTIONS)?,
-        None => Binaries::of_functions(&FUNCTIONS)?,
+        None => Binaries::of(&FUNCTIONS)?,
     };
     let (prices, template) = (Prices::read()?, Template::read()?);
     let is_wanted = |name: &str| arguments.scenario.as_deref().is_none_or(|wanted| wanted == name);

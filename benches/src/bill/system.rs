@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName};
-use doubles::Fcm;
+use doubles::{CA_FILE, Fcm};
 use local::{Options, Stack};
 use pushlark_settings::Environment;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::meter::{CERTIFICATE_FILE, Meter, Units, sqs_requests};
+use super::meter::{Meter, Units, sqs_requests};
 use super::scenario::{Scenario, Step};
 use super::waits::{Call, Service, longest_chain};
 use crate::function::{Function, Log};
@@ -87,8 +87,7 @@ impl System {
             ("WEBHOOK_SECRET", SECRET.into()),
             ("STACK_NAME", STACK_NAME.into()),
             ("PUSH_CREDENTIALS", json!({"default": {"fcm": account}}).to_string()),
-            ("EXTRA_CA_FILE", CERTIFICATE_FILE.into()),
-            ("SSL_CERT_FILE", CERTIFICATE_FILE.into()),
+            ("EXTRA_CA_FILE", CA_FILE.into()),
             ("LD_PRELOAD", commands.slow_clock_library),
             ("SLOW_CLOCK", commands.slow_clock.to_string()),
         ];

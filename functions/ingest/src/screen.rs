@@ -31,11 +31,12 @@ pub struct Screen {
     plugin: Option<Arc<dyn Plugin>>,
     /// Whether the worker counts unread messages.
     unread_counts: bool,
-    /// The texts of notifications, which do not decide whether there is one. The end of a call always is for the worker.
+    /// The default texts: a text does not decide whether there is a notification. `CALL_END` does, but the worker sees
+    /// each end of a call.
     content_policy: Arc<ContentPolicy>,
 }
 
-/// The need of the event of one recipient for the worker.
+/// Whether the worker must see an event of one recipient.
 enum Need {
     /// The worker may notify or count.
     Worker,

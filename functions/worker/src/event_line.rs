@@ -1,4 +1,4 @@
-//! The one log line of an event: what came of it for all its recipients in a record.
+//! The one log line of an event, with its results for all its recipients in a record.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ pub enum LogEvents {
     Off,
 }
 
-/// What came of an event for one recipient, or for several together.
+/// The results of an event for one recipient, or for several together.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Results {
     /// The notifications that a push service accepted.

@@ -205,7 +205,8 @@ impl Worker {
     }
 
     /// Reads the recipient and decides. Writes nothing, so that [`Worker::explain`] can use it. `counted` is the unread
-    /// count of a message that is counted; the count of another one is set if it is notified.
+    /// count of a message that an earlier attempt has counted. Another message has the count that it gets if it is counted
+    /// next.
     pub(crate) async fn decide(
         &self,
         event: &mut Event,
@@ -240,13 +241,13 @@ impl Worker {
         let (delivery, time_to_live) = (&self.delivery, self.time_to_live);
         // The plugin is called before the recipient is read: a skipped message costs no read.
         let mut payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
-        let read = self.read_recipient(event, reported, counted).await?;
-        if read.1.is_some() {
+        let (snapshot, counters) = self.read_recipient(event, reported, counted).await?;
+        if counters.is_some() {
             // The unread count is known now.
             payload = plugin.prepare_notification(event).map_err(DecisionError::Skipped)?;
         }
-        let known = RecipientState::new(event, reported, &read.0);
-        Ok(decide(plugin, delivery, time_to_live, event, payload, read, known))
+        let known = RecipientState::new(event, reported, &snapshot);
+        Ok(decide(plugin, delivery, time_to_live, event, payload, (snapshot, counters), known))
     }
 
     /// Claims publications, with the unread count. Returns the publications that this event may make. Those that another

@@ -346,13 +346,13 @@ send_presence(Jid, Availability, At) ->
     end,
     mod_pushlark:send_event(Host, Availability#{type => presence, jid => jid:encode(Jid), at => mod_pushlark:timestamp(At)}).
 
-%% Sends a presence, unless Pushlark was told the same before.
+%% Sends a presence, unless the last one that was sent is the same.
 send_change(Jid, Availability) ->
     told_since(Jid, 0) =:= Availability orelse send_presence(Jid, Availability).
 
 now_micros() -> os:system_time(microsecond).
 
-%% The table of the presence that Pushlark was told of each session, and its time; and of the last time at which events were
+%% The table of the last presence that was sent of each session, with its time, and of the last time at which events were
 %% lost. It ends with the process that has the queue of events.
 told(Host) -> gen_mod:get_module_proc(Host, pushlark_told).
 
@@ -362,7 +362,7 @@ new_told(Host) ->
 
 events_lost(Host) -> ets:insert(told(Host), {lost, none, now_micros()}).
 
-%% Returns the presence that Pushlark was told at this time or later, in an event that was not lost; otherwise none.
+%% Returns the presence that was sent at this time or later, in an event that was not lost; otherwise none.
 told_since(Jid, Since) ->
     {User, Host, Resource} = jid:tolower(Jid),
     try {ets:lookup(told(Host), {User, Resource}), ets:lookup_element(told(Host), lost, 3)} of
@@ -375,12 +375,12 @@ forget_told(Jid) ->
     {User, Host, Resource} = jid:tolower(Jid),
     try ets:delete(told(Host), {User, Resource}) catch error:badarg -> ok end.
 
-%% A session enables or disables a device. Its end must be told, also if it is offline: it ends the tie to the device.
+%% A session enables or disables a device. Its end must be sent, also if it is offline: it ends the tie to the device.
 device_asked(Jid) ->
     told_since(Jid, 0) =:= offline() andalso forget_told(Jid).
 
-%% Sends the presence of this node's sessions again that Pushlark may forget (SESSION_LIFETIME) or was not told of in the
-%% last Period seconds. Returns whether no session is left.
+%% Sends the presence of this node's sessions of which none was sent, without loss, in the last Period seconds: Pushlark
+%% forgets a session after SESSION_LIFETIME. Returns whether no session is left.
 refresh(Host, Period) ->
     At = now_micros(),
     Due = [Session || {User, Server, Resource} = Session <- ejabberd_sm:get_vh_session_list(Host),

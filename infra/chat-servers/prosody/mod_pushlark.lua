@@ -180,7 +180,7 @@ end
 -- The queue: JSON events from index first (the oldest) to last, their size in bytes, and the number of events dropped
 -- since the last report.
 local waiting, first, last, waiting_bytes, dropped = {}, 1, 0, 0, 0;
--- The last time at which events were lost: what Pushlark was told before is not certain.
+-- The last time at which events were lost: earlier events may not have arrived.
 local lost_at = time.now();
 -- The one batch in flight: its request, or the timer of its next retry with the wait in seconds.
 local batch, request, retry, wait;
@@ -353,7 +353,7 @@ local function forward(name)
 		is_other_reported = is_other_reported or report_other();
 		local request = st.clone(stanza);
 		request.attr.from = origin.full_jid;
-		-- The end of the session must be told: it ends the tie to this device.
+		-- The end of the session must be sent: it ends the tie to this device.
 		local told = origin.pushlark_told;
 		if told and told.status == "offline" then origin.pushlark_told = nil; end
 		post(name, "application/xmpp+xml", uuid.generate(), tostring(request), function (url, body, code, response)

@@ -54,12 +54,12 @@ local function send_presence(session, presence)
 	session.pushlark_told = told;
 end
 
--- Returns whether Pushlark was told of a session at this time or later, by an event that was not lost.
+-- Returns whether the presence of a session was sent at this time or later, in an event that was not lost.
 local function is_told_since(session, since)
 	return session.pushlark_told and session.pushlark_told.at >= math.max(since, lost_at());
 end
 
--- Sends a presence, unless Pushlark was told the same before.
+-- Sends a presence, unless the last one that was sent is the same.
 local function send_change(session, presence)
 	local told, new = session.pushlark_told, availability(session, presence);
 	local is_equal = is_told_since(session, 0)
@@ -79,8 +79,8 @@ local function send_all_presence(username)
 	end
 end
 
--- Sends the presence of sessions again that Pushlark may forget (SESSION_LIFETIME) or was not told of, unless events wait.
--- Returns the wait for the next time.
+-- Sends the presence of sessions of which none was sent, without loss, for a while, unless events wait: Pushlark forgets a
+-- session after SESSION_LIFETIME. Returns the wait for the next time.
 local function refresh()
 	local period, sent = setting("presence_refresh"), 0;
 	if not is_idle() then return refresh_next; end

@@ -1,16 +1,16 @@
 //! The messages that were counted, with their claims: each is counted once, and published once to each registration.
 //!
 //! The write that counts a message also stores its name, and the claim of the registrations to which it is published.
-//! Therefore a message that is notified costs one write. A message that is told again is found by its name:
+//! Therefore a message that is notified costs one write. A repeated message is found by its name:
 //!
 //! - in the counter of its conversation, which is read with the recipient;
 //! - in the item `read/<conversation>`, to which a counter without unread messages is copied;
 //! - in its own item `counted/<digest>`, if one of these two items was full and has forgotten it.
 //!
 //! Few messages need one of the two reads. A counter with [`IS_FIRST`] was created when there was no
-//! `read/<conversation>`, and [`HAS_MOVED`] in one of the two items tells that there are items of single messages.
+//! `read/<conversation>`, and [`HAS_MOVED`] in one of the two items says that there are items of single messages.
 //!
-//! A claim in a counter never changes. What comes of the registrations later (they are complete, or put back) is in the
+//! A claim in a counter never changes. The later state of the registrations (complete, or put back) is in the
 //! message's claim item ([`crate::Claimant`]), which an attempt that finds its own claim in the counter uses.
 
 use aws_sdk_dynamodb::primitives::Blob;

@@ -19,7 +19,7 @@
 //! | `answers/FCM/default/prod` | a day | a push service's number of deliveries, and of answers that a device is gone |
 //! | `rate/example.com` | a minute | the number of events of an account: a domain, a user or a sender |
 //! | `rate/<shard>/example.com` | a minute | more of them, if one item cannot be written often enough |
-//! | `msg/<id>/<slot>` | `claims` | for the recipients in a slot: which attempt publishes a message to which registration, and its unread count |
+//! | `msg/<id>/<slot>` | `claims` | for the recipients in a slot: which attempt publishes a message to which registration, and their unread counts |
 
 mod account;
 mod alerts;

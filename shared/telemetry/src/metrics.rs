@@ -21,7 +21,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Events that were queued or written to the table.
+    /// Events that ingest has accepted, also those that notify nobody, and notifications that the push node has queued.
     EventsAccepted,
     /// Notifications that a push service accepted.
     Delivered,
@@ -70,7 +70,7 @@ impl Metric {
     }
 }
 
-/// The minimum time between two lines of counters that nobody must see at once, in seconds.
+/// The minimum time between two lines without an urgent counter, in seconds.
 const INTERVAL_SECONDS: i64 = 60;
 /// The number of counts that are written without waiting for the end of the interval: Lambda may end a process that
 /// receives no further event, and the counts that are not written are lost.

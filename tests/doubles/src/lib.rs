@@ -31,7 +31,7 @@ pub use lambda::{Behaviour, Handler, Lambda};
 pub use rest::Rest;
 pub use secrets_manager::SecretsManager;
 pub use sns::{SNS_SIGNED_BY_SHA1, Sns};
-pub use tls::CA_FILE;
+pub use tls::{CA_FILE, tls_acceptor};
 pub use tls_proxy::TlsProxy;
 pub use web_push::{Subscriber, WebPush};
 
@@ -186,7 +186,7 @@ impl Double {
         streams: u32,
         check: impl Fn(&str, &Request) -> (String, Answer) + Send + Sync + 'static,
     ) -> Self {
-        Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), Some(tls::acceptor()), streams, check)
+        Self::serve(TcpListener::bind("127.0.0.1:0").await.unwrap(), Some(tls_acceptor()), streams, check)
     }
 
     /// The same, on the address of `listener`, with TLS if there is an acceptor.

@@ -12,8 +12,8 @@ use tokio_rustls::rustls::{DEFAULT_VERSIONS, ServerConfig};
 /// it, with the certificate of 127.0.0.1 and localhost in the same folder; they are valid until 2124.
 pub const CA_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tls/ca.pem");
 
-/// Accepts TLS on 127.0.0.1, with HTTP/1.1 and HTTP/2.
-pub fn acceptor() -> TlsAcceptor {
+/// Accepts TLS on 127.0.0.1 and localhost, with HTTP/1.1 and HTTP/2.
+pub fn tls_acceptor() -> TlsAcceptor {
     let certificate = CertificateDer::from_pem_slice(include_bytes!("../tls/server.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_slice(include_bytes!("../tls/server.key")).unwrap();
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::tls;
+use crate::tls::tls_acceptor;
 
 /// The proxy, which listens on a free loopback port.
 pub struct TlsProxy {
@@ -19,7 +19,7 @@ pub struct TlsProxy {
 impl TlsProxy {
     /// Starts a proxy to the double at `url`, such as `http://127.0.0.1:8080`.
     pub async fn to(url: &str) -> Self {
-        let acceptor = tls::acceptor();
+        let acceptor = tls_acceptor();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url_of_proxy = format!("https://{}", listener.local_addr().unwrap());
         let proxy = Self { url: url_of_proxy, refused: Arc::default() };

@@ -292,8 +292,8 @@ async fn a_repeated_message_without_a_notification_is_counted_once() {
     assert_eq!(next_from_alice(&pushlark).await, 42);
 }
 
-/// Tells a message to Bob three times: by two webhooks, and as unacknowledged.
-async fn tell(pushlark: &Pushlark, id: &str) {
+/// Sends a message for Bob three times: by two webhooks, and as unacknowledged.
+async fn send_three_times(pushlark: &Pushlark, id: &str) {
     for _ in 0..2 {
         pushlark.event(Event::message(BOB, "canary Hi").id(id)).await;
     }
@@ -307,19 +307,19 @@ async fn a_message_is_notified_once_although_its_counter_or_its_read_mark_has_fo
     pushlark.enable(BOBS_PHONE, "phone").await;
     let bob = || (BareJid::new(BOB).unwrap(), BareJid::new(ALICE).unwrap());
     let unread = async || pushlark.store().unread(&bob().0, &bob().1).await.unwrap();
-    tell(&pushlark, "m1").await;
+    send_three_times(&pushlark, "m1").await;
     for number in 2..=40 {
         pushlark.event(Event::message(BOB, "canary Hi").id(&format!("m{number}"))).await;
         pushlark.settled().await;
     }
     // The counter has forgotten the first messages. The last ones have room in the item of the read mark.
     for id in ["m1", "m2", "m40"] {
-        tell(&pushlark, id).await;
+        send_three_times(&pushlark, id).await;
     }
     assert_eq!(unread().await, 40);
     pushlark.event(Event::read(BOB, ALICE)).await;
     for id in ["m1", "m20", "m40"] {
-        tell(&pushlark, id).await;
+        send_three_times(&pushlark, id).await;
     }
     assert_eq!(unread().await, 0);
     // Each message is read before the next one.
@@ -328,9 +328,9 @@ async fn a_message_is_notified_once_although_its_counter_or_its_read_mark_has_fo
         pushlark.settled().await;
         pushlark.event(Event::read(BOB, ALICE)).await;
     }
-    tell(&pushlark, "m81").await;
+    send_three_times(&pushlark, "m81").await;
     for id in ["m1", "m40", "m41", "m80", "m81"] {
-        tell(&pushlark, id).await;
+        send_three_times(&pushlark, id).await;
     }
     assert_eq!((unread().await, pushlark.notifications("phone").await.len()), (1, 81));
 }
@@ -342,8 +342,8 @@ async fn a_message_that_was_only_counted_is_notified_once_when_it_is_not_acknowl
     pushlark.event(Event::message(BOB, "canary Hi").id("m").recipient(json!({"online": true}))).await;
     pushlark.settled().await;
     assert!(pushlark.notifications("phone").await.is_empty());
-    tell(&pushlark, "m").await;
-    tell(&pushlark, "m").await;
+    send_three_times(&pushlark, "m").await;
+    send_three_times(&pushlark, "m").await;
     let notified = pushlark.notifications("phone").await;
     assert_eq!(notified.len(), 1);
     assert_eq!(notified[0]["notification"]["alert"]["badge"], 1);

@@ -45,8 +45,8 @@ struct State {
 }
 
 impl RulesSettings {
-    /// Reads `RULES`, `RULES_REFRESH`, `DEDUPLICATION`, `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL_SSM`. Rules in the setting itself and
-    /// in a file are checked.
+    /// Reads `RULES`, `RULES_REFRESH`, `DEDUPLICATION`, `EXTRA_CA_FILE`, `AWS_ENDPOINT_URL_S3` and
+    /// `AWS_ENDPOINT_URL_SSM`. Rules in the setting itself and in a file are checked.
     pub fn from_environment(environment: &Environment, aws: &SdkConfig) -> Result<Self, SettingError> {
         let source = RulesSource::from_environment(environment, aws)?;
         let checked = match &source {
