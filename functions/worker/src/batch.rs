@@ -17,7 +17,7 @@ use crate::claims;
 use crate::event_line::{EventLines, LogEvents};
 use crate::notify::TaskOutcome;
 use crate::order::{Order, Ticket};
-use crate::progress::{self, BatchContext, ByClaimant, Progress, RecipientProgress};
+use crate::progress::{self, BatchContext, ByAttempt, Progress, RecipientProgress};
 use crate::retry::{RetryCause, Unfinished, backoff, is_too_early};
 use crate::task::{Action, Attempt, Task, TaskError};
 use crate::worker::Worker;
@@ -268,14 +268,10 @@ impl Worker {
 
     /// Sends unfinished tasks to the queue, each with its own delay, and then marks them in the claims: SQS deletes the
     /// original messages, but may deliver them once more. Returns the messages that must stay in the queue.
-    async fn put_back(
-        &self,
-        mut unfinished_tasks: Vec<UnfinishedTask>,
-        recipients: &mut ByClaimant,
-    ) -> BTreeSet<usize> {
+    async fn put_back(&self, mut unfinished_tasks: Vec<UnfinishedTask>, recipients: &mut ByAttempt) -> BTreeSet<usize> {
         unfinished_tasks.sort_by_key(|unfinished| unfinished.task.index);
         let mut by_delay: BTreeMap<Duration, Vec<Work>> = BTreeMap::new();
-        let (mut dead, mut messages, mut handed_over) = (Vec::new(), BTreeSet::new(), ByClaimant::new());
+        let (mut dead, mut messages, mut handed_over) = (Vec::new(), BTreeSet::new(), ByAttempt::new());
         for UnfinishedTask { task: TaskEntry { message, user, attempt, .. }, counted, unfinished } in unfinished_tasks {
             messages.insert(message);
             let (retry, delay) = unfinished.next(&attempt.retry, counted);
@@ -286,11 +282,11 @@ impl Worker {
             }
             by_delay.entry(delay).or_default().push(work);
             let Some(user) = user.filter(|_| unfinished.cause != RetryCause::TooEarly) else { continue };
-            let name = attempt.retry.claimant.clone();
-            let recipient = recipients.remove(&name).or_else(|| handed_over.remove(&name));
+            let key = attempt.key();
+            let recipient = recipients.remove(&key).or_else(|| handed_over.remove(&key));
             let mut recipient = recipient.unwrap_or_else(|| RecipientProgress::new(attempt, user, counted));
             recipient.put_back.extend(unfinished.registration.filter(|_| unfinished.is_claimed));
-            handed_over.insert(name, recipient);
+            handed_over.insert(key, recipient);
         }
         let mut sent = self.queue.send_later(by_delay).await;
         if sent.is_ok() {
@@ -308,8 +304,7 @@ impl Worker {
         }
         // If SQS delivers the original message again, it must find the progress of finished later attempts.
         let of_later_attempts = std::mem::take(recipients).into_values().filter(RecipientProgress::is_of_later_attempt);
-        let handed_over = handed_over.into_values().filter(RecipientProgress::has_registrations);
-        progress::write(&self.store, handed_over.chain(of_later_attempts)).await;
+        progress::write(&self.store, handed_over.into_values().chain(of_later_attempts)).await;
         BTreeSet::new()
     }
 

@@ -36,12 +36,13 @@ pub struct BatchContext {
 /// The progress of a batch that is not written yet.
 #[derive(Default)]
 pub struct Progress {
-    by_claimant: Mutex<ByClaimant>,
+    by_attempt: Mutex<ByAttempt>,
     added: Notify,
 }
 
-/// The progress of recipients, by claimant name.
-pub type ByClaimant = BTreeMap<String, RecipientProgress>;
+/// The progress of recipients, by the names and generations of their attempts. The retries of a recipient's devices have
+/// one name, but each its own generation.
+pub type ByAttempt = BTreeMap<(String, u32), RecipientProgress>;
 
 /// The progress of one recipient of a message, for its claim.
 pub struct RecipientProgress {
@@ -66,7 +67,7 @@ impl RecipientProgress {
     }
 
     /// Returns whether a registration is complete or put back.
-    pub fn has_registrations(&self) -> bool {
+    fn has_registrations(&self) -> bool {
         !self.complete.is_empty() || !self.put_back.is_empty()
     }
 }
@@ -81,16 +82,10 @@ impl Progress {
         registrations: impl IntoIterator<Item = Registration>,
     ) {
         // A panic leaves no change half done, so a poisoned lock is safe to use.
-        let mut by_claimant = self.by_claimant.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_attempt = self.by_attempt.lock().unwrap_or_else(PoisonError::into_inner);
         self.added.notify_one();
-        let recipient = match by_claimant.get_mut(&attempt.retry.claimant) {
-            Some(recipient) => recipient,
-            None => {
-                let recipient = RecipientProgress::new(attempt.clone(), user.clone(), counted);
-                by_claimant.entry(attempt.retry.claimant.clone()).or_insert(recipient)
-            }
-        };
-        recipient.complete.extend(registrations);
+        let new = || RecipientProgress::new(attempt.clone(), user.clone(), counted);
+        by_attempt.entry(attempt.key()).or_insert_with(new).complete.extend(registrations);
     }
 
     /// Waits until progress is added, and then until none follows for `WRITE_DELAY`, but at most for `MAX_WRITE_DELAY`.
@@ -106,16 +101,17 @@ impl Progress {
     }
 
     /// Takes the progress that was added since the last call.
-    pub fn take(&self) -> ByClaimant {
-        std::mem::take(&mut self.by_claimant.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn take(&self) -> ByAttempt {
+        std::mem::take(&mut self.by_attempt.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Writes progress to the claims, once for all recipients in the same item. If a write fails, notifications may be
-/// repeated.
+/// Writes progress to the claims, once for all recipients in the same item. Recipients without claimed registrations
+/// need no write. If a write fails, notifications may be repeated.
 pub async fn write(store: &Store, recipients: impl IntoIterator<Item = RecipientProgress>) {
     let mut by_item: BTreeMap<ClaimItem, (Attempt, Vec<ClaimUpdate>)> = BTreeMap::new();
-    for RecipientProgress { user, attempt, counted, complete, put_back } in recipients {
+    for recipient in recipients.into_iter().filter(RecipientProgress::has_registrations) {
+        let RecipientProgress { user, attempt, counted, complete, put_back } = recipient;
         let update = attempt.claimant(&user, counted).finish(&complete, &put_back);
         let (_, updates) = by_item.entry(attempt.claim_item(&user)).or_insert_with(|| (attempt, Vec::new()));
         updates.push(update);
@@ -130,4 +126,38 @@ pub async fn write(store: &Store, recipients: impl IntoIterator<Item = Recipient
         }
     });
     stream::iter(writes).buffer_unordered(MAX_CONCURRENT_CLAIMS).collect::<()>().await;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use pushlark_events::Sources;
+    use pushlark_model::PublishOptions;
+    use pushlark_queue::{Retry, Work, WorkKind};
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::task::Task;
+
+    #[test]
+    fn the_retries_of_the_devices_of_a_recipient_have_progress_of_their_own() {
+        let [bob, alice] = ["bob", "alice"].map(|name| BareJid::new(&format!("{name}@example.com")).unwrap());
+        let retry = |generation| {
+            let kind = WorkKind::Read { jid: bob.clone(), conversation: alice.clone() };
+            let retry = Some(Retry { generation, ..Retry::first("q.0".into()) });
+            Work { retry, ..Work::new("m".into(), OffsetDateTime::UNIX_EPOCH, kind) }
+        };
+        let work = vec![retry(3), retry(1), retry(3)];
+        let tasks = Task::of(work, "other", true, &Arc::default(), &Sources::default()).unwrap();
+        let progress = Progress::default();
+        for (node, task) in ["phone", "tablet", "watch"].into_iter().zip(&tasks) {
+            let registration = Registration::new(alice.clone(), node.into(), PublishOptions::default(), 0);
+            progress.add(&task.attempt, &bob, None, [registration]);
+        }
+        let added = progress.take().into_values();
+        let added: Vec<_> = added.map(|one| (one.attempt.retry.generation, one.complete.len())).collect();
+        assert_eq!(added, [(1, 1), (3, 2)]);
+    }
 }

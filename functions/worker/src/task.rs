@@ -152,6 +152,11 @@ impl Attempt {
         Claimant { user, name, generation: *generation, counted }
     }
 
+    /// Returns the name of its claimant, and its generation.
+    pub fn key(&self) -> (String, u32) {
+        (self.retry.claimant.clone(), self.retry.generation)
+    }
+
     /// Returns the item with the claims of the message for `user`.
     pub fn claim_item(&self, user: &BareJid) -> ClaimItem {
         ClaimItem::new(self.claim_id(), user)

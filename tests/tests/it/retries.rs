@@ -85,6 +85,30 @@ async fn a_failed_device_is_retried_in_its_own_record() {
 }
 
 #[tokio::test]
+async fn devices_of_one_message_that_failed_differently_often_are_both_retried() {
+    let isolated = IsolatedWorker::start().await;
+    for device in ["often", "once"] {
+        isolated.pushlark.enable(BOB, device).await;
+        isolated.pushlark.device_answers(device, json!({"status": 500})).await;
+    }
+    let retry = |device: &str, generation: u32| {
+        let registration = json!({"jid": "push.example.com", "node": device});
+        let retry = json!({"claimant": "q.0", "generation": generation, "tries": 0, "registration": registration});
+        message(&[BOB]).with("retry", retry)
+    };
+    let batch = isolated.batch(&[retry("often", 3), retry("once", 1)]).await;
+    isolated.handle(batch.clone()).await;
+    for device in ["often", "once"] {
+        isolated.pushlark.device_answers(device, json!({"status": 200})).await;
+    }
+    let next = isolated.next(batch).await.expect("the devices that failed");
+    isolated.handle_all(next).await;
+    for device in ["often", "once"] {
+        assert_eq!(statuses(&isolated.pushlark, device).await, [500, 200], "{device}");
+    }
+}
+
+#[tokio::test]
 async fn a_redelivered_record_does_not_repeat_its_retries() {
     let isolated = IsolatedWorker::start().await;
     isolated.pushlark.enable(BOB, "steady").await;
