@@ -6,6 +6,7 @@ use std::fs;
 
 use anyhow::Context;
 
+use super::prices::DURATION;
 use super::{Bill, LINES, table};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bill.json");
@@ -15,9 +16,11 @@ const TABLE_START: &str = "<!-- Table of benches/bill.json. -->\n\n";
 const TABLE_END: &str = "\n<!-- End of the table. -->";
 /// The largest rise of a line, as a share of it.
 const TOLERANCE: f64 = 0.02;
-/// A rise of at most this many dollars is none: a millisecond of 256 MB in ingest and one in the worker for each message,
-/// since a duration is rounded up.
-const SMALLEST_RISE: f64 = 0.007;
+/// A rise of a duration by at most this many dollars is none: a millisecond of 256 MB in ingest and one in the worker for
+/// each message, since a duration is rounded up.
+const SMALLEST_RISE_OF_DURATION: f64 = 0.007;
+/// A rise of another line by at most this many dollars is none: a byte per message.
+const SMALLEST_RISE: f64 = 0.0005;
 
 /// The bills by scenario.
 pub type Bills = BTreeMap<String, Bill>;
@@ -76,12 +79,16 @@ pub fn rises(before: &Bills, now: &Bills, is_wanted: impl Fn(&str) -> bool) -> V
         };
         for line in LINES {
             let [before, now] = [before, now].map(|bill| bill.get(line).copied().unwrap_or_default());
-            if now - before > f64::max(before * TOLERANCE, SMALLEST_RISE) {
+            if now - before > f64::max(before * TOLERANCE, smallest_rise(line)) {
                 rises.push(Rise { scenario: scenario.clone(), line: line.to_owned(), before, now });
             }
         }
     }
     rises
+}
+
+fn smallest_rise(line: &str) -> f64 {
+    if line == DURATION { SMALLEST_RISE_OF_DURATION } else { SMALLEST_RISE }
 }
 
 #[cfg(test)]
@@ -114,10 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn a_small_line_may_rise_by_less_than_a_cent() {
-        let before = bills(&[("logs", 0.05)]);
-        assert!(shown(&before, &bills(&[("logs", 0.056)])).is_empty());
-        assert_eq!(shown(&before, &bills(&[("logs", 0.058)])).len(), 1);
+    fn a_duration_may_rise_by_a_millisecond_and_a_small_line_by_a_byte() {
+        for (line, rise) in [(DURATION, SMALLEST_RISE_OF_DURATION), ("logs", SMALLEST_RISE)] {
+            let before = bills(&[(line, 0.02)]);
+            assert!(shown(&before, &bills(&[(line, 0.02 + rise * 0.9)])).is_empty(), "{line}");
+            assert_eq!(shown(&before, &bills(&[(line, 0.02 + rise * 1.1)])).len(), 1, "{line}");
+        }
     }
 
     #[test]
@@ -134,7 +143,7 @@ mod tests {
         for (scenario, bill) in &before {
             for (line, dollars) in bill {
                 let mut now = before.clone();
-                now.get_mut(scenario).unwrap().insert(line.clone(), dollars * 1.03 + SMALLEST_RISE);
+                now.get_mut(scenario).unwrap().insert(line.clone(), dollars * 1.03 + smallest_rise(line));
                 let [rise] = &rises(&before, &now, |_| true)[..] else { panic!("{scenario}, {line}") };
                 assert_eq!((&rise.scenario, &rise.line), (scenario, line));
             }

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+/// The line of the GB-seconds.
+pub const DURATION: &str = "Lambda duration";
+
 /// The lines of a bill, in the order of the results.
 pub const LINES: [&str; 11] = [
     "Lambda requests",
-    "Lambda duration",
+    DURATION,
     "SQS requests",
     "SQS fair queue",
     "DynamoDB writes",
@@ -110,7 +113,7 @@ impl Prices {
         let log_bytes = unit.log_bytes + unit.log_events * self.cloudwatch.bytes_per_log_event;
         bill([
             ("Lambda requests", unit.lambda_requests * self.lambda.million_requests),
-            ("Lambda duration", unit.gb_seconds * 1e6 * self.lambda.gb_second),
+            (DURATION, unit.gb_seconds * 1e6 * self.lambda.gb_second),
             ("SQS requests", unit.sqs_requests * self.sqs.million_requests),
             ("SQS fair queue", unit.fair_requests * self.sqs.million_fair_requests),
             ("DynamoDB writes", unit.writes * self.dynamodb.million_write_units),
