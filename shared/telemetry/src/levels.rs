@@ -24,7 +24,9 @@ pub struct LevelError(String);
 
 impl Default for Levels {
     fn default() -> Self {
-        Self(Targets::new().with_default(Level::INFO))
+        // At `info`, the runtime adds a span with the request's and the trace's id to each line: 120 bytes that name no
+        // message.
+        Self(Targets::new().with_default(Level::INFO).with_target("lambda_runtime", Level::WARN))
     }
 }
 
@@ -66,6 +68,8 @@ mod tests {
         assert!(!logs("warn", "worker", Level::INFO) && logs("INFO", "worker", Level::INFO));
         assert!(logs("info, worker=debug", "worker::notify", Level::DEBUG));
         assert!(!logs("info,worker=debug", "ingest", Level::DEBUG));
+        assert!(!logs("info", "lambda_runtime::layers", Level::INFO) && logs("info", "lambda_runtime", Level::WARN));
+        assert!(logs("info,lambda_runtime=info", "lambda_runtime::layers", Level::INFO));
         assert!(logs("worker=debug", "ingest", Level::INFO), "a level of one target does not change the others");
     }
 
