@@ -88,7 +88,7 @@ class EventScenarios(Scenarios):
             markers = itertools.count()
 
             async def told():
-                """Returns the presence that was told since the last time, once all that happened before is told."""
+                """Waits for the events of all earlier changes. Returns the presence events since the last call."""
                 marker = f"marker {next(markers)}."
                 await phone.handled()
                 sender.say(bob, marker)
@@ -98,7 +98,7 @@ class EventScenarios(Scenarios):
                 return [(event["status"], event.get("show")) for event in presence]
 
             async def assert_told(*expected, **presence):
-                """Sends a presence, if there is one, and checks which presence is told."""
+                """Sends a presence stanza, if there is one, and checks the resulting presence events."""
                 if presence:
                     phone.send_presence(**presence)
                 found = await told()
@@ -119,12 +119,12 @@ class EventScenarios(Scenarios):
             phone.connect("127.0.0.1", self.server.port)
             await resumed
             await assert_told(pshow="away", pstatus="resumed")
-            # A change of the state of the client is told with the next presence.
+            # The next presence event has the changed client state.
             await phone.set_client_state("inactive")
             await assert_told()
             await assert_told(away, pshow="away", pstatus="in the background")
             await assert_told(pshow="away")
-            # The end of a session is told once, with an unavailable presence and without.
+            # A session that ends has one offline event, with or without an unavailable presence stanza.
             await assert_told(offline, ptype="unavailable")
             await phone.offline()
             phone = await self.client(bob, "phone", HOST)

@@ -52,7 +52,7 @@ pub struct Scenario {
 pub enum Step {
     /// A webhook to ingest: content type and body.
     Webhook(&'static str, String),
-    /// A batch of what is in the queue to the worker.
+    /// An invocation of the worker with a batch of queue messages.
     Batch,
 }
 

@@ -1,8 +1,6 @@
 //! Clears the notifications of a conversation that the user has read on another device: the devices that were notified
 //! of it get a silent push.
 
-use std::sync::Arc;
-
 use futures_util::future::join_all;
 use pushlark_delivery::{Notification, Publisher, thread};
 use pushlark_model::{Payload, Registration};
@@ -176,7 +174,7 @@ impl Worker {
         if registrations.is_empty() {
             return Ok((registrations, None));
         }
-        let badge = self.total_with(&read.user, &read.conversation, unread_count).await.map_err(Arc::new)?;
+        let badge = self.total_with(&read.user, &read.conversation, unread_count).await?;
         // A silent push may come again: it clears what is cleared, and replaces an earlier one.
         if self.deduplication == Deduplication::Collapse {
             return Ok((registrations, badge));

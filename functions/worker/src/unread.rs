@@ -60,9 +60,9 @@ impl Worker {
         let (user, conversation) = (event.recipient(), event.from.to_bare());
         let mut earlier = None;
         if let Some(counters) = counters {
-            let references = references(&event.message);
-            let message = CountedMessage { id: &event.id, references: &references, at: event.at };
             if counted.is_none() && self.counts(event, reported) {
+                let references = references(&event.message);
+                let message = CountedMessage { id: &event.id, references: &references, at: event.at };
                 let registrations: Vec<&Registration> =
                     publications.iter().map(|planned| &planned.publication.registration).collect();
                 let claim = CounterClaim::new(&attempt.claimant(&user, None), &registrations);
@@ -86,8 +86,7 @@ impl Worker {
                 *counted = Some(unread_count);
                 set_unread_count(event, &mut publications, unread_count);
             } else if counted.is_some() && !publications.is_empty() {
-                let before = self.store.counted_before(&user, &conversation, message, counters).await?;
-                earlier = before.and_then(|before| before.claim);
+                earlier = self.earlier_claim(event, counters).await?;
             }
         }
         let claimant = attempt.claimant(&user, *counted);
