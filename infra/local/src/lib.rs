@@ -19,10 +19,12 @@ pub use demo::demo;
 pub use options::Options;
 pub use rules::{RulesArguments, decisions};
 
+use std::future::ready;
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
+use axum::routing::get;
 use pushlark_http_client::{Tls, aws_http_client};
 use pushlark_settings::catalogue::{
     self, DEAD_LETTER_QUEUE_URL, MONGOOSEPUSH_URL, QUEUE_URL, TABLE_NAME, VIRTUAL_PUBSUB_HOSTS,
@@ -57,7 +59,7 @@ pub struct Stack {
     stop: watch::Sender<bool>,
     functions: JoinSet<()>,
     /// Dropped last.
-    _emulators: Emulators,
+    emulators: Emulators,
 }
 
 impl Stack {
@@ -81,7 +83,9 @@ impl Stack {
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        let lambda_env = lambda_env(&environment, &emulators);
         let routes = functions.routes().nest("/sink", Sink::default().router());
+        let routes = routes.route("/lambda.env", get(move || ready(lambda_env.clone())));
         serve(&mut tasks, listener, routes, timeouts, until_stopped(stopped.clone()));
         let source = EventSource::new(sqs.clone(), emulators.queue_url.clone(), functions.worker, mapping);
         tasks.spawn(source.run(stopped));
@@ -96,7 +100,7 @@ impl Stack {
             ingest: functions.ingest,
             stop,
             functions: tasks,
-            _emulators: emulators,
+            emulators,
         })
     }
 
@@ -111,20 +115,24 @@ impl Stack {
     }
 
     /// Returns the settings with which `cargo lambda` runs a function against this stack, one per line, without
-    /// secrets and without values of several lines.
+    /// secrets and without values of several lines. `GET /lambda.env` has the same.
     pub fn lambda_env(&self) -> String {
-        let own = [
-            ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb_url.as_str()),
-            ("AWS_ENDPOINT_URL_SQS", &self.sqs_url),
-            ("AWS_ACCESS_KEY_ID", "local"),
-            ("AWS_SECRET_ACCESS_KEY", "local"),
-            ("AWS_REGION", "us-east-1"),
-        ];
-        let settings = catalogue::all().into_iter().filter(|setting| !setting.is_secret);
-        let settings = settings.filter_map(|setting| Some((setting.name, self.environment.text(setting.name)?)));
-        let settings = settings.filter(|(_, value)| !value.contains('\n'));
-        own.into_iter().chain(settings).map(|(name, value)| format!("{name}={value}\n")).collect()
+        lambda_env(&self.environment, &self.emulators)
     }
+}
+
+fn lambda_env(environment: &Environment, emulators: &Emulators) -> String {
+    let own = [
+        ("AWS_ENDPOINT_URL_DYNAMODB", emulators.dynamodb_url.as_str()),
+        ("AWS_ENDPOINT_URL_SQS", &emulators.sqs_url),
+        ("AWS_ACCESS_KEY_ID", "local"),
+        ("AWS_SECRET_ACCESS_KEY", "local"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let settings = catalogue::all().into_iter().filter(|setting| !setting.is_secret);
+    let settings = settings.filter_map(|setting| Some((setting.name, environment.text(setting.name)?)));
+    let settings = settings.filter(|(_, value)| !value.contains('\n'));
+    own.into_iter().chain(settings).map(|(name, value)| format!("{name}={value}\n")).collect()
 }
 
 /// Returns the settings of the stack's functions: its own defaults, overridden by `given`. The queues are always its
