@@ -205,7 +205,7 @@ impl Worker {
             }
             Action::RemoveDomain(domain) => {
                 let removed =
-                    self.store.remove_domain(&domain, attempt.at(), || Instant::now() < batch.task_cutoff).await;
+                    self.store.remove_domain(&domain, attempt.at(), || Instant::now() < batch.task_cutoff, |_| {}).await;
                 self.continue_removal(removed, &attempt, WorkKind::DomainRemoved { domain }).await
             }
         }

@@ -11,11 +11,13 @@ mod import;
 mod logs;
 mod output;
 mod registrations;
+mod retention;
 mod rules;
 mod send;
 mod shell;
 mod stack;
 mod status;
+mod user;
 
 use std::process::ExitCode;
 

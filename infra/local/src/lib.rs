@@ -6,7 +6,6 @@ mod event_source;
 mod function_url;
 mod functions;
 mod options;
-mod rules;
 mod server;
 mod sink;
 pub mod sqs;
@@ -17,7 +16,6 @@ mod template;
 
 pub use demo::demo;
 pub use options::Options;
-pub use rules::{RulesArguments, decisions};
 
 use std::future::ready;
 use std::time::Duration;
