@@ -8,7 +8,9 @@ mod erase;
 mod explain;
 mod export;
 mod import;
+mod log_line;
 mod logs;
+mod metrics;
 mod output;
 mod registrations;
 mod retention;
@@ -19,6 +21,7 @@ mod stack;
 mod status;
 mod user;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -78,11 +81,18 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments).await {
         Ok(code) => code,
+        // The reader of the output has seen enough, such as `head`.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pushlark: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
