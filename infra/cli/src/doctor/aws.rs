@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use anyhow::Context;
 use aws_sdk_dynamodb::types::{PointInTimeRecoveryStatus, TimeToLiveStatus};
 use aws_sdk_sqs::types::QueueAttributeName;
 use time::OffsetDateTime;
@@ -155,16 +156,11 @@ async fn throughput(stack: &Stack) -> Vec<Check> {
     for ((kind, _, code), values) in TABLE_QUOTAS.into_iter().zip(used) {
         let name = format!("quota: {kind} of the table");
         let busiest = values.into_iter().fold(0.0, f64::max) / 60.0;
-        let quota = client.get_aws_default_service_quota().service_code("dynamodb").quota_code(code).send().await;
-        let applied = client.get_service_quota().service_code("dynamodb").quota_code(code).send().await;
-        let applied = applied.ok().and_then(|answer| answer.quota?.value);
-        let quota = match (applied, quota) {
-            (Some(applied), _) => applied,
-            (None, Ok(answer)) => answer.quota.and_then(|quota| quota.value).unwrap_or_default(),
-            (None, Err(error)) => {
-                let permission = "servicequotas:GetServiceQuota";
-                let detail = format!("cannot be read: {:#}", anyhow::Error::from(error));
-                checks.push(Check::warning(name, detail, format!("Get the permission {permission}.")));
+        let quota = match table_quota(&client, code).await {
+            Ok(quota) => quota,
+            Err(error) => {
+                let remedy = "Get the permissions servicequotas:GetServiceQuota and GetAWSDefaultServiceQuota.";
+                checks.push(Check::warning(name, format!("cannot be read: {error:#}"), remedy));
                 continue;
             }
         };
@@ -175,4 +171,14 @@ async fn throughput(stack: &Stack) -> Vec<Check> {
         });
     }
     checks
+}
+
+/// Returns the quota of the account, or the default one if the account has none of its own.
+async fn table_quota(client: &aws_sdk_servicequotas::Client, code: &str) -> anyhow::Result<f64> {
+    let own = client.get_service_quota().service_code("dynamodb").quota_code(code).send().await;
+    if let Some(quota) = own.ok().and_then(|answer| answer.quota?.value) {
+        return Ok(quota);
+    }
+    let default = client.get_aws_default_service_quota().service_code("dynamodb").quota_code(code).send().await?;
+    default.quota.and_then(|quota| quota.value).context("there is no such quota")
 }
