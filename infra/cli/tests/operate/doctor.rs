@@ -1,6 +1,6 @@
 use doubles::apns_error;
 use serde_json::{Value, json};
-use tests::{Providers, Pushlark, providers};
+use tests::{Providers, Pushlark, VAPID_KEY, credentials};
 
 use crate::pushlark;
 
@@ -28,7 +28,7 @@ async fn doctor_finds_a_local_stack_in_order() {
 async fn doctor_tries_the_credentials_of_each_app_without_a_device() {
     let providers = Providers::start().await;
     let local = format!("--local={}", providers.pushlark.stack.url);
-    let mut credentials = providers::credentials(&providers.apns, &providers.fcm);
+    let mut credentials = credentials(&providers.apns, &providers.fcm);
     let no_iphone = "0".repeat(64);
     providers.apns.device_answers(&no_iphone, apns_error(400, "BadDeviceToken"));
     let doctor = async |credentials: &Value| {
@@ -55,7 +55,7 @@ async fn doctor_tries_the_credentials_of_each_app_without_a_device() {
         assert_eq!(check["state"], "failed", "{check}");
         assert!(check["remedy"].as_str().unwrap().len() > 10);
     }
-    assert!(!ran.out.contains("PRIVATE KEY") && !ran.out.contains(providers::VAPID_KEY), "{}", ran.out);
+    assert!(!ran.out.contains("PRIVATE KEY") && !ran.out.contains(VAPID_KEY), "{}", ran.out);
 }
 
 #[tokio::test]
