@@ -25,14 +25,13 @@ const HOURS_OF_MONTH: f64 = 730.0;
 /// The bytes of one request to SQS ("Amazon SQS pricing": each 64 KB are one request).
 const BYTES_OF_REQUEST: f64 = 65_536.0;
 /// The metrics that the functions may write, as `docs/logs.md` lists them.
-const CUSTOM: [&str; 14] = [
+const CUSTOM: [&str; 13] = [
     "EventsAccepted",
     "Delivered",
     "Suspect",
     "Expired",
     "Unroutable",
     "ColdStarts",
-    "ColdStartMilliseconds",
     "Gone",
     "DisablingStopped",
     "Refused",
@@ -211,8 +210,7 @@ impl Sums {
             functions.push(Metric::new("AWS/Lambda", "Invocations", "Sum").of("FunctionName", name));
             functions.push(Metric::new("AWS/Lambda", "Duration", "Sum").of("FunctionName", name));
         }
-        // The table's own ARN counts as a name where the table is that of another stack.
-        let table = stack.table.rsplit('/').next().unwrap_or_default();
+        let table = stack.table.as_str();
         let units = ["ConsumedWriteCapacityUnits", "ConsumedReadCapacityUnits"].map(|name| {
             let of_table = Metric::new("AWS/DynamoDB", name, "Sum").of("TableName", table);
             [of_table.clone(), of_table.of("GlobalSecondaryIndexName", "domain")]

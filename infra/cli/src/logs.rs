@@ -35,8 +35,8 @@ pub struct LogsOptions {
     #[arg(long, value_name = "JID")]
     user: Option<BareJid>,
     /// Only lines of this level and more severe ones.
-    #[arg(long, value_enum, value_name = "LEVEL", ignore_case = true)]
-    level: Option<Level>,
+    #[arg(long, value_enum, value_name = "LEVEL", ignore_case = true, default_value = "info")]
+    level: Level,
     /// The time before now, such as 90s, 10m, 1h or 7d.
     #[arg(long, default_value = "1h", value_parser = period, value_name = "TIME")]
     since: Duration,
@@ -75,7 +75,7 @@ impl LogsOptions {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Returns the number of lines that were shown.
+    /// Shows the lines of the log groups. Returns their number.
     async fn show_aws(&self, groups: &LogGroups, format: Format) -> anyhow::Result<usize> {
         let pattern = self.pattern();
         let mut start = OffsetDateTime::now_utc() - self.since;
@@ -110,53 +110,47 @@ impl LogsOptions {
         match (&self.id, &self.user, self.level) {
             (Some(id), ..) => Some(quoted(id)),
             (None, Some(user), _) => Some(quoted(user.as_str())),
-            (None, None, Some(Level::Error)) => Some(ERRORS.into()),
-            (None, None, Some(Level::Warn)) => Some(format!("{ERRORS} ?WARN")),
-            _ => None,
+            (None, None, Level::Error) => Some(ERRORS.into()),
+            (None, None, Level::Warn) => Some(format!("{ERRORS} ?WARN")),
+            (None, None, Level::Info | Level::Debug | Level::Trace) => None,
         }
     }
 
     fn wants(&self, line: &LogLine) -> bool {
         self.id.as_ref().is_none_or(|id| line.is_about_message(id))
             && self.user.as_ref().is_none_or(|user| line.is_about_user(user.as_str()))
-            && self.level.is_none_or(|level| line.level <= level)
+            && line.level <= self.level
     }
 
-    /// Shows the lines that the local stack streams as server-sent events. Returns their number.
+    /// Shows the lines that the local stack streams as server-sent events. Returns the number of earlier ones.
     async fn show_local(&self, url: &str, http: &reqwest::Client, format: Format) -> anyhow::Result<usize> {
-        let start = OffsetDateTime::now_utc() - self.since;
+        let now = OffsetDateTime::now_utc();
+        let start = now - self.since;
         let answer = http.get(format!("{url}/live")).header("accept", "text/event-stream").send().await;
         let answer = answer.and_then(reqwest::Response::error_for_status);
         let mut answer = answer.with_context(|| format!("{url}/live has no lines"))?;
-        let (mut read, mut earlier) = (Vec::new(), Vec::new());
-        let mut shown = 0;
-        loop {
-            let chunk = match self.follow {
-                true => answer.chunk().await,
-                false => timeout(LOCAL_PAUSE, answer.chunk()).await.unwrap_or(Ok(None)),
-            };
-            let Some(chunk) = chunk.context("the local stack ends the stream")? else { break };
-            read.extend_from_slice(&chunk);
-            while let Some(end) = read.windows(2).position(|two| two == b"\n\n") {
-                let event: Vec<u8> = read.drain(..end + 2).collect();
-                let line = data_of_log(&String::from_utf8_lossy(&event)).and_then(|data| LogLine::of_local(&data));
-                let Some(line) = line.filter(|line| line.time >= start && self.wants(line)) else { continue };
-                match self.follow {
-                    true => show(&line, format)?,
-                    false => earlier.push(line),
-                }
-                shown += 1;
+        let mut events = EventStream::default();
+        let mut earlier = Vec::new();
+        // The stream begins with the lines that the stack has kept, and goes on with new ones.
+        let mut is_complete = false;
+        while !is_complete && let Ok(chunk) = timeout(LOCAL_PAUSE, answer.chunk()).await {
+            earlier.extend(events.lines(&chunk.context(ENDED)?.context(ENDED)?));
+            is_complete = earlier.last().is_some_and(|line| line.time > now);
+        }
+        earlier.retain(|line| line.time >= start && self.wants(line));
+        earlier.drain(..earlier.len().saturating_sub(self.limit));
+        earlier.iter().try_for_each(|line| show(line, format))?;
+        while self.follow {
+            let chunk = answer.chunk().await.context(ENDED)?.context(ENDED)?;
+            for line in events.lines(&chunk).into_iter().filter(|line| self.wants(line)) {
+                show(&line, format)?;
             }
         }
-        if self.follow {
-            bail!("the local stack has ended");
-        }
-        for line in earlier.iter().skip(shown.saturating_sub(self.limit)) {
-            show(line, format)?;
-        }
-        Ok(shown)
+        Ok(earlier.len())
     }
 }
+
+const ENDED: &str = "the local stack has ended";
 
 /// The filter for lines at `error`, for starts that fail and for the reports of Lambda.
 const ERRORS: &str = "?ERROR ?Error ?platform";
@@ -228,12 +222,29 @@ fn show(line: &LogLine, format: Format) -> anyhow::Result<()> {
     }
 }
 
-/// Returns the data of an event `log` (HTML Living Standard, "Server-sent events").
+/// The stream of events of which the last may be incomplete.
+#[derive(Debug, Default)]
+struct EventStream(Vec<u8>);
+
+impl EventStream {
+    /// Adds bytes of the stream, and returns the log lines that are complete with them.
+    fn lines(&mut self, bytes: &[u8]) -> Vec<LogLine> {
+        self.0.extend_from_slice(bytes);
+        let mut lines = Vec::new();
+        while let Some(end) = self.0.windows(2).position(|two| two == b"\n\n") {
+            let event: Vec<u8> = self.0.drain(..end + 2).collect();
+            lines.extend(data_of_log(&String::from_utf8_lossy(&event)).and_then(|data| LogLine::of_local(&data)));
+        }
+        lines
+    }
+}
+
+/// Returns the data of an event `log`, or of a `step`, a line at `debug` (HTML Living Standard, "Server-sent events").
 fn data_of_log(event: &str) -> Option<String> {
     let value = |field: &str, line: &str| line.strip_prefix(field).map(|value| value.trim_start_matches(' ').to_owned());
-    let is_log = event.lines().any(|line| value("event:", line).as_deref() == Some("log"));
+    let kind = event.lines().find_map(|line| value("event:", line));
     let data: Vec<_> = event.lines().filter_map(|line| value("data:", line)).collect();
-    is_log.then(|| data.join("\n"))
+    matches!(kind.as_deref(), Some("log" | "step")).then(|| data.join("\n"))
 }
 
 /// Reads a period such as `90s`, `10m`, `1h` or `7d`.

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -45,10 +46,9 @@ impl ShellOptions {
                 chosen.build();
                 for name in &command {
                     let found = chosen.find_subcommand(name).cloned();
-                    chosen = found.ok_or_else(|| anyhow::anyhow!("there is no command {}", command.join(" ")))?;
+                    chosen = found.with_context(|| format!("there is no command {}", command.join(" ")))?;
                 }
-                let name = chosen.get_display_name().unwrap_or("pushlark").to_owned();
-                Man::new(chosen.name(name)).render(&mut page)?;
+                Man::new(chosen).render(&mut page)?;
             }
         }
         io::stdout().lock().write_all(&page)?;

@@ -287,7 +287,7 @@ async fn queue_url(sqs: &aws_sdk_sqs::Client, name: String) -> anyhow::Result<St
     found.queue_url.with_context(|| format!("the queue {name} has no URL"))
 }
 
-/// Returns the TLS configuration of this process, with `EXTRA_CA_FILE`.
-pub fn tls() -> anyhow::Result<Tls> {
+/// The TLS configuration of this process, with `EXTRA_CA_FILE`.
+fn tls() -> anyhow::Result<Tls> {
     Ok(Tls::from_environment(&Environment::of_process())?)
 }
