@@ -257,7 +257,10 @@ async fn drop_letters(peek: &mut Peek<'_>, chosen: &Chosen, yes: bool, format: F
     let mut dropped = 0;
     if chosen.all {
         let expected = peek.expected();
-        confirm(&format!("All dead letters, about {expected}, will be deleted, and their notifications are lost."), yes)?;
+        confirm(
+            &format!("All dead letters, about {expected}, will be deleted, and their notifications are lost."),
+            yes,
+        )?;
         let progress = Progress::start(Some(expected), "messages");
         while let Some(page) = peek.next().await? {
             peek.delete(&page).await?;
@@ -295,7 +298,7 @@ async fn find(peek: &mut Peek<'_>, ids: &Ids<'_>) -> anyhow::Result<Vec<Letter>>
             let mut given = ids.0.iter().filter(|id| letter.id.starts_with(**id));
             let Some(id) = given.next() else { continue };
             ensure!(given.next().is_none(), "several arguments name the dead letter {}", letter.id);
-            if let Some(other) = found.insert(id, letter) {
+            if let Some(other) = found.insert(*id, letter) {
                 bail!("{id} names several dead letters, such as {}", other.id);
             }
         }

@@ -162,7 +162,10 @@ fn recipient_in_words(recipient: &Value, lines: &mut Vec<String>) {
     let badge = recipient["badge"].as_u64().map(|badge| format!(", badge {badge}")).unwrap_or_default();
     lines.push(format!("    unread messages {}{badge}", recipient["unread_count"]));
     let registrations: Vec<_> = recipient["registrations"].as_array().into_iter().flatten().map(named).collect();
-    lines.push(format!("    registrations: {}", if registrations.is_empty() { "none".into() } else { registrations.join("; ") }));
+    lines.push(format!(
+        "    registrations: {}",
+        if registrations.is_empty() { "none".into() } else { registrations.join("; ") }
+    ));
     if recipient["tied"].is_object() {
         lines.push(format!("    the session is tied to {}", named(&recipient["tied"])));
     }

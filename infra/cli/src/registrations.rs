@@ -31,7 +31,7 @@ enum RegistrationsCommand {
         user: BareJid,
     },
     /// Enable notifications, with the checks of the function enable.
-    Enable(EnableArguments),
+    Enable(Box<EnableArguments>),
     /// Delete registrations of a user. Notifications come back when the client enables them.
     Disable {
         #[arg(value_parser = parse_user)]
@@ -107,7 +107,8 @@ impl RegistrationsOptions {
 
 async fn list(stack: &Stack, user: &BareJid, format: Format) -> anyhow::Result<()> {
     let snapshot = stack.store().await?.snapshot(user).await?;
-    let listed: Vec<_> = snapshot.registrations.iter().map(|registration| Listed::new(registration, &snapshot)).collect();
+    let listed: Vec<_> =
+        snapshot.registrations.iter().map(|registration| Listed::new(registration, &snapshot)).collect();
     if format == Format::Json {
         let registrations: Vec<_> = listed.iter().map(Listed::to_json).collect();
         return print_json(&json!({"user": user.as_str(), "registrations": registrations}));

@@ -34,7 +34,8 @@ enum Limit {
 impl Retention {
     /// Returns all retentions of a stack; with `is_scanned`, without those of items that a search deletes.
     pub async fn of(stack: &Stack, is_scanned: bool) -> Vec<Self> {
-        let days = |what: &str, lifetime: Duration| Self { what: what.into(), limit: Limit::Days(lifetime.as_secs() / DAY) };
+        let days =
+            |what: &str, lifetime: Duration| Self { what: what.into(), limit: Limit::Days(lifetime.as_secs() / DAY) };
         let mut all = vec![days("claims of messages, which have hashes of their recipients", CLAIM_LIFETIME)];
         if !is_scanned {
             all.extend([
@@ -59,7 +60,9 @@ impl Retention {
         }
         match point_in_time_recovery(stack).await {
             Ok(None) => {}
-            Ok(Some(days)) => all.push(Self { what: "continuous backups of the table".into(), limit: Limit::Days(days) }),
+            Ok(Some(days)) => {
+                all.push(Self { what: "continuous backups of the table".into(), limit: Limit::Days(days) })
+            }
             Err(error) => {
                 let limit = Limit::Unknown(format!("{error:#}"));
                 all.push(Self { what: "continuous backups of the table".into(), limit });
@@ -135,7 +138,8 @@ async fn logs(stack: &Stack) -> anyhow::Result<BTreeSet<Option<u64>>> {
 async fn point_in_time_recovery(stack: &Stack) -> anyhow::Result<Option<u64>> {
     let described = stack.dynamodb.describe_continuous_backups().table_name(&stack.table).send().await;
     let described = described.context("the backups cannot be read (dynamodb:DescribeContinuousBackups)")?;
-    let recovery = described.continuous_backups_description.and_then(|backups| backups.point_in_time_recovery_description);
+    let recovery =
+        described.continuous_backups_description.and_then(|backups| backups.point_in_time_recovery_description);
     let earliest = recovery.filter(|recovery| recovery.earliest_restorable_date_time.is_some());
     // Without a period of its own, it is DynamoDB's ("Point-in-time backups for DynamoDB").
     Ok(earliest.map(|recovery| recovery.recovery_period_in_days.and_then(|days| days.try_into().ok()).unwrap_or(35)))

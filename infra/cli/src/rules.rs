@@ -103,7 +103,8 @@ impl CheckArguments {
         for event in &self.event {
             let assumed = |recipient: &BareJid| self.assumed(recipient, &registrations);
             let tried = trial.decide(rules, read(event)?.as_bytes(), assumed);
-            decisions.extend(tried.with_context(|| event.display().to_string())?.into_iter().map(|tried| (event, tried)));
+            decisions
+                .extend(tried.with_context(|| event.display().to_string())?.into_iter().map(|tried| (event, tried)));
         }
         match format {
             Format::Json => {
@@ -217,8 +218,7 @@ fn decision_json(event: &Path, Tried { recipient, outcome }: &Tried) -> Value {
                     "payload": Value::Object(fields.collect()),
                     "presentation": Value::Object(presentation.collect())})
             });
-            let left_out =
-                left_out.iter().map(|(registration, why)| json!({"device": registration.node, "why": why}));
+            let left_out = left_out.iter().map(|(registration, why)| json!({"device": registration.node, "why": why}));
             json["publications"] = publications.collect();
             json["left_out"] = left_out.collect();
         }
@@ -233,17 +233,18 @@ fn read(file: &Path) -> anyhow::Result<String> {
 /// Returns rules in words. `text` is the TOML of valid rules.
 fn described(text: &str) -> Vec<String> {
     let mut table = text.parse::<Table>().unwrap_or_default();
-    let mut mongooseim = table.get("modules").and_then(|modules| modules.get("mod_event_pusher")?.get("push")?.get("rules")).cloned();
+    let mut mongooseim =
+        table.get("modules").and_then(|modules| modules.get("mod_event_pusher")?.get("push")?.get("rules")).cloned();
     let rules = table.remove("rules").or_else(|| mongooseim.take());
     let rules = rules.as_ref().and_then(Toml::as_array).into_iter().flatten();
     (1..).zip(rules.filter_map(Toml::as_table)).map(|(number, rule)| rule_in_words(number, rule)).collect()
 }
 
 fn rule_in_words(number: usize, rule: &Table) -> String {
-    let name = rule.get("name").map(|name| format!(" {name}")).unwrap_or_default();
+    let name = rule.get("name").map(|name| format!(" {}", shown(name))).unwrap_or_default();
     let is_skip = rule.get("action").and_then(Toml::as_str) == Some("skip");
     let details = rule.iter().filter(|(name, _)| !["name", "action", "conditions"].contains(&name.as_str()));
-    let details: Vec<_> = details.map(|(name, value)| format!("{name} {value}")).collect();
+    let details: Vec<_> = details.map(|(name, value)| format!("{name} {}", shown(value))).collect();
     let action = match is_skip {
         true => "no notification".into(),
         false => format!("notification with {}", details.join(", ")),
@@ -262,10 +263,15 @@ fn condition_in_words(condition: &Table) -> String {
         Toml::Boolean(true) => format!("{name} is true"),
         Toml::Integer(limit) => format!("{} is over {limit}", name.trim_end_matches("_over")),
         Toml::Table(range) => {
-            let bounds: Vec<_> = range.iter().map(|(bound, time)| format!("{bound} {time}")).collect();
+            let bounds: Vec<_> = range.iter().map(|(bound, time)| format!("{bound} {}", shown(time))).collect();
             format!("{name} is {}", bounds.join(" "))
         }
-        value => format!("{name} is {value}"),
+        value => format!("{name} is {}", shown(value)),
     });
     facts.collect::<Vec<_>>().join(" and ")
+}
+
+/// Returns a value as JSON.
+fn shown(value: &Toml) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }

@@ -134,11 +134,15 @@ impl Answer {
         let (outcome, reason, effect) = match outcome {
             Outcome::Delivered => ("delivered", None, ""),
             Outcome::Gone(reason) => ("gone", Some(reason), "The worker would disable the registration."),
-            Outcome::Suspect(reason) => {
-                ("suspect", Some(reason), "The worker would disable the registration after several such answers in a row.")
-            }
+            Outcome::Suspect(reason) => (
+                "suspect",
+                Some(reason),
+                "The worker would disable the registration after several such answers in a row.",
+            ),
             Outcome::Refused(reason) => ("refused", Some(reason), "The worker would drop the notification."),
-            Outcome::Transient(Failure { reason, .. }) => ("transient", Some(reason), "The worker would try again later."),
+            Outcome::Transient(Failure { reason, .. }) => {
+                ("transient", Some(reason), "The worker would try again later.")
+            }
         };
         let target = Some(publisher.describe(user, registration));
         Self { push_service: push_service.name.to_string(), target, outcome, reason, effect, took }
@@ -154,7 +158,8 @@ impl Answer {
         let mut json = json!({"jid": registration.jid.as_str(), "node": registration.node, "outcome": self.outcome,
             "encrypted": registration.encryption.is_some(), "milliseconds": self.took.as_millis() as u64});
         let texts = [("reason", self.reason.as_deref()), ("target", self.target.as_deref())];
-        for (name, text) in texts.into_iter().chain([("push_service", Some(&*self.push_service)), ("effect", Some(self.effect))])
+        for (name, text) in
+            texts.into_iter().chain([("push_service", Some(&*self.push_service)), ("effect", Some(self.effect))])
         {
             if let Some(text) = text.filter(|text| !text.is_empty()) {
                 json[name] = text.into();

@@ -33,10 +33,8 @@ pub fn parse_domain(text: &str) -> Result<DomainPart, String> {
 /// or to standard output.
 pub async fn export(stack: &Stack, user: &BareJid, output: Option<&Path>) -> anyhow::Result<()> {
     let items = stack.store().await?.personal_items(user).await?;
-    let items: Vec<Value> = items
-        .iter()
-        .map(|item| json!({"kind": item.kind.as_str(), "item": item.to_json()}))
-        .collect();
+    let items: Vec<Value> =
+        items.iter().map(|item| json!({"kind": item.kind.as_str(), "item": item.to_json()})).collect();
     let document = serde_json::to_string_pretty(&json!({"user": user.as_str(), "items": items}))?;
     if let Some(path) = output {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);

@@ -169,7 +169,9 @@ impl Mention {
         if keys::rated_account(pk) == Some(user.as_str()) {
             return Some(Self::RateCount);
         }
-        let has = |map: &str| item.get(map).and_then(|map| map.as_m().ok()).is_some_and(|map| map.contains_key(user.as_str()));
+        let has = |map: &str| {
+            item.get(map).and_then(|map| map.as_m().ok()).is_some_and(|map| map.contains_key(user.as_str()))
+        };
         if has(ACCOUNTS) {
             return Some(Self::DeviceAccount);
         }
@@ -201,7 +203,8 @@ fn readable(name: &str, value: &AttributeValue) -> Value {
         AttributeValue::N(digits) => match digits.parse::<u64>() {
             Ok(micros) if MICROS.contains(&name) => rfc3339(from_micros(micros)),
             Ok(seconds) if SECONDS.contains(&name) => {
-                let at = i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+                let at =
+                    i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
                 at.map_or_else(|| seconds.into(), rfc3339)
             }
             Ok(number) => number.into(),

@@ -61,7 +61,8 @@ impl Letter {
     /// Reads a received message.
     pub fn read(message: Message) -> Self {
         let attribute = |name: MessageSystemAttributeName| message.attributes()?.get(&name).cloned();
-        let sent_at = attribute(MessageSystemAttributeName::SentTimestamp).and_then(|millis| millis.parse::<i128>().ok());
+        let sent_at =
+            attribute(MessageSystemAttributeName::SentTimestamp).and_then(|millis| millis.parse::<i128>().ok());
         let sent_at = sent_at.and_then(|millis| OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000).ok());
         let receives = attribute(MessageSystemAttributeName::ApproximateReceiveCount);
         let group = attribute(MessageSystemAttributeName::MessageGroupId);

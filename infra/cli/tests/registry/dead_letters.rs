@@ -110,7 +110,10 @@ async fn messages_are_dropped_only_with_an_answer_to_the_question() {
     assert_eq!(listed(&pushlark).await.len(), 3);
     assert_eq!(run(&pushlark, &["dead-letters", "drop", &ids[0], "--yes"]).await.printed(), "Deleted: 1.\n");
     assert_eq!(listed(&pushlark).await.len(), 2);
-    assert_eq!(run(&pushlark, &["dead-letters", "drop", "--all", "--yes", "--json"]).await.json(), json!({"dropped": 2}));
+    assert_eq!(
+        run(&pushlark, &["dead-letters", "drop", "--all", "--yes", "--json"]).await.json(),
+        json!({"dropped": 2})
+    );
     assert_eq!(pushlark.queue_depth("DEAD_LETTER_QUEUE_URL").await, 0);
     assert_eq!(run(&pushlark, &["dead-letters", "drop"]).await.code, 2);
 }

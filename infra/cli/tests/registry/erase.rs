@@ -36,7 +36,8 @@ async fn stack() -> Pushlark {
     let registered = iq(&stanza::enable(PUSH_HOST, "bobs-node", &options));
     pushlark.post("/pubsub", XMPP, registered).await.assert_result();
     pushlark.device_answers("watch", json!({"status": 400, "body": {"reason": "bad_device_token"}})).await;
-    let summary = stanza::summary(&[("message-count", "1"), ("last-message-sender", ALICE), ("last-message-body", "canary")]);
+    let summary =
+        stanza::summary(&[("message-count", "1"), ("last-message-sender", ALICE), ("last-message-body", "canary")]);
     let publish = stanza::publish("bobs-node", &stanza::notification(&summary), &[]);
     pushlark.post("/pubsub", XMPP, stanza::iq("set", "example.com", PUSH_HOST, &publish)).await;
 
@@ -78,27 +79,47 @@ async fn after_an_erasure_only_items_that_the_receipt_names_are_left() {
     let receipt = run(&pushlark, &["erase", BOB, "--yes", "--json"]).await.json();
     let deleted: BTreeMap<String, u64> = serde_json::from_value(receipt["deleted"].clone()).unwrap();
     assert_eq!(deleted["registrations"], 2);
-    for kind in ["push nodes", "references to push nodes", "sessions", "unread counters", "entries of devices",
-        "answers about devices", "names of replaced registrations"]
-    {
+    for kind in [
+        "push nodes",
+        "references to push nodes",
+        "sessions",
+        "unread counters",
+        "entries of devices",
+        "answers about devices",
+        "names of replaced registrations",
+    ] {
         assert!(deleted.contains_key(kind), "{kind}: {deleted:?}");
     }
     let exported = exported["items"].as_array().unwrap().len() as u64;
     assert_eq!(deleted.values().sum::<u64>(), exported, "what is deleted was exported");
     let left = naming_bob(&pushlark).await;
-    let expected: BTreeSet<_> = before.iter().filter(|key| !key.starts_with(BOB) && !key.starts_with("node/") && !key.starts_with("device/")).cloned().collect();
+    let expected: BTreeSet<_> = before
+        .iter()
+        .filter(|key| !key.starts_with(BOB) && !key.starts_with("node/") && !key.starts_with("device/"))
+        .cloned()
+        .collect();
     assert_eq!(left, expected);
     let named = [format!("{ALICE} unread/{BOB}"), format!("{CAROL} reg/push.example.com/phone")];
     assert!(named.iter().all(|key| left.contains(key)), "{left:?}");
     let of = |what: &str| {
         let expires = receipt["expires"].as_array().unwrap().iter();
-        expires.filter(|entry| entry["what"].as_str().unwrap().contains(what)).map(|entry| entry["days"].clone()).next().unwrap()
+        expires
+            .filter(|entry| entry["what"].as_str().unwrap().contains(what))
+            .map(|entry| entry["days"].clone())
+            .next()
+            .unwrap()
     };
-    assert_eq!([of("claims"), of("unread counters"), of("messages in the queue"), of("dead letters")], [16, 90, 14, 14].map(|days| json!(days)));
+    assert_eq!(
+        [of("claims"), of("unread counters"), of("messages in the queue"), of("dead letters")],
+        [16, 90, 14, 14].map(|days| json!(days))
+    );
     assert_eq!(of("mutes"), Value::Null);
 
     let again = run(&pushlark, &["erase", BOB, "--yes"]).await.printed();
-    assert!(again.starts_with("Deleted of bob@example.com:\n  nothing: the table has no data of the user\n"), "{again}");
+    assert!(
+        again.starts_with("Deleted of bob@example.com:\n  nothing: the table has no data of the user\n"),
+        "{again}"
+    );
     assert_eq!(pushlark.nodes(ALICE).await, ["pc"]);
 }
 

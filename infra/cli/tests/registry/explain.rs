@@ -46,7 +46,10 @@ async fn calls_stanzas_and_files_are_explained() {
 
     let events = json!([Event::message(BOB, "Hi").id("m1"), Event::user_removed(BOB).id("r1")]).to_string();
     let printed = run_with(&pushlark, &["explain", "-"], &[], &events).await.printed();
-    assert!(printed.starts_with("m1: notifies\n") && printed.contains("\nr1: removes all data of bob@example.com\n"), "{printed}");
+    assert!(
+        printed.starts_with("m1: notifies\n") && printed.contains("\nr1: removes all data of bob@example.com\n"),
+        "{printed}"
+    );
     assert_eq!(pushlark.nodes(BOB).await, ["phone"]);
     let expected = pushlark.json("/explain", json!({"explain": [Event::message(BOB, "Hi").id("m1")]})).await.json();
     let event = json!(Event::message(BOB, "Hi").id("m1")).to_string();

@@ -8,7 +8,8 @@ use crate::run;
 #[tokio::test]
 async fn registrations_are_listed_with_their_state_and_masked_tokens() {
     let pushlark = Pushlark::start().await;
-    let request = PushRequest::new(BOB, "phone").device("a-long-token-0123").with("preferences", json!({"rooms": "mentions"}));
+    let request =
+        PushRequest::new(BOB, "phone").device("a-long-token-0123").with("preferences", json!({"rooms": "mentions"}));
     assert_eq!(pushlark.json("/enable", request).await.status, 200);
     pushlark.device_answers("a-long-token-0123", json!({"status": 400, "body": {"reason": "bad_device_token"}})).await;
     let listed = run(&pushlark, &["registrations", "list", BOB, "--json"]).await.json();
@@ -28,11 +29,15 @@ async fn registrations_are_listed_with_their_state_and_masked_tokens() {
 async fn a_device_is_enabled_with_the_checks_of_the_function() {
     let pushlark = Pushlark::start().await;
     let enable = ["registrations", "enable", BOB, "--jid", PUSH_HOST, "--node", "tablet"];
-    let device = ["--service", "fcm", "--device-id", "canary-tablet", "--field", "sound=ping", "--preference", "calls=true"];
+    let device =
+        ["--service", "fcm", "--device-id", "canary-tablet", "--field", "sound=ping", "--preference", "calls=true"];
     let printed = run(&pushlark, &[&enable[..], &device[..]].concat()).await.printed();
     assert_eq!(printed, "bob@example.com is enabled at push.example.com, node tablet.\n");
     let registration = pushlark.registrations(BOB).await.remove(0);
-    assert_eq!((registration.options.get("device_id"), registration.options.get("sound")), (Some("canary-tablet"), Some("ping")));
+    assert_eq!(
+        (registration.options.get("device_id"), registration.options.get("sound")),
+        (Some("canary-tablet"), Some("ping"))
+    );
     assert!(registration.preferences.unwrap().calls);
     for (wrong, reason) in [
         (&["--field", "priority=10"][..], "priority"),

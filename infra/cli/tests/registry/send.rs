@@ -32,7 +32,11 @@ async fn a_device_that_is_gone_fails_the_command_and_stays_enabled() {
     let ran = run(&pushlark, &["send", BOB]).await;
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stdout.contains(": gone: status 410, unregistered ("), "{}", ran.stdout);
-    assert!(ran.stdout.contains("The worker would disable the registration. The registration is unchanged."), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("The worker would disable the registration. The registration is unchanged."),
+        "{}",
+        ran.stdout
+    );
     let Ran { code, stdout, .. } = run(&pushlark, &["send", BOB, "--json"]).await;
     let sent: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &sent["sent"][0]["outcome"], &sent["sent"][0]["status"]), (1, &json!("gone"), &json!(410)));
