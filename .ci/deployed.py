@@ -84,6 +84,13 @@ class Stack:
         return [registration["node"] for registration in json.loads(answer)["registrations"]]
 
 
+def pushlark(*arguments, code=0, lines=False):
+    """Runs the operator's tool; gives its JSON."""
+    ran = subprocess.run([os.environ["PUSHLARK"], "--json", *arguments], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == code, ran.stdout + ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()] if lines else json.loads(ran.stdout)
+
+
 def alerts(device):
     with urlopen(f"{SINK}/notifications?device_id={device}", timeout=60) as response:
         return [entry["notification"]["alert"]["body"] for entry in reversed(json.load(response))]
@@ -117,6 +124,64 @@ class Deployed(unittest.TestCase):
         self.assertEqual(stack.call("EventsUrl", removal)[0], 202)
         left = lambda: json.loads(stack.call("EnableUrl", query="?user=carol@gone.example")[1])["registrations"]
         eventually("the end of a domain", lambda: left() == [])
+
+    def test_2_the_operators_tool_finds_the_stack(self):
+        status = pushlark("status")
+        self.assertEqual([queue["queue"] for queue in status["queues"]], ["events", "dead letters"])
+        self.assertEqual(status["queues"][1]["visible"], 0)
+        self.assertTrue(any("DeadLettersAlarm" in alarm["name"] for alarm in status["alarms"]), status)
+        self.assertEqual(len(status["versions"]), 6)
+        self.assertEqual(status["errors"], [])
+        sqs = boto3.client("sqs")
+        dead_letters = sqs.get_queue_url(QueueName=Stack("pushlark", SECRET).outputs["DeadLetterQueueName"])["QueueUrl"]
+        sqs.send_message(QueueUrl=dead_letters, MessageBody="no record")
+        pushlark("status", "--check", code=1)
+        [message] = sqs.receive_message(QueueUrl=dead_letters)["Messages"]
+        sqs.delete_message(QueueUrl=dead_letters, ReceiptHandle=message["ReceiptHandle"])
+
+        lines = eventually("lines", lambda: pushlark("logs", "--user", BOB, lines=True))
+        [notified] = [line for line in lines if line["message"] == "notified"]
+        self.assertEqual((notified["function"], notified["level"], notified["fields"]["delivered"]), ("worker", "info", 1))
+        of_message = pushlark("logs", "--id", notified["fields"]["id"], lines=True)
+        self.assertIn(notified, of_message)
+        self.assertTrue(all(notified["fields"]["id"] in json.dumps(line) for line in of_message), of_message)
+        self.assertEqual(pushlark("logs", "--level", "error", lines=True), [])
+
+    def test_2_the_operators_tool_calculates_the_bill(self):
+        stack = Stack("pushlark", SECRET)
+        worker = stack.outputs["WorkerName"]
+        put = lambda namespace, name, value, **dimensions: boto3.client("cloudwatch").put_metric_data(
+            Namespace=namespace, MetricData=[{"MetricName": name, "Value": value, "Dimensions": [
+                {"Name": name, "Value": value} for name, value in dimensions.items()]}])
+        # The emulator has no metrics of its own services.
+        put("AWS/Lambda", "Invocations", 1e6, FunctionName=worker)
+        put("AWS/Lambda", "Duration", 4e7, FunctionName=worker)
+        put("AWS/DynamoDB", "ConsumedWriteCapacityUnits", 2e6, TableName=stack.outputs["TableName"])
+        put("AWS/SQS", "NumberOfMessagesSent", 3e6, QueueName=stack.outputs["QueueName"])
+        put("AWS/Logs", "IncomingBytes", 2e9, LogGroupName="/aws/lambda/pushlark-worker")
+        put("Pushlark", "EventsAccepted", 2e6, Stack="pushlark")
+        put("Pushlark", "Delivered", 1e6, Stack="pushlark")
+        bill = pushlark("bill", "--days", "1")
+        lines = {line: round(dollars, 3) for line, dollars in bill["lines"].items()}
+        # 10,000 GB-seconds on arm64; 3 million requests to send, and a million each to receive and to delete.
+        self.assertEqual((lines["Lambda requests"], lines["Lambda duration"], lines["SQS requests"]), (0.2, 0.133, 2.0))
+        self.assertEqual((lines["DynamoDB writes"], lines["logs"]), (1.25, 1.0))
+        self.assertIn("alarms", lines)
+        self.assertGreaterEqual(bill["events"], 2e6)
+        self.assertAlmostEqual(bill["million_notifications"], bill["total"] / bill["notifications"] * 1e6)
+
+    def test_2_the_operators_tool_finds_the_stack_in_order(self):
+        # The emulator does not keep the table's settings, and has no quotas.
+        checks = {check["check"]: check for check in pushlark("doctor", code=1)}
+        failed = [name for name, check in checks.items() if check["state"] == "failed"]
+        self.assertEqual(failed, ["table: expiry"], checks)
+        for name in ["Enable", "Disable", "Ingest", "PushNode", "Worker"]:
+            self.assertEqual([checks[f"{kind} {name}"]["state"] for kind in ("function", "settings of")], ["ok"] * 2)
+        for name in ["secret WEBHOOK_SECRET", "URL of MONGOOSEPUSH_URL", "quota: concurrency of Lambda", "clock"]:
+            self.assertEqual(checks[name]["state"], "ok", checks)
+        self.assertEqual(checks["alarms"]["state"], "warning")
+        self.assertNotIn(SECRET, json.dumps(checks))
+        self.assertEqual(pushlark("status")["errors"], [], "a check is no failure of a function")
 
     def test_3_an_update_keeps_parameters_and_registrations(self):
         status, said = sam("deploy", "--parameter-overrides", "BatchSize=50")
