@@ -23,7 +23,7 @@ const SECRET: &str = "canary-secret-of-the-pages";
 const JWT_KEY: &[u8] = b"canary-key-of-thirty-two-bytes--";
 /// Programs that are replaced here, since they build, deploy or install. `.ci/template.py` checks their arguments, or says
 /// that it does not.
-const STAND_INS: [&str; 8] = ["aws", "cargo", "cp", "erlc", "git", "openssl", "pip", "sam"];
+const STAND_INS: [&str; 9] = ["aws", "cargo", "cp", "erlc", "git", "openssl", "pip", "pushlark", "sam"];
 
 /// A fenced block of a page.
 #[derive(Debug)]
