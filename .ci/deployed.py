@@ -78,6 +78,12 @@ class Stack:
             assert (line["Stack"], directive["Dimensions"]) == (self.name, [["Stack"]]), line
         return any(metric in line for line in lines)
 
+    def dashboard(self):
+        """The metrics of the stack's dashboard, each as a list."""
+        dashboard = boto3.client("cloudwatch").get_dashboard(DashboardName=self.outputs["DashboardName"])
+        widgets = json.loads(dashboard["DashboardBody"])["widgets"]
+        return [metric for widget in widgets for metric in widget["properties"].get("metrics", [])]
+
     def enabled(self):
         status, answer = self.call("EnableUrl", query=f"?user={BOB}")
         assert status == 200, answer
@@ -123,8 +129,10 @@ class Deployed(unittest.TestCase):
         self.assertNotEqual(status, 0)
         self.assertIn("A BatchSize over 10 needs a BatchingWindow", said)
 
-        status, said = sam("deploy", "--parameter-overrides", "BatchSize=50", "BatchingWindow=1")
+        status, said = sam("deploy", "--parameter-overrides", "BatchSize=50", "BatchingWindow=1", "Tracing=active")
         self.assertEqual(status, 0, said)
+        functions = boto3.client("lambda").list_functions()["Functions"]
+        self.assertEqual({function["TracingConfig"]["Mode"] for function in functions}, {"Active"})
         stack = Stack("pushlark", SECRET)
         self.assertEqual(stack.status, "UPDATE_COMPLETE")
         sqs = boto3.client("sqs")
@@ -150,6 +158,10 @@ class Deployed(unittest.TestCase):
         alarms = boto3.client("cloudwatch").describe_alarms()["MetricAlarms"]
         dimensions = [alarm["Dimensions"] for alarm in alarms if alarm["Namespace"] == "Pushlark"]
         self.assertCountEqual(dimensions, [[{"Name": "Stack", "Value": s.name}] for s in (stack, staging)])
+
+        names = [function["FunctionName"] for function in boto3.client("lambda").list_functions()["Functions"]]
+        shown = [{metric[3] for metric in one.dashboard() if metric[0] == "AWS/Lambda"} for one in (stack, staging)]
+        self.assertCountEqual([name for of_stack in shown for name in of_stack], names)
 
     def test_5_a_new_stack_takes_the_table_of_one_that_was_deleted(self):
         table = Stack("pushlark", SECRET).outputs["TableName"]
