@@ -55,7 +55,7 @@ metrics! {
     /// times as the statistic `SampleCount`.
     Timing, TIMINGS:
     /// The time from the first request of a publish until its answer, or until there is none in time. A line has at most
-    /// ten, so `SampleCount` is not the number of publishes.
+    /// eight, so `SampleCount` is not the number of publishes.
     PublishMilliseconds,
     /// The time from the start of a process until it is ready for its first event. `SampleCount` is the number of
     /// processes that Lambda has started.
@@ -84,7 +84,7 @@ const INTERVAL_SECONDS: i64 = 60;
 /// receives no further event, and the counts that are not written are lost.
 const MAX_PENDING: u64 = 100;
 /// The maximum number of times of one kind in a line.
-const MAX_TIMES: usize = 10;
+const MAX_TIMES: usize = 8;
 /// Clock ticks per second in `/proc` (`USER_HZ`), the same on all architectures of Lambda.
 const TICKS_PER_SECOND: f64 = 100.0;
 
