@@ -70,7 +70,7 @@ class Stack:
         return self.call("EventsUrl", event)
 
     def counts(self, metric):
-        """Whether the worker counts such a metric, with the stack as its only dimension."""
+        """Whether the worker writes such a metric, with the stack as its only dimension."""
         events = boto3.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{self.name}-worker")["events"]
         lines = [json.loads(event["message"]) for event in events if "CloudWatchMetrics" in event["message"]]
         for line in lines:
@@ -154,7 +154,8 @@ class Deployed(unittest.TestCase):
         eventually("the notification", lambda: alerts("staging-phone") == ["Hi from staging"])
         self.assertNotIn("Hi from staging", alerts("phone"))
         self.assertEqual(stack.enabled(), ["phone"])
-        eventually("metrics", lambda: all(one.counts("Delivered") for one in (stack, staging)))
+        for metric in ["Delivered", "PublishMilliseconds", "ColdStartMilliseconds"]:
+            eventually(metric, lambda: all(one.counts(metric) for one in (stack, staging)))
         alarms = boto3.client("cloudwatch").describe_alarms()["MetricAlarms"]
         dimensions = [alarm["Dimensions"] for alarm in alarms if alarm["Namespace"] == "Pushlark"]
         self.assertCountEqual(dimensions, [[{"Name": "Stack", "Value": s.name}] for s in (stack, staging)])
