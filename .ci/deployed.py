@@ -223,7 +223,8 @@ class Deployed(unittest.TestCase):
             eventually(metric, lambda: all(one.counts(metric) for one in (stack, staging)))
         alarms = boto3.client("cloudwatch").describe_alarms()["MetricAlarms"]
         dimensions = [alarm["Dimensions"] for alarm in alarms if alarm["Namespace"] == "Pushlark"]
-        self.assertCountEqual(dimensions, [[{"Name": "Stack", "Value": s.name}] for s in (stack, staging)])
+        # DisablingStopped and Refused.
+        self.assertCountEqual(dimensions, 2 * [[{"Name": "Stack", "Value": s.name}] for s in (stack, staging)])
 
         names = [function["FunctionName"] for function in boto3.client("lambda").list_functions()["Functions"]]
         shown = [{metric[3] for metric in one.dashboard() if metric[0] == "AWS/Lambda"} for one in (stack, staging)]

@@ -4,7 +4,6 @@ usage: ministack_patch.py TEMPLATE
 
 - It evaluates neither Fn::Split nor Fn::Sub in a condition. These conditions tell whether a setting is an ARN or a Lambda
   function's name; the deployment gives no such value, so they do not hold.
-- It has no alarms over metric math. Such an alarm gets the first of its metrics alone.
 - It has no saved queries of Logs Insights. They are left out.
 - It is reached without TLS, which the policies of the queues deny. They are left out.
 - It takes the batch calls of SQS for actions of their own, which IAM has not. The roles that may send one message, or
@@ -55,10 +54,6 @@ for name, condition in template["Conditions"].items():
         template["Conditions"][name] = {"Fn::Equals": ["it", "never holds"]}
 for name, resource in list(template["Resources"].items()):
     kind, properties = resource["Type"], resource["Properties"]
-    if kind == "AWS::CloudWatch::Alarm" and "Metrics" in properties:
-        print(f"{name}: one metric")
-        first = next(query["MetricStat"] for query in properties.pop("Metrics") if "MetricStat" in query)
-        properties |= {**first["Metric"], "Statistic": first["Stat"], "Period": first["Period"]}
     if kind in ("AWS::SQS::QueuePolicy", "AWS::Logs::QueryDefinition"):
         print(f"{name}: left out")
         del template["Resources"][name]
