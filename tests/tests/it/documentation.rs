@@ -96,6 +96,41 @@ fn each_snippet_of_the_pages_has_a_test() {
     }
 }
 
+/// Returns the text of all files in Rust in a folder and the folders in it.
+fn rust_in(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let text = |path: PathBuf| match path.extension() {
+        _ if path.is_dir() => rust_in(&path),
+        Some(extension) if extension == "rs" => fs::read_to_string(path).unwrap(),
+        _ => String::new(),
+    };
+    entries.map(text).collect()
+}
+
+#[test]
+fn each_test_that_the_page_about_mongooseim_names_exists() {
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/mongooseim.md")).unwrap();
+    let (_, cases) = page.split_once("\n## Test cases\n").unwrap();
+    let tests = ["tests/tests/it", "shared/rules/tests"].map(|folder| rust_in(&Path::new(ROOT).join(folder))).concat();
+    let names = |cell: &str| -> Vec<String> {
+        let quoted = cell.split('`').skip(1).step_by(2);
+        quoted.filter(|name| name.contains('_') && !name.ends_with(".rs")).map(str::to_owned).collect()
+    };
+    let mut named = BTreeSet::new();
+    for row in cases.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        for cell in &cells[1..] {
+            named.extend(names(cell));
+            if cell.starts_with("same name") {
+                named.extend(names(cells[0]));
+            }
+        }
+    }
+    assert!(named.len() > 80, "{}", named.len());
+    let missing: Vec<_> = named.iter().filter(|name| !tests.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// Starts a stack for the commands of the pages, and returns it with the environment of the commands.
 async fn stack() -> (Pushlark, BTreeMap<&'static str, String>) {
     let key = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, JWT_KEY);
