@@ -1,4 +1,4 @@
-//! The loss of a region: a stack in another one with a copy of the table.
+//! The loss of a region, and the move of a domain: another stack with a copy of the data.
 
 use serde_json::json;
 use tests::{BOB, CAROL, Event, PUSH_HOST, PushRequest, Pushlark, XMPP, stanza};
@@ -41,8 +41,12 @@ async fn a_stack_with_a_copy_of_the_table_notifies_all_devices_of_the_copy() {
     for (id, body) in [("before", "canary before"), ("between", "canary between"), ("after", "canary after")] {
         second.event(Event::message([BOB, CAROL], body).id(id)).await;
     }
-    let publish = stanza::publish("erins", &stanza::notification(&stanza::summary(&[("last-message-body", "canary")])), &[]);
-    second.post("/pubsub", XMPP, stanza::iq_with_id("set", "example.com", PUSH_HOST, "2", &publish)).await.assert_result();
+    let publish =
+        stanza::publish("erins", &stanza::notification(&stanza::summary(&[("last-message-body", "canary")])), &[]);
+    second
+        .post("/pubsub", XMPP, stanza::iq_with_id("set", "example.com", PUSH_HOST, "2", &publish))
+        .await
+        .assert_result();
     second.settled().await;
     // The claims of the copy are known. What was notified after the copy is notified once more.
     assert_eq!(second.sorted_alerts("phone").await, ["canary after", "canary between"]);
@@ -56,7 +60,60 @@ async fn a_stack_with_a_copy_of_the_table_notifies_all_devices_of_the_copy() {
     second.event(Event::presence("carol@example.com/pc", "offline")).await;
     second.event(Event::message([BOB, CAROL], "canary now")).await;
     second.settled().await;
-    assert_eq!((second.alerts("missing").await, second.alerts("carols").await), (vec!["canary now".into()], vec!["canary now".into()]));
+    assert_eq!(
+        (second.alerts("missing").await, second.alerts("carols").await),
+        (vec!["canary now".into()], vec!["canary now".into()])
+    );
     let disabled = second.json("/disable", PushRequest::new(BOB, "phone")).await;
     assert_eq!((disabled.status, disabled.json()["removed"].clone()), (200, json!(1)));
+}
+
+/// Enables the registrations of users at another stack, as `pushlark export` and `pushlark import` do.
+async fn copy_registrations(from: &Pushlark, to: &Pushlark, users: &[&str]) {
+    for user in users {
+        for registration in from.registrations(user).await {
+            let enable = PushRequest::new(user, &registration.node)
+                .at(registration.jid.as_str())
+                .form(json!(registration.options.fields()));
+            assert_eq!(to.json("/enable", enable).await.status, 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_moved_domain_is_notified_by_its_new_stack_alone() {
+    const DOMAIN: [&str; 2] = [BOB, CAROL];
+    const OTHER: &str = "dave@example.org";
+    let (old, new) = (Pushlark::start().await, Pushlark::start().await);
+    for (user, device) in [(BOB, "phone"), (BOB, "tablet"), (CAROL, "carols"), (OTHER, "daves")] {
+        old.enable(user, device).await;
+    }
+    old.event(Event::message(DOMAIN, "canary 1").id("m1")).await;
+    copy_registrations(&old, &new, &DOMAIN).await;
+    // A client enables a device between the first copy and the change of the chat server.
+    old.enable(CAROL, "late").await;
+    // The chat server posts to the new stack from now on.
+    new.event(Event::message(DOMAIN, "canary 2").id("m2")).await;
+    copy_registrations(&old, &new, &DOMAIN).await;
+    new.event(Event::message(DOMAIN, "canary 3").id("m3")).await;
+    for stack in [&old, &new] {
+        stack.settled().await;
+    }
+    old.event(Event::domain_removed("example.com")).await;
+    old.settled().await;
+
+    for device in ["phone", "tablet", "carols"] {
+        assert_eq!(old.alerts(device).await, ["canary 1"], "{device}");
+        assert_eq!(new.sorted_alerts(device).await, ["canary 2", "canary 3"], "{device}");
+    }
+    assert_eq!(new.alerts("late").await, ["canary 3"]);
+    for user in DOMAIN {
+        assert!(old.listed_nodes(user).await.is_empty(), "{user}");
+    }
+    assert_eq!((new.listed_nodes(BOB).await.len(), new.listed_nodes(CAROL).await.len()), (2, 2));
+    // The other domains of the old stack stay.
+    old.event(Event::message([OTHER, BOB], "canary 4")).await;
+    old.settled().await;
+    assert_eq!(old.alerts("daves").await, ["canary 4"]);
+    assert_eq!(old.alerts("phone").await, ["canary 1"]);
 }
