@@ -104,13 +104,7 @@ impl LogLine {
         Self::new(time, function, level, message, fields)
     }
 
-    fn new(
-        time: OffsetDateTime,
-        function: &str,
-        level: Level,
-        message: String,
-        fields: Map<String, Value>,
-    ) -> Self {
+    fn new(time: OffsetDateTime, function: &str, level: Level, message: String, fields: Map<String, Value>) -> Self {
         let why = fields.get("why").and_then(Value::as_str).unwrap_or_default();
         // With several recipients, each code has its number.
         let codes = why.split(',').filter_map(|code| code.split('=').next());
@@ -156,9 +150,8 @@ impl LogLine {
 fn reason(code: &str) -> Option<String> {
     let table = PAGE.split_once(REASONS)?.1;
     let rows = table.lines().map_while(|row| row.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "));
-    let mut rows = rows.filter(|(name, _)| {
-        *name == code || name.strip_suffix("NAME").is_some_and(|prefix| code.starts_with(prefix))
-    });
+    let mut rows = rows
+        .filter(|(name, _)| *name == code || name.strip_suffix("NAME").is_some_and(|prefix| code.starts_with(prefix)));
     rows.next().map(|(_, reason)| without_links(reason))
 }
 
@@ -231,7 +224,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_local_stack_is_decoded() {
-        let text = r#"{"time":"2026-11-28T12:00:00Z","level":"ERROR","target":"ingest::screen","message":"x","ids":"a b"}"#;
+        let text =
+            r#"{"time":"2026-11-28T12:00:00Z","level":"ERROR","target":"ingest::screen","message":"x","ids":"a b"}"#;
         let line = LogLine::of_local(text).unwrap();
         assert_eq!((line.function.as_str(), line.level, line.time), ("ingest", Level::Error, noon()));
         assert!(line.is_about_message("b"));

@@ -241,7 +241,8 @@ impl EventStream {
 
 /// Returns the data of an event `log`, or of a `step`, a line at `debug` (HTML Living Standard, "Server-sent events").
 fn data_of_log(event: &str) -> Option<String> {
-    let value = |field: &str, line: &str| line.strip_prefix(field).map(|value| value.trim_start_matches(' ').to_owned());
+    let value =
+        |field: &str, line: &str| line.strip_prefix(field).map(|value| value.trim_start_matches(' ').to_owned());
     let kind = event.lines().find_map(|line| value("event:", line));
     let data: Vec<_> = event.lines().filter_map(|line| value("data:", line)).collect();
     matches!(kind.as_deref(), Some("log" | "step")).then(|| data.join("\n"))

@@ -44,7 +44,9 @@ pub async fn check_settings(stack: &Stack) -> Vec<Check> {
         let name = format!("settings of {}", function.logical_id());
         let remedy = "Correct the parameter of the template with the same name in CamelCase, and deploy.";
         checks.push(match readable_environment(stack, function).await {
-            Err(error) => Check::failed(name, format!("{error:#}"), "Get the permission lambda:GetFunctionConfiguration."),
+            Err(error) => {
+                Check::failed(name, format!("{error:#}"), "Get the permission lambda:GetFunctionConfiguration.")
+            }
             Ok(environment) => match read(stack, function, &environment).await {
                 Ok(()) => Check::ok(name, "are valid"),
                 Err(invalid) => Check::failed(name, invalid, remedy),

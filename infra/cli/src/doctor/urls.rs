@@ -22,10 +22,9 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
 
 /// Asks each URL for any answer, and a JWK Set for its keys.
 pub async fn check(stack: &Stack) -> Vec<Check> {
-    let (Ok(worker), Ok(enable)) = (
-        readable_environment(stack, Function::Worker).await,
-        readable_environment(stack, Function::Enable).await,
-    ) else {
+    let (Ok(worker), Ok(enable)) =
+        (readable_environment(stack, Function::Worker).await, readable_environment(stack, Function::Enable).await)
+    else {
         // Settings that cannot be read are reported before.
         return Vec::new();
     };
