@@ -126,7 +126,9 @@ impl LogLine {
 
     /// Returns the line as people read it, and a further line for each reason.
     pub fn for_people(&self) -> String {
-        let time = self.time.format(&Rfc3339).unwrap_or_default();
+        let (date, hours, minutes, seconds) =
+            (self.time.date(), self.time.hour(), self.time.minute(), self.time.second());
+        let time = format!("{date}T{hours:02}:{minutes:02}:{seconds:02}.{:03}Z", self.time.millisecond());
         let level = format!("{:5}", self.level.name());
         let level = match self.level {
             Level::Error => Colour::Red.paint(&level),
@@ -208,7 +210,10 @@ mod tests {
         assert!(line.is_about_message("m3") && line.is_about_user("room@muc.example.com"));
         assert!(!line.is_about_message("m") && !line.is_about_user("muc.example.com"));
         let text = line.for_people();
-        assert!(text.starts_with("2026-11-28T12:00:00Z INFO  worker   notified id=m3 "), "{text}");
+        assert!(
+            text.starts_with("2026-11-28T12:00:00.000Z INFO  worker   notified from=room@muc.example.com id=m3 "),
+            "{text}"
+        );
         assert!(text.ends_with("\n    muted: Preference mute.\n    no-body: The message has no body."), "{text}");
     }
 

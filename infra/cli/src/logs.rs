@@ -200,8 +200,7 @@ impl LogGroups {
                     progress.add(1);
                     let milliseconds = i128::from(event.timestamp().unwrap_or_default());
                     let time = OffsetDateTime::from_unix_timestamp_nanos(milliseconds * 1_000_000)?;
-                    let name = function.logical_id().to_lowercase();
-                    let line = LogLine::of_lambda(time, &name, event.message().unwrap_or_default());
+                    let line = LogLine::of_lambda(time, function.program(), event.message().unwrap_or_default());
                     let Some(line) = line.filter(|line| wants(line)) else { continue };
                     let id = event.event_id().unwrap_or_default().to_owned();
                     if id.is_empty() || ids.insert(id.clone()) {
