@@ -24,8 +24,8 @@ const LOCAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Show lines of the functions' logs, decoded.
 ///
-/// Without --follow, the lines of the time before now; with --follow, these and all later ones. With --json, each line is
-/// one JSON document.
+/// Without --follow, the lines of the time before now; with --follow, these and all later ones. With --json, each line
+/// is one JSON document.
 #[derive(Debug, Args)]
 pub struct LogsOptions {
     /// Only lines about the message with this id.

@@ -57,8 +57,8 @@ pub async fn check_settings(stack: &Stack) -> Vec<Check> {
     checks
 }
 
-/// Returns the settings of a function. A private CA is a file of the functions' layer; on this machine it is that of the
-/// tool's own `EXTRA_CA_FILE`.
+/// Returns the settings of a function. A private CA is a file of the functions' layer; on this machine it is that of
+/// the tool's own `EXTRA_CA_FILE`.
 pub async fn readable_environment(stack: &Stack, function: Function) -> anyhow::Result<Environment> {
     let mut environment = stack.environment(function).await?;
     if let Place::Aws { .. } = stack.place {
@@ -117,8 +117,8 @@ async fn check_secrets(stack: &Stack) -> Vec<Check> {
     for setting in catalogue::all().into_iter().filter(|setting| setting.is_secret) {
         let Some(value) = settings.text(setting.name) else { continue };
         let name = format!("secret {}", setting.name);
-        let remedy = "Correct the ARN, or get the permission secretsmanager:GetSecretValue (and kms:Decrypt for a key of \
-                      your own); the functions have theirs from the template.";
+        let remedy = "Correct the ARN, or get the permission secretsmanager:GetSecretValue (and kms:Decrypt for a key \
+                      of your own); the functions have theirs from the template.";
         checks.push(match Secret::new(value, &stack.aws).read().await {
             Ok(text) if text.trim().is_empty() => Check::failed(name, "is empty", "Store a value."),
             Ok(_) => Check::ok(name, "can be read"),

@@ -76,7 +76,7 @@ async fn reachable(client: &Client, setting: &str, url: &str) -> Check {
         Err(error) => Check::failed(
             name,
             format!("{shown} does not answer from this machine: {:#}", anyhow::Error::from(error.without_url())),
-            "Check its name, port, certificate and firewall; the functions call it from the Internet, this check from here.",
+            "Check its name, port, certificate and firewall; the functions call it from the Internet, this check does not.",
         ),
     }
 }
