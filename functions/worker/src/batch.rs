@@ -205,8 +205,10 @@ impl Worker {
                 self.continue_removal(removed, &attempt, WorkKind::UserRemoved { jid: user }).await
             }
             Action::RemoveDomain(domain) => {
-                let removed =
-                    self.store.remove_domain(&domain, attempt.at(), || Instant::now() < batch.task_cutoff).await;
+                let removed = self
+                    .store
+                    .remove_domain(&domain, attempt.at(), || Instant::now() < batch.task_cutoff, |_| {})
+                    .await;
                 self.continue_removal(removed, &attempt, WorkKind::DomainRemoved { domain }).await
             }
         }

@@ -13,11 +13,13 @@ mod logs;
 mod metrics;
 mod output;
 mod registrations;
+mod retention;
 mod rules;
 mod send;
 mod shell;
 mod stack;
 mod status;
+mod user;
 
 use std::io;
 use std::process::ExitCode;

@@ -7,7 +7,6 @@ mod function_url;
 mod functions;
 mod options;
 mod page;
-mod rules;
 mod server;
 mod sink;
 pub mod sqs;
@@ -19,7 +18,6 @@ mod template;
 pub use demo::demo;
 pub use options::Options;
 pub use page::Live;
-pub use rules::{RulesArguments, decisions};
 
 use std::future::ready;
 use std::time::Duration;

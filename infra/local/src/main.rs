@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use bridge::{Bridge, BridgeOptions, refuse_old_names};
 use clap::{Parser, Subcommand};
-use local::{Live, Options, RulesArguments, Stack, decisions, demo};
+use local::{Live, Options, Stack, demo};
 use pushlark_settings::catalogue::WEBHOOK_SECRET;
 use pushlark_settings::{Environment, SettingError};
 use pushlark_telemetry::start_with;
@@ -37,8 +37,6 @@ struct Arguments {
 enum Command {
     /// Post webhooks to a new stack, show the notifications, and fail if one is wrong.
     Demo,
-    /// Print the decisions of rules about an event, and fail if the rules or the event are not valid.
-    Rules(RulesArguments),
 }
 
 #[tokio::main]
@@ -46,9 +44,6 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ran = match arguments.command {
         Some(Command::Demo) => demo().await,
-        Some(Command::Rules(rules)) => {
-            decisions(&rules, &Environment::of_process()).map(|decisions| print!("{decisions}"))
-        }
         None => run(arguments).await,
     };
     match ran {
