@@ -25,13 +25,14 @@ const HOURS_OF_MONTH: f64 = 730.0;
 /// The bytes of one request to SQS ("Amazon SQS pricing": each 64 KB are one request).
 const BYTES_OF_REQUEST: f64 = 65_536.0;
 /// The metrics that the functions may write, as `docs/logs.md` lists them.
-const CUSTOM: [&str; 13] = [
+const CUSTOM: [&str; 14] = [
     "EventsAccepted",
     "Delivered",
     "Suspect",
     "Expired",
     "Unroutable",
-    "ColdStarts",
+    "ColdStartMilliseconds",
+    "PublishMilliseconds",
     "Gone",
     "DisablingStopped",
     "Refused",
