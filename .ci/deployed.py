@@ -70,13 +70,19 @@ class Stack:
         return self.call("EventsUrl", event)
 
     def counts(self, metric):
-        """Whether the worker counts such a metric, with the stack as its only dimension."""
+        """Whether the worker writes such a metric, with the stack as its only dimension."""
         events = boto3.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{self.name}-worker")["events"]
         lines = [json.loads(event["message"]) for event in events if "CloudWatchMetrics" in event["message"]]
         for line in lines:
             [directive] = line["_aws"]["CloudWatchMetrics"]
             assert (line["Stack"], directive["Dimensions"]) == (self.name, [["Stack"]]), line
         return any(metric in line for line in lines)
+
+    def dashboard(self):
+        """The metrics of the stack's dashboard, each as a list."""
+        dashboard = boto3.client("cloudwatch").get_dashboard(DashboardName=self.outputs["DashboardName"])
+        widgets = json.loads(dashboard["DashboardBody"])["widgets"]
+        return [metric for widget in widgets for metric in widget["properties"].get("metrics", [])]
 
     def enabled(self):
         status, answer = self.call("EnableUrl", query=f"?user={BOB}")
@@ -153,7 +159,7 @@ class Deployed(unittest.TestCase):
         put = lambda namespace, name, value, **dimensions: boto3.client("cloudwatch").put_metric_data(
             Namespace=namespace, MetricData=[{"MetricName": name, "Value": value, "Dimensions": [
                 {"Name": name, "Value": value} for name, value in dimensions.items()]}])
-        # The emulator has no metrics of its own services.
+        # The emulator measures its Lambda alone, of which a few invocations are too little to count.
         put("AWS/Lambda", "Invocations", 1e6, FunctionName=worker)
         put("AWS/Lambda", "Duration", 4e7, FunctionName=worker)
         put("AWS/DynamoDB", "ConsumedWriteCapacityUnits", 2e6, TableName=stack.outputs["TableName"])
@@ -188,8 +194,10 @@ class Deployed(unittest.TestCase):
         self.assertNotEqual(status, 0)
         self.assertIn("A BatchSize over 10 needs a BatchingWindow", said)
 
-        status, said = sam("deploy", "--parameter-overrides", "BatchSize=50", "BatchingWindow=1")
+        status, said = sam("deploy", "--parameter-overrides", "BatchSize=50", "BatchingWindow=1", "Tracing=active")
         self.assertEqual(status, 0, said)
+        functions = boto3.client("lambda").list_functions()["Functions"]
+        self.assertEqual({function["TracingConfig"]["Mode"] for function in functions}, {"Active"})
         stack = Stack("pushlark", SECRET)
         self.assertEqual(stack.status, "UPDATE_COMPLETE")
         sqs = boto3.client("sqs")
@@ -211,10 +219,16 @@ class Deployed(unittest.TestCase):
         eventually("the notification", lambda: alerts("staging-phone") == ["Hi from staging"])
         self.assertNotIn("Hi from staging", alerts("phone"))
         self.assertEqual(stack.enabled(), ["phone"])
-        eventually("metrics", lambda: all(one.counts("Delivered") for one in (stack, staging)))
+        for metric in ["Delivered", "PublishMilliseconds", "ColdStartMilliseconds"]:
+            eventually(metric, lambda: all(one.counts(metric) for one in (stack, staging)))
         alarms = boto3.client("cloudwatch").describe_alarms()["MetricAlarms"]
         dimensions = [alarm["Dimensions"] for alarm in alarms if alarm["Namespace"] == "Pushlark"]
-        self.assertCountEqual(dimensions, [[{"Name": "Stack", "Value": s.name}] for s in (stack, staging)])
+        # DisablingStopped and Refused.
+        self.assertCountEqual(dimensions, 2 * [[{"Name": "Stack", "Value": s.name}] for s in (stack, staging)])
+
+        names = [function["FunctionName"] for function in boto3.client("lambda").list_functions()["Functions"]]
+        shown = [{metric[3] for metric in one.dashboard() if metric[0] == "AWS/Lambda"} for one in (stack, staging)]
+        self.assertCountEqual([name for of_stack in shown for name in of_stack], names)
 
     def test_5_a_new_stack_takes_the_table_of_one_that_was_deleted(self):
         table = Stack("pushlark", SECRET).outputs["TableName"]

@@ -8,7 +8,7 @@ mod metrics;
 mod refusals;
 
 pub use format::Format;
-pub use metrics::{Metric, count, count_cold_start, flush, total};
+pub use metrics::{Metric, Timing, count, flush, record, record_cold_start, total};
 pub use refusals::{Refusal, log_refusal};
 
 use std::error::Error;

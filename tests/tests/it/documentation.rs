@@ -38,6 +38,7 @@ pub(crate) struct Snippet {
 
 fn pages() -> Vec<PathBuf> {
     let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let mut pages: Vec<_> = docs.chain([Path::new(ROOT).join("README.md")]).collect();
     pages.sort_unstable();
     pages
