@@ -3,9 +3,11 @@
 import argparse
 import contextlib
 import importlib.util
+import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import tempfile
 import threading
@@ -20,6 +22,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 TIMEOUT = 60
+SECRET = "a-secret-of-operators"
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
@@ -62,6 +65,52 @@ def browser():
             yield driver
         finally:
             driver.quit()
+
+
+class Line:
+    """A connection to a stack that can be cut."""
+
+    def __init__(self, stack):
+        self.stack, self.is_whole, self.sockets = stack, True, []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self.accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.cut()
+        self.listener.close()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                if not self.is_whole:
+                    client.close()
+                    continue
+                host, port = self.stack.removeprefix("http://").split(":")
+                server = socket.create_connection((host, int(port)))
+                self.sockets += [client, server]
+                for source, sink in [(client, server), (server, client)]:
+                    threading.Thread(target=self.forward, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def forward(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def cut(self):
+        self.is_whole = False
+        for one in self.sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def mend(self):
+        self.is_whole = True
 
 
 class Page:
@@ -289,32 +338,37 @@ def nothing_is_inaccessible_in_the_light_and_in_the_dark(page):
     assert len(grounds) == 2, grounds
 
 
-def the_page_continues_after_a_restart_of_the_stack(page):
-    page.enable()
-    # The browser gives up the connection, and connects again from the last entry.
-    page.driver.set_network_conditions(offline=True, latency=0, throughput=0)
-    urllib.request.urlopen(urllib.request.Request(
-        f"{page.url}/events", b'{"type": "message", "id": "missed", "from": "alice@example.com", "to": "bob@example.com", '
-        b'"chat": "chat", "body": "While away"}', {"Content-Type": "application/json"}))
-    page.driver.delete_network_conditions()
-    page.message("While away", "missed")
-
-
-def a_secret_is_asked_for_and_sent(driver):
-    with stack(WEBHOOK_SECRET="a-secret-of-operators") as url:
-        page = Page(driver, url)
-        page.until("the field", lambda: page.one("#secret").is_displayed())
-        page.submit("enable", user="bob@example.com", node="phone")
-        page.until("the refusal", lambda: "401" in page.text("#enable .result"))
-        page.one("#secret").send_keys("a-secret-of-operators")
+def nothing_is_missed_while_the_page_is_not_connected(page):
+    with Line(page.url) as line:
+        page = Page(page.driver, line.url)
         page.enable()
-        page.send("With the secret")
-        page.card("phone", "With the secret")
-        driver.get(url)
-        page.until("the field", lambda: page.one("#secret").is_displayed())
-        assert page.one("#secret").get_attribute("value") == "", "it is kept in memory alone"
-        stored = driver.execute_script("return [localStorage.length, sessionStorage.length, document.cookie]")
-        assert stored == [0, 0, ""], stored
+        page.send("Before")
+        page.message("Before", "notified")
+        line.cut()
+        page.until("the end of the stream", lambda: page.text("#connection") == "not connected")
+        event = {"type": "message", "id": "missed", "from": "alice@example.com", "to": "bob@example.com", "chat": "chat",
+                 "body": "While away"}
+        headers = {"Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(f"{line.stack}/events", json.dumps(event).encode(), headers)).close()
+        line.mend()
+        page.message("While away", "missed", "notified")
+        assert len(page.messages()) == 2, page.messages()
+        assert len(page.cards("phone")) == 2, page.cards("phone")
+
+
+def a_secret_is_asked_for_and_sent(page):
+    page.until("the field", lambda: page.one("#secret").is_displayed())
+    page.submit("enable", user="bob@example.com", node="phone")
+    page.until("the refusal", lambda: "401" in page.text("#enable .result"))
+    page.one("#secret").send_keys(SECRET)
+    page.enable()
+    page.send("With the secret")
+    page.card("phone", "With the secret")
+    page.driver.get(page.url)
+    page.until("the field", lambda: page.one("#secret").is_displayed())
+    assert page.one("#secret").get_attribute("value") == "", "it is kept in memory alone"
+    stored = page.driver.execute_script("return [localStorage.length, sessionStorage.length, document.cookie]")
+    assert stored == [0, 0, ""], stored
 
 
 TESTS = [
@@ -327,8 +381,10 @@ TESTS = [
     the_keyboard_alone_enables_and_sends,
     a_phone_shows_all_without_scrolling_to_the_side,
     nothing_is_inaccessible_in_the_light_and_in_the_dark,
-    the_page_continues_after_a_restart_of_the_stack,
+    nothing_is_missed_while_the_page_is_not_connected,
+    a_secret_is_asked_for_and_sent,
 ]
+WITH_SECRET = [a_secret_is_asked_for_and_sent]
 
 
 def emulate(page, width, height, scheme="light"):
@@ -346,24 +402,23 @@ def check_console(driver):
 
 
 def run_tests(only):
-    for test in TESTS + [a_secret_is_asked_for_and_sent]:
-        if only not in test.__name__:
-            continue
-        started = time.monotonic()
-        with browser() as driver:
-            if test is a_secret_is_asked_for_and_sent:
-                test(driver)
-            else:
-                with stack() as url:
-                    page = Page(driver, url)
-                    try:
-                        test(page)
-                    except BaseException:
-                        driver.save_screenshot(f"{os.environ['PROGRAMS']}/../browser/failed.png")
-                        print(page.text("body"))
-                        raise
+    with browser() as driver:
+        for test in TESTS:
+            if only not in test.__name__:
+                continue
+            started = time.monotonic()
+            settings = {"WEBHOOK_SECRET": SECRET} if test in WITH_SECRET else {}
+            with stack(**settings) as url:
+                page = Page(driver, url)
+                emulate(page, width=1280, height=800)
+                try:
+                    test(page)
+                except BaseException:
+                    driver.save_screenshot(f"{os.environ['PROGRAMS']}/../browser/failed.png")
+                    print(page.text("body"))
+                    raise
             check_console(driver)
-        print(f"ok: {test.__name__.replace('_', ' ')} ({time.monotonic() - started:.1f} s)", flush=True)
+            print(f"ok: {test.__name__.replace('_', ' ')} ({time.monotonic() - started:.1f} s)", flush=True)
 
 
 def screenshot(file):

@@ -25,13 +25,14 @@ const HOURS_OF_MONTH: f64 = 730.0;
 /// The bytes of one request to SQS ("Amazon SQS pricing": each 64 KB are one request).
 const BYTES_OF_REQUEST: f64 = 65_536.0;
 /// The metrics that the functions may write, as `docs/logs.md` lists them.
-const CUSTOM: [&str; 13] = [
+const CUSTOM: [&str; 14] = [
     "EventsAccepted",
     "Delivered",
     "Suspect",
     "Expired",
     "Unroutable",
-    "ColdStarts",
+    "ColdStartMilliseconds",
+    "PublishMilliseconds",
     "Gone",
     "DisablingStopped",
     "Refused",
@@ -129,7 +130,7 @@ impl BillOptions {
 impl PeriodBill {
     async fn of(stack: &Stack, days: u16) -> anyhow::Result<Self> {
         let Place::Aws { resources } = &stack.place else { bail!("the local stack costs nothing") };
-        let end = OffsetDateTime::now_utc();
+        let end = OffsetDateTime::now_utc().replace_nanosecond(0)?;
         let start = end - Duration::from_hours(24) * u32::from(days);
         let progress = Progress::start(None, "reading metrics");
         let mut sizes = Vec::new();
@@ -215,12 +216,15 @@ impl Sums {
             let of_table = Metric::new("AWS/DynamoDB", name, "Sum").of("TableName", table);
             [of_table.clone(), of_table.of("GlobalSecondaryIndexName", "domain")]
         });
-        let queues = [&stack.queue_url, &stack.dead_letter_queue_url].map(|url| url.rsplit('/').next().unwrap_or_default());
+        let queues =
+            [&stack.queue_url, &stack.dead_letter_queue_url].map(|url| url.rsplit('/').next().unwrap_or_default());
         let queues = ["NumberOfMessagesSent", "SentMessageSize", "NumberOfEmptyReceives"]
             .map(|name| queues.map(|queue| Metric::new("AWS/SQS", name, "Sum").of("QueueName", queue)));
         let groups = LogGroups::of(stack)?;
-        let logs: Vec<_> =
-            groups.names().map(|group| Metric::new("AWS/Logs", "IncomingBytes", "Sum").of("LogGroupName", group)).collect();
+        let logs: Vec<_> = groups
+            .names()
+            .map(|group| Metric::new("AWS/Logs", "IncomingBytes", "Sum").of("LogGroupName", group))
+            .collect();
         let own = |name, statistic| Metric::new("Pushlark", name, statistic).of("Stack", &stack.name);
         let counted = ["EventsAccepted", "Delivered"].map(|name| own(name, "Sum"));
         let failures = Metric::new(format!("Pushlark/{}", stack.name), "Failures", "SampleCount");
@@ -229,7 +233,8 @@ impl Sums {
         let all = [functions, units.concat(), queues.concat(), logs, counted.to_vec(), custom.clone()].concat();
         let mut series = metrics.values(&all).await?.into_iter();
         let hours: usize = series.as_slice()[all.len() - custom.len()..].iter().map(Vec::len).sum();
-        let mut sum = || series.next().map_or(0.0, |values| values.iter().sum::<f64>());
+        // The sum of no numbers is -0.
+        let mut sum = || series.next().map_or(0.0, |values| 0.0 + values.iter().sum::<f64>());
         Ok(Self {
             functions: Function::ALL.map(|_| [sum(), sum()]).into(),
             units: [sum() + sum(), sum() + sum()],
@@ -288,8 +293,7 @@ mod tests {
             counted: [100.0, 90.0],
             metric_hours: 3.0,
         };
-        let mut sizes: Vec<_> =
-            Function::ALL.iter().map(|_| Size { gigabytes: 0.25, is_x86_64: false }).collect();
+        let mut sizes: Vec<_> = Function::ALL.iter().map(|_| Size { gigabytes: 0.25, is_x86_64: false }).collect();
         sizes[4].is_x86_64 = true;
         let quantities = sums.quantities(&sizes, true);
         assert_eq!(quantities.lambda_requests, 141.0);

@@ -14,10 +14,10 @@ use serde::Serialize;
 use crate::output::{Colour, Format, Progress, print_json, say};
 use crate::stack::{Stack, StackOptions};
 
-/// Check everything that a stack needs to notify: functions, settings, secrets, credentials, URLs, clock, table, quotas.
+/// Check all that a stack needs to notify: functions, settings, secrets, credentials, URLs, clock, table, quotas.
 ///
-/// Nothing is changed, and no device is notified. The providers are asked with a device that does not exist. The exit code
-/// is 1 if a check fails; warnings do not change it.
+/// Nothing is changed, and no device is notified. The providers are asked with a device that does not exist. The exit
+/// code is 1 if a check fails; warnings do not change it.
 #[derive(Debug, Args)]
 pub struct DoctorOptions {}
 

@@ -104,13 +104,7 @@ impl LogLine {
         Self::new(time, function, level, message, fields)
     }
 
-    fn new(
-        time: OffsetDateTime,
-        function: &str,
-        level: Level,
-        message: String,
-        fields: Map<String, Value>,
-    ) -> Self {
+    fn new(time: OffsetDateTime, function: &str, level: Level, message: String, fields: Map<String, Value>) -> Self {
         let why = fields.get("why").and_then(Value::as_str).unwrap_or_default();
         // With several recipients, each code has its number.
         let codes = why.split(',').filter_map(|code| code.split('=').next());
@@ -132,7 +126,9 @@ impl LogLine {
 
     /// Returns the line as people read it, and a further line for each reason.
     pub fn for_people(&self) -> String {
-        let time = self.time.format(&Rfc3339).unwrap_or_default();
+        let (date, hours, minutes, seconds) =
+            (self.time.date(), self.time.hour(), self.time.minute(), self.time.second());
+        let time = format!("{date}T{hours:02}:{minutes:02}:{seconds:02}.{:03}Z", self.time.millisecond());
         let level = format!("{:5}", self.level.name());
         let level = match self.level {
             Level::Error => Colour::Red.paint(&level),
@@ -156,9 +152,8 @@ impl LogLine {
 fn reason(code: &str) -> Option<String> {
     let table = PAGE.split_once(REASONS)?.1;
     let rows = table.lines().map_while(|row| row.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "));
-    let mut rows = rows.filter(|(name, _)| {
-        *name == code || name.strip_suffix("NAME").is_some_and(|prefix| code.starts_with(prefix))
-    });
+    let mut rows = rows
+        .filter(|(name, _)| *name == code || name.strip_suffix("NAME").is_some_and(|prefix| code.starts_with(prefix)));
     rows.next().map(|(_, reason)| without_links(reason))
 }
 
@@ -215,7 +210,8 @@ mod tests {
         assert!(line.is_about_message("m3") && line.is_about_user("room@muc.example.com"));
         assert!(!line.is_about_message("m") && !line.is_about_user("muc.example.com"));
         let text = line.for_people();
-        assert!(text.starts_with("2026-11-28T12:00:00Z INFO  worker   notified id=m3 "), "{text}");
+        assert!(text.starts_with("2026-11-28T12:00:00.000Z INFO  worker   notified "), "{text}");
+        assert!(text.contains(" id=m3"), "{text}");
         assert!(text.ends_with("\n    muted: Preference mute.\n    no-body: The message has no body."), "{text}");
     }
 
@@ -231,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_local_stack_is_decoded() {
-        let text = r#"{"time":"2026-11-28T12:00:00Z","level":"ERROR","target":"ingest::screen","message":"x","ids":"a b"}"#;
+        let text =
+            r#"{"time":"2026-11-28T12:00:00Z","level":"ERROR","target":"ingest::screen","message":"x","ids":"a b"}"#;
         let line = LogLine::of_local(text).unwrap();
         assert_eq!((line.function.as_str(), line.level, line.time), ("ingest", Level::Error, noon()));
         assert!(line.is_about_message("b"));

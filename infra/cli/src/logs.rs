@@ -24,8 +24,8 @@ const LOCAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Show lines of the functions' logs, decoded.
 ///
-/// Without --follow, the lines of the time before now; with --follow, these and all later ones. With --json, each line is
-/// one JSON document.
+/// Without --follow, the lines of the time before now; with --follow, these and all later ones. With --json, each line
+/// is one JSON document.
 #[derive(Debug, Args)]
 pub struct LogsOptions {
     /// Only lines about the message with this id.
@@ -200,8 +200,7 @@ impl LogGroups {
                     progress.add(1);
                     let milliseconds = i128::from(event.timestamp().unwrap_or_default());
                     let time = OffsetDateTime::from_unix_timestamp_nanos(milliseconds * 1_000_000)?;
-                    let name = function.logical_id().to_lowercase();
-                    let line = LogLine::of_lambda(time, &name, event.message().unwrap_or_default());
+                    let line = LogLine::of_lambda(time, function.program(), event.message().unwrap_or_default());
                     let Some(line) = line.filter(|line| wants(line)) else { continue };
                     let id = event.event_id().unwrap_or_default().to_owned();
                     if id.is_empty() || ids.insert(id.clone()) {
@@ -241,7 +240,8 @@ impl EventStream {
 
 /// Returns the data of an event `log`, or of a `step`, a line at `debug` (HTML Living Standard, "Server-sent events").
 fn data_of_log(event: &str) -> Option<String> {
-    let value = |field: &str, line: &str| line.strip_prefix(field).map(|value| value.trim_start_matches(' ').to_owned());
+    let value =
+        |field: &str, line: &str| line.strip_prefix(field).map(|value| value.trim_start_matches(' ').to_owned());
     let kind = event.lines().find_map(|line| value("event:", line));
     let data: Vec<_> = event.lines().filter_map(|line| value("data:", line)).collect();
     matches!(kind.as_deref(), Some("log" | "step")).then(|| data.join("\n"))

@@ -43,7 +43,8 @@ impl Metric {
     }
 
     fn query(&self, id: String, period: Duration) -> MetricDataQuery {
-        let dimensions = self.dimensions.iter().map(|(name, value)| Dimension::builder().name(*name).value(value).build());
+        let dimensions =
+            self.dimensions.iter().map(|(name, value)| Dimension::builder().name(*name).value(value).build());
         let metric = aws_sdk_cloudwatch::types::Metric::builder().namespace(&self.namespace).metric_name(self.name);
         let metric = metric.set_dimensions(Some(dimensions.collect())).build();
         let stat = MetricStat::builder().metric(metric).stat(self.statistic).period(period.as_secs() as i32).build();
@@ -61,10 +62,12 @@ impl Metrics {
     pub async fn values(&self, metrics: &[Metric]) -> anyhow::Result<Vec<Vec<f64>>> {
         let mut values = Vec::with_capacity(metrics.len());
         for chunk in metrics.chunks(MAX_QUERIES) {
-            let queries = chunk.iter().enumerate().map(|(index, metric)| metric.query(format!("m{index}"), self.period));
+            let queries =
+                chunk.iter().enumerate().map(|(index, metric)| metric.query(format!("m{index}"), self.period));
             let request = self.client.get_metric_data().set_metric_data_queries(Some(queries.collect()));
             let at = |time: OffsetDateTime| DateTime::from_secs(time.unix_timestamp());
-            let request = request.start_time(at(self.start)).end_time(at(self.end));
+            // The end is exclusive, and a fraction of a second is lost.
+            let request = request.start_time(at(self.start)).end_time(at(self.end + Duration::from_secs(1)));
             let mut pages = request.scan_by(ScanBy::TimestampDescending).into_paginator().send();
             let mut by_id: HashMap<String, Vec<f64>> = HashMap::new();
             while let Some(page) = pages.next().await {

@@ -1,4 +1,5 @@
-//! The output of commands: tables and sentences for people, JSON for programs, questions and progress on standard error.
+//! The output of commands: tables and sentences for people, JSON for programs; questions and progress on standard
+//! error.
 
 use std::env;
 use std::fmt::Display;

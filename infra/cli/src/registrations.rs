@@ -261,5 +261,8 @@ fn parse_field(text: &str) -> Result<(String, String), String> {
 
 fn parse_service(text: &str) -> Result<BareJid, String> {
     let jid = parse_jid(text).map_err(|error| error.to_string())?;
-    jid.try_into_bare().map_err(|_| "expected a JID without a resource".into())
+    match jid.is_full() {
+        true => Err("expected a JID without a resource".into()),
+        false => Ok(jid.into_bare()),
+    }
 }

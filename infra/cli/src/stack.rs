@@ -101,6 +101,17 @@ impl Function {
         }
     }
 
+    /// The name of its program, which the log has.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Enable => "enable",
+            Self::Disable => "disable",
+            Self::Ingest => "ingest",
+            Self::PushNode => "pubsub",
+            Self::Worker => "worker",
+        }
+    }
+
     /// The logical id of its log group in the template.
     pub fn log_group_id(self) -> String {
         format!("{}Logs", self.logical_id())

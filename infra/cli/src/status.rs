@@ -24,8 +24,8 @@ const MAX_ERRORS: usize = 10;
 
 /// Show the queues, dead letters, alarms, versions and last errors.
 ///
-/// The exit code is 0 if they can be read, also while an alarm fires. With --check it is 1 if an alarm fires or there are
-/// dead letters.
+/// The exit code is 0 if they can be read, also while an alarm fires. With --check it is 1 if an alarm fires or there
+/// are dead letters.
 #[derive(Debug, Args)]
 pub struct StatusOptions {
     /// Exit with 1 if an alarm fires or there are dead letters.

@@ -14,10 +14,8 @@ use crate::stack::{Function, Place, Stack, physical_id};
 use crate::status::alarms;
 
 /// The codes of the quotas of DynamoDB for one table on demand ("Service Quotas").
-const TABLE_QUOTAS: [(&str, &str, &str); 2] = [
-    ("writes", "ConsumedWriteCapacityUnits", "L-AB614373"),
-    ("reads", "ConsumedReadCapacityUnits", "L-CF0CBE56"),
-];
+const TABLE_QUOTAS: [(&str, &str, &str); 2] =
+    [("writes", "ConsumedWriteCapacityUnits", "L-AB614373"), ("reads", "ConsumedReadCapacityUnits", "L-CF0CBE56")];
 /// The share of a quota from which a warning is due.
 const NEAR: f64 = 0.8;
 
@@ -146,7 +144,8 @@ async fn concurrency(stack: &Stack, resources: &HashMap<String, String>) -> Chec
 async fn throughput(stack: &Stack) -> Vec<Check> {
     let now = OffsetDateTime::now_utc();
     let metrics = Metrics::new(&stack.aws, now - Duration::from_hours(24), now, Duration::from_mins(1));
-    let queried = TABLE_QUOTAS.map(|(_, metric, _)| Metric::new("AWS/DynamoDB", metric, "Sum").of("TableName", &stack.table));
+    let queried =
+        TABLE_QUOTAS.map(|(_, metric, _)| Metric::new("AWS/DynamoDB", metric, "Sum").of("TableName", &stack.table));
     let used = match metrics.values(&queried).await {
         Err(error) => return vec![unread("quota: throughput of the table", error, "cloudwatch:GetMetricData")],
         Ok(used) => used,

@@ -44,7 +44,9 @@ pub async fn check_settings(stack: &Stack) -> Vec<Check> {
         let name = format!("settings of {}", function.logical_id());
         let remedy = "Correct the parameter of the template with the same name in CamelCase, and deploy.";
         checks.push(match readable_environment(stack, function).await {
-            Err(error) => Check::failed(name, format!("{error:#}"), "Get the permission lambda:GetFunctionConfiguration."),
+            Err(error) => {
+                Check::failed(name, format!("{error:#}"), "Get the permission lambda:GetFunctionConfiguration.")
+            }
             Ok(environment) => match read(stack, function, &environment).await {
                 Ok(()) => Check::ok(name, "are valid"),
                 Err(invalid) => Check::failed(name, invalid, remedy),
@@ -55,8 +57,8 @@ pub async fn check_settings(stack: &Stack) -> Vec<Check> {
     checks
 }
 
-/// Returns the settings of a function. A private CA is a file of the functions' layer; on this machine it is that of the
-/// tool's own `EXTRA_CA_FILE`.
+/// Returns the settings of a function. A private CA is a file of the functions' layer; on this machine it is that of
+/// the tool's own `EXTRA_CA_FILE`.
 pub async fn readable_environment(stack: &Stack, function: Function) -> anyhow::Result<Environment> {
     let mut environment = stack.environment(function).await?;
     if let Place::Aws { .. } = stack.place {
@@ -115,8 +117,8 @@ async fn check_secrets(stack: &Stack) -> Vec<Check> {
     for setting in catalogue::all().into_iter().filter(|setting| setting.is_secret) {
         let Some(value) = settings.text(setting.name) else { continue };
         let name = format!("secret {}", setting.name);
-        let remedy = "Correct the ARN, or get the permission secretsmanager:GetSecretValue (and kms:Decrypt for a key of \
-                      your own); the functions have theirs from the template.";
+        let remedy = "Correct the ARN, or get the permission secretsmanager:GetSecretValue (and kms:Decrypt for a key \
+                      of your own); the functions have theirs from the template.";
         checks.push(match Secret::new(value, &stack.aws).read().await {
             Ok(text) if text.trim().is_empty() => Check::failed(name, "is empty", "Store a value."),
             Ok(_) => Check::ok(name, "can be read"),

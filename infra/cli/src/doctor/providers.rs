@@ -104,9 +104,13 @@ async fn outcome(stack: &Stack, given: &Environment, app: &str, provider: Provid
 /// A provider that knows our credentials says that the device does not exist.
 fn judged(name: String, provider: Provider, outcome: Outcome) -> Check {
     let console = match provider {
-        Provider::Apns => "Compare the key, its id, the team and the topic with Apple's developer account; a sandbox app \
-                           needs its own url.",
-        Provider::Fcm | Provider::WebPush => "Compare the service account with Firebase's console, and enable the FCM API.",
+        Provider::Apns => {
+            "Compare the key, its id, the team and the topic with Apple's developer account; a sandbox app \
+                           needs its own url."
+        }
+        Provider::Fcm | Provider::WebPush => {
+            "Compare the service account with Firebase's console, and enable the FCM API."
+        }
     };
     match outcome {
         Outcome::Delivered => Check::ok(name, "the provider accepts them"),

@@ -22,10 +22,9 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
 
 /// Asks each URL for any answer, and a JWK Set for its keys.
 pub async fn check(stack: &Stack) -> Vec<Check> {
-    let (Ok(worker), Ok(enable)) = (
-        readable_environment(stack, Function::Worker).await,
-        readable_environment(stack, Function::Enable).await,
-    ) else {
+    let (Ok(worker), Ok(enable)) =
+        (readable_environment(stack, Function::Worker).await, readable_environment(stack, Function::Enable).await)
+    else {
         // Settings that cannot be read are reported before.
         return Vec::new();
     };
@@ -77,7 +76,7 @@ async fn reachable(client: &Client, setting: &str, url: &str) -> Check {
         Err(error) => Check::failed(
             name,
             format!("{shown} does not answer from this machine: {:#}", anyhow::Error::from(error.without_url())),
-            "Check its name, port, certificate and firewall; the functions call it from the Internet, this check from here.",
+            "Check its name, port, certificate and firewall; the functions call it from the Internet, this check does not.",
         ),
     }
 }

@@ -79,4 +79,3 @@ async fn doctor_names_what_does_not_work_and_the_remedy() {
     assert!(ran.out.contains("failed  settings of Enable: WEBHOOK_SECRET: "), "{}", ran.out);
     assert!(!ran.out.contains("canary"), "{}", ran.out);
 }
-

@@ -43,7 +43,7 @@ async fn logs_shows_the_lines_of_the_local_stack_decoded_and_follows() {
     let steps = lines(&pushlark(&[&local, "logs", "--id", "m2", "--level", "debug", "--json"], &[]).await.out);
     assert!(steps.iter().any(|line| line["level"] == "debug"), "{steps:?}");
     let text = pushlark(&[&local, "logs", "--id", "m1"], &[]).await.out;
-    assert!(text.contains(" INFO  worker   not notified id=m1 to=bob@example.com why=no-registration\n"), "{text}");
+    assert!(text.contains(" INFO  worker   not notified ") && text.contains(" id=m1"), "{text}");
     assert!(text.contains("\n    no-registration: The recipient has no registration"), "{text}");
 
     let mut follow = Command::new(env!("CARGO_BIN_EXE_pushlark"));

@@ -80,10 +80,10 @@ async fn many_and_large_records_are_retried_in_batches_that_sqs_accepts() {
     let pushlark = Pushlark::start().await;
     pushlark.enable(BOB, "phone").await;
     for number in 0..15 {
-        // Three of these have more than one call takes.
-        let text = format!("<message type='chat'><body>canary {}</body></message>", "x".repeat(400_000));
+        // Six of these have more than one call takes.
+        let text = format!("<message type='chat'><body>canary {}</body></message>", "x".repeat(250_000));
         let work = Work::message(&[BOB]).id(&format!("m{number}"));
-        let work = if number < 3 { work.message_field("stanza", text) } else { work };
+        let work = if number < 6 { work.message_field("stanza", text) } else { work };
         bury(&pushlark, Work::record(&[work])).await;
     }
     let retried = run(&pushlark, &["dead-letters", "retry", "--all", "--json"]).await.json();

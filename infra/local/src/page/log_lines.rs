@@ -39,7 +39,7 @@ impl LogLines {
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
         let of_decisions = [("ingest::screen", Level::DEBUG), ("worker", Level::DEBUG)];
-        self.with_filter(Targets::new().with_default(Level::INFO).with_targets(of_decisions))
+        Layer::<S>::with_filter(self, Targets::new().with_default(Level::INFO).with_targets(of_decisions))
     }
 }
 

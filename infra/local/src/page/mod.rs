@@ -23,6 +23,7 @@ mod requests;
 pub use live::{Content, Live};
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::Client;
@@ -105,8 +106,8 @@ impl Page {
 
     /// `GET /`, the files under `/page`, `GET /live` and `GET /live/registrations`.
     pub fn router(self) -> Router {
-        let files = FILES.into_iter().fold(Router::new(), |router, (path, media_type, content)| {
-            router.route(path, get(async move || ([(header::CONTENT_TYPE, media_type)], content)))
+        let files = FILES.into_iter().fold(Router::<Self>::new(), |router, (path, media_type, content)| {
+            router.route(path, get(move || ready(([(header::CONTENT_TYPE, media_type)], content))))
         });
         files
             .route("/live", get(follow))
@@ -163,7 +164,7 @@ async fn follow(State(Page(page)): State<Page>, headers: HeaderMap) -> impl Into
 }
 
 fn events(page: Arc<Shared>, follower: Follower) -> impl Stream<Item = Result<Event, Infallible>> {
-    stream::unfold((page, follower), async |(page, mut follower)| {
+    stream::unfold((page, follower), |(page, mut follower)| async move {
         let mut stopped = page.stopped.clone();
         let entry = tokio::select! {
             entry = follower.next() => entry,

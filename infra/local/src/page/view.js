@@ -99,8 +99,8 @@ function recipientItem({ user, known, reason, ways, lines, next: at }) {
   const why = reason ?? (known?.registrations === 0 ? "the recipient has no registration" : undefined);
   if (why) list.append(element("li", "", chip("left out"), element("span", "why", text(why))));
   for (const { level, text: words } of (lines ?? []).slice(-3)) {
-    // The ways say the same of single devices.
-    if (ways.size > 0 && level === "WARN") continue;
+    // The way of a device has the same reason.
+    if ([...ways.values()].some(({ why }) => why && words.includes(why))) continue;
     list.append(element("li", "", element("span", `chip ${level === "ERROR" ? "bad" : "warn"}`, level.toLowerCase()),
       element("span", "why", text(words))));
   }
