@@ -194,7 +194,6 @@ class FirstEjabberd(Ejabberd):
 
     async def start(self):
         await super().start()
-        (self.data / "modules" / "sources").mkdir(parents=True, exist_ok=True)
         names = {"mod_pushlark-": PACKAGES / "mod_pushlark-", "/var/lib/ejabberd/.ejabberd-modules": self.data / "modules"}
         await asyncio.to_thread(shell, self.commands(filled(snippet(self.page, "Try it first", 2), names)))
         names = {"http://localhost:8080": self.pushlark.url, "SECRET": TOKEN}
