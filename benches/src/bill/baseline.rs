@@ -6,7 +6,7 @@ use std::fs;
 
 use anyhow::Context;
 
-use super::prices::DURATION;
+use pushlark_prices::DURATION;
 use super::{Bill, LINES, table};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bill.json");
