@@ -1,5 +1,6 @@
 """Uses the stack that .ci/deploy has deployed as chat servers and operators do: notifies a device, updates the stack, runs
-another one beside it, deletes it, and takes its table into a new one.
+another one beside it, deletes it, and takes its table into a new one. The working folder is the unpacked archive of a
+release; the other stack is deployed from the folder BUILT, where `sam build` has built.
 """
 
 import json
@@ -20,9 +21,9 @@ OTHER_SECRET = "another-secret-of-another-stack"
 BOB = "bob@example.com"
 
 
-def sam(*arguments):
+def sam(*arguments, folder="."):
     """Runs sam, which must not ask anything; gives its status and what it printed."""
-    ran = subprocess.run(["sam", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    ran = subprocess.run(["sam", *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT, text=True, timeout=300)
     return ran.returncode, ran.stdout
 
@@ -210,7 +211,7 @@ class Deployed(unittest.TestCase):
     def test_4_two_stacks_do_not_mix(self):
         name = "pushlark-staging"
         status, said = sam("deploy", "--stack-name", name, "--s3-prefix", name, "--parameter-overrides",
-                           f"WebhookSecret={OTHER_SECRET}", *BASE)
+                           f"WebhookSecret={OTHER_SECRET}", *BASE, folder=os.environ["BUILT"])
         self.assertEqual(status, 0, said)
         stack, staging = Stack("pushlark", SECRET), Stack(name, OTHER_SECRET)
         self.assertEqual(staging.enable("phone", "staging-phone")[0], 200)

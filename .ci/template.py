@@ -243,6 +243,20 @@ class Queues(unittest.TestCase):
         self.assertEqual(RESOURCES["Worker"]["Properties"]["RecursiveLoop"], "Allow")
 
 
+class Release(unittest.TestCase):
+    def test_the_template_and_the_pages_name_the_version_of_the_crates(self):
+        version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+        application = TEMPLATE["Metadata"]["AWS::ServerlessRepo::Application"]
+        self.assertEqual(application["SemanticVersion"], version)
+        for file in ["LicenseUrl", "ReadmeUrl"]:
+            self.assertTrue((ROOT / "infra" / application[file]).is_file(), file)
+        named = r"(?:VERSION=|pushlark-\w+_|mod_pushlark-)(\d+\.\d+\.\d+)"
+        found = [(page, name) for page in PAGES for name in re.findall(named, (ROOT / page).read_text())]
+        self.assertLessEqual({"docs/deploy.md", "docs/prosody.md", "docs/ejabberd.md"}, {page for page, _ in found})
+        for page, name in found:
+            self.assertEqual(name, version, page)
+
+
 class Toolchain(unittest.TestCase):
     def test_the_crates_and_the_readme_name_the_version_of_the_toolchain_file(self):
         channel = tomllib.loads((ROOT / "rust-toolchain.toml").read_text())["toolchain"]["channel"]

@@ -23,7 +23,7 @@ const SECRET: &str = "canary-secret-of-the-pages";
 const JWT_KEY: &[u8] = b"canary-key-of-thirty-two-bytes--";
 /// Programs that are replaced here, since they build, deploy, install, or use AWS. `.ci/template.py` checks their
 /// arguments, or says that it does not; `infra/cli/src/main.rs` checks those of `pushlark`.
-const STAND_INS: [&str; 9] = ["aws", "cargo", "cp", "erlc", "git", "openssl", "pip", "pushlark", "sam"];
+const STAND_INS: [&str; 10] = ["aws", "cargo", "cp", "git", "openssl", "pip", "pushlark", "sam", "sha256sum", "tar"];
 
 /// A fenced block of a page.
 #[derive(Debug)]
@@ -181,9 +181,10 @@ async fn shell_commands_of_the_pages_succeed() {
     let folder = stand_ins();
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     for Snippet { page, line, text, .. } in of_language("sh") {
-        // An error answer makes `curl` fail. Nothing is written into the project.
+        // An error answer makes `curl` fail. Nothing is written into the project, so there are no unpacked archives.
         let script = format!(
-            "set -euo pipefail\ncurl() {{ command curl --silent --show-error --fail-with-body \"$@\"; echo; }}\n{}\nwait\n",
+            "set -euo pipefail\ncd() {{ :; }}\n\
+             curl() {{ command curl --silent --show-error --fail-with-body \"$@\"; echo; }}\n{}\nwait\n",
             text.replace("localhost:8080", pushlark.stack.url.trim_start_matches("http://"))
         );
         let is_run = !["docs/prosody.md", "docs/ejabberd.md", "docs/mongooseim.md"].contains(&page.as_str());
