@@ -41,6 +41,7 @@ mod replaced;
 mod session;
 mod shown;
 mod transaction;
+mod transfer;
 mod unread;
 
 pub use alerts::Alert;
@@ -57,6 +58,7 @@ pub use removal::RemovalProgress;
 pub use replaced::{Replaced, ReplacedBy};
 pub use session::MAX_SESSIONS;
 pub use shown::Shown;
+pub use transfer::{RegistrationPage, ScanPosition, TableSize, Transferred};
 pub use unread::CountedMessage;
 
 use std::num::NonZeroU32;
