@@ -10,6 +10,7 @@ from pathlib import Path
 from event_queue import EventQueueScenarios
 from events import EventScenarios
 from faults import FaultScenarios
+from imports import ImportScenarios
 from installation import InstallationScenarios
 from notifications import NotificationScenarios
 from pages import filled, section, shell, snippet
@@ -24,6 +25,7 @@ from server import STOCK, Server
 class Ejabberd(Server):
     name, page, publisher = "ejabberd", "ejabberd.md", "push.localhost"
     hosts = ["localhost", "other.localhost", "log.localhost"]
+    commands_of_api = ["register", "send_message", "reload_config"]
 
     def __init__(self, folder, pushlark):
         super().__init__(folder, pushlark)
@@ -56,7 +58,7 @@ class Ejabberd(Server):
         self.configuration.write_text(filled(self.stock, names))
 
         # ejabberdctl cannot connect to a node that is not distributed.
-        permissions = {"who": [{"ip": "127.0.0.1/8"}], "what": ["register", "send_message", "reload_config"]}
+        permissions = {"who": [{"ip": "127.0.0.1/8"}], "what": self.commands_of_api}
         self.include("api.yml", json.dumps({"api_permissions": {"scenarios": permissions}}))
 
     def include(self, file, text):
@@ -198,11 +200,35 @@ class PlainEjabberd(Ejabberd):
         self.paste_bridge()
 
 
+class FormerEjabberd(Ejabberd):
+    """A server with its own push module, whose registrations move to Pushlark."""
+
+    hosts, module_hosts, form, storages = ["localhost"], [], "ejabberd", ["mnesia", "sql"]
+    commands_of_api = [*Ejabberd.commands_of_api, "dump_table"]
+
+    def __init__(self, folder, pushlark, storage):
+        self.name, self.storage = f"former-ejabberd-{storage}", storage
+        super().__init__(folder, pushlark)
+
+    def paste(self):
+        self.stock = filled(self.stock, {"  mod_push: {}\n": f"  mod_push:\n    db_type: {self.storage}\n"})
+        if self.storage == "sql":
+            self.include("sql.yml", json.dumps({"sql_type": "sqlite", "sql_database": str(self.data / "former.sqlite")}))
+
+    def source(self):
+        return self.data / ("former.sqlite" if self.storage == "sql" else "push_session.txt")
+
+    def finish(self):
+        if self.storage == "mnesia":
+            self.command("dump_table", file=str(self.source()), table="push_session")
+        self.stop()
+
+
 class EjabberdScenarios(
     InstallationScenarios, NotificationScenarios, EventScenarios, SenderScenarios, EventQueueScenarios, FaultScenarios,
-    PushNodeScenarios,
+    PushNodeScenarios, ImportScenarios,
 ):
-    first, others = FirstEjabberd, "mod_push and mod_push_keepalive"
+    first, former, others = FirstEjabberd, FormerEjabberd, "mod_push and mod_push_keepalive"
 
     async def plain_server(self):
         plain = PlainEjabberd(self.server.folder, self.pushlark)

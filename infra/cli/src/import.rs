@@ -87,8 +87,8 @@ enum Outcome {
         /// Why no notification is sent with the present settings.
         notice: Option<String>,
     },
-    /// The table has it, or a later one.
-    Present(Transferred),
+    /// The table has the same.
+    Unchanged,
     /// It is left out.
     LeftOut(LeftOut),
 }
@@ -254,7 +254,7 @@ impl Import {
         let left_out = |reason| Outcome::LeftOut(LeftOut { row: row(), reason, detail: String::new() });
         Ok(match transferred {
             Transferred::Stored => Outcome::Stored { notice },
-            Transferred::Unchanged => Outcome::Present(transferred),
+            Transferred::Unchanged => Outcome::Unchanged,
             Transferred::EnabledSince => left_out("the user has enabled the node again since"),
             Transferred::DeviceEnabledSince => left_out("the user has enabled the device at another node since"),
             Transferred::DeviceTaken => left_out("another user has enabled the device since"),
@@ -285,7 +285,7 @@ impl Tally {
                     self.examples.entry(NOTICED.to_owned()).or_insert(notice);
                     (NOTICED.to_owned(), None)
                 }
-                Outcome::Present(_) => ("unchanged".to_owned(), None),
+                Outcome::Unchanged => ("unchanged".to_owned(), None),
                 Outcome::LeftOut(left_out) => (format!("{LEFT_OUT}{}", left_out.reason), Some(left_out)),
             };
             if let Some(LeftOut { row, reason, detail }) = left_out {

@@ -188,7 +188,7 @@ fn mongooseim_record(fields: &[Term]) -> Row {
     let read = || {
         let [user, pubsub, node, form] = fields else { return Err("the record has other fields") };
         let Term::Tuple(user) = user else { return Err("user_jid is not a tuple") };
-        let user: Option<Vec<_>> = user.iter().map(Term::text).collect();
+        let user = texts(user);
         let Some([user, host]) = user.as_deref() else { return Err("user_jid is not a pair of UTF-8 texts") };
         // Up to MongooseIM 5, a JID also has the parts before they are normalized, and a form is a list.
         let parts: Option<Vec<_>> = pubsub.record("jid").map(|parts| parts.iter().map_while(Term::text).collect());
@@ -218,7 +218,6 @@ fn ejabberd_record(fields: &[Term]) -> Row {
         let [Term::Tuple(us), Term::Tuple(at), Term::Tuple(service), node, xml] = fields else {
             return Err("the record has other fields".to_owned());
         };
-        let texts = |terms: &[Term]| terms.iter().map(Term::text).collect::<Option<Vec<_>>>();
         let (us, service) = (texts(us), texts(service));
         let Some([user, host]) = us.as_deref() else { return Err("us is not a pair of UTF-8 texts".into()) };
         let Some([local, domain, _]) = service.as_deref() else { return Err("service is not a JID".into()) };
@@ -274,6 +273,11 @@ fn pair(term: &Term) -> Option<(&Term, &Term)> {
         },
         _ => None,
     }
+}
+
+/// Returns texts of binaries that are all UTF-8.
+fn texts(terms: &[Term]) -> Option<Vec<&str>> {
+    terms.iter().map(Term::text).collect()
 }
 
 fn join(local: &str, domain: &str) -> String {
