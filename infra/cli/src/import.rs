@@ -225,7 +225,8 @@ impl Import {
             file.save(&tally.state)?;
         }
         if !matches!(result, Ok(true)) {
-            return result.with_context(|| format!("stopped after {} rows: run the same command to continue", tally.state.rows));
+            return result
+                .with_context(|| format!("stopped after {} rows: run the same command to continue", tally.state.rows));
         }
         reader.await.context("the reader of the source failed")??;
         result
@@ -312,8 +313,10 @@ impl Tally {
             let left_out: BTreeMap<_, _> =
                 results.iter().filter_map(|(result, count)| Some((result.strip_prefix(LEFT_OUT)?, count))).collect();
             let count = |result: &str| results.get(result).copied().unwrap_or(0);
-            return print_json(&json!({"applied": is_applied, "rows": rows, "stored": count("stored") + count(NOTICED),
-                "without_notification": count(NOTICED), "unchanged": count("unchanged"), "left_out": left_out}));
+            return print_json(
+                &json!({"applied": is_applied, "rows": rows, "stored": count("stored") + count(NOTICED),
+                "without_notification": count(NOTICED), "unchanged": count("unchanged"), "left_out": left_out}),
+            );
         }
         let lines = results.iter().map(|(result, count)| {
             [count.to_string(), result.clone(), self.examples.get(result).cloned().unwrap_or_default()]

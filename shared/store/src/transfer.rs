@@ -63,11 +63,7 @@ impl From<Registered> for Transferred {
 
 impl Store {
     /// Returns what [`transfer`](Self::transfer) would do, from the user's items alone. It writes nothing.
-    pub async fn try_transfer(
-        &self,
-        user: &BareJid,
-        registration: &Registration,
-    ) -> Result<Transferred, StoreError> {
+    pub async fn try_transfer(&self, user: &BareJid, registration: &Registration) -> Result<Transferred, StoreError> {
         Ok(self.newer(&self.snapshot(user).await?, registration).unwrap_or(Transferred::Stored))
     }
 
@@ -89,7 +85,8 @@ impl Store {
             let mut registrations = snapshot.registrations.iter();
             let present = registrations.find(|present| keys::registration_key(present) == key);
             let is_same = present.is_some_and(|present| {
-                Registration { created_at: 0, ..present.clone() } == Registration { created_at: 0, ..registration.clone() }
+                Registration { created_at: 0, ..present.clone() }
+                    == Registration { created_at: 0, ..registration.clone() }
             });
             return match is_same {
                 true => Some(Transferred::Unchanged),

@@ -28,11 +28,18 @@ pub struct Losses {
 pub enum Writer {
     JsonLines(Box<dyn Write>),
     /// The columns are known at the end, so the rows wait in a file.
-    Csv { output: Box<dyn Write>, rows: BufWriter<File>, fields: BTreeSet<String> },
+    Csv {
+        output: Box<dyn Write>,
+        rows: BufWriter<File>,
+        fields: BTreeSet<String>,
+    },
     MongooseIm(Box<dyn Write>),
     Ejabberd(Box<dyn Write>),
     /// The rows of one user wait for the next user.
-    Prosody { folder: PathBuf, user: Vec<Record> },
+    Prosody {
+        folder: PathBuf,
+        user: Vec<Record>,
+    },
 }
 
 impl Writer {
@@ -140,7 +147,9 @@ impl Writer {
     /// Writes the rest.
     pub fn finish(self) -> anyhow::Result<()> {
         match self {
-            Self::JsonLines(mut output) | Self::MongooseIm(mut output) | Self::Ejabberd(mut output) => output.flush()?,
+            Self::JsonLines(mut output) | Self::MongooseIm(mut output) | Self::Ejabberd(mut output) => {
+                output.flush()?
+            }
             Self::Csv { output, rows, fields } => write_csv(output, rows, &fields)?,
             Self::Prosody { folder, user } => write_prosody(&folder, &user)?,
         }
@@ -177,7 +186,13 @@ fn write_prosody(folder: &Path, records: &[Record]) -> anyhow::Result<()> {
     ensure!(name.len() <= 255, "the name of the file of {} is too long", first.user);
     let mut text = "return {\n".to_owned();
     for Record { jid, node, enabled_at, form, .. } in records {
-        write!(text, "\t[{}] = {{ [\"jid\"] = {}; [\"node\"] = {}; ", lua(&format!("{jid}<{node}")), lua(jid), lua(node))?;
+        write!(
+            text,
+            "\t[{}] = {{ [\"jid\"] = {}; [\"node\"] = {}; ",
+            lua(&format!("{jid}<{node}")),
+            lua(jid),
+            lua(node)
+        )?;
         if !form.is_empty() {
             let typed = ("FORM_TYPE", ns::PUBLISH_OPTIONS);
             let fields = form.iter().map(|(name, value)| (name.as_str(), value.as_str()));

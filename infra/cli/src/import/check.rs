@@ -48,8 +48,7 @@ impl Check {
         let options = PublishOptions::new(form);
         let options = options.map_err(|error| left_out("the form is too large")(error.to_string()))?;
         let notice = self.destinations.check(&user, &jid, &options);
-        let notice =
-            notice.map_err(|error| left_out("no notification could reach the device")(error.to_string()))?;
+        let notice = notice.map_err(|error| left_out("no notification could reach the device")(error.to_string()))?;
         let is_virtual = self.destinations.is_virtual(&user, &jid);
         let strictness = if is_virtual { Strictness::Strict } else { Strictness::Lenient };
         let extensions = Extensions::read(extensions, &options, strictness);

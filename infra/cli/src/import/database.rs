@@ -43,7 +43,11 @@ impl Dialect {
         let name = |name: &str| format!("{quote}{name}{quote}");
         let selected: Vec<_> = columns.iter().map(|column| format!("cast({} as {text})", name(column))).collect();
         let order = server.order().iter().filter(|column| has(column)).map(|column| name(column));
-        let store = if server == Server::Prosody { format!(" where {} = 'cloud_notify'", name("store")) } else { String::new() };
+        let store = if server == Server::Prosody {
+            format!(" where {} = 'cloud_notify'", name("store"))
+        } else {
+            String::new()
+        };
         let order: Vec<_> = order.collect();
         let query = format!("select {} from {}{store} order by {}", selected.join(", "), name(table), order.join(", "));
         Ok((columns, query))
@@ -73,7 +77,8 @@ pub async fn postgres(url: &str, server: Server, host: Option<&str>, tls: &Tls, 
         let none: [&str; 0] = [];
         let mut found = pin!(client.query_raw(&query, none).await.context("the table cannot be read")?);
         while let Some(row) = found.try_next().await.context("a row cannot be read")? {
-            let values: Result<Vec<_>, _> = (0..columns.len()).map(|index| row.try_get::<_, Option<String>>(index)).collect();
+            let values: Result<Vec<_>, _> =
+                (0..columns.len()).map(|index| row.try_get::<_, Option<String>>(index)).collect();
             let values = values.context("a column is not a text")?;
             if !rows.table_row(server, &named(&columns, values.into_iter()), host).await {
                 break;

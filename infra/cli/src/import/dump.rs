@@ -508,7 +508,8 @@ mod tests {
                     COPY public.t (b, a) FROM stdin;\nx\\ty'\\\\\t\\N\nü\t2\n\\.\nSELECT 1;\n";
         let expected = [row([("a", None), ("b", Some("x\ty'\\"))]), row([("a", Some("2")), ("b", Some("ü"))])];
         assert_eq!(rows(copy), expected);
-        let insert = "INSERT INTO public.t (b, a) VALUES (E'x\\ty''\\\\', NULL);\ninsert into \"t\" (\"b\", a) values ('ü',2);";
+        let insert =
+            "INSERT INTO public.t (b, a) VALUES (E'x\\ty''\\\\', NULL);\ninsert into \"t\" (\"b\", a) values ('ü',2);";
         assert_eq!(rows(insert), expected);
         let mysql = "/*!40101 SET NAMES utf8mb4 */;\nCREATE TABLE `t` (\n  `b` text NOT NULL COMMENT 'x, (y',\n  `a` bigint(20) \
                      DEFAULT NULL,\n  PRIMARY KEY (`b`(191),`a`)\n) ENGINE=InnoDB;\nINSERT INTO `u` VALUES ('\\'',1);\n\
@@ -540,7 +541,9 @@ mod tests {
         for cut in ["INSERT INTO t VALUES (1, 'a", "INSERT INTO t VALUES (1, ", "INSERT INTO t VALUES ("] {
             assert_eq!(rows(cut), [Err("the row ends too early".to_owned())], "{cut}");
         }
-        for none in ["", "INSERT", "INSERT INTO t", "COPY t (a) FROM stdin;", "CREATE TABLE t (a", "$$", "/*", "\0\u{ff}"] {
+        for none in
+            ["", "INSERT", "INSERT INTO t", "COPY t (a) FROM stdin;", "CREATE TABLE t (a", "$$", "/*", "\0\u{ff}"]
+        {
             assert_eq!(rows(none), [], "{none}");
         }
     }

@@ -87,6 +87,8 @@ mod micros {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
         let read = |text: String| OffsetDateTime::parse(&text, &Rfc3339).map(to_micros);
-        text.map(read).transpose().map_err(|_| D::Error::custom("enabled_at must be a time such as 2026-01-31T12:00:00Z"))
+        text.map(read)
+            .transpose()
+            .map_err(|_| D::Error::custom("enabled_at must be a time such as 2026-01-31T12:00:00Z"))
     }
 }

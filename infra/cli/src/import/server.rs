@@ -245,8 +245,10 @@ fn xmlel(term: &Term, inherited: &str, depth: usize) -> Result<Element, String> 
     let Some([name, Term::List(attributes), Term::List(children)]) = term.record("xmlel") else {
         return Err("the form is not an element".into());
     };
-    let attributes: Option<Vec<_>> =
-        attributes.iter().map(|attribute| pair(attribute).and_then(|(name, value)| name.text().zip(value.text()))).collect();
+    let attributes: Option<Vec<_>> = attributes
+        .iter()
+        .map(|attribute| pair(attribute).and_then(|(name, value)| name.text().zip(value.text())))
+        .collect();
     let (Some(name), Some(attributes)) = (name.text(), attributes) else {
         return Err("the form has a text that is not UTF-8".into());
     };

@@ -248,7 +248,8 @@ fn prosody_folder(path: &Path, rows: &Rows) -> anyhow::Result<()> {
 fn sorted(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let unreadable = || format!("{} cannot be read", folder.display());
     let entries = fs::read_dir(folder).with_context(unreadable)?;
-    let mut paths: Vec<_> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().with_context(unreadable)?;
+    let mut paths: Vec<_> =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().with_context(unreadable)?;
     paths.sort();
     Ok(paths)
 }
@@ -261,7 +262,8 @@ fn decoded(name: Option<&std::ffi::OsStr>) -> Result<String, String> {
     while let Some(byte) = bytes.next() {
         decoded.push(match byte {
             b'%' => {
-                let digits = [bytes.next(), bytes.next()].map(|digit| digit.map(char::from).and_then(|d| d.to_digit(16)));
+                let digits =
+                    [bytes.next(), bytes.next()].map(|digit| digit.map(char::from).and_then(|d| d.to_digit(16)));
                 let [Some(high), Some(low)] = digits else { return Err(invalid()) };
                 u8::try_from(high * 16 + low).map_err(|_| invalid())?
             }

@@ -33,7 +33,8 @@ impl StateFile {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("{path} cannot be read")),
         };
-        let state: State = serde_json::from_slice(&text).with_context(|| format!("{path} is not the state of an import"))?;
+        let state: State =
+            serde_json::from_slice(&text).with_context(|| format!("{path} is not the state of an import"))?;
         ensure!(
             state.import == import,
             "{path} is the state of another import ({}): continue that one, delete the file, or give --resume",
