@@ -10,7 +10,7 @@ from pathlib import Path
 from event_queue import EventQueueScenarios
 from events import EventScenarios
 from faults import FaultScenarios
-from imports import ImportScenarios
+from imports import DatabaseImportScenarios
 from installation import InstallationScenarios
 from notifications import NotificationScenarios
 from pages import filled, section, shell, snippet
@@ -216,17 +216,19 @@ class FormerEjabberd(Ejabberd):
             self.include("sql.yml", json.dumps({"sql_type": "sqlite", "sql_database": str(self.data / "former.sqlite")}))
 
     def source(self):
-        return self.data / ("former.sqlite" if self.storage == "sql" else "push_session.txt")
+        if self.storage == "sql":
+            return [self.data / "former.sqlite", "--host", "localhost"]
+        return [self.data / "push_session.txt"]
 
     def finish(self):
         if self.storage == "mnesia":
-            self.command("dump_table", file=str(self.source()), table="push_session")
+            self.command("dump_table", file=str(self.source()[0]), table="push_session")
         self.stop()
 
 
 class EjabberdScenarios(
     InstallationScenarios, NotificationScenarios, EventScenarios, SenderScenarios, EventQueueScenarios, FaultScenarios,
-    PushNodeScenarios, ImportScenarios,
+    PushNodeScenarios, DatabaseImportScenarios,
 ):
     first, former, others = FirstEjabberd, FormerEjabberd, "mod_push and mod_push_keepalive"
 

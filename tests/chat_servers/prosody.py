@@ -166,7 +166,7 @@ class FormerProsody(Prosody):
         return None
 
     def source(self):
-        return self.data / "prosody.sqlite" if self.storage == "sql" else self.data
+        return [self.data / "prosody.sqlite" if self.storage == "sql" else self.data]
 
     def finish(self):
         self.stop()

@@ -63,8 +63,8 @@ fn named(columns: &[String], values: impl Iterator<Item = Option<String>>) -> Co
     columns.iter().cloned().zip(values).collect()
 }
 
-/// Reads a database in PostgreSQL. `sslmode` of the URL is `disable`, `prefer` or `require`; with the last one, the
-/// server's certificate must be valid for the host.
+/// Reads a database in PostgreSQL. `sslmode` of the URL is `disable`, `prefer` (the default) or `require`. Where there is
+/// TLS, the server's certificate must be valid for the host.
 pub async fn postgres(url: &str, server: Server, host: Option<&str>, tls: &Tls, rows: &Rows) -> anyhow::Result<()> {
     let config: tokio_postgres::Config = url.parse().context("the URL of PostgreSQL is not valid")?;
     let (client, connection) =
@@ -102,7 +102,7 @@ pub async fn mysql(url: &str, server: Server, host: Option<&str>, rows: &Rows) -
     while let Some(row) = found.next().await.context("a row cannot be read")? {
         let values: Vec<mysql_async::Value> = row.unwrap();
         let values = values.into_iter().map(|value| match value {
-            mysql_async::Value::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            mysql_async::Value::Bytes(bytes) => String::from_utf8(bytes).ok(),
             _ => None,
         });
         if !rows.table_row(server, &named(&columns, values), host).await {
@@ -123,7 +123,7 @@ pub fn sqlite(path: &Path, server: Server, host: Option<&str>, rows: &Rows) -> a
     let mut found = statement.query([]).context("the table cannot be read")?;
     while let Some(row) = found.next().context("a row cannot be read")? {
         let value = |index| match row.get_ref(index) {
-            Ok(rusqlite::types::ValueRef::Text(text)) => Some(String::from_utf8_lossy(text).into_owned()),
+            Ok(rusqlite::types::ValueRef::Text(text)) => str::from_utf8(text).ok().map(str::to_owned),
             _ => None,
         };
         if !rows.blocking_table_row(server, &named(&columns, (0..columns.len()).map(value)), host) {

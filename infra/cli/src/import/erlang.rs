@@ -36,8 +36,29 @@ impl Term {
     }
 }
 
-/// Reads the next term up to its period; `None` at the end. A term that is too long is an error, and is skipped.
-pub fn next(input: &mut impl BufRead) -> io::Result<Option<Result<Term, String>>> {
+/// Reads the next record of this name; `None` at the end. Other terms are skipped without reading them. A record that is
+/// too long or not understood is an inner error.
+pub fn next(input: &mut impl BufRead, record: &str) -> io::Result<Option<Result<Term, String>>> {
+    let begin = format!("{{{record},");
+    loop {
+        match next_text(input)? {
+            None => return Ok(None),
+            Some(term) if !term.text.trim_ascii_start().starts_with(begin.as_bytes()) => {}
+            Some(Text { is_cut: Some(error), .. }) => return Ok(Some(Err(error))),
+            Some(Text { text, is_cut: None }) => return Ok(Some(parse(&text))),
+        }
+    }
+}
+
+/// A term as text.
+struct Text {
+    text: Vec<u8>,
+    /// The reason why it is not the whole term.
+    is_cut: Option<String>,
+}
+
+/// Reads the next term up to its period; `None` at the end.
+fn next_text(input: &mut impl BufRead) -> io::Result<Option<Text>> {
     let mut term = Vec::new();
     let mut is_too_long = false;
     let (mut quote, mut is_escaped, mut is_comment, mut last) = (None, false, false, b'\n');
@@ -45,7 +66,7 @@ pub fn next(input: &mut impl BufRead) -> io::Result<Option<Result<Term, String>>
         let buffer = input.fill_buf()?;
         if buffer.is_empty() {
             let is_blank = term.iter().all(u8::is_ascii_whitespace);
-            return Ok((!is_blank).then(|| Err("the text ends within a term".into())));
+            return Ok((!is_blank).then(|| Text { text: term, is_cut: Some("the text ends within a term".into()) }));
         }
         let mut used = 0;
         let mut is_complete = false;
@@ -81,10 +102,11 @@ pub fn next(input: &mut impl BufRead) -> io::Result<Option<Result<Term, String>>
         }
         input.consume(used);
         if is_complete {
-            return Ok(Some(match is_too_long {
-                true => Err(format!("the term is longer than {MAX_ROW_BYTES} bytes")),
-                false => parse(&term[..term.len() - 1]),
-            }));
+            let is_cut = is_too_long.then(|| format!("the term is longer than {MAX_ROW_BYTES} bytes"));
+            if !is_too_long {
+                term.pop();
+            }
+            return Ok(Some(Text { text: term, is_cut }));
         }
     }
 }
@@ -305,18 +327,23 @@ mod tests {
     use super::*;
 
     fn all(mut text: &[u8]) -> Vec<Result<Term, String>> {
-        std::iter::from_fn(|| next(&mut text).unwrap()).collect()
+        std::iter::from_fn(|| next(&mut text, "r").unwrap()).collect()
+    }
+
+    fn field(text: impl AsRef<[u8]>) -> Result<Term, String> {
+        match all(&[b"{r,", text.as_ref(), b"}.\n"].concat()).pop().unwrap()? {
+            Term::Tuple(fields) => Ok(fields[1].clone()),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
-    fn the_terms_of_a_dump_are_read_one_by_one() {
-        let text = "{tables,[]}.\n% a comment, with \" and .\n{push,{<<\"b. ob\">>,<<98,195,188>>},-1,\n  'A.b',#{<<\"k\">> => \
-                    <<\"ü\"/utf8>>},<<>>,\"ab\"}.\n";
+    fn the_records_of_a_table_are_read_one_by_one() {
+        let text = "{tables,[]}.\n% a comment, with \" and .\n{other,<0.1.0>}.\n{r,{<<\"b. ob\">>,<<98,195,188>>},-1,\n  \
+                    'A.b',#{<<\"k\">> => <<\"ü\"/utf8>>},<<>>,\"ab\"}.\n";
         let binary = |text: &str| Term::Binary(text.into());
-        let read = all(text.as_bytes());
-        assert_eq!(read[0], Ok(Term::Tuple(vec![Term::Atom("tables".into()), Term::List(vec![])])));
         let fields = vec![
-            Term::Atom("push".into()),
+            Term::Atom("r".into()),
             Term::Tuple(vec![binary("b. ob"), binary("bü")]),
             Term::Integer(-1),
             Term::Atom("A.b".into()),
@@ -324,28 +351,30 @@ mod tests {
             binary(""),
             Term::List(vec![Term::Integer(97), Term::Integer(98)]),
         ];
-        assert_eq!(read[1..], [Ok(Term::Tuple(fields))]);
-        assert_eq!(all(b"<<\"\xfc\"/utf8>>.\n"), [Ok(binary("ü"))], "a file in Latin-1");
-        assert_eq!(all(b"<<\"b\\303\\274\\x{fc}\">>.\n"), [Ok(binary("büü"))]);
+        assert_eq!(all(text.as_bytes()), [Ok(Term::Tuple(fields))]);
+        assert_eq!(field(b"<<\"\xfc\"/utf8>>"), Ok(binary("ü")), "a file in Latin-1");
+        assert_eq!(field(b"<<\"b\\303\\274\\x{fc}\">>"), Ok(binary("büü")));
     }
 
     #[test]
-    fn a_wrong_term_does_not_stop_the_next_ones() {
-        let deep = format!("{}.\n", "{".repeat(100_000));
-        let long = format!("<<\"{}\">>.\n", "x".repeat(MAX_ROW_BYTES));
+    fn a_wrong_record_does_not_stop_the_next_ones() {
+        let deep = format!("{{r,{}}}.\n", "{".repeat(100_000));
+        let long = format!("{{r,<<\"{}\">>}}.\n", "x".repeat(MAX_ROW_BYTES));
         for (term, error) in [
-            ("{a.\n", "the term ends too early at byte 2 of the term"),
-            ("{a,<0.1.0>}.\n", "the term is malformed at byte 4 of the term"),
-            ("<<300>>.\n", "a binary has a number that is not a byte at byte 5 of the term"),
-            ("{a} b.\n", "expected the end of the term at byte 4 of the term"),
-            ("Variable.\n", "a term of this kind is not understood at byte 0 of the term"),
-            (&deep, "the term is nested too deeply at byte 33 of the term"),
+            ("{r,a.\n", "the term ends too early at byte 4 of the term"),
+            ("{r,<0.1.0>}.\n", "the term is malformed at byte 4 of the term"),
+            ("{r,<<300>>}.\n", "a binary has a number that is not a byte at byte 8 of the term"),
+            ("{r,a} b.\n", "expected the end of the term at byte 6 of the term"),
+            ("{r,Variable}.\n", "a term of this kind is not understood at byte 3 of the term"),
+            (&deep, "the term is nested too deeply at byte 35 of the term"),
             (&long, "the term is longer than 1048576 bytes"),
         ] {
-            let read = all([term, "ok.\n"].concat().as_bytes());
-            assert_eq!(read, [Err(error.to_owned()), Ok(Term::Atom("ok".into()))]);
+            let read = all([term, "{r,1}.\n"].concat().as_bytes());
+            let next = Term::Tuple(vec![Term::Atom("r".into()), Term::Integer(1)]);
+            assert_eq!(read, [Err(error.to_owned()), Ok(next)]);
         }
-        assert_eq!(all(b"ok.\n{a,\n"), [Ok(Term::Atom("ok".into())), Err("the text ends within a term".into())]);
-        assert_eq!(all(b"<<\"a.\n"), [Err("the text ends within a term".to_owned())]);
+        for cut in ["{r,\n", "{r,<<\"a.\n"] {
+            assert_eq!(all(cut.as_bytes()), [Err("the text ends within a term".to_owned())]);
+        }
     }
 }

@@ -56,13 +56,21 @@ impl Server {
         }
     }
 
+    /// The name of the records in Mnesia.
+    pub fn record(self) -> &'static str {
+        match self {
+            Self::MongooseIm => "push_subscription",
+            Self::Ejabberd | Self::Prosody => "push_session",
+        }
+    }
+
     /// Reads a record of Mnesia; `None` if it is of another table.
     pub fn term(self, term: &Term) -> Option<Row> {
-        match self {
-            Self::MongooseIm => term.record("push_subscription").map(mongooseim_record),
-            Self::Ejabberd => term.record("push_session").map(ejabberd_record),
-            Self::Prosody => None,
-        }
+        let fields = term.record(self.record())?;
+        Some(match self {
+            Self::MongooseIm => mongooseim_record(fields),
+            Self::Ejabberd | Self::Prosody => ejabberd_record(fields),
+        })
     }
 }
 

@@ -181,11 +181,11 @@ fn read_files(form: &Form, host: Option<&str>, rows: &Rows) -> anyhow::Result<()
         Form::Terms(path, server) => {
             let mut input = open(path)?;
             let mut number = 0;
-            while let Some(term) = erlang::next(&mut input)? {
+            while let Some(term) = erlang::next(&mut input, server.record())? {
                 number += 1;
                 let row = match term {
                     Ok(term) => server.term(&term),
-                    Err(error) => Some(Err(LeftOut::unreadable(format!("term {number}"), error))),
+                    Err(error) => Some(Err(LeftOut::unreadable(format!("record {number}"), error))),
                 };
                 if row.is_some_and(|row| !rows.send(row)) {
                     break;

@@ -6,7 +6,7 @@ use pushlark_model::Registration;
 use serde_json::json;
 use tests::Pushlark;
 
-use crate::{Folder, fixture, import};
+use crate::{Folder, fixture, import, run};
 
 /// Maps the PubSub service of the fixtures to a virtual host.
 const MAP: &str = "--map-host=pubsub.localhost=push.@HOST@";
@@ -105,4 +105,18 @@ async fn csv_and_json_lines_carry_preferences_and_keys() {
         stored.push(registration.clone());
     }
     assert_eq!(stored[0], stored[1]);
+}
+
+#[tokio::test]
+async fn the_arguments_of_the_commands_on_the_page_are_valid() {
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/migration.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let commands: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("pushlark ")).collect();
+    assert!(commands.len() > 8, "{commands:?}");
+    for command in commands {
+        let arguments: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
+        let ran = run(&pushlark, &folder, &arguments).await;
+        assert_eq!(ran.code, Some(0), "{command}: {ran:?}");
+    }
 }
