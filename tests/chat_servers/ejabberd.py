@@ -10,7 +10,7 @@ from pathlib import Path
 from event_queue import EventQueueScenarios
 from events import EventScenarios
 from faults import FaultScenarios
-from imports import DatabaseImportScenarios
+from imports import DatabaseImportScenarios, ImportScenarios
 from installation import InstallationScenarios
 from notifications import NotificationScenarios
 from pages import filled, section, shell, snippet
@@ -228,7 +228,7 @@ class FormerEjabberd(Ejabberd):
 
 class EjabberdScenarios(
     InstallationScenarios, NotificationScenarios, EventScenarios, SenderScenarios, EventQueueScenarios, FaultScenarios,
-    PushNodeScenarios, DatabaseImportScenarios,
+    PushNodeScenarios, DatabaseImportScenarios, ImportScenarios,
 ):
     first, former, others = FirstEjabberd, FormerEjabberd, "mod_push and mod_push_keepalive"
 
