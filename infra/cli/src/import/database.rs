@@ -1,6 +1,6 @@
 //! Reads the rows of a chat server's table in PostgreSQL, MySQL or SQLite, one after the other.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,6 +9,8 @@ use anyhow::{Context as _, bail, ensure};
 use futures_util::TryStreamExt;
 use mysql_async::prelude::Queryable;
 use pushlark_http_client::Tls;
+use pushlark_settings::Environment;
+use pushlark_settings::catalogue::EXTRA_CA_FILE;
 use rusqlite::OpenFlags;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -91,9 +93,13 @@ pub async fn postgres(url: &str, server: Server, host: Option<&str>, tls: &Tls, 
     read
 }
 
-/// Reads a database in MySQL or MariaDB. The parameters of the URL are those of the library, such as `require_ssl=true`.
+/// Reads a database in MySQL or MariaDB. The parameters of the URL are those of the library: with `require_ssl=true`, the
+/// server's certificate must be valid for the host.
 pub async fn mysql(url: &str, server: Server, host: Option<&str>, rows: &Rows) -> anyhow::Result<()> {
     let options = mysql_async::Opts::from_url(url).context("the URL of MySQL is not valid")?;
+    let ca_file = Environment::of_process().text(EXTRA_CA_FILE.name).map(|path| PathBuf::from(path).into());
+    let ssl = options.ssl_opts().cloned().map(|ssl| ssl.with_root_certs(ca_file.into_iter().collect()));
+    let options = mysql_async::OptsBuilder::from_opts(options).ssl_opts(ssl);
     let mut connection = mysql_async::Conn::new(options).await.context("MySQL does not accept the connection")?;
     let all = connection.prep(MYSQL.all(server)).await.context("the table cannot be read")?;
     let present: Vec<_> = all.columns().iter().map(|column| column.name_str().into_owned()).collect();
