@@ -29,7 +29,7 @@ async fn a_wrong_line_is_reported_and_does_not_stop_the_rest() {
         (b"{".to_vec(), "the row cannot be read", "EOF"),
         (b"[]".to_vec(), "the row cannot be read", "expected a JSON object"),
         (b"\"\xff\"".to_vec(), "the row cannot be read", "expected a JSON object"),
-        (deep, "the row cannot be read", "recursion limit"),
+        (deep, "the row cannot be read", "preferences: expected a map"),
         (vec![b'x'; 2_000_000], "the row cannot be read", "the line is longer than 1048576 bytes"),
         (line(json!({"user": null})), "the row cannot be read", "user"),
         (line(json!({"other": 1})), "the row cannot be read", "unknown field `other`"),
