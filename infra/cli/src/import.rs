@@ -142,8 +142,8 @@ impl ImportOptions {
             is_applied: self.apply,
         };
         let name = format!("{:?} {} {:?} {} {}", self.from, source.name()?, self.map_host, stack.name, stack.table);
-        let file = StateFile(self.resume);
-        let former = if self.apply { file.load(&name)? } else { None };
+        let file = if self.apply { Some(StateFile::lock(self.resume)?) } else { None };
+        let former = file.as_ref().map(|file| file.load(&name)).transpose()?.flatten();
         let report = match &self.report {
             None => None,
             Some(path) => {
@@ -169,12 +169,12 @@ impl ImportOptions {
             }
             None => 0,
         };
-        let is_complete = import.run(&source, skipped, total, &mut tally, &file).await?;
+        let is_complete = import.run(&source, skipped, total, &mut tally, file.as_ref()).await?;
         tally.print(format, self.apply)?;
         if !is_complete {
             bail!("interrupted after {} of {total} rows: run the same command to continue", tally.state.rows);
         }
-        if self.apply {
+        if let Some(file) = file {
             file.delete()?;
         }
         Ok(ExitCode::SUCCESS)
@@ -189,7 +189,7 @@ impl Import {
         skipped: u64,
         total: u64,
         tally: &mut Tally,
-        file: &StateFile,
+        file: Option<&StateFile>,
     ) -> anyhow::Result<bool> {
         let progress = Progress::start(Some(total), if self.is_applied { "importing" } else { "checking" });
         progress.add(skipped);
@@ -214,16 +214,12 @@ impl Import {
                     tally.add(outcomes, last)?;
                 }
             }
-            if self.is_applied && saved.elapsed() > SAVE_INTERVAL {
-                tally.flush()?;
-                file.save(&tally.state)?;
+            if saved.elapsed() > SAVE_INTERVAL {
+                tally.save(file)?;
                 saved = Instant::now();
             }
         };
-        tally.flush()?;
-        if self.is_applied {
-            file.save(&tally.state)?;
-        }
+        tally.save(file)?;
         if !matches!(result, Ok(true)) {
             return result
                 .with_context(|| format!("stopped after {} rows: run the same command to continue", tally.state.rows));
@@ -303,8 +299,9 @@ impl Tally {
         Ok(())
     }
 
-    fn flush(&mut self) -> anyhow::Result<()> {
-        Ok(self.report.as_mut().map_or(Ok(()), Write::flush)?)
+    fn save(&mut self, file: Option<&StateFile>) -> anyhow::Result<()> {
+        self.report.as_mut().map_or(Ok(()), Write::flush)?;
+        file.map_or(Ok(()), |file| file.save(&self.state))
     }
 
     fn print(&self, format: Format, is_applied: bool) -> anyhow::Result<()> {

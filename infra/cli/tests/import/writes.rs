@@ -99,6 +99,8 @@ async fn an_import_that_is_killed_continues_where_it_ended() {
     // An interrupted one says how to continue.
     let child = spawn(&pushlark, &folder, &arguments);
     eventually("more rows", async || state().filter(|rows| *rows > killed_at)).await;
+    // No second import writes the same state.
+    assert!(run(&pushlark, &folder, &arguments).await.error().contains("another import uses pushlark-import.state"));
     let pid = child.id().unwrap().to_string();
     assert!(tokio::process::Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
     let interrupted = finished(child).await;
