@@ -11,6 +11,7 @@ from pathlib import Path
 from event_queue import EventQueueScenarios
 from events import EventScenarios
 from faults import FaultScenarios
+from imports import DatabaseImportScenarios, ImportScenarios
 from installation import InstallationScenarios
 from notifications import NotificationScenarios
 from pages import filled, section, shell, snippet
@@ -216,11 +217,37 @@ class PlainEjabberd(Ejabberd):
         self.paste_bridge()
 
 
+class FormerEjabberd(Ejabberd):
+    """A server with its own push module, whose registrations move to Pushlark."""
+
+    hosts, module_hosts, form, storages = ["localhost"], [], "ejabberd", ["mnesia", "sql"]
+    arguments = {**Ejabberd.arguments, "dump_table": "file table"}
+
+    def __init__(self, folder, pushlark, storage):
+        self.name, self.storage = f"former-ejabberd-{storage}", storage
+        super().__init__(folder, pushlark)
+
+    def paste(self):
+        self.stock = filled(self.stock, {"  mod_push: {}\n": f"  mod_push:\n    db_type: {self.storage}\n"})
+        if self.storage == "sql":
+            self.include("sql.yml", json.dumps({"sql_type": "sqlite", "sql_database": str(self.data / "former.sqlite")}))
+
+    def source(self):
+        if self.storage == "sql":
+            return [self.data / "former.sqlite", "--host", "localhost"]
+        return [self.data / "push_session.txt"]
+
+    def finish(self):
+        if self.storage == "mnesia":
+            self.command("dump_table", file=str(self.source()[0]), table="push_session")
+        self.stop()
+
+
 class EjabberdScenarios(
     InstallationScenarios, NotificationScenarios, EventScenarios, SenderScenarios, EventQueueScenarios, FaultScenarios,
-    PushNodeScenarios,
+    PushNodeScenarios, DatabaseImportScenarios, ImportScenarios,
 ):
-    first, others = FirstEjabberd, "mod_push and mod_push_keepalive"
+    first, former, others = FirstEjabberd, FormerEjabberd, "mod_push and mod_push_keepalive"
 
     async def plain_server(self):
         plain = PlainEjabberd(self.server.folder, self.pushlark)

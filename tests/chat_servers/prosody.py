@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from event_queue import EventQueueScenarios
 from events import EventScenarios
 from faults import FaultScenarios
+from imports import ImportScenarios
 from installation import InstallationScenarios
 from notifications import NotificationScenarios
 from pages import filled, section, shell, snippet
@@ -155,11 +156,35 @@ class FirstProsody(Prosody):
         return None
 
 
+class FormerProsody(Prosody):
+    """A server with its own push module, whose registrations move to Pushlark."""
+
+    module_hosts, form, storages = [], "prosody", ["internal", "sql"]
+
+    def __init__(self, folder, pushlark, storage):
+        self.name, self.storage = f"former-prosody-{storage}", storage
+        super().__init__(folder, pushlark)
+
+    def paste(self):
+        storage = f'storage = {{ cloud_notify = "{self.storage}" }}\n'
+        database = f'sql = {{ driver = "SQLite3", database = "{self.data}/prosody.sqlite" }}\n'
+        (self.data / "conf.d" / "former.cfg.lua").write_text('VirtualHost "localhost"\n' + storage + database)
+
+    def page_of_nodes(self):
+        return None
+
+    def source(self):
+        return [self.data / "prosody.sqlite" if self.storage == "sql" else self.data]
+
+    def finish(self):
+        self.stop()
+
+
 class ProsodyScenarios(
     InstallationScenarios, NotificationScenarios, EventScenarios, SenderScenarios, EventQueueScenarios, FaultScenarios,
-    PushNodeScenarios,
+    PushNodeScenarios, ImportScenarios,
 ):
-    first, others = FirstProsody, "mod_cloud_notify"
+    first, former, others = FirstProsody, FormerProsody, "mod_cloud_notify"
 
     async def plain_server(self):
         return self.server

@@ -1,32 +1,127 @@
 //! The command `export`.
 
+mod writer;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::bail;
-use clap::Args;
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
 use pushlark_xmpp::BareJid;
+use serde_json::json;
 
-use crate::output::Format;
+use crate::import::record::Record;
+use crate::output::{Format, Progress, print_json, table};
 use crate::stack::{Stack, StackOptions};
 use crate::user;
+use writer::Writer;
+
+/// The size of the part of a table that one read unit of a scan reads, in bytes ("Read consistency", "On-demand
+/// capacity mode").
+const BYTES_PER_READ_UNIT: u64 = 8 * 1024;
 
 /// Print all data of a user as JSON, or all registrations in the format of a chat server.
 #[derive(Debug, Args)]
 pub struct ExportOptions {
     /// The user whose data are exported, with the tokens of the devices.
-    #[arg(value_parser = user::parse_user)]
+    #[arg(value_parser = user::parse_user, conflicts_with = "format")]
     user: Option<BareJid>,
-    /// Write a new file that only its owner can read.
+    /// Export the registrations of all users in this form, with the tokens of their devices.
+    #[arg(long, value_name = "FORM")]
+    format: Option<ExportFormat>,
+    /// Write a new file that only its owner can read; for Prosody, a new folder.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
+/// The form of all registrations. `import --from` reads each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// JSON lines.
+    Jsonl,
+    /// CSV with a header.
+    Csv,
+    /// SQL for MongooseIM's table event_pusher_push_subscription.
+    Mongooseim,
+    /// SQL for ejabberd's table push_session in its new schema.
+    Ejabberd,
+    /// A folder for Prosody's data_path.
+    Prosody,
+}
+
 impl ExportOptions {
     /// Runs the command.
-    pub async fn run(self, stack: &StackOptions, _format: Format) -> anyhow::Result<ExitCode> {
-        let Some(user) = self.user else { bail!("not built yet") };
-        user::export(&Stack::find(stack).await?, &user, self.output.as_deref()).await?;
-        Ok(ExitCode::SUCCESS)
+    pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
+        match (self.user, self.format) {
+            (None, Some(form)) => registrations(stack, form, self.output, format).await,
+            (None, None) => bail!("give a user, or --format for the registrations of all users"),
+            (Some(user), _) => {
+                user::export(&Stack::find(stack).await?, &user, self.output.as_deref()).await?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
     }
+}
+
+/// Exports the registrations of all users.
+async fn registrations(
+    stack: &StackOptions,
+    form: ExportFormat,
+    output: Option<PathBuf>,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
+    let mut writer = Writer::new(form, output.as_deref())?;
+    let stack = Stack::find(stack).await?;
+    let store = stack.store().await?;
+    let size = store.table_size().await?;
+    eprintln!(
+        "reads the whole table: about {} items, {} read units",
+        size.items,
+        size.bytes.div_ceil(BYTES_PER_READ_UNIT).max(1)
+    );
+    let progress = Progress::start(Some(size.items), "reading items");
+    let (mut exported, mut unreadable, mut from) = (0_u64, 0, None);
+    let mut left_out = BTreeMap::<&str, u64>::new();
+    loop {
+        let page = store.scan_registrations(from).await?;
+        unreadable += page.unreadable;
+        progress.add(page.scanned);
+        for (user, registration) in page.registrations {
+            let object = |value: serde_json::Value| value.as_object().cloned();
+            let record = Record {
+                user: user.to_string(),
+                jid: registration.jid.to_string(),
+                node: registration.node,
+                enabled_at: Some(registration.created_at),
+                form: registration.options.fields().clone(),
+                preferences: registration.preferences.map(serde_json::to_value).transpose()?.and_then(object),
+                encrypt: registration.encryption.map(serde_json::to_value).transpose()?.and_then(object),
+            };
+            let losses = writer.write(record).context("the output cannot be written")?;
+            exported += u64::from(!losses.is_omitted);
+            for loss in losses.reasons {
+                *left_out.entry(loss).or_default() += 1;
+            }
+        }
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    writer.finish().context("the output cannot be written")?;
+    drop(progress);
+    if unreadable > 0 {
+        left_out.insert("this version cannot read the item", unreadable);
+    }
+    if format == Format::Json && output.is_some() {
+        print_json(&json!({"exported": exported, "left_out": left_out}))?;
+    } else {
+        eprintln!("{exported} registrations");
+        if !left_out.is_empty() {
+            let lines = left_out.iter().map(|(reason, count)| [count.to_string(), (*reason).to_owned()]);
+            eprintln!("{}", table(["registrations", "left out"], lines));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

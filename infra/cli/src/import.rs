@@ -1,20 +1,388 @@
 //! The command `import`.
 
+mod check;
+mod database;
+mod dump;
+mod erlang;
+mod lua;
+mod map_host;
+pub mod record;
+mod server;
+mod source;
+mod state;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
+use futures_util::{Stream, StreamExt, stream};
+use pushlark_delivery::Destinations;
+use pushlark_model::time::to_micros;
+use pushlark_store::{Store, Transferred};
+use serde_json::json;
+use time::OffsetDateTime;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, sleep_until};
 
-use crate::output::Format;
-use crate::stack::StackOptions;
+use crate::output::{Format, Progress, print_json, table};
+use crate::stack::{Function, Stack, StackOptions};
+use check::{Check, Checked};
+use map_host::MapHost;
+use record::{LeftOut, Row};
+use source::{Origin, Source};
+use state::{State, StateFile, private_file};
+
+/// The users whose registrations are written concurrently.
+const CONCURRENCY: usize = 32;
+/// The most rows of one user that are read together.
+const MAX_GROUP: usize = 1000;
+/// The most time between two writes of the state.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// The most time for which a write may make up for a delay, so that a pause is not followed by a burst.
+const MAX_LAG: Duration = Duration::from_millis(200);
 
 /// Import registrations of a chat server, or from CSV or JSON lines.
+///
+/// Without --apply, nothing is written: the report says what would be imported, and what is left out and why. docs/migration.md
+/// says for each server how to get the source.
 #[derive(Debug, Args)]
-pub struct ImportOptions {}
+pub struct ImportOptions {
+    /// A URL (postgres:// or mysql://), an SQL dump, a file of SQLite, a text export of Mnesia, Prosody's data folder, or a
+    /// file with CSV or JSON lines.
+    source: String,
+    /// The form of the source.
+    #[arg(long, value_name = "FORM")]
+    from: Origin,
+    /// Write the registrations to the table.
+    #[arg(long)]
+    apply: bool,
+    /// Move the registrations at a PubSub host to another one, such as pubsub.example.com=push.@HOST@. @HOST@ is the
+    /// user's domain. Can be repeated.
+    #[arg(long, value_name = "FROM=TO")]
+    map_host: Vec<MapHost>,
+    /// The domain of the users of a table without domains (ejabberd's old schema).
+    #[arg(long, value_name = "DOMAIN")]
+    host: Option<String>,
+    /// The most registrations that are written per second.
+    #[arg(long, value_name = "N", default_value = "100")]
+    rate: NonZeroU32,
+    /// The file with the progress. An import that ended early continues from it; it is deleted at the end.
+    #[arg(long, value_name = "FILE", default_value = "pushlark-import.state")]
+    resume: PathBuf,
+    /// Write a line in JSON to this file for each row that is not imported.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+/// The result for one row.
+enum Outcome {
+    /// It is stored, or would be.
+    Stored {
+        /// Why no notification is sent with the present settings.
+        notice: Option<String>,
+    },
+    /// The table has the same.
+    Unchanged,
+    /// It is left out.
+    LeftOut(LeftOut),
+}
+
+/// Consecutive rows of one user, by the time of their enable requests.
+struct Group {
+    rows: Vec<Row>,
+    /// The last row in the order of the source.
+    last: String,
+}
+
+/// The writes that are allowed per second.
+struct Pace {
+    interval: Duration,
+    next: Mutex<Instant>,
+}
+
+/// Everything that an import works with.
+struct Import {
+    store: Store,
+    check: Check,
+    pace: Pace,
+    is_applied: bool,
+}
+
+/// What the rows of a source became.
+struct Tally {
+    state: State,
+    report: Option<BufWriter<File>>,
+    /// The first row of each reason.
+    examples: BTreeMap<String, String>,
+}
 
 impl ImportOptions {
     /// Runs the command.
-    pub async fn run(self, _stack: &StackOptions, _format: Format) -> anyhow::Result<ExitCode> {
-        bail!("not built yet")
+    pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
+        let source = Source::find(self.from, &self.source, self.host.clone())?;
+        let stack = Stack::find(stack).await?;
+        let environment = stack.environment(Function::Enable).await?;
+        let now = to_micros(OffsetDateTime::now_utc());
+        let interval = Duration::from_secs(1) / self.rate.get();
+        let import = Import {
+            store: stack.store().await?,
+            check: Check {
+                destinations: Destinations::from_environment(&environment)?,
+                hosts: self.map_host.clone(),
+                enabled_at: to_micros(source.modified().into()),
+                now,
+            },
+            pace: Pace { interval, next: Mutex::new(Instant::now()) },
+            is_applied: self.apply,
+        };
+        let name = format!("{:?} {} {:?} {} {}", self.from, source.name()?, self.map_host, stack.name, stack.table);
+        let file = if self.apply { Some(StateFile::lock(self.resume)?) } else { None };
+        let former = file.as_ref().map(|file| file.load(&name)).transpose()?.flatten();
+        let report = match &self.report {
+            None => None,
+            Some(path) => {
+                let opened = match former {
+                    Some(_) => File::options().append(true).create(true).open(path),
+                    None => private_file(path),
+                };
+                Some(BufWriter::new(opened.with_context(|| format!("{} cannot be written", path.display()))?))
+            }
+        };
+        let state = State { import: name, ..State::default() };
+        let mut tally = Tally { state, report, examples: BTreeMap::new() };
+        let total = count(&source).await?;
+        let skipped = match former {
+            Some(former) if is_prefix(&source, &former).await? => {
+                eprintln!("continues after {} rows", former.rows);
+                tally.state = former;
+                tally.state.rows
+            }
+            Some(_) => {
+                eprintln!("the source has changed since the import ended: it starts again");
+                0
+            }
+            None => 0,
+        };
+        let is_complete = import.run(&source, skipped, total, &mut tally, file.as_ref()).await?;
+        tally.print(format, self.apply)?;
+        if !is_complete {
+            bail!("interrupted after {} of {total} rows: run the same command to continue", tally.state.rows);
+        }
+        if let Some(file) = file {
+            file.delete()?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
+}
+
+impl Import {
+    /// Imports the rows after the first `skipped`. Returns false if Ctrl-C ended it.
+    async fn run(
+        &self,
+        source: &Source,
+        skipped: u64,
+        total: u64,
+        tally: &mut Tally,
+        file: Option<&StateFile>,
+    ) -> anyhow::Result<bool> {
+        let progress = Progress::start(Some(total), if self.is_applied { "importing" } else { "checking" });
+        progress.add(skipped);
+        let (mut rows, reader) = source.read();
+        for _ in 0..skipped {
+            rows.recv().await;
+        }
+        let mut finished = std::pin::pin!(groups(rows).map(|group| self.group(group)).buffered(CONCURRENCY));
+        let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+        let mut saved = Instant::now();
+        let result = loop {
+            let next = tokio::select! {
+                biased;
+                _ = &mut interrupt => break Ok(false),
+                next = finished.next() => next,
+            };
+            match next {
+                None => break Ok(true),
+                Some(Err(error)) => break Err(error),
+                Some(Ok((outcomes, last))) => {
+                    progress.add(outcomes.len() as u64);
+                    tally.add(outcomes, last)?;
+                }
+            }
+            if saved.elapsed() > SAVE_INTERVAL {
+                tally.save(file)?;
+                saved = Instant::now();
+            }
+        };
+        tally.save(file)?;
+        if !matches!(result, Ok(true)) {
+            return result
+                .with_context(|| format!("stopped after {} rows: run the same command to continue", tally.state.rows));
+        }
+        reader.await.context("the reader of the source failed")??;
+        result
+    }
+
+    /// Imports the rows of a group one after the other.
+    async fn group(&self, group: Group) -> anyhow::Result<(Vec<Outcome>, String)> {
+        let mut outcomes = Vec::with_capacity(group.rows.len());
+        for row in group.rows {
+            outcomes.push(match row.and_then(|record| self.check.check(record)) {
+                Err(left_out) => Outcome::LeftOut(left_out),
+                Ok(checked) => self.transfer(checked).await?,
+            });
+        }
+        Ok((outcomes, group.last))
+    }
+
+    async fn transfer(&self, checked: Checked) -> anyhow::Result<Outcome> {
+        let Checked { user, registration, notice } = checked;
+        let mut transferred = self.store.try_transfer(&user, &registration).await?;
+        if transferred == Transferred::Stored && self.is_applied {
+            self.pace.wait().await;
+            transferred = self.store.transfer(&user, &registration).await?;
+        }
+        let row = || format!("{user} {} {}", registration.jid, registration.node);
+        let left_out = |reason| Outcome::LeftOut(LeftOut { row: row(), reason, detail: String::new() });
+        Ok(match transferred {
+            Transferred::Stored => Outcome::Stored { notice },
+            Transferred::Unchanged => Outcome::Unchanged,
+            Transferred::EnabledSince => left_out("the user has enabled the node again since"),
+            Transferred::DeviceEnabledSince => left_out("the user has enabled the device at another node since"),
+            Transferred::DeviceTaken => left_out("another user has enabled the device since"),
+            Transferred::Full => left_out("the user has MAX_NODES other registrations"),
+        })
+    }
+}
+
+impl Pace {
+    async fn wait(&self) {
+        let slot = {
+            let mut next = self.next.lock().await;
+            let earliest = Instant::now().checked_sub(MAX_LAG).unwrap_or_else(Instant::now);
+            let slot = (*next).max(earliest);
+            *next = slot + self.interval;
+            slot
+        };
+        sleep_until(slot).await;
+    }
+}
+
+impl Tally {
+    fn add(&mut self, outcomes: Vec<Outcome>, last: String) -> anyhow::Result<()> {
+        for outcome in outcomes {
+            let (result, left_out) = match outcome {
+                Outcome::Stored { notice: None } => ("stored".to_owned(), None),
+                Outcome::Stored { notice: Some(notice) } => {
+                    self.examples.entry(NOTICED.to_owned()).or_insert(notice);
+                    (NOTICED.to_owned(), None)
+                }
+                Outcome::Unchanged => ("unchanged".to_owned(), None),
+                Outcome::LeftOut(left_out) => (format!("{LEFT_OUT}{}", left_out.reason), Some(left_out)),
+            };
+            if let Some(LeftOut { row, reason, detail }) = left_out {
+                let colon = if detail.is_empty() { "" } else { ": " };
+                self.examples.entry(result.clone()).or_insert_with(|| format!("{row}{colon}{detail}"));
+                if let Some(report) = &mut self.report {
+                    writeln!(report, "{}", json!({"row": row, "reason": reason, "detail": detail}))?;
+                }
+            }
+            *self.state.results.entry(result).or_default() += 1;
+            self.state.rows += 1;
+        }
+        self.state.last = last;
+        Ok(())
+    }
+
+    fn save(&mut self, file: Option<&StateFile>) -> anyhow::Result<()> {
+        self.report.as_mut().map_or(Ok(()), Write::flush)?;
+        file.map_or(Ok(()), |file| file.save(&self.state))
+    }
+
+    fn print(&self, format: Format, is_applied: bool) -> anyhow::Result<()> {
+        let State { rows, results, .. } = &self.state;
+        if format == Format::Json {
+            let left_out: BTreeMap<_, _> =
+                results.iter().filter_map(|(result, count)| Some((result.strip_prefix(LEFT_OUT)?, count))).collect();
+            let count = |result: &str| results.get(result).copied().unwrap_or(0);
+            return print_json(
+                &json!({"applied": is_applied, "rows": rows, "stored": count("stored") + count(NOTICED),
+                "without_notification": count(NOTICED), "unchanged": count("unchanged"), "left_out": left_out}),
+            );
+        }
+        let lines = results.iter().map(|(result, count)| {
+            [count.to_string(), result.clone(), self.examples.get(result).cloned().unwrap_or_default()]
+        });
+        println!("{}", table(["rows", "result", "first"], lines));
+        if !is_applied {
+            println!("Nothing was written. Give --apply to import.");
+        }
+        Ok(())
+    }
+}
+
+/// The result of a registration that is stored, but does not notify with the present settings.
+const NOTICED: &str = "stored, but no notification is sent";
+/// The beginning of the result of a row that is left out, before its reason.
+const LEFT_OUT: &str = "left out: ";
+
+/// Returns the number of rows of a source.
+async fn count(source: &Source) -> anyhow::Result<u64> {
+    let progress = Progress::start(None, "rows read");
+    let (mut rows, reader) = source.read();
+    let mut count = 0;
+    while rows.recv().await.is_some() {
+        count += 1;
+        progress.add(1);
+    }
+    reader.await.context("the reader of the source failed")??;
+    Ok(count)
+}
+
+/// Returns whether the source still begins with the rows that the state has finished.
+async fn is_prefix(source: &Source, state: &State) -> anyhow::Result<bool> {
+    let (mut rows, _reader) = source.read();
+    let mut last = None;
+    for _ in 0..state.rows {
+        last = rows.recv().await;
+    }
+    Ok(last.map_or(state.rows == 0, |last| name(&last) == state.last))
+}
+
+fn name(row: &Row) -> String {
+    match row {
+        Ok(record) => record.name(),
+        Err(left_out) => left_out.row.clone(),
+    }
+}
+
+/// Collects consecutive rows of one user.
+fn groups(rows: mpsc::Receiver<Row>) -> impl Stream<Item = Group> {
+    stream::unfold((rows, None::<Row>), |(mut rows, begun)| async move {
+        let first = match begun {
+            Some(row) => row,
+            None => rows.recv().await?,
+        };
+        let mut last = name(&first);
+        let mut group = vec![first];
+        let next = loop {
+            let Some(row) = rows.recv().await else { break None };
+            let is_same = match (&row, group.first()) {
+                (Ok(row), Some(Ok(first))) => row.user == first.user,
+                _ => false,
+            };
+            if !is_same || group.len() == MAX_GROUP {
+                break Some(row);
+            }
+            last = name(&row);
+            group.push(row);
+        };
+        group.sort_by_key(|row| row.as_ref().ok().and_then(|record| record.enabled_at));
+        Some((Group { rows: group, last }, (rows, next)))
+    })
 }

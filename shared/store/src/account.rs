@@ -40,6 +40,8 @@ pub struct Taking {
     pub parts: Vec<Part>,
     /// The users and keys of the registrations and push nodes that these parts delete.
     pub taken: Vec<(BareJid, String, ReplacedBy)>,
+    /// The last time at which one of these other users enabled the device, in microseconds since 1970.
+    pub enabled_by_another_at: Option<u64>,
 }
 
 /// The registration or push node of one user in the item of a device.
@@ -73,6 +75,9 @@ impl Store {
             }
             let by = if is_own { ReplacedBy::AnotherNode } else { ReplacedBy::AnotherUser };
             if let Some(parts) = self.taken_parts(device, &user, &account.key, by, created_at).await? {
+                if !is_own {
+                    taking.enabled_by_another_at = taking.enabled_by_another_at.max(Some(account.created_at));
+                }
                 taking.parts.extend(parts);
                 taking.taken.push((user.clone(), account.key, by));
             }

@@ -42,6 +42,7 @@ mod replaced;
 mod session;
 mod shown;
 mod transaction;
+mod transfer;
 mod unread;
 
 pub use alerts::Alert;
@@ -59,6 +60,7 @@ pub use removal::RemovalProgress;
 pub use replaced::{Replaced, ReplacedBy};
 pub use session::MAX_SESSIONS;
 pub use shown::{SHOWN_LIFETIME, Shown};
+pub use transfer::{RegistrationPage, ScanPosition, TableSize, Transferred};
 pub use unread::{COUNTER_LIFETIME, CountedMessage};
 
 use std::num::NonZeroU32;

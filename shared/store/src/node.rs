@@ -182,7 +182,7 @@ impl Store {
             for (key, reference) in &replaced {
                 parts.extend(self.delete_node_parts(&node.owner, key, reference.created_at));
             }
-            let Taking { parts: taking, taken } = match listed {
+            let Taking { parts: taking, taken, .. } = match listed {
                 Some(device) => {
                     let enabled = Enabled { device, owner: &node.owner, key: &key, created_at: node.created_at };
                     self.take(enabled, &may_take).await?

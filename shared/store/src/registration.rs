@@ -76,12 +76,28 @@ impl Store {
         registration: &Registration,
         may_take: impl Fn(&BareJid) -> bool,
     ) -> Result<Registered, StoreError> {
+        self.register_unless(user, registration, may_take, |_, _| None).await
+    }
+
+    /// Does the same, unless `reason` finds a reason to store nothing: in the user's present items, and in the time at
+    /// which another user enabled the device last (with `DEVICE_ACCOUNTS=one`). No request between this decision and
+    /// the write is lost.
+    pub(crate) async fn register_unless<R: From<Registered>>(
+        &self,
+        user: &Jid,
+        registration: &Registration,
+        may_take: impl Fn(&BareJid) -> bool,
+        reason: impl Fn(&Snapshot, Option<u64>) -> Option<R>,
+    ) -> Result<R, StoreError> {
         let owner = user.to_bare();
         let digest = registration.options.device().map(|device| keys::device_digest(&device));
         let listed = digest.as_deref().filter(|_| self.one_account);
         let mut retries = Retries::new();
         loop {
             let snapshot = self.snapshot(&owner).await?;
+            if let Some(reason) = reason(&snapshot, None) {
+                return Ok(reason);
+            }
             let key = keys::registration_key(registration);
             let replaced = snapshot.states.get(&key);
             let same_device = snapshot.of_same_device(registration);
@@ -89,7 +105,7 @@ impl Store {
             let mut others: Vec<_> = snapshot.states.iter().filter(|(other, _)| is_other(other)).collect();
             let excess = (others.len() + 1).saturating_sub(self.limits.nodes);
             let oldest = match self.limits.when_reached {
-                WhenReached::RefuseNewest if excess > 0 && replaced.is_none() => return Ok(Registered::Refused),
+                WhenReached::RefuseNewest if excess > 0 && replaced.is_none() => return Ok(Registered::Refused.into()),
                 WhenReached::RefuseNewest => &[],
                 WhenReached::ReplaceOldest => {
                     others.sort_unstable_by_key(|(key, state)| (state.created_at, *key));
@@ -109,13 +125,16 @@ impl Store {
                 parts.extend(self.advance(&owner, keys::LATEST_REGISTRATION, seen, is_known, &latest));
             }
             parts.extend(self.tie(user, registration));
-            let Taking { parts: taking, taken } = match listed {
+            let Taking { parts: taking, taken, enabled_by_another_at } = match listed {
                 Some(device) => {
                     let created_at = registration.created_at;
                     self.take(Enabled { device, owner: &owner, key: &key, created_at }, &may_take).await?
                 }
                 None => Taking::default(),
             };
+            if let Some(reason) = enabled_by_another_at.and_then(|at| reason(&snapshot, Some(at))) {
+                return Ok(reason);
+            }
             parts.extend(taking);
             let note = |device| self.note_replaced(&owner, device, registration, &snapshot);
             parts.extend(digest.as_deref().and_then(note));
@@ -147,7 +166,7 @@ impl Store {
                             self.release(device, &owner, state.created_at).await?;
                         }
                     }
-                    return Ok(Registered::Stored);
+                    return Ok(Registered::Stored.into());
                 }
                 TransactionOutcome::Conflict(_) => retries.wait(STORE_REGISTRATION).await?,
             }

@@ -1,0 +1,92 @@
+//! An export and its import lead to the same registrations.
+
+use pushlark_model::Registration;
+use serde_json::{Value, json};
+use tests::Pushlark;
+
+use crate::{Folder, import, run};
+
+const USERS: [&str; 3] = ["bob.o\u{fc}@localhost", "alice@localhost", "eve@other.localhost"];
+
+/// A stack with registrations that need quotes.
+async fn full() -> Pushlark {
+    let pushlark = Pushlark::start().await;
+    for (index, user) in USERS.into_iter().enumerate() {
+        let quoted = json!({"device_id": format!("t{index}\"'\\\n,ü"), "topic": "a;b"});
+        pushlark.enable_with(user, &format!("n\"'\\<,ö{index}"), quoted).await;
+        pushlark.enable(user, "plain").await;
+    }
+    pushlark
+}
+
+async fn all(pushlark: &Pushlark, keeps_micros: bool) -> Vec<Vec<Registration>> {
+    let mut users = Vec::new();
+    for user in USERS {
+        let mut registrations = pushlark.registrations(user).await;
+        for registration in &mut registrations {
+            registration.created_at /= if keeps_micros { 1 } else { 2_000_000 };
+        }
+        users.push(registrations);
+    }
+    users
+}
+
+#[tokio::test]
+async fn each_format_carries_the_registrations() {
+    let pushlark = full().await;
+    for format in ["jsonl", "csv", "mongooseim", "ejabberd", "prosody"] {
+        let folder = Folder::new();
+        let output = folder.path("out");
+        let arguments = ["--json", "export", "--format", format, "--output", output.to_str().unwrap()];
+        let report = run(&pushlark, &folder, &arguments).await.json();
+        let left_out = match format {
+            "prosody" => json!({"the time of the enable request below a second": 6}),
+            _ => json!({}),
+        };
+        assert_eq!(report, json!({"exported": 6, "left_out": left_out}), "{format}");
+        let again = run(&pushlark, &folder, &arguments).await.error();
+        assert!(again.contains("cannot be created"), "{format}: {again}");
+        let here = import(&pushlark, &folder, &output, &[format, "--apply"]).await;
+        assert_eq!((&here["stored"], &here["unchanged"]), (&json!(0), &json!(6)), "{format}");
+        let other = Pushlark::start().await;
+        let there = import(&other, &folder, &output, &[format, "--apply"]).await;
+        assert_eq!((&there["stored"], &there["left_out"]), (&json!(6), &json!({})), "{format}");
+        let keeps_micros = format != "prosody";
+        let mut expected = all(&pushlark, keeps_micros).await;
+        let mut found = all(&other, keeps_micros).await;
+        if !keeps_micros {
+            for registration in expected.iter_mut().chain(&mut found).flatten() {
+                registration.created_at = 0;
+            }
+        }
+        assert_eq!(found, expected, "{format}");
+    }
+}
+
+#[tokio::test]
+async fn preferences_and_keys_are_reported_where_a_format_has_no_place_for_them() {
+    let pushlark = Pushlark::start().await;
+    let request = |node: &str, name: &str, value: Value| {
+        json!({"user": "bob@localhost", "jid": "push.localhost", "node": node, name: value,
+            "form": {"service": "fcm", "device_id": node}})
+    };
+    let key = json!({"alg": "aes-128-gcm", "key": "AAECAwQFBgcICQoLDA0ODw=="});
+    assert_eq!(pushlark.json("/enable", request("a", "preferences", json!({"calls": true}))).await.status, 200);
+    assert_eq!(pushlark.json("/enable", request("b", "encrypt", key)).await.status, 200);
+    for (format, exported, left_out) in [
+        ("jsonl", 2, json!({})),
+        ("csv", 2, json!({})),
+        ("ejabberd", 1, json!({"preferences": 1, "the registration, which is for encrypted notifications": 1})),
+    ] {
+        let folder = Folder::new();
+        let output = folder.path("out");
+        let arguments = ["--json", "export", "--format", format, "--output", output.to_str().unwrap()];
+        let report = run(&pushlark, &folder, &arguments).await.json();
+        assert_eq!(report, json!({"exported": exported, "left_out": left_out}), "{format}");
+        let other = Pushlark::start().await;
+        import(&other, &folder, &output, &[format, "--apply"]).await;
+        if exported == 2 {
+            assert_eq!(other.registrations("bob@localhost").await, pushlark.registrations("bob@localhost").await);
+        }
+    }
+}
