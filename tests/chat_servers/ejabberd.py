@@ -1,5 +1,6 @@
 """ejabberd, with the configuration of Debian's package and the snippets of its page."""
 
+import asyncio
 import json
 import os
 import re
@@ -18,12 +19,17 @@ from push_nodes import PushNodeScenarios
 from pushlark import SECRET, TOKEN
 from scenarios import HOST
 from senders import SenderScenarios
-from server import STOCK, Server
+from server import PACKAGES, STOCK, Server
 
 
 class Ejabberd(Server):
     name, page, publisher = "ejabberd", "ejabberd.md", "push.localhost"
     hosts = ["localhost", "other.localhost", "log.localhost"]
+    # The commands that the pages use, with the names of their arguments.
+    arguments = {
+        "register": "user host password", "send_message": "type from to subject body", "reload_config": "",
+        "module_install": "module",
+    }
 
     def __init__(self, folder, pushlark):
         super().__init__(folder, pushlark)
@@ -32,12 +38,15 @@ class Ejabberd(Server):
         self.bridges, self.others = 0, {"mod_push": {}, "mod_push_keepalive": {}}
         self.configuration, self.includes = self.data / "ejabberd.yml", self.data / "modules.d"
         self.includes.mkdir()
-        self.default = self.data / "default"
+        self.libraries = [next(Path("/usr/lib").glob("*/ejabberd-*/ebin")).parent.parent]
         self.stock = (STOCK / "ejabberd.yml").read_text()
+        self.install()
         self.paste()
         self.configure()
-        names = {"/usr/local/lib/pushlark": self.data / "lib", "/etc/default/ejabberd": self.default}
-        shell(filled(snippet(self.page, "Try it first", 1), names))
+
+    def install(self):
+        """Installs Pushlark's module. Erlang finds the libraries of Debian's packages without a setting, but only there."""
+        self.libraries.append(self.unpacked() / "usr/lib/erlang/lib")
 
     def configure(self):
         """Lets ejabberd run beside another one, without TLS and with short timeouts."""
@@ -56,7 +65,7 @@ class Ejabberd(Server):
         self.configuration.write_text(filled(self.stock, names))
 
         # ejabberdctl cannot connect to a node that is not distributed.
-        permissions = {"who": [{"ip": "127.0.0.1/8"}], "what": ["register", "send_message", "reload_config"]}
+        permissions = {"who": [{"ip": "127.0.0.1/8"}], "what": [*self.arguments]}
         self.include("api.yml", json.dumps({"api_permissions": {"scenarios": permissions}}))
 
     def include(self, file, text):
@@ -69,7 +78,7 @@ class Ejabberd(Server):
         self.remove_the_push_modules()
         names = {"example.com": "localhost", "http://localhost:8080": self.pushlark.url}
         names['secret: "SECRET"'] = f'secret: "{SECRET}"\n        queue_size: 50\n        queue_bytes: 1048576'
-        self.include("mod_pushlark.yml", filled(snippet(self.page, "Try it first", 3), names))
+        self.include("mod_pushlark.yml", filled(snippet(self.page, "Try it first", 4), names))
         self.paste_bridge()
         url = "https://EVENTS.lambda-url.eu-west-1.on.aws/?token=SECRET"
         names = {"example.com": "log.localhost", url: f"{self.pushlark.url}/events?token={TOKEN}"}
@@ -100,10 +109,9 @@ class Ejabberd(Server):
 
     def commands(self, script):
         """Changes the commands of a page for this server: a function calls the HTTP API instead of ejabberdctl."""
-        arguments = {"register": "user host password", "send_message": "type from to subject body", "reload_config": ""}
         return f"""
             ejabberdctl() {{
-                declare -A names=({" ".join(f"[{name}]={words!r}" for name, words in arguments.items())})
+                declare -A names=({" ".join(f"[{name}]={words!r}" for name, words in self.arguments.items())})
                 names="${{names[$1]}}" url="http://127.0.0.1:{self.api_port}/api/$1"
                 shift
                 python3 - "$names" "$@" <<'END' | curl --fail --silent --data @- "$url"
@@ -134,11 +142,11 @@ END
             "EJABBERD_CONFIG_PATH": str(self.configuration),
             "EJABBERD_LOG_PATH": str(self.log_file),
             "CONTRIB_MODULES_CONF_DIR": str(self.includes),
-            "ERL_LIBS": str(next(Path("/usr/lib").glob("*/ejabberd-*/ebin")).parent.parent),
+            "CONTRIB_MODULES_PATH": str(self.data / "modules"),
+            "ERL_LIBS": ":".join(map(str, self.libraries)),
         }
         # Not distributed, so it listens only on the ports of the configuration.
-        start = f"""exec erl $ERL_OPTIONS -noinput -mnesia dir '"{self.data}"' -s ejabberd"""
-        command = ["bash", "-euc", f"ERL_OPTIONS=; . {self.default}; {start}"]
+        command = ["erl", "-noinput", "-mnesia", "dir", f'"{self.data}"', "-s", "ejabberd"]
         self.program = Program(self.name, command, self.folder, environment)
         await eventually("ejabberd", lambda: is_open(self.port) and is_open(self.api_port))
         if (self.includes / "bridge.yml").exists():
@@ -178,10 +186,20 @@ class FirstEjabberd(Ejabberd):
 
     name, hosts, module_hosts = "first-ejabberd", ["localhost"], []
 
+    def install(self):
+        """ejabberd installs the module itself, when it runs."""
+
     def paste(self):
         self.remove_the_push_modules()
+
+    async def start(self):
+        await super().start()
+        names = {"mod_pushlark-": PACKAGES / "mod_pushlark-", "/var/lib/ejabberd/.ejabberd-modules": self.data / "modules"}
+        await asyncio.to_thread(shell, self.commands(filled(snippet(self.page, "Try it first", 2), names)))
         names = {"http://localhost:8080": self.pushlark.url, "SECRET": TOKEN}
-        self.include("mod_pushlark.yml", filled(snippet(self.page, "Try it first", 2), names))
+        self.include("mod_pushlark.yml", filled(snippet(self.page, "Try it first", 3), names))
+        self.program.stop()
+        await super().start()
 
     def paste_functions(self):
         names = {"SECRET": TOKEN, **self.urls}

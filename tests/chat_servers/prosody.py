@@ -17,7 +17,7 @@ from processes import Program, eventually, free_port, is_open
 from push_nodes import PushNodeScenarios
 from pushlark import SECRET, TOKEN
 from senders import SenderScenarios
-from server import STOCK, Server
+from server import PACKAGES, STOCK, Server
 
 
 class Prosody(Server):
@@ -29,10 +29,14 @@ class Prosody(Server):
         self.configuration = self.data / "prosody.cfg.lua"
         (self.data / "conf.d").mkdir()
         self.paths = {"/usr/local/lib/prosody/modules": self.data / "modules"}
-        shell(filled(snippet(self.page, "Try it first", 1), self.paths))
+        self.install()
         shutil.copytree(STOCK / "mod_rest", self.data / "modules" / "mod_rest")
         self.configure()
         self.paste()
+
+    def install(self):
+        """Installs Pushlark's module. Prosody finds the modules of Debian's packages without a setting, but only there."""
+        shutil.move(self.unpacked() / "usr/lib/prosody/modules", self.data / "modules")
 
     def configure(self):
         """Lets Prosody run beside another one, without TLS and with short timeouts."""
@@ -132,9 +136,13 @@ class FirstProsody(Prosody):
 
     name, module_hosts = "first-prosody", []
 
+    def install(self):
+        """The rock is installed when the configuration of its folder is written."""
+
     def paste(self):
+        shell(self.commands(filled(snippet(self.page, "Try it first", 2), {"$PWD": PACKAGES})))
         names = {"example.com": "localhost", "http://localhost:8080": self.pushlark.url, "SECRET": TOKEN}
-        self.include(filled(snippet(self.page, "Try it first", 2), names))
+        self.include(filled(snippet(self.page, "Try it first", 3), names))
 
     def paste_functions(self):
         names = {"example.com": "localhost", "SECRET": TOKEN, **self.urls}

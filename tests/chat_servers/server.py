@@ -3,13 +3,17 @@
 import asyncio
 import os
 import re
+import subprocess
 from pathlib import Path
 
+from pages import ROOT
 from processes import eventually, free_port
 from pushlark import SECRET
 
 # The folder with the configuration files of Debian's packages, and modules of Prosody from its backports.
 STOCK = Path(os.environ["STOCK"])
+# The folder with the packages of Pushlark's modules.
+PACKAGES = ROOT / "target" / "release-archives"
 
 # Wrong settings, each for a host of its own on which it disables push, with the text in the log. The names are those of
 # ejabberd; a setting of None is not written.
@@ -54,6 +58,12 @@ class Server:
             f"https://{name.upper()}.lambda-url.eu-west-1.on.aws": f"{self.pushlark.url}/{name}"
             for name in ["enable", "disable", "events"]
         }
+
+    def unpacked(self):
+        """Unpacks the Debian package of Pushlark's module beside the files of this server, and returns its folder."""
+        [package] = PACKAGES.glob(f"pushlark-{self.page.removesuffix('.md')}_*_all.deb")
+        subprocess.run(["dpkg-deb", "--extract", package, self.data / "package"], check=True)
+        return self.data / "package"
 
     def register_once(self, user, host):
         if (user, host) not in self.users:

@@ -16,7 +16,7 @@ pub enum Content<'m> {
     Spoiler(Option<Cow<'m, str>>),
     /// An encrypted text. A body only has a hint for clients without encryption.
     Encrypted,
-    /// An invitation to a room ([`Message::invitation`]), with its body, or else its reason.
+    /// An invitation to a room ([`Message::invitation`]), with its body if everybody may see it, or else its reason.
     Invitation(Option<Cow<'m, str>>),
 }
 
@@ -157,7 +157,8 @@ impl<'m> Parts<'m> {
         if self.has_invitation
             && let Some(invitation) = message.invitation()
         {
-            return Ok(Content::Invitation(text.filter(|_| !is_encrypted).or(invitation.reason)));
+            let is_hidden = is_encrypted || !self.spoilers.is_empty();
+            return Ok(Content::Invitation(text.filter(|_| !is_hidden).or(invitation.reason)));
         }
         match text {
             _ if is_encrypted => Ok(Content::Encrypted),

@@ -31,7 +31,8 @@ impl Message {
     /// Returns the invitation in it. Of one in both forms, the mediated form is returned.
     pub fn invitation(&self) -> Option<Invitation<'_>> {
         let mediated = || {
-            let invite = self.element().child("x", ns::MUC_USER)?.child("invite", ns::MUC_USER)?;
+            let mut elements = self.element().children().filter(|child| child.is("x", ns::MUC_USER));
+            let invite = elements.find_map(|element| element.child("invite", ns::MUC_USER))?;
             let inviter = invite.attribute("from").and_then(|inviter| parse_jid(inviter).ok());
             let reason = invite.child("reason", ns::MUC_USER).map(|reason| reason.text());
             Some((InvitationKind::Mediated(inviter), reason))

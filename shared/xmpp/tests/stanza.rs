@@ -1,7 +1,9 @@
 //! Reading the three stanzas, and replies to an IQ.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use pushlark_xmpp::{Condition, Element, InvalidStanzaError, Iq, IqType, Message, MessageType, Presence, PresenceType};
+use pushlark_xmpp::{
+    Condition, Content, Element, InvalidStanzaError, Iq, IqType, Message, MessageType, Presence, PresenceType,
+};
 
 const NAMESPACES: [&str; 4] = ["", "jabber:client", "jabber:server", "jabber:component:accept"];
 
@@ -151,6 +153,21 @@ fn with_body_sets_the_type_and_the_body() {
         let stanza = message(&written);
         assert_eq!((stanza.kind(), stanza.body().as_deref()), (kind, Some("<b> & \r\n")));
         assert_eq!(stanza.element().attribute("type"), Some(name));
+    }
+}
+
+#[test]
+fn an_invitation_is_in_any_element_of_the_room_and_its_body_may_be_a_spoiler() {
+    let (own, spoiler) = ("<x xmlns='http://jabber.org/protocol/muc#user'/>", "<spoiler xmlns='urn:xmpp:spoiler:0'/>");
+    let invitation = "<x xmlns='http://jabber.org/protocol/muc#user'><invite><reason>Books</reason></invite></x>";
+    let body = "<body>The butler did it</body>";
+    for (content, text) in [
+        (format!("{own}{invitation}"), "Books"),
+        (format!("{invitation}{own}{body}"), "The butler did it"),
+        (format!("{invitation}{spoiler}{body}"), "Books"),
+    ] {
+        let message = message(&format!("<message>{content}</message>"));
+        assert_eq!(message.content(), Ok(Content::Invitation(Some(text.into()))), "{content}");
     }
 }
 

@@ -21,9 +21,9 @@ use tokio::process::Command;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const SECRET: &str = "canary-secret-of-the-pages";
 const JWT_KEY: &[u8] = b"canary-key-of-thirty-two-bytes--";
-/// Programs that are replaced here, since they build, deploy or install. `.ci/template.py` checks their arguments, or says
-/// that it does not.
-const STAND_INS: [&str; 9] = ["aws", "cargo", "cp", "erlc", "git", "openssl", "pip", "pushlark", "sam"];
+/// Programs that are replaced here, since they build, deploy, install, or use AWS. `.ci/template.py` checks their
+/// arguments, or says that it does not; `infra/cli/src/main.rs` checks those of `pushlark`.
+const STAND_INS: [&str; 10] = ["aws", "cargo", "cp", "git", "openssl", "pip", "pushlark", "sam", "sha256sum", "tar"];
 
 /// A fenced block of a page.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ pub(crate) struct Snippet {
 
 fn pages() -> Vec<PathBuf> {
     let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let mut pages: Vec<_> = docs.chain([Path::new(ROOT).join("README.md")]).collect();
     pages.sort_unstable();
     pages
@@ -85,7 +86,7 @@ fn each_snippet_of_the_pages_has_a_test() {
             "sh" | "json" | "xml" | "rust" | "toml" | "ini" => true,
             "yaml" => is_of_chat_server || page == "docs/plugin-rust.md",
             "lua" => is_of_chat_server,
-            // The output of a command, which infra/local/tests/rules.rs compares.
+            // The output of a command, which infra/cli/tests/registry/rules.rs compares.
             "text" => page == "docs/rules.md",
             // A diagram for readers.
             "mermaid" => page == "docs/architecture.md",
@@ -93,6 +94,41 @@ fn each_snippet_of_the_pages_has_a_test() {
         };
         assert!(is_read, "{page}:{line}: no test uses a snippet in {language:?}");
     }
+}
+
+/// Returns the text of all files in Rust in a folder and the folders in it.
+fn rust_in(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let text = |path: PathBuf| match path.extension() {
+        _ if path.is_dir() => rust_in(&path),
+        Some(extension) if extension == "rs" => fs::read_to_string(path).unwrap(),
+        _ => String::new(),
+    };
+    entries.map(text).collect()
+}
+
+#[test]
+fn each_test_that_the_page_about_mongooseim_names_exists() {
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/mongooseim.md")).unwrap();
+    let (_, cases) = page.split_once("\n## Test cases\n").unwrap();
+    let tests = ["tests/tests/it", "shared/rules/tests"].map(|folder| rust_in(&Path::new(ROOT).join(folder))).concat();
+    let names = |cell: &str| -> Vec<String> {
+        let quoted = cell.split('`').skip(1).step_by(2);
+        quoted.filter(|name| name.contains('_') && !name.ends_with(".rs")).map(str::to_owned).collect()
+    };
+    let mut named = BTreeSet::new();
+    for row in cases.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        for cell in &cells[1..] {
+            named.extend(names(cell));
+            if cell.starts_with("same name") {
+                named.extend(names(cells[0]));
+            }
+        }
+    }
+    assert!(named.len() > 80, "{}", named.len());
+    let missing: Vec<_> = named.iter().filter(|name| !tests.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 /// Starts a stack for the commands of the pages, and returns it with the environment of the commands.
@@ -145,9 +181,10 @@ async fn shell_commands_of_the_pages_succeed() {
     let folder = stand_ins();
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     for Snippet { page, line, text, .. } in of_language("sh") {
-        // An error answer makes `curl` fail. Nothing is written into the project.
+        // An error answer makes `curl` fail. Nothing is written into the project, so there are no unpacked archives.
         let script = format!(
-            "set -euo pipefail\ncurl() {{ command curl --silent --show-error --fail-with-body \"$@\"; echo; }}\n{}\nwait\n",
+            "set -euo pipefail\ncd() {{ :; }}\n\
+             curl() {{ command curl --silent --show-error --fail-with-body \"$@\"; echo; }}\n{}\nwait\n",
             text.replace("localhost:8080", pushlark.stack.url.trim_start_matches("http://"))
         );
         let is_run = !["docs/prosody.md", "docs/ejabberd.md", "docs/mongooseim.md"].contains(&page.as_str());

@@ -183,6 +183,7 @@ async fn an_invitation_shows_its_inviter_and_its_body_reason_or_room() {
     let from_alice = format!("from='{ALICES_PC}'");
     let (reason, body) = ("<reason>Book club</reason>", "<body>canary Alice asks you into books</body>");
     let mediated = |kind: &str, content: &str| message(&format!("from='{ROOM}' {kind}"), content);
+    let spoiler = "<spoiler xmlns='urn:xmpp:spoiler:0'>The end</spoiler>";
     let placeholder = format!("Invitation to {ROOM}");
     for (stanza, expected) in [
         (mediated("", &invite(&from_alice, reason)), "Book club"),
@@ -192,6 +193,9 @@ async fn an_invitation_shows_its_inviter_and_its_body_reason_or_room() {
             mediated("", &(invite(&from_alice, "") + &direct(ROOM, "reason='x'") + body)),
             "canary Alice asks you into books",
         ),
+        // A room may add its own element, and the sender of the body may hide it (XEP-0382).
+        (mediated("", &(invite("", "").replace("<invite ></invite>", "") + &invite(&from_alice, reason))), "Book club"),
+        (mediated("", &(invite(&from_alice, reason) + spoiler + body)), "Book club"),
         (message(&from_alice, &direct(ROOM, "reason='Book club'")), "Book club"),
         (message(&from_alice, &direct("books@muc.example.com/alice", "")), &placeholder),
         (

@@ -97,6 +97,7 @@ async fn a_message_that_a_room_wraps_for_its_subscriber_is_shown_as_its_occupant
         wrapped("room@muc.example.com", "subject"),
         wrapped("room@muc.example.com/eve", "messages"),
         wrapped("eve@example.com/pc", "messages"),
+        wrapped("books@muc.example.com", "messages"),
     ] {
         pushlark.stanza(silent).await;
     }

@@ -9,6 +9,17 @@ use super::{
     texts, unacknowledged,
 };
 
+/// The rules of the basic groups, which are those of the plugin `defaults`.
+const BASIC: &str = r#"
+    [[modules.mod_event_pusher.push.rules]]
+      action = "push"
+      content = "message"
+      conditions = [
+        {event = "msg", body = "non_empty", user_status = "offline"},
+        {event = "msg", body = "non_empty", user_status = "online", client_state = "inactive"},
+      ]
+"#;
+
 /// enhanced_integration_with_sm_and_filtering.
 const FILTERING: &str = concat!("file:", env!("CARGO_MANIFEST_DIR"), "/fixtures/mongooseim/mongooseim.toml");
 
@@ -74,6 +85,17 @@ async fn pm_and_muclight_messages_are_pushed() {
 }
 
 #[tokio::test]
+async fn negative_priority_session_gets_push() {
+    let pushlark = stack(BASIC).await;
+    enable_both(&pushlark, RES1, &[]).await;
+    post_stanza(&pushlark, &format!("<presence from='{RES1}'><priority>-10</priority></presence>")).await;
+    message(&pushlark, PM.from, BOB, PM.body).await;
+    for service in ["apns", "fcm"] {
+        assert_eq!(pushed(&pushlark, service).await, [json!({"service": service, "alert": PM.alert()})]);
+    }
+}
+
+#[tokio::test]
 async fn default_active_session_gets_no_push() {
     let pushlark = stack(FILTERING).await;
     enable_both(&pushlark, RES1, &[]).await;
@@ -93,6 +115,41 @@ async fn inactive_session_gets_push() {
     message(&pushlark, ALICE, BOB, "active").await;
     for service in ["apns", "fcm"] {
         assert_eq!(texts(&pushlark, service).await, ["inactive"]);
+    }
+}
+
+#[tokio::test]
+async fn no_duplicates_default_plugin() {
+    let pushlark = stack(BASIC).await;
+    enable_both(&pushlark, RES1, &[]).await;
+    presence(&pushlark, RES1, "offline").await;
+    message(&pushlark, ALICE, BOB, "msg-1").await;
+    presence(&pushlark, RES1, "online").await;
+    unacknowledged(&pushlark, ALICE, RES1, "msg-1").await;
+    presence(&pushlark, RES1, "offline").await;
+    message(&pushlark, ALICE, BOB, "msg-1").await;
+    for service in ["apns", "fcm"] {
+        assert_eq!(texts(&pushlark, service).await, ["msg-1"]);
+    }
+}
+
+#[tokio::test]
+async fn sm_unack_messages_notified_default_plugin() {
+    let pushlark = stack(BASIC).await;
+    enable_both(&pushlark, RES1, &[]).await;
+    presence(&pushlark, RES1, "online").await;
+    for (from, body) in [(ALICE, "msg-0"), (ALICE, "msg-1"), (MUCLIGHT.from, "msg-2")] {
+        message(&pushlark, from, BOB, body).await;
+    }
+    unacknowledged(&pushlark, ALICE, RES1, "msg-1").await;
+    unacknowledged(&pushlark, MUCLIGHT.from, RES1, "msg-2").await;
+    assert_silence(&pushlark, "apns").await;
+    assert_silence(&pushlark, "fcm").await;
+    presence(&pushlark, RES1, "offline").await;
+    message(&pushlark, ALICE, BOB, "msg-1").await;
+    message(&pushlark, MUCLIGHT.from, BOB, "msg-2").await;
+    for service in ["apns", "fcm"] {
+        assert_eq!(texts(&pushlark, service).await, ["msg-1", "msg-2"]);
     }
 }
 
@@ -181,6 +238,17 @@ async fn bodiless_messages_are_pushed_with_rules() {
     post_stanza(&pushlark, &jingle("propose", "no-copy")).await;
     assert_silence(&pushlark, "fcm").await;
     assert_silence(&pushlark, "apns").await;
+}
+
+#[tokio::test]
+async fn bodiless_messages_are_not_pushed_by_default() {
+    let pushlark = stack(BASIC).await;
+    enable_both(&pushlark, RES1, &[]).await;
+    post_stanza(&pushlark, &jingle("propose", "store")).await;
+    assert_silence(&pushlark, "fcm").await;
+    assert_silence(&pushlark, "apns").await;
+    message(&pushlark, ALICE, BOB, "msg-1").await;
+    assert_eq!(texts(&pushlark, "fcm").await, ["msg-1"]);
 }
 
 // The server calls for propose alone since 6.11. An empty body is none for the rule of calls, and one for no other rule.
