@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use clap::{Args, Subcommand};
+use pushlark_queue::redriven;
 use pushlark_settings::catalogue;
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
@@ -179,8 +180,8 @@ struct Retried {
 }
 
 impl Retried {
-    /// Retries messages. Each is deleted after the queue or the function has accepted it: a crash between the two repeats
-    /// it, and the claims in the table prevent a second notification.
+    /// Retries messages. Each is deleted after the queue or the function has accepted it, so a crash between the two
+    /// repeats it. A record keeps the id with which its devices are claimed.
     async fn add(
         &mut self,
         stack: &Stack,
@@ -229,7 +230,7 @@ impl Retried {
             .map(|(index, letter)| {
                 SendMessageBatchRequestEntry::builder()
                     .id(index.to_string())
-                    .message_body(&letter.body)
+                    .message_body(redriven(&letter.body, &letter.id))
                     .set_message_group_id(letter.group.clone())
                     .build()
             })

@@ -9,7 +9,7 @@
 //!   [`presentation`], [`providers`], [`real_pubsub`], [`reference`](mod@reference), [`web_push`], [`webhook_gateway`].
 //! - Queue and table: [`claims`], [`deduplication`], [`dynamodb_calls`], [`fair_queues`], [`order`], [`removal`],
 //!   [`resilience`], [`retries`], [`roles`], [`scale`], [`screening`], [`throughput`], [`tls`], [`upgrade`].
-//! - The whole: [`documentation`], [`event_lines`], [`mongooseim`], [`secrecy`], [`settings`].
+//! - The whole: [`documentation`], [`event_lines`], [`mongooseim`], [`rehearsals`], [`secrecy`], [`settings`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
