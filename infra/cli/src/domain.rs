@@ -26,7 +26,7 @@ pub struct DomainOptions {
 
 #[derive(Debug, Subcommand)]
 enum DomainCommand {
-    /// Delete the registrations of all users of a domain, without its subdomains. Other data of the users stay until
+    /// Delete the registrations and push nodes of all users of a domain, without its subdomains. Other data stay until
     /// they expire.
     Remove {
         #[arg(value_parser = parse_domain)]
@@ -82,5 +82,5 @@ impl DomainOptions {
 }
 
 fn numbered(registrations: u64) -> String {
-    format!("{registrations} registration{}", if registrations == 1 { "" } else { "s" })
+    format!("{registrations} registrations and push nodes")
 }

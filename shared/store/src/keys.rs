@@ -203,11 +203,11 @@ pub fn rate(account: &str, shard: u32) -> String {
     }
 }
 
-/// Returns the account in the partition key of a shard.
+/// Returns the JID or the domain of the account in the partition key of a shard. The accounts of the push node have a
+/// prefix before it.
 pub fn rated_account(key: &str) -> Option<&str> {
     let account = key.strip_prefix("rate/")?;
-    let without_shard = account.split_once('/').filter(|(shard, _)| shard.bytes().all(|byte| byte.is_ascii_digit()));
-    Some(without_shard.map_or(account, |(_, account)| account))
+    Some(account.rsplit_once('/').map_or(account, |(_, jid)| jid))
 }
 
 /// Returns the partition key of the answers of a push service. The sort key is the day.

@@ -456,6 +456,7 @@ mod tests {
         for (pk, mention) in [
             ("rate/bob@example.com", Some(Mention::RateCount)),
             ("rate/2/bob@example.com", Some(Mention::RateCount)),
+            ("rate/2/push-node/bob@example.com", Some(Mention::RateCount)),
             ("rate/bob@example.com.org", None),
             ("msg/bob@example.com/1", None),
         ] {

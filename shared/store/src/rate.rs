@@ -117,10 +117,11 @@ impl Store {
         unless_stale("count events against the rate limit", counted)
     }
 
-    /// Returns the partition keys of the counts of an account; none without `RATE_LIMIT`.
-    pub(crate) fn rate_keys(&self, account: &str) -> Vec<String> {
+    /// Returns the partition keys of the counts of a user, as a client and at the push node; none without `RATE_LIMIT`.
+    pub(crate) fn rate_keys(&self, user: &str) -> Vec<String> {
         let shards = self.rate_limit.map_or(0, |limit| Shards::of(limit).count);
-        (0..shards).map(|shard| keys::rate(account, shard)).collect()
+        let accounts = [user.to_owned(), format!("push-node/{user}")];
+        accounts.iter().flat_map(|account| (0..shards).map(|shard| keys::rate(account, shard))).collect()
     }
 
     async fn remove_events(&self, key: String, count: u64, window: &str) -> Result<(), StoreError> {

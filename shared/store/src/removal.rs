@@ -1,7 +1,7 @@
 //! Removal of users and of whole domains.
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
-use aws_sdk_dynamodb::types::{ReturnValue, Select};
+use aws_sdk_dynamodb::types::ReturnValue;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_model::time::to_micros;
 use pushlark_xmpp::{BareJid, DomainPart};
@@ -50,7 +50,7 @@ impl Store {
     }
 
     /// Deletes a domain's registrations, except those stored after `at`, until `may_go_on` returns false. `deleted` gets
-    /// the number of registrations that were deleted, page by page.
+    /// the number of registrations and push nodes that were deleted, page by page.
     pub async fn remove_domain(
         &self,
         domain: &DomainPart,
@@ -70,14 +70,14 @@ impl Store {
         Ok(whole)
     }
 
-    /// Returns the number of a domain's registrations in the index, except those stored after `at`.
+    /// Returns the number of a domain's registrations and push nodes in the index, except those stored after `at`.
     pub async fn count_domain(&self, domain: &DomainPart, at: OffsetDateTime) -> Result<u64, StoreError> {
         let mut registrations = 0;
         for shard in keys::domain_shards(domain) {
-            let mut pages = self.domain_shard(shard, at).select(Select::Count).into_paginator().send();
-            while let Some(page) = pages.next().await {
-                let counted = page.map_err(StoreError::during("count the registrations of a domain"))?.count;
-                registrations += u64::from(counted.unsigned_abs());
+            let mut pages = self.domain_shard(shard, at).into_paginator().items().send();
+            while let Some(item) = pages.next().await {
+                let item = item.map_err(StoreError::during("count the registrations of a domain"))?;
+                registrations += u64::from(item::text_of(&item, SK).is_some_and(is_registration_or_node));
             }
         }
         Ok(registrations)
@@ -109,13 +109,14 @@ impl Store {
                 progress = RemovalProgress::Swept;
             }
             let deletions = stream::iter(items).map(async |item| self.delete_before(item, at).await);
-            let existed: Vec<bool> = deletions.buffer_unordered(MAX_CONCURRENT_DELETIONS).try_collect().await?;
-            deleted(existed.into_iter().filter(|existed| *existed).count());
+            let were_counted: Vec<bool> = deletions.buffer_unordered(MAX_CONCURRENT_DELETIONS).try_collect().await?;
+            deleted(were_counted.into_iter().filter(|was_one| *was_one).count());
         }
         Ok(RemovalProgress::Partial)
     }
 
-    /// Deletes an item unless it was stored after `at`. Returns whether there was one to delete.
+    /// Deletes an item unless it was stored after `at`. Returns whether it was a registration, or the
+    /// reference to a push node.
     async fn delete_before(&self, item: Item, at: OffsetDateTime) -> Result<bool, StoreError> {
         let key: Item = item.into_iter().filter(|(name, _)| name == PK || name == SK).collect();
         if let (Some(owner), Some(node)) = (item::text_of(&key, PK), item::text_of(&key, SK))
@@ -147,7 +148,7 @@ impl Store {
             self.release_deleted(&owner, &item).await?;
         }
         if is_deleted || !is_counter {
-            return Ok(is_deleted && !item.is_empty());
+            return Ok(is_deleted && item::text_of(&item, SK).is_some_and(is_registration_or_node));
         }
         // A message was counted after `at`, so the counter stays. All earlier messages count as read.
         let reset = self
@@ -187,4 +188,9 @@ impl Store {
             None => Ok(()),
         }
     }
+}
+
+/// Returns whether a sort key in a user's partition is that of a registration, or of a reference to a push node.
+fn is_registration_or_node(key: &str) -> bool {
+    key.starts_with(keys::REGISTRATION_PREFIX) || keys::is_push_node(key)
 }

@@ -51,7 +51,7 @@ async fn messages_of_all_kinds_are_listed_and_shown() {
     assert_eq!(record["events"][0]["recipients"], json!([BOB, "eve@example.com"]));
     assert_eq!((&record["events"][1]["kind"], &record["receives"]), (&json!("removal of a user"), &json!(2)));
 
-    let shown = run(&pushlark, &["dead-letters", "show", &ids[0][..8]]).await.printed();
+    let shown = run(&pushlark, &["dead-letters", "show", &ids[0][..30]]).await.printed();
     assert!(shown.contains("message m1 of ") && !shown.contains("canary"), "{shown}");
     let body = run(&pushlark, &["dead-letters", "show", &ids[0], &ids[1], "--bodies"]).await.printed();
     assert_eq!(body.matches("canary").count(), 2, "{body}");

@@ -12,9 +12,12 @@ async fn the_registrations_of_a_domain_are_counted_and_deleted() {
     }
     pushlark.enable("bob@chat.example.com", "other").await;
     let printed = run(&pushlark, &["domain", "remove", "example.com", "--dry-run"]).await.printed();
-    assert_eq!(printed, "example.com has 5 registrations. Nothing is deleted.\n");
+    assert_eq!(printed, "example.com has 5 registrations and push nodes. Nothing is deleted.\n");
     let error = run(&pushlark, &["domain", "remove", "example.com"]).await.error();
-    assert!(error.contains("5 registrations of example.com will be deleted") && error.contains("--yes"), "{error}");
+    assert!(
+        error.contains("5 registrations and push nodes of example.com will be deleted") && error.contains("--yes"),
+        "{error}"
+    );
     assert_eq!(pushlark.nodes("u0@example.com").await.len(), 1);
     let removed = run(&pushlark, &["domain", "remove", "example.com", "--yes", "--json"]).await.json();
     assert_eq!(removed["deleted"], 5);
@@ -23,6 +26,6 @@ async fn the_registrations_of_a_domain_are_counted_and_deleted() {
     }
     assert_eq!(pushlark.nodes("bob@chat.example.com").await, ["other"]);
     let again = run(&pushlark, &["domain", "remove", "example.com", "--yes"]).await.printed();
-    assert_eq!(again, "example.com: 0 registrations deleted.\n");
+    assert_eq!(again, "example.com: 0 registrations and push nodes deleted.\n");
     assert_eq!(run(&pushlark, &["domain", "remove", BOB, "--yes"]).await.code, 2);
 }
