@@ -141,15 +141,30 @@ mod tests {
         commands
     }
 
+    /// Returns the words of the first command of a line, as a shell reads them.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+        for character in line.chars() {
+            match (quote, character) {
+                (Some(open), _) if open == character => quote = None,
+                (None, '\'' | '"') => quote = Some(character),
+                (None, ';' | '|' | '<' | '>' | '&') => break,
+                (None, ' ') => words.push(std::mem::take(&mut word)),
+                _ => word.push(character),
+            }
+        }
+        words.push(word);
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
     #[test]
     fn the_commands_of_the_pages_have_arguments_that_exist() {
         let commands = commands();
         assert!(commands.len() >= 8, "{}", commands.len());
         for (page, line) in commands {
-            let command = line.split([';', '|', '>']).next().unwrap().trim();
-            let words = command.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
-            if let Err(error) = Arguments::try_parse_from(words) {
-                panic!("{page}: {command}: {error}");
+            if let Err(error) = Arguments::try_parse_from(words(&line)) {
+                panic!("{page}: {line}: {error}");
             }
         }
     }
