@@ -172,11 +172,11 @@ fn described(notification: &Value) -> String {
     }
 }
 
-async fn list(State(sink): State<Sink>, Query(filter): Query<Filter>) -> Json<Vec<Arc<SinkNotification>>> {
+async fn list(State(sink): State<Sink>, Query(filter): Query<Filter>) -> Json<Vec<SinkNotification>> {
     let wanted = |notification: &&Arc<SinkNotification>| {
         filter.device_id.as_ref().is_none_or(|device| notification.device_id == *device)
     };
-    Json(sink.state().notifications.iter().filter(wanted).cloned().collect())
+    Json(sink.state().notifications.iter().filter(wanted).map(|one| SinkNotification::clone(one)).collect())
 }
 
 async fn set_response(

@@ -106,7 +106,7 @@ impl Page {
 
     /// `GET /`, the files under `/page`, `GET /live` and `GET /live/registrations`.
     pub fn router(self) -> Router {
-        let files = FILES.into_iter().fold(Router::new(), |router, (path, media_type, content)| {
+        let files = FILES.into_iter().fold(Router::<Self>::new(), |router, (path, media_type, content)| {
             router.route(path, get(move || ready(([(header::CONTENT_TYPE, media_type)], content))))
         });
         files
