@@ -129,10 +129,8 @@ impl Follower {
             }
             // Before the entries are read, so that none is missed between.
             self.newest.mark_unchanged();
-            {
-                let entries = self.live.entries();
-                self.pending.extend(entries.last.iter().filter(|entry| entry.number > self.last).cloned());
-            }
+            let last = self.last;
+            self.pending.extend(self.live.entries().last.iter().filter(|entry| entry.number > last).cloned());
             match self.pending.back() {
                 Some(newest) => self.last = newest.number,
                 // The sender lives as long as `live`.
