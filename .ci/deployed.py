@@ -70,7 +70,7 @@ class Stack:
         return self.call("EventsUrl", event)
 
     def counts(self, metric):
-        """Whether the worker counts such a metric, with the stack as its only dimension."""
+        """Whether the worker writes such a metric, with the stack as its only dimension."""
         events = boto3.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{self.name}-worker")["events"]
         lines = [json.loads(event["message"]) for event in events if "CloudWatchMetrics" in event["message"]]
         for line in lines:
@@ -78,10 +78,23 @@ class Stack:
             assert (line["Stack"], directive["Dimensions"]) == (self.name, [["Stack"]]), line
         return any(metric in line for line in lines)
 
+    def dashboard(self):
+        """The metrics of the stack's dashboard, each as a list."""
+        dashboard = boto3.client("cloudwatch").get_dashboard(DashboardName=self.outputs["DashboardName"])
+        widgets = json.loads(dashboard["DashboardBody"])["widgets"]
+        return [metric for widget in widgets for metric in widget["properties"].get("metrics", [])]
+
     def enabled(self):
         status, answer = self.call("EnableUrl", query=f"?user={BOB}")
         assert status == 200, answer
         return [registration["node"] for registration in json.loads(answer)["registrations"]]
+
+
+def pushlark(*arguments, code=0, lines=False):
+    """Runs the operator's tool; gives its JSON."""
+    ran = subprocess.run([os.environ["PUSHLARK"], "--json", *arguments], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == code, ran.stdout + ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()] if lines else json.loads(ran.stdout)
 
 
 def alerts(device):
@@ -118,13 +131,73 @@ class Deployed(unittest.TestCase):
         left = lambda: json.loads(stack.call("EnableUrl", query="?user=carol@gone.example")[1])["registrations"]
         eventually("the end of a domain", lambda: left() == [])
 
+    def test_2_the_operators_tool_finds_the_stack(self):
+        status = pushlark("status")
+        self.assertEqual([queue["queue"] for queue in status["queues"]], ["events", "dead letters"])
+        self.assertEqual(status["queues"][1]["visible"], 0)
+        self.assertTrue(any("DeadLettersAlarm" in alarm["name"] for alarm in status["alarms"]), status)
+        self.assertEqual(len(status["versions"]), 6)
+        self.assertEqual(status["errors"], [])
+        sqs = boto3.client("sqs")
+        dead_letters = sqs.get_queue_url(QueueName=Stack("pushlark", SECRET).outputs["DeadLetterQueueName"])["QueueUrl"]
+        sqs.send_message(QueueUrl=dead_letters, MessageBody="no record")
+        pushlark("status", "--check", code=1)
+        [message] = sqs.receive_message(QueueUrl=dead_letters)["Messages"]
+        sqs.delete_message(QueueUrl=dead_letters, ReceiptHandle=message["ReceiptHandle"])
+
+        lines = eventually("lines", lambda: pushlark("logs", "--user", BOB, lines=True))
+        [notified] = [line for line in lines if line["message"] == "notified"]
+        self.assertEqual((notified["function"], notified["level"], notified["fields"]["delivered"]), ("worker", "info", 1))
+        of_message = pushlark("logs", "--id", notified["fields"]["id"], lines=True)
+        self.assertIn(notified, of_message)
+        self.assertTrue(all(notified["fields"]["id"] in json.dumps(line) for line in of_message), of_message)
+        self.assertEqual(pushlark("logs", "--level", "error", lines=True), [])
+
+    def test_2_the_operators_tool_calculates_the_bill(self):
+        stack = Stack("pushlark", SECRET)
+        worker = stack.outputs["WorkerName"]
+        put = lambda namespace, name, value, **dimensions: boto3.client("cloudwatch").put_metric_data(
+            Namespace=namespace, MetricData=[{"MetricName": name, "Value": value, "Dimensions": [
+                {"Name": name, "Value": value} for name, value in dimensions.items()]}])
+        # The emulator measures its Lambda alone, of which a few invocations are too little to count.
+        put("AWS/Lambda", "Invocations", 1e6, FunctionName=worker)
+        put("AWS/Lambda", "Duration", 4e7, FunctionName=worker)
+        put("AWS/DynamoDB", "ConsumedWriteCapacityUnits", 2e6, TableName=stack.outputs["TableName"])
+        put("AWS/SQS", "NumberOfMessagesSent", 3e6, QueueName=stack.outputs["QueueName"])
+        put("AWS/Logs", "IncomingBytes", 2e9, LogGroupName="/aws/lambda/pushlark-worker")
+        put("Pushlark", "EventsAccepted", 2e6, Stack="pushlark")
+        put("Pushlark", "Delivered", 1e6, Stack="pushlark")
+        bill = pushlark("bill", "--days", "1")
+        lines = {line: round(dollars, 3) for line, dollars in bill["lines"].items()}
+        # 10,000 GB-seconds on arm64; 3 million requests to send, and a million each to receive and to delete.
+        self.assertEqual((lines["Lambda requests"], lines["Lambda duration"], lines["SQS requests"]), (0.2, 0.133, 2.0))
+        self.assertEqual((lines["DynamoDB writes"], lines["logs"]), (1.25, 1.0))
+        self.assertIn("alarms", lines)
+        self.assertGreaterEqual(bill["events"], 2e6)
+        self.assertAlmostEqual(bill["million_notifications"], bill["total"] / bill["notifications"] * 1e6)
+
+    def test_2_the_operators_tool_finds_the_stack_in_order(self):
+        # The emulator does not keep the table's settings, and has no quotas.
+        checks = {check["check"]: check for check in pushlark("doctor", code=1)}
+        failed = [name for name, check in checks.items() if check["state"] == "failed"]
+        self.assertEqual(failed, ["table: expiry"], checks)
+        for name in ["Enable", "Disable", "Ingest", "PushNode", "Worker"]:
+            self.assertEqual([checks[f"{kind} {name}"]["state"] for kind in ("function", "settings of")], ["ok"] * 2)
+        for name in ["secret WEBHOOK_SECRET", "URL of MONGOOSEPUSH_URL", "quota: concurrency of Lambda", "clock"]:
+            self.assertEqual(checks[name]["state"], "ok", checks)
+        self.assertEqual(checks["alarms"]["state"], "warning")
+        self.assertNotIn(SECRET, json.dumps(checks))
+        self.assertEqual(pushlark("status")["errors"], [], "a check is no failure of a function")
+
     def test_3_an_update_keeps_parameters_and_registrations(self):
         status, said = sam("deploy", "--parameter-overrides", "BatchSize=50")
         self.assertNotEqual(status, 0)
         self.assertIn("A BatchSize over 10 needs a BatchingWindow", said)
 
-        status, said = sam("deploy", "--parameter-overrides", "BatchSize=50", "BatchingWindow=1")
+        status, said = sam("deploy", "--parameter-overrides", "BatchSize=50", "BatchingWindow=1", "Tracing=active")
         self.assertEqual(status, 0, said)
+        functions = boto3.client("lambda").list_functions()["Functions"]
+        self.assertEqual({function["TracingConfig"]["Mode"] for function in functions}, {"Active"})
         stack = Stack("pushlark", SECRET)
         self.assertEqual(stack.status, "UPDATE_COMPLETE")
         sqs = boto3.client("sqs")
@@ -146,10 +219,16 @@ class Deployed(unittest.TestCase):
         eventually("the notification", lambda: alerts("staging-phone") == ["Hi from staging"])
         self.assertNotIn("Hi from staging", alerts("phone"))
         self.assertEqual(stack.enabled(), ["phone"])
-        eventually("metrics", lambda: all(one.counts("Delivered") for one in (stack, staging)))
+        for metric in ["Delivered", "PublishMilliseconds", "ColdStartMilliseconds"]:
+            eventually(metric, lambda: all(one.counts(metric) for one in (stack, staging)))
         alarms = boto3.client("cloudwatch").describe_alarms()["MetricAlarms"]
         dimensions = [alarm["Dimensions"] for alarm in alarms if alarm["Namespace"] == "Pushlark"]
-        self.assertCountEqual(dimensions, [[{"Name": "Stack", "Value": s.name}] for s in (stack, staging)])
+        # DisablingStopped and Refused.
+        self.assertCountEqual(dimensions, 2 * [[{"Name": "Stack", "Value": s.name}] for s in (stack, staging)])
+
+        names = [function["FunctionName"] for function in boto3.client("lambda").list_functions()["Functions"]]
+        shown = [{metric[3] for metric in one.dashboard() if metric[0] == "AWS/Lambda"} for one in (stack, staging)]
+        self.assertCountEqual([name for of_stack in shown for name in of_stack], names)
 
     def test_5_a_new_stack_takes_the_table_of_one_that_was_deleted(self):
         table = Stack("pushlark", SECRET).outputs["TableName"]

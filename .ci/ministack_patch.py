@@ -4,7 +4,7 @@ usage: ministack_patch.py TEMPLATE
 
 - It evaluates neither Fn::Split nor Fn::Sub in a condition. These conditions tell whether a setting is an ARN or a Lambda
   function's name; the deployment gives no such value, so they do not hold.
-- It has no alarms over metric math. These alarms are left out.
+- It has no saved queries of Logs Insights. They are left out.
 - It is reached without TLS, which the policies of the queues deny. They are left out.
 - It takes the batch calls of SQS for actions of their own, which IAM has not. The roles that may send one message, or
   change the visibility of one, may do so in a batch.
@@ -54,7 +54,7 @@ for name, condition in template["Conditions"].items():
         template["Conditions"][name] = {"Fn::Equals": ["it", "never holds"]}
 for name, resource in list(template["Resources"].items()):
     kind, properties = resource["Type"], resource["Properties"]
-    if kind == "AWS::CloudWatch::Alarm" and "Metrics" in properties or kind == "AWS::SQS::QueuePolicy":
+    if kind in ("AWS::SQS::QueuePolicy", "AWS::Logs::QueryDefinition"):
         print(f"{name}: left out")
         del template["Resources"][name]
     for policy in properties.get("Policies", []):

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use local::Options;
 use pushlark_settings::Environment;
 use reqwest::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
@@ -32,6 +32,8 @@ struct State {
     counts: Mutex<Counts>,
     latency: Mutex<Duration>,
     faults: Mutex<Vec<Fault>>,
+    /// The operations whose calls are all refused.
+    throttled: Mutex<Vec<&'static str>>,
 }
 
 #[derive(Default)]
@@ -108,6 +110,11 @@ impl CallCounter {
         self.state.faults.lock().unwrap().push(Fault::Refusal(operation, text, answer));
     }
 
+    /// Refuses all later calls of these operations, as a table does beyond its throughput. Other calls are forwarded.
+    pub fn throttle(&self, operations: &[&'static str]) {
+        *self.state.throttled.lock().unwrap() = operations.to_vec();
+    }
+
     /// Removes the item of a sort key from the next query result that has it, as if it were not committed yet.
     pub fn hide_next(&self, sk: &str) {
         self.state.faults.lock().unwrap().push(Fault::HiddenItem(sk.to_owned()));
@@ -173,8 +180,13 @@ async fn forward(
         });
         fault.map(|fault| faults.remove(fault))
     };
+    let is_throttled = state.throttled.lock().unwrap().contains(&operation.as_str());
     let answer = if let Some(Fault::Refusal(.., answer)) = refusal {
         (StatusCode::BAD_REQUEST, answer.to_string().into())
+    } else if is_throttled {
+        let error = json!({"__type": "com.amazonaws.dynamodb.v20120810#ThrottlingException",
+            "message": "Throughput exceeds the current capacity of your table or index."});
+        (StatusCode::BAD_REQUEST, error.to_string().into())
     } else {
         headers.remove(CONTENT_LENGTH);
         let body = asking_for_capacity(&operation, body);

@@ -6,8 +6,8 @@ use std::fs;
 
 use anyhow::Context;
 
-use super::prices::DURATION;
 use super::{Bill, LINES, table};
+use pushlark_prices::DURATION;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bill.json");
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/costs.md");

@@ -2,7 +2,6 @@
 
 mod baseline;
 mod meter;
-mod prices;
 mod scenario;
 mod system;
 mod template;
@@ -18,6 +17,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
+use pushlark_prices::{Bill, LINES, Prices, Quantities, Standing, total};
 use pushlark_settings::catalogue;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -27,7 +27,6 @@ use crate::table::Table;
 use crate::valgrind::Callgrind;
 use baseline::Bills;
 use meter::Units;
-use prices::{Bill, IdleMonth, LINES, Prices, Quantities, total};
 use scenario::{Scenario, Unit, scenarios};
 use system::{Commands, System, Usage};
 use template::Template;
@@ -128,7 +127,7 @@ pub async fn measure(arguments: &BillArguments) -> anyhow::Result<bool> {
     for (_, scenario, figures) in measured {
         match figures {
             Ok(figures) => {
-                bills.insert(scenario.name.to_owned(), prices.million(&figures.quantities));
+                bills.insert(scenario.name.to_owned(), rounded(prices.million(&figures.quantities)));
                 quantities.row(figures.row(scenario.name));
                 metrics.extend(figures.metrics);
             }
@@ -136,13 +135,14 @@ pub async fn measure(arguments: &BillArguments) -> anyhow::Result<bool> {
         }
     }
     if is_wanted(IDLE_MONTH) {
-        let month = IdleMonth {
+        let month = Standing {
             receives: POLLERS * SECONDS_OF_MONTH / LONG_POLL_SECONDS,
-            alarm_metrics: bench.template.alarm_metrics as f64,
+            alarm_metric_months: bench.template.alarm_metrics as f64,
             // A metric costs in the hours in which it has data, and no function runs.
-            custom_metrics: 0.0,
+            metric_months: 0.0,
+            dashboard_months: 0.0,
         };
-        bills.insert(IDLE_MONTH.to_owned(), prices.idle_month(&month));
+        bills.insert(IDLE_MONTH.to_owned(), rounded(prices.standing(&month)));
     }
     ensure!(!bills.is_empty() || !is_met, "there is no such scenario");
 
@@ -223,6 +223,7 @@ impl Bench {
             quantities: Quantities {
                 lambda_requests: of_unit(invocations),
                 gb_seconds: of_unit(gb_seconds.iter().sum()),
+                gb_seconds_x86_64: 0.0,
                 sqs_requests: of_unit(each(|run| run.usage.units.sqs)),
                 fair_requests: of_unit(each(|run| run.usage.units.fair)),
                 writes: of_unit(each(|run| run.usage.units.writes)),
@@ -354,6 +355,12 @@ fn order(bills: &Bills) -> Vec<&'static str> {
 fn summary(bills: &Bills) -> String {
     let members = order(bills).into_iter().map(|name| format!("\"{name}\": {:.4}", total(&bills[name])));
     format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
+}
+
+/// Rounds to a hundredth of a cent.
+fn rounded(bill: Bill) -> Bill {
+    let rounded = bill.into_iter().map(|(line, dollars)| (line, (dollars * 1e4).round() / 1e4));
+    rounded.filter(|(_, dollars)| *dollars > 0.0).collect()
 }
 
 fn print_model(prices: &Prices, template: &Template, metrics: &BTreeSet<String>) {

@@ -9,6 +9,7 @@ use pushlark_queue::{QueueError, RecordError, Work, WorkKind};
 use pushlark_store::{RemovalProgress, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::BareJid;
+use time::OffsetDateTime;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{Instrument, error_span};
@@ -18,7 +19,7 @@ use crate::event_line::{EventLines, LogEvents};
 use crate::notify::TaskOutcome;
 use crate::order::{Order, Ticket};
 use crate::progress::{self, BatchContext, ByAttempt, Progress, RecipientProgress};
-use crate::retry::{RetryCause, Unfinished, backoff, is_too_early};
+use crate::retry::{RetryCause, Unfinished, backoff, is_too_early, until};
 use crate::task::{Action, Attempt, Task, TaskError};
 use crate::worker::Worker;
 
@@ -204,8 +205,10 @@ impl Worker {
                 self.continue_removal(removed, &attempt, WorkKind::UserRemoved { jid: user }).await
             }
             Action::RemoveDomain(domain) => {
-                let removed =
-                    self.store.remove_domain(&domain, attempt.at(), || Instant::now() < batch.task_cutoff).await;
+                let removed = self
+                    .store
+                    .remove_domain(&domain, attempt.at(), || Instant::now() < batch.task_cutoff, |_| {})
+                    .await;
                 self.continue_removal(removed, &attempt, WorkKind::DomainRemoved { domain }).await
             }
         }
@@ -275,11 +278,15 @@ impl Worker {
         for UnfinishedTask { task: TaskEntry { message, user, attempt, .. }, counted, unfinished } in unfinished_tasks {
             messages.insert(message);
             let (retry, delay) = unfinished.next(&attempt.retry, counted);
+            let wait = delay.max(until(retry.not_before, OffsetDateTime::now_utc()));
             let work = attempt.again(retry);
             if self.is_exhausted(&work, &unfinished) {
                 dead.push(work);
                 continue;
             }
+            let (jid, node) = unfinished.registration.as_ref().map(|one| (one.jid.as_str(), one.node.as_str())).unzip();
+            let to = user.as_ref().map(|user| user.as_str());
+            tracing::debug!(id = attempt.id(), to, jid, node, seconds = wait.as_secs(), "put back");
             by_delay.entry(delay).or_default().push(work);
             let Some(user) = user.filter(|_| unfinished.cause != RetryCause::TooEarly) else { continue };
             let key = attempt.key();

@@ -39,7 +39,7 @@ use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use pushlark_http_client::aws_config;
 use pushlark_settings::Environment;
-use pushlark_telemetry::{Format, count_cold_start, flush, start};
+use pushlark_telemetry::{Format, flush, record_cold_start, start};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -93,7 +93,7 @@ pub async fn run(plugins: Plugins) -> anyhow::Result<()> {
     let worker = Arc::new(Worker::from_environment(&environment, &aws, &plugins, dynamodb, sqs).await?);
     let warming = Arc::clone(&worker);
     tokio::spawn(async move { warming.warm_up().await });
-    count_cold_start();
+    record_cold_start();
     let worker = &worker;
     // Boxed, since each layer of the runtime moves the future.
     let answer = |event: LambdaEvent<WorkerInvocation>| {

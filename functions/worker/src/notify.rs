@@ -133,7 +133,9 @@ impl Worker {
         let (snapshot, badge) = (&decision.snapshot, decision.badge);
         let publishes = ours.into_iter().zip(places).map(async |(planned, place)| {
             let PlannedPublication { publication, expires_at, publisher, is_quiet, is_claimed } = planned;
-            let Publication { registration, payload, presentation, .. } = &publication;
+            let Publication { registration, payload, presentation, rule } = &publication;
+            let (jid, node) = (&registration.jid, &registration.node);
+            tracing::debug!(%jid, node, rule = rule.as_deref(), quiet = is_quiet, "chosen");
             let presentation = presentation.as_deref();
             let (message_id, conversation) = (&event.id, &conversation);
             let notification = Notification {
@@ -336,6 +338,9 @@ fn log(event: &Event, decision: &Decision<'_>) {
     failures.collect::<BTreeSet<_>>().into_iter().for_each(warn_of_failure);
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
+    }
+    for (registration, reason) in left_out {
+        tracing::debug!(jid = %registration.jid, node = registration.node, %reason, "left out");
     }
     let left_out: Vec<String> =
         left_out.iter().map(|(registration, reason)| format!("{}: {reason}", registration.jid)).collect();

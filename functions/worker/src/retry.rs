@@ -86,7 +86,7 @@ pub fn is_too_early(retry: &Retry) -> bool {
 }
 
 /// Returns the time until `not_before`, rounded up to whole seconds.
-fn until(not_before: Option<OffsetDateTime>, now: OffsetDateTime) -> Duration {
+pub fn until(not_before: Option<OffsetDateTime>, now: OffsetDateTime) -> Duration {
     let remaining: Duration = not_before.map_or(Duration::ZERO, |then| (then - now).try_into().unwrap_or_default());
     Duration::from_secs(remaining.as_secs() + u64::from(remaining.subsec_nanos() > 0))
 }

@@ -79,7 +79,8 @@ pub enum TaskError {
 }
 
 impl Task {
-    /// Reads the tasks of a queue message. `is_repeat` is whether SQS delivered it before.
+    /// Reads the tasks of a queue message. `is_repeat` is whether SQS delivered it before. A record with an id of its own
+    /// was in an earlier message.
     pub fn read(
         body: &str,
         sqs_message_id: &str,
@@ -88,6 +89,7 @@ impl Task {
         sources: &Sources,
     ) -> Result<Vec<Self>, TaskError> {
         let Record { uid, work, .. } = Record::read(body)?;
+        let is_repeat = is_repeat || uid.is_some();
         Self::of(work, uid.as_deref().unwrap_or(sqs_message_id), is_repeat, content_policy, sources)
     }
 

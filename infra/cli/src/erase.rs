@@ -1,20 +1,172 @@
 //! The command `erase`.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::Context;
 use clap::Args;
+use pushlark_prices::{Prices, Quantities, total};
+use pushlark_store::{ItemKind, Mention};
+use pushlark_xmpp::BareJid;
+use serde_json::{Value, json};
 
-use crate::output::Format;
-use crate::stack::StackOptions;
+use crate::output::{Colour, Format, Progress, confirm, print_json, say};
+use crate::retention::Retention;
+use crate::stack::{Place, Stack, StackOptions};
+use crate::user::parse_user;
+
+/// The bytes of one strongly consistent read unit; an eventually consistent read takes half of one ("DynamoDB read and
+/// write operations").
+const READ_UNIT_BYTES: u64 = 4_096;
 
 /// Delete all data of a user, and print a receipt.
+///
+/// The receipt names what was deleted, and what expires by itself and when. The command can be repeated.
 #[derive(Debug, Args)]
-pub struct EraseOptions {}
+pub struct EraseOptions {
+    /// The user.
+    #[arg(value_parser = parse_user)]
+    user: BareJid,
+    /// Also search the whole table for items of others that name the user, such as the unread counters of their
+    /// conversations, and delete these. The price is told first.
+    #[arg(long)]
+    scan: bool,
+    /// Delete without a question.
+    #[arg(long)]
+    yes: bool,
+}
 
 impl EraseOptions {
     /// Runs the command.
-    pub async fn run(self, _stack: &StackOptions, _format: Format) -> anyhow::Result<ExitCode> {
-        bail!("not built yet")
+    pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
+        let Self { user, scan, yes } = self;
+        let stack = Stack::find(stack).await?;
+        let store = stack.store().await?;
+        let expected = store.personal_items(&user).await?.len() as u64;
+        let search = match scan {
+            true => Some(Search::of(&stack).await?),
+            false => None,
+        };
+        let price = search.as_ref().map(|search| format!(" {}", search.price)).unwrap_or_default();
+        if yes && let Some(search) = &search {
+            eprintln!("{}", search.price);
+        }
+        confirm(&format!("All data of {user} will be deleted, {expected} items.{price}"), yes)?;
+        // A backup made meanwhile has the data too, so this is read before the deletion.
+        let retentions = Retention::of(&stack, scan).await;
+
+        let progress = Progress::start(Some(expected), "items");
+        let erased: RefCell<BTreeMap<ItemKind, u64>> = RefCell::default();
+        let left = store
+            .erase_user(&user, |kind| {
+                progress.add(1);
+                *erased.borrow_mut().entry(kind).or_default() += 1;
+            })
+            .await?;
+        drop(progress);
+        let mentions: RefCell<BTreeMap<Mention, u64>> = RefCell::default();
+        if let Some(search) = &search {
+            let progress = Progress::start(Some(search.items), "items searched");
+            let found = |mention| *mentions.borrow_mut().entry(mention).or_default() += 1;
+            store.erase_mentions(&user, |items| progress.add(items as u64), found).await?;
+        }
+        let receipt = Receipt {
+            user,
+            erased: erased.into_inner(),
+            mentions: search.map(|_| mentions.into_inner()),
+            left,
+            retentions,
+        };
+        match format {
+            Format::Json => print_json(&receipt.to_json())?,
+            Format::Human => receipt.in_words().into_iter().try_for_each(say)?,
+        }
+        Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// A search of the whole table.
+struct Search {
+    /// The approximate number of items.
+    items: u64,
+    /// The price in words.
+    price: String,
+}
+
+impl Search {
+    async fn of(stack: &Stack) -> anyhow::Result<Self> {
+        let described = stack.dynamodb.describe_table().table_name(&stack.table).send().await;
+        let described = described.context("the table cannot be described (dynamodb:DescribeTable)")?;
+        let number = |number: Option<i64>| number.and_then(|number| number.try_into().ok()).unwrap_or(0);
+        let table = described.table.as_ref();
+        let items: u64 = number(table.and_then(|table| table.item_count));
+        let bytes: u64 = number(table.and_then(|table| table.table_size_bytes));
+        let units = bytes.div_ceil(READ_UNIT_BYTES) as f64 / 2.0;
+        let reads = format!("The search reads about {items} items ({} KB): {units} read units", bytes / 1_000);
+        let price = match stack.place {
+            Place::Local { .. } => format!("{reads}, which cost nothing on the local stack."),
+            Place::Aws { .. } => {
+                let prices = Prices::read()?;
+                let dollars = total(&prices.bill(&Quantities { reads: units, ..Quantities::default() }));
+                format!("{reads}, about ${dollars:.6} in us-east-1. DynamoDB counts items every six hours.")
+            }
+        };
+        Ok(Self { items, price })
+    }
+}
+
+/// The receipt of an erasure.
+struct Receipt {
+    user: BareJid,
+    erased: BTreeMap<ItemKind, u64>,
+    /// The places in others' items, if they were searched.
+    mentions: Option<BTreeMap<Mention, u64>>,
+    /// The number of items that were stored during the erasure.
+    left: usize,
+    retentions: Vec<Retention>,
+}
+
+impl Receipt {
+    fn to_json(&self) -> Value {
+        let erased: BTreeMap<_, _> = self.erased.iter().map(|(kind, number)| (kind.as_str(), number)).collect();
+        let retentions: Vec<_> = self.retentions.iter().map(Retention::to_json).collect();
+        let mut json = json!({"user": self.user.as_str(), "deleted": erased, "stored_meanwhile": self.left,
+            "expires": retentions});
+        if let Some(mentions) = &self.mentions {
+            let of = |is_kept: bool| -> BTreeMap<_, _> {
+                let chosen = mentions.iter().filter(|(mention, _)| (**mention == Mention::Mute) == is_kept);
+                chosen.map(|(mention, number)| (mention.as_str(), number)).collect()
+            };
+            json["deleted_of_others"] = json!(of(false));
+            json["kept_of_others"] = json!(of(true));
+        }
+        json
+    }
+
+    fn in_words(&self) -> Vec<String> {
+        let mut lines = vec![format!("Deleted of {}:", self.user)];
+        let line = |name: &str, number: &u64| format!("  {number:>6} {name}");
+        lines.extend(self.erased.iter().map(|(kind, number)| line(kind.as_str(), number)));
+        if self.erased.is_empty() {
+            lines.push("  nothing: the table has no data of the user".into());
+        }
+        if let Some(mentions) = &self.mentions {
+            lines.push("Found in items of others:".into());
+            for (mention, number) in mentions {
+                let note = if *mention == Mention::Mute { " (kept: they are theirs)" } else { "" };
+                lines.push(line(mention.as_str(), number) + note);
+            }
+            if mentions.is_empty() {
+                lines.push("  nothing".into());
+            }
+        }
+        if self.left > 0 {
+            let text = format!("{} items were stored meanwhile: repeat the command once the user is gone.", self.left);
+            lines.push(Colour::Red.paint(&text));
+        }
+        lines.push("What expires by itself:".into());
+        lines.extend(self.retentions.iter().map(|retention| format!("  {retention}")));
+        lines
     }
 }

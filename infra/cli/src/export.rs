@@ -8,23 +8,25 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use pushlark_xmpp::BareJid;
 use serde_json::json;
 
 use crate::import::record::Record;
 use crate::output::{Format, Progress, print_json, table};
 use crate::stack::{Stack, StackOptions};
+use crate::user;
 use writer::Writer;
 
 /// The size of the part of a table that one read unit of a scan reads, in bytes ("Read consistency", "On-demand
 /// capacity mode").
 const BYTES_PER_READ_UNIT: u64 = 8 * 1024;
 
-/// Print all data of a user, or all registrations in the format of a chat server.
+/// Print all data of a user as JSON, or all registrations in the format of a chat server.
 #[derive(Debug, Args)]
 pub struct ExportOptions {
-    /// The user whose data are exported.
-    #[arg(conflicts_with = "format")]
-    user: Option<String>,
+    /// The user whose data are exported, with the tokens of the devices.
+    #[arg(value_parser = user::parse_user, conflicts_with = "format")]
+    user: Option<BareJid>,
     /// Export the registrations of all users in this form, with the tokens of their devices.
     #[arg(long, value_name = "FORM")]
     format: Option<ExportFormat>,
@@ -54,7 +56,10 @@ impl ExportOptions {
         match (self.user, self.format) {
             (None, Some(form)) => registrations(stack, form, self.output, format).await,
             (None, None) => bail!("give a user, or --format for the registrations of all users"),
-            (Some(_), _) => bail!("not built yet"),
+            (Some(user), _) => {
+                user::export(&Stack::find(stack).await?, &user, self.output.as_deref()).await?;
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 }

@@ -8,15 +8,20 @@ mod erase;
 mod explain;
 mod export;
 mod import;
+mod log_line;
 mod logs;
+mod metrics;
 mod output;
 mod registrations;
+mod retention;
 mod rules;
 mod send;
 mod shell;
 mod stack;
 mod status;
+mod user;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -76,11 +81,18 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments).await {
         Ok(code) => code,
+        // The reader of the output has seen enough, such as `head`.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pushlark: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -101,5 +113,49 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Send(command) => command.run(stack, format).await,
         Command::Shell(command) => command.run(stack, format).await,
         Command::Status(command) => command.run(stack, format).await,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+    /// Returns the commands of `pushlark` in the shell snippets of the pages, each with its page.
+    fn commands() -> Vec<(String, String)> {
+        let pages = fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|page| page.unwrap().path());
+        let mut commands = Vec::new();
+        for page in pages.chain([Path::new(ROOT).join("README.md")]).filter(|page| page.extension().is_some()) {
+            let text = fs::read_to_string(&page).unwrap().replace("\\\n", " ");
+            let snippets = text.split("```sh\n").skip(1).filter_map(|snippet| snippet.split("```").next());
+            let lines = snippets.flat_map(str::lines).map(str::trim).filter(|line| line.starts_with("pushlark "));
+            commands.extend(lines.map(|line| (page.display().to_string(), line.to_owned())));
+        }
+        commands
+    }
+
+    #[test]
+    fn the_commands_of_the_pages_have_arguments_that_exist() {
+        let commands = commands();
+        assert!(commands.len() >= 8, "{}", commands.len());
+        for (page, line) in commands {
+            let command = line.split([';', '|', '>']).next().unwrap().trim();
+            let words = command.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
+            if let Err(error) = Arguments::try_parse_from(words) {
+                panic!("{page}: {command}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Arguments::command().debug_assert();
     }
 }

@@ -1,5 +1,8 @@
-//! The output of commands: tables and sentences for people, JSON for programs, questions and progress on standard error.
+//! The output of commands: tables and sentences for people, JSON for programs; questions and progress on standard
+//! error.
 
+use std::env;
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,42 @@ pub enum Format {
     Human,
     /// One JSON document on standard output, or one per line where a command follows something.
     Json,
+}
+
+/// A colour of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    Red,
+    Green,
+    Yellow,
+    Dim,
+}
+
+impl Colour {
+    /// Returns the text in this colour if standard output is a terminal that shows colours (<https://no-color.org>).
+    pub fn paint(self, text: &str) -> String {
+        let is_forbidden = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if is_forbidden || !io::stdout().is_terminal() || env::var_os("TERM").is_some_and(|term| term == "dumb") {
+            return text.to_owned();
+        }
+        let code = match self {
+            Self::Red => 31,
+            Self::Green => 32,
+            Self::Yellow => 33,
+            Self::Dim => 2,
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// Prints a line. The error of a closed pipe is returned, where `println!` panics.
+pub fn say(line: impl Display) -> anyhow::Result<()> {
+    Ok(writeln!(io::stdout().lock(), "{line}")?)
+}
+
+/// Prints a JSON document in one line, for a stream of documents.
+pub fn print_json_line(document: &impl Serialize) -> anyhow::Result<()> {
+    say(serde_json::to_string(document)?)
 }
 
 /// Prints a JSON document.

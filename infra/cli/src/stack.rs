@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use clap::Args;
@@ -34,6 +34,11 @@ pub struct StackOptions {
     #[arg(long, global = true, env = "PUSHLARK_SECRET", hide_env_values = true)]
     pub secret: Option<String>,
 }
+
+/// A function that does not do what a request asks for. The text is the function's own.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
 
 /// A function of Pushlark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,6 +99,22 @@ impl Function {
             Self::PushNode => "PushNode",
             Self::Worker => "Worker",
         }
+    }
+
+    /// The name of its program, which the log has.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Enable => "enable",
+            Self::Disable => "disable",
+            Self::Ingest => "ingest",
+            Self::PushNode => "pubsub",
+            Self::Worker => "worker",
+        }
+    }
+
+    /// The logical id of its log group in the template.
+    pub fn log_group_id(self) -> String {
+        format!("{}Logs", self.logical_id())
     }
 
     /// The path at the local stack, where the worker only explains.
@@ -220,7 +241,8 @@ impl Stack {
         Ok(Store::from_environment(self.dynamodb.clone(), &environment)?.with_device_accounts(&environment)?)
     }
 
-    /// Invokes a function with a JSON object, and returns its JSON answer. An error has the function's own text.
+    /// Invokes a function with a JSON object, and returns its JSON answer. The error is [`Refused`] if the function
+    /// answers with a problem (RFC 9457).
     pub async fn invoke(&self, function: Function, payload: &Value) -> anyhow::Result<Value> {
         match &self.place {
             Place::Aws { resources } => {
@@ -231,7 +253,8 @@ impl Stack {
                 let text = answer.payload.map(aws_sdk_lambda::primitives::Blob::into_inner).unwrap_or_default();
                 let json = serde_json::from_slice(&text).unwrap_or_default();
                 match answer.function_error {
-                    Some(_) => Err(anyhow!("{}", error_text(&json))),
+                    Some(_) => Err(anyhow!("{name} fails: {}", error_text(&json))),
+                    None if is_problem(&json) => Err(Refused(error_text(&json)).into()),
                     None => Ok(json),
                 }
             }
@@ -244,7 +267,7 @@ impl Stack {
                 let is_success = answer.status().is_success();
                 let json = answer.json().await.with_context(|| format!("{url} did not answer with JSON"))?;
                 if !is_success {
-                    bail!("{}", error_text(&json));
+                    return Err(Refused(error_text(&json)).into());
                 }
                 Ok(json)
             }
@@ -252,9 +275,15 @@ impl Stack {
     }
 }
 
-fn physical_id(resources: &HashMap<String, String>, function: Function) -> anyhow::Result<&str> {
+/// Returns the name of a function on AWS.
+pub fn physical_id(resources: &HashMap<String, String>, function: Function) -> anyhow::Result<&str> {
     let id = resources.get(function.logical_id()).map(String::as_str);
     id.with_context(|| format!("the stack has no function {}", function.logical_id()))
+}
+
+/// Whether an answer is a problem (RFC 9457). A direct invocation has no status of HTTP.
+fn is_problem(json: &Value) -> bool {
+    json["title"].is_string() && json["status"].as_u64().is_some_and(|status| status >= 400)
 }
 
 /// The text of a function's error, or of a problem (RFC 9457).

@@ -6,7 +6,7 @@ mod event_source;
 mod function_url;
 mod functions;
 mod options;
-mod rules;
+mod page;
 mod server;
 mod sink;
 pub mod sqs;
@@ -17,7 +17,7 @@ mod template;
 
 pub use demo::demo;
 pub use options::Options;
-pub use rules::{RulesArguments, decisions};
+pub use page::Live;
 
 use std::future::ready;
 use std::time::Duration;
@@ -36,6 +36,7 @@ use tokio::task::JoinSet;
 use emulators::{Emulators, dynamodb_at};
 use event_source::{EventSource, Mapping};
 use functions::Functions;
+use page::Page;
 use server::{Timeouts, bind, serve, url};
 use sink::Sink;
 
@@ -84,8 +85,10 @@ impl Stack {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let lambda_env = lambda_env(&environment, &emulators);
-        let routes = functions.routes().nest("/sink", Sink::default().router());
-        let routes = routes.route("/lambda.env", get(move || ready(lambda_env.clone())));
+        let page =
+            Page::from_environment(&environment, &options.live, dynamodb, &format!("{url}/sink"), stopped.clone())?;
+        let routes = page.watch(functions.routes()).nest("/sink", Sink::new(options.live.clone()).router());
+        let routes = routes.route("/lambda.env", get(move || ready(lambda_env.clone()))).merge(page.router());
         serve(&mut tasks, listener, routes, timeouts, until_stopped(stopped.clone()));
         let source = EventSource::new(sqs.clone(), emulators.queue_url.clone(), functions.worker, mapping);
         tasks.spawn(source.run(stopped));

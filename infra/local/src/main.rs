@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use bridge::{Bridge, BridgeOptions, refuse_old_names};
 use clap::{Parser, Subcommand};
-use local::{Options, RulesArguments, Stack, decisions, demo};
+use local::{Live, Options, Stack, demo};
 use pushlark_settings::catalogue::WEBHOOK_SECRET;
 use pushlark_settings::{Environment, SettingError};
-use pushlark_telemetry::{Format, start};
+use pushlark_telemetry::start_with;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Pushlark on one machine: all functions, with DynamoDB and SQS embedded. The functions read their settings from
@@ -37,8 +37,6 @@ struct Arguments {
 enum Command {
     /// Post webhooks to a new stack, show the notifications, and fail if one is wrong.
     Demo,
-    /// Print the decisions of rules about an event, and fail if the rules or the event are not valid.
-    Rules(RulesArguments),
 }
 
 #[tokio::main]
@@ -46,9 +44,6 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ran = match arguments.command {
         Some(Command::Demo) => demo().await,
-        Some(Command::Rules(rules)) => {
-            decisions(&rules, &Environment::of_process()).map(|decisions| print!("{decisions}"))
-        }
         None => run(arguments).await,
     };
     match ran {
@@ -62,12 +57,13 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let environment = Environment::of_process();
-    start(Format::Human, &environment)?;
+    let live = Live::default();
+    start_with(live.layer(), &environment)?;
     refuse_old_bridge_names(&arguments.bridge, &environment)?;
     // Before the start is printed, since a signal may follow at once.
     let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let data = (!arguments.memory).then_some(arguments.data);
-    let options = Options { port: arguments.port, data: data.clone(), environment, ..Options::default() };
+    let options = Options { port: arguments.port, data: data.clone(), environment, live, ..Options::default() };
     let stack = Stack::start(options).await?;
     introduce(&stack, data.as_deref())?;
     let bridge = match arguments.bridge {
@@ -123,6 +119,7 @@ fn introduce(stack: &Stack, data: Option<&Path>) -> anyhow::Result<()> {
         Some(_) => (" (set SECRET to one of the secrets)", r#" -H "Authorization: Bearer $SECRET""#),
         None => ("", ""),
     };
+    println!("{url}/ shows what happens.");
     println!(
         r#"Try{hint}:
   curl {url}/enable{credential} -H 'Content-Type: application/json' -d '{{"user": "bob@example.com", "jid": "push.example.com", "node": "phone", "form": {{"service": "fcm", "device_id": "TOKEN"}}}}'

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pushlark_settings::Environment;
 use worker::{FUNCTION_TIMEOUT, Plugins};
 
+use crate::page::Live;
 use crate::sqs::Clock;
 
 /// The options of a stack.
@@ -25,6 +26,8 @@ pub struct Options {
     pub plugins: Plugins,
     /// The endpoint of DynamoDB for the functions, if it is not the stack's, such as a proxy that fails.
     pub dynamodb_endpoint: Option<String>,
+    /// What the page shows. The log lines of the process are in it if its layer is part of the process's log.
+    pub live: Live,
     /// Time for the header of a request, including the time between two requests; then the connection is closed.
     pub header_timeout: Duration,
     /// Time for the body of a request; then the response is 408.
@@ -42,6 +45,7 @@ impl Default for Options {
             visibility_timeout: 6 * FUNCTION_TIMEOUT.as_secs() as u32,
             plugins: Plugins::built_in(),
             dynamodb_endpoint: None,
+            live: Live::default(),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
         }

@@ -14,29 +14,42 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::page::{Content, Live};
+
 /// The number of notifications that are kept.
 const MAX_NOTIFICATIONS: usize = 1_000;
 /// The largest notification for APNs and FCM, in bytes.
 const MAX_FORWARDED_BYTES: usize = 4_096;
 
-/// The posted notifications, and the responses for single devices.
-#[derive(Debug, Clone, Default)]
-pub struct Sink(Arc<Mutex<SinkState>>);
+/// The posted notifications, and the responses for single devices. Both are added to the page, too.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    state: Arc<Mutex<SinkState>>,
+    live: Live,
+}
 
 #[derive(Debug, Default)]
 struct SinkState {
     /// Newest first.
-    notifications: VecDeque<SinkNotification>,
+    notifications: VecDeque<Arc<SinkNotification>>,
     responses: HashMap<String, DeviceResponse>,
 }
 
+/// A notification that was posted, with the status of the response.
 #[derive(Debug, Clone, Serialize)]
-struct SinkNotification {
+pub struct SinkNotification {
     device_id: String,
     api: String,
     received_at: String,
     status: u16,
     notification: Value,
+}
+
+/// The status of the responses for a device.
+#[derive(Debug, Serialize)]
+pub struct DeviceAnswer {
+    pub device_id: String,
+    pub status: u16,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -54,6 +67,11 @@ struct Filter {
 }
 
 impl Sink {
+    /// An empty sink, which adds to `live`.
+    pub fn new(live: Live) -> Self {
+        Self { state: Arc::default(), live }
+    }
+
     /// `POST /{v2|v3}/notification/{device_id}`, `GET /notifications`, `PUT /devices/{device_id}`.
     pub fn router(self) -> Router {
         Router::new()
@@ -65,7 +83,7 @@ impl Sink {
 
     fn state(&self) -> MutexGuard<'_, SinkState> {
         // Each change is complete in itself.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,9 +102,12 @@ async fn notify(
     tokio::time::sleep(Duration::from_millis(delay_ms)).await;
     println!("  {device_id} ({status}) {}", described(&notification));
     let received_at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+    let notification = Arc::new(SinkNotification { device_id, api, received_at, status, notification });
+    sink.live.add(Content::Notification(Arc::clone(&notification)));
     let mut state = sink.state();
-    state.notifications.push_front(SinkNotification { device_id, api, received_at, status, notification });
+    state.notifications.push_front(notification);
     state.notifications.truncate(MAX_NOTIFICATIONS);
+    drop(state);
     (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(body)).into_response()
 }
 
@@ -152,10 +173,10 @@ fn described(notification: &Value) -> String {
 }
 
 async fn list(State(sink): State<Sink>, Query(filter): Query<Filter>) -> Json<Vec<SinkNotification>> {
-    let wanted = |notification: &&SinkNotification| {
+    let wanted = |notification: &&Arc<SinkNotification>| {
         filter.device_id.as_ref().is_none_or(|device| notification.device_id == *device)
     };
-    Json(sink.state().notifications.iter().filter(wanted).cloned().collect())
+    Json(sink.state().notifications.iter().filter(wanted).map(|one| SinkNotification::clone(one)).collect())
 }
 
 async fn set_response(
@@ -166,6 +187,7 @@ async fn set_response(
     if !(200..=599).contains(&response.status) {
         return (StatusCode::BAD_REQUEST, "status must be between 200 and 599");
     }
+    sink.live.add(Content::Device(DeviceAnswer { device_id: device_id.clone(), status: response.status }));
     sink.state().responses.insert(device_id, response);
     (StatusCode::NO_CONTENT, "")
 }

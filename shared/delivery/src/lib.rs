@@ -17,8 +17,9 @@ mod truncate;
 mod webhook;
 
 pub use destinations::{Destinations, DeviceError, Notice, RegistrationError, RouteError};
-pub use direct::provider::ProviderError;
+pub use direct::provider::{Provider, ProviderError};
 pub use direct::web_push::{EndpointError, SubscriptionError};
+pub use direct::{AppCredentials, app_credentials};
 pub use encrypted::GatewayPayload;
 pub use gateway::PushService;
 pub use notification::{Notification, asked_time_to_live, thread};

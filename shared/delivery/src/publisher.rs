@@ -6,6 +6,7 @@ use aws_config::SdkConfig;
 use pushlark_http_client::Tls;
 use pushlark_model::{PublishOptions, Registration};
 use pushlark_settings::{Environment, SettingError, catalogue};
+use pushlark_telemetry::{Timing, record};
 use pushlark_xmpp::BareJid;
 use tokio::time::{Instant, timeout_at};
 
@@ -105,8 +106,13 @@ impl Publisher {
         if let Err(failure) = self.health.admit(&push_service.name, device) {
             return Verdict { push_service, outcome: failure.into() };
         }
+        let start = Instant::now();
         let outcome = timeout_at(deadline, self.gateway.publish(*notification)).await;
         let outcome = outcome.unwrap_or_else(|_| late().into());
+        // A notification may be refused before any request.
+        if !matches!(outcome, Outcome::Refused(_)) {
+            record(Timing::PublishMilliseconds, start.elapsed());
+        }
         self.health.note(&push_service.name, device, &outcome);
         Verdict { push_service, outcome }
     }

@@ -23,7 +23,7 @@ use base64::prelude::BASE64_STANDARD;
 use lambda_runtime::{Error as BoxError, LambdaEvent, service_fn};
 use pushlark_access::{Access, Authenticated, Caller};
 use pushlark_sns::SnsMessage;
-use pushlark_telemetry::{count_cold_start, flush};
+use pushlark_telemetry::{flush, record_cold_start};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -135,7 +135,7 @@ async fn direct(
 
 /// Runs an HTTP function on Lambda until Lambda ends the process.
 pub async fn run(handle: impl AsyncFn(Invocation) -> Answer) -> Result<(), BoxError> {
-    count_cold_start();
+    record_cold_start();
     let handle = &handle;
     // Boxed, since each layer of the runtime moves the future.
     let answer = |event: LambdaEvent<Invocation>| {

@@ -6,7 +6,7 @@ mod record;
 pub use packing::MAX_RECIPIENTS;
 pub use record::{
     EncryptedNotification, MessageContext, NodeNotification, Record, RecordError, RegistrationKey, ReportedRecipient,
-    Retry, VERSION, Work, WorkKind,
+    Retry, VERSION, Work, WorkKind, redriven,
 };
 
 use std::iter;

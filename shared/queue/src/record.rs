@@ -6,6 +6,7 @@ use std::iter;
 use pushlark_model::{ClientState, Encryption, Preferences, Registration};
 use pushlark_xmpp::{BareJid, DomainPart, FullJid, Jid};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::packing;
@@ -14,14 +15,16 @@ use crate::packing;
 pub const VERSION: u32 = 4;
 /// The version of records without the field `version`.
 const FIRST_VERSION: u32 = 1;
+/// The field of [`Record::uid`].
+const UID: &str = "uid";
 
 /// The body of an SQS message, a JSON object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     #[serde(default = "first_version")]
     version: u32,
-    /// The name under which a record of version 1 claims messages. Later versions claim with the id of their SQS
-    /// message.
+    /// The name under which the record claims messages: in records of version 1, and in those that come back from the
+    /// dead-letter queue ([`redriven`]). Others claim with the id of their SQS message.
     #[serde(default, skip_serializing)]
     pub uid: Option<String>,
     /// The events, in the order in which they were packed.
@@ -361,6 +364,20 @@ impl WorkKind {
     }
 }
 
+/// Returns the body with which a dead letter goes back to the queue. `message_id` is its id in the dead-letter queue,
+/// which SQS does not change when it moves a message there. The record keeps this id, since the new message has another
+/// one: otherwise the devices that a crashed worker had claimed would be left to that worker. A body that is not a JSON
+/// object, or that has been a dead letter before, stays as it is.
+pub fn redriven(body: &str, message_id: &str) -> String {
+    match serde_json::from_str::<Map<String, Value>>(body) {
+        Ok(mut record) if !record.contains_key(UID) => {
+            record.insert(UID.into(), message_id.into());
+            Value::from(record).to_string()
+        }
+        _ => body.to_owned(),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -417,6 +434,20 @@ mod tests {
             assert!(matches!(Record::read(other), Err(RecordError::Json(_))), "{other}");
         }
         assert_eq!(Record::read(r#"{"uid": "u", "work": []}"#).unwrap().uid.as_deref(), Some("u"), "version 1");
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_the_id_of_its_first_message() {
+        let body = serde_json::to_string(&Record::new(vec![message(1, 10)])).unwrap();
+        let once = redriven(&body, "first");
+        let record = Record::read(&once).unwrap();
+        assert_eq!((record.uid.as_deref(), &record.work), (Some("first"), &vec![message(1, 10)]));
+        assert_eq!(Record::read(&redriven(&once, "second")).unwrap(), record);
+        let newer = redriven(r#"{"version": 1000, "events": "another shape"}"#, "first");
+        assert!(newer.contains("another shape") && newer.contains("first"), "{newer}");
+        for other in ["", "not JSON", "[1]", "{\"version\": 2"] {
+            assert_eq!(redriven(other, "first"), other);
+        }
     }
 
     #[test]

@@ -22,8 +22,17 @@ const FUNCTIONS: [(Reader, &str, &str); 5] = [
 ];
 
 /// Parameters that are no settings of a function.
-const OF_DEPLOYMENT: [&str; 7] =
-    ["ClientOrigins", "KmsKeyArn", "TableArn", "Architecture", "LogRetentionDays", "ExtraCaLayerArn", "AlarmTopicArn"];
+const OF_DEPLOYMENT: [&str; 9] = [
+    "ClientOrigins",
+    "KmsKeyArn",
+    "TableArn",
+    "Architecture",
+    "LogRetentionDays",
+    "ExtraCaLayerArn",
+    "AlarmTopicArn",
+    "Dashboard",
+    "Tracing",
+];
 
 const INTRODUCTION: &str = "\
 # Settings

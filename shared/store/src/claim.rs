@@ -19,7 +19,7 @@ use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, expiry, keys};
 
 /// The lifetime of a claim: longer than the 14 days for which SQS keeps a message.
-pub(crate) const CLAIM_LIFETIME: Duration = Duration::from_hours(16 * 24);
+pub const CLAIM_LIFETIME: Duration = Duration::from_hours(16 * 24);
 
 /// The most attributes that one write names: an update expression has at most 4 KB ("Service, account, and table quotas
 /// in Amazon DynamoDB").

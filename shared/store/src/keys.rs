@@ -31,11 +31,11 @@ pub const UNREAD_PREFIX: &str = "unread/";
 /// The end of the range with all keys of a recipient and its unread counters: `0` follows `/` in ASCII.
 pub const UNREAD_LAST: &str = "unread0";
 /// The prefix of the sort key of a counted message that its counter has forgotten.
-const COUNTED_PREFIX: &str = "counted/";
+pub const COUNTED_PREFIX: &str = "counted/";
 /// The prefix of the sort key of an item that remembers what a user has read of a conversation.
-const READ_PREFIX: &str = "read/";
+pub const READ_PREFIX: &str = "read/";
 /// The prefix of the sort key of an item that names the registrations that were notified of a conversation.
-const SHOWN_PREFIX: &str = "shown/";
+pub const SHOWN_PREFIX: &str = "shown/";
 /// The prefix of the partition key of a node, and of the sort key of its owner's reference to it.
 pub const NODE_PREFIX: &str = "node/";
 /// The sort key of a user's item that names the node added last. It sorts before all references to nodes.
@@ -201,6 +201,13 @@ pub fn rate(account: &str, shard: u32) -> String {
         0 => format!("rate/{account}"),
         _ => format!("rate/{shard}/{account}"),
     }
+}
+
+/// Returns the account in the partition key of a shard.
+pub fn rated_account(key: &str) -> Option<&str> {
+    let account = key.strip_prefix("rate/")?;
+    let without_shard = account.split_once('/').filter(|(shard, _)| shard.bytes().all(|byte| byte.is_ascii_digit()));
+    Some(without_shard.map_or(account, |(_, account)| account))
 }
 
 /// Returns the partition key of the answers of a push service. The sort key is the day.

@@ -117,6 +117,12 @@ impl Store {
         unless_stale("count events against the rate limit", counted)
     }
 
+    /// Returns the partition keys of the counts of an account; none without `RATE_LIMIT`.
+    pub(crate) fn rate_keys(&self, account: &str) -> Vec<String> {
+        let shards = self.rate_limit.map_or(0, |limit| Shards::of(limit).count);
+        (0..shards).map(|shard| keys::rate(account, shard)).collect()
+    }
+
     async fn remove_events(&self, key: String, count: u64, window: &str) -> Result<(), StoreError> {
         self.update(key, window)
             .update_expression(format!("ADD {ADMITTED} :count"))

@@ -233,8 +233,8 @@ impl Snapshot {
         self.registrations.iter().any(|other| other.options.device() == device && keys::registration_key(other) == key)
     }
 
-    /// Returns the attributes of a registration that only the store uses.
-    pub(crate) fn state_of(&self, registration: &Registration) -> Option<&RegistrationState> {
+    /// Returns the state of a registration: its times, and the answers about its device.
+    pub fn state_of(&self, registration: &Registration) -> Option<&RegistrationState> {
         self.states.get(&keys::registration_key(registration))
     }
 

@@ -31,7 +31,7 @@ pub enum Registered {
     Refused,
 }
 
-/// The attributes of a registration's item that only the store uses.
+/// The state of a registration: the attributes of its item that are not part of [`Registration`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistrationState {
     /// The time of the last enable request, in microseconds since 1970.
@@ -49,7 +49,7 @@ pub struct RegistrationState {
 
 impl RegistrationState {
     /// Reads the attributes. Earlier versions of this crate wrote `first_enabled_at` as `tied_from`, or not at all.
-    pub fn read(item: &Item) -> Self {
+    pub(crate) fn read(item: &Item) -> Self {
         let number = |name| item::number_of(item, name).unwrap_or(0);
         Self {
             created_at: number(CREATED_AT),

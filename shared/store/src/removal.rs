@@ -1,7 +1,7 @@
 //! Removal of users and of whole domains.
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
-use aws_sdk_dynamodb::types::ReturnValue;
+use aws_sdk_dynamodb::types::{ReturnValue, Select};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pushlark_model::time::to_micros;
 use pushlark_xmpp::{BareJid, DomainPart};
@@ -42,31 +42,26 @@ impl Store {
             .key_condition_expression(format!("{PK} = :pk"))
             .expression_attribute_values(":pk", text(user))
             .projection_expression(format!("{PK}, {SK}"));
-        Ok(match self.remove(kept, at, may_go_on).await? {
+        Ok(match self.remove(kept, at, may_go_on, |_| {}).await? {
             // The query reads the table itself, not the index.
             RemovalProgress::Swept => RemovalProgress::Complete,
             progress => progress,
         })
     }
 
-    /// Deletes a domain's registrations, except those stored after `at`, until `may_go_on` returns false.
+    /// Deletes a domain's registrations, except those stored after `at`, until `may_go_on` returns false. `deleted` gets
+    /// the number of registrations that were deleted, page by page.
     pub async fn remove_domain(
         &self,
         domain: &DomainPart,
         at: OffsetDateTime,
         may_go_on: impl Fn() -> bool,
+        deleted: impl Fn(usize),
     ) -> Result<RemovalProgress, StoreError> {
         let mut whole = RemovalProgress::Complete;
         for shard in keys::domain_shards(domain) {
-            let registrations = self
-                .client
-                .query()
-                .table_name(&self.table)
-                .index_name("domain")
-                .key_condition_expression(format!("{DOMAIN_SHARD} = :shard AND {CREATED_AT} <= :at"))
-                .expression_attribute_values(":shard", text(shard))
-                .expression_attribute_values(":at", number(to_micros(at)));
-            match self.remove(registrations, at, &may_go_on).await? {
+            let registrations = self.domain_shard(shard, at);
+            match self.remove(registrations, at, &may_go_on, &deleted).await? {
                 RemovalProgress::Complete => {}
                 RemovalProgress::Swept => whole = RemovalProgress::Swept,
                 RemovalProgress::Partial => return Ok(RemovalProgress::Partial),
@@ -75,11 +70,35 @@ impl Store {
         Ok(whole)
     }
 
+    /// Returns the number of a domain's registrations in the index, except those stored after `at`.
+    pub async fn count_domain(&self, domain: &DomainPart, at: OffsetDateTime) -> Result<u64, StoreError> {
+        let mut registrations = 0;
+        for shard in keys::domain_shards(domain) {
+            let mut pages = self.domain_shard(shard, at).select(Select::Count).into_paginator().send();
+            while let Some(page) = pages.next().await {
+                let counted = page.map_err(StoreError::during("count the registrations of a domain"))?.count;
+                registrations += u64::from(counted.unsigned_abs());
+            }
+        }
+        Ok(registrations)
+    }
+
+    fn domain_shard(&self, shard: String, at: OffsetDateTime) -> QueryFluentBuilder {
+        self.client
+            .query()
+            .table_name(&self.table)
+            .index_name("domain")
+            .key_condition_expression(format!("{DOMAIN_SHARD} = :shard AND {CREATED_AT} <= :at"))
+            .expression_attribute_values(":shard", text(shard))
+            .expression_attribute_values(":at", number(to_micros(at)))
+    }
+
     async fn remove(
         &self,
         query: QueryFluentBuilder,
         at: OffsetDateTime,
         may_go_on: impl Fn() -> bool,
+        deleted: impl Fn(usize),
     ) -> Result<RemovalProgress, StoreError> {
         let mut progress = RemovalProgress::Complete;
         let mut pages = query.limit(PAGE_ITEMS).into_paginator().send();
@@ -90,12 +109,14 @@ impl Store {
                 progress = RemovalProgress::Swept;
             }
             let deletions = stream::iter(items).map(async |item| self.delete_before(item, at).await);
-            deletions.buffer_unordered(MAX_CONCURRENT_DELETIONS).try_collect::<()>().await?;
+            let existed: Vec<bool> = deletions.buffer_unordered(MAX_CONCURRENT_DELETIONS).try_collect().await?;
+            deleted(existed.into_iter().filter(|existed| *existed).count());
         }
         Ok(RemovalProgress::Partial)
     }
 
-    async fn delete_before(&self, item: Item, at: OffsetDateTime) -> Result<(), StoreError> {
+    /// Deletes an item unless it was stored after `at`. Returns whether there was one to delete.
+    async fn delete_before(&self, item: Item, at: OffsetDateTime) -> Result<bool, StoreError> {
         let key: Item = item.into_iter().filter(|(name, _)| name == PK || name == SK).collect();
         if let (Some(owner), Some(node)) = (item::text_of(&key, PK), item::text_of(&key, SK))
             && node.starts_with(keys::NODE_PREFIX)
@@ -126,7 +147,7 @@ impl Store {
             self.release_deleted(&owner, &item).await?;
         }
         if is_deleted || !is_counter {
-            return Ok(());
+            return Ok(is_deleted && !item.is_empty());
         }
         // A message was counted after `at`, so the counter stays. All earlier messages count as read.
         let reset = self
@@ -142,7 +163,7 @@ impl Store {
             .expression_attribute_values(":at", number(to_micros(at)))
             .send()
             .await;
-        unless_stale("reset a counter", reset).map(drop)
+        unless_stale("reset a counter", reset).map(|_| false)
     }
 
     /// Deletes a node to which an item of `owner` refers, unless another user owns it.

@@ -12,7 +12,7 @@ use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, expiry, keys, unless_stale};
 
 /// The time for which a device may show a notification.
-const SHOWN_LIFETIME: Duration = Duration::from_hours(30 * 24);
+pub const SHOWN_LIFETIME: Duration = Duration::from_hours(30 * 24);
 
 /// The registrations that were notified of a conversation since it was read last.
 #[derive(Debug, Default)]

@@ -34,7 +34,7 @@ use crate::item::{self, Item, number, text};
 use crate::{Store, StoreError, expiry, keys, seconds_now, unless_stale, write};
 
 /// The lifetime of a counter after its last use.
-const COUNTER_LIFETIME: Duration = Duration::from_hours(90 * 24);
+pub const COUNTER_LIFETIME: Duration = Duration::from_hours(90 * 24);
 /// The lifetime of a counter without unread messages, whose deletion has failed, or which holds only the time of a read
 /// mark for messages that are still in the queue.
 const READ_COUNTER_LIFETIME: Duration = Duration::from_hours(24);

@@ -8,7 +8,7 @@ mod metrics;
 mod refusals;
 
 pub use format::Format;
-pub use metrics::{Metric, count, count_cold_start, flush, total};
+pub use metrics::{Metric, Timing, count, flush, record, record_cold_start, total};
 pub use refusals::{Refusal, log_refusal};
 
 use std::error::Error;
@@ -21,6 +21,7 @@ use tracing::Dispatch;
 use tracing::dispatcher::set_global_default;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry};
 
 use escaping::Escaping;
 use json::{JsonLine, Members};
@@ -33,8 +34,23 @@ use levels::Levels;
 ///
 /// A panic is logged with its location. Its message may quote a stanza, so it is logged at `debug`.
 pub fn start(format: Format, environment: &Environment) -> Result<(), SettingError> {
-    let stack = environment.value(&catalogue::STACK_NAME)?;
     start_to(io::stdout, format, environment)?;
+    watch_process(environment)
+}
+
+/// Starts logging like [`start`], in [`Format::Human`]. `layer` gets the lines, too, whatever `LOG_LEVEL` is.
+pub fn start_with(layer: impl Layer<Registry> + Send + Sync, environment: &Environment) -> Result<(), SettingError> {
+    let Levels(levels) = environment.get(&catalogue::LOG_LEVEL)?.unwrap_or_default();
+    let writer = Escaping { format: Format::Human, writer: io::stdout };
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_writer(writer);
+    // Fails only at the second start in a process. The first one's logging stays.
+    let _ = set_global_default(tracing_subscriber::registry().with(layer).with(lines.with_filter(levels)).into());
+    watch_process(environment)
+}
+
+/// Logs panics, and names the stack in metrics.
+fn watch_process(environment: &Environment) -> Result<(), SettingError> {
+    let stack = environment.value(&catalogue::STACK_NAME)?;
     set_hook(Box::new(|panic| {
         tracing::error!(at = panic.location().map(ToString::to_string), "a panic");
         tracing::debug!(%panic, "the message of a panic");

@@ -21,9 +21,9 @@ use tokio::process::Command;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const SECRET: &str = "canary-secret-of-the-pages";
 const JWT_KEY: &[u8] = b"canary-key-of-thirty-two-bytes--";
-/// Programs that are replaced here, since they build, deploy or install. `.ci/template.py` checks their arguments, or says
-/// that it does not.
-const STAND_INS: [&str; 8] = ["aws", "cargo", "cp", "erlc", "git", "openssl", "pip", "sam"];
+/// Programs that are replaced here, since they build, deploy, install, or use AWS. `.ci/template.py` checks their
+/// arguments, or says that it does not; `infra/cli/src/main.rs` checks those of `pushlark`.
+const STAND_INS: [&str; 9] = ["aws", "cargo", "cp", "erlc", "git", "openssl", "pip", "pushlark", "sam"];
 
 /// A fenced block of a page.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ pub(crate) struct Snippet {
 
 fn pages() -> Vec<PathBuf> {
     let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let mut pages: Vec<_> = docs.chain([Path::new(ROOT).join("README.md")]).collect();
     pages.sort_unstable();
     pages
@@ -85,7 +86,7 @@ fn each_snippet_of_the_pages_has_a_test() {
             "sh" | "json" | "xml" | "rust" | "toml" | "ini" => true,
             "yaml" => is_of_chat_server || page == "docs/plugin-rust.md",
             "lua" => is_of_chat_server,
-            // The output of a command, which infra/local/tests/rules.rs compares.
+            // The output of a command, which infra/cli/tests/registry/rules.rs compares.
             "text" => page == "docs/rules.md",
             // A diagram for readers.
             "mermaid" => page == "docs/architecture.md",

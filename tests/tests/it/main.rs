@@ -53,6 +53,7 @@ mod read_marks;
 mod real_pubsub;
 mod reference;
 mod refused_requests;
+mod rehearsals;
 mod removal;
 mod resilience;
 mod retries;

@@ -145,6 +145,14 @@ impl Apps {
         })
     }
 
+    /// Returns the providers of all apps, with the names of the apps and the reasons why credentials cannot be used.
+    pub fn providers(&self) -> impl Iterator<Item = (&str, Provider, Option<&str>)> {
+        self.0.iter().flat_map(|(name, app)| {
+            let reasons = app.clients.iter().map(|(provider, client)| (provider, client.as_ref().err()));
+            reasons.map(|(provider, reason)| (name.as_str(), *provider, reason.map(String::as_str)))
+        })
+    }
+
     /// Returns the app that the form names, or else the app of the registration's host, or else the default app.
     pub fn app(&self, notification: Notification<'_>) -> Result<(&str, &App), Unauthorized> {
         let by_name = |name: &str| self.0.get_key_value(name);

@@ -27,6 +27,32 @@ use credentials::{Apps, HttpClients};
 use provider::{Provider, Unauthorized};
 use web_push::TrustedOrigins;
 
+/// The credentials of one app for one provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppCredentials {
+    /// The name of the app.
+    pub app: String,
+    /// The provider.
+    pub provider: Provider,
+    /// The reason why they cannot be used; `None` if they are complete and their key can be read.
+    pub unusable: Option<String>,
+}
+
+/// Reads the text of `PUSH_CREDENTIALS` as the gateway does, and `EXTRA_CA_FILE`, for a tool that shows to operators
+/// which credentials can be used.
+pub fn app_credentials(text: &str, environment: &Environment) -> Result<Vec<AppCredentials>, SettingError> {
+    let tls = Tls::from_environment(environment)?;
+    let trusted_origins = TrustedOrigins::from_environment(environment)?;
+    let clients = HttpClients::new(&tls, &trusted_origins, Duration::ZERO);
+    let apps = Apps::read(text, &clients).map_err(|reason| PUSH_CREDENTIALS.invalid(reason))?;
+    let of = |(app, provider, unusable): (&str, Provider, Option<&str>)| AppCredentials {
+        app: app.to_owned(),
+        provider,
+        unusable: unusable.map(str::to_owned),
+    };
+    Ok(apps.providers().map(of).collect())
+}
+
 /// The clients of all apps in `PUSH_CREDENTIALS`.
 pub struct Direct {
     apps: RotatingSecret<Apps>,

@@ -1,6 +1,4 @@
-//! The command `rules`, which prints the decisions of rules about an event.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+//! `rules check`: rules in words, and their decisions about events.
 
 use std::fs;
 use std::path::PathBuf;
@@ -32,8 +30,8 @@ impl Drop for Folder {
 }
 
 fn rules(file: &str, event: &str, options: &[&str]) -> Output {
-    let command = env!("CARGO_BIN_EXE_pushlark-local");
-    Command::new(command).args(["rules", file, "--event", event]).args(options).output().unwrap()
+    let command = env!("CARGO_BIN_EXE_pushlark");
+    Command::new(command).args(["rules", "check", file, "--event", event]).args(options).output().unwrap()
 }
 
 /// Returns what the command prints; it must succeed.
@@ -144,11 +142,11 @@ fn rules_and_events_that_are_not_valid_fail_with_the_file_the_rule_and_the_line(
     let (file, event) = (folder.write("rules.toml", RULES), folder.write("event.json", &message().to_string()));
     let wrong = folder.write("wrong.toml", "[[rules]]\naction = \"skip\"\n\n[[rules]]\naction = \"push\"\n");
     let expected = "rule 2, line 4: the action push needs a content: message or jingle\n";
-    assert_eq!(refused(&wrong, &event, &[]), format!("pushlark-local: {wrong}: {expected}"));
+    assert_eq!(refused(&wrong, &event, &[]), format!("pushlark: {wrong}: {expected}"));
     let none = folder.0.join("none").display().to_string();
     for (file, event) in [(&none, &event), (&file, &none)] {
         let refused = refused(file, event, &[]);
-        assert!(refused.starts_with(&format!("pushlark-local: cannot read {none}: ")), "{refused}");
+        assert!(refused.starts_with(&format!("pushlark: cannot read {none}: ")), "{refused}");
     }
     for (text, reason) in [
         ("{", "EOF"),
@@ -161,10 +159,43 @@ fn rules_and_events_that_are_not_valid_fail_with_the_file_the_rule_and_the_line(
     ] {
         let event = folder.write("wrong.json", text);
         let refused = refused(&file, &event, &[]);
-        assert!(refused.starts_with(&format!("pushlark-local: {event}: ")) && refused.contains(reason), "{refused}");
+        assert!(refused.starts_with(&format!("pushlark: {event}: ")) && refused.contains(reason), "{refused}");
     }
     assert!(refused(&file, &event, &["--tz", "Moon/Base"]).contains("Moon/Base"));
     assert!(refused(&file, &event, &["--provider", "pigeon"]).contains("pigeon"));
+}
+
+#[test]
+fn rules_without_an_event_are_printed_in_words() {
+    let folder = Folder::new("words");
+    let file = folder.write("rules.toml", RULES);
+    let check = |file: &str, options: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_pushlark")).args(["rules", "check", file]).args(options).output().unwrap()
+    };
+    let printed = String::from_utf8(check(&file, &[]).stdout).unwrap();
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!(lines[0], "rule 1 \"eve\": no notification if to is \"eve@example.com\"");
+    assert!(lines[1].starts_with("rule 2 \"night\": notification with "), "{printed}");
+    assert!(lines[1].ends_with(" if provider is \"apns\" and user_status is \"offline\""), "{printed}");
+    assert!(lines[1].contains("time_to_live 600") && lines[1].contains("data "), "{printed}");
+    assert_eq!(lines[4], "otherwise: no notification");
+    let json: Value = serde_json::from_slice(&check(&file, &["--json"]).stdout).unwrap();
+    assert_eq!(json["rules"].as_array().unwrap().len(), 4);
+    let wrong = folder.write("wrong.toml", "[[rules]]\naction = \"skip\"\n\n[[rules]]\naction = \"push\"\n");
+    let Output { status, stderr, .. } = check(&wrong, &[]);
+    assert!(status.code() == Some(1) && String::from_utf8(stderr).unwrap().contains("rule 2, line 4: "));
+}
+
+#[test]
+fn several_events_are_decided_in_json() {
+    let folder = Folder::new("json");
+    let (file, event) = (folder.write("rules.toml", RULES), folder.write("event.json", &message().to_string()));
+    let decided: Value = serde_json::from_str(&printed(&file, &event, &["--event", &event, "--json"])).unwrap();
+    let decisions = decided["decisions"].as_array().unwrap();
+    assert_eq!((decisions.len(), &decisions[1]["skipped"]), (4, &json!("rules: rule 1 \"eve\"")));
+    let first = &decisions[0]["publications"][0];
+    assert_eq!((&first["rule"], &first["presentation"]["title"]), (&json!("rule 2 \"night\""), &json!("Ann")));
+    assert_eq!(decisions[0]["left_out"][0], json!({"device": "fcm", "why": "rules: no rule matches"}));
 }
 
 #[test]

@@ -1,0 +1,51 @@
+//! All data of one user, for the person who asks for it.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+use pushlark_xmpp::{BareJid, DomainPart, parse_jid};
+use serde_json::{Value, json};
+
+use crate::stack::Stack;
+
+/// Reads a user in an argument: a bare JID, or the bare JID of a session.
+pub fn parse_user(text: &str) -> Result<BareJid, String> {
+    let jid = parse_jid(text).map_err(|error| error.to_string())?;
+    if jid.node().is_none() {
+        return Err("expected a user, such as bob@example.com".into());
+    }
+    Ok(jid.into_bare())
+}
+
+/// Reads a domain in an argument.
+pub fn parse_domain(text: &str) -> Result<DomainPart, String> {
+    let jid = parse_jid(text).map_err(|error| error.to_string())?;
+    if jid.node().is_some() || jid.is_full() {
+        return Err("expected a domain, such as example.com".into());
+    }
+    Ok(jid.domain().to_owned())
+}
+
+/// Writes all data of a user as JSON, with the tokens and keys of devices: to a new file that only its owner can read,
+/// or to standard output.
+pub async fn export(stack: &Stack, user: &BareJid, output: Option<&Path>) -> anyhow::Result<()> {
+    let items = stack.store().await?.personal_items(user).await?;
+    let items: Vec<Value> =
+        items.iter().map(|item| json!({"kind": item.kind.as_str(), "item": item.to_json()})).collect();
+    let document = serde_json::to_string_pretty(&json!({"user": user.as_str(), "items": items}))?;
+    if let Some(path) = output {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let mut file = file.with_context(|| format!("{} cannot be created", path.display()))?;
+        writeln!(file, "{document}")?;
+        file.sync_all()?;
+        eprintln!("{} items are in {}", items.len(), path.display());
+        return Ok(());
+    }
+    if io::stdout().is_terminal() {
+        eprintln!("This has the tokens and keys of the user's devices. Whoever has them can notify the devices.");
+    }
+    Ok(writeln!(io::stdout().lock(), "{document}")?)
+}
