@@ -7,7 +7,7 @@ use pushlark_access::Access;
 use pushlark_http::{Answer, Init, Invocation};
 use pushlark_queue::redriven;
 use serde_json::json;
-use tests::{BOB, CAROL, Event, IsolatedWorker, Pushlark, ago, eventually};
+use tests::{ago, BOB, CAROL, Event, IsolatedWorker, Pushlark, eventually};
 
 /// The credential of the requests to ingest.
 const SECRET: &str = "canary-secret-of-a-server";

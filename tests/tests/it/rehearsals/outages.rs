@@ -19,7 +19,8 @@ fn user(number: u32) -> String {
 async fn an_hour_of_errors_at_apple_delays_no_other_device_and_loses_nothing() {
     let (apns, fcm) = (Apns::start().await, Fcm::start().await);
     let credentials = credentials(&apns, &fcm).to_string();
-    let settings = [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str()), ("CALL_TIME_TO_LIVE", "5")];
+    let settings =
+        [("PUSH_SERVICE", "direct"), ("PUSH_CREDENTIALS", credentials.as_str()), ("CALL_TIME_TO_LIVE", "5")];
     let pushlark = Pushlark::with(options(&settings)).await;
     for number in 0..USERS {
         let (user, device) = (user(number), iphone(number));
@@ -41,8 +42,7 @@ async fn an_hour_of_errors_at_apple_delays_no_other_device_and_loses_nothing() {
     }
     pushlark.settled().await;
     for number in 0..USERS {
-        let texts: Vec<Value> =
-            apns.accepted(&iphone(number)).iter().map(|sent| sent.json()["aps"]["alert"].take()).collect();
+        let texts: Vec<Value> = apns.accepted(&iphone(number)).iter().map(|sent| sent.json()["aps"]["alert"].take()).collect();
         assert_eq!(texts.len(), 1, "{number}: {texts:?}");
         assert_eq!(texts[0]["body"], "canary Hi", "the call is not shown after its time");
         assert_eq!(pushlark.listed(&user(number)).await.len(), 2, "{number}");

@@ -41,12 +41,8 @@ async fn a_stack_with_a_copy_of_the_table_notifies_all_devices_of_the_copy() {
     for (id, body) in [("before", "canary before"), ("between", "canary between"), ("after", "canary after")] {
         second.event(Event::message([BOB, CAROL], body).id(id)).await;
     }
-    let publish =
-        stanza::publish("erins", &stanza::notification(&stanza::summary(&[("last-message-body", "canary")])), &[]);
-    second
-        .post("/pubsub", XMPP, stanza::iq_with_id("set", "example.com", PUSH_HOST, "2", &publish))
-        .await
-        .assert_result();
+    let publish = stanza::publish("erins", &stanza::notification(&stanza::summary(&[("last-message-body", "canary")])), &[]);
+    second.post("/pubsub", XMPP, stanza::iq_with_id("set", "example.com", PUSH_HOST, "2", &publish)).await.assert_result();
     second.settled().await;
     // The claims of the copy are known. What was notified after the copy is notified once more.
     assert_eq!(second.sorted_alerts("phone").await, ["canary after", "canary between"]);
@@ -60,10 +56,7 @@ async fn a_stack_with_a_copy_of_the_table_notifies_all_devices_of_the_copy() {
     second.event(Event::presence("carol@example.com/pc", "offline")).await;
     second.event(Event::message([BOB, CAROL], "canary now")).await;
     second.settled().await;
-    assert_eq!(
-        (second.alerts("missing").await, second.alerts("carols").await),
-        (vec!["canary now".into()], vec!["canary now".into()])
-    );
+    assert_eq!((second.alerts("missing").await, second.alerts("carols").await), (vec!["canary now".into()], vec!["canary now".into()]));
     let disabled = second.json("/disable", PushRequest::new(BOB, "phone")).await;
     assert_eq!((disabled.status, disabled.json()["removed"].clone()), (200, json!(1)));
 }

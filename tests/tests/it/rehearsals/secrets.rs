@@ -10,7 +10,8 @@ const NEW: &str = "canary-secret-of-today";
 #[tokio::test]
 async fn a_leaked_secret_is_replaced_without_a_lost_event() {
     let stored = SecretsManager::start(OLD).await;
-    let settings = [("WEBHOOK_SECRET", SecretsManager::ARN), ("AWS_ENDPOINT_URL_SECRETS_MANAGER", stored.url.as_str())];
+    let settings =
+        [("WEBHOOK_SECRET", SecretsManager::ARN), ("AWS_ENDPOINT_URL_SECRETS_MANAGER", stored.url.as_str())];
     let pushlark = Pushlark::with_settings(settings).await;
     let enable = PushRequest::new(BOB, "phone").device("phone");
     assert_eq!(pushlark.json_as(OLD, "/enable", enable).await.status, 200);
