@@ -17,10 +17,10 @@ use tests::Pushlark;
 use tokio::process::{Child, Command};
 
 /// A folder of a test, which is deleted at its end.
-pub struct Folder(PathBuf);
+struct Folder(PathBuf);
 
 impl Folder {
-    pub fn new() -> Self {
+    fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("pushlark-import-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
@@ -28,12 +28,12 @@ impl Folder {
         Self(path)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
     /// Writes a file, and returns its path.
-    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, content).unwrap();
         path
@@ -48,28 +48,28 @@ impl Drop for Folder {
 
 /// The result of a command.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
 }
 
 impl Ran {
     /// Checks that the command succeeded, and returns its JSON.
-    pub fn json(self) -> Value {
+    fn json(self) -> Value {
         assert_eq!(self.code, Some(0), "{self:?}");
         serde_json::from_str(&self.stdout).unwrap()
     }
 
     /// Checks that the command failed, and returns its error.
-    pub fn error(self) -> String {
+    fn error(self) -> String {
         assert_eq!(self.code, Some(1), "{self:?}");
         self.stderr
     }
 }
 
 /// Starts a command at the stack.
-pub fn spawn(pushlark: &Pushlark, folder: &Folder, arguments: &[&str]) -> Child {
+fn spawn(pushlark: &Pushlark, folder: &Folder, arguments: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_pushlark"))
         .arg(format!("--local={}", pushlark.stack.url))
         .args(arguments)
@@ -83,23 +83,23 @@ pub fn spawn(pushlark: &Pushlark, folder: &Folder, arguments: &[&str]) -> Child 
 }
 
 /// Runs a command at the stack.
-pub async fn run(pushlark: &Pushlark, folder: &Folder, arguments: &[&str]) -> Ran {
+async fn run(pushlark: &Pushlark, folder: &Folder, arguments: &[&str]) -> Ran {
     finished(spawn(pushlark, folder, arguments)).await
 }
 
-pub async fn finished(child: Child) -> Ran {
+async fn finished(child: Child) -> Ran {
     let output = child.wait_with_output().await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
 /// Imports a source at once, and returns the report. `form` may be followed by more options.
-pub async fn import(pushlark: &Pushlark, folder: &Folder, source: &Path, form: &[&str]) -> Value {
+async fn import(pushlark: &Pushlark, folder: &Folder, source: &Path, form: &[&str]) -> Value {
     let arguments = [&["--json", "import", source.to_str().unwrap(), "--rate", "10000", "--from"], form].concat();
     run(pushlark, folder, &arguments).await.json()
 }
 
 /// Returns the path of a file that a server wrote.
-pub fn fixture(name: &str) -> PathBuf {
+fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/import").join(name)
 }
