@@ -31,8 +31,8 @@ pub struct ExplainOptions {
     #[arg(long, requires = "to", default_value = "Hi", hide_default_value = true)]
     body: String,
     /// The type of the message.
-    #[arg(long, requires = "to", value_enum, default_value_t = Chat::Chat)]
-    chat: Chat,
+    #[arg(long, requires = "to", value_enum, default_value_t = ChatKind::Chat)]
+    chat: ChatKind,
     /// The message in XML, in a file, in place of a text.
     #[arg(long, requires = "to", value_name = "FILE", conflicts_with_all = ["body", "call"])]
     stanza: Option<PathBuf>,
@@ -46,7 +46,7 @@ pub struct ExplainOptions {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Chat {
+enum ChatKind {
     Chat,
     Groupchat,
     Normal,
@@ -100,9 +100,9 @@ impl ExplainOptions {
             (None, None) => {
                 event["body"] = self.body.as_str().into();
                 event["chat"] = match self.chat {
-                    Chat::Chat => "chat",
-                    Chat::Groupchat => "groupchat",
-                    Chat::Normal => "normal",
+                    ChatKind::Chat => "chat",
+                    ChatKind::Groupchat => "groupchat",
+                    ChatKind::Normal => "normal",
                 }
                 .into();
             }

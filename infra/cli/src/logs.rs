@@ -140,13 +140,15 @@ impl LogsOptions {
         earlier.retain(|line| line.time >= start && self.wants(line));
         earlier.drain(..earlier.len().saturating_sub(self.limit));
         earlier.iter().try_for_each(|line| show(line, format))?;
-        while self.follow {
+        if !self.follow {
+            return Ok(earlier.len());
+        }
+        loop {
             let chunk = answer.chunk().await.context(ENDED)?.context(ENDED)?;
             for line in events.lines(&chunk).into_iter().filter(|line| self.wants(line)) {
                 show(&line, format)?;
             }
         }
-        Ok(earlier.len())
     }
 }
 

@@ -490,14 +490,16 @@ fn unescaped_byte(escaped: u8) -> u8 {
 mod tests {
     use super::*;
 
-    fn rows(dump: impl AsRef<[u8]>) -> Vec<Result<Vec<(String, Option<String>)>, String>> {
+    type Row = Result<Vec<(String, Option<String>)>, String>;
+
+    fn rows(dump: impl AsRef<[u8]>) -> Vec<Row> {
         let mut dump = Dump::new(dump.as_ref(), "t");
         let usual = |count| ["a", "b", "c"].map(String::from).into_iter().take(count).collect();
         let rows = std::iter::from_fn(|| dump.next(usual).unwrap());
         rows.map(|row| row.map(|columns| columns.into_iter().collect())).collect()
     }
 
-    fn row(values: [(&str, Option<&str>); 2]) -> Result<Vec<(String, Option<String>)>, String> {
+    fn row(values: [(&str, Option<&str>); 2]) -> Row {
         Ok(values.map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).into())
     }
 

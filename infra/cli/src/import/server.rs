@@ -235,7 +235,7 @@ fn ejabberd_record(fields: &[Term]) -> Row {
         let micros = i128::from(mega) * 1_000_000_000_000 + i128::from(seconds) * 1_000_000 + i128::from(micros);
         let form = match xml {
             Term::Atom(none) if none == "undefined" => BTreeMap::new(),
-            xml => form_of(&xmlel(xml, "", 0)?)?,
+            xml => form_of(&xmlel(xml, "")?)?,
         };
         Ok(Record {
             user: join(user, host),
@@ -249,7 +249,7 @@ fn ejabberd_record(fields: &[Term]) -> Row {
     read().map_err(|error| LeftOut::unreadable("a record push_session", error))
 }
 
-fn xmlel(term: &Term, inherited: &str, depth: usize) -> Result<Element, String> {
+fn xmlel(term: &Term, inherited: &str) -> Result<Element, String> {
     let Some([name, Term::List(attributes), Term::List(children)]) = term.record("xmlel") else {
         return Err("the form is not an element".into());
     };
@@ -269,7 +269,7 @@ fn xmlel(term: &Term, inherited: &str, depth: usize) -> Result<Element, String> 
         element = match child.record("xmlcdata") {
             Some([text]) => element.with_text(text.text().ok_or("the form has a text that is not UTF-8")?),
             // The parser of terms has bounded the depth.
-            _ => element.with_child(xmlel(child, namespace, depth + 1)?),
+            _ => element.with_child(xmlel(child, namespace)?),
         };
     }
     Ok(element)
