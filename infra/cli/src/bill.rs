@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::logs::LogGroups;
 use crate::metrics::{Metric, Metrics};
-use crate::output::{Format, Progress, print_json, say, table};
+use crate::output::{Format, Progress, print_json, say, say_table, table};
 use crate::stack::{Function, Place, Stack, StackOptions, physical_id};
 use crate::status::alarms;
 
@@ -177,7 +177,8 @@ impl PeriodBill {
 
     fn print(&self) -> anyhow::Result<()> {
         let Self { stack, start, end, prices, .. } = self;
-        say(format!("The stack {stack} from {start} to {end}, by the prices of {prices}:\n"))?;
+        say(format!("The stack {stack} from {start} to {end}, by the prices of {prices}:"))?;
+        say("")?;
         let of_million = |dollars: f64, count: f64| match count > 0.0 {
             true => format!("{:.4}", dollars / count * 1e6),
             false => "-".into(),
@@ -188,13 +189,16 @@ impl PeriodBill {
         };
         let lines = LINES.into_iter().filter_map(|line| Some(row(line, *self.lines.get(line)?)));
         let rows = lines.chain([row("all", self.total)]);
-        say(table(["LINE", "DOLLARS", "FOR A MILLION EVENTS", "FOR A MILLION NOTIFICATIONS"], rows))?;
-        say(format!("\n{:.0} events accepted, {:.0} notifications delivered.", self.events, self.notifications))?;
-        say("\nEstimates:")?;
+        say_table(&table(["LINE", "DOLLARS", "FOR A MILLION EVENTS", "FOR A MILLION NOTIFICATIONS"], rows))?;
+        say("")?;
+        say(format!("{:.0} events accepted, {:.0} notifications delivered.", self.events, self.notifications))?;
+        say("")?;
+        say("Estimates:")?;
         for estimate in self.estimates {
             say(format!("- {estimate}"))?;
         }
-        say("\nNot included:")?;
+        say("")?;
+        say("Not included:")?;
         for part in self.not_included {
             say(format!("- {part}"))?;
         }

@@ -8,13 +8,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use pushlark_queue::redriven;
 use pushlark_settings::catalogue;
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
-use crate::output::{Colour, Format, Progress, confirm, print_json, say, table};
+use crate::output::{Colour, Format, Progress, confirm, print_json, say, say_table, table};
 use crate::stack::{Function, Stack, StackOptions};
 use letter::{Content, Letter};
 use peek::Peek;
@@ -39,7 +40,7 @@ enum DeadLettersCommand {
     /// Show messages with their events, recipients and errors.
     Show {
         /// The ids of the messages, or their first characters.
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = NonEmptyStringValueParser::new())]
         id: Vec<String>,
         /// Also show the bodies, which have the texts of users' messages.
         #[arg(long)]
@@ -60,7 +61,7 @@ enum DeadLettersCommand {
 #[derive(Debug, Args)]
 struct Chosen {
     /// The ids of the messages, or their first characters.
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present = "all", value_parser = NonEmptyStringValueParser::new())]
     id: Vec<String>,
     /// All messages.
     #[arg(long, conflicts_with = "id")]
@@ -72,13 +73,17 @@ impl DeadLettersOptions {
     pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
         let stack = Stack::find(stack).await?;
         let mut peek = Peek::of(&stack).await?;
+        // Ctrl-C at the question of `drop` ends the program.
+        if !matches!(self.command, DeadLettersCommand::Drop { .. }) {
+            peek.stop_at_interrupt();
+        }
         let done = match &self.command {
             DeadLettersCommand::List => list(&mut peek, format).await,
             DeadLettersCommand::Show { id, bodies } => show(&mut peek, &Ids::new(id), *bodies, format).await,
             DeadLettersCommand::Retry(chosen) => retry(&stack, &mut peek, chosen, format).await,
             DeadLettersCommand::Drop { chosen, yes } => drop_letters(&mut peek, chosen, *yes, format).await,
         };
-        // Also after an error, so that the messages do not wait for the end of their visibility timeout.
+        // Also after an error or Ctrl-C, so that the messages do not wait for the end of their visibility timeout.
         let released = peek.release().await;
         done.and_then(|code| released.map(|()| code))
     }
@@ -102,14 +107,10 @@ async fn list(peek: &mut Peek<'_>, format: Format) -> anyhow::Result<ExitCode> {
     if letters.is_empty() {
         say("There are no dead letters.")?;
     } else {
-        let rows = letters.iter().map(|letter| {
-            let content = match letter.content {
-                Content::Unreadable(_) | Content::Newer(_) => Colour::Red.paint(&letter.content.to_string()),
-                Content::Record(_) | Content::Invocation(_) => letter.content.to_string(),
-            };
-            [letter.id.clone(), letter.age(), letter.receives.to_string(), content]
-        });
-        say(table(["id", "age", "receives", "content"], rows))?;
+        let rows = letters
+            .iter()
+            .map(|letter| [letter.id.clone(), letter.age(), letter.receives.to_string(), letter.content.to_string()]);
+        say_table(&table(["id", "age", "receives", "content"], rows))?;
         say(Colour::Dim.paint("This was a peek: the messages were received, which counts, and released again."))?;
     }
     if unseen > 0 {

@@ -11,7 +11,7 @@ use pushlark_store::{ItemKind, Mention};
 use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
 
-use crate::output::{Colour, Format, Progress, confirm, print_json, say};
+use crate::output::{Colour, Format, Progress, confirm, print_json, say, tell};
 use crate::retention::Retention;
 use crate::stack::{Place, Stack, StackOptions};
 use crate::user::parse_user;
@@ -50,7 +50,7 @@ impl EraseOptions {
         };
         let price = search.as_ref().map(|search| format!(" {}", search.price)).unwrap_or_default();
         if yes && let Some(search) = &search {
-            eprintln!("{}", search.price);
+            tell(&search.price);
         }
         confirm(&format!("All data of {user} will be deleted, {expected} items.{price}"), yes)?;
         // A backup made meanwhile has the data too, so this is read before the deletion.

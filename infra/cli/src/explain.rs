@@ -65,6 +65,7 @@ impl ExplainOptions {
             Some(file) => events_of(file)?,
             None => vec![self.event()?],
         };
+        ensure!(!events.is_empty(), "there is no event to explain");
         let stack = Stack::find(stack).await?;
         let answer = stack.invoke(Function::Worker, &json!({"explain": events})).await?;
         ensure!(answer["explained"].is_array(), "the worker did not explain: {answer}");

@@ -12,7 +12,7 @@ use pushlark_xmpp::BareJid;
 use serde_json::json;
 
 use crate::import::record::Record;
-use crate::output::{Format, Progress, print_json, table};
+use crate::output::{Format, Progress, print_json, table, tell};
 use crate::stack::{Stack, StackOptions};
 use crate::user;
 use writer::Writer;
@@ -75,11 +75,11 @@ async fn registrations(
     let stack = Stack::find(stack).await?;
     let store = stack.store().await?;
     let size = store.table_size().await?;
-    eprintln!(
+    tell(format!(
         "reads the whole table: about {} items, {} read units",
         size.items,
         size.bytes.div_ceil(BYTES_PER_READ_UNIT).max(1)
-    );
+    ));
     let progress = Progress::start(Some(size.items), "reading items");
     let (mut exported, mut unreadable, mut from) = (0_u64, 0, None);
     let mut left_out = BTreeMap::<&str, u64>::new();
@@ -117,10 +117,10 @@ async fn registrations(
     if format == Format::Json && output.is_some() {
         print_json(&json!({"exported": exported, "left_out": left_out}))?;
     } else {
-        eprintln!("{exported} registrations");
+        tell(format!("{exported} registrations"));
         if !left_out.is_empty() {
             let lines = left_out.iter().map(|(reason, count)| [count.to_string(), (*reason).to_owned()]);
-            eprintln!("{}", table(["registrations", "left out"], lines));
+            tell(table(["registrations", "left out"], lines));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -25,13 +25,15 @@ use futures_util::{Stream, StreamExt, stream};
 use pushlark_delivery::Destinations;
 use pushlark_model::time::to_micros;
 use pushlark_store::{Store, Transferred};
+use pushlark_xmpp::DomainPart;
 use serde_json::json;
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use crate::output::{Format, Progress, print_json, table};
+use crate::output::{Format, Progress, print_json, say, say_table, table, tell};
 use crate::stack::{Function, Stack, StackOptions};
+use crate::user::parse_domain;
 use check::{Check, Checked};
 use map_host::MapHost;
 use record::{LeftOut, Row};
@@ -67,10 +69,10 @@ pub struct ImportOptions {
     #[arg(long, value_name = "FROM=TO")]
     map_host: Vec<MapHost>,
     /// The domain of the users of a table without domains (ejabberd's old schema).
-    #[arg(long, value_name = "DOMAIN")]
-    host: Option<String>,
+    #[arg(long, value_name = "DOMAIN", value_parser = parse_domain)]
+    host: Option<DomainPart>,
     /// The most registrations that are written per second.
-    #[arg(long, value_name = "N", default_value = "100")]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = parse_rate)]
     rate: NonZeroU32,
     /// The file with the progress. An import that ended early continues from it; it is deleted at the end.
     #[arg(long, value_name = "FILE", default_value = "pushlark-import.state")]
@@ -125,7 +127,7 @@ struct Tally {
 impl ImportOptions {
     /// Runs the command.
     pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
-        let source = Source::find(self.from, &self.source, self.host.clone())?;
+        let source = Source::find(self.from, &self.source, self.host.as_ref().map(ToString::to_string))?;
         let stack = Stack::find(stack).await?;
         let environment = stack.environment(Function::Enable).await?;
         let now = to_micros(OffsetDateTime::now_utc());
@@ -141,7 +143,8 @@ impl ImportOptions {
             pace: Pace { interval, next: Mutex::new(Instant::now()) },
             is_applied: self.apply,
         };
-        let name = format!("{:?} {} {:?} {} {}", self.from, source.name()?, self.map_host, stack.name, stack.table);
+        let name =
+            format!("{:?} {} {:?} {} {}", self.from, source.name()?, self.map_host, stack.place_name(), stack.table);
         let file = if self.apply { Some(StateFile::lock(self.resume)?) } else { None };
         let former = file.as_ref().map(|file| file.load(&name)).transpose()?.flatten();
         let report = match &self.report {
@@ -159,23 +162,24 @@ impl ImportOptions {
         let total = count(&source).await?;
         let skipped = match former {
             Some(former) if is_prefix(&source, &former).await? => {
-                eprintln!("continues after {} rows", former.rows);
+                tell(format!("continues after {} rows", former.rows));
                 tally.state = former;
                 tally.state.rows
             }
             Some(_) => {
-                eprintln!("the source has changed since the import ended: it starts again");
+                tell("the source has changed since the import ended: it starts again");
                 0
             }
             None => 0,
         };
         let is_complete = import.run(&source, skipped, total, &mut tally, file.as_ref()).await?;
+        // Before the report, which nobody may read.
+        if is_complete && let Some(file) = file {
+            file.delete()?;
+        }
         tally.print(format, self.apply)?;
         if !is_complete {
             bail!("interrupted after {} of {total} rows: run the same command to continue", tally.state.rows);
-        }
-        if let Some(file) = file {
-            file.delete()?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -315,12 +319,15 @@ impl Tally {
                 "without_notification": count(NOTICED), "unchanged": count("unchanged"), "left_out": left_out}),
             );
         }
+        if results.is_empty() {
+            return say("The source has no row of registrations: check that it is the right one.");
+        }
         let lines = results.iter().map(|(result, count)| {
             [count.to_string(), result.clone(), self.examples.get(result).cloned().unwrap_or_default()]
         });
-        println!("{}", table(["rows", "result", "first"], lines));
+        say_table(&table(["rows", "result", "first"], lines))?;
         if !is_applied {
-            println!("Nothing was written. Give --apply to import.");
+            say("Nothing was written. Give --apply to import.")?;
         }
         Ok(())
     }
@@ -330,6 +337,10 @@ impl Tally {
 const NOTICED: &str = "stored, but no notification is sent";
 /// The beginning of the result of a row that is left out, before its reason.
 const LEFT_OUT: &str = "left out: ";
+
+fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
+    text.parse().map_err(|_| format!("expected a number from 1 to {}", u32::MAX))
+}
 
 /// Returns the number of rows of a source.
 async fn count(source: &Source) -> anyhow::Result<u64> {

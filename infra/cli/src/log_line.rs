@@ -125,7 +125,7 @@ impl LogLine {
     }
 
     /// Returns the line as people read it, and a further line for each reason.
-    pub fn for_people(&self) -> String {
+    pub fn for_people(&self) -> Vec<String> {
         let (date, hours, minutes, seconds) =
             (self.time.date(), self.time.hour(), self.time.minute(), self.time.second());
         let time = format!("{date}T{hours:02}:{minutes:02}:{seconds:02}.{:03}Z", self.time.millisecond());
@@ -141,10 +141,9 @@ impl LogLine {
             // Writing to a text never fails.
             let _ = write!(line, " {}{value}", Colour::Dim.paint(&format!("{name}=")));
         }
-        for (code, reason) in &self.reasons {
-            let _ = write!(line, "\n    {code}: {}", reason.as_str().unwrap_or_default());
-        }
-        line
+        let reasons = self.reasons.iter();
+        let reasons = reasons.map(|(code, reason)| format!("    {code}: {}", reason.as_str().unwrap_or_default()));
+        [line].into_iter().chain(reasons).collect()
     }
 }
 
@@ -209,7 +208,7 @@ mod tests {
         assert_eq!(Value::from(line.reasons.clone()), reasons);
         assert!(line.is_about_message("m3") && line.is_about_user("room@muc.example.com"));
         assert!(!line.is_about_message("m") && !line.is_about_user("muc.example.com"));
-        let text = line.for_people();
+        let text = line.for_people().join("\n");
         assert!(text.starts_with("2026-11-28T12:00:00.000Z INFO  worker   notified "), "{text}");
         assert!(text.contains(" id=m3"), "{text}");
         assert!(text.ends_with("\n    muted: Preference mute.\n    no-body: The message has no body."), "{text}");

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio::time::{sleep, timeout};
 
 use crate::log_line::{Level, LogLine};
-use crate::output::{Format, Progress, print_json_line, say};
+use crate::output::{Format, Progress, print_json_line, say, tell};
 use crate::stack::{Function, Place, Stack, StackOptions};
 
 /// The time between two reads of lines that are followed.
@@ -70,7 +70,7 @@ impl LogsOptions {
             Place::Local { url, http, .. } => self.show_local(url, http, format).await?,
         };
         if lines == 0 && format == Format::Human {
-            eprintln!("no lines");
+            tell("no lines");
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -81,7 +81,7 @@ impl LogsOptions {
         let mut start = OffsetDateTime::now_utc() - self.since;
         let mut events = groups.read(start, pattern.as_deref(), |line| self.wants(line)).await?;
         if events.len() > self.limit {
-            eprintln!("{} earlier lines are left out: see --limit", events.len() - self.limit);
+            tell(format!("{} earlier lines are left out: see --limit", events.len() - self.limit));
             events.drain(..events.len() - self.limit);
         }
         let mut shown = 0;
@@ -218,7 +218,7 @@ impl LogGroups {
 
 fn show(line: &LogLine, format: Format) -> anyhow::Result<()> {
     match format {
-        Format::Human => say(line.for_people()),
+        Format::Human => line.for_people().into_iter().try_for_each(say),
         Format::Json => print_json_line(line),
     }
 }

@@ -35,7 +35,7 @@ use explain::ExplainOptions;
 use export::ExportOptions;
 use import::ImportOptions;
 use logs::LogsOptions;
-use output::Format;
+use output::{Format, tell};
 use registrations::RegistrationsOptions;
 use rules::RulesOptions;
 use send::SendOptions;
@@ -84,7 +84,7 @@ async fn main() -> ExitCode {
         // The reader of the output has seen enough, such as `head`.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pushlark: {error:#}");
+            tell(format!("pushlark: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::output::{Format, confirm, print_json, say, table};
+use crate::output::{Format, confirm, print_json, say, say_table, table};
 use crate::stack::{Function, Stack, StackOptions};
 use crate::user::parse_user;
 
@@ -117,7 +117,7 @@ async fn list(stack: &Stack, user: &BareJid, format: Format) -> anyhow::Result<(
         return say(format!("{user} has no registration."));
     }
     let header = ["service", "node", "device", "enabled", "first enabled", "preferences", "encrypted", "problems"];
-    say(table(header, listed.iter().map(Listed::row)))
+    say_table(&table(header, listed.iter().map(Listed::row)))
 }
 
 async fn disable(

@@ -1,8 +1,8 @@
 //! The command `rules`: checks rules, and prints their decisions about events, without a stack.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::{fmt, fs};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
@@ -111,10 +111,7 @@ impl CheckArguments {
                 let decisions: Vec<_> = decisions.iter().map(|(event, tried)| decision_json(event, tried)).collect();
                 print_json(&json!({"decisions": decisions}))
             }
-            Format::Human => {
-                let decisions: String = decisions.iter().map(|(_, tried)| Printed(tried).to_string()).collect();
-                say(decisions.trim_end())
-            }
+            Format::Human => decisions.iter().flat_map(|(_, tried)| in_words(tried)).try_for_each(say),
         }
     }
 
@@ -166,28 +163,23 @@ impl Provider {
     }
 }
 
-/// The decision for a recipient, on several lines.
-struct Printed<'t>(&'t Tried);
-
-impl fmt::Display for Printed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tried { recipient, outcome } = self.0;
-        let TriedDecision { publications, left_out } = match outcome {
-            Ok(decision) => decision,
-            Err(rule) => return writeln!(f, "{recipient}: not notified, {rule}"),
-        };
-        writeln!(f, "{recipient}:")?;
-        for publication in publications {
-            let rule = publication.rule.as_deref().unwrap_or("the default rules");
-            writeln!(f, "  {}: notified, {rule}", publication.registration.node)?;
-            let presentation = publication.presentation.as_deref().map(presented).unwrap_or_default();
-            let fields = publication.payload.fields().map(|(name, value)| (name, value.to_string()));
-            for (name, value) in fields.chain(presentation) {
-                writeln!(f, "    {name}: {value}")?;
-            }
-        }
-        left_out.iter().try_for_each(|(registration, why)| writeln!(f, "  {}: not notified, {why}", registration.node))
+/// Returns the decision for a recipient in lines.
+fn in_words(Tried { recipient, outcome }: &Tried) -> Vec<String> {
+    let TriedDecision { publications, left_out } = match outcome {
+        Ok(decision) => decision,
+        Err(rule) => return vec![format!("{recipient}: not notified, {rule}")],
+    };
+    let mut lines = vec![format!("{recipient}:")];
+    for publication in publications {
+        let rule = publication.rule.as_deref().unwrap_or("the default rules");
+        lines.push(format!("  {}: notified, {rule}", publication.registration.node));
+        let presentation = publication.presentation.as_deref().map(presented).unwrap_or_default();
+        let fields = publication.payload.fields().map(|(name, value)| (name, value.to_string()));
+        lines.extend(fields.chain(presentation).map(|(name, value)| format!("    {name}: {value}")));
     }
+    let left_out = left_out.iter();
+    lines.extend(left_out.map(|(registration, why)| format!("  {}: not notified, {why}", registration.node)));
+    lines
 }
 
 /// Returns the names and values of a presentation, as a rule has them.

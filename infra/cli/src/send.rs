@@ -51,6 +51,9 @@ impl SendOptions {
                 && self.node.as_ref().is_none_or(|node| *node == registration.node)
         };
         let chosen: Vec<_> = snapshot.registrations.iter().filter(is_chosen).collect();
+        if snapshot.registrations.is_empty() {
+            bail!("{} has no registration", self.user);
+        }
         if chosen.is_empty() {
             bail!("{} has no such registration, of {} in all", self.user, snapshot.registrations.len());
         }

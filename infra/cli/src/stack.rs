@@ -10,7 +10,7 @@ use pushlark_http_client::{HttpVersions, Tls, aws_http_client};
 use pushlark_settings::catalogue::{DEAD_LETTER_QUEUE_URL, QUEUE_URL, TABLE_NAME};
 use pushlark_settings::{Environment, HttpUrl, catalogue};
 use pushlark_store::Store;
-use reqwest::Client;
+use reqwest::{Client, StatusCode};
 use serde_json::Value;
 
 /// The options that choose the stack.
@@ -182,6 +182,7 @@ impl Stack {
     }
 
     async fn find_local(url: &HttpUrl, secret: Option<String>) -> anyhow::Result<Self> {
+        ensure!(url.0.username().is_empty() && url.0.password().is_none(), "the URL of --local must have no user");
         let url = url.0.as_str().trim_end_matches('/').to_owned();
         let http = tls()?.http_client(HttpVersions::Http1).build()?;
         let answer = http.get(format!("{url}/lambda.env")).send().await;
@@ -212,6 +213,14 @@ impl Stack {
             aws,
             place: Place::Local { url, environment, http, secret },
         })
+    }
+
+    /// Returns the name of the CloudFormation stack, or the URL of the local stack.
+    pub fn place_name(&self) -> &str {
+        match &self.place {
+            Place::Aws { .. } => &self.name,
+            Place::Local { url, .. } => url,
+        }
     }
 
     /// Returns the settings of a function. At the local stack, settings that may be secrets come from this process.
@@ -264,9 +273,13 @@ impl Stack {
                     request = request.bearer_auth(secret);
                 }
                 let answer = request.send().await.with_context(|| format!("{url} does not answer"))?;
-                let is_success = answer.status().is_success();
+                let status = answer.status();
                 let json = answer.json().await.with_context(|| format!("{url} did not answer with JSON"))?;
-                if !is_success {
+                if status == StatusCode::UNAUTHORIZED {
+                    let text = error_text(&json);
+                    return Err(Refused(format!("{text}: give the secret in --secret or PUSHLARK_SECRET")).into());
+                }
+                if !status.is_success() {
                     return Err(Refused(error_text(&json)).into());
                 }
                 Ok(json)

@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::log_line::LogLine;
 use crate::logs::LogGroups;
 use crate::metrics::{Metric, Metrics};
-use crate::output::{Colour, Format, print_json, say, table};
+use crate::output::{Colour, Format, print_json, say, say_table, table};
 use crate::stack::{Function, Place, Stack, StackOptions, physical_id};
 
 /// The time before now whose errors are shown.
@@ -147,9 +147,10 @@ impl Status {
                 oldest,
             ]
         });
-        say(table(["QUEUE", "VISIBLE", "IN FLIGHT", "DELAYED", "OLDEST"], rows))?;
+        say_table(&table(["QUEUE", "VISIBLE", "IN FLIGHT", "DELAYED", "OLDEST"], rows))?;
         if let Some(alarms) = &self.alarms {
-            say("\nALARMS")?;
+            say("")?;
+            say("ALARMS")?;
             for alarm in alarms {
                 let state = match alarm.state.as_str() {
                     "ALARM" => Colour::Red.paint("ALARM"),
@@ -168,15 +169,16 @@ impl Status {
         });
         if !self.versions.is_empty() {
             say("")?;
-            say(table(["VERSION OF", "LAST CHANGE", "CODE (SHA-256)"], rows))?;
+            say_table(&table(["VERSION OF", "LAST CHANGE", "CODE (SHA-256)"], rows))?;
         }
         if let Some(errors) = &self.errors {
-            say("\nERRORS OF THE LAST HOUR")?;
+            say("")?;
+            say("ERRORS OF THE LAST HOUR")?;
             if errors.is_empty() {
                 say("none")?;
             }
             for error in errors {
-                say(error.for_people())?;
+                error.for_people().into_iter().try_for_each(say)?;
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ use anyhow::Context;
 use pushlark_xmpp::{BareJid, DomainPart, parse_jid};
 use serde_json::{Value, json};
 
+use crate::output::{print_json, tell};
 use crate::stack::Stack;
 
 /// Reads a user in an argument: a bare JID, or the bare JID of a session.
@@ -35,17 +36,17 @@ pub async fn export(stack: &Stack, user: &BareJid, output: Option<&Path>) -> any
     let items = stack.store().await?.personal_items(user).await?;
     let items: Vec<Value> =
         items.iter().map(|item| json!({"kind": item.kind.as_str(), "item": item.to_json()})).collect();
-    let document = serde_json::to_string_pretty(&json!({"user": user.as_str(), "items": items}))?;
+    let document = json!({"user": user.as_str(), "items": items});
     if let Some(path) = output {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let mut file = file.with_context(|| format!("{} cannot be created", path.display()))?;
-        writeln!(file, "{document}")?;
+        writeln!(file, "{document:#}")?;
         file.sync_all()?;
-        eprintln!("{} items are in {}", items.len(), path.display());
+        tell(format!("{} items are in {}", items.len(), path.display()));
         return Ok(());
     }
     if io::stdout().is_terminal() {
-        eprintln!("This has the tokens and keys of the user's devices. Whoever has them can notify the devices.");
+        tell("This has the tokens and keys of the user's devices. Whoever has them can notify the devices.");
     }
-    Ok(writeln!(io::stdout().lock(), "{document}")?)
+    print_json(&document)
 }

@@ -50,7 +50,7 @@ fn escape(line: &str, format: Format) -> String {
 }
 
 /// Returns whether a character is a control character, or a format character of Unicode without a glyph.
-fn is_unseen(c: char) -> bool {
+pub fn is_unseen(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{feff}' | '\u{e0000}'..='\u{e007f}')

@@ -7,6 +7,7 @@ mod levels;
 mod metrics;
 mod refusals;
 
+pub use escaping::is_unseen;
 pub use format::Format;
 pub use metrics::{Metric, Timing, count, flush, record, record_cold_start, total};
 pub use refusals::{Refusal, log_refusal};

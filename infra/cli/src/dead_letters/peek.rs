@@ -1,14 +1,16 @@
 //! A look at the dead-letter queue by receiving its messages.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, MessageSystemAttributeName,
     QueueAttributeName,
 };
+use tokio::task::JoinHandle;
 
 use super::letter::Letter;
 use crate::stack::Stack;
@@ -35,13 +37,16 @@ pub struct Peek<'s> {
     /// The receipt handles of messages that are hidden now, by id.
     held: HashMap<String, String>,
     rounds: usize,
+    /// Waits for Ctrl-C.
+    interrupt: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl<'s> Peek<'s> {
     /// Starts a look at the dead-letter queue of a stack.
     pub async fn of(stack: &'s Stack) -> anyhow::Result<Self> {
         let (sqs, url) = (&stack.sqs, stack.dead_letter_queue_url.as_str());
-        let mut peek = Self { sqs, url, expected: 0, seen: HashSet::new(), held: HashMap::new(), rounds: 0 };
+        let (seen, held) = (HashSet::new(), HashMap::new());
+        let mut peek = Self { sqs, url, expected: 0, seen, held, rounds: 0, interrupt: None };
         let [visible, hidden] = peek.depth().await?;
         peek.expected = visible + hidden;
         Ok(peek)
@@ -52,9 +57,16 @@ impl<'s> Peek<'s> {
         self.expected
     }
 
+    /// Lets [`next`](Self::next) fail after Ctrl-C. Until then, Ctrl-C ends the program.
+    pub fn stop_at_interrupt(&mut self) {
+        self.interrupt = Some(tokio::spawn(tokio::signal::ctrl_c()));
+    }
+
     /// Returns messages that were not returned before; `None` if there are no more.
     pub async fn next(&mut self) -> anyhow::Result<Option<Vec<Letter>>> {
         loop {
+            let is_interrupted = self.interrupt.as_ref().is_some_and(JoinHandle::is_finished);
+            ensure!(!is_interrupted, "interrupted: the messages that are left are visible again");
             let received = self
                 .sqs
                 .receive_message()

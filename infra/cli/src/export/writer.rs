@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,11 @@ impl Writer {
     pub fn new(format: ExportFormat, output: Option<&Path>) -> anyhow::Result<Self> {
         if format == ExportFormat::Prosody {
             let folder = output.context("give --output FOLDER for Prosody")?;
-            fs::create_dir(folder).with_context(|| format!("the folder {} cannot be created", folder.display()))?;
+            let mut private = DirBuilder::new();
+            #[cfg(unix)]
+            std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
+            let created = private.create(folder);
+            created.with_context(|| format!("the folder {} cannot be created", folder.display()))?;
             return Ok(Self::Prosody { folder: folder.to_owned(), user: Vec::new() });
         }
         let mut written: Box<dyn Write> = match output {

@@ -1,8 +1,10 @@
 //! The source of an import: a database, a dump, a folder or a file.
 
+use std::cell::Cell;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
@@ -95,6 +97,13 @@ impl Source {
                 Form::MySql(format!("mysql://{}", source.split_once("://").map_or("", |(_, rest)| rest)), server)
             }
             (Some(scheme), Some(_)) => bail!("the scheme {scheme} is not known: give postgres:// or mysql://"),
+            (Some("postgres" | "postgresql" | "mysql" | "mariadb"), None) => {
+                bail!("a database has the form of a server: give --from mongooseim, ejabberd or prosody")
+            }
+            (_, None) if path.is_dir() => bail!("{source} is a folder: give a file"),
+            _ if path.exists() && !path.is_file() && !path.is_dir() => {
+                bail!("{source} is no regular file: the import reads it several times")
+            }
             (_, None) if from == Origin::Csv => Form::Csv(path),
             (_, None) => Form::JsonLines(path),
             (None, Some(server)) if path.is_dir() => {
@@ -273,8 +282,30 @@ fn decoded(name: Option<&std::ffi::OsStr>) -> Result<String, String> {
     String::from_utf8(decoded).map_err(|_| invalid())
 }
 
+/// A CSV of which a row may have a limited length: without its second quote, a value has no end.
+struct LimitedRows<R> {
+    input: R,
+    /// The bytes that may still be read for a row.
+    left: Rc<Cell<usize>>,
+}
+
+impl<R: Read> Read for LimitedRows<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.input.read(buffer)?;
+        let Some(left) = self.left.get().checked_sub(length) else {
+            let error = format!("a row is longer than {MAX_ROW_BYTES} bytes: a quote may have no end");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        };
+        self.left.set(left);
+        Ok(length)
+    }
+}
+
 fn csv(path: &Path, rows: &Rows) -> anyhow::Result<()> {
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(open(path)?);
+    let left = Rc::new(Cell::new(MAX_ROW_BYTES));
+    let mut reader = csv::ReaderBuilder::new()
+        .flexible(true)
+        .from_reader(LimitedRows { input: open(path)?, left: Rc::clone(&left) });
     let header = reader.headers().context("the header of the CSV cannot be read")?.clone();
     for name in ["user", "jid", "node"] {
         ensure!(header.iter().any(|column| column == name), "the CSV has no column {name}");
@@ -287,10 +318,18 @@ fn csv(path: &Path, rows: &Rows) -> anyhow::Result<()> {
     let mut record = csv::StringRecord::new();
     loop {
         let line = reader.position().line();
+        left.set(MAX_ROW_BYTES);
         let row = match reader.read_record(&mut record) {
             Ok(false) => return Ok(()),
-            Ok(true) => csv_row(&header, &record),
-            Err(error) if matches!(error.kind(), csv::ErrorKind::Io(_)) => return Err(error.into()),
+            Ok(true) => {
+                csv_row(&header, &record).map_err(|error| match record.iter().any(|value| value.contains('\n')) {
+                    true => format!("{error}, and a value has several lines: a quote may have no end"),
+                    false => error,
+                })
+            }
+            Err(error) if matches!(error.kind(), csv::ErrorKind::Io(_)) => {
+                return Err(error).with_context(|| format!("the row in line {line} cannot be read"));
+            }
             Err(_) => Err("the row is not UTF-8".to_owned()),
         };
         if !rows.send(row.map_err(|error| LeftOut::unreadable(format!("line {line}"), error))) {

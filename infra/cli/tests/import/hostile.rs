@@ -103,6 +103,7 @@ async fn a_source_that_is_not_one_is_refused_with_its_reason() {
     let pgdmp = folder.file("pgdmp", b"PGDMP\x01");
     let csv = folder.file("csv", "user,node\n");
     let token = folder.file("token", "user,jid,node,device_id\n");
+    let unclosed = folder.file("unclosed", format!("user,jid,node\na@b,c,d\na@b,c,\"{}", "d\n".repeat(1_000_000)));
     let (empty, other) = (folder.path("empty"), fixture("prosody-sql.sqlite"));
     std::fs::create_dir(&empty).unwrap();
     let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
@@ -114,6 +115,11 @@ async fn a_source_that_is_not_one_is_refused_with_its_reason() {
         (path(&token), "csv", "the CSV has an unknown column \"device_id\""),
         (path(&empty), "prosody", "give Prosody's data_path"),
         (path(&empty), "ejabberd", "is a folder"),
+        (path(&empty), "jsonl", "is a folder"),
+        ("/dev/null".to_owned(), "csv", "/dev/null is no regular file"),
+        ("/dev/null".to_owned(), "mongooseim", "/dev/null is no regular file"),
+        (path(&unclosed), "csv", "the row in line 3 cannot be read: a row is longer than 1048576 bytes"),
+        ("postgres://user:hunter2@127.0.0.1:1/x".to_owned(), "csv", "give --from mongooseim, ejabberd or prosody"),
         (path(&other), "ejabberd", "the table cannot be read"),
         ("oracle://localhost/x".to_owned(), "ejabberd", "give postgres:// or mysql://"),
         ("postgres://user:hunter2@127.0.0.1:1/x".to_owned(), "ejabberd", "PostgreSQL does not accept the connection"),
@@ -122,4 +128,55 @@ async fn a_source_that_is_not_one_is_refused_with_its_reason() {
         let ran = run(&pushlark, &folder, &["import", &source, "--from", form]).await.error();
         assert!(ran.contains(error) && !ran.contains("hunter2"), "{source}: {ran}");
     }
+}
+
+#[tokio::test]
+async fn a_value_without_its_second_quote_is_named_with_the_rows_that_it_hides() {
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    let rows = "user,jid,node,form.service,form.device_id\na@localhost,push.localhost,n,fcm,t\n\
+                b@localhost,push.localhost,\"n,fcm,t\nc@localhost,push.localhost,n,fcm,t\n";
+    let source = folder.file("in", rows);
+    let report = folder.path("report");
+    let answer = import(&pushlark, &folder, &source, &["csv", "--report", report.to_str().unwrap()]).await;
+    assert_eq!((&answer["rows"], &answer["stored"]), (&json!(2), &json!(1)), "{answer}");
+    let details = details(&folder);
+    assert!(details[0].1.contains("a quote may have no end"), "{details:?}");
+}
+
+#[tokio::test]
+async fn a_source_without_rows_is_doubted() {
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    let noise = folder.file("noise", vec![0xa5; 10_000]);
+    let ran = run(&pushlark, &folder, &["import", noise.to_str().unwrap(), "--from", "mongooseim"]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.starts_with("The source has no row of registrations"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn wrong_options_of_an_import_are_named_in_plain_words() {
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    for (option, error) in [
+        ("--rate=0", "expected a number from 1 to"),
+        ("--rate=4294967296", "expected a number from 1 to"),
+        ("--host=bob@example.com", "expected a domain"),
+        ("--map-host=push@HOST@=a", "must have a dot before @HOST@"),
+    ] {
+        let ran = run(&pushlark, &folder, &["import", "in", "--from", "jsonl", option]).await;
+        assert!(ran.code == Some(2) && ran.stderr.contains(error), "{option}: {ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_report_that_nobody_reads_is_no_error() {
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    let source = folder.file("in", GOOD_LINE);
+    for arguments in [&[][..], &["--json"]] {
+        let arguments = [&["import", source.to_str().unwrap(), "--from", "jsonl", "--apply"], arguments].concat();
+        let mut child = crate::spawn(&pushlark, &folder, &arguments);
+        drop(child.stdout.take());
+        let ran = crate::finished(child).await;
+        assert!(ran.code == Some(0) && ran.stderr.is_empty(), "{ran:?}");
+        assert!(!folder.path("pushlark-import.state").exists());
+    }
+    assert_eq!(pushlark.nodes("bob@localhost").await, ["good"]);
 }

@@ -1,5 +1,7 @@
 //! An export and its import lead to the same registrations.
 
+use std::os::unix::fs::PermissionsExt;
+
 use pushlark_model::Registration;
 use serde_json::{Value, json};
 use tests::Pushlark;
@@ -44,6 +46,8 @@ async fn each_format_carries_the_registrations() {
             _ => json!({}),
         };
         assert_eq!(report, json!({"exported": 6, "left_out": left_out}), "{format}");
+        let mode = std::fs::metadata(&output).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode & 0o077, 0, "{format}: only the owner can read it: {mode:o}");
         let again = run(&pushlark, &folder, &arguments).await.error();
         assert!(again.contains("cannot be created"), "{format}: {again}");
         let here = import(&pushlark, &folder, &output, &[format, "--apply"]).await;

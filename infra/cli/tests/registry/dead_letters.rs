@@ -1,9 +1,13 @@
 //! `dead-letters`: messages are listed, shown, retried and dropped, and stay for others meanwhile.
 
+use std::process::Stdio;
+
+use aws_sdk_sqs::types::QueueAttributeName;
 use futures_util::future::join_all;
 use pushlark_queue::VERSION;
 use serde_json::{Value, json};
-use tests::{BOB, Pushlark, Work, ago};
+use tests::{BOB, Pushlark, Work, ago, eventually};
+use tokio::process::Command;
 
 use crate::run;
 
@@ -116,6 +120,54 @@ async fn messages_are_dropped_only_with_an_answer_to_the_question() {
     );
     assert_eq!(pushlark.queue_depth("DEAD_LETTER_QUEUE_URL").await, 0);
     assert_eq!(run(&pushlark, &["dead-letters", "drop"]).await.code, 2);
+}
+
+#[tokio::test]
+async fn an_empty_id_names_no_message() {
+    let pushlark = Pushlark::start().await;
+    bury(&pushlark, "one").await;
+    // As a script does whose variable is not set.
+    assert_eq!(run(&pushlark, &["dead-letters", "drop", "", "--yes"]).await.code, 2);
+    assert_eq!(run(&pushlark, &["dead-letters", "retry", ""]).await.code, 2);
+    assert_eq!(listed(&pushlark).await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_interrupted_look_makes_the_messages_visible() {
+    let pushlark = Pushlark::start().await;
+    for number in 0..5 {
+        bury(&pushlark, number).await;
+    }
+    // The messages that another consumer holds keep the look waiting.
+    let queue = pushlark.stack.environment.text("DEAD_LETTER_QUEUE_URL").unwrap();
+    let held = pushlark.stack.sqs.receive_message().queue_url(queue).visibility_timeout(600).send().await.unwrap();
+    assert_eq!(held.messages.unwrap().len(), 1);
+    let child = Command::new(env!("CARGO_BIN_EXE_pushlark"))
+        .args([&format!("--local={}", pushlark.stack.url), "dead-letters", "list"])
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    // The answer with the messages has arrived when the look waits for more.
+    let mut observations = 0;
+    eventually("the messages are received", async || {
+        observations = if hidden(&pushlark, queue).await == 5 { observations + 1 } else { 0 };
+        (observations == 5).then_some(())
+    })
+    .await;
+    let pid = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"), "{output:?}");
+    assert_eq!(hidden(&pushlark, queue).await, 1);
+}
+
+/// Returns the number of messages that consumers hold.
+async fn hidden(pushlark: &Pushlark, queue: &str) -> u64 {
+    let name = QueueAttributeName::ApproximateNumberOfMessagesNotVisible;
+    let read = pushlark.stack.sqs.get_queue_attributes().queue_url(queue).attribute_names(name.clone());
+    read.send().await.unwrap().attributes.unwrap()[&name].parse().unwrap()
 }
 
 #[tokio::test]

@@ -59,7 +59,9 @@ async fn calls_stanzas_and_files_are_explained() {
 #[tokio::test]
 async fn an_event_that_cannot_be_explained_fails_with_the_reason_of_the_worker() {
     let pushlark = Pushlark::start().await;
-    for (input, reason) in [("{", "not JSON"), ("1", "expected an event"), (r#"{"type": "nudge"}"#, "nudge")] {
+    for (input, reason) in
+        [("{", "not JSON"), ("1", "expected an event"), (r#"{"type": "nudge"}"#, "nudge"), ("[]", "no event")]
+    {
         let error = run_with(&pushlark, &["explain", "-"], &[], input).await.error();
         assert!(error.contains(reason), "{error}");
     }

@@ -10,6 +10,7 @@ mod explain;
 mod registrations;
 mod rules;
 mod send;
+mod terminal;
 
 use std::process::Stdio;
 

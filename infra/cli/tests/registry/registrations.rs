@@ -3,7 +3,7 @@
 use serde_json::json;
 use tests::{BOB, PUSH_HOST, PushRequest, Pushlark};
 
-use crate::run;
+use crate::{run, run_with};
 
 #[tokio::test]
 async fn registrations_are_listed_with_their_state_and_masked_tokens() {
@@ -76,4 +76,17 @@ async fn a_user_who_is_no_jid_is_refused_before_anything_is_asked() {
         let ran = run(&pushlark, &["registrations", "list", user]).await;
         assert!(ran.code == 2 && ran.stderr.contains(user), "{ran:?}");
     }
+}
+
+#[tokio::test]
+async fn a_missing_secret_of_the_local_stack_is_named() {
+    let pushlark = Pushlark::with_settings([("WEBHOOK_SECRET", "canary-secret-of-the-server")]).await;
+    let enable = ["registrations", "enable", BOB, "--jid", PUSH_HOST, "--node", "n", "--service", "fcm"];
+    let enable = [&enable[..], &["--device-id", "t"]].concat();
+    for variables in [&[][..], &[("PUSHLARK_SECRET", "canary-another-secret")]] {
+        let error = run_with(&pushlark, &enable, variables, "").await.error();
+        assert!(error.contains("give the secret in --secret or PUSHLARK_SECRET"), "{error}");
+        assert!(!error.contains("canary"), "{error}");
+    }
+    run_with(&pushlark, &enable, &[("PUSHLARK_SECRET", "canary-secret-of-the-server")], "").await.printed();
 }

@@ -22,6 +22,8 @@ async fn each_device_of_a_user_gets_a_test_notification() {
     assert_eq!([pushlark.notifications("phone").await.len(), pushlark.notifications("tablet").await.len()], [2, 1]);
     let error = run(&pushlark, &["send", BOB, "--node", "watch"]).await.error();
     assert!(error.contains("no such registration, of 2 in all"), "{error}");
+    let error = run(&pushlark, &["send", "eve@example.com"]).await.error();
+    assert!(error.contains("eve@example.com has no registration"), "{error}");
 }
 
 #[tokio::test]
