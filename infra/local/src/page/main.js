@@ -129,13 +129,14 @@ const handlers = {
       return;
     }
     if (name === "events" && !problem) {
-      note({ time, kind: "events", format, text: `${request.accepted} events, too large to show` });
+      note({ time, kind: "events", format, text: `${request.accepted} events, too large to show`, isRequest: true });
       return;
     }
     const { user, jid, node, service, action, to } = request;
     const about = [action ?? name, node && `node ${node}`, jid && `at ${jid}`, service && `by ${service}`, to && `to ${to}`];
-    const text = problem ? `${problem} (${status})` : about.filter(Boolean).join(" ");
-    note({ time, kind: name, format, user, text, isBad: Boolean(problem) });
+    const said = about.filter(Boolean).join(" ");
+    const text = action && problem ? `${said}: ${problem}` : problem ? `${problem} (${status})` : said;
+    note({ time, kind: name, format, user, text, level: problem && "ERROR", isRequest: true });
     if (user) addUser(user.split("/")[0]);
     if (name !== "events") listRegistrations();
   },
@@ -151,8 +152,9 @@ const handlers = {
     if (id && to) {
       const lines = (recipient(id, to, time).lines ??= []);
       lines.push({ level, text: [text, line.reason ?? line.error].filter(Boolean).join(": ") });
-    } else if (level !== "INFO") {
-      note({ time, kind: line.target.split("::")[0], user: line.user, isBad: true,
+    } else if (level !== "INFO" && text !== "a request is refused") {
+      // The request itself has the reason.
+      note({ time, kind: line.target.split("::")[0], user: line.user, level,
         text: [text, line.reason ?? line.error].filter(Boolean).join(": ") });
     }
   },
