@@ -28,14 +28,15 @@ function reset() {
   state.devices.clear();
 }
 
+/** Draws at most ten times a second, so that the page answers its user while much happens. */
 function draw() {
   if (!isDrawn) return;
   isDrawn = false;
-  requestAnimationFrame(() => {
+  setTimeout(() => requestAnimationFrame(() => {
     isDrawn = true;
     showFeed(state);
     showDevices(state);
-  });
+  }), 100);
 }
 
 function message(id, time) {
@@ -185,7 +186,10 @@ function addUser(user) {
   if (list.children.length > 100) list.firstChild.remove();
 }
 
-/** Reads the registrations as they are now. A device that has none any more is disabled. */
+/**
+ * Reads the registrations as they are now. A device that has none any more is disabled; if not all are listed, that is
+ * known only of a device that is gone.
+ */
 async function listRegistrations() {
   if (isListing) {
     mustListAgain = true;
@@ -206,7 +210,9 @@ async function listRegistrations() {
         device.isEnabled = true;
         for (const { user } of of_device) addUser(user);
       }
-      for (const [key, device] of state.devices) if (!listed.has(key)) device.isEnabled = false;
+      for (const [key, device] of state.devices) {
+        if (!listed.has(key)) device.isEnabled = is_partial && !device.why ? undefined : false;
+      }
       showRegistrationsArePartial(is_partial);
       draw();
     } catch {

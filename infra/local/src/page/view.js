@@ -21,12 +21,13 @@ function element(name, className, ...content) {
 /** Isolates the direction of a text of somebody else. */
 const text = (content, className) => element("bdi", className, String(content));
 
-const SECONDS = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
-const MINUTES = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+// A formatter is slow to make.
+const MINUTES = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const SECONDS = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
 function clock(time, format = SECONDS) {
   const date = new Date(time);
-  const made = element("time", "", date.toLocaleTimeString([], format));
+  const made = element("time", "", format.format(date));
   made.dateTime = date.toISOString();
   return made;
 }
@@ -348,11 +349,12 @@ function drawDevice(parts, device, filter) {
   const users = [...new Set(registrations.map(({ user }) => user))];
   setText(parts.name, nodes.join(", ") || key);
   setText(parts.users, [users.join(", "), NAMES[service] ?? service].filter(Boolean).join(" · "));
-  setText(parts.state, isEnabled ? "enabled" : "disabled");
-  parts.state.className = `chip ${isEnabled ? "good" : "bad"}`;
+  const isDisabled = isEnabled === false;
+  setText(parts.state, isEnabled ? "enabled" : isDisabled ? "disabled" : "not listed");
+  parts.state.className = `chip ${isEnabled ? "good" : isDisabled ? "bad" : "none"}`;
   setText(parts.why, isEnabled || !why ? "" : why);
   parts.why.hidden = isEnabled || !why;
-  parts.item.classList.toggle("off", !isEnabled);
+  parts.item.classList.toggle("off", isDisabled);
   parts.cards.className = `screen ${service === "apns" || service === "fcm" ? service : ""}`;
   parts.answers.hidden = !isSink;
   parts.answers.setAttribute("aria-label", `Answers of the push service for ${nodes.join(", ") || key}`);
