@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import http.server
 import importlib.util
 import json
 import os
@@ -12,6 +13,8 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 
 from selenium import webdriver
@@ -23,6 +26,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 TIMEOUT = 60
 SECRET = "a-secret-of-operators"
+REBOUND = "rebound.example"
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
@@ -34,6 +38,7 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--window-size=1280,800",
+    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1",
 ]
 
 
@@ -50,6 +55,15 @@ def stack(**settings):
     finally:
         process.terminate()
         process.wait()
+
+
+def ask(url, path, content):
+    """Posts JSON, and returns the status of the answer."""
+    headers = {"Content-Type": "application/json"}
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url + path, json.dumps(content).encode(), headers)).status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 @contextlib.contextmanager
@@ -234,6 +248,27 @@ def a_room_message_is_decided_for_each_member(page):
     page.card("phone", "Lunch?")
 
 
+def a_large_room_shows_who_is_notified_and_each_other_reason_once(page):
+    page.enable(user="bob@example.com")
+    members = [f"member-{number}@example.com" for number in range(60)]
+    to = [*members, "bob@example.com"]
+    ask(page.url, "/events", {"type": "message", "from": "team@muc.example.com/alice", "to": to, "chat": "groupchat", "body": "Lunch?"})
+    message = page.message("Lunch?", "bob@example.com offline", "notified", "60 recipients", "and 52 more")
+    assert message.count("the recipient has no registration") == 1, message
+    assert message.index("bob@example.com offline") < message.index("60 recipients"), message
+
+
+def an_answer_to_an_iq_and_the_first_steps_are_shown(page):
+    assert page.one("#nothing").is_displayed(), "a warning of the start is no event"
+    publish = "<iq type='set' from='example.com' to='push.example.com' id='1'><pubsub xmlns='http://jabber.org/protocol/pubsub'>"
+    publish += "<publish node='no-node'/></pubsub></iq>"
+    headers = {"Content-Type": "application/xmpp+xml"}
+    urllib.request.urlopen(urllib.request.Request(f"{page.url}/pubsub", publish.encode(), headers)).close()
+    page.until("the publish", lambda: "publish node no-node to push.example.com: " in page.text("#feed"))
+    assert "-" in page.text("#feed").split("push.example.com: ")[1].split(",")[0], "a condition of XMPP"
+    assert not page.one("#nothing").is_displayed()
+
+
 def the_filter_hides_what_is_about_others(page):
     page.enable("phone", user="bob@example.com")
     page.enable("tablet", user="carol@example.com")
@@ -254,13 +289,121 @@ def the_filter_hides_what_is_about_others(page):
 
 
 def texts_of_others_are_no_markup(page):
-    page.enable()
-    text = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>"
-    page.send(text)
-    page.card("phone", text)
-    page.message(text)
+    attack = "<img src=x onerror=document.title='owned'><b>bold</b>"
+    form = {"service": "fcm", "device_id": f"token{attack}"}
+    ask(page.url, "/enable", {"user": "bob@example.com", "jid": "push.example.com", "node": attack, "form": form})
+    message = {"type": "message", "id": attack, "from": f"alice@example.com/{attack}", "to": "bob@example.com",
+               "chat": "chat", "body": attack, "sender_name": attack}
+    ask(page.url, "/events", message)
+    ask(page.url, "/events", message | {"id": "room", "from": f"team@muc.example.com/{attack}", "chat": "groupchat"})
+    ask(page.url, "/events", {"type": attack})
+    ask(page.url, "/disable", {"user": attack, "jid": attack, "node": attack})
+    ask(page.url, f"/sink/v3/notification/{urllib.parse.quote(attack, safe='')}",
+        {"service": attack, "alert": {"title": attack, "body": attack, "badge": attack}})
+    ask(page.url, "/sink/v3/notification/silent", {"service": "apns", "data": {attack: attack}})
+    page.message(f"alice@example.com/{attack}", attack, "notified")
+    page.message(f"team@muc.example.com/{attack}", attack, "notified")
+    page.card(attack, attack)
+    page.card("silent", f"{attack}: {attack}")
+    page.until("the refusals", lambda: page.text("#feed").count("(400)") == 2)
     assert page.driver.title == "Pushlark on this machine"
-    assert not page.all(".card b, .said b, .said img")
+    assert not page.all("main b b, main img, .device h3 *, .card b, .said b, .card .body img, .card .title img")
+
+
+def the_policy_of_the_page_lets_no_other_script_run(page):
+    page.driver.execute_script("""
+        window.refused = [];
+        document.addEventListener("securitypolicyviolation", ({ effectiveDirective }) => refused.push(effectiveDirective));
+        const script = document.createElement("script");
+        try { script.textContent = "document.title = 'owned'"; } catch { refused.push("text"); }
+        try { document.body.innerHTML += "<p>owned</p>"; } catch { refused.push("markup"); }
+        // Chromium lets a script of the driver itself evaluate.
+        setTimeout(() => { try { Function("document.title = 'owned'")(); } catch { refused.push("eval"); } });
+        try { document.body.setAttribute("onclick", "document.title = 'owned'"); } catch { refused.push("handler"); }
+        new Image().src = "http://127.0.0.2:9/image";
+        fetch("http://127.0.0.2:9/fetch").catch(() => {});
+        document.body.click();""")
+    wanted = {"text", "markup", "eval", "handler", "img-src", "connect-src"}
+    page.until("the refusals", lambda: wanted <= set(page.driver.execute_script("return refused")))
+    assert page.driver.title == "Pushlark on this machine"
+    # These refusals are the purpose.
+    page.driver.get_log("browser")
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    """A page of another site."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>Another site</title>")
+
+    def log_message(self, *_):
+        pass
+
+
+def another_site_neither_reads_nor_writes(page):
+    page.enable()
+    page.send("A secret of Bob")
+    page.card("phone", "A secret of Bob")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    stack = page.url
+    attack = """
+        const [stack, done] = arguments;
+        const paths = ["/live", "/live/registrations", "/lambda.env", "/sink/notifications", "/enable?user=bob@example.com"];
+        const form = "author=eve&server=example.com&receiver=bob&message=owned";
+        const json = JSON.stringify({ type: "message", from: "eve@example.com/x", to: "bob@example.com", chat: "chat", body: "owned" });
+        const read = paths.map((path) => fetch(stack + path).then((response) => response.text()));
+        const types = ["application/x-www-form-urlencoded", "text/plain", "application/json"];
+        const write = types.flatMap((type) => ["cors", "no-cors"].map((mode) =>
+          fetch(`${stack}/events`, { method: "POST", mode, headers: { "Content-Type": type }, body: type.includes("form") ? form : json })));
+        write.push(fetch(`${stack}/sink/devices/bob-phone`, { method: "PUT", headers: { "Content-Type": "application/json" },
+          body: '{"status": 410}' }));
+        const posted = document.createElement("form");
+        Object.assign(posted, { method: "POST", action: `${stack}/events`, target: "frame" });
+        for (const [name, value] of new URLSearchParams(form)) {
+          posted.append(Object.assign(document.createElement("input"), { name, value }));
+        }
+        const frame = Object.assign(document.createElement("iframe"), { name: "frame" });
+        document.body.append(frame, posted);
+        posted.submit();
+        const stream = new Promise((resolve) => {
+          const source = new EventSource(`${stack}/live`);
+          source.addEventListener("error", () => (source.close(), resolve("")));
+          source.addEventListener("request", ({ data }) => resolve(data));
+        });
+        const script = new Promise((resolve) => {
+          const made = Object.assign(document.createElement("script"), { src: `${stack}/sink/notifications` });
+          made.addEventListener("error", () => resolve(""));
+          made.addEventListener("load", () => resolve("loaded"));
+          document.body.append(made);
+        });
+        const posting = new Promise((resolve) => frame.addEventListener("load", () => resolve("")));
+        Promise.allSettled([...read, ...write, stream, script, posting]).then((all) => done(all.map(({ value }) => value ?? "")
+          .filter((value) => typeof value === "string" && value !== "")));"""
+    try:
+        # localhost is another site than 127.0.0.1.
+        page.driver.get(f"http://localhost:{server.server_port}/")
+        found = page.driver.execute_async_script(attack, stack)
+    finally:
+        server.shutdown()
+    assert found == [], found
+    # These refusals are the purpose.
+    page.driver.get_log("browser")
+    # The name of a site of others that leads to this machine (DNS rebinding).
+    port = stack.rsplit(":")[-1]
+    for path in ["", "live/registrations", "lambda.env", "sink/notifications", "enable?user=bob@example.com"]:
+        page.driver.get(f"http://{REBOUND}:{port}/{path}")
+        assert page.text("body") == "the host is no name of this machine", (path, page.text("body"))
+    Page(page.driver, stack)
+    page.card("phone", "A secret of Bob")
+    page.send("The last one")
+    page.card("phone", "The last one")
+    assert len(page.messages()) == 2, page.messages()
+    assert "owned" not in page.text("body")
+    assert page.device("phone").find_element(By.CSS_SELECTOR, "[aria-pressed=true]").text == "200 OK"
 
 
 def the_keyboard_alone_enables_and_sends(page):
@@ -347,8 +490,7 @@ def nothing_is_missed_while_the_page_is_not_connected(page):
         page.until("the end of the stream", lambda: page.text("#connection") == "not connected")
         event = {"type": "message", "id": "missed", "from": "alice@example.com", "to": "bob@example.com", "chat": "chat",
                  "body": "While away"}
-        headers = {"Content-Type": "application/json"}
-        urllib.request.urlopen(urllib.request.Request(f"{line.stack}/events", json.dumps(event).encode(), headers)).close()
+        assert ask(line.stack, "/events", event) == 202
         line.mend()
         page.message("While away", "missed", "notified")
         assert len(page.messages()) == 2, page.messages()
@@ -375,8 +517,12 @@ TESTS = [
     a_failure_is_retried_and_its_time_is_shown,
     a_call_and_its_end_are_seen,
     a_room_message_is_decided_for_each_member,
+    a_large_room_shows_who_is_notified_and_each_other_reason_once,
+    an_answer_to_an_iq_and_the_first_steps_are_shown,
     the_filter_hides_what_is_about_others,
     texts_of_others_are_no_markup,
+    the_policy_of_the_page_lets_no_other_script_run,
+    another_site_neither_reads_nor_writes,
     the_keyboard_alone_enables_and_sends,
     a_phone_shows_all_without_scrolling_to_the_side,
     nothing_is_inaccessible_in_the_light_and_in_the_dark,

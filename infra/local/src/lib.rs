@@ -22,6 +22,7 @@ pub use page::Live;
 use std::future::ready;
 use std::time::Duration;
 
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use axum::routing::get;
@@ -164,6 +165,8 @@ async fn aws_config(environment: &Environment) -> Result<SdkConfig, SettingError
     let config = aws_config::defaults(BehaviorVersion::latest())
         .http_client(aws_http_client(Tls::from_environment(environment)?))
         .region(Region::from_static("us-east-1"))
+        // It would take a long poll of SQS without a message for a stalled stream.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .credentials_provider(Credentials::new("local", "local", None, None, "local"));
     Ok(config.load().await)
 }

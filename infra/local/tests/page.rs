@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use local::{Options, Stack};
 use pushlark_settings::Environment;
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -179,36 +179,96 @@ async fn a_client_that_connects_again_misses_nothing_and_gets_nothing_twice() {
 }
 
 #[tokio::test]
-async fn requests_of_other_sites_are_refused() {
+async fn the_page_is_kept_out_of_caches_frames_and_other_sites() {
     let environment = Environment::from_iter([("WEBHOOK_SECRET", "a-secret-of-operators")]);
     let stack = Stack::start(Options { environment, ..Options::default() }).await.unwrap();
-    let port = stack.url.rsplit(':').next().unwrap();
-    let get = async |path: &str, name: &str, value: &str| {
-        Client::new().get(format!("{}{path}", stack.url)).header(name, value).send().await.unwrap()
-    };
     for path in ["/", "/live", "/live/registrations", "/page/main.js", "/page/style.css"] {
-        for host in
-            ["evil.example", &format!("evil.example:{port}"), "localhost.evil.example", "127.0.0.1.evil.example"]
-        {
-            let status = get(path, "host", host).await.status();
-            assert_eq!(status, StatusCode::MISDIRECTED_REQUEST, "{path} {host}");
-        }
-        for host in [&format!("localhost:{port}"), &format!("127.0.0.1:{port}"), "localhost"] {
-            let response = get(path, "host", host).await;
-            assert_eq!(response.status(), 200, "{path} {host}");
-            let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap());
-            assert_eq!(header("cache-control"), Some("no-store"), "{path}");
-            assert_eq!(header("cross-origin-resource-policy"), Some("same-origin"), "{path}");
-            assert_eq!(header("access-control-allow-origin"), None, "{path}");
-            let policy = header("content-security-policy").unwrap();
-            assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
-            assert!(!policy.contains("unsafe"), "{policy}");
-        }
-        let expected = if path == "/" { 200 } else { 403 };
-        assert_eq!(get(path, "sec-fetch-site", "cross-site").await.status(), expected, "{path}");
+        let response = reqwest::get(format!("{}{path}", stack.url)).await.unwrap();
+        let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(header("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(header("cross-origin-resource-policy"), Some("same-origin"), "{path}");
+        assert_eq!(header("access-control-allow-origin"), None, "{path}");
+        let policy = header("content-security-policy").unwrap();
+        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
     }
     let mut stream = Stream::open(&stack.url, None).await;
     assert_eq!(stream.next().await.unwrap().data["needs_secret"], true);
+}
+
+/// The paths of the stack: method, path, and the status for a request without a body.
+const PATHS: [(Method, &str, u16); 15] = [
+    (Method::GET, "/", 200),
+    (Method::POST, "/", 405),
+    (Method::GET, "/live", 200),
+    (Method::GET, "/live/registrations", 200),
+    (Method::GET, "/page/main.js", 200),
+    (Method::GET, "/lambda.env", 200),
+    (Method::GET, "/sink/notifications", 200),
+    (Method::PUT, "/sink/devices/TOKEN", 415),
+    (Method::POST, "/sink/v3/notification/TOKEN", 415),
+    (Method::POST, "/events", 415),
+    (Method::POST, "/enable", 415),
+    (Method::GET, "/enable?user=bob@example.com", 200),
+    (Method::POST, "/disable", 415),
+    (Method::POST, "/pubsub", 415),
+    (Method::POST, "/explain", 415),
+];
+
+#[tokio::test]
+async fn each_path_refuses_the_requests_of_other_sites() {
+    let stack = Stack::start(Options::default()).await.unwrap();
+    let http = Client::new();
+    let (address, port) = (stack.url.strip_prefix("http://").unwrap(), stack.url.rsplit(':').next().unwrap());
+    for (method, path, expected) in PATHS {
+        let status = async |headers: &[(&str, &str)]| {
+            let request = http.request(method.clone(), format!("{}{path}", stack.url));
+            let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            request.send().await.unwrap().status().as_u16()
+        };
+        for host in
+            ["evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example", "0.0.0.0", "[::]"]
+        {
+            assert_eq!(status(&[("host", host)]).await, 421, "{method} {path} {host}");
+        }
+        for host in
+            [&format!("localhost:{port}"), "127.0.0.1", "[::1]:8080", "a.localhost", "host.docker.internal:8080"]
+        {
+            assert_eq!(status(&[("host", host)]).await, expected, "{method} {path} {host}");
+        }
+        // A link of another site may lead to the page.
+        let is_page = (method.as_str(), path) == ("GET", "/");
+        let refused = if is_page { expected } else { 403 };
+        for site in ["cross-site", "same-site"] {
+            assert_eq!(status(&[("sec-fetch-site", site)]).await, refused, "{method} {path} {site}");
+        }
+        for origin in ["https://evil.example", "null", "http://localhost.evil.example", "http://0.0.0.0:8080"] {
+            assert_eq!(status(&[("origin", origin)]).await, refused, "{method} {path} {origin}");
+        }
+        // The page itself, an address that the user types, and the proxy of a web app's development server.
+        let own = format!("http://{address}");
+        for headers in [
+            &[("origin", own.as_str())][..],
+            &[("sec-fetch-site", "same-origin"), ("origin", &own)],
+            &[("sec-fetch-site", "none")],
+            &[("sec-fetch-site", "same-origin"), ("origin", "http://app.test:5173")],
+        ] {
+            assert_eq!(status(headers).await, expected, "{method} {path} {headers:?}");
+        }
+    }
+    let form = "author=alice&server=example.com&receiver=bob&message=Hi";
+    let post = |site: &str| {
+        let request = http.post(format!("{}/events", stack.url)).header("sec-fetch-site", site);
+        request.header("content-type", "application/x-www-form-urlencoded").body(form).send()
+    };
+    assert_eq!(post("cross-site").await.unwrap().status(), 403);
+    assert_eq!(post("same-origin").await.unwrap().status(), 202);
+    let list_queues = |host: &str| {
+        let request = http.post(&stack.sqs_url).header("x-amz-target", "AmazonSQS.ListQueues");
+        request.header("host", host).body("{}").send()
+    };
+    assert_eq!(list_queues("evil.example").await.unwrap().status(), StatusCode::MISDIRECTED_REQUEST);
+    assert_eq!(list_queues("localhost").await.unwrap().status(), 200);
 }
 
 #[tokio::test]

@@ -212,7 +212,7 @@ async fn a_slow_client_is_disconnected() {
     let stack = Stack::start(options).await.unwrap();
     for (url, path) in [(&stack.url, "/events"), (&stack.sqs_url, "/")] {
         let address = url.strip_prefix("http://").unwrap();
-        let whole = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{");
+        let whole = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{{");
         for (sent, expected) in [(&whole[..20], ""), (&whole, "HTTP/1.1 408 ")] {
             let mut client = TcpStream::connect(address).await.unwrap();
             client.write_all(sent.as_bytes()).await.unwrap();

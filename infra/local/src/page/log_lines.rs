@@ -7,7 +7,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
@@ -33,13 +33,18 @@ impl LogLines {
         Self(live)
     }
 
-    /// The lines at `info` and above, and at `debug` those that say why somebody is notified or not.
+    /// The lines at `info` and above, and at `debug` those that say why somebody is notified or not. DynamoDB's are none:
+    /// it warns of each condition that is not met, which is no problem of a function.
     pub fn filtered<S>(self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
         let of_decisions = [("ingest::screen", Level::DEBUG), ("worker", Level::DEBUG)];
-        Layer::<S>::with_filter(self, Targets::new().with_default(Level::INFO).with_targets(of_decisions))
+        let targets = Targets::new()
+            .with_default(Level::INFO)
+            .with_targets(of_decisions)
+            .with_target("dynoxide", LevelFilter::OFF);
+        Layer::<S>::with_filter(self, targets)
     }
 }
 

@@ -28,14 +28,15 @@ function reset() {
   state.devices.clear();
 }
 
+/** Draws at most ten times a second, so that the page answers its user while much happens. */
 function draw() {
   if (!isDrawn) return;
   isDrawn = false;
-  requestAnimationFrame(() => {
+  setTimeout(() => requestAnimationFrame(() => {
     isDrawn = true;
     showFeed(state);
     showDevices(state);
-  });
+  }), 100);
 }
 
 function message(id, time) {
@@ -129,13 +130,14 @@ const handlers = {
       return;
     }
     if (name === "events" && !problem) {
-      note({ time, kind: "events", format, text: `${request.accepted} events, too large to show` });
+      note({ time, kind: "events", format, text: `${request.accepted} events, too large to show`, isRequest: true });
       return;
     }
     const { user, jid, node, service, action, to } = request;
     const about = [action ?? name, node && `node ${node}`, jid && `at ${jid}`, service && `by ${service}`, to && `to ${to}`];
-    const text = problem ? `${problem} (${status})` : about.filter(Boolean).join(" ");
-    note({ time, kind: name, format, user, text, isBad: Boolean(problem) });
+    const said = about.filter(Boolean).join(" ");
+    const text = action && problem ? `${said}: ${problem}` : problem ? `${problem} (${status})` : said;
+    note({ time, kind: name, format, user, text, level: problem && "ERROR", isRequest: true });
     if (user) addUser(user.split("/")[0]);
     if (name !== "events") listRegistrations();
   },
@@ -151,8 +153,9 @@ const handlers = {
     if (id && to) {
       const lines = (recipient(id, to, time).lines ??= []);
       lines.push({ level, text: [text, line.reason ?? line.error].filter(Boolean).join(": ") });
-    } else if (level !== "INFO") {
-      note({ time, kind: line.target.split("::")[0], user: line.user, isBad: true,
+    } else if (level !== "INFO" && text !== "a request is refused") {
+      // The request itself has the reason.
+      note({ time, kind: line.target.split("::")[0], user: line.user, level,
         text: [text, line.reason ?? line.error].filter(Boolean).join(": ") });
     }
   },
@@ -183,7 +186,10 @@ function addUser(user) {
   if (list.children.length > 100) list.firstChild.remove();
 }
 
-/** Reads the registrations as they are now. A device that has none any more is disabled. */
+/**
+ * Reads the registrations as they are now. A device that has none any more is disabled; if not all are listed, that is
+ * known only of a device that is gone.
+ */
 async function listRegistrations() {
   if (isListing) {
     mustListAgain = true;
@@ -204,7 +210,9 @@ async function listRegistrations() {
         device.isEnabled = true;
         for (const { user } of of_device) addUser(user);
       }
-      for (const [key, device] of state.devices) if (!listed.has(key)) device.isEnabled = false;
+      for (const [key, device] of state.devices) {
+        if (!listed.has(key)) device.isEnabled = is_partial && !device.why ? undefined : false;
+      }
       showRegistrationsArePartial(is_partial);
       draw();
     } catch {

@@ -12,8 +12,7 @@
 //! | `notification` | a notification at the push service double, as `GET /sink/notifications` lists it |
 //! | `device` | the answer of the double for a device from then on: `{"time", "device_id", "status"}` |
 //!
-//! The page, the stream and the registrations are for this machine's own browser alone: a request is refused if its
-//! `Host` is no name of loopback (DNS rebinding), or if another site makes it.
+//! As every path of the stack, they refuse the requests of other sites (see `server`).
 
 mod live;
 mod log_lines;
@@ -28,7 +27,6 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::Client;
 use axum::extract::{Request, State};
-use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -112,21 +110,13 @@ impl Page {
         files
             .route("/live", get(follow))
             .route("/live/registrations", get(list_registrations))
-            .layer(from_fn(only_for_this_machine))
+            .layer(from_fn(protected))
             .with_state(self)
     }
 }
 
-/// Refuses requests of other sites, and protects the responses.
-async fn only_for_this_machine(request: Request, next: Next) -> Response {
-    let (path, headers) = (request.uri().path(), request.headers());
-    if !is_loopback(headers) {
-        return (StatusCode::MISDIRECTED_REQUEST, "the host is no name of this machine's loopback").into_response();
-    }
-    // A link of another site may lead to the page itself.
-    if path != "/" && is_of_another_site(headers) {
-        return (StatusCode::FORBIDDEN, "another site makes this request").into_response();
-    }
+/// Keeps the responses out of caches, frames and other sites, and scripts of others out of the page.
+async fn protected(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
@@ -139,19 +129,6 @@ async fn only_for_this_machine(request: Request, next: Next) -> Response {
     response.headers_mut().insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     response.headers_mut().insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     response
-}
-
-fn is_loopback(headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-    host.is_some_and(|host| {
-        let name = host.host().to_ascii_lowercase();
-        matches!(name.as_str(), "localhost" | "127.0.0.1" | "[::1]") || name.ends_with(".localhost")
-    })
-}
-
-/// Browsers say with each request which site makes it (Fetch Metadata). Other programs do not.
-fn is_of_another_site(headers: &HeaderMap) -> bool {
-    headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none")
 }
 
 async fn follow(State(Page(page)): State<Page>, headers: HeaderMap) -> impl IntoResponse {

@@ -134,13 +134,9 @@ impl SeenRequest {
             "pubsub" => payload.children().next(),
             _ => Some(payload),
         });
-        let is_error = self.answer.as_deref().is_some_and(|answer| {
-            let answer = std::str::from_utf8(answer).unwrap_or_default();
-            let answer = serde_json::from_str::<Value>(answer)
-                .ok()
-                .and_then(|json| Some(json["stanza"].as_str()?.to_owned()))
-                .unwrap_or_else(|| answer.to_owned());
-            Element::parse(&answer).is_ok_and(|answer| answer.attribute("type") == Some("error"))
+        let problem = self.answer.as_deref().and_then(|answer| std::str::from_utf8(answer).ok()).and_then(|answer| {
+            let json: Value = serde_json::from_str(answer).unwrap_or_default();
+            iq_problem(json["stanza"].as_str().unwrap_or(answer))
         });
         let node = of_payload("node").or_else(|| action.and_then(|action| action.attribute("node")));
         let fields = [
@@ -149,10 +145,19 @@ impl SeenRequest {
             ("jid", of_payload("jid")),
             ("node", node),
             ("action", action.map(Element::name)),
-            ("problem", is_error.then_some("an IQ error")),
+            ("problem", problem.as_deref()),
         ];
         fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))).collect()
     }
+}
+
+/// Returns the condition and the text of an IQ of the type error (RFC 6120, section 8.3).
+fn iq_problem(answer: &str) -> Option<String> {
+    let answer = Element::parse(answer).ok().filter(|answer| answer.attribute("type") == Some("error"))?;
+    let error = answer.children().find(|child| child.name() == "error")?;
+    let (texts, conditions): (Vec<_>, Vec<_>) = error.children().partition(|child| child.name() == "text");
+    let names = conditions.into_iter().map(|condition| condition.name().to_owned());
+    Some(names.chain(texts.into_iter().map(|text| text.text().into_owned())).collect::<Vec<_>>().join(", "))
 }
 
 /// Distinguishes the formats of JSON by the fields that they require.

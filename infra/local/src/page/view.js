@@ -3,6 +3,9 @@
 import { setAnswer } from "./forms.js";
 
 const MAX_SHOWN_CARDS = 6;
+const MAX_SHOWN_RECIPIENTS = 50;
+const MAX_SHOWN_USERS = 8;
+const NO_REGISTRATION = "the recipient has no registration";
 const ANSWERS = [[200, "200 OK"], [410, "410 gone"], [503, "503 fails"]];
 
 const byId = (id) => document.getElementById(id);
@@ -18,12 +21,13 @@ function element(name, className, ...content) {
 /** Isolates the direction of a text of somebody else. */
 const text = (content, className) => element("bdi", className, String(content));
 
-const SECONDS = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
-const MINUTES = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+// A formatter is slow to make.
+const MINUTES = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const SECONDS = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
 function clock(time, format = SECONDS) {
   const date = new Date(time);
-  const made = element("time", "", date.toLocaleTimeString([], format));
+  const made = element("time", "", format.format(date));
   made.dateTime = date.toISOString();
   return made;
 }
@@ -96,7 +100,7 @@ function recipientItem({ user, known, reason, ways, lines, next: at }) {
   if (known) head.append(element("span", "known", ` ${knownText(known)}`));
   const item = element("li", "recipient", head);
   const list = element("ul", "ways", ...[...ways.values()].map(wayItem));
-  const why = reason ?? (known?.registrations === 0 ? "the recipient has no registration" : undefined);
+  const why = reason ?? (known?.registrations === 0 ? NO_REGISTRATION : undefined);
   if (why) list.append(element("li", "", chip("left out"), element("span", "why", text(why))));
   for (const { level, text: words } of (lines ?? []).slice(-3)) {
     // The way of a device has the same reason.
@@ -107,6 +111,37 @@ function recipientItem({ user, known, reason, ways, lines, next: at }) {
   if (at) list.append(element("li", "", chip("transient"), element("span", "why", next(at))));
   item.append(list);
   return item;
+}
+
+/** Returns the reason for which nothing is sent to a recipient, if that is all there is to say. */
+function onlyReason({ known, reason, ways, lines, next: at }) {
+  if (ways.size > 0 || lines || at) return undefined;
+  return reason ?? (known?.registrations === 0 ? NO_REGISTRATION : undefined);
+}
+
+/** Returns first the recipients whose devices are tried, and of many others each reason once. */
+function recipientItems(recipients) {
+  const groups = Map.groupBy(recipients, onlyReason);
+  const single = groups.get(undefined) ?? [];
+  groups.delete(undefined);
+  const items = single.slice(0, MAX_SHOWN_RECIPIENTS).map(recipientItem);
+  if (single.length > items.length) items.push(element("li", "known", `and ${single.length - items.length} more recipients`));
+  for (const [reason, group] of groups) {
+    if (group.length < 4) {
+      items.push(...group.map(recipientItem));
+      continue;
+    }
+    const list = element("ul", "ways", element("li", "", chip("left out"), element("span", "why", text(reason))));
+    const head = element("p", "", element("b", "", `${group.length} recipients`), " ", text(some(group.map(({ user }) => user)), "known"));
+    items.push(element("li", "recipient", head, list));
+  }
+  return items;
+}
+
+/** Returns the first of some users, and the number of the others. */
+function some(users) {
+  const rest = users.length - MAX_SHOWN_USERS;
+  return users.slice(0, MAX_SHOWN_USERS).join(", ") + (rest > 0 ? ` and ${rest} more` : "");
 }
 
 const TITLES = {
@@ -132,21 +167,21 @@ function messageItem(message) {
   head.append(text(id, "id"), clock(time));
   item.append(head);
   if (event?.from || event?.to) {
-    const to = (event.to ?? []).slice(0, 8).join(", ") + (event.to?.length > 8 ? ` and ${event.to.length - 8} more` : "");
+    const to = some(event.to ?? []);
     item.append(element("p", "parties", text(event.from ?? ""), to ? " to " : "", to ? text(to) : ""));
   }
   const said = event?.text ?? (event?.call && CALLS[event.call]);
   if (said) item.append(element("p", "said", text(said)));
   if (event?.why) item.append(element("p", "known", text(event.why)));
-  if (recipients.size > 0) {
-    item.append(element("ul", "recipients", ...[...recipients.values()].slice(0, 50).map(recipientItem)));
-  }
+  if (recipients.size > 0) item.append(element("ul", "recipients", ...recipientItems([...recipients.values()])));
   return item;
 }
 
-function noteItem({ time, kind, format, user, text: words, isBad }) {
+const LEVELS = { ERROR: "said bad", WARN: "said warn" };
+
+function noteItem({ time, kind, format, user, text: words, level }) {
   const head = element("p", "head", element("span", "kind", kind), format, user && text(user), clock(time));
-  const said = element("p", isBad ? "said bad" : "known", text(words));
+  const said = element("p", LEVELS[level] ?? "known", text(words));
   return element("li", "plain", head, said);
 }
 
@@ -192,7 +227,7 @@ export function showFeed(state) {
     item.remove();
     drawn.delete(key);
   }
-  byId("nothing").hidden = entries.length > 0;
+  byId("nothing").hidden = messages.size > 0 || notes.some(({ isRequest }) => isRequest);
   byId("nothing-matches").hidden = entries.length === 0 || shown > 0;
   const waits = [...messages.values()].filter(isRetried);
   countDown(waits, state);
@@ -314,23 +349,24 @@ function drawDevice(parts, device, filter) {
   const users = [...new Set(registrations.map(({ user }) => user))];
   setText(parts.name, nodes.join(", ") || key);
   setText(parts.users, [users.join(", "), NAMES[service] ?? service].filter(Boolean).join(" · "));
-  setText(parts.state, isEnabled ? "enabled" : "disabled");
-  parts.state.className = `chip ${isEnabled ? "good" : "bad"}`;
+  const isDisabled = isEnabled === false;
+  setText(parts.state, isEnabled ? "enabled" : isDisabled ? "disabled" : "not listed");
+  parts.state.className = `chip ${isEnabled ? "good" : isDisabled ? "bad" : "none"}`;
   setText(parts.why, isEnabled || !why ? "" : why);
   parts.why.hidden = isEnabled || !why;
-  parts.item.classList.toggle("off", !isEnabled);
+  parts.item.classList.toggle("off", isDisabled);
   parts.cards.className = `screen ${service === "apns" || service === "fcm" ? service : ""}`;
   parts.answers.hidden = !isSink;
   parts.answers.setAttribute("aria-label", `Answers of the push service for ${nodes.join(", ") || key}`);
   for (const { status, button } of parts.buttons) button.setAttribute("aria-pressed", String(status === answer));
   const wanted = cards.filter((one) => !filter.id || one.id?.includes(filter.id));
   const shown = wanted.slice(0, MAX_SHOWN_CARDS);
-  const drawn = JSON.stringify([shown.map(({ time, id }) => [time, id]), wanted.length]);
+  const drawn = JSON.stringify([shown.map(({ time, id }) => [time, id]), wanted.length, isSink]);
   if (parts.drawn !== drawn) {
     parts.drawn = drawn;
     parts.cards.replaceChildren(...shown.map(card));
     if (wanted.length > shown.length) parts.cards.append(element("li", "blank", `and ${wanted.length - shown.length} earlier`));
-    if (wanted.length === 0) parts.cards.append(element("li", "blank", "No notifications"));
+    if (wanted.length === 0) parts.cards.append(element("li", "blank", isSink ? "No notifications" : "Notifications go to the push service itself"));
   }
   const isWanted = (!filter.user || users.some((user) => user.toLowerCase().includes(filter.user))) && (!filter.id || wanted.length > 0);
   parts.item.hidden = !isWanted;
