@@ -15,6 +15,7 @@ mod output;
 mod registrations;
 mod retention;
 mod rules;
+mod scan;
 mod send;
 mod shell;
 mod stack;
