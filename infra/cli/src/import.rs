@@ -30,13 +30,14 @@ use time::OffsetDateTime;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep_until};
 
-use crate::output::{Format, Progress, print_json, table};
+use crate::output::{Format, Progress, print_json, say, table};
+use crate::private_file;
 use crate::stack::{Function, Stack, StackOptions};
 use check::{Check, Checked};
 use map_host::MapHost;
 use record::{LeftOut, Row};
 use source::{Origin, Source};
-use state::{State, StateFile, private_file};
+use state::{State, StateFile};
 
 /// The users whose registrations are written concurrently.
 const CONCURRENCY: usize = 32;
@@ -46,6 +47,11 @@ const MAX_GROUP: usize = 1000;
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// The most time for which a write may make up for a delay, so that a pause is not followed by a burst.
 const MAX_LAG: Duration = Duration::from_millis(200);
+
+/// The result of a registration that is stored, but does not notify with the present settings.
+const NOTICED: &str = "stored, but no notification is sent";
+/// The beginning of the result of a row that is left out, before its reason.
+const LEFT_OUT: &str = "left out: ";
 
 /// Import registrations of a chat server, or from CSV or JSON lines.
 ///
@@ -148,8 +154,8 @@ impl ImportOptions {
             None => None,
             Some(path) => {
                 let opened = match former {
-                    Some(_) => File::options().append(true).create(true).open(path),
-                    None => private_file(path),
+                    Some(_) => private_file::append(path),
+                    None => private_file::replace(path),
                 };
                 Some(BufWriter::new(opened.with_context(|| format!("{} cannot be written", path.display()))?))
             }
@@ -318,18 +324,13 @@ impl Tally {
         let lines = results.iter().map(|(result, count)| {
             [count.to_string(), result.clone(), self.examples.get(result).cloned().unwrap_or_default()]
         });
-        println!("{}", table(["rows", "result", "first"], lines));
+        say(table(["rows", "result", "first"], lines))?;
         if !is_applied {
-            println!("Nothing was written. Give --apply to import.");
+            say("Nothing was written. Give --apply to import.")?;
         }
         Ok(())
     }
 }
-
-/// The result of a registration that is stored, but does not notify with the present settings.
-const NOTICED: &str = "stored, but no notification is sent";
-/// The beginning of the result of a row that is left out, before its reason.
-const LEFT_OUT: &str = "left out: ";
 
 /// Returns the number of rows of a source.
 async fn count(source: &Source) -> anyhow::Result<u64> {

@@ -12,6 +12,7 @@ mod log_line;
 mod logs;
 mod metrics;
 mod output;
+mod private_file;
 mod registrations;
 mod retention;
 mod rules;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use pushlark_xmpp::{Element, ns};
 
 use super::ExportFormat;
 use crate::import::record::Record;
+use crate::private_file;
 
 /// The longest user, PubSub service or node in MongooseIM's table, in characters.
 const MAX_MONGOOSEIM: usize = 250;
@@ -53,7 +54,8 @@ impl Writer {
         let mut written: Box<dyn Write> = match output {
             None => Box::new(BufWriter::new(io::stdout())),
             Some(path) => {
-                let file = new_file(path).with_context(|| format!("{} cannot be created", path.display()))?;
+                let file =
+                    private_file::create_new(path).with_context(|| format!("{} cannot be created", path.display()))?;
                 Box::new(BufWriter::new(file))
             }
         };
@@ -61,7 +63,8 @@ impl Writer {
             ExportFormat::Jsonl | ExportFormat::Prosody => Self::JsonLines(written),
             ExportFormat::Csv => {
                 let path = std::env::temp_dir().join(format!("pushlark-export-{}", std::process::id()));
-                let rows = new_file(&path).with_context(|| format!("{} cannot be created", path.display()))?;
+                let rows =
+                    private_file::create_new(&path).with_context(|| format!("{} cannot be created", path.display()))?;
                 // It stays readable until it is closed.
                 fs::remove_file(&path)?;
                 Self::Csv { output: written, rows: BufWriter::new(rows), fields: BTreeSet::new() }
@@ -208,7 +211,7 @@ fn write_prosody(folder: &Path, records: &[Record]) -> anyhow::Result<()> {
         writeln!(text, "[\"timestamp\"] = {}; }};", enabled_at.unwrap_or(0) / 1_000_000)?;
     }
     text.push_str("};\n");
-    Ok(new_file(&folder.join(name))?.write_all(text.as_bytes())?)
+    Ok(private_file::create_new(&folder.join(name))?.write_all(text.as_bytes())?)
 }
 
 fn publish_options(form: &std::collections::BTreeMap<String, String>) -> Element {
@@ -250,12 +253,4 @@ fn file_name(text: &str) -> String {
         }
     }
     name
-}
-
-fn new_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
