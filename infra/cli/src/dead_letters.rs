@@ -102,13 +102,9 @@ async fn list(peek: &mut Peek<'_>, format: Format) -> anyhow::Result<ExitCode> {
     if letters.is_empty() {
         say("There are no dead letters.")?;
     } else {
-        let rows = letters.iter().map(|letter| {
-            let content = match letter.content {
-                Content::Unreadable(_) | Content::Newer(_) => Colour::Red.paint(&letter.content.to_string()),
-                Content::Record(_) | Content::Invocation(_) => letter.content.to_string(),
-            };
-            [letter.id.clone(), letter.age(), letter.receives.to_string(), content]
-        });
+        let rows = letters
+            .iter()
+            .map(|letter| [letter.id.clone(), letter.age(), letter.receives.to_string(), letter.content.to_string()]);
         say(table(["id", "age", "receives", "content"], rows))?;
         say(Colour::Dim.paint("This was a peek: the messages were received, which counts, and released again."))?;
     }

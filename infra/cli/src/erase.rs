@@ -130,7 +130,7 @@ impl Receipt {
             let text = format!("{} items were stored meanwhile: repeat the command once the user is gone.", self.left);
             lines.push(Colour::Red.paint(&text));
         }
-        lines.push("What expires by itself:".into());
+        lines.push("Left, until they expire:".into());
         lines.extend(self.retentions.iter().map(|retention| format!("  {retention}")));
         lines
     }

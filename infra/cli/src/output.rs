@@ -11,6 +11,8 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// The time after which a command shows its progress.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
@@ -65,6 +67,11 @@ pub fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, document)?;
     Ok(writeln!(out)?)
+}
+
+/// Returns a time in RFC 3339.
+pub fn rfc3339(at: OffsetDateTime) -> String {
+    at.format(&Rfc3339).unwrap_or_default()
 }
 
 /// Returns a table without borders that is as wide as the terminal at most.
