@@ -16,7 +16,7 @@ use crate::output::{Format, Progress, print_json, table};
 use crate::scan::ScanPrice;
 use crate::stack::{Stack, StackOptions};
 use crate::user;
-use writer::Writer;
+use writer::{Writer, Written};
 
 /// Print all data of a user as JSON, or the registrations of all users in the format of a chat server.
 #[derive(Debug, Args)]
@@ -96,10 +96,15 @@ async fn registrations(
                 preferences: registration.preferences.map(serde_json::to_value).transpose()?.and_then(object),
                 encrypt: registration.encryption.map(serde_json::to_value).transpose()?.and_then(object),
             };
-            let losses = writer.write(record).context("the output cannot be written")?;
-            exported += u64::from(!losses.is_omitted);
-            for loss in losses.reasons {
-                *left_out.entry(loss).or_default() += 1;
+            let reasons = match writer.write(record).context("the output cannot be written")? {
+                Written::Without(parts) => {
+                    exported += 1;
+                    parts
+                }
+                Written::LeftOut(reason) => vec![reason],
+            };
+            for reason in reasons {
+                *left_out.entry(reason).or_default() += 1;
             }
         }
         from = page.next;

@@ -10,19 +10,22 @@ use anyhow::{Context, ensure};
 use pushlark_xmpp::{Element, ns};
 
 use super::ExportFormat;
-use crate::import::record::Record;
+use crate::import::record::{CSV_COLUMNS, Record};
 use crate::private_file;
 
 /// The longest user, PubSub service or node in MongooseIM's table, in characters.
 const MAX_MONGOOSEIM: usize = 250;
 
-/// What a form cannot carry.
-#[derive(Debug, Default)]
-pub struct Losses {
-    /// Whether the whole registration is left out.
-    pub is_omitted: bool,
-    /// The reasons.
-    pub reasons: Vec<&'static str>,
+/// The first statement of SQL: MySQL reads a backslash in a text as an escape otherwise. Other databases read a comment.
+const NO_ESCAPES: &str = "/*!40101 SET SESSION sql_mode=CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES') */;";
+
+/// The result for one registration.
+#[derive(Debug)]
+pub enum Written {
+    /// It is in the output, without these parts, which the form cannot carry.
+    Without(Vec<&'static str>),
+    /// It is left out, for this reason.
+    LeftOut(&'static str),
 }
 
 /// A writer of registrations.
@@ -70,29 +73,26 @@ impl Writer {
                 Self::Csv { output: written, rows: BufWriter::new(rows), fields: BTreeSet::new() }
             }
             ExportFormat::Mongooseim => {
-                // MySQL reads a backslash in a text as an escape otherwise. PostgreSQL reads a comment.
-                writeln!(written, "/*!40101 SET SESSION sql_mode=CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES') */;")?;
+                writeln!(written, "{NO_ESCAPES}")?;
                 Self::MongooseIm(written)
             }
             ExportFormat::Ejabberd => {
-                writeln!(written, "/*!40101 SET SESSION sql_mode=CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES') */;")?;
+                writeln!(written, "{NO_ESCAPES}")?;
                 Self::Ejabberd(written)
             }
         })
     }
 
-    /// Writes a registration. All of one user follow each other. Returns what the form cannot carry.
-    pub fn write(&mut self, record: Record) -> anyhow::Result<Losses> {
-        let mut losses = Losses::default();
+    /// Writes a registration. All of one user follow each other.
+    pub fn write(&mut self, record: Record) -> anyhow::Result<Written> {
+        let mut lost = Vec::new();
         if !matches!(self, Self::JsonLines(_) | Self::Csv { .. }) {
-            if record.preferences.is_some() {
-                losses.reasons.push("preferences");
-            }
             if record.encrypt.is_some() {
                 // Without the key, the push service would read what only the device may.
-                losses.reasons.push("the registration, which is for encrypted notifications");
-                losses.is_omitted = true;
-                return Ok(losses);
+                return Ok(Written::LeftOut("the registration, which is for encrypted notifications"));
+            }
+            if record.preferences.is_some() {
+                lost.push("preferences");
             }
         }
         match self {
@@ -104,9 +104,7 @@ impl Writer {
             Self::MongooseIm(output) => {
                 let Record { user, jid, node, enabled_at, form, .. } = record;
                 if [&user, &jid, &node].iter().any(|text| text.chars().count() > MAX_MONGOOSEIM) {
-                    losses.reasons.push("the registration: a column has at most 250 characters");
-                    losses.is_omitted = true;
-                    return Ok(losses);
+                    return Ok(Written::LeftOut("the registration: a column has at most 250 characters"));
                 }
                 writeln!(
                     output,
@@ -136,7 +134,7 @@ impl Writer {
                 )?;
             }
             Self::Prosody { folder, user } => {
-                losses.reasons.push("the time of the enable request below a second");
+                lost.push("the time of the enable request below a second");
                 if user.first().is_some_and(|first| first.user != record.user) {
                     write_prosody(folder, user)?;
                     user.clear();
@@ -144,7 +142,7 @@ impl Writer {
                 user.push(record);
             }
         }
-        Ok(losses)
+        Ok(Written::Without(lost))
     }
 
     /// Writes the rest.
@@ -164,7 +162,7 @@ fn write_csv(output: Box<dyn Write>, rows: BufWriter<File>, fields: &BTreeSet<St
     let mut file = rows.into_inner().map_err(|error| error.into_error())?;
     file.rewind()?;
     let mut output = csv::Writer::from_writer(output);
-    let fixed = ["user", "jid", "node", "enabled_at", "preferences", "encrypt"].map(str::to_owned);
+    let fixed = CSV_COLUMNS.map(str::to_owned);
     output.write_record(fixed.into_iter().chain(fields.iter().map(|field| format!("form.{field}"))))?;
     for line in BufReader::new(file).lines() {
         let row: serde_json::Value = serde_json::from_str(&line?)?;
@@ -173,7 +171,7 @@ fn write_csv(output: Box<dyn Write>, rows: BufWriter<File>, fields: &BTreeSet<St
             serde_json::Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let fixed = ["user", "jid", "node", "enabled_at", "preferences", "encrypt"].map(|name| text(&row[name]));
+        let fixed = CSV_COLUMNS.map(|name| text(&row[name]));
         output.write_record(fixed.into_iter().chain(fields.iter().map(|field| text(&row["form"][field]))))?;
     }
     Ok(output.flush()?)
