@@ -28,7 +28,7 @@ pub struct ExportOptions {
     #[arg(long, value_name = "FORM")]
     format: Option<ExportFormat>,
     /// With --format, export only the registrations of the users of this domain, without its subdomains.
-    #[arg(long, value_parser = user::parse_domain, requires = "format")]
+    #[arg(long, value_parser = user::parse_domain, requires = "format", conflicts_with = "user")]
     domain: Option<DomainPart>,
     /// Write a new file that only its owner can read; for Prosody, a new folder.
     #[arg(long, value_name = "FILE")]

@@ -134,7 +134,10 @@ mod tests {
     fn commands() -> Vec<(String, String)> {
         let pages = fs::read_dir(Path::new(ROOT).join("docs")).unwrap().map(|page| page.unwrap().path());
         let mut commands = Vec::new();
-        for page in pages.chain([Path::new(ROOT).join("README.md")]).filter(|page| page.extension().is_some()) {
+        for page in pages
+            .chain([Path::new(ROOT).join("README.md")])
+            .filter(|page| page.extension().is_some_and(|extension| extension == "md"))
+        {
             let text = fs::read_to_string(&page).unwrap().replace("\\\n", " ");
             let snippets = text.split("```sh\n").skip(1).filter_map(|snippet| snippet.split("```").next());
             let lines = snippets.flat_map(str::lines).map(str::trim).filter(|line| line.starts_with("pushlark "));
