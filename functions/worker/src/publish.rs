@@ -76,7 +76,7 @@ impl Worker {
         let is_unreachable = matches!(&outcome, Outcome::Transient(Failure { scope: FailureScope::Unreachable, .. }));
         let outcome = self.after_last_attempt(&publish, outcome).await;
         let jid = &registration.jid;
-        let (result, reason) = described(&outcome);
+        let (result, reason) = (outcome.name(), outcome.reason());
         let device_id = registration.options.get("device_id");
         tracing::debug!(%jid, node = registration.node, device_id, result, reason, "published");
         match outcome {
@@ -219,17 +219,6 @@ impl Worker {
             tracing::warn!(%jid, enabled_at, reason, "not disabled: it was enabled anew");
         }
         Ok(Disposition::Undeliverable)
-    }
-}
-
-/// Returns the name of an outcome, and its reason.
-fn described(outcome: &Outcome) -> (&'static str, Option<&str>) {
-    match outcome {
-        Outcome::Delivered => ("delivered", None),
-        Outcome::Gone(reason) => ("gone", Some(reason)),
-        Outcome::Suspect(reason) => ("suspect", Some(reason)),
-        Outcome::Refused(reason) => ("refused", Some(reason)),
-        Outcome::Transient(Failure { reason, .. }) => ("transient", Some(reason)),
     }
 }
 

@@ -10,11 +10,10 @@ use pushlark_prices::{Bill, LINES, Prices, Quantities, Standing, total};
 use pushlark_settings::catalogue::FAIR_QUEUES;
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::logs::LogGroups;
 use crate::metrics::{Metric, Metrics};
-use crate::output::{Format, Progress, print_json, say, say_table, table};
+use crate::output::{Format, Progress, print_json, rfc3339, say, say_table, table};
 use crate::stack::{Function, Place, Stack, StackOptions, physical_id};
 use crate::status::alarms;
 
@@ -161,8 +160,8 @@ impl PeriodBill {
         let million = |count: f64| (count > 0.0).then(|| total / count * 1e6);
         Ok(Self {
             stack: stack.name.clone(),
-            start: start.format(&Rfc3339)?,
-            end: end.format(&Rfc3339)?,
+            start: rfc3339(start),
+            end: rfc3339(end),
             prices: prices.date,
             lines,
             total,

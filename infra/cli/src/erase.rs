@@ -4,21 +4,16 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
-use pushlark_prices::{Prices, Quantities, total};
 use pushlark_store::{ItemKind, Mention};
 use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
 
 use crate::output::{Colour, Format, Progress, confirm, print_json, say, tell};
 use crate::retention::Retention;
-use crate::stack::{Place, Stack, StackOptions};
+use crate::scan::ScanPrice;
+use crate::stack::{Stack, StackOptions};
 use crate::user::parse_user;
-
-/// The bytes of one strongly consistent read unit; an eventually consistent read takes half of one ("DynamoDB read and
-/// write operations").
-const READ_UNIT_BYTES: u64 = 4_096;
 
 /// Delete all data of a user, and print a receipt.
 ///
@@ -44,15 +39,15 @@ impl EraseOptions {
         let stack = Stack::find(stack).await?;
         let store = stack.store().await?;
         let expected = store.personal_items(&user).await?.len() as u64;
-        let search = match scan {
-            true => Some(Search::of(&stack).await?),
+        let price = match scan {
+            true => Some(ScanPrice::of(&stack, &store).await?),
             false => None,
         };
-        let price = search.as_ref().map(|search| format!(" {}", search.price)).unwrap_or_default();
-        if yes && let Some(search) = &search {
-            tell(&search.price);
+        let told = price.as_ref().map(|price| format!(" {price}")).unwrap_or_default();
+        if yes && let Some(price) = &price {
+            tell(price);
         }
-        confirm(&format!("All data of {user} will be deleted, {expected} items.{price}"), yes)?;
+        confirm(&format!("All data of {user} will be deleted, {expected} items.{told}"), yes)?;
         // A backup made meanwhile has the data too, so this is read before the deletion.
         let retentions = Retention::of(&stack, scan).await;
 
@@ -66,15 +61,15 @@ impl EraseOptions {
             .await?;
         drop(progress);
         let mentions: RefCell<BTreeMap<Mention, u64>> = RefCell::default();
-        if let Some(search) = &search {
-            let progress = Progress::start(Some(search.items), "items searched");
+        if let Some(price) = &price {
+            let progress = Progress::start(Some(price.items()), "items searched");
             let found = |mention| *mentions.borrow_mut().entry(mention).or_default() += 1;
             store.erase_mentions(&user, |items| progress.add(items as u64), found).await?;
         }
         let receipt = Receipt {
             user,
             erased: erased.into_inner(),
-            mentions: search.map(|_| mentions.into_inner()),
+            mentions: scan.then(|| mentions.into_inner()),
             left,
             retentions,
         };
@@ -83,36 +78,6 @@ impl EraseOptions {
             Format::Human => receipt.in_words().into_iter().try_for_each(say)?,
         }
         Ok(if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    }
-}
-
-/// A search of the whole table.
-struct Search {
-    /// The approximate number of items.
-    items: u64,
-    /// The price in words.
-    price: String,
-}
-
-impl Search {
-    async fn of(stack: &Stack) -> anyhow::Result<Self> {
-        let described = stack.dynamodb.describe_table().table_name(&stack.table).send().await;
-        let described = described.context("the table cannot be described (dynamodb:DescribeTable)")?;
-        let number = |number: Option<i64>| number.and_then(|number| number.try_into().ok()).unwrap_or(0);
-        let table = described.table.as_ref();
-        let items: u64 = number(table.and_then(|table| table.item_count));
-        let bytes: u64 = number(table.and_then(|table| table.table_size_bytes));
-        let units = bytes.div_ceil(READ_UNIT_BYTES) as f64 / 2.0;
-        let reads = format!("The search reads about {items} items ({} KB): {units} read units", bytes / 1_000);
-        let price = match stack.place {
-            Place::Local { .. } => format!("{reads}, which cost nothing on the local stack."),
-            Place::Aws { .. } => {
-                let prices = Prices::read()?;
-                let dollars = total(&prices.bill(&Quantities { reads: units, ..Quantities::default() }));
-                format!("{reads}, about ${dollars:.6} in us-east-1. DynamoDB counts items every six hours.")
-            }
-        };
-        Ok(Self { items, price })
     }
 }
 
@@ -165,7 +130,7 @@ impl Receipt {
             let text = format!("{} items were stored meanwhile: repeat the command once the user is gone.", self.left);
             lines.push(Colour::Red.paint(&text));
         }
-        lines.push("What expires by itself:".into());
+        lines.push("Left, until they expire:".into());
         lines.extend(self.retentions.iter().map(|retention| format!("  {retention}")));
         lines
     }

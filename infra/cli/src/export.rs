@@ -8,20 +8,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use pushlark_xmpp::BareJid;
+use pushlark_xmpp::{BareJid, DomainPart};
 use serde_json::json;
 
 use crate::import::record::Record;
 use crate::output::{Format, Progress, print_json, table, tell};
+use crate::scan::ScanPrice;
 use crate::stack::{Stack, StackOptions};
 use crate::user;
-use writer::Writer;
+use writer::{Writer, Written};
 
-/// The size of the part of a table that one read unit of a scan reads, in bytes ("Read consistency", "On-demand
-/// capacity mode").
-const BYTES_PER_READ_UNIT: u64 = 8 * 1024;
-
-/// Print all data of a user as JSON, or all registrations in the format of a chat server.
+/// Print all data of a user as JSON, or the registrations of all users in the format of a chat server.
 #[derive(Debug, Args)]
 pub struct ExportOptions {
     /// The user whose data are exported, with the tokens of the devices.
@@ -30,6 +27,9 @@ pub struct ExportOptions {
     /// Export the registrations of all users in this form, with the tokens of their devices.
     #[arg(long, value_name = "FORM")]
     format: Option<ExportFormat>,
+    /// With --format, export only the registrations of the users of this domain, without its subdomains.
+    #[arg(long, value_parser = user::parse_domain, requires = "format", conflicts_with = "user")]
+    domain: Option<DomainPart>,
     /// Write a new file that only its owner can read; for Prosody, a new folder.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -54,7 +54,7 @@ impl ExportOptions {
     /// Runs the command.
     pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
         match (self.user, self.format) {
-            (None, Some(form)) => registrations(stack, form, self.output, format).await,
+            (None, Some(form)) => registrations(stack, form, self.domain, self.output, format).await,
             (None, None) => bail!("give a user, or --format for the registrations of all users"),
             (Some(user), _) => {
                 user::export(&Stack::find(stack).await?, &user, self.output.as_deref()).await?;
@@ -64,30 +64,28 @@ impl ExportOptions {
     }
 }
 
-/// Exports the registrations of all users.
+/// Exports the registrations of all users, or of those of a domain.
 async fn registrations(
     stack: &StackOptions,
     form: ExportFormat,
+    domain: Option<DomainPart>,
     output: Option<PathBuf>,
     format: Format,
 ) -> anyhow::Result<ExitCode> {
     let mut writer = Writer::new(form, output.as_deref())?;
     let stack = Stack::find(stack).await?;
     let store = stack.store().await?;
-    let size = store.table_size().await?;
-    tell(format!(
-        "reads the whole table: about {} items, {} read units",
-        size.items,
-        size.bytes.div_ceil(BYTES_PER_READ_UNIT).max(1)
-    ));
-    let progress = Progress::start(Some(size.items), "reading items");
+    let price = ScanPrice::of(&stack, &store).await?;
+    tell(&price);
+    let progress = Progress::start(Some(price.items()), "reading items");
+    let is_chosen = |user: &BareJid| domain.as_ref().is_none_or(|domain| user.domain().as_str() == domain.as_str());
     let (mut exported, mut unreadable, mut from) = (0_u64, 0, None);
     let mut left_out = BTreeMap::<&str, u64>::new();
     loop {
         let page = store.scan_registrations(from).await?;
         unreadable += page.unreadable;
         progress.add(page.scanned);
-        for (user, registration) in page.registrations {
+        for (user, registration) in page.registrations.into_iter().filter(|(user, _)| is_chosen(user)) {
             let object = |value: serde_json::Value| value.as_object().cloned();
             let record = Record {
                 user: user.to_string(),
@@ -98,10 +96,15 @@ async fn registrations(
                 preferences: registration.preferences.map(serde_json::to_value).transpose()?.and_then(object),
                 encrypt: registration.encryption.map(serde_json::to_value).transpose()?.and_then(object),
             };
-            let losses = writer.write(record).context("the output cannot be written")?;
-            exported += u64::from(!losses.is_omitted);
-            for loss in losses.reasons {
-                *left_out.entry(loss).or_default() += 1;
+            let reasons = match writer.write(record).context("the output cannot be written")? {
+                Written::Without(parts) => {
+                    exported += 1;
+                    parts
+                }
+                Written::LeftOut(reason) => vec![reason],
+            };
+            for reason in reasons {
+                *left_out.entry(reason).or_default() += 1;
             }
         }
         from = page.next;

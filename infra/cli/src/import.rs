@@ -32,13 +32,14 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use crate::output::{Format, Progress, print_json, say, say_table, table, tell};
+use crate::private_file;
 use crate::stack::{Function, Stack, StackOptions};
 use crate::user::parse_domain;
 use check::{Check, Checked};
 use map_host::MapHost;
 use record::{LeftOut, Row};
 use source::{Origin, Source};
-use state::{State, StateFile, private_file};
+use state::{State, StateFile};
 
 /// The users whose registrations are written concurrently.
 const CONCURRENCY: usize = 32;
@@ -48,6 +49,11 @@ const MAX_GROUP: usize = 1000;
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// The most time for which a write may make up for a delay, so that a pause is not followed by a burst.
 const MAX_LAG: Duration = Duration::from_millis(200);
+
+/// The result of a registration that is stored, but does not notify with the present settings.
+const NOTICED: &str = "stored, but no notification is sent";
+/// The beginning of the result of a row that is left out, before its reason.
+const LEFT_OUT: &str = "left out: ";
 
 /// Import registrations of a chat server, or from CSV or JSON lines.
 ///
@@ -151,8 +157,8 @@ impl ImportOptions {
             None => None,
             Some(path) => {
                 let opened = match former {
-                    Some(_) => File::options().append(true).create(true).open(path),
-                    None => private_file(path),
+                    Some(_) => private_file::append(path),
+                    None => private_file::replace(path),
                 };
                 Some(BufWriter::new(opened.with_context(|| format!("{} cannot be written", path.display()))?))
             }
@@ -332,11 +338,6 @@ impl Tally {
         Ok(())
     }
 }
-
-/// The result of a registration that is stored, but does not notify with the present settings.
-const NOTICED: &str = "stored, but no notification is sent";
-/// The beginning of the result of a row that is left out, before its reason.
-const LEFT_OUT: &str = "left out: ";
 
 fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
     text.parse().map_err(|_| format!("expected a number from 1 to {}", u32::MAX))

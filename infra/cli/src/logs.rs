@@ -22,6 +22,11 @@ const LATENESS: Duration = Duration::from_secs(60);
 /// The time without a line after which the earlier lines of the local stack are complete.
 const LOCAL_PAUSE: Duration = Duration::from_secs(1);
 
+/// The filter for lines at `error`, for starts that fail and for the reports of Lambda.
+const ERRORS: &str = "?ERROR ?Error ?platform";
+/// The error when the stream of the local stack ends.
+const ENDED: &str = "the local stack has ended";
+
 /// Show lines of the functions' logs, decoded.
 ///
 /// Without --follow, the lines of the time before now; with --follow, these and all later ones. With --json, each line
@@ -151,11 +156,6 @@ impl LogsOptions {
         }
     }
 }
-
-const ENDED: &str = "the local stack has ended";
-
-/// The filter for lines at `error`, for starts that fail and for the reports of Lambda.
-const ERRORS: &str = "?ERROR ?Error ?platform";
 
 impl LogGroups {
     /// Returns the log groups of a stack on AWS.

@@ -12,6 +12,8 @@ use comfy_table::{ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pushlark_telemetry::is_unseen;
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// The time after which a command shows its progress.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
@@ -122,6 +124,11 @@ pub fn print_json_line(document: &impl Serialize) -> anyhow::Result<()> {
 /// Prints a JSON document.
 pub fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
     write_json(&serde_json::to_string_pretty(document)?)
+}
+
+/// Returns a time in RFC 3339.
+pub fn rfc3339(at: OffsetDateTime) -> String {
+    at.format(&Rfc3339).unwrap_or_default()
 }
 
 /// Returns a table without borders that is as wide as the terminal at most, unless the columns would be too narrow to

@@ -10,9 +10,8 @@ use pushlark_store::{RegistrationState, Snapshot};
 use pushlark_xmpp::{BareJid, Jid, parse_jid};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use crate::output::{Format, confirm, print_json, say, say_table, table};
+use crate::output::{Format, confirm, print_json, rfc3339, say, say_table, table};
 use crate::stack::{Function, Stack, StackOptions};
 use crate::user::parse_user;
 
@@ -246,10 +245,6 @@ fn problems(state: &RegistrationState) -> String {
 fn unreachable_since(state: &RegistrationState) -> Option<String> {
     let since = state.unreachable_since?.try_into().ok()?;
     OffsetDateTime::from_unix_timestamp(since).ok().map(rfc3339)
-}
-
-fn rfc3339(at: OffsetDateTime) -> String {
-    at.format(&Rfc3339).unwrap_or_default()
 }
 
 fn parse_field(text: &str) -> Result<(String, String), String> {

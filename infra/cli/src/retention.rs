@@ -124,7 +124,7 @@ async fn logs(stack: &Stack) -> anyhow::Result<BTreeSet<Option<u64>>> {
     let client = aws_sdk_cloudwatchlogs::Client::new(&stack.aws);
     let mut limits = BTreeSet::new();
     for function in Function::ALL {
-        let Some(name) = resources.get(&format!("{}Logs", function.logical_id())) else { continue };
+        let Some(name) = resources.get(&function.log_group_id()) else { continue };
         let described = client.describe_log_groups().log_group_name_prefix(name).send().await;
         let described = described.context("the log groups cannot be read (logs:DescribeLogGroups)")?;
         let groups = described.log_groups.unwrap_or_default();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use pushlark_delivery::{Delivery, Failure, Notification, Outcome, Verdict};
+use pushlark_delivery::{Delivery, Notification, Outcome, Verdict};
 use pushlark_model::{Payload, Presentation, Registration};
 use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ impl SendOptions {
         let (mut answers, mut are_delivered) = (Vec::new(), true);
         for registration in chosen {
             let answer = Answer::get(&delivery, &self, registration).await;
-            are_delivered &= answer.outcome == "delivered";
+            are_delivered &= answer.is_delivered();
             if format == Format::Human {
                 answer.print(registration)?;
             }
@@ -84,15 +84,12 @@ impl SendOptions {
 
 /// The answer of a push service.
 struct Answer {
-    /// The name of the push service; empty if it is not known.
-    push_service: String,
-    /// The target, without the device.
+    /// The name of the push service; `None` without a route.
+    push_service: Option<String>,
+    /// The target, without the device; `None` without a route.
     target: Option<String>,
-    outcome: &'static str,
-    /// The reason, with the status of the push service.
-    reason: Option<String>,
-    /// The worker's reaction to this answer to a notification of a message.
-    effect: &'static str,
+    /// The outcome, or the reason why there is no route.
+    outcome: Result<Outcome, String>,
     took: Duration,
 }
 
@@ -104,14 +101,8 @@ impl Answer {
         let publisher = match delivery.route(user, &registration.jid) {
             Ok(publisher) => publisher,
             Err(no_route) => {
-                return Self {
-                    push_service: String::new(),
-                    target: None,
-                    outcome: "no route",
-                    reason: Some(no_route.to_string()),
-                    effect: "No notification is sent to this registration.",
-                    took: started.elapsed(),
-                };
+                let outcome = Err(no_route.to_string());
+                return Self { push_service: None, target: None, outcome, took: started.elapsed() };
             }
         };
         let domain = BareJid::from_parts(None, user.domain());
@@ -134,37 +125,54 @@ impl Answer {
         };
         let Verdict { push_service, outcome } = publisher.publish(&notification).await;
         let took = started.elapsed();
-        let (outcome, reason, effect) = match outcome {
-            Outcome::Delivered => ("delivered", None, ""),
-            Outcome::Gone(reason) => ("gone", Some(reason), "The worker would disable the registration."),
-            Outcome::Suspect(reason) => (
-                "suspect",
-                Some(reason),
-                "The worker would disable the registration after several such answers in a row.",
-            ),
-            Outcome::Refused(reason) => ("refused", Some(reason), "The worker would drop the notification."),
-            Outcome::Transient(Failure { reason, .. }) => {
-                ("transient", Some(reason), "The worker would try again later.")
-            }
-        };
         let target = Some(publisher.describe(user, registration));
-        Self { push_service: push_service.name.to_string(), target, outcome, reason, effect, took }
+        Self { push_service: Some(push_service.name.to_string()), target, outcome: Ok(outcome), took }
+    }
+
+    fn is_delivered(&self) -> bool {
+        matches!(self.outcome, Ok(Outcome::Delivered))
+    }
+
+    fn name(&self) -> &'static str {
+        self.outcome.as_ref().map_or("no route", Outcome::name)
+    }
+
+    /// Returns the reason, with the status of the push service.
+    fn reason(&self) -> Option<&str> {
+        match &self.outcome {
+            Ok(outcome) => outcome.reason(),
+            Err(no_route) => Some(no_route),
+        }
+    }
+
+    /// Returns the worker's reaction to this answer to a notification of a message.
+    fn effect(&self) -> Option<&'static str> {
+        Some(match &self.outcome {
+            Ok(Outcome::Delivered) => return None,
+            Ok(Outcome::Gone(_)) => "The worker would disable the registration.",
+            Ok(Outcome::Suspect(_)) => "The worker would disable the registration after several such answers in a row.",
+            Ok(Outcome::Refused(_)) => "The worker would drop the notification.",
+            Ok(Outcome::Transient(_)) => "The worker would try again later.",
+            Err(_) => "No notification is sent to this registration.",
+        })
     }
 
     /// Returns the status of HTTP in the reason, which every gateway writes as `status 410`.
     fn status(&self) -> Option<u16> {
-        let (_, after) = self.reason.as_ref()?.split_once("status ")?;
+        let (_, after) = self.reason()?.split_once("status ")?;
         after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     }
 
     fn to_json(&self, registration: &Registration) -> Value {
-        let mut json = json!({"jid": registration.jid.as_str(), "node": registration.node, "outcome": self.outcome,
+        let mut json = json!({"jid": registration.jid.as_str(), "node": registration.node, "outcome": self.name(),
             "encrypted": registration.encryption.is_some(), "milliseconds": self.took.as_millis() as u64});
-        let texts = [("reason", self.reason.as_deref()), ("target", self.target.as_deref())];
-        for (name, text) in
-            texts.into_iter().chain([("push_service", Some(&*self.push_service)), ("effect", Some(self.effect))])
-        {
-            if let Some(text) = text.filter(|text| !text.is_empty()) {
+        for (name, text) in [
+            ("reason", self.reason()),
+            ("target", self.target.as_deref()),
+            ("push_service", self.push_service.as_deref()),
+            ("effect", self.effect()),
+        ] {
+            if let Some(text) = text {
                 json[name] = text.into();
             }
         }
@@ -176,23 +184,23 @@ impl Answer {
 
     fn print(&self, registration: &Registration) -> anyhow::Result<()> {
         let colour = match self.outcome {
-            "delivered" => Colour::Green,
-            "suspect" | "transient" => Colour::Yellow,
-            _ => Colour::Red,
+            Ok(Outcome::Delivered) => Colour::Green,
+            Ok(Outcome::Suspect(_) | Outcome::Transient(_)) => Colour::Yellow,
+            Ok(Outcome::Gone(_) | Outcome::Refused(_)) | Err(_) => Colour::Red,
         };
-        let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let reason = self.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
         let encrypted = if registration.encryption.is_some() { ", encrypted" } else { "" };
         say(format!(
             "{}: {}{reason} ({} ms{encrypted})",
             named(registration),
-            colour.paint(self.outcome),
+            colour.paint(self.name()),
             self.took.as_millis()
         ))?;
         if let Some(target) = &self.target {
             say(format!("  to {target}"))?;
         }
-        if !self.effect.is_empty() {
-            say(format!("  {} The registration is unchanged.", self.effect))?;
+        if let Some(effect) = self.effect() {
+            say(format!("  {effect} The registration is unchanged."))?;
         }
         Ok(())
     }

@@ -9,12 +9,11 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use clap::Args;
 use serde::Serialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::log_line::LogLine;
 use crate::logs::LogGroups;
 use crate::metrics::{Metric, Metrics};
-use crate::output::{Colour, Format, print_json, say, say_table, table};
+use crate::output::{Colour, Format, print_json, rfc3339, say, say_table, table};
 use crate::stack::{Function, Place, Stack, StackOptions, physical_id};
 
 /// The time before now whose errors are shown.
@@ -246,6 +245,6 @@ async fn stack_version(stack: &Stack) -> anyhow::Result<Version> {
     let changed = found.last_updated_time().or(found.creation_time());
     let changed = changed.and_then(|time| OffsetDateTime::from_unix_timestamp(time.secs()).ok());
     let status = found.stack_status().map_or("", |status| status.as_str());
-    let changed = changed.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default();
+    let changed = changed.map(rfc3339).unwrap_or_default();
     Ok(Version { part: format!("stack {} ({status})", stack.name), changed, code_sha256: None })
 }

@@ -1,8 +1,6 @@
 //! All data of one user, for the person who asks for it.
 
-use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Context;
@@ -10,6 +8,7 @@ use pushlark_xmpp::{BareJid, DomainPart, parse_jid};
 use serde_json::{Value, json};
 
 use crate::output::{print_json, tell};
+use crate::private_file;
 use crate::stack::Stack;
 
 /// Reads a user in an argument: a bare JID, or the bare JID of a session.
@@ -38,7 +37,7 @@ pub async fn export(stack: &Stack, user: &BareJid, output: Option<&Path>) -> any
         items.iter().map(|item| json!({"kind": item.kind.as_str(), "item": item.to_json()})).collect();
     let document = json!({"user": user.as_str(), "items": items});
     if let Some(path) = output {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let file = private_file::create_new(path);
         let mut file = file.with_context(|| format!("{} cannot be created", path.display()))?;
         writeln!(file, "{document:#}")?;
         file.sync_all()?;

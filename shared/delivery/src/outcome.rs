@@ -46,6 +46,28 @@ pub enum FailureScope {
     Unknown,
 }
 
+impl Outcome {
+    /// Returns the name in log lines.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Gone(_) => "gone",
+            Self::Suspect(_) => "suspect",
+            Self::Refused(_) => "refused",
+            Self::Transient(_) => "transient",
+        }
+    }
+
+    /// Returns the reason; `None` for a notification that was delivered.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Delivered => None,
+            Self::Gone(reason) | Self::Suspect(reason) | Self::Refused(reason) => Some(reason),
+            Self::Transient(failure) => Some(&failure.reason),
+        }
+    }
+}
+
 impl Failure {
     /// Returns a failure of the whole push service, without a delay.
     pub(crate) fn of_service(reason: impl Into<String>) -> Self {

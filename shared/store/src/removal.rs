@@ -109,13 +109,13 @@ impl Store {
                 progress = RemovalProgress::Swept;
             }
             let deletions = stream::iter(items).map(async |item| self.delete_before(item, at).await);
-            let were_counted: Vec<bool> = deletions.buffer_unordered(MAX_CONCURRENT_DELETIONS).try_collect().await?;
-            deleted(were_counted.into_iter().filter(|was_one| *was_one).count());
+            let are_counted: Vec<bool> = deletions.buffer_unordered(MAX_CONCURRENT_DELETIONS).try_collect().await?;
+            deleted(are_counted.into_iter().filter(|is_counted| *is_counted).count());
         }
         Ok(RemovalProgress::Partial)
     }
 
-    /// Deletes an item unless it was stored after `at`. Returns whether it was a registration, or the
+    /// Deletes an item unless it was stored after `at`. Returns whether it is deleted, and was a registration or the
     /// reference to a push node.
     async fn delete_before(&self, item: Item, at: OffsetDateTime) -> Result<bool, StoreError> {
         let key: Item = item.into_iter().filter(|(name, _)| name == PK || name == SK).collect();

@@ -187,7 +187,8 @@ async fn shell_commands_of_the_pages_succeed() {
              curl() {{ command curl --silent --show-error --fail-with-body \"$@\"; echo; }}\n{}\nwait\n",
             text.replace("localhost:8080", pushlark.stack.url.trim_start_matches("http://"))
         );
-        // infra/cli/tests/import runs the commands of the page about the migration.
+        // The commands of the page about the migration need the databases of servers. infra/cli reads their arguments, as
+        // those of all pages.
         let parsed = ["docs/prosody.md", "docs/ejabberd.md", "docs/mongooseim.md", "docs/migration.md"];
         let is_run = !parsed.contains(&page.as_str());
         let mut bash = Command::new("bash");

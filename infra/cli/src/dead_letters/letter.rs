@@ -7,7 +7,8 @@ use pushlark_queue::{Record, RecordError, Work, WorkKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+
+use crate::output::rfc3339;
 
 /// A message of the dead-letter queue.
 pub struct Letter {
@@ -212,8 +213,4 @@ fn recipients(kind: &WorkKind) -> Vec<String> {
         WorkKind::Notification(notification) => vec![notification.owner.to_string()],
         WorkKind::DomainRemoved { domain } => vec![domain.to_string()],
     }
-}
-
-fn rfc3339(at: OffsetDateTime) -> String {
-    at.format(&Rfc3339).unwrap_or_default()
 }

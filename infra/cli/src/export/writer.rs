@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,18 +10,22 @@ use anyhow::{Context, ensure};
 use pushlark_xmpp::{Element, ns};
 
 use super::ExportFormat;
-use crate::import::record::Record;
+use crate::import::record::{CSV_COLUMNS, Record};
+use crate::private_file;
 
 /// The longest user, PubSub service or node in MongooseIM's table, in characters.
 const MAX_MONGOOSEIM: usize = 250;
 
-/// What a form cannot carry.
-#[derive(Debug, Default)]
-pub struct Losses {
-    /// Whether the whole registration is left out.
-    pub is_omitted: bool,
-    /// The reasons.
-    pub reasons: Vec<&'static str>,
+/// The first statement of SQL: MySQL reads a backslash in a text as an escape otherwise. Other databases read a comment.
+const NO_ESCAPES: &str = "/*!40101 SET SESSION sql_mode=CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES') */;";
+
+/// The result for one registration.
+#[derive(Debug)]
+pub enum Written {
+    /// It is in the output, without these parts, which the form cannot carry.
+    Without(Vec<&'static str>),
+    /// It is left out, for this reason.
+    LeftOut(&'static str),
 }
 
 /// A writer of registrations.
@@ -57,7 +61,8 @@ impl Writer {
         let mut written: Box<dyn Write> = match output {
             None => Box::new(BufWriter::new(io::stdout())),
             Some(path) => {
-                let file = new_file(path).with_context(|| format!("{} cannot be created", path.display()))?;
+                let file =
+                    private_file::create_new(path).with_context(|| format!("{} cannot be created", path.display()))?;
                 Box::new(BufWriter::new(file))
             }
         };
@@ -65,35 +70,33 @@ impl Writer {
             ExportFormat::Jsonl | ExportFormat::Prosody => Self::JsonLines(written),
             ExportFormat::Csv => {
                 let path = std::env::temp_dir().join(format!("pushlark-export-{}", std::process::id()));
-                let rows = new_file(&path).with_context(|| format!("{} cannot be created", path.display()))?;
+                let rows =
+                    private_file::create_new(&path).with_context(|| format!("{} cannot be created", path.display()))?;
                 // It stays readable until it is closed.
                 fs::remove_file(&path)?;
                 Self::Csv { output: written, rows: BufWriter::new(rows), fields: BTreeSet::new() }
             }
             ExportFormat::Mongooseim => {
-                // MySQL reads a backslash in a text as an escape otherwise. PostgreSQL reads a comment.
-                writeln!(written, "/*!40101 SET SESSION sql_mode=CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES') */;")?;
+                writeln!(written, "{NO_ESCAPES}")?;
                 Self::MongooseIm(written)
             }
             ExportFormat::Ejabberd => {
-                writeln!(written, "/*!40101 SET SESSION sql_mode=CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES') */;")?;
+                writeln!(written, "{NO_ESCAPES}")?;
                 Self::Ejabberd(written)
             }
         })
     }
 
-    /// Writes a registration. All of one user follow each other. Returns what the form cannot carry.
-    pub fn write(&mut self, record: Record) -> anyhow::Result<Losses> {
-        let mut losses = Losses::default();
+    /// Writes a registration. All of one user follow each other.
+    pub fn write(&mut self, record: Record) -> anyhow::Result<Written> {
+        let mut lost = Vec::new();
         if !matches!(self, Self::JsonLines(_) | Self::Csv { .. }) {
-            if record.preferences.is_some() {
-                losses.reasons.push("preferences");
-            }
             if record.encrypt.is_some() {
                 // Without the key, the push service would read what only the device may.
-                losses.reasons.push("the registration, which is for encrypted notifications");
-                losses.is_omitted = true;
-                return Ok(losses);
+                return Ok(Written::LeftOut("the registration, which is for encrypted notifications"));
+            }
+            if record.preferences.is_some() {
+                lost.push("preferences");
             }
         }
         match self {
@@ -105,9 +108,7 @@ impl Writer {
             Self::MongooseIm(output) => {
                 let Record { user, jid, node, enabled_at, form, .. } = record;
                 if [&user, &jid, &node].iter().any(|text| text.chars().count() > MAX_MONGOOSEIM) {
-                    losses.reasons.push("the registration: a column has at most 250 characters");
-                    losses.is_omitted = true;
-                    return Ok(losses);
+                    return Ok(Written::LeftOut("the registration: a column has at most 250 characters"));
                 }
                 writeln!(
                     output,
@@ -137,7 +138,7 @@ impl Writer {
                 )?;
             }
             Self::Prosody { folder, user } => {
-                losses.reasons.push("the time of the enable request below a second");
+                lost.push("the time of the enable request below a second");
                 if user.first().is_some_and(|first| first.user != record.user) {
                     write_prosody(folder, user)?;
                     user.clear();
@@ -145,7 +146,7 @@ impl Writer {
                 user.push(record);
             }
         }
-        Ok(losses)
+        Ok(Written::Without(lost))
     }
 
     /// Writes the rest.
@@ -165,7 +166,7 @@ fn write_csv(output: Box<dyn Write>, rows: BufWriter<File>, fields: &BTreeSet<St
     let mut file = rows.into_inner().map_err(|error| error.into_error())?;
     file.rewind()?;
     let mut output = csv::Writer::from_writer(output);
-    let fixed = ["user", "jid", "node", "enabled_at", "preferences", "encrypt"].map(str::to_owned);
+    let fixed = CSV_COLUMNS.map(str::to_owned);
     output.write_record(fixed.into_iter().chain(fields.iter().map(|field| format!("form.{field}"))))?;
     for line in BufReader::new(file).lines() {
         let row: serde_json::Value = serde_json::from_str(&line?)?;
@@ -174,7 +175,7 @@ fn write_csv(output: Box<dyn Write>, rows: BufWriter<File>, fields: &BTreeSet<St
             serde_json::Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let fixed = ["user", "jid", "node", "enabled_at", "preferences", "encrypt"].map(|name| text(&row[name]));
+        let fixed = CSV_COLUMNS.map(|name| text(&row[name]));
         output.write_record(fixed.into_iter().chain(fields.iter().map(|field| text(&row["form"][field]))))?;
     }
     Ok(output.flush()?)
@@ -212,7 +213,7 @@ fn write_prosody(folder: &Path, records: &[Record]) -> anyhow::Result<()> {
         writeln!(text, "[\"timestamp\"] = {}; }};", enabled_at.unwrap_or(0) / 1_000_000)?;
     }
     text.push_str("};\n");
-    Ok(new_file(&folder.join(name))?.write_all(text.as_bytes())?)
+    Ok(private_file::create_new(&folder.join(name))?.write_all(text.as_bytes())?)
 }
 
 fn publish_options(form: &std::collections::BTreeMap<String, String>) -> Element {
@@ -254,12 +255,4 @@ fn file_name(text: &str) -> String {
         }
     }
     name
-}
-
-fn new_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }

@@ -44,8 +44,8 @@ pub fn next(input: &mut impl BufRead, record: &str) -> io::Result<Option<Result<
         match next_text(input)? {
             None => return Ok(None),
             Some(term) if !term.text.trim_ascii_start().starts_with(begin.as_bytes()) => {}
-            Some(Text { is_cut: Some(error), .. }) => return Ok(Some(Err(error))),
-            Some(Text { text, is_cut: None }) => return Ok(Some(parse(&text))),
+            Some(Text { cut: Some(error), .. }) => return Ok(Some(Err(error))),
+            Some(Text { text, cut: None }) => return Ok(Some(parse(&text))),
         }
     }
 }
@@ -54,7 +54,7 @@ pub fn next(input: &mut impl BufRead, record: &str) -> io::Result<Option<Result<
 struct Text {
     text: Vec<u8>,
     /// The reason why it is not the whole term.
-    is_cut: Option<String>,
+    cut: Option<String>,
 }
 
 /// Reads the next term up to its period; `None` at the end.
@@ -66,7 +66,7 @@ fn next_text(input: &mut impl BufRead) -> io::Result<Option<Text>> {
         let buffer = input.fill_buf()?;
         if buffer.is_empty() {
             let is_blank = term.iter().all(u8::is_ascii_whitespace);
-            return Ok((!is_blank).then(|| Text { text: term, is_cut: Some("the text ends within a term".into()) }));
+            return Ok((!is_blank).then(|| Text { text: term, cut: Some("the text ends within a term".into()) }));
         }
         let mut used = 0;
         let mut is_complete = false;
@@ -102,11 +102,11 @@ fn next_text(input: &mut impl BufRead) -> io::Result<Option<Text>> {
         }
         input.consume(used);
         if is_complete {
-            let is_cut = is_too_long.then(|| format!("the term is longer than {MAX_ROW_BYTES} bytes"));
+            let cut = is_too_long.then(|| format!("the term is longer than {MAX_ROW_BYTES} bytes"));
             if !is_too_long {
                 term.pop();
             }
-            return Ok(Some(Text { text: term, is_cut }));
+            return Ok(Some(Text { text: term, cut }));
         }
     }
 }

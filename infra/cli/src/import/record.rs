@@ -11,6 +11,9 @@ pub const MAX_ROW_BYTES: usize = 1024 * 1024;
 /// The deepest nesting of a stored value.
 pub const MAX_DEPTH: usize = 32;
 
+/// The columns of a CSV beside those of the form's fields.
+pub const CSV_COLUMNS: [&str; 6] = ["user", "jid", "node", "enabled_at", "preferences", "encrypt"];
+
 /// A registration of a source. In JSON, it is a line of the format `jsonl`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

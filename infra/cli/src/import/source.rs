@@ -18,7 +18,7 @@ use super::database;
 use super::dump::{Columns, Dump};
 use super::erlang;
 use super::lua;
-use super::record::{LeftOut, MAX_ROW_BYTES, Record, Row};
+use super::record::{CSV_COLUMNS, LeftOut, MAX_ROW_BYTES, Record, Row};
 use super::server::{Server, prosody_store};
 
 /// The form of a source.
@@ -310,9 +310,7 @@ fn csv(path: &Path, rows: &Rows) -> anyhow::Result<()> {
     for name in ["user", "jid", "node"] {
         ensure!(header.iter().any(|column| column == name), "the CSV has no column {name}");
     }
-    let is_known = |name: &&str| {
-        ["user", "jid", "node", "enabled_at", "preferences", "encrypt"].contains(name) || name.starts_with("form.")
-    };
+    let is_known = |name: &&str| CSV_COLUMNS.contains(name) || name.starts_with("form.");
     let unknown = header.iter().find(|name| !is_known(name));
     ensure!(unknown.is_none(), "the CSV has an unknown column {:?}", unknown.unwrap_or_default());
     let mut record = csv::StringRecord::new();

@@ -1,12 +1,14 @@
 //! The progress of an import on disk, so that an import that ended early continues.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::private_file;
 
 /// The progress of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +65,7 @@ impl StateFile {
     pub fn save(&self, state: &State) -> anyhow::Result<()> {
         let unwritten = || format!("{} cannot be written: give --resume", self.path.display());
         let part = self.path.with_extension("part");
-        let mut file = private_file(&part).with_context(unwritten)?;
+        let mut file = private_file::replace(&part).with_context(unwritten)?;
         file.write_all(&serde_json::to_vec(state)?).and_then(|()| file.sync_data()).with_context(unwritten)?;
         fs::rename(part, &self.path).with_context(unwritten)
     }
@@ -78,13 +80,4 @@ impl StateFile {
         }
         Ok(())
     }
-}
-
-/// Creates or empties a file that only its owner can read.
-pub fn private_file(path: &Path) -> std::io::Result<fs::File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }

@@ -68,6 +68,28 @@ async fn each_format_carries_the_registrations() {
 }
 
 #[tokio::test]
+async fn an_export_of_a_domain_has_its_users_alone() {
+    let pushlark = full().await;
+    pushlark.enable("ann@sub.other.localhost", "plain").await;
+    let folder = Folder::new();
+    for (format, domain, exported) in [("jsonl", "other.localhost", 2), ("csv", "Localhost", 4), ("jsonl", "host", 0)] {
+        let output = folder.path(domain);
+        let output = output.to_str().unwrap();
+        let arguments = ["--json", "export", "--format", format, "--domain", domain, "--output", output];
+        let report = run(&pushlark, &folder, &arguments).await.json();
+        assert_eq!(report, json!({"exported": exported, "left_out": {}}), "{domain}");
+    }
+    let other = Pushlark::start().await;
+    import(&other, &folder, &folder.path("other.localhost"), &["jsonl", "--apply"]).await;
+    let expected = [0, 0, 2];
+    for (user, expected) in USERS.into_iter().zip(expected) {
+        assert_eq!(other.registrations(user).await.len(), expected, "{user}");
+    }
+    let wrong = run(&pushlark, &folder, &["export", "bob@localhost", "--domain", "localhost"]).await;
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+}
+
+#[tokio::test]
 async fn preferences_and_keys_are_reported_where_a_format_has_no_place_for_them() {
     let pushlark = Pushlark::start().await;
     let request = |node: &str, name: &str, value: Value| {

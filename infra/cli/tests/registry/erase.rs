@@ -132,7 +132,7 @@ async fn after_an_erasure_only_items_that_the_receipt_names_are_left() {
 async fn a_search_deletes_the_names_in_items_of_others_and_tells_its_price_first() {
     let pushlark = stack().await;
     let error = run(&pushlark, &["erase", BOB, "--scan"]).await.error();
-    assert!(error.contains("The search reads about") && error.contains("read units"), "{error}");
+    assert!(error.contains("A scan of the table reads about") && error.contains("read units"), "{error}");
     let receipt = run(&pushlark, &["erase", BOB, "--scan", "--yes", "--json"]).await.json();
     assert_eq!(receipt["deleted_of_others"]["unread counters of other users"], 1, "{receipt}");
     assert_eq!(receipt["kept_of_others"], json!({"mutes in the preferences of other users": 1}));

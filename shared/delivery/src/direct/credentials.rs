@@ -21,6 +21,17 @@ use crate::notification::Notification;
 /// The app of registrations that name no app and whose host belongs to no app.
 const DEFAULT_APP: &str = "default";
 
+/// The credentials of one app for one provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppCredentials {
+    /// The name of the app.
+    pub app: String,
+    /// The provider.
+    pub provider: Provider,
+    /// The reason why they cannot be used; `None` if they are complete and their key can be read.
+    pub unusable: Option<String>,
+}
+
 /// A provider, the name of its credentials in an app, and the constructor of its client.
 type Row = (Provider, &'static str, fn(Value, &HttpClients) -> Result<Box<dyn ProviderClient>, InvalidCredentials>);
 
@@ -145,12 +156,18 @@ impl Apps {
         })
     }
 
-    /// Returns the providers of all apps, with the names of the apps and the reasons why credentials cannot be used.
-    pub fn providers(&self) -> impl Iterator<Item = (&str, Provider, Option<&str>)> {
-        self.0.iter().flat_map(|(name, app)| {
-            let reasons = app.clients.iter().map(|(provider, client)| (provider, client.as_ref().err()));
-            reasons.map(|(provider, reason)| (name.as_str(), *provider, reason.map(String::as_str)))
-        })
+    /// Returns the credentials of all apps, without their secrets.
+    pub fn credentials(&self) -> Vec<AppCredentials> {
+        let of_app = |(name, app): (&String, &App)| {
+            let clients = app.clients.iter();
+            let credentials = clients.map(|(provider, client)| AppCredentials {
+                app: name.clone(),
+                provider: *provider,
+                unusable: client.as_ref().err().cloned(),
+            });
+            credentials.collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(of_app).collect()
     }
 
     /// Returns the app that the form names, or else the app of the registration's host, or else the default app.

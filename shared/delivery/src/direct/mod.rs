@@ -23,20 +23,10 @@ use crate::gateway::{Gateway, PushService};
 use crate::notification::Notification;
 use crate::outcome::{Failure, Outcome};
 use crate::ringing::Ringing;
+pub use credentials::AppCredentials;
 use credentials::{Apps, HttpClients};
 use provider::{Provider, Unauthorized};
 use web_push::TrustedOrigins;
-
-/// The credentials of one app for one provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AppCredentials {
-    /// The name of the app.
-    pub app: String,
-    /// The provider.
-    pub provider: Provider,
-    /// The reason why they cannot be used; `None` if they are complete and their key can be read.
-    pub unusable: Option<String>,
-}
 
 /// Reads the text of `PUSH_CREDENTIALS` as the gateway does, and `EXTRA_CA_FILE`, for a tool that shows to operators
 /// which credentials can be used.
@@ -45,12 +35,7 @@ pub fn app_credentials(text: &str, environment: &Environment) -> Result<Vec<AppC
     let trusted_origins = TrustedOrigins::from_environment(environment)?;
     let clients = HttpClients::new(&tls, &trusted_origins, Duration::ZERO);
     let apps = Apps::read(text, &clients).map_err(|reason| PUSH_CREDENTIALS.invalid(reason))?;
-    let of = |(app, provider, unusable): (&str, Provider, Option<&str>)| AppCredentials {
-        app: app.to_owned(),
-        provider,
-        unusable: unusable.map(str::to_owned),
-    };
-    Ok(apps.providers().map(of).collect())
+    Ok(apps.credentials())
 }
 
 /// The clients of all apps in `PUSH_CREDENTIALS`.
