@@ -250,8 +250,7 @@ def a_room_message_is_decided_for_each_member(page):
 
 def a_large_room_shows_who_is_notified_and_each_other_reason_once(page):
     page.enable(user="bob@example.com")
-    members = [f"member-{number}@example.com" for number in range(60)]
-    to = [*members, "bob@example.com"]
+    to = [*(f"member-{number}@example.com" for number in range(60)), "bob@example.com"]
     ask(page.url, "/events", {"type": "message", "from": "team@muc.example.com/alice", "to": to, "chat": "groupchat", "body": "Lunch?"})
     message = page.message("Lunch?", "bob@example.com offline", "notified", "60 recipients", "and 52 more")
     assert message.count("the recipient has no registration") == 1, message
@@ -262,8 +261,7 @@ def an_answer_to_an_iq_and_the_first_steps_are_shown(page):
     assert page.one("#nothing").is_displayed(), "a warning of the start is no event"
     publish = "<iq type='set' from='example.com' to='push.example.com' id='1'><pubsub xmlns='http://jabber.org/protocol/pubsub'>"
     publish += "<publish node='no-node'/></pubsub></iq>"
-    headers = {"Content-Type": "application/xmpp+xml"}
-    urllib.request.urlopen(urllib.request.Request(f"{page.url}/pubsub", publish.encode(), headers)).close()
+    ask(page.url, "/pubsub", {"stanza": publish})
     page.until("the publish", lambda: "publish node no-node to push.example.com: " in page.text("#feed"))
     assert "-" in page.text("#feed").split("push.example.com: ")[1].split(",")[0], "a condition of XMPP"
     assert not page.one("#nothing").is_displayed()
