@@ -24,7 +24,7 @@ pub struct EraseOptions {
     #[arg(value_parser = parse_user)]
     user: BareJid,
     /// Also search the whole table for items of others that name the user, such as the unread counters of their
-    /// conversations, and delete these. The price is told first.
+    /// conversations, and delete these. The price is shown first.
     #[arg(long)]
     scan: bool,
     /// Delete without a question.

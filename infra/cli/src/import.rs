@@ -1,6 +1,7 @@
 //! The command `import`.
 
 mod check;
+mod cursor;
 mod database;
 mod dump;
 mod erlang;

@@ -12,6 +12,7 @@ use pushlark_settings::{Environment, HttpUrl, catalogue};
 use pushlark_store::Store;
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 /// The options that choose the stack.
 #[derive(Debug, Args)]
@@ -64,6 +65,8 @@ pub struct Stack {
     pub dead_letter_queue_url: String,
     /// The place of the functions.
     pub place: Place,
+    /// The settings that were read, in the order of [`Function::ALL`].
+    environments: [OnceCell<Environment>; Function::ALL.len()],
 }
 
 /// The place of the functions, of their settings and of their logs.
@@ -178,6 +181,7 @@ impl Stack {
             sqs,
             aws,
             place: Place::Aws { resources },
+            environments: Default::default(),
         })
     }
 
@@ -211,6 +215,7 @@ impl Stack {
             queue_url: setting(QUEUE_URL.name)?,
             dead_letter_queue_url: setting(DEAD_LETTER_QUEUE_URL.name)?,
             aws,
+            environments: Default::default(),
             place: Place::Local { url, environment, http, secret },
         })
     }
@@ -223,8 +228,14 @@ impl Stack {
         }
     }
 
-    /// Returns the settings of a function. At the local stack, settings that may be secrets come from this process.
+    /// Returns the settings of a function, which are read once. At the local stack, settings that may be secrets come from
+    /// this process.
     pub async fn environment(&self, function: Function) -> anyhow::Result<Environment> {
+        let environment = &self.environments[function as usize];
+        environment.get_or_try_init(|| self.read_environment(function)).await.cloned()
+    }
+
+    async fn read_environment(&self, function: Function) -> anyhow::Result<Environment> {
         match &self.place {
             Place::Aws { resources } => {
                 let name = physical_id(resources, function)?;

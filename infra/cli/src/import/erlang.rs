@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead};
 
+use super::cursor::Cursor;
 use super::record::{MAX_DEPTH, MAX_ROW_BYTES};
 
 /// A term. Terms of other kinds, such as pids, are not understood.
@@ -113,17 +114,16 @@ fn next_text(input: &mut impl BufRead) -> io::Result<Option<Text>> {
 
 /// Reads one term without its period. The error says what is not understood, and at which byte; it quotes nothing.
 fn parse(text: &[u8]) -> Result<Term, String> {
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader { text: Cursor::new(text) };
     let read = reader.value(0).and_then(|term| {
         reader.space();
-        if reader.at == text.len() { Ok(term) } else { Err("expected the end of the term") }
+        if reader.text.rest().is_empty() { Ok(term) } else { Err("expected the end of the term") }
     });
-    read.map_err(|error| format!("{error} at byte {} of the term", reader.at))
+    read.map_err(|error| format!("{error} at byte {} of the term", reader.text.at))
 }
 
 struct Reader<'t> {
-    text: &'t [u8],
-    at: usize,
+    text: Cursor<'t>,
 }
 
 impl Reader<'_> {
@@ -132,7 +132,7 @@ impl Reader<'_> {
         if depth > MAX_DEPTH {
             return Err("the term is nested too deeply");
         }
-        match self.peek() {
+        match self.text.peek() {
             Some(b'{') => self.sequence(b'}', depth).map(Term::Tuple),
             Some(b'[') => self.sequence(b']', depth).map(Term::List),
             Some(b'<') => self.binary().map(Term::Binary),
@@ -144,11 +144,8 @@ impl Reader<'_> {
             }
             Some(b'-' | b'0'..=b'9') => self.integer().map(Term::Integer),
             Some(b'a'..=b'z') => {
-                let begin = self.at;
-                while self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric() || b"_@".contains(&byte)) {
-                    self.at += 1;
-                }
-                Ok(Term::Atom(String::from_utf8_lossy(&self.text[begin..self.at]).into_owned()))
+                let name = self.text.take(|byte| byte.is_ascii_alphanumeric() || b"_@".contains(&byte));
+                Ok(Term::Atom(String::from_utf8_lossy(name).into_owned()))
             }
             Some(_) => Err("a term of this kind is not understood"),
             None => Err("the term ends too early"),
@@ -156,7 +153,7 @@ impl Reader<'_> {
     }
 
     fn sequence(&mut self, end: u8, depth: usize) -> Result<Vec<Term>, &'static str> {
-        self.at += 1;
+        self.text.at += 1;
         let mut terms = Vec::new();
         if self.accept(end) {
             return Ok(terms);
@@ -171,7 +168,7 @@ impl Reader<'_> {
     }
 
     fn map(&mut self, depth: usize) -> Result<Term, &'static str> {
-        self.at += 1;
+        self.text.at += 1;
         self.expect(b'{')?;
         let mut pairs = Vec::new();
         if self.accept(b'}') {
@@ -200,13 +197,13 @@ impl Reader<'_> {
         }
         loop {
             self.space();
-            if self.peek() == Some(b'"') {
+            if self.text.peek() == Some(b'"') {
                 let text = self.quoted()?;
                 if self.accept(b'/') {
-                    if !self.text[self.at..].starts_with(b"utf8") {
+                    if !self.text.rest().starts_with(b"utf8") {
                         return Err("the type of a binary is not understood");
                     }
-                    self.at += 4;
+                    self.text.at += 4;
                     // A file in Latin-1 has one byte for each of these characters.
                     match str::from_utf8(&text) {
                         Ok(_) => bytes.extend(text),
@@ -251,30 +248,21 @@ impl Reader<'_> {
             b't' => bytes.push(b'\t'),
             b'v' => bytes.push(11),
             b'x' => {
-                let begin = self.at;
+                let rest = self.text.rest();
                 if self.next()? != b'{' {
-                    self.at = begin + 2;
-                    let digits = self.text.get(begin..begin + 2).and_then(|digits| str::from_utf8(digits).ok());
+                    self.text.at += 1;
+                    let digits = rest.get(..2).and_then(|digits| str::from_utf8(digits).ok());
                     bytes.push(u8::from_str_radix(digits.ok_or(UNKNOWN)?, 16).map_err(|_| UNKNOWN)?);
                     return Ok(());
                 }
-                while self.next()? != b'}' {}
-                let digits = str::from_utf8(&self.text[begin + 1..self.at - 1]).map_err(|_| UNKNOWN)?;
+                let digits = self.text.take(|byte| byte != b'}');
+                self.next()?;
+                let digits = str::from_utf8(digits).map_err(|_| UNKNOWN)?;
                 let code = u32::from_str_radix(digits, 16).map_err(|_| UNKNOWN)?;
                 let character = char::from_u32(code).ok_or(UNKNOWN)?;
                 bytes.extend(character.to_string().into_bytes());
             }
-            first @ b'0'..=b'7' => {
-                let mut code = u16::from(first - b'0');
-                for _ in 0..2 {
-                    match self.peek() {
-                        Some(digit @ b'0'..=b'7') => code = code * 8 + u16::from(digit - b'0'),
-                        _ => break,
-                    }
-                    self.at += 1;
-                }
-                bytes.push(code.try_into().map_err(|_| UNKNOWN)?);
-            }
+            first @ b'0'..=b'7' => bytes.push(self.text.code(first, 8).ok_or(UNKNOWN)?),
             byte => bytes.push(byte),
         }
         Ok(())
@@ -282,42 +270,28 @@ impl Reader<'_> {
 
     fn integer(&mut self) -> Result<i64, &'static str> {
         self.space();
-        let begin = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit() || byte == b'-') {
-            self.at += 1;
-        }
-        let digits = str::from_utf8(&self.text[begin..self.at]).unwrap_or_default();
-        digits.parse().map_err(|_| "a number is not understood")
+        let digits = self.text.take(|byte| byte.is_ascii_digit() || byte == b'-');
+        str::from_utf8(digits).unwrap_or_default().parse().map_err(|_| "a number is not understood")
     }
 
     fn expect(&mut self, byte: u8) -> Result<(), &'static str> {
         match self.accept(byte) {
             true => Ok(()),
-            false => Err(if self.at == self.text.len() { "the term ends too early" } else { "the term is malformed" }),
+            false => Err(if self.text.rest().is_empty() { "the term ends too early" } else { "the term is malformed" }),
         }
     }
 
     fn accept(&mut self, byte: u8) -> bool {
         self.space();
-        let follows = self.peek() == Some(byte);
-        self.at += usize::from(follows);
-        follows
+        self.text.accept(byte)
     }
 
     fn space(&mut self) {
-        while self.peek().is_some_and(|byte| byte.is_ascii_whitespace()) {
-            self.at += 1;
-        }
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
+        self.text.take(|byte| byte.is_ascii_whitespace());
     }
 
     fn next(&mut self) -> Result<u8, &'static str> {
-        let next = self.peek().ok_or("the term ends too early")?;
-        self.at += 1;
-        Ok(next)
+        self.text.next().ok_or("the term ends too early")
     }
 }
 

@@ -4,25 +4,25 @@
 
 use serde_json::{Map, Number, Value};
 
+use super::cursor::Cursor;
 use super::record::MAX_DEPTH;
 
 const ARRAY: &str = "__array";
 
 /// Reads `return {…}`. The error says what is not understood, and at which byte; it quotes nothing.
 pub fn read(text: &[u8]) -> Result<Value, String> {
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader { text: Cursor::new(text) };
     let read = reader.document();
-    read.map_err(|error| format!("{error} at byte {}", reader.at))
+    read.map_err(|error| format!("{error} at byte {}", reader.text.at))
 }
 
 struct Reader<'t> {
-    text: &'t [u8],
-    at: usize,
+    text: Cursor<'t>,
 }
 
 impl Reader<'_> {
     fn document(&mut self) -> Result<Value, &'static str> {
-        if self.text.starts_with(b"\x1bLua") {
+        if self.text.rest().starts_with(b"\x1bLua") {
             return Err("it is compiled Lua");
         }
         self.space();
@@ -32,7 +32,7 @@ impl Reader<'_> {
         let value = self.value(0)?;
         while self.accept(b';') {}
         self.space();
-        match self.at == self.text.len() {
+        match self.text.rest().is_empty() {
             true => Ok(value),
             false => Err("expected the end"),
         }
@@ -40,7 +40,7 @@ impl Reader<'_> {
 
     fn value(&mut self, depth: usize) -> Result<Value, &'static str> {
         self.space();
-        match self.peek() {
+        match self.text.peek() {
             Some(b'{') if depth == MAX_DEPTH => Err("tables are nested too deeply"),
             Some(b'{') => self.table(depth + 1),
             Some(b'"' | b'\'') => self.string().map(Value::String),
@@ -56,7 +56,7 @@ impl Reader<'_> {
     }
 
     fn table(&mut self, depth: usize) -> Result<Value, &'static str> {
-        self.at += 1;
+        self.text.at += 1;
         let (mut fields, mut array) = (Map::new(), Vec::new());
         while !self.accept(b'}') {
             if self.accept(b'[') {
@@ -71,14 +71,14 @@ impl Reader<'_> {
                     _ => return Err("a key is neither a text nor a number"),
                 }
             } else {
-                let begin = self.at;
+                let begin = self.text.at;
                 let name = self.word().to_vec();
                 if !name.is_empty() && self.accept(b'=') {
                     let name = String::from_utf8(name).map_err(|_| "a key is not UTF-8")?;
                     let value = self.value(depth)?;
                     fields.insert(name, value);
                 } else {
-                    self.at = begin;
+                    self.text.at = begin;
                     array.push(self.value(depth)?);
                 }
             }
@@ -122,17 +122,7 @@ impl Reader<'_> {
                 let digits = str::from_utf8(&digits).map_err(|_| UNKNOWN)?;
                 bytes.push(u8::from_str_radix(digits, 16).map_err(|_| UNKNOWN)?);
             }
-            first @ b'0'..=b'9' => {
-                let mut code = u16::from(first - b'0');
-                for _ in 0..2 {
-                    match self.peek() {
-                        Some(digit @ b'0'..=b'9') => code = code * 10 + u16::from(digit - b'0'),
-                        _ => break,
-                    }
-                    self.at += 1;
-                }
-                bytes.push(code.try_into().map_err(|_| UNKNOWN)?);
-            }
+            first @ b'0'..=b'9' => bytes.push(self.text.code(first, 10).ok_or(UNKNOWN)?),
             byte @ (b'\\' | b'"' | b'\'' | b'\n') => bytes.push(byte),
             _ => return Err(UNKNOWN),
         }
@@ -140,11 +130,8 @@ impl Reader<'_> {
     }
 
     fn number(&mut self) -> Result<Value, &'static str> {
-        let begin = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) {
-            self.at += 1;
-        }
-        let digits = str::from_utf8(&self.text[begin..self.at]).unwrap_or_default();
+        let digits = self.text.take(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        let digits = str::from_utf8(digits).unwrap_or_default();
         let number = match digits.parse::<i64>() {
             Ok(number) => Some(number.into()),
             Err(_) => digits.parse::<f64>().ok().and_then(Number::from_f64),
@@ -153,51 +140,35 @@ impl Reader<'_> {
     }
 
     fn word(&mut self) -> &[u8] {
-        let begin = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            self.at += 1;
-        }
-        &self.text[begin..self.at]
+        self.text.take(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     }
 
     fn expect(&mut self, byte: u8) -> Result<(), &'static str> {
         match self.accept(byte) {
             true => Ok(()),
-            false => Err(if self.at == self.text.len() { "the text ends too early" } else { "a table is malformed" }),
+            false => Err(if self.text.rest().is_empty() { "the text ends too early" } else { "a table is malformed" }),
         }
     }
 
     /// Skips white space, and this byte, if it follows.
     fn accept(&mut self, byte: u8) -> bool {
         self.space();
-        let follows = self.peek() == Some(byte);
-        self.at += usize::from(follows);
-        follows
+        self.text.accept(byte)
     }
 
     /// Skips white space and comments.
     fn space(&mut self) {
         loop {
-            if self.peek().is_some_and(|byte| byte.is_ascii_whitespace()) {
-                self.at += 1;
-            } else if self.text[self.at..].starts_with(b"--") {
-                while self.peek().is_some_and(|byte| byte != b'\n') {
-                    self.at += 1;
-                }
-            } else {
+            self.text.take(|byte| byte.is_ascii_whitespace());
+            if !self.text.rest().starts_with(b"--") {
                 return;
             }
+            self.text.take(|byte| byte != b'\n');
         }
     }
 
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
-    }
-
     fn next(&mut self) -> Result<u8, &'static str> {
-        let next = self.peek().ok_or("the text ends too early")?;
-        self.at += 1;
-        Ok(next)
+        self.text.next().ok_or("the text ends too early")
     }
 }
 
