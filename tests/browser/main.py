@@ -123,7 +123,7 @@ class Line:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
-    def mend(self):
+    def reconnect(self):
         self.is_whole = True
 
 
@@ -489,7 +489,7 @@ def nothing_is_missed_while_the_page_is_not_connected(page):
         event = {"type": "message", "id": "missed", "from": "alice@example.com", "to": "bob@example.com", "chat": "chat",
                  "body": "While away"}
         assert ask(line.stack, "/events", event) == 202
-        line.mend()
+        line.reconnect()
         page.message("While away", "missed", "notified")
         assert len(page.messages()) == 2, page.messages()
         assert len(page.cards("phone")) == 2, page.cards("phone")

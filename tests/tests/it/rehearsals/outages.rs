@@ -77,7 +77,7 @@ async fn throttle_for_an_hour() {
     for number in 0..USERS {
         pushlark.message(&user(number), "Hi").await;
     }
-    // The senders are told to repeat what is not stored.
+    // The status 503 makes the senders repeat requests that are not stored.
     let presence = pushlark.json("/events", Event::presence("u0@example.com/pc", "offline")).await;
     for reply in [enable(&user(0), "tablet").await, presence] {
         reply.problem(503);
