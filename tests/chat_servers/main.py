@@ -35,7 +35,7 @@ async def run(make_server, scenarios, only):
     pushlark = Pushlark(folder)
     server = make_server(folder, pushlark)
     scenarios = scenarios(server, pushlark)
-    passed, failed = 0, 0
+    passed, failed = 0, []
     names = [name for name in names_of(scenarios) if only in name and name != LAST] + ([] if only else [LAST])
     try:
         pushlark.take(snippet(server.page, "Try it first"))
@@ -52,7 +52,7 @@ async def run(make_server, scenarios, only):
                 passed += 1
                 print(f"{server.name}: {name} … ok ({time.monotonic() - started:.1f} s)", flush=True)
             except Exception as error:
-                failed += 1
+                failed.append(f"{server.name}: {name}")
                 print(f"{server.name}: {name} … FAILED: {error!r}", flush=True)
             await scenarios.end()
     finally:
@@ -69,13 +69,13 @@ async def run(make_server, scenarios, only):
 async def main():
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     only, server = [*sys.argv[1:], "", ""][:2]
-    passed, failed = 0, 0
+    passed, failed = 0, []
     for make_server, scenarios in [(Prosody, ProsodyScenarios), (Ejabberd, EjabberdScenarios)]:
         if server not in make_server.name:
             continue
         results = await run(make_server, scenarios, only)
         passed, failed = passed + results[0], failed + results[1]
-    print(f"{passed} passed, {failed} failed")
+    print(f"{passed} passed, {len(failed)} failed", *failed, sep="\n")
     return 1 if failed or not passed else 0
 
 
