@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pushlark_http_client::Tls;
-use pushlark_settings::{Environment, HttpUrl, SettingError, UrlError, by_domain, whole_number};
+use pushlark_settings::{Environment, HttpUrl, SettingError, UrlError, by_domain, parse_host, whole_number};
 use pushlark_webhooks::{Key, MIN_SECRET_BYTES};
 use pushlark_xmpp::DomainPart;
 use reqwest::Url;
@@ -214,9 +214,8 @@ fn components(components: &str) -> Result<Vec<(DomainPart, String)>, SettingErro
         let number = index + 1;
         let (name, secret) =
             component.split_once('=').ok_or_else(|| invalid(format!("number {number} is not NAME=SECRET")))?;
-        let name = DomainPart::new(name.trim())
-            .map_err(|error| invalid(format!("the name of number {number}: {error}")))?
-            .into_owned();
+        let name =
+            parse_host(name.trim()).ok_or_else(|| invalid(format!("the name of number {number}: not a host")))?;
         if secret.is_empty() {
             return Err(invalid(format!("{name} has no secret")));
         }

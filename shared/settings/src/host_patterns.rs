@@ -53,15 +53,20 @@ impl FromStr for HostPatterns {
     }
 }
 
+/// Reads the domain of a host. `None` for a text that is not one, or that no host has, such as `*.example.com`: JIDs allow
+/// more characters than DNS (RFC 7622, section 3.2).
+pub fn parse_host(text: &str) -> Option<DomainPart> {
+    let is_of_hosts = |c: char| c.is_ascii_alphanumeric() || !c.is_ascii() || "-._:[]".contains(c);
+    let is_host = text.chars().all(is_of_hosts) && !text.starts_with('.') && !text.contains("..");
+    is_host.then(|| DomainPart::new(text).ok().map(|domain| domain.into_owned()))?
+}
+
 impl FromStr for Pattern {
     type Err = HostPatternError;
 
     fn from_str(pattern: &str) -> Result<Self, HostPatternError> {
         let invalid = || HostPatternError::Pattern(pattern.into());
-        let domain = |domain: &str| {
-            let domain = DomainPart::new(domain).ok().filter(|_| !domain.contains(['@', '/', '=']));
-            domain.map(|domain| domain.into_owned()).ok_or_else(invalid)
-        };
+        let domain = |domain: &str| parse_host(domain).ok_or_else(invalid);
         match pattern.split_once("@HOST@") {
             None => domain(pattern).map(Self::Fixed),
             Some((prefix, "")) if prefix.ends_with('.') => {
@@ -103,9 +108,14 @@ mod tests {
 
     #[test]
     fn a_pattern_that_cannot_match_is_refused() {
-        let patterns = ["@HOST@", "push@HOST@", "@HOST@.push", "push.@HOST@.x", ".@HOST@", "push.@HOSTS@", "a b"];
-        for pattern in patterns.into_iter().chain(["https://push.example.com", "bob@example.com", "", "a,,b", "a,"]) {
+        let of_users = ["@HOST@", "push@HOST@", "@HOST@.push", "push.@HOST@.x", ".@HOST@", "push.@HOSTS@", "*.@HOST@"];
+        let fixed =
+            ["https://push.example.com", "bob@example.com", "*.example.com", ".example.com", "a..b", "a b", "a;b"];
+        for pattern in of_users.into_iter().chain(fixed).chain(["", "a,,b", "a,"]) {
             assert!(pattern.parse::<HostPatterns>().is_err(), "{pattern}");
+        }
+        for host in ["localhost", "chat-1.example.com", "[2001:db8::1]", "192.0.2.1", "müller.example"] {
+            assert!(host.parse::<HostPatterns>().is_ok(), "{host}");
         }
     }
 }

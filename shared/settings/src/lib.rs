@@ -14,7 +14,7 @@ mod url;
 #[allow(clippy::unwrap_used)]
 mod agreement;
 
-pub use host_patterns::{HostPatternError, HostPatterns};
+pub use host_patterns::{HostPatternError, HostPatterns, parse_host};
 pub use list::{EmptyItemError, by_domain, items};
 pub use room_hosts::RoomHosts;
 pub use secret::{RotatingSecret, Secret, SecretError, UnreadSecretError};

@@ -86,7 +86,7 @@ fn each_snippet_of_the_pages_has_a_test() {
             "sh" | "json" | "xml" | "rust" | "toml" | "ini" => true,
             "yaml" => is_of_chat_server || page == "docs/plugin-rust.md",
             "lua" => is_of_chat_server,
-            // The output of a command, which infra/cli/tests/registry/rules.rs compares.
+            // The output of a command, which infra/cli/tests/it/rules.rs compares.
             "text" => page == "docs/rules.md",
             // A diagram for readers.
             "mermaid" => page == "docs/architecture.md",

@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use pushlark_xmpp::{BareJid, DomainPart};
+use pushlark_settings::parse_host;
+use pushlark_xmpp::BareJid;
 
 /// The name of the user's own domain in a host, as in `VIRTUAL_PUBSUB_HOSTS`.
 const HOST: &str = "@HOST@";
@@ -36,8 +37,7 @@ impl FromStr for MapHost {
                 Some(_) => return Err(format!("{pattern:?} must have a dot before {HOST}")),
                 None => pattern.to_owned(),
             };
-            let domain = DomainPart::new(&sample).ok().filter(|_| !sample.contains(['@', '/', '=']));
-            let domain = domain.ok_or_else(|| format!("{pattern:?} is not a domain"))?;
+            let domain = parse_host(&sample).ok_or_else(|| format!("{pattern:?} is not a host"))?;
             Ok(match pattern.ends_with(HOST) {
                 true => format!("{}{HOST}", domain.as_str().strip_suffix("example.com").unwrap_or_default()),
                 false => domain.as_str().to_owned(),
@@ -64,7 +64,8 @@ mod tests {
         assert_eq!(mapped("pubsub.@HOST@=push.example.org", "a@pubsub.example.com").unwrap(), "a@push.example.org");
         assert_eq!(mapped("@HOST@=push.@HOST@", "example.com").unwrap(), "push.example.com");
         assert_eq!(mapped("pubsub.@HOST@=push.@HOST@", "pubsub.example.org"), None);
-        for wrong in ["", "a", "=a", "a=", "a=b=c", "push@HOST@=a", "bob@example.com=a", "@HOST@.a=b", "a b=c"] {
+        for wrong in ["", "a", "=a", "a=", "a=b=c", "push@HOST@=a", "bob@example.com=a", "@HOST@.a=b", "a b=c", "*.a=b"]
+        {
             assert!(wrong.parse::<MapHost>().is_err(), "{wrong}");
         }
     }

@@ -1,7 +1,5 @@
 //! `dead-letters`: messages are listed, shown, retried and dropped, and stay for others meanwhile.
 
-use std::process::Stdio;
-
 use aws_sdk_sqs::types::QueueAttributeName;
 use futures_util::future::join_all;
 use pushlark_queue::VERSION;
@@ -9,7 +7,7 @@ use serde_json::{Value, json};
 use tests::{BOB, Pushlark, Work, ago, eventually};
 use tokio::process::Command;
 
-use crate::run;
+use crate::{finished, program_at, run};
 
 /// Adds a message to the dead-letter queue, and returns its id.
 async fn bury(pushlark: &Pushlark, body: impl ToString) -> String {
@@ -70,7 +68,7 @@ async fn a_record_that_can_be_handled_again_is_retried_and_the_others_stay() {
     let good = bury(&pushlark, Work::record(&[Work::message(&[BOB])])).await;
     let bad = bury(&pushlark, "no record").await;
     let ran = run(&pushlark, &["dead-letters", "retry", "--all"]).await;
-    assert!(ran.code == 1 && ran.stdout.starts_with("Retried: 1.\n"), "{ran:?}");
+    assert!(ran.code == Some(1) && ran.stdout.starts_with("Retried: 1.\n"), "{ran:?}");
     assert!(ran.stdout.contains(&format!("{bad}: stays: it is not a record")), "{ran:?}");
     pushlark.notified("phone", 1).await;
     let left = listed(&pushlark).await;
@@ -119,7 +117,7 @@ async fn messages_are_dropped_only_with_an_answer_to_the_question() {
         json!({"dropped": 2})
     );
     assert_eq!(pushlark.queue_depth("DEAD_LETTER_QUEUE_URL").await, 0);
-    assert_eq!(run(&pushlark, &["dead-letters", "drop"]).await.code, 2);
+    assert_eq!(run(&pushlark, &["dead-letters", "drop"]).await.code, Some(2));
 }
 
 #[tokio::test]
@@ -127,8 +125,8 @@ async fn an_empty_id_names_no_message() {
     let pushlark = Pushlark::start().await;
     bury(&pushlark, "one").await;
     // As a script does whose variable is not set.
-    assert_eq!(run(&pushlark, &["dead-letters", "drop", "", "--yes"]).await.code, 2);
-    assert_eq!(run(&pushlark, &["dead-letters", "retry", ""]).await.code, 2);
+    assert_eq!(run(&pushlark, &["dead-letters", "drop", "", "--yes"]).await.code, Some(2));
+    assert_eq!(run(&pushlark, &["dead-letters", "retry", ""]).await.code, Some(2));
     assert_eq!(listed(&pushlark).await.len(), 1);
 }
 
@@ -142,12 +140,7 @@ async fn an_interrupted_look_makes_the_messages_visible() {
     let queue = pushlark.stack.environment.text("DEAD_LETTER_QUEUE_URL").unwrap();
     let held = pushlark.stack.sqs.receive_message().queue_url(queue).visibility_timeout(600).send().await.unwrap();
     assert_eq!(held.messages.unwrap().len(), 1);
-    let child = Command::new(env!("CARGO_BIN_EXE_pushlark"))
-        .args([&format!("--local={}", pushlark.stack.url), "dead-letters", "list"])
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let child = program_at(&pushlark, &["dead-letters", "list"]).spawn().unwrap();
     // The answer with the messages has arrived when the look waits for more.
     let mut observations = 0;
     eventually("the messages are received", async || {
@@ -157,9 +150,8 @@ async fn an_interrupted_look_makes_the_messages_visible() {
     .await;
     let pid = child.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
-    let output = child.wait_with_output().await.unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"), "{output:?}");
+    let error = finished(child).await.error();
+    assert!(error.contains("interrupted"), "{error}");
     assert_eq!(hidden(&pushlark, queue).await, 1);
 }
 

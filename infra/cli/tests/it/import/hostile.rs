@@ -1,9 +1,12 @@
 //! Sources that are cut off, too long, or not what they say.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use tests::Pushlark;
 
-use crate::{Folder, fixture, import, run};
+use super::{fixture, import, run};
+use crate::Folder;
 
 const GOOD_LINE: &str = r#"{"user": "bob@localhost", "jid": "push.localhost", "node": "good", "form": {"service": "fcm", "device_id": "t"}}"#;
 
@@ -55,7 +58,7 @@ async fn a_wrong_line_is_reported_and_does_not_stop_the_rest() {
     source.push(GOOD_LINE.into());
     let source = folder.file("in", source.join(&b"\n"[..]));
     let report = folder.path("report");
-    let options = ["jsonl", "--apply", "--report", report.to_str().unwrap()];
+    let options = ["jsonl", "--apply", "--report", &report];
     let answer = import(&pushlark, &folder, &source, &options).await;
     assert_eq!((&answer["rows"], &answer["stored"]), (&json!(17), &json!(1)), "{answer}");
     assert_eq!(pushlark.nodes("bob@localhost").await, ["good"]);
@@ -82,14 +85,13 @@ async fn sources_cut_at_any_byte_are_read_as_far_as_they_go() {
         for part in 1..8 {
             let cut = &whole[..whole.len() * part / 8];
             let source = if name.ends_with(".dat") {
-                let store = folder.path("data").join("localhost").join("cloud_notify");
-                std::fs::create_dir_all(&store).unwrap();
-                std::fs::write(store.join("alice.dat"), cut).unwrap();
+                std::fs::create_dir_all(folder.path("data/localhost/cloud_notify")).unwrap();
+                folder.file("data/localhost/cloud_notify/alice.dat", cut);
                 folder.path("data")
             } else {
                 folder.file("in", cut)
             };
-            let ran = run(&pushlark, &folder, &["--json", "import", source.to_str().unwrap(), "--from", form]).await;
+            let ran = run(&pushlark, &folder, &["--json", "import", &source, "--from", form]).await;
             // A part of a database of SQLite is not one.
             assert!(ran.code == Some(0) || name.ends_with(".sqlite") && ran.code == Some(1), "{name}: {ran:?}");
             assert!(!ran.stderr.contains("panicked"), "{name}: {ran:?}");
@@ -106,26 +108,25 @@ async fn a_source_that_is_not_one_is_refused_with_its_reason() {
     let unclosed = folder.file("unclosed", format!("user,jid,node\na@b,c,d\na@b,c,\"{}", "d\n".repeat(1_000_000)));
     let (empty, other) = (folder.path("empty"), fixture("prosody-sql.sqlite"));
     std::fs::create_dir(&empty).unwrap();
-    let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     for (source, form, error) in [
-        ("/none/file".to_owned(), "mongooseim", "/none/file cannot be opened"),
-        ("/none/file".to_owned(), "csv", "/none/file cannot be opened"),
-        (path(&pgdmp), "mongooseim", "pg_dump --format=plain"),
-        (path(&csv), "csv", "the CSV has no column jid"),
-        (path(&token), "csv", "the CSV has an unknown column \"device_id\""),
-        (path(&empty), "prosody", "give Prosody's data_path"),
-        (path(&empty), "ejabberd", "is a folder"),
-        (path(&empty), "jsonl", "is a folder"),
-        ("/dev/null".to_owned(), "csv", "/dev/null is no regular file"),
-        ("/dev/null".to_owned(), "mongooseim", "/dev/null is no regular file"),
-        (path(&unclosed), "csv", "the row in line 3 cannot be read: a row is longer than 1048576 bytes"),
-        ("postgres://user:hunter2@127.0.0.1:1/x".to_owned(), "csv", "give --from mongooseim, ejabberd or prosody"),
-        (path(&other), "ejabberd", "the table cannot be read"),
-        ("oracle://localhost/x".to_owned(), "ejabberd", "give postgres:// or mysql://"),
-        ("postgres://user:hunter2@127.0.0.1:1/x".to_owned(), "ejabberd", "PostgreSQL does not accept the connection"),
-        ("mysql://user:hunter2@127.0.0.1:1/x".to_owned(), "ejabberd", "MySQL does not accept the connection"),
+        ("/none/file", "mongooseim", "/none/file cannot be opened"),
+        ("/none/file", "csv", "/none/file cannot be opened"),
+        (pgdmp.as_str(), "mongooseim", "pg_dump --format=plain"),
+        (csv.as_str(), "csv", "the CSV has no column jid"),
+        (token.as_str(), "csv", "the CSV has an unknown column \"device_id\""),
+        (empty.as_str(), "prosody", "give Prosody's data_path"),
+        (empty.as_str(), "ejabberd", "is a folder"),
+        (empty.as_str(), "jsonl", "is a folder"),
+        ("/dev/null", "csv", "/dev/null is no regular file"),
+        ("/dev/null", "mongooseim", "/dev/null is no regular file"),
+        (unclosed.as_str(), "csv", "the row in line 3 cannot be read: a row is longer than 1048576 bytes"),
+        ("postgres://user:hunter2@127.0.0.1:1/x", "csv", "give --from mongooseim, ejabberd or prosody"),
+        (other.as_str(), "ejabberd", "the table cannot be read"),
+        ("oracle://localhost/x", "ejabberd", "give postgres:// or mysql://"),
+        ("postgres://user:hunter2@127.0.0.1:1/x", "ejabberd", "PostgreSQL does not accept the connection"),
+        ("mysql://user:hunter2@127.0.0.1:1/x", "ejabberd", "MySQL does not accept the connection"),
     ] {
-        let ran = run(&pushlark, &folder, &["import", &source, "--from", form]).await.error();
+        let ran = run(&pushlark, &folder, &["import", source, "--from", form]).await.error();
         assert!(ran.contains(error) && !ran.contains("hunter2"), "{source}: {ran}");
     }
 }
@@ -137,7 +138,7 @@ async fn a_value_without_its_second_quote_is_named_with_the_rows_that_it_hides()
                 b@localhost,push.localhost,\"n,fcm,t\nc@localhost,push.localhost,n,fcm,t\n";
     let source = folder.file("in", rows);
     let report = folder.path("report");
-    let answer = import(&pushlark, &folder, &source, &["csv", "--report", report.to_str().unwrap()]).await;
+    let answer = import(&pushlark, &folder, &source, &["csv", "--report", &report]).await;
     assert_eq!((&answer["rows"], &answer["stored"]), (&json!(2), &json!(1)), "{answer}");
     let details = details(&folder);
     assert!(details[0].1.contains("a quote may have no end"), "{details:?}");
@@ -147,7 +148,7 @@ async fn a_value_without_its_second_quote_is_named_with_the_rows_that_it_hides()
 async fn a_source_without_rows_is_doubted() {
     let (pushlark, folder) = (Pushlark::start().await, Folder::new());
     let noise = folder.file("noise", vec![0xa5; 10_000]);
-    let ran = run(&pushlark, &folder, &["import", noise.to_str().unwrap(), "--from", "mongooseim"]).await;
+    let ran = run(&pushlark, &folder, &["import", &noise, "--from", "mongooseim"]).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.stdout.starts_with("The source has no row of registrations"), "{ran:?}");
 }
@@ -171,12 +172,12 @@ async fn a_report_that_nobody_reads_is_no_error() {
     let (pushlark, folder) = (Pushlark::start().await, Folder::new());
     let source = folder.file("in", GOOD_LINE);
     for arguments in [&[][..], &["--json"]] {
-        let arguments = [&["import", source.to_str().unwrap(), "--from", "jsonl", "--apply"], arguments].concat();
-        let mut child = crate::spawn(&pushlark, &folder, &arguments);
+        let arguments = [&["import", &source, "--from", "jsonl", "--apply"], arguments].concat();
+        let mut child = super::spawn(&pushlark, &folder, &arguments);
         drop(child.stdout.take());
         let ran = crate::finished(child).await;
         assert!(ran.code == Some(0) && ran.stderr.is_empty(), "{ran:?}");
-        assert!(!folder.path("pushlark-import.state").exists());
+        assert!(!Path::new(&folder.path("pushlark-import.state")).exists());
     }
     assert_eq!(pushlark.nodes("bob@localhost").await, ["good"]);
 }

@@ -6,7 +6,8 @@ use pushlark_model::Registration;
 use serde_json::json;
 use tests::Pushlark;
 
-use crate::{Folder, fixture, import, run};
+use super::{fixture, import, run};
+use crate::Folder;
 
 /// Maps the PubSub service of the fixtures to a virtual host.
 const MAP: &str = "--map-host=pubsub.localhost=push.@HOST@";

@@ -1,51 +1,27 @@
 //! `rules check`: rules in words, and their decisions about events.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-/// A folder for the files of a test, which is deleted at its end.
-struct Folder(PathBuf);
+use crate::{Folder, Ran, run_alone};
 
-impl Folder {
-    fn new(test: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("pushlark-rules-command-{}-{test}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
-    }
-}
-
-fn rules(file: &str, event: &str, options: &[&str]) -> Output {
-    let command = env!("CARGO_BIN_EXE_pushlark");
-    Command::new(command).args(["rules", "check", file, "--event", event]).args(options).output().unwrap()
+async fn rules(file: &str, event: &str, options: &[&str]) -> Ran {
+    run_alone(&[&["rules", "check", file, "--event", event], options].concat()).await
 }
 
 /// Returns what the command prints; it must succeed.
-fn printed(file: &str, event: &str, options: &[&str]) -> String {
-    let Output { status, stdout, stderr } = rules(file, event, options);
-    assert!(status.success() && stderr.is_empty(), "{}", String::from_utf8_lossy(&stderr));
-    String::from_utf8(stdout).unwrap()
+async fn printed(file: &str, event: &str, options: &[&str]) -> String {
+    let ran = rules(file, event, options).await;
+    assert_eq!(ran.stderr, "");
+    ran.printed()
 }
 
-/// Returns the error of the command; it must fail.
-fn refused(file: &str, event: &str, options: &[&str]) -> String {
-    let Output { status, stdout, stderr } = rules(file, event, options);
-    assert!(!status.success() && stdout.is_empty(), "{}", String::from_utf8_lossy(&stdout));
-    String::from_utf8(stderr).unwrap()
+/// Returns the error of the command.
+async fn refused(file: &str, event: &str, options: &[&str]) -> String {
+    let ran = rules(file, event, options).await;
+    assert!(ran.code != Some(0) && ran.stdout.is_empty(), "{ran:?}");
+    ran.stderr
 }
 
 fn message() -> Value {
@@ -88,10 +64,10 @@ content = "message"
 conditions = [{provider = "web-push", hour = {from = "00:00", to = "00:00"}}]
 "#;
 
-#[test]
-fn the_rule_that_decides_and_the_notification_are_printed_for_each_recipient_and_device() {
-    let folder = Folder::new("decides");
-    let (file, event) = (folder.write("rules.toml", RULES), folder.write("event.json", &message().to_string()));
+#[tokio::test]
+async fn the_rule_that_decides_and_the_notification_are_printed_for_each_recipient_and_device() {
+    let folder = Folder::new();
+    let (file, event) = (folder.file("rules.toml", RULES), folder.file("event.json", message().to_string()));
     let night = "\
 bob@example.com:
   apns: notified, rule 2 \"night\"
@@ -109,7 +85,7 @@ bob@example.com:
   fcm: not notified, rules: no rule matches
 eve@example.com: not notified, rules: rule 1 \"eve\"
 ";
-    assert_eq!(printed(&file, &event, &[]), night);
+    assert_eq!(printed(&file, &event, &[]).await, night);
     let inactive = "\
 bob@example.com:
   fcm: notified, rule 3
@@ -119,33 +95,33 @@ bob@example.com:
 eve@example.com: not notified, rules: rule 1 \"eve\"
 ";
     let options = ["--online=inactive", "--app", "work", "--provider", "fcm"];
-    assert_eq!(printed(&file, &event, &options), inactive);
-    let online = printed(&file, &event, &["--online"]);
+    assert_eq!(printed(&file, &event, &options).await, inactive);
+    let online = printed(&file, &event, &["--online"]).await;
     assert!(online.starts_with("bob@example.com:\n  apns: not notified, rules: no rule matches\n"), "{online}");
-    let browser = printed(&file, &event, &["--provider", "web-push,apns", "--tz", "Europe/Vienna"]);
+    let browser = printed(&file, &event, &["--provider", "web-push,apns", "--tz", "Europe/Vienna"]).await;
     assert!(browser.starts_with("bob@example.com:\n  web-push: notified, rule 4 \"browser\"\n"), "{browser}");
 }
 
-#[test]
-fn the_state_of_a_recipient_in_the_event_is_stronger_than_the_option() {
-    let folder = Folder::new("state");
-    let file = folder.write("rules.toml", RULES);
+#[tokio::test]
+async fn the_state_of_a_recipient_in_the_event_is_stronger_than_the_option() {
+    let folder = Folder::new();
+    let file = folder.file("rules.toml", RULES);
     let mut event = message();
     event["recipient"] = json!({"online": false});
-    let event = folder.write("event.json", &event.to_string());
-    assert!(printed(&file, &event, &["--online"]).contains("apns: notified, rule 2"));
+    let event = folder.file("event.json", event.to_string());
+    assert!(printed(&file, &event, &["--online"]).await.contains("apns: notified, rule 2"));
 }
 
-#[test]
-fn rules_and_events_that_are_not_valid_fail_with_the_file_the_rule_and_the_line() {
-    let folder = Folder::new("not-valid");
-    let (file, event) = (folder.write("rules.toml", RULES), folder.write("event.json", &message().to_string()));
-    let wrong = folder.write("wrong.toml", "[[rules]]\naction = \"skip\"\n\n[[rules]]\naction = \"push\"\n");
+#[tokio::test]
+async fn rules_and_events_that_are_not_valid_fail_with_the_file_the_rule_and_the_line() {
+    let folder = Folder::new();
+    let (file, event) = (folder.file("rules.toml", RULES), folder.file("event.json", message().to_string()));
+    let wrong = folder.file("wrong.toml", "[[rules]]\naction = \"skip\"\n\n[[rules]]\naction = \"push\"\n");
     let expected = "rule 2, line 4: the action push needs a content: message or jingle\n";
-    assert_eq!(refused(&wrong, &event, &[]), format!("pushlark: {wrong}: {expected}"));
-    let none = folder.0.join("none").display().to_string();
+    assert_eq!(refused(&wrong, &event, &[]).await, format!("pushlark: {wrong}: {expected}"));
+    let none = folder.path("none");
     for (file, event) in [(&none, &event), (&file, &none)] {
-        let refused = refused(file, event, &[]);
+        let refused = refused(file, event, &[]).await;
         assert!(refused.starts_with(&format!("pushlark: cannot read {none}: ")), "{refused}");
     }
     for (text, reason) in [
@@ -157,40 +133,37 @@ fn rules_and_events_that_are_not_valid_fail_with_the_file_the_rule_and_the_line(
         ),
         (r#"{"type": "user_removed", "jid": "a@example.com"}"#, "the event is neither a message nor a contact request"),
     ] {
-        let event = folder.write("wrong.json", text);
-        let refused = refused(&file, &event, &[]);
+        let event = folder.file("wrong.json", text);
+        let refused = refused(&file, &event, &[]).await;
         assert!(refused.starts_with(&format!("pushlark: {event}: ")) && refused.contains(reason), "{refused}");
     }
-    assert!(refused(&file, &event, &["--tz", "Moon/Base"]).contains("Moon/Base"));
-    assert!(refused(&file, &event, &["--provider", "pigeon"]).contains("pigeon"));
+    assert!(refused(&file, &event, &["--tz", "Moon/Base"]).await.contains("Moon/Base"));
+    assert!(refused(&file, &event, &["--provider", "pigeon"]).await.contains("pigeon"));
 }
 
-#[test]
-fn rules_without_an_event_are_printed_in_words() {
-    let folder = Folder::new("words");
-    let file = folder.write("rules.toml", RULES);
-    let check = |file: &str, options: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_pushlark")).args(["rules", "check", file]).args(options).output().unwrap()
-    };
-    let printed = String::from_utf8(check(&file, &[]).stdout).unwrap();
+#[tokio::test]
+async fn rules_without_an_event_are_printed_in_words() {
+    let folder = Folder::new();
+    let file = folder.file("rules.toml", RULES);
+    let printed = run_alone(&["rules", "check", &file]).await.printed();
     let lines: Vec<_> = printed.lines().collect();
     assert_eq!(lines[0], "rule 1 \"eve\": no notification if to is \"eve@example.com\"");
     assert!(lines[1].starts_with("rule 2 \"night\": notification with "), "{printed}");
     assert!(lines[1].ends_with(" if provider is \"apns\" and user_status is \"offline\""), "{printed}");
     assert!(lines[1].contains("time_to_live 600") && lines[1].contains("data "), "{printed}");
     assert_eq!(lines[4], "otherwise: no notification");
-    let json: Value = serde_json::from_slice(&check(&file, &["--json"]).stdout).unwrap();
+    let json = run_alone(&["rules", "check", &file, "--json"]).await.json();
     assert_eq!(json["rules"].as_array().unwrap().len(), 4);
-    let wrong = folder.write("wrong.toml", "[[rules]]\naction = \"skip\"\n\n[[rules]]\naction = \"push\"\n");
-    let Output { status, stderr, .. } = check(&wrong, &[]);
-    assert!(status.code() == Some(1) && String::from_utf8(stderr).unwrap().contains("rule 2, line 4: "));
+    let wrong = folder.file("wrong.toml", "[[rules]]\naction = \"skip\"\n\n[[rules]]\naction = \"push\"\n");
+    let error = run_alone(&["rules", "check", &wrong]).await.error();
+    assert!(error.contains("rule 2, line 4: "), "{error}");
 }
 
-#[test]
-fn several_events_are_decided_in_json() {
-    let folder = Folder::new("json");
-    let (file, event) = (folder.write("rules.toml", RULES), folder.write("event.json", &message().to_string()));
-    let decided: Value = serde_json::from_str(&printed(&file, &event, &["--event", &event, "--json"])).unwrap();
+#[tokio::test]
+async fn several_events_are_decided_in_json() {
+    let folder = Folder::new();
+    let (file, event) = (folder.file("rules.toml", RULES), folder.file("event.json", message().to_string()));
+    let decided: Value = serde_json::from_str(&printed(&file, &event, &["--event", &event, "--json"]).await).unwrap();
     let decisions = decided["decisions"].as_array().unwrap();
     assert_eq!((decisions.len(), &decisions[1]["skipped"]), (4, &json!("rules: rule 1 \"eve\"")));
     let first = &decisions[0]["publications"][0];
@@ -198,14 +171,10 @@ fn several_events_are_decided_in_json() {
     assert_eq!(decisions[0]["left_out"][0], json!({"device": "fcm", "why": "rules: no rule matches"}));
 }
 
-#[test]
-fn the_examples_present_notifications_as_they_say() {
-    let folder = Folder::new("examples");
+#[tokio::test]
+async fn the_examples_present_notifications_as_they_say() {
+    let folder = Folder::new();
     let example = |name: &str| format!("{}/../../examples/rules/{name}.toml", env!("CARGO_MANIFEST_DIR"));
-    let presented = |name: &str, event: Value, options: &[&str]| {
-        let event = folder.write("event.json", &event.to_string());
-        printed(&example(name), &event, options)
-    };
     let group = |room: &str, body: &str| {
         json!({"type": "message", "from": format!("{room}/ann"), "to": "bob@example.com", "chat": "groupchat",
             "body": body, "room_name": "Books"})
@@ -239,19 +208,19 @@ fn the_examples_present_notifications_as_they_say() {
             ["notified, rule 3 \"outage\"", "title: Outage", "sound: siren.caf", "interruption_level: time-sensitive"],
         ),
     ] {
-        let printed = presented(name, event, &[]);
+        let printed = printed(&example(name), &folder.file("event.json", event.to_string()), &[]).await;
         for line in lines {
             assert!(printed.contains(line), "{name}: {line}: {printed}");
         }
     }
 }
 
-#[test]
-fn the_page_about_rules_shows_the_output_of_its_command() {
+#[tokio::test]
+async fn the_page_about_rules_shows_the_output_of_its_command() {
     let root = format!("{}/../..", env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(format!("{root}/docs/rules.md")).unwrap();
     let [_, shown, ..] = page.splitn(3, "```text\n").collect::<Vec<_>>()[..] else { panic!("the page has no output") };
     let (shown, _) = shown.split_once("```").unwrap();
     let example = |name: &str| format!("{root}/examples/rules/{name}");
-    assert_eq!(printed(&example("community.toml"), &example("mention.json"), &[]), shown);
+    assert_eq!(printed(&example("community.toml"), &example("mention.json"), &[]).await, shown);
 }

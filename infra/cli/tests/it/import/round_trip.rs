@@ -6,7 +6,8 @@ use pushlark_model::Registration;
 use serde_json::{Value, json};
 use tests::Pushlark;
 
-use crate::{Folder, import, run};
+use super::{import, run};
+use crate::Folder;
 
 const USERS: [&str; 3] = ["bob.o\u{fc}@localhost", "alice@localhost", "eve@other.localhost"];
 
@@ -39,7 +40,7 @@ async fn each_format_carries_the_registrations() {
     for format in ["jsonl", "csv", "mongooseim", "ejabberd", "prosody"] {
         let folder = Folder::new();
         let output = folder.path("out");
-        let arguments = ["--json", "export", "--format", format, "--output", output.to_str().unwrap()];
+        let arguments = ["--json", "export", "--format", format, "--output", &output];
         let report = run(&pushlark, &folder, &arguments).await.json();
         let left_out = match format {
             "prosody" => json!({"the time of the enable request below a second": 6}),
@@ -74,8 +75,7 @@ async fn an_export_of_a_domain_has_its_users_alone() {
     let folder = Folder::new();
     for (format, domain, exported) in [("jsonl", "other.localhost", 2), ("csv", "Localhost", 4), ("jsonl", "host", 0)] {
         let output = folder.path(domain);
-        let output = output.to_str().unwrap();
-        let arguments = ["--json", "export", "--format", format, "--domain", domain, "--output", output];
+        let arguments = ["--json", "export", "--format", format, "--domain", domain, "--output", &output];
         let report = run(&pushlark, &folder, &arguments).await.json();
         assert_eq!(report, json!({"exported": exported, "left_out": {}}), "{domain}");
     }
@@ -106,7 +106,7 @@ async fn preferences_and_keys_are_reported_where_a_format_has_no_place_for_them(
     ] {
         let folder = Folder::new();
         let output = folder.path("out");
-        let arguments = ["--json", "export", "--format", format, "--output", output.to_str().unwrap()];
+        let arguments = ["--json", "export", "--format", format, "--output", &output];
         let report = run(&pushlark, &folder, &arguments).await.json();
         assert_eq!(report, json!({"exported": exported, "left_out": left_out}), "{format}");
         let other = Pushlark::start().await;
