@@ -261,7 +261,7 @@ impl EncryptedPayload<'_> {
         json.extend(message.map(|message| ("message".to_owned(), message.into())));
         // Only an occupant of a room has a resource here.
         let nickname = from.as_ref().filter(|_| call.is_none()).and_then(Jid::resource);
-        json.extend(nickname.map(|nickname| ("nickname".to_owned(), nickname.as_str().into())));
+        json.extend(nickname.map(|nickname| ("nickname".to_owned(), nickname.into())));
         json.extend(call.map(|call| ("sid".to_owned(), call.sid().into())));
         if let Some(CallSignal::Ring(_)) = call {
             // Without this array, clients stop ringing.

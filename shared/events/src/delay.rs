@@ -10,12 +10,12 @@ use crate::event::Recipients;
 /// server of every recipient. Stamps of others are ignored, and stamps that are not a time.
 pub fn sent_at(from: &Jid, to: &Recipients, message: &Message) -> Option<OffsetDateTime> {
     let is_of_server =
-        |by: &BareJid, jid: &Jid| by.domain() == jid.domain() && (by.node().is_none() || by.node() == jid.node());
+        |by: &BareJid, jid: &BareJid| by.domain() == jid.domain() && (by.node().is_none() || by.node() == jid.node());
     let is_believed = |by: &BareJid| {
-        message.kind() == MessageType::Groupchat && is_of_server(by, from)
+        message.kind() == MessageType::Groupchat && is_of_server(by, &from.to_bare())
             || match to {
                 Recipients::Users(users) => users.iter().all(|user| is_of_server(by, user)),
-                Recipients::Sessions(sessions) => sessions.iter().all(|session| is_of_server(by, session)),
+                Recipients::Sessions(sessions) => sessions.iter().all(|session| is_of_server(by, &session.to_bare())),
             }
     };
     let by = |by| parse_jid(by).ok().map(Jid::into_bare);

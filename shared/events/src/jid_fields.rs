@@ -21,10 +21,10 @@ pub fn user(field: &str, user: Option<&str>) -> Result<BareJid, String> {
 }
 
 /// Returns an error for a JID without a localpart, such as the address of a server.
-pub fn check_user(field: &str, jid: &Jid) -> Result<(), String> {
+pub fn check_user(field: &str, jid: &BareJid) -> Result<(), String> {
     match jid.node() {
         Some(_) => Ok(()),
-        None => Err(format!("{field}: \"{}\" has no localpart, so it is not a user", jid.to_bare())),
+        None => Err(format!("{field}: \"{}\" has no localpart, so it is not a user", jid)),
     }
 }
 

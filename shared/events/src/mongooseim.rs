@@ -47,7 +47,7 @@ pub fn read(json: &str, direction: Direction<'_>, arrival: &Arrival<'_>) -> Resu
     let id = arrival.id.clone();
     if fields.user_id.is_some() {
         let session = jid("user_id", fields.user_id.as_deref())?;
-        check_user("user_id", &session)?;
+        check_user("user_id", &session.to_bare())?;
         let availability = match fields.present.ok_or("present is missing")? {
             true => Availability::Online(Activity::default()),
             false => Availability::Offline,

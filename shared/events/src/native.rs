@@ -101,7 +101,7 @@ impl NativeEvent {
                     None => return Err("status is missing".into()),
                 };
                 let session = full("jid", self.jid.as_deref())?;
-                check_user("jid", &session)?;
+                check_user("jid", &session.to_bare())?;
                 Effect::Presence(session.into(), availability)
             }
             "read" => {

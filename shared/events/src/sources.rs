@@ -3,7 +3,7 @@
 use std::slice;
 
 use pushlark_settings::{Environment, HostPatterns, RoomHosts, SettingError, catalogue};
-use pushlark_xmpp::{BareJid, InvitationKind, Jid, Message, MessageType, parse_jid};
+use pushlark_xmpp::{BareJid, FullJid, InvitationKind, Jid, Message, MessageType, parse_jid};
 
 /// The settings of the sources of events.
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ impl Sources {
         }
         let mix_nick = || {
             let participant = message.mix_participant().filter(|_| self.rooms.mix.has(user, &room))?;
-            room.with_resource_str(participant.nick?.trim()).ok()
+            FullJid::new(&room, participant.nick?.trim()).ok()
         };
         let is_own = self.user_of_occupant(slice::from_ref(user), from, message, nick).is_some_and(|own| own == *user)
             || is_copy(user, &room, message);
@@ -80,7 +80,7 @@ impl Sources {
         message: &Message,
         nick: Option<&str>,
     ) -> Option<BareJid> {
-        let (room, resource) = (from.to_bare(), from.resource()?.as_str());
+        let (room, resource) = (from.to_bare(), from.resource()?);
         let told_by = |hosts: &HostPatterns| users.iter().any(|user| hosts.has(user, &room));
         let told = if let Some(participant) = message.mix_participant().filter(|_| told_by(&self.rooms.mix)) {
             participant.jid.and_then(|jid| parse_jid(jid.trim()).ok())
@@ -89,8 +89,7 @@ impl Sources {
         } else {
             None
         };
-        let is_own_nick =
-            |nick: &str| room.with_resource_str(nick).is_ok_and(|own| own.resource().as_str() == resource);
+        let is_own_nick = |nick: &str| FullJid::new(&room, nick).is_ok_and(|own| own.resource() == Some(resource));
         let named = || match users {
             [user] if nick.is_some_and(|nick| nick == resource || is_own_nick(nick)) => Some(user.clone()),
             _ => None,

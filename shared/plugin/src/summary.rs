@@ -81,7 +81,7 @@ impl Event {
             };
             parse_jid(&address).is_ok_and(|jid| {
                 let is_occupant = jid.to_bare() == self.from.to_bare();
-                jid.to_bare() == user || is_occupant && jid.resource().is_some_and(|nick| is_nick(nick.as_str()))
+                jid.to_bare() == user || is_occupant && jid.resource().is_some_and(is_nick)
             })
         };
         let body = self.message.body().unwrap_or_default();

@@ -256,7 +256,7 @@ mod tests {
     use std::ops::Range;
 
     use pushlark_model::{CLAIM_SLOTS, ClientState};
-    use pushlark_xmpp::{BareJid, Jid};
+    use pushlark_xmpp::{BareJid, parse_jid};
     use time::OffsetDateTime;
 
     use super::*;
@@ -264,7 +264,7 @@ mod tests {
 
     fn message(id: usize, users: Range<usize>, bytes: usize) -> Work {
         let to = users.map(|user| BareJid::new(&format!("u{user}@example.com")).unwrap()).collect();
-        let from = Jid::new("room@muc.example.com/alice").unwrap();
+        let from = parse_jid("room@muc.example.com/alice").unwrap();
         let (recipient, context) = (ReportedRecipient::default(), MessageContext::default());
         let kind = WorkKind::Message { from, to, stanza: "x".repeat(bytes), recipient, context };
         Work::new(format!("m{id}"), OffsetDateTime::UNIX_EPOCH, kind)
@@ -308,7 +308,7 @@ mod tests {
             members: Some(u32::MAX),
             is_reply: true,
         };
-        let from = Jid::new("room@muc.example.com/\\").unwrap();
+        let from = parse_jid("room@muc.example.com/\\").unwrap();
         work.kind =
             WorkKind::Unacknowledged { from, to: Vec::new(), stanza: "<é a=\"\"/>\t".into(), recipient, context };
         work.at = OffsetDateTime::from_unix_timestamp_nanos(1_795_840_200_123_456_789).unwrap();

@@ -381,11 +381,13 @@ pub fn redriven(body: &str, message_id: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use pushlark_xmpp::parse_jid;
+
     use super::*;
 
     fn message(recipients: usize, bytes: usize) -> Work {
         let to = (0..recipients).map(|i| BareJid::new(&format!("u{i}@example.com")).unwrap()).collect();
-        let from = Jid::new("room@muc.example.com/alice").unwrap();
+        let from = parse_jid("room@muc.example.com/alice").unwrap();
         let stanza = "x".repeat(bytes);
         let (recipient, context) = (ReportedRecipient::default(), MessageContext::default());
         let kind = WorkKind::Message { from, to, stanza, recipient, context };

@@ -210,7 +210,7 @@ fn value<'v>(variable: Variable, event: &'v Event, facts: &Facts<'_>, payload: &
         Variable::Sender | Variable::SenderName => Some(unescaped(&event.sender()).into_owned()),
         Variable::RoomName if event.room_name.is_some() => event.room_name.clone(),
         Variable::Room | Variable::RoomName => room(),
-        Variable::Nick => event.from.resource().filter(|_| event.is_occupant).map(|nick| nick.as_str().to_owned()),
+        Variable::Nick => event.from.resource().filter(|_| event.is_occupant).map(str::to_owned),
     };
     text.unwrap_or_default().into()
 }

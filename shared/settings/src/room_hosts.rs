@@ -56,10 +56,12 @@ impl Default for RoomHosts {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use pushlark_xmpp::parse_jid;
+
     use super::*;
 
     fn is_room(hosts: &RoomHosts, jid: &str) -> bool {
-        hosts.is_room(&BareJid::new("bob@example.com").unwrap(), &Jid::new(jid).unwrap())
+        hosts.is_room(&BareJid::new("bob@example.com").unwrap(), &parse_jid(jid).unwrap())
     }
 
     #[test]

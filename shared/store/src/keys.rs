@@ -79,7 +79,7 @@ pub fn pubsub_jid(key: &str) -> &str {
 
 /// Returns the sort key of a session. A bare JID stands for the one session without a resource.
 pub fn session(session: &Jid) -> String {
-    format!("{SESSION_PREFIX}{}", bounded(session.resource().map_or("", |resource| resource.as_str()), 1000))
+    format!("{SESSION_PREFIX}{}", bounded(session.resource().unwrap_or_default(), 1000))
 }
 
 pub fn unread(conversation: &BareJid) -> String {
@@ -289,6 +289,8 @@ fn hash(text: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use pushlark_xmpp::FullJid;
+
     use super::*;
 
     #[test]
@@ -297,7 +299,7 @@ mod tests {
         let domain = [vec!["d".repeat(61); 4].join("."), "e".repeat(4)].join(".");
         let user = BareJid::new(&format!("{localpart}@{domain}")).unwrap();
         assert!(registration(&user, &"n".repeat(512)).len() <= 1024);
-        assert!(session(&user.with_resource_str(&"r".repeat(1023)).unwrap()).len() <= 1024);
+        assert!(session(&FullJid::new(&user, &"r".repeat(1023)).unwrap()).len() <= 1024);
         for key in [unread(&user), read(&user), shown(&user)] {
             assert!(key.len() <= 1024);
         }
@@ -310,14 +312,14 @@ mod tests {
     #[test]
     fn the_keys_of_a_recipient_lie_in_one_range() {
         let user = BareJid::new("bob@example.com").unwrap();
-        let keys = [registration(&user, "\u{10ffff}"), session(&user.with_resource_str("zz").unwrap())];
+        let keys = [registration(&user, "\u{10ffff}"), session(&FullJid::new(&user, "\u{1f9ff}").unwrap())];
         for key in keys {
             assert!((RECIPIENT_FIRST..=RECIPIENT_LAST).contains(&key.as_str()), "{key}");
             assert!(LATEST_REGISTRATION < key.as_str(), "{key}");
         }
         let last_registration = registration(&user, "\u{10ffff}");
         let sent_alerts = SENT_ALERTS.to_owned();
-        let in_order = [last_registration, replaced(&"f".repeat(64)), sent_alerts, session(&user)];
+        let in_order = [last_registration, replaced(&"f".repeat(64)), sent_alerts, session(&user.clone().into())];
         assert!(in_order.is_sorted(), "{in_order:?}");
         let alice = BareJid::new("alice@example.com").unwrap();
         for key in [unread(&alice), read(&alice), shown(&alice)] {

@@ -248,7 +248,7 @@ impl Store {
 
     /// Returns the part that ties a session to a registration, if `user` has a resource.
     fn tie(&self, user: &Jid, registration: &Registration) -> Option<Part> {
-        let session = user.try_as_full().ok()?;
+        let session = Some(user).filter(|user| user.is_full())?;
         let update = Update::builder()
             .table_name(&self.table)
             .key(PK, text(user.to_bare()))

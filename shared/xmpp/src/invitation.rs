@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use jid::{BareJid, Jid};
+use jid::BareJid;
 
-use crate::address::parse_jid;
+use crate::address::{Jid, parse_jid};
 use crate::fallback::is_blank;
 use crate::message::Message;
 use crate::ns;

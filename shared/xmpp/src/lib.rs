@@ -1,6 +1,6 @@
 //! XMPP stanzas, as far as Pushlark reads and writes them: RFC 6120, XEP-0004, XEP-0060, XEP-0357 and other extensions.
 //!
-//! JIDs are those of the `jid` crate, which normalises them by stringprep (RFC 6122).
+//! Bare JIDs are those of the `jid` crate, which normalises them by stringprep (RFC 6122).
 
 mod address;
 mod call;
@@ -17,14 +17,14 @@ mod pubsub;
 mod push;
 mod stanza;
 
-pub use address::{JidError, parse_jid};
+pub use address::{FullJid, Jid, JidError, parse_jid};
 pub use call::{Call, CallStep};
 pub use content::{Content, NoContent};
 pub use element::{Element, MAX_DEPTH, MAX_STANZA_BYTES, ParseError, is_xml_text};
 pub use escaping::unescaped;
 pub use form::{DataForm, FormError};
 pub use invitation::{Invitation, InvitationKind};
-pub use jid::{BareJid, DomainPart, DomainRef, FullJid, Jid, NodePart};
+pub use jid::{BareJid, DomainPart, DomainRef, NodePart};
 pub use message::{Message, MessageType, MixParticipant};
 pub use pubsub::{
     AccessModel, Affiliation, EncryptedContent, GivenOptions, NodeConfig, NotificationPriority, ProposedCall,

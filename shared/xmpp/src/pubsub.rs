@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use jid::{BareJid, DomainRef, Jid};
+use jid::{BareJid, DomainRef};
 
-use crate::address::parse_jid;
+use crate::address::{Jid, parse_jid};
 use crate::element::Element;
 use crate::fallback::is_blank;
 use crate::form::named_fields;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use jid::{BareJid, Jid};
+use jid::BareJid;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::address::parse_jid;
+use crate::address::{Jid, parse_jid};
 use crate::element::{Element, is_xml_text};
 use crate::form::DataForm;
 use crate::ns;

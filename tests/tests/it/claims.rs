@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use pushlark_model::{Registration, claim_slot};
 use pushlark_queue::{MessageContext, Record, ReportedRecipient, WorkKind};
 use pushlark_store::{ClaimItem, Claimant};
-use pushlark_xmpp::{BareJid, Jid};
+use pushlark_xmpp::{BareJid, parse_jid};
 use serde_json::json;
 use tests::{BOB, CallCounter, Event, IsolatedWorker, Pushlark, ROOM_OCCUPANT, Work, registration};
 use time::OffsetDateTime;
@@ -95,7 +95,7 @@ async fn a_room_is_claimed_by_few_writes() {
     let isolated = IsolatedWorker::beside_with_dynamodb(pushlark, &counter.url).await;
     counter.take();
     let kind = WorkKind::Message {
-        from: Jid::new(ROOM_OCCUPANT).unwrap(),
+        from: parse_jid(ROOM_OCCUPANT).unwrap(),
         to: members.iter().map(|member| BareJid::new(member).unwrap()).collect(),
         stanza: "<message type='groupchat'><body>canary Hi</body></message>".into(),
         recipient: ReportedRecipient::default(),

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use pushlark_model::PublishOptions;
-use pushlark_xmpp::Jid;
+use pushlark_xmpp::parse_jid;
 use serde_json::{Value, json};
 use tests::{BOB, BOBS_PHONE, CAROL, CallCounter, Event, PUSH_HOST, PushRequest, Pushlark, XMPP, eventually, stanza};
 
@@ -311,7 +311,7 @@ async fn many_registrations_of_one_device_from_an_earlier_version_are_replaced()
         item.insert("node".into(), text(&node));
         pushlark.stack.dynamodb.put_item().table_name(table).set_item(Some(item)).send().await.unwrap();
     }
-    let bob = Jid::new(BOB).unwrap();
+    let bob = parse_jid(BOB).unwrap();
     let registration = tests::registration("new", &[], 1);
     let registration = pushlark_model::Registration { options, ..registration };
     pushlark.store().register(&bob, &registration, |_| false).await.unwrap();

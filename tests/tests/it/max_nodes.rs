@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use pushlark_model::time::to_micros;
 use pushlark_settings::Environment;
 use pushlark_store::{Registered, Store};
-use pushlark_xmpp::Jid;
+use pushlark_xmpp::parse_jid;
 use serde_json::json;
 use tests::{BOB, BOBS_PHONE, CallCounter, Event, PushRequest, Pushlark, XMPP, eventually, registration, stanza};
 use time::OffsetDateTime;
@@ -76,7 +76,7 @@ async fn forty_simultaneous_enables_replace_the_oldest_nodes() {
 #[tokio::test]
 async fn the_last_enabled_nodes_stay_when_clocks_differ() {
     let pushlark = Pushlark::with_settings([("MAX_NODES", "3")]).await;
-    let (store, bob) = (pushlark.store(), Jid::new(BOB).unwrap());
+    let (store, bob) = (pushlark.store(), parse_jid(BOB).unwrap());
     for (node, clock) in [("a", 900), ("b", 500), ("c", 100), ("a", 90), ("d", 50), ("e", 10)] {
         store.register(&bob, &registration(node, &[], clock), |_| false).await.unwrap();
     }
@@ -157,7 +157,7 @@ fn store(pushlark: &Pushlark, settings: &[(&str, &str)]) -> Store {
 #[tokio::test]
 async fn a_lowered_max_nodes_applies_at_the_next_enable() {
     let pushlark = Pushlark::with_settings([("MAX_NODES", "300")]).await;
-    let bob = Jid::new(BOB).unwrap();
+    let bob = parse_jid(BOB).unwrap();
     let before = store(&pushlark, &[("MAX_NODES", "300")]);
     for number in 0..110 {
         before.register(&bob, &registration(&format!("old-{number}"), &[], 0), |_| false).await.unwrap();

@@ -16,7 +16,7 @@ use pushlark_model::{Algorithm, Encryption, Payload, Registration};
 use pushlark_plugin::{Event as PluginEvent, Plugin, Plugins, Rule};
 use pushlark_settings::Environment;
 use pushlark_webhooks::Key;
-use pushlark_xmpp::{Jid, ns};
+use pushlark_xmpp::{ns, parse_jid};
 use serde_json::{Value, json};
 use tests::{
     BOB, BOBS_PC, Event, IsolatedWorker, PUSH_HOST, PushRequest, Pushlark, Reply, Work, XMPP, credentials, eventually,
@@ -439,7 +439,7 @@ async fn no_secret_leaks_from_an_error_of_apns_fcm_or_web_push() {
     // Registrations from a time when `PUSH_SERVICE` was not `direct`, which would refuse them.
     for (node, field, value) in [("nothing", "device_id", ""), ("service", "service", "canary-token")] {
         let options = [("service", "apns"), ("device_id", TOKEN), (field, value)];
-        pushlark.store().register(&Jid::new(BOB).unwrap(), &registration(node, &options, 1), |_| false).await.unwrap();
+        pushlark.store().register(&parse_jid(BOB).unwrap(), &registration(node, &options, 1), |_| false).await.unwrap();
     }
     notify_until(&isolated, "a request for each device", async || {
         devices_of.iter().all(|(double, devices)| has_answered(double, devices))

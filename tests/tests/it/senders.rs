@@ -1,7 +1,7 @@
 //! Who wrote a message: the sender as it is shown, and the recipient's own messages.
 
 use serde_json::{Value, json};
-use tests::{ALICES_PC, BOB, BOBS_PC, CAROL, Event, Pushlark, ROOM_OCCUPANT};
+use tests::{ALICES_PC, BOB, BOBS_PC, CAROL, Event, PushRequest, Pushlark, ROOM_OCCUPANT};
 
 const MIX: &str = "<nick>Alice</nick><jid>alice@example.com</jid>";
 
@@ -197,4 +197,26 @@ async fn a_mention_of_the_reported_nick_is_a_mention() {
     assert_eq!(pushlark.notified("phone", 1).await[0]["notification"]["data"], json!({"mention": "true"}));
     pushlark.event(group("canary Hi @kate")).await;
     assert_eq!(pushlark.notified("phone", 2).await[1]["notification"]["data"], Value::Null);
+}
+
+#[tokio::test]
+async fn names_of_occupants_and_sessions_may_have_emoji() {
+    let pushlark = with_bob(&[("MUC_HOSTS", "muc.@HOST@"), ("MIX_HOSTS", "mix.@HOST@"), ("UNREAD_COUNTS", "on")]).await;
+    let room = "r@muc.example.com/Alice 🐦";
+    assert_eq!(title(&pushlark, room, "type='groupchat'", "").await, room);
+    let occupant = "<x xmlns='http://jabber.org/protocol/muc#user'/>";
+    assert_eq!(title(&pushlark, "r@muc.example.com/אa 😀", "type='chat'", occupant).await, "r@muc.example.com/אa 😀");
+    let mix = "<mix xmlns='urn:xmpp:mix:core:1'><nick>😀</nick></mix>";
+    assert_eq!(title(&pushlark, "c@mix.example.com/1", "type='groupchat'", mix).await, "c@mix.example.com/😀");
+    assert_eq!(title(&pushlark, "alice@example.com/📱", "type='chat'", "").await, "alice@example.com");
+    // The session of such a client ties its registration, and keeps it quiet.
+    let phone = "zoe@example.com/📱";
+    assert_eq!(pushlark.json("/enable", PushRequest::new(phone, "node").device("watch")).await.status, 200);
+    pushlark.event(Event::presence(phone, "online")).await;
+    pushlark.event(Event::message("zoe@example.com", "canary Hi")).await;
+    pushlark.settled().await;
+    assert!(pushlark.notifications("watch").await.is_empty());
+    pushlark.event(Event::presence(phone, "offline")).await;
+    pushlark.event(Event::message("zoe@example.com", "canary Hi")).await;
+    pushlark.notified("watch", 1).await;
 }

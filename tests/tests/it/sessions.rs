@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, stream};
 use pushlark_model::{Activity, Availability};
 use pushlark_store::{MAX_SESSIONS, Store};
-use pushlark_xmpp::{BareJid, Jid};
+use pushlark_xmpp::{BareJid, parse_jid};
 use serde_json::{Value, json};
 use tests::{BOB, BOBS_PC, BOBS_PHONE, CallCounter, Event, PushRequest, Pushlark, ago, eventually};
 use time::OffsetDateTime;
@@ -303,7 +303,7 @@ async fn a_session_that_changes_during_pruning_stays() {
     post_presence(&pushlark, (0..36).map(|number| (format!("off{number}"), "offline", 100 + number))).await;
     let (store, bob) = (pushlark.store(), BareJid::new(BOB).unwrap());
     let snapshot = store.snapshot(&bob).await.unwrap();
-    let back = Jid::new("bob@example.com/off35").unwrap();
+    let back = parse_jid("bob@example.com/off35").unwrap();
     store.set_presence(&back, Availability::Online(Activity::default()), OffsetDateTime::now_utc()).await.unwrap();
     pushlark.enable("bob@example.com/off34", "phone").await;
     store.prune_sessions(&bob, &snapshot).await.unwrap();
@@ -323,7 +323,7 @@ async fn expired_sessions_are_pruned_first() {
     let older = (0..30).map(|number| format!("{BOB}/off{number}"));
     let writes = stream::iter(older).for_each(async |session| {
         let at = OffsetDateTime::now_utc() - time::Duration::hours(1);
-        long.set_presence(&Jid::new(&session).unwrap(), Availability::Offline, at).await.unwrap();
+        long.set_presence(&parse_jid(&session).unwrap(), Availability::Offline, at).await.unwrap();
     });
     writes.await;
     long.prune_sessions(&bob, &long.snapshot(&bob).await.unwrap()).await.unwrap();

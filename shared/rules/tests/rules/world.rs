@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pushlark_plugin::xmpp::{BareJid, Element, FullJid, Message, parse_jid};
+use pushlark_plugin::xmpp::{BareJid, Element, Message, parse_jid};
 use pushlark_plugin::{
     ClientState, ContentPolicy, Event, EventKind, Payload, Plugin, Publication, PublishOptions, Recipient, Registration,
 };
@@ -89,7 +89,7 @@ pub fn contact_request() -> Event {
 
 /// Returns the event of a message that a session of `bob` did not acknowledge.
 pub fn unacknowledged(event: Event) -> Event {
-    Event { kind: EventKind::Unacknowledged(FullJid::new("bob@example.com/phone").unwrap()), ..event }
+    Event { kind: EventKind::Unacknowledged("bob@example.com/phone".parse().unwrap()), ..event }
 }
 
 /// Returns the bare JID of the recipient.
