@@ -202,7 +202,7 @@ impl Recipients {
 ///
 /// Its id is `id`, or else the stanza-id (XEP-0359) of the room or of the only recipient's server, or else a new one.
 /// The id that a client gives its stanza is not used: with it, anybody could suppress a notification. Its time is `at`,
-/// or else the envelope's, or else that of its delay, or else the time of arrival.
+/// or else the envelope's, or else the time of arrival; if it was delayed before, that of its delay.
 pub fn message(
     id: Option<String>,
     at: Option<OffsetDateTime>,
@@ -222,7 +222,7 @@ pub fn message(
         reported.recipient.nick = None;
         reported.context.members = u32::try_from(to.len()).ok();
     }
-    let at = at.or(arrival.at).or_else(|| sent_at(&from, &to, &message));
+    let at = sent_at(at.or(arrival.at), &from, &to, &message);
     let told_id = || stanza_id(&from, &to, &message);
     if let Some((item, from, subscribed)) = subscribed(&from, &message) {
         // The id of the room first: a session that has joined the room gets the same message with this id.

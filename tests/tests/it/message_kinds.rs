@@ -1,7 +1,7 @@
 //! Which messages notify, and with which text: types, bodies, fallback, encryption, invitations and delays.
 
 use serde_json::{Value, json};
-use tests::{ALICE, ALICES_PC, BOB, Event, PUSH_HOST, Pushlark, stanza};
+use tests::{ALICE, ALICES_PC, BOB, Event, PUSH_HOST, Pushlark, ago, stanza};
 
 const ROOM: &str = "books@muc.example.com";
 
@@ -306,6 +306,12 @@ async fn an_unacknowledged_message_notifies_by_the_same_rules() {
     pushlark.event(lost(&stanza::chat(reaction))).await;
     pushlark.event(lost("<message><body>canary Hi</body></message>")).await;
     pushlark.settled().await;
+    // The modules of chat servers send the present time with each event.
+    for by in [ROOM, "example.com"] {
+        pushlark.event(Event::stanza(BOB, &group(&delay(by))).from(&format!("{ROOM}/alice")).at(ago(0))).await;
+    }
+    pushlark.settled().await;
+    assert!(pushlark.notifications("phone").await.is_empty());
     assert_eq!(pushlark.alerts("phone").await, ["canary Hi"]);
     assert_eq!(pushlark.registrations(BOB).await[0].jid.as_str(), PUSH_HOST);
 }
