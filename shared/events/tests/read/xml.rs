@@ -174,6 +174,31 @@ fn an_error_about_a_wrapped_message_notifies_nobody() {
     assert!(matches!(one(XML, error).effect, Effect::None(_)));
 }
 
+#[test]
+fn a_private_message_to_an_occupant_has_a_read_mark_only_of_a_marker_of_the_user() {
+    let read = |from: &str, to: &str, content: &str| {
+        let private = "<x xmlns='http://jabber.org/protocol/muc#user'/>";
+        let stanza = format!("<message from='{from}' to='{to}' type='chat'>{content}{private}</message>");
+        let read_marks = one(XML, stanza).read_marks;
+        read_marks.into_iter().map(|mark| (mark.user.to_string(), mark.conversation.to_string())).collect::<Vec<_>>()
+    };
+    let (marker, text) = ("<displayed xmlns='urn:xmpp:chat-markers:0' id='m1'/>", "<body>x</body>");
+    for (user, room, is_known) in [
+        ("bob@example.com", "room@chat.example.com", true),
+        ("bob@example.com", "room@conference.example.org", true),
+        ("bob@groups.example.net", "room@muc.groups.example.net", true),
+        ("bob@example.com", "room@talk.example.org", false),
+    ] {
+        let (session, occupant) = (format!("{user}/pc"), format!("{room}/Al"));
+        let expected = if is_known { vec![(user.to_owned(), room.to_owned())] } else { Vec::new() };
+        assert_eq!(read(&session, &occupant, marker), expected, "{room}");
+        assert_eq!(read(&session, &occupant, text), [], "{room}");
+        // The occupant is not the user.
+        assert_eq!(read(&occupant, &session, marker), [], "{room}");
+        assert_eq!(read(&occupant, &session, text), [], "{room}");
+    }
+}
+
 fn delay(from: &str, stamp: &str) -> String {
     format!("<delay xmlns='urn:xmpp:delay' from='{from}' stamp='{stamp}'/>")
 }
