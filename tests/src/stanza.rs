@@ -100,3 +100,8 @@ pub fn disco_info() -> String {
 pub fn displayed(id: &str) -> String {
     format!("<displayed xmlns='urn:xmpp:chat-markers:0' id='{id}'/>")
 }
+
+/// Returns the mark of a reply's quote (XEP-0461), which ends at `end`, in code points.
+pub fn quote(end: usize) -> String {
+    format!("<fallback xmlns='urn:xmpp:fallback:0' for='urn:xmpp:reply:0'><body start='0' end='{end}'/></fallback>")
+}

@@ -6,21 +6,27 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::event::Recipients;
 
-/// Returns the time at which a message was sent, if it was delayed (XEP-0203): the oldest stamp of its room, or of the
-/// server of every recipient. Stamps of others are ignored, and stamps that are not a time.
-pub fn sent_at(from: &Jid, to: &Recipients, message: &Message) -> Option<OffsetDateTime> {
+/// Returns the time at which a message was sent: the oldest of `at`, the time that its event names, and of the stamps of
+/// its room and of the server of every recipient, if it was delayed (XEP-0203). A sender may name the time of its event
+/// for an old message, such as the history of a room. Stamps of others are ignored, and stamps that are not a time.
+///
+/// The server of a lost session stamps the messages that it sends again, which are no older news for that. So its stamp
+/// is ignored if the event names its time.
+pub fn sent_at(at: Option<OffsetDateTime>, from: &Jid, to: &Recipients, message: &Message) -> Option<OffsetDateTime> {
     let is_of_server =
         |by: &BareJid, jid: &BareJid| by.domain() == jid.domain() && (by.node().is_none() || by.node() == jid.node());
     let is_believed = |by: &BareJid| {
         message.kind() == MessageType::Groupchat && is_of_server(by, &from.to_bare())
             || match to {
                 Recipients::Users(users) => users.iter().all(|user| is_of_server(by, user)),
-                Recipients::Sessions(sessions) => sessions.iter().all(|session| is_of_server(by, &session.to_bare())),
+                Recipients::Sessions(sessions) => {
+                    at.is_none() && sessions.iter().all(|session| is_of_server(by, &session.to_bare()))
+                }
             }
     };
     let by = |by| parse_jid(by).ok().map(Jid::into_bare);
     let stamps = message.delays().filter(|(from, _)| by(from).is_some_and(|by| is_believed(&by)));
-    stamps.filter_map(|(_, stamp)| time_of(stamp.trim())).min()
+    stamps.filter_map(|(_, stamp)| time_of(stamp.trim())).chain(at).min()
 }
 
 /// Reads a stamp in the format of XEP-0082, or in the earlier one of XEP-0091: `20021103T13:07:15`.

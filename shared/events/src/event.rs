@@ -8,7 +8,7 @@ use pushlark_access::Caller;
 use pushlark_model::Availability;
 use pushlark_queue::{MessageContext, ReportedRecipient, WorkKind};
 use pushlark_xmpp::{
-    BareJid, Content, DomainPart, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text,
+    BareJid, Content, DomainPart, DomainRef, FullJid, Jid, MAX_STANZA_BYTES, Message, MessageType, is_xml_text, ns,
     parse_jid,
 };
 use sha2::{Digest, Sha256};
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::call_answer::CallAnswer;
 use crate::delay::sent_at;
 use crate::displayed::read_marks;
-use crate::sources::{Sources, addressee, is_bare};
+use crate::sources::{Sources, addressee, is_bare, sent_copy};
 
 /// The longest id of an event, in bytes.
 const MAX_ID_BYTES: usize = 256;
@@ -202,7 +202,7 @@ impl Recipients {
 ///
 /// Its id is `id`, or else the stanza-id (XEP-0359) of the room or of the only recipient's server, or else a new one.
 /// The id that a client gives its stanza is not used: with it, anybody could suppress a notification. Its time is `at`,
-/// or else the envelope's, or else that of its delay, or else the time of arrival.
+/// or else the envelope's, or else the time of arrival; if it was delayed before, that of its delay.
 pub fn message(
     id: Option<String>,
     at: Option<OffsetDateTime>,
@@ -222,7 +222,7 @@ pub fn message(
         reported.recipient.nick = None;
         reported.context.members = u32::try_from(to.len()).ok();
     }
-    let at = at.or(arrival.at).or_else(|| sent_at(&from, &to, &message));
+    let at = sent_at(at.or(arrival.at), &from, &to, &message);
     let told_id = || stanza_id(&from, &to, &message);
     if let Some((item, from, subscribed)) = subscribed(&from, &message) {
         // The id of the room first: a session that has joined the room gets the same message with this id.
@@ -240,8 +240,13 @@ pub fn message(
         let length = stanza.len();
         return Err(format!("the message has {length} bytes as a stanza, {MAX_STANZA_BYTES} are allowed"));
     }
-    let read_mark = read_mark(&from, &to, &message, recipient.nick.as_deref(), arrival.sources);
-    let read_marks = read_marks(&from, &to, &message, read_mark);
+    let copy = match &to {
+        Recipients::Users(users) => sent_copy(&from, users, &message),
+        Recipients::Sessions(_) => None,
+    };
+    let (author, written) = copy.as_ref().map_or((&from, &message), |(author, copied)| (author, copied));
+    let read_mark = read_mark(author, &to, written, recipient.nick.as_deref(), arrival.sources);
+    let read_marks = read_marks(author, &to, written, read_mark);
     let kind = message.kind();
     let (answer, message) = match answer {
         Some(CallAnswer { user, from, message }) => (Some((user, from)), message),
@@ -300,7 +305,10 @@ fn subscribed(from: &Jid, message: &Message) -> Option<(Option<String>, Jid, Mes
         return None;
     }
     let item = item.filter(|item| !item.is_empty()).map(|item| assigned_id(&sender.to_bare(), item));
-    Some((item, sender, Message::from_element(subscribed.clone()).ok()?))
+    // A read mark may name the wrapped message by the id of the wrapping one, which is that of the user's archive.
+    let ids = message.element().children().filter(|child| child.is("stanza-id", ns::STANZA_ID));
+    let subscribed = ids.fold(subscribed.clone(), |subscribed, id| subscribed.with_child(id.clone()));
+    Some((item, sender, Message::from_element(subscribed).ok()?))
 }
 
 /// Returns a new id: a UUID of version 7.
@@ -339,10 +347,13 @@ fn read_mark(
     if message.kind() == MessageType::Error || !(is_marker || is_text()) {
         return None;
     }
+    let is_group = message.kind() == MessageType::Groupchat;
+    if !is_group && message.is_private_of_occupant() && is_text() {
+        // A text to one occupant does not show that its sender has read the room.
+        return None;
+    }
     let sender = from.to_bare();
-    if message.kind() == MessageType::Groupchat
-        && let Some(user) = sources.user_of_occupant(users, from, message, nick)
-    {
+    if is_group && let Some(user) = sources.user_of_occupant(users, from, message, nick) {
         return Some(ReadMark { user, conversation: sender, message: None });
     }
     sender.node()?;
@@ -353,12 +364,15 @@ fn read_mark(
         let conversation = conversation.or_else(|| is_marker.then(|| sender.clone()));
         return conversation.map(|conversation| ReadMark { user: sender, conversation, message: None });
     }
-    let is_room_of = |domain: &str| sender.domain().as_str().strip_suffix(domain).is_some_and(|d| d.ends_with('.'));
-    let from_room = match message.kind() {
-        MessageType::Groupchat => is_room_of(recipient.domain().as_str()),
-        _ => message.is_private_of_occupant(),
+    let is_below = |room: &BareJid, user: &BareJid| {
+        let prefix = room.domain().as_str().strip_suffix(user.domain().as_str());
+        prefix.is_some_and(|prefix| prefix.ends_with('.'))
     };
-    (!from_room).then(|| ReadMark { user: sender, conversation: recipient.clone(), message: None })
+    let is_room = |user: &BareJid, jid: &BareJid| sources.rooms.is_room(user, &jid.clone().into());
+    let is_to_room = || is_below(recipient, &sender) || is_room(&sender, recipient) && !is_room(recipient, &sender);
+    let is_from_room =
+        if is_group { is_below(&sender, recipient) } else { message.is_private_of_occupant() && !is_to_room() };
+    (!is_from_room).then(|| ReadMark { user: sender, conversation: recipient.clone(), message: None })
 }
 
 fn stanza_id(from: &Jid, to: &Recipients, message: &Message) -> Option<String> {

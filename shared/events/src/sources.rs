@@ -109,6 +109,15 @@ fn is_copy(user: &BareJid, sender: &BareJid, message: &Message) -> bool {
     user == sender && addressee(message).is_some_and(|to| to != *user)
 }
 
+/// Returns the message in a carbon copy (XEP-0280) of a message that another session of the only recipient has sent, with
+/// this session. Only the user's own server sends such copies, from the user's bare JID (section 11).
+pub(crate) fn sent_copy(from: &Jid, to: &[BareJid], message: &Message) -> Option<(Jid, Message)> {
+    let copied = message.sent_copy()?;
+    let session = parse_jid(copied.element().attribute("from")?).ok()?;
+    let is_authentic = is_bare(from, message) && [session.to_bare()] == *to && to == [from.to_bare()];
+    is_authentic.then_some((session, copied))
+}
+
 /// Returns the bare JID of the attribute `to` of a stanza.
 pub(crate) fn addressee(message: &Message) -> Option<BareJid> {
     parse_jid(message.element().attribute("to")?).ok().map(Jid::into_bare)

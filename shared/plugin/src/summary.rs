@@ -84,8 +84,8 @@ impl Event {
                 jid.to_bare() == user || is_occupant && jid.resource().is_some_and(is_nick)
             })
         };
-        let body = self.message.body().unwrap_or_default();
-        let mut words = body.split(|c: char| c.is_whitespace() || (c.is_ascii_punctuation() && !"@.-_".contains(c)));
+        let text = self.message.text().unwrap_or_default();
+        let mut words = text.split(|c: char| c.is_whitespace() || (c.is_ascii_punctuation() && !"@.-_".contains(c)));
         self.message.mentions().any(refers)
             || words.any(|word| word.trim_end_matches('.').strip_prefix('@').is_some_and(is_nick))
     }

@@ -59,14 +59,18 @@ impl CallStep {
 }
 
 impl Message {
-    /// Returns the step of a call in it. A message of a room, an error or a headline is no call, nor is an element
-    /// without an id.
+    /// Returns the step of a call in it; of several, the first that is not `ringing`, which tells nobody. A message of a
+    /// room, an error or a headline is no call, nor is an unknown element or one without an id.
     pub fn call(&self) -> Option<Call<'_>> {
-        let element = self.element().children().find(|child| child.namespace() == ns::JINGLE_MESSAGE_INITIATION)?;
-        let sid = element.attribute("id").filter(|id| !id.is_empty())?;
-        let step = CallStep::of(element.name())?;
+        let step = |element| {
+            let step = CallStep::of(Element::name(element))?;
+            let sid = element.attribute("id").filter(|id| !id.is_empty())?;
+            Some(Call { step, sid, element })
+        };
+        let elements = self.element().children().filter(|child| child.namespace() == ns::JINGLE_MESSAGE_INITIATION);
+        let call = elements.filter_map(step).min_by_key(|call| call.step == CallStep::Ringing)?;
         let is_call = matches!(self.kind(), MessageType::Chat | MessageType::Normal) && !self.is_carbon();
-        is_call.then_some(Call { step, sid, element })
+        is_call.then_some(call)
     }
 }
 
@@ -120,6 +124,20 @@ mod tests {
                 let call = message.call().unwrap();
                 assert_eq!((call.step, call.sid), (step, "c1"), "{kind}");
             }
+        }
+    }
+
+    #[test]
+    fn the_first_known_step_is_read_and_ringing_is_the_last_choice() {
+        let [ringing, propose, retract] = ["ringing", "propose", "retract"].map(|name| element(name, " id='c1'"));
+        for (content, step) in [
+            (format!("{}{propose}", element("other", " id='c1'")), CallStep::Propose),
+            (format!("{}{propose}", element("retract", "")), CallStep::Propose),
+            (format!("{ringing}{propose}"), CallStep::Propose),
+            (format!("{retract}{propose}"), CallStep::Retract),
+            (format!("{}{ringing}", element("other", "")), CallStep::Ringing),
+        ] {
+            assert_eq!(message("chat", &content).call().unwrap().step, step, "{content}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::element::Element;
-use crate::fallback::{is_blank, without_fallback};
+use crate::fallback::is_blank;
 use crate::message::{Message, MessageType, body_of};
 use crate::ns;
 
@@ -99,7 +99,6 @@ impl Message {
 #[derive(Default)]
 struct Parts<'m> {
     has_body: bool,
-    fallbacks: Vec<&'m Element>,
     spoilers: Vec<&'m Element>,
     /// Whether an OMEMO element has a payload; `None` without an element.
     omemo_payload: Option<bool>,
@@ -129,7 +128,6 @@ impl<'m> Parts<'m> {
                 let retracts = child.children().any(is_retraction);
                 return Err(if retracts { NoContent::Retraction } else { NoContent::Fastening });
             }
-            (ns::FALLBACK, "fallback") => self.fallbacks.push(child),
             (ns::SPOILER, "spoiler") => self.spoilers.push(child),
             (ns::MUC_USER | ns::CONFERENCE, "x") => self.has_invitation = true,
             (ns::OPENPGP, "openpgp") | (ns::LEGACY_OPENPGP, "x") => self.is_openpgp = true,
@@ -147,13 +145,9 @@ impl<'m> Parts<'m> {
         if self.has_call && message.call().is_some() {
             return Err(NoContent::Call);
         }
-        match self.omemo_payload {
-            Some(true) => return Ok(Content::Encrypted),
-            Some(false) => return Err(NoContent::KeyTransport),
-            None => {}
-        }
-        let text = self.text(message);
-        let is_encrypted = self.is_openpgp || self.names_encryption(message, text.is_some());
+        let text = message.text();
+        let is_encrypted =
+            self.omemo_payload.is_some() || self.is_openpgp || self.names_encryption(message, text.is_some());
         if self.has_invitation
             && let Some(invitation) = message.invitation()
         {
@@ -161,19 +155,13 @@ impl<'m> Parts<'m> {
             return Ok(Content::Invitation(text.filter(|_| !is_hidden).or(invitation.reason)));
         }
         match text {
+            _ if self.omemo_payload == Some(false) => Err(NoContent::KeyTransport),
             _ if is_encrypted => Ok(Content::Encrypted),
             None if self.has_body => Err(NoContent::NoText),
             None => Err(NoContent::NoBody),
             Some(_) if !self.spoilers.is_empty() => Ok(Content::Spoiler(self.hint())),
             Some(text) => Ok(Content::Text(text)),
         }
-    }
-
-    /// Returns the body that is shown, unless it is blank.
-    fn text(&self, message: &'m Message) -> Option<Cow<'m, str>> {
-        let body = message.body().filter(|_| self.has_body)?;
-        let text = if self.fallbacks.is_empty() { body } else { without_fallback(body, &self.fallbacks) };
-        (!is_blank(&text)).then_some(text)
     }
 
     fn hint(&self) -> Option<Cow<'m, str>> {

@@ -22,6 +22,11 @@ const ABOUT_EARLIER: [&str; 11] = [
     ns::CHAT_STATES,
 ];
 
+/// Returns whether a child of a stanza marks fallback text.
+pub fn is_fallback(child: &Element) -> bool {
+    [ns::FALLBACK, ns::FEATURE_FALLBACK].iter().any(|namespace| child.is("fallback", namespace))
+}
+
 /// Returns `text` without its fallback parts; `fallbacks` are the `<fallback/>` elements of the stanza.
 ///
 /// If nothing else is left, the fallback of an element that is itself a message for people, such as a file or a poll,
@@ -66,7 +71,7 @@ fn is_invisible(c: char) -> bool {
 /// `<body/>` and a `<subject/>`, or a `<body/>` without numbers, marks the whole body. Ranges that do not fit the text
 /// are left out.
 fn ranges(fallback: &Element, length: usize) -> Vec<Range<usize>> {
-    let mut children = fallback.children().filter(|child| child.namespace() == ns::FALLBACK).peekable();
+    let mut children = fallback.children().filter(|child| child.namespace() == fallback.namespace()).peekable();
     if children.peek().is_none() {
         return iter::once(0..length).collect();
     }
@@ -160,6 +165,9 @@ mod tests {
             assert_eq!(left("> a", &[&format!("urn:xmpp:reply:0{whole}")]), "", "{whole}");
             assert_eq!(left("https://example.com/a", &[&format!("urn:xmpp:sfs:0{whole}")]), "https://example.com/a");
         }
+        // Nobody knows the element without `for`.
+        let unnamed = Element::parse("<fallback xmlns='urn:xmpp:fallback:0'/>").unwrap();
+        assert_eq!(without_fallback("A poll".into(), &[&unnamed]), "A poll");
         assert_eq!(left("yes", &["urn:xmpp:reply:0 <subject/>"]), "yes");
         let (quote, file) = ("urn:xmpp:reply:0 <body start='0' end='4'/>", "urn:xmpp:sfs:0 <body start='4'/>");
         assert_eq!(left("> a\nhttps://example.com/a", &[quote, file]), "https://example.com/a");

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::element::Element;
-use crate::fallback::is_blank;
+use crate::fallback::{is_blank, is_fallback, without_fallback};
 use crate::ns;
 use crate::stanza::{InvalidStanzaError, check_is};
 
@@ -75,9 +75,12 @@ impl Message {
         body_of(self.0.children().filter(|child| child.name() == "body" && ns::STANZAS.contains(&child.namespace())))
     }
 
-    /// Returns the body, unless it is blank.
+    /// Returns the body without the parts that stand for other elements (XEP-0428), unless the rest is blank.
     pub fn text(&self) -> Option<Cow<'_, str>> {
-        self.body().filter(|body| !is_blank(body))
+        let body = self.body()?;
+        let fallbacks: Vec<_> = self.0.children().filter(|child| is_fallback(child)).collect();
+        let text = if fallbacks.is_empty() { body } else { without_fallback(body, &fallbacks) };
+        (!is_blank(&text)).then_some(text)
     }
 
     /// Returns the ids that servers and rooms assigned, as `(by, id)` (XEP-0359).
@@ -128,6 +131,13 @@ impl Message {
         let items = self.0.child("event", ns::PUBSUB_EVENT).and_then(|event| event.child("items", ns::PUBSUB_EVENT));
         let items = items.filter(|items| items.attribute("node") == Some(node));
         items.into_iter().flat_map(Element::children).filter(|item| item.is("item", ns::PUBSUB_EVENT))
+    }
+
+    /// Returns the message in a carbon copy of a message that another session of the user has sent (XEP-0280). The
+    /// caller must check that the user's own account sends the copy.
+    pub fn sent_copy(&self) -> Option<Message> {
+        let forwarded = self.0.child("sent", ns::CARBONS)?.child("forwarded", ns::FORWARD)?;
+        forwarded.children().find_map(|child| Self::from_element(Element::clone(child)).ok())
     }
 
     /// Returns whether it is a carbon copy of a message of another session of the user (XEP-0280).

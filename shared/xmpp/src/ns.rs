@@ -50,12 +50,16 @@ pub const CHAT_MARKERS: &str = "urn:xmpp:chat-markers:0";
 pub const MESSAGE_DISPLAYED: &str = "urn:xmpp:mds:displayed:0";
 /// Message carbons: copies for a user's other sessions (XEP-0280).
 pub const CARBONS: &str = "urn:xmpp:carbons:2";
+/// Stanza forwarding (XEP-0297).
+pub const FORWARD: &str = "urn:xmpp:forward:0";
 /// Last message correction (XEP-0308).
 pub const CORRECTION: &str = "urn:xmpp:message-correct:0";
 /// Message replies (XEP-0461).
 pub const REPLY: &str = "urn:xmpp:reply:0";
 /// Fallback indication (XEP-0428).
 pub const FALLBACK: &str = "urn:xmpp:fallback:0";
+/// The namespace of fallback indication in the first version of message replies (XEP-0461, version 0.1).
+pub const FEATURE_FALLBACK: &str = "urn:xmpp:feature-fallback:0";
 /// Message reactions (XEP-0444).
 pub const REACTIONS: &str = "urn:xmpp:reactions:0";
 /// Message retraction (XEP-0424).
@@ -89,7 +93,8 @@ pub const LEGACY_DELAY: &str = "jabber:x:delay";
 /// Explicit message encryption (XEP-0380).
 pub const ENCRYPTION: &str = "urn:xmpp:eme:0";
 /// OMEMO (XEP-0384), the versions in use.
-pub const OMEMO: [&str; 3] = ["eu.siacs.conversations.axolotl", "urn:xmpp:omemo:1", "urn:xmpp:omemo:2"];
+pub const OMEMO: [&str; 4] =
+    ["eu.siacs.conversations.axolotl", "urn:xmpp:omemo:0", "urn:xmpp:omemo:1", "urn:xmpp:omemo:2"];
 /// OpenPGP (XEP-0373).
 pub const OPENPGP: &str = "urn:xmpp:openpgp:0";
 /// The earlier version of OpenPGP (XEP-0027).

@@ -79,6 +79,11 @@ async fn each_built_in_plugin_notifies_of_a_call() {
             pushlark.event(Event::stanza(BOB, &stanza::chat(&content))).await;
             assert_eq!(data(&pushlark, "phone").await.last(), Some(&call_data(sid)), "{plugin}: {beside}");
         }
+        for (sid, before) in [("c5", step("ringing", "c5")), ("c6", step("unknown", "c6"))] {
+            let content = before + &step("propose", sid);
+            pushlark.event(Event::stanza(BOB, &stanza::chat(&content))).await;
+            assert_eq!(data(&pushlark, "phone").await.last(), Some(&call_data(sid)), "{plugin}");
+        }
         // Calls are not unread messages.
         pushlark.message(BOB, "Hi").await;
         pushlark.settled().await;

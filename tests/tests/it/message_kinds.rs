@@ -1,7 +1,7 @@
 //! Which messages notify, and with which text: types, bodies, fallback, encryption, invitations and delays.
 
 use serde_json::{Value, json};
-use tests::{ALICE, ALICES_PC, BOB, Event, PUSH_HOST, Pushlark, stanza};
+use tests::{ALICE, ALICES_PC, BOB, Event, PUSH_HOST, Pushlark, ago, stanza};
 
 const ROOM: &str = "books@muc.example.com";
 
@@ -101,6 +101,10 @@ async fn the_quote_of_a_reply_is_not_shown() {
     assert_eq!(text(&pushlark, &reply("&gt; 🐦\nNine", "<body start='0' end='4'/>")).await, "Nine");
     assert_eq!(text(&pushlark, &reply("&gt; a\nNine", "<body start='0' end='900'/>")).await, "> a\nNine");
     assert_silent(&pushlark, [reply("&gt; a\n", "<body start='0' end='4'/>"), reply("&gt; a", "<body/>")]).await;
+    // The namespace of the first version of replies.
+    let earlier = |stanza: String| stanza.replace("urn:xmpp:fallback:0", "urn:xmpp:feature-fallback:0");
+    assert_eq!(text(&pushlark, &earlier(reply("&gt; a\nNine", "<body start='0' end='4'/>"))).await, "Nine");
+    assert_silent(&pushlark, [earlier(reply("&gt; a", "")), earlier(reply("&gt; a", "<body/>"))]).await;
     // The text for clients that show no files is the text here too.
     let url = "https://example.com/cat.jpg";
     let file = chat(&format!("<body>{url}</body>{}", fallback("urn:xmpp:sfs:0", "<body/>")));
@@ -124,6 +128,7 @@ async fn reactions_retractions_and_moderation_neither_notify_nor_count() {
         fastened("<external name='body' xmlns='urn:xmpp:fasten:0'/>"),
         format!("<retract id='s1' xmlns='{retraction}'><moderated xmlns='urn:xmpp:message-moderate:1'/></retract>"),
         fallback(retraction, ""),
+        fallback(retraction, "").replace("urn:xmpp:fallback:0", "urn:xmpp:feature-fallback:0"),
     ] {
         let group = message(&format!("type='groupchat' from='{ROOM}'"), &format!("{body}{element}"));
         assert_silent(&pushlark, [chat(&format!("{element}{body}")), group]).await;
@@ -154,7 +159,7 @@ async fn keys_alone_do_not_notify_and_encrypted_texts_do() {
     let pushlark = with_bob(&[]).await;
     let eme = |namespace: &str| format!("<encryption xmlns='urn:xmpp:eme:0' namespace='{namespace}'/>");
     let body = "<body>canary I sent you an encrypted message</body>";
-    for namespace in ["eu.siacs.conversations.axolotl", "urn:xmpp:omemo:1", "urn:xmpp:omemo:2"] {
+    for namespace in ["eu.siacs.conversations.axolotl", "urn:xmpp:omemo:0", "urn:xmpp:omemo:1", "urn:xmpp:omemo:2"] {
         let omemo = |content: &str| format!("<encrypted xmlns='{namespace}'><header sid='1'/>{content}</encrypted>");
         let keys = omemo("");
         assert_silent(&pushlark, [chat(&keys), chat(&format!("{keys}{}{body}", eme(namespace)))]).await;
@@ -184,6 +189,7 @@ async fn an_invitation_shows_its_inviter_and_its_body_reason_or_room() {
     let (reason, body) = ("<reason>Book club</reason>", "<body>canary Alice asks you into books</body>");
     let mediated = |kind: &str, content: &str| message(&format!("from='{ROOM}' {kind}"), content);
     let spoiler = "<spoiler xmlns='urn:xmpp:spoiler:0'>The end</spoiler>";
+    let omemo = |content: &str| format!("<encrypted xmlns='urn:xmpp:omemo:2'>{content}</encrypted>");
     let placeholder = format!("Invitation to {ROOM}");
     for (stanza, expected) in [
         (mediated("", &invite(&from_alice, reason)), "Book club"),
@@ -202,6 +208,13 @@ async fn an_invitation_shows_its_inviter_and_its_body_reason_or_room() {
             message(&format!("{from_alice} type='chat'"), &(direct(ROOM, "reason='x'") + body)),
             "canary Alice asks you into books",
         ),
+        // The body of an encrypted message is not for people.
+        (
+            message(&from_alice, &(omemo("<payload>eHg=</payload>") + &direct(ROOM, "reason='Book club'") + body)),
+            "Book club",
+        ),
+        (message(&from_alice, &(direct(ROOM, "") + &omemo("<payload>eHg=</payload>") + body)), &placeholder),
+        (message(&from_alice, &(omemo("") + &direct(ROOM, "") + body)), &placeholder),
     ] {
         let notification = notification(&pushlark, &stanza).await;
         let alert = &notification["alert"];
@@ -293,6 +306,12 @@ async fn the_history_of_a_room_neither_notifies_nor_counts() {
     };
     let delay = |by: &str| format!("<delay xmlns='urn:xmpp:delay' from='{by}' stamp='2020-01-01T00:00:00Z'/>");
     assert_silent(&pushlark, [group(&delay(ROOM)), group(&delay("example.com"))]).await;
+    // The modules of chat servers send the present time with each event.
+    for by in [ROOM, "example.com"] {
+        pushlark.event(Event::stanza(BOB, &group(&delay(by))).from(&format!("{ROOM}/alice")).at(ago(0))).await;
+    }
+    pushlark.settled().await;
+    assert!(pushlark.notifications("phone").await.is_empty());
     assert_eq!(notification(&pushlark, &group(&delay("mallory.example"))).await["alert"]["badge"], 1);
     assert_eq!(notification(&pushlark, &group("")).await["alert"]["badge"], 2);
 }

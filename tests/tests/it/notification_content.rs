@@ -118,6 +118,8 @@ async fn group_data_adds_urgency_and_mentions() {
         ("<body>Hi @Bob, and all</body>".to_owned(), mention.clone()),
         ("<body>to @bob.</body>".to_owned(), mention),
         ("<body>to @bobby and bob@example.com</body>".to_owned(), Value::Null),
+        (format!("<body>&gt; @bob\nSure</body>{}", stanza::quote(7)), Value::Null),
+        (format!("<body>&gt; Hi\nSure, @bob</body>{}", stanza::quote(5)), json!({"mention": "true"})),
     ] {
         let pushlark = with_bob(&[("GROUP_DATA", "urgent, mention")]).await;
         post_message(&pushlark, ROOM, &content).await;

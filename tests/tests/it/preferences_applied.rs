@@ -213,6 +213,14 @@ async fn rooms_notify_always_by_mentions_or_never() {
         (group_message("kebobby"), unless_mentioned(&["mentions", "nick"])),
         (group_message("Rob: your turn").recipient(json!({"nick": "Rob"})), unless_mentioned(&["nick"])),
         (group_message("Bobby").recipient(json!({"nick": "Rob"})), unless_mentioned(&["mentions"])),
+        (
+            Event::stanza(
+                BOB,
+                &format!("<message type='groupchat'><body>&gt; Bobby\nSure</body>{}</message>", stanza::quote(8)),
+            )
+            .from(ROOM_OCCUPANT),
+            unless_mentioned(&["mentions", "nick"]),
+        ),
         (with_reference("xmpp:bob@example.com"), silent.to_vec()),
         (with_reference("xmpp:carol@example.com"), unless_mentioned(&["mentions", "nick"])),
         (with_reference("xmpp:room@muc.example.com/Bobby"), unless_mentioned(&["mentions"])),

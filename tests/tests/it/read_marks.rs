@@ -111,6 +111,83 @@ async fn a_marker_in_a_room_names_the_stanza_id_of_the_room() {
 }
 
 #[tokio::test]
+async fn a_marker_to_an_occupant_reads_the_private_messages_of_the_room() {
+    let pushlark = with_bob().await;
+    let private = "<x xmlns='http://jabber.org/protocol/muc#user'/>";
+    for room in [ROOM, "room@talk.example.com", "room@conference.example.org"] {
+        let occupant = format!("{room}/alice");
+        for id in ["p1", "p2", "p3"] {
+            badge(&pushlark, message(&format!("{room} {id}"), private).from(&occupant)).await;
+        }
+        let to_occupant = format!("from='{BOBS_PC}' to='{occupant}' type='chat'");
+        // A text to one occupant does not show that Bob has read the room.
+        post(&pushlark, &to_occupant, &format!("<body>Hello</body>{private}")).await;
+        assert_eq!(unread(&pushlark, room).await, 3, "{room}");
+        let marker = stanza::displayed(&format!("{room} p2"));
+        post(&pushlark, &to_occupant, &(marker + private)).await;
+        assert_eq!(unread(&pushlark, room).await, 1, "{room}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_a_room_to_its_subscriber_is_named_by_the_ids_of_both_stanzas() {
+    let pushlark = with_bob().await;
+    let read = |id: String| Event::read(BOB, ROOM).with("message", id);
+    for kind in ["attribute", "room", "archive"] {
+        for of in ["first", "second"] {
+            let id = |kind: &str| format!("{kind}-{of}-{}", kind.len());
+            let inner = format!(
+                "<message xmlns='jabber:client' type='groupchat' id='{}' from='{ROOM}/alice'><body>canary Hi</body>{}\
+                 </message>",
+                id("attribute"),
+                stanza_id(ROOM, &id("room"))
+            );
+            let wrapped = format!(
+                "<message from='{ROOM}' to='{BOB}'><event xmlns='http://jabber.org/protocol/pubsub#event'>\
+                 <items node='urn:xmpp:mucsub:nodes:messages'><item id='i1'>{inner}</item></items></event>{}</message>",
+                stanza_id(BOB, &id("archive"))
+            );
+            badge(&pushlark, Event::stanza(BOB, &wrapped).from(ROOM).id(&format!("{kind} {of}"))).await;
+        }
+        assert_eq!(unread(&pushlark, ROOM).await, 2, "{kind}");
+        pushlark.event(read(format!("{kind}-first-{}", kind.len()))).await;
+        assert_eq!(unread(&pushlark, ROOM).await, 1, "{kind}");
+        pushlark.event(Event::read(BOB, ROOM)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_carbon_of_what_the_user_sends_is_a_read_mark() {
+    let pushlark = with_bob().await;
+    let carbon = async |from: &str, direction: &str, sender: &str, content: &str| {
+        let copied =
+            format!("<message xmlns='jabber:client' type='chat' from='{sender}' to='{ALICE}'>{content}</message>");
+        let forwarded = format!("<forwarded xmlns='urn:xmpp:forward:0'>{copied}</forwarded>");
+        let copy = format!("<{direction} xmlns='urn:xmpp:carbons:2'>{forwarded}</{direction}>");
+        post(&pushlark, &format!("from='{from}' to='bob@example.com/phone' type='chat'"), &copy).await;
+        unread(&pushlark, ALICE).await
+    };
+    for id in ["a", "b", "c"] {
+        badge(&pushlark, message(id, "")).await;
+    }
+    let (marker, text) = (stanza::displayed("b"), "<body>canary Hello</body>");
+    for content in [marker.as_str(), text] {
+        assert_eq!(carbon("mallory@example.com", "sent", BOBS_PC, content).await, 3, "of another account");
+        assert_eq!(carbon("example.com", "sent", BOBS_PC, content).await, 3, "of a domain");
+        assert_eq!(carbon(BOBS_PC, "sent", BOBS_PC, content).await, 3, "of a session");
+        assert_eq!(carbon(BOB, "received", "alice@example.com/x", content).await, 3, "of a received message");
+        assert_eq!(carbon(BOB, "sent", "alice@example.com/x", content).await, 3, "of another user's message");
+    }
+    let typing = "<composing xmlns='http://jabber.org/protocol/chatstates'/>";
+    assert_eq!(carbon(BOB, "sent", BOBS_PC, typing).await, 3, "without a text");
+    assert_eq!(carbon(BOB, "sent", BOBS_PC, &marker).await, 1, "up to the message that the marker names");
+    assert_eq!(badge(&pushlark, message("d", "")).await, 2);
+    assert_eq!(carbon(BOB, "sent", BOBS_PC, text).await, 0);
+    pushlark.settled().await;
+    assert_eq!(pushlark.notifications("phone").await.len(), 4, "a carbon notifies nobody");
+}
+
+#[tokio::test]
 async fn the_read_state_that_an_account_publishes_is_a_read_mark() {
     let pushlark = with_bob().await;
     let kate = "kate@example.com";

@@ -1,6 +1,7 @@
 //! Bodies that are a stanza.
 
 use pushlark_events::Effect;
+use pushlark_http::Media;
 use pushlark_model::{Activity, Availability};
 use pushlark_queue::WorkKind;
 use pushlark_xmpp::MessageType;
@@ -163,7 +164,7 @@ fn only_a_room_can_wrap_the_messages_of_its_occupants() {
     // Some chat servers report the bare JID of a sender although the stanza has the full one.
     let stanza = subscribed("room@muc.example.com/Eve", "messages", &item("i1", occupant, "<body>x</body>"));
     let event = serde_json::json!({"type": "message", "from": ROOM, "to": "b@example.com", "stanza": stanza});
-    assert_eq!(queued(one(pushlark_http::Media::Json, event.to_string())).message.body(), None);
+    assert_eq!(queued(one(Media::Json, event.to_string())).message.body(), None);
 }
 
 #[test]
@@ -171,6 +172,31 @@ fn an_error_about_a_wrapped_message_notifies_nobody() {
     let wrapped = subscribed(ROOM, "messages", &item("i1", "room@muc.example.com/Al", "<body>x</body>"));
     let error = wrapped.replacen("<message ", "<message type='error' ", 1);
     assert!(matches!(one(XML, error).effect, Effect::None(_)));
+}
+
+#[test]
+fn a_private_message_to_an_occupant_has_a_read_mark_only_of_a_marker_of_the_user() {
+    let read = |from: &str, to: &str, content: &str| {
+        let private = "<x xmlns='http://jabber.org/protocol/muc#user'/>";
+        let stanza = format!("<message from='{from}' to='{to}' type='chat'>{content}{private}</message>");
+        let read_marks = one(XML, stanza).read_marks;
+        read_marks.into_iter().map(|mark| (mark.user.to_string(), mark.conversation.to_string())).collect::<Vec<_>>()
+    };
+    let (marker, text) = ("<displayed xmlns='urn:xmpp:chat-markers:0' id='m1'/>", "<body>x</body>");
+    for (user, room, is_known) in [
+        ("bob@example.com", "room@chat.example.com", true),
+        ("bob@example.com", "room@conference.example.org", true),
+        ("bob@groups.example.net", "room@muc.groups.example.net", true),
+        ("bob@example.com", "room@talk.example.org", false),
+    ] {
+        let (session, occupant) = (format!("{user}/pc"), format!("{room}/Al"));
+        let expected = if is_known { vec![(user.to_owned(), room.to_owned())] } else { Vec::new() };
+        assert_eq!(read(&session, &occupant, marker), expected, "{room}");
+        assert_eq!(read(&session, &occupant, text), [], "{room}");
+        // The occupant is not the user.
+        assert_eq!(read(&occupant, &session, marker), [], "{room}");
+        assert_eq!(read(&occupant, &session, text), [], "{room}");
+    }
 }
 
 fn delay(from: &str, stamp: &str) -> String {
@@ -208,18 +234,53 @@ fn a_delay_by_the_room_or_the_server_of_the_recipient_is_the_time_of_a_message()
 }
 
 #[test]
-fn a_delay_is_believed_for_all_recipients_and_after_the_time_of_the_event() {
+fn a_delay_is_believed_for_all_recipients() {
     let at = |by: &str, to: &[&str], at: Option<&str>| {
         let stanza = format!("<message type='chat'><body>x</body>{}</message>", delay(by, "2020-01-01T05:00:00Z"));
         let event =
             serde_json::json!({"type": "message", "from": "a@example.org", "to": to, "stanza": stanza, "at": at});
-        one(pushlark_http::Media::Json, event.to_string()).at
+        one(Media::Json, event.to_string()).at
     };
     assert_eq!(at("example.com", &["b@example.com", "c@example.com"], None).hour(), 5);
     assert_eq!(at("example.com", &["b@example.com", "c@example.net"], None), now());
     assert_eq!(at("b@example.com", &["b@example.com", "c@example.com"], None), now());
     assert_eq!(at("a@example.org", &["b@example.com"], None), now());
-    assert_eq!(at("example.com", &["b@example.com"], Some("2020-01-01T08:00:00Z")).hour(), 8);
+    assert_eq!(at("a@example.org", &["b@example.com"], Some("2020-01-01T08:00:00Z")).hour(), 8);
+    assert_eq!(at("example.com", &["b@example.com"], Some("2020-01-01T08:00:00Z")).hour(), 5);
+    assert_eq!(at("example.com", &["b@example.com"], Some("2020-01-01T03:00:00Z")).hour(), 3);
+}
+
+#[test]
+fn an_older_delay_is_the_time_of_an_event_with_a_time() {
+    let hour = |kind: &str, to: &str, by: &str, time: Option<&str>| {
+        let stanza = format!(
+            "<message type='groupchat' from='{ROOM}/Al' to='{to}'><body>x</body>{}</message>",
+            delay(by, "2020-01-01T05:00:00Z")
+        );
+        let event = serde_json::json!({"type": kind, "to": to, "stanza": stanza, "at": time});
+        let envelope = serde_json::json!({"type": kind, "to": to, "stanza": stanza});
+        let envelope = serde_json::json!(
+            {"specversion": "1.0", "id": "1", "source": "s", "type": "t", "time": time, "data": envelope}
+        );
+        let hours = [(Media::Json, event), (Media::CloudEvent, envelope)]
+            .map(|(media, body)| one(media, body.to_string()).at.hour());
+        assert_eq!(hours[0], hours[1], "{kind} {by} {time:?}");
+        hours[0]
+    };
+    let later = Some("2020-01-01T08:00:00Z");
+    for by in [ROOM, "example.com"] {
+        assert_eq!(hour("message", "b@example.com", by, later), 5, "{by}");
+        assert_eq!(hour("unacknowledged", "b@example.com/x", by, None), 5, "{by}");
+    }
+    assert_eq!(hour("unacknowledged", "b@example.com/x", ROOM, later), 5);
+    // The server of a lost session stamps the messages that it sends again.
+    assert_eq!(hour("unacknowledged", "b@example.com/x", "example.com", later), 8);
+    let wrapped =
+        item("i1", "room@muc.example.com/Al", &format!("<body>x</body>{}", delay(ROOM, "2020-01-01T05:00:00Z")));
+    let event = serde_json::json!(
+        {"type": "message", "from": ROOM, "stanza": subscribed(ROOM, "messages", &wrapped), "at": later}
+    );
+    assert_eq!(one(Media::Json, event.to_string()).at.hour(), 5);
 }
 
 #[test]

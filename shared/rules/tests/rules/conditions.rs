@@ -6,8 +6,8 @@ use pushlark_rules::Rules;
 use time::{Duration, OffsetDateTime};
 
 use crate::world::{
-    PROPOSE, STORE, bob, chat, contact_request, decide, decide_offline, device, group_message, invitation, is_met,
-    message, offline, online, unacknowledged,
+    PROPOSE, QUOTE, STORE, bob, chat, contact_request, decide, decide_offline, device, group_message, invitation,
+    is_met, message, offline, online, unacknowledged,
 };
 
 /// Asserts for each event whether the conditions are met.
@@ -130,6 +130,7 @@ fn facts_of_the_message_are_compared() {
         ("mention = true", group_message("@bob: Hi"), true),
         ("mention = true", nick("Bobby, are you there?"), true),
         ("mention = true", group_message("Hi"), false),
+        ("mention = true", message("groupchat", &format!("<body>&gt; @bob: Hi\nSure</body>{QUOTE}")), false),
         ("mention = false", group_message("Hi"), true),
         ("kind = 'call', mention = false", message("chat", PROPOSE), false),
         ("encrypted = true", message("chat", encrypted), true),

@@ -11,6 +11,9 @@ use time::OffsetDateTime;
 
 /// An element of a call.
 pub const PROPOSE: &str = "<propose xmlns='urn:xmpp:jingle-message:0' id='c1'/>";
+/// The mark of a reply's quote, the first eleven characters of the body.
+pub const QUOTE: &str =
+    "<fallback xmlns='urn:xmpp:fallback:0' for='urn:xmpp:reply:0'><body start='0' end='11'/></fallback>";
 /// A hint for storage.
 pub const STORE: &str = "<store xmlns='urn:xmpp:hints'/>";
 
