@@ -193,10 +193,15 @@ class EventScenarios(Scenarios):
             tablet = await self.client(bob, "tablet", HOST)
             await phone.set_client_state("inactive")
 
-            def step(client, to, name, hints=""):
-                client.send_raw(f"<message to='{to}' type='chat'><{name} xmlns='{CALL}' id='call-{bob}'/>{hints}</message>")
+            def step(client, to, name):
+                client.send_raw(f"<message to='{to}' type='chat'><{name} xmlns='{CALL}' id='call-{bob}'/></message>")
 
-            step(sender, f"{bob}@{HOST}", "propose", "<no-store xmlns='urn:xmpp:hints'/>")
+            # Another element of the same namespace does not hide the step.
+            def beside_other(client, to, name):
+                steps = "".join(f"<{step} xmlns='{CALL}' id='call-{bob}'/>" for step in ["other", name])
+                client.send_raw(f"<message to='{to}' type='chat'>{steps}<no-store xmlns='urn:xmpp:hints'/></message>")
+
+            beside_other(sender, f"{bob}@{HOST}", "propose")
             propose = await self.message(events, "<propose")
             before = events[:events.index(propose)][-2:]
             states = {event["jid"]: event["client_state"] for event in before}
@@ -207,7 +212,7 @@ class EventScenarios(Scenarios):
             step(tablet, sender.boundjid.full, "proceed")
             proceed = await self.message(events, "<proceed")
             assert (proceed["from"], proceed["to"]) == (tablet.boundjid.full, f"{bob}@{HOST}"), proceed
-            step(tablet, "carol@remote.example", "reject")
+            beside_other(tablet, "carol@remote.example", "reject")
             reject = await self.message(events, "<reject")
             assert (reject["from"], reject["to"]) == (tablet.boundjid.full, f"{bob}@{HOST}"), reject
             step(tablet, f"{bob}@{HOST}", "accept")

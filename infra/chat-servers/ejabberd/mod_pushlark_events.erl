@@ -47,7 +47,7 @@ message(Packet) when element(1, Packet) =:= message ->
             {Id, Marked} = marked(Packet, Host),
             At = now_micros(),
             Sessions = sessions(User, Host),
-            step(Packet) =:= <<"propose">> andalso send_all_presence(User, Host, Sessions, At),
+            lists:member(<<"propose">>, steps(Packet)) andalso send_all_presence(User, Host, Sessions, At),
             Recipient = maps:merge(recipient(Sessions), nick(Packet, xmpp:get_to(Packet))),
             send_message(Host, message, jid:make(User, Host), Id, Marked, Recipient),
             Marked;
@@ -123,12 +123,8 @@ without_effect() ->
 %% The steps of a call (XEP-0353) by which a user's device answers.
 is_answer(Step) -> lists:member(Step, [<<"accept">>, <<"proceed">>, <<"reject">>]).
 
-%% Returns the name of a message's child in the namespace of XEP-0353, or none.
-step(Packet) ->
-    case [Name || {xmlel, Name, _, _} = El <- els(Packet), fxml:get_tag_attr_s(<<"xmlns">>, El) =:= ?NS_CALL] of
-        [Step | _] -> Step;
-        [] -> none
-    end.
+%% Returns the names of a message's children in the namespace of XEP-0353.
+steps(Packet) -> [Name || {xmlel, Name, _, _} = El <- els(Packet), fxml:get_tag_attr_s(<<"xmlns">>, El) =:= ?NS_CALL].
 
 %% Checks the user's privacy and block lists, which ejabberd does only later.
 is_allowed(Packet, Host) ->
@@ -243,7 +239,7 @@ packet_sent({Packet, #{jid := Jid}} = Acc) when element(1, Packet) =:= message -
                 [Id | _] -> send_read(Host, User, To, #{message => Id});
                 [] -> is_reply(Packet, Jid) andalso send_read(Host, User, To, #{})
             end,
-            is_answer(step(Packet)) andalso
+            lists:any(fun is_answer/1, steps(Packet)) andalso
                 send_message(Host, message, jid:make(User, Host), mod_pushlark:new_id(), xmpp:set_from(Packet, Jid),
                              recipient(sessions(User, Host)))
     end,

@@ -159,6 +159,13 @@ local without_effect = {
 -- The steps of a call (XEP-0353) by which a user's device answers. Those of others have no effect.
 local answers = { accept = true; proceed = true; reject = true };
 
+local function has_answer(stanza)
+	for step in stanza:childtags(nil, xmlns_call) do
+		if answers[step.name] then return true; end
+	end
+	return false;
+end
+
 local function has_effect(tag, is_own)
 	local xmlns, name = tag.attr.xmlns, tag.name;
 	if xmlns == nil or xmlns == "jabber:client" then
@@ -281,8 +288,7 @@ local function on_sent(event)
 	elseif is_reply(session, stanza, other) then
 		send_event { type = "read", jid = user, conversation = other };
 	end
-	local step = stanza:get_child(nil, xmlns_call);
-	if step and answers[step.name] then
+	if has_answer(stanza) then
 		send_event {
 			type = "message", id = uuid.generate(), from = session.full_jid, to = user, stanza = tostring(stanza),
 			recipient = recipient(session.username),

@@ -10,8 +10,8 @@ use crate::event::Recipients;
 /// its room and of the server of every recipient, if it was delayed (XEP-0203). A sender may name the time of its event
 /// for an old message, such as the history of a room. Stamps of others are ignored, and stamps that are not a time.
 ///
-/// The server of a lost session stamps the messages that it sends again, which are no older news for that. So its stamp
-/// is ignored if the event names its time.
+/// The server of a lost session stamps each message that it sends again. So its stamp is ignored if the event names its
+/// time.
 pub fn sent_at(at: Option<OffsetDateTime>, from: &Jid, to: &Recipients, message: &Message) -> Option<OffsetDateTime> {
     let is_of_server =
         |by: &BareJid, jid: &BareJid| by.domain() == jid.domain() && (by.node().is_none() || by.node() == jid.node());
