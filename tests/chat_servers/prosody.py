@@ -46,6 +46,7 @@ class Prosody(Server):
         stock = filled(stock, {'\t\t"disco";': '\t\t"cloud_notify";\n\t\t"disco";'})
         own = f"""
             data_path = "{self.data}"
+            installer_plugin_path = "{self.data}/custom_plugins"
             run_as_root = true
             interfaces, http_interfaces = {{ "127.0.0.1" }}, {{ "127.0.0.1" }}
             c2s_ports, s2s_ports, http_ports, https_ports = {{ {self.port} }}, {{}}, {{ {self.http_port} }}, {{}}
