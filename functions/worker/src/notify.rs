@@ -78,8 +78,9 @@ impl Worker {
             }
             Err(error) => return outcome.postponed(&error),
         };
-        if let Err(error) = self.end_call(event, attempt, &decision.snapshot.registrations).await {
-            return outcome.postponed(&error);
+        match self.end_call(event, attempt, &decision.snapshot.registrations).await {
+            Ok(not_ringing) => decision.leave_out_ends(&not_ringing),
+            Err(error) => return outcome.postponed(&error),
         }
         decision.restrict_to(attempt);
         let outcome = self.claim_and_publish(event, reported, &mut decision, attempt, turn, batch).await;
@@ -316,6 +317,8 @@ fn count_left_out(decision: &Decision<'_>) {
             | Reason::Connected
             | Reason::RingsByPushKit
             | Reason::NoCallEnd
+            | Reason::NotRinging
+            | Reason::Read
             | Reason::NoRegistration
             | Reason::DeviceGone
             | Reason::NotShown => {}
