@@ -116,13 +116,14 @@ impl CallAlert<'_> {
 }
 
 /// Returns the id under which a step of a call is claimed: each device rings once for a call, however often and under
-/// which ids it is proposed, and gets its end once, whoever tells it first. `from` is the bare JID of the sender.
+/// which ids it is proposed, and gets its end once from each sender, since an answer may not name the caller. Of several
+/// senders, the first one ends the ringing, see [`Worker::end_call`]. `from` is the bare JID of the sender.
 pub fn claim_id(from: &BareJid, call: &Call<'_>) -> Option<String> {
     match call.step {
         CallStep::Propose => Some(claim_of_call(from, call.sid)),
         CallStep::Ringing => None,
         CallStep::Proceed | CallStep::Accept | CallStep::Reject | CallStep::Retract | CallStep::Finish => {
-            Some(claim_of_end(call.sid))
+            Some(claim_of_end(from, call.sid))
         }
     }
 }
@@ -131,9 +132,8 @@ fn claim_of_call(caller: &BareJid, sid: &str) -> String {
     own_claim("call", &format!("{caller}/{sid}"))
 }
 
-/// The end of a call names no caller: the callee's answer may not tell the caller, and the device gets the sid alone.
-fn claim_of_end(sid: &str) -> String {
-    own_claim("call-end", sid)
+fn claim_of_end(from: &BareJid, sid: &str) -> String {
+    own_claim("call-end", &format!("{from}/{sid}"))
 }
 
 /// Returns the id of a claim that no message has: the id of an event contains no control character. Otherwise, a message
@@ -188,7 +188,7 @@ pub fn published_claim_id(payload: &Payload, service: &BareJid) -> Option<String
     let from = caller.map_or_else(|| service.clone(), |caller| caller.to_bare());
     Some(match payload.call()? {
         CallSignal::Ring(sid) => claim_of_call(&from, sid),
-        CallSignal::End(sid) => claim_of_end(sid),
+        CallSignal::End(sid) => claim_of_end(&from, sid),
     })
 }
 
