@@ -202,9 +202,10 @@ impl Decision<'_> {
     /// Leaves the end of a call out at the registrations where the call does not ring.
     pub fn leave_out_ends(&mut self, not_ringing: &[Registration]) {
         let is_end = |payload: &Payload| matches!(payload.call(), Some(CallSignal::End(_)));
-        let (ends, publications) = std::mem::take(&mut self.publications).into_iter().partition::<Vec<_>, _>(|planned| {
-            is_end(&planned.publication.payload) && not_ringing.contains(&planned.publication.registration)
-        });
+        let (ends, publications) =
+            std::mem::take(&mut self.publications).into_iter().partition::<Vec<_>, _>(|planned| {
+                is_end(&planned.publication.payload) && not_ringing.contains(&planned.publication.registration)
+            });
         self.publications = publications;
         self.left_out.extend(ends.into_iter().map(|planned| (planned.publication.registration, Reason::NotRinging)));
     }
