@@ -16,12 +16,12 @@ use pushlark_model::Availability;
 use pushlark_queue::{Queue, Work, WorkKind};
 use pushlark_settings::{SettingError, catalogue};
 use pushlark_sns::{SnsMessage, Topics};
-use pushlark_store::{Store, StoreError};
+use pushlark_store::{CountedRead, StillUnread, Store, StoreError};
 use pushlark_telemetry::{Causes, Metric, count};
 use pushlark_xmpp::{BareJid, Jid, Message};
 use serde::Serialize;
 use serde_json::json;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use crate::screen::Screen;
 
@@ -54,8 +54,28 @@ struct TimedReadMark {
     id: String,
     at: OffsetDateTime,
     read_mark: ReadMark,
+    /// The time of the message that it names, if the same request has this message before it.
+    message_at: Option<OffsetDateTime>,
     /// Whether it follows from a message that the user has written.
     is_reply: bool,
+}
+
+/// The order of the events of a request. The worker counts the messages after all read marks are stored, so the times
+/// tell which of them a mark reads.
+#[derive(Default)]
+struct RequestOrder {
+    /// The time of the last event, as the request tells it, and as it is stored.
+    last: Option<(OffsetDateTime, OffsetDateTime)>,
+    messages: Vec<RequestMessage>,
+}
+
+/// A message of a request that a later read mark may name.
+struct RequestMessage {
+    conversation: BareJid,
+    to: Vec<BareJid>,
+    /// The id of the event, the stanza's `id` and its stanza-ids.
+    names: Vec<String>,
+    at: OffsetDateTime,
 }
 
 #[derive(Serialize)]
@@ -115,7 +135,11 @@ impl Function {
         let (mut ids, mut state) = (Vec::with_capacity(events.len()), State::default());
         let mut work: Vec<(Work, Option<Arc<Message>>)> = Vec::new();
         let has_read_marks = self.unread_counts || self.clear_when_read;
-        for WebhookEvent { id, at, mut effect, read_marks, message } in events {
+        let mut request = RequestOrder::default();
+        for WebhookEvent { id, mut at, mut effect, read_marks, message } in events {
+            if has_read_marks {
+                at = request.add(&id, at, &effect, message.as_deref());
+            }
             tracing::debug!(id, ?effect, "accepted");
             ids.push(id.clone());
             if let Effect::Queue(WorkKind::Message { from, to, context, .. }) = &mut effect {
@@ -123,8 +147,8 @@ impl Function {
             }
             if has_read_marks {
                 state.read_marks.extend(read_marks.into_iter().map(|read_mark| {
-                    let is_reply = read_mark.message.is_none();
-                    TimedReadMark { id: id.clone(), at, read_mark, is_reply }
+                    let (is_reply, message_at) = (read_mark.message.is_none(), request.time_of(&read_mark));
+                    TimedReadMark { id: id.clone(), at, read_mark, message_at, is_reply }
                 }));
             }
             match effect {
@@ -135,7 +159,8 @@ impl Function {
                     state.presence.entry(session).or_default().push((availability, at))
                 }
                 Effect::Read(read_mark) if has_read_marks => {
-                    state.read_marks.push(TimedReadMark { id, at, read_mark, is_reply: false });
+                    let message_at = request.time_of(&read_mark);
+                    state.read_marks.push(TimedReadMark { id, at, read_mark, message_at, is_reply: false });
                 }
                 Effect::Read(_) | Effect::NoRequest(..) | Effect::None(_) => {}
             }
@@ -175,18 +200,64 @@ impl Function {
 
     /// Stores a read mark. Returns the work that clears the notifications of the conversation, if there are any.
     async fn read(&self, read_mark: TimedReadMark) -> Result<Option<Work>, StoreError> {
-        let TimedReadMark { id, at, read_mark: ReadMark { user: jid, conversation, message }, is_reply } = read_mark;
-        match self.unread_counts {
-            true if is_reply => self.store.note_reply(&jid, &conversation, at).await?,
-            true => self.store.note_read(&jid, &conversation, message.as_deref(), at).await?,
-            false => {}
+        let TimedReadMark { id, at, read_mark, message_at, is_reply } = read_mark;
+        let ReadMark { user: jid, conversation, message } = read_mark;
+        let counted = CountedRead { message: message.as_deref(), message_at, at };
+        let still_unread = match self.unread_counts {
+            true if is_reply => Some(self.store.note_reply(&jid, &conversation, at).await?),
+            true => Some(self.store.note_read(&jid, &conversation, counted).await?),
+            false => None,
+        };
+        if !self.clear_when_read || still_unread == Some(StillUnread::All) {
+            return Ok(None);
         }
-        if !self.clear_when_read || self.store.shown(&jid, &conversation).await?.is_empty() {
+        let shown = self.store.shown(&jid, &conversation).await?;
+        // The counter tells what a mark reads that names a message, or that leaves something unread; otherwise its time
+        // does, and what came later stays.
+        let is_read = match still_unread {
+            Some(StillUnread::Last) => !shown.is_empty(),
+            Some(_) if message.is_some() => !shown.is_empty(),
+            _ => shown.has_any_until(at),
+        };
+        if !is_read {
             return Ok(None);
         }
         // A message to oneself is also a read mark of its recipient, so the two claims need different ids.
         let id = format!("read/{conversation}/{id}");
         Ok(Some(Work::new(id, at, WorkKind::Read { jid, conversation })))
+    }
+}
+
+impl RequestOrder {
+    /// The smallest difference of two times in the table.
+    const STEP: Duration = Duration::MICROSECOND;
+
+    /// Adds an event, and returns its time: later than that of an event before it that has the same time.
+    fn add(&mut self, id: &str, at: OffsetDateTime, effect: &Effect, message: Option<&Message>) -> OffsetDateTime {
+        let told = at;
+        let at = match self.last {
+            Some((last_told, last)) if last_told == told => last + Self::STEP,
+            _ => told,
+        };
+        self.last = Some((told, at));
+        if let Effect::Queue(WorkKind::Message { from, to, .. }) = effect {
+            let references = message.into_iter().flat_map(|message| {
+                let stanza_ids = message.stanza_ids().map(|(_, id)| id);
+                stanza_ids.chain(message.element().attribute("id")).map(Into::into).collect::<Vec<_>>()
+            });
+            let names = references.chain([id.to_owned()]).collect();
+            self.messages.push(RequestMessage { conversation: from.to_bare(), to: to.clone(), names, at });
+        }
+        at
+    }
+
+    /// Returns the time of the message that a read mark names, if the request has it.
+    fn time_of(&self, ReadMark { user, conversation, message }: &ReadMark) -> Option<OffsetDateTime> {
+        let named = message.as_ref()?;
+        let is_named = |message: &&RequestMessage| {
+            message.conversation == *conversation && message.to.contains(user) && message.names.contains(named)
+        };
+        self.messages.iter().rev().find(is_named).map(|message| message.at)
     }
 }
 

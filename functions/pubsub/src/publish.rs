@@ -108,7 +108,6 @@ impl Function {
                 return Err(PushNodeError::new(Condition::PreconditionNotMet, text));
             }
         };
-        check_summary(&item, options.silent().unwrap_or(false))?;
         let registration = node.registration(options);
         if self.store.device(&registration).await? == DeviceStatus::Gone {
             return Err(PushNodeError::new(Condition::DeviceNotRegistered, "the device is not registered any more"));
@@ -181,19 +180,4 @@ fn check_publisher(node: &Node, publisher: &BareJid) -> Result<(), PushNodeError
     } else {
         Err(PushNodeError::new(Condition::Forbidden, format!("{publisher} may not publish here")))
     }
-}
-
-/// Checks that a summary with a message count has fields for sender and body, as MongooseIM requires unless the device
-/// is silent. A field without a value is valid, since Prosody omits only the value of a sender or body that it does not
-/// send. ejabberd omits the field, and sends no count.
-fn check_summary(item: &PublishedItem, is_silent: bool) -> Result<(), PushNodeError> {
-    let has = |name| item.summary.iter().any(|(field, _)| field == name);
-    let names = |name| has(name) || item.without_value.iter().any(|field| field == name);
-    for field in [Payload::LAST_MESSAGE_SENDER, Payload::LAST_MESSAGE_BODY] {
-        if has(Payload::MESSAGE_COUNT) && !is_silent && !names(field) {
-            let text = format!("the notification has no {field}");
-            return Err(PushNodeError::new(Condition::InvalidPayload, text));
-        }
-    }
-    Ok(())
 }

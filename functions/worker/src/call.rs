@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pushlark_delivery::{Ringing, asked_time_to_live};
 use pushlark_model::{CallSignal, Payload, Presentation, PublishOptions, Registration};
-use pushlark_plugin::Event;
+use pushlark_plugin::{Event, EventKind};
 use pushlark_settings::{Environment, SettingError, catalogue};
 use pushlark_store::{ClaimItem, StoreError};
 use pushlark_xmpp::{BareJid, Call, CallStep, parse_jid};
@@ -116,7 +116,8 @@ impl CallAlert<'_> {
 }
 
 /// Returns the id under which a step of a call is claimed: each device rings once for a call, however often and under
-/// which ids it is proposed, and gets its end once. `from` is the bare JID of the sender.
+/// which ids it is proposed, and gets its end once from each sender, since an answer may not name the caller. Of several
+/// senders, the first one ends the ringing, see [`Worker::end_call`]. `from` is the bare JID of the sender.
 pub fn claim_id(from: &BareJid, call: &Call<'_>) -> Option<String> {
     match call.step {
         CallStep::Propose => Some(claim_of_call(from, call.sid)),
@@ -148,18 +149,26 @@ fn ended_call(event: &Event) -> Option<String> {
 
 impl Worker {
     /// Ends the call that `event` ends: a device that has not rung yet, since its push service failed or the call
-    /// overtook its end, does not ring any more.
+    /// overtook its end, does not ring any more. Returns the registrations where the call does not ring.
     pub(crate) async fn end_call(
         &self,
         event: &Event,
         attempt: &Attempt,
         registrations: &[Registration],
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Registration>, StoreError> {
         // The attempt before the retry of one device has ended the call.
-        let Some(id) = ended_call(event).filter(|_| attempt.retry.registration.is_none()) else { return Ok(()) };
+        let id = ended_call(event).filter(|_| attempt.retry.registration.is_none() && !registrations.is_empty());
+        let Some(id) = id else { return Ok(Vec::new()) };
         let user = event.recipient();
-        let end = attempt.claimant(&user, None).finish(registrations, &[]);
-        self.store.finish(&ClaimItem::new(&id, &user), &[end]).await
+        let end = attempt.claimant(&user, None).end(registrations);
+        let rang = self.store.end_call(&ClaimItem::new(&id, &user), &end).await?;
+        // An earlier attempt has ended the call, and perhaps told no device. A call rings without a notification in a
+        // session that is online, which may be lost before the end.
+        if attempt.is_repeat || matches!(event.kind, EventKind::Unacknowledged(_)) {
+            return Ok(Vec::new());
+        }
+        let not_ringing = registrations.iter().zip(rang).filter(|(_, rang)| !rang);
+        Ok(not_ringing.map(|(registration, _)| registration.clone()).collect())
     }
 
     /// Ends the call that `event` ends, although nobody is notified of its end.
@@ -168,7 +177,7 @@ impl Worker {
             return Ok(());
         }
         let snapshot = self.store.snapshot(&event.recipient()).await?;
-        self.end_call(event, attempt, &snapshot.registrations).await
+        self.end_call(event, attempt, &snapshot.registrations).await.map(drop)
     }
 }
 

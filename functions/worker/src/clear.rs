@@ -81,8 +81,9 @@ impl Worker {
         };
         // The retry of one device follows from an attempt that has found the device.
         let is_retried = attempt.retry.registration.is_some();
-        let is_shown =
-            |registration: &Registration| attempt.concerns(registration) && (is_retried || shown.has(registration));
+        let is_shown = |registration: &Registration| {
+            attempt.concerns(registration) && (is_retried || self.is_read(&shown, registration, attempt.at()))
+        };
         let Clearing { snapshot, registrations } = match self.clearing(read, attempt.at(), is_shown).await {
             Ok(clearing) => clearing,
             Err(error) => return TaskOutcome::default().postponed(&error),
@@ -137,10 +138,20 @@ impl Worker {
             }
         }
         // What is still unread is still shown.
-        if unread_count == 0 && !is_retried {
+        let is_all_read = unread_count == 0 && (self.unread_counts || !shown.has_any_after(attempt.at()));
+        if is_all_read && !is_retried {
             self.forget_shown(read, &shown).await;
         }
         outcome
+    }
+
+    /// Returns whether a registration shows a notification that is read at `at`, or, if Pushlark counts, may be: the
+    /// number of unread messages then tells.
+    pub(crate) fn is_read(&self, shown: &Shown, registration: &Registration, at: OffsetDateTime) -> bool {
+        match self.unread_counts {
+            true => shown.has(registration),
+            false => shown.has_until(registration, at),
+        }
     }
 
     /// Returns the payload of a silent push. The conversation has the name that it has in the device's notifications.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use pushlark_delivery::{Delivery, Publisher, RouteError};
-use pushlark_model::{ClientState, Payload, Registration};
+use pushlark_model::{CallSignal, ClientState, Payload, Registration};
 use pushlark_plugin::{Event, EventKind, Plugin, Publication, Recipient, Rule};
 use pushlark_queue::ReportedRecipient;
 use pushlark_store::{Counters, Snapshot};
@@ -69,6 +69,10 @@ pub enum Reason {
     RingsByPushKit,
     /// The device belongs to APNs, where no notification can end a call.
     NoCallEnd,
+    /// The call that ends does not ring there: the device was not notified of it, or the call has ended before.
+    NotRinging,
+    /// The message was read on another device before it was notified, and notifications of what is read are cleared.
+    Read,
     /// The recipient has no registration, or no longer the one that is retried.
     NoRegistration,
     /// The push service has reported the device of a push node as gone.
@@ -92,6 +96,8 @@ impl Reason {
             Self::Connected => "connected",
             Self::RingsByPushKit => "push-kit-rings",
             Self::NoCallEnd => "no-call-end",
+            Self::NotRinging => "not-ringing",
+            Self::Read => "read",
             Self::NoRegistration => "no-registration",
             Self::DeviceGone => "device-gone",
             Self::NotShown => "not-shown",
@@ -113,6 +119,8 @@ impl fmt::Display for Reason {
             Self::Connected => f.write_str("its own session is online"),
             Self::RingsByPushKit => f.write_str("a PushKit device of the user rings"),
             Self::NoCallEnd => f.write_str("APNs devices are not notified of the end of a call"),
+            Self::NotRinging => f.write_str("the call does not ring there"),
+            Self::Read => f.write_str("the user has read the message on another device"),
             Self::NoRegistration => f.write_str("the recipient has no registration"),
             Self::DeviceGone => f.write_str("the device is gone"),
             Self::NotShown => f.write_str("no device shows a notification of the conversation"),
@@ -189,6 +197,17 @@ impl Decision<'_> {
             });
         self.publications = publications;
         self.left_out.extend(later.into_iter().map(|planned| (planned.publication.registration, Reason::EnabledLater)));
+    }
+
+    /// Leaves the end of a call out at the registrations where the call does not ring.
+    pub fn leave_out_ends(&mut self, not_ringing: &[Registration]) {
+        let is_end = |payload: &Payload| matches!(payload.call(), Some(CallSignal::End(_)));
+        let (ends, publications) =
+            std::mem::take(&mut self.publications).into_iter().partition::<Vec<_>, _>(|planned| {
+                is_end(&planned.publication.payload) && not_ringing.contains(&planned.publication.registration)
+            });
+        self.publications = publications;
+        self.left_out.extend(ends.into_iter().map(|planned| (planned.publication.registration, Reason::NotRinging)));
     }
 }
 

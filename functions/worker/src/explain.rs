@@ -185,7 +185,7 @@ impl Worker {
             let shown = self.store.shown(user, conversation).await?;
             if !shown.is_empty() {
                 let read = ReadConversation { user: user.clone(), conversation: conversation.clone() };
-                let clearing = self.clearing(&read, at, |registration| shown.has(registration)).await?;
+                let clearing = self.clearing(&read, at, |registration| self.is_read(&shown, registration, at)).await?;
                 let registrations = clearing.registrations.iter();
                 clears.extend(registrations.map(|(registration, _)| ExplainedRegistration::new(registration)));
             }
@@ -254,7 +254,7 @@ impl Worker {
             }) => {
                 let badge = self.badge(&event, &reported, counters.as_ref(), &publications, false);
                 let earlier = match &counters {
-                    Some(counters) => self.earlier_claim(&event, counters).await?,
+                    Some(counters) => self.counted_before(&event, counters).await?.and_then(|before| before.claim),
                     None => None,
                 };
                 let (others, mut ours): (Vec<_>, Vec<_>) = publications.into_iter().partition(|planned| {

@@ -45,8 +45,9 @@ impl Worker {
         let conversations = push.sender.as_slice();
         let (now, ringing) = (OffsetDateTime::now_utc(), self.time_to_live.call);
         let subject = Subject { payload, conversations, now, ringing };
-        if let Some(preference) = registration.preferences.as_deref().and_then(|of_owner| subject.stopped_by(of_owner))
-        {
+        // What is read disappears without a sound, whatever may not notify now.
+        let preferences = registration.preferences.as_deref().filter(|_| !payload.is_read());
+        if let Some(preference) = preferences.and_then(|of_owner| subject.stopped_by(of_owner)) {
             return TaskOutcome::left_out(&Reason::Preference(preference));
         }
         let ringing = publisher.ringing(&registration.options);

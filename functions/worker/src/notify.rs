@@ -78,8 +78,9 @@ impl Worker {
             }
             Err(error) => return outcome.postponed(&error),
         };
-        if let Err(error) = self.end_call(event, attempt, &decision.snapshot.registrations).await {
-            return outcome.postponed(&error);
+        match self.end_call(event, attempt, &decision.snapshot.registrations).await {
+            Ok(not_ringing) => decision.leave_out_ends(&not_ringing),
+            Err(error) => return outcome.postponed(&error),
         }
         decision.restrict_to(attempt);
         let outcome = self.claim_and_publish(event, reported, &mut decision, attempt, turn, batch).await;
@@ -153,7 +154,7 @@ impl Worker {
             let publish = Publish { notification: &notification, device, publisher, retry: &attempt.retry, place };
             let result = self.publish(publish, batch.publish_cutoff).await;
             if let (Ok(Disposition::Delivered), true) = (&result, self.clear_when_read) {
-                self.note_shown(&user, conversation, registration).await;
+                self.note_shown(event, registration).await;
             }
             if result.is_ok() && is_claimed && has_one(registration) {
                 batch.progress.add(attempt, &user, counted, [registration.clone()]);
@@ -187,8 +188,9 @@ impl Worker {
     /// Records that a registration shows a notification of a conversation, without waiting for the other devices: the
     /// conversation may be read before they answer. Without the record, the notification stays when the conversation is
     /// read elsewhere; a retry of the event would notify again.
-    async fn note_shown(&self, user: &BareJid, conversation: &BareJid, registration: &Registration) {
-        if let Err(error) = self.store.note_shown(user, conversation, registration).await {
+    async fn note_shown(&self, event: &Event, registration: &Registration) {
+        let (user, conversation) = (event.recipient(), event.from.to_bare());
+        if let Err(error) = self.store.note_shown(&user, &conversation, registration, event.at).await {
             tracing::warn!(error = %Causes(&error), "a notification is not recorded: it is not cleared when it is read");
         }
     }
@@ -316,6 +318,8 @@ fn count_left_out(decision: &Decision<'_>) {
             | Reason::Connected
             | Reason::RingsByPushKit
             | Reason::NoCallEnd
+            | Reason::NotRinging
+            | Reason::Read
             | Reason::NoRegistration
             | Reason::DeviceGone
             | Reason::NotShown => {}

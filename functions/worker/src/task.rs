@@ -269,6 +269,8 @@ impl NodePush {
             payload if payload.is_encrypted() => payload,
             // A call needs no text.
             payload if payload.get(Payload::LAST_MESSAGE_BODY).is_some() || payload.call().is_some() => payload,
+            // A server that counts tells so that the user has read everything elsewhere.
+            payload if payload.has_no_messages() => payload.with(Payload::TYPE, Payload::READ),
             // Push services refuse a notification that has neither a text nor data.
             payload if background && payload.fields().next().is_none() => payload.with(Payload::NODE, node.as_str()),
             payload if background => payload,

@@ -58,7 +58,7 @@ impl Worker {
         let Decision { counters, publications, left_out, .. } = decision;
         let mut publications = std::mem::take(publications);
         let (user, conversation) = (event.recipient(), event.from.to_bare());
-        let mut earlier = None;
+        let (mut earlier, mut is_read) = (None, false);
         if let Some(counters) = counters {
             if counted.is_none() && self.counts(event, reported) {
                 let references = references(&event.message);
@@ -78,15 +78,17 @@ impl Worker {
                             return Ok(publications.into_iter().map(claimed).collect());
                         }
                         Counted::Now(unread_count) => unread_count,
-                        Counted::Before(CountedBefore { unread_count, claim }) => {
-                            earlier = claim;
-                            unread_count
+                        Counted::Before(before) => {
+                            (earlier, is_read) = (before.claim, before.is_read);
+                            before.unread_count
                         }
                     };
                 *counted = Some(unread_count);
                 set_unread_count(event, &mut publications, unread_count);
             } else if counted.is_some() && !publications.is_empty() {
-                earlier = self.earlier_claim(event, counters).await?;
+                let before = self.counted_before(event, counters).await?;
+                is_read = before.as_ref().is_some_and(|before| before.is_read);
+                earlier = before.and_then(|before| before.claim);
             }
         }
         let claimant = attempt.claimant(&user, *counted);
@@ -99,6 +101,13 @@ impl Worker {
             Vec::into_iter(others)
                 .map(|planned: PlannedPublication<'_>| (planned.publication.registration, Reason::Claimed)),
         );
+        // Its notification would not be cleared any more.
+        if is_read && self.clear_when_read {
+            let read = Vec::into_iter(publications);
+            left_out
+                .extend(read.map(|planned: PlannedPublication<'_>| (planned.publication.registration, Reason::Read)));
+            return Ok(Vec::new());
+        }
         self.claim(event, attempt, *counted, publications, left_out, turn).await
     }
 
@@ -110,7 +119,7 @@ impl Worker {
         if !(self.unread_counts && attempt.is_reply() && has_waited && is_first_attempt) {
             return Ok(());
         }
-        self.store.note_reply(&event.from.to_bare(), &event.recipient(), attempt.at()).await
+        self.store.note_reply(&event.from.to_bare(), &event.recipient(), attempt.at()).await.map(drop)
     }
 
     /// Counts a message that the plugin skips, if Pushlark counts it and no earlier attempt has.
@@ -131,16 +140,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Returns what an earlier attempt for the message has claimed in its counter.
-    pub(crate) async fn earlier_claim(
+    /// Returns what the counter knows of a message that an earlier attempt has counted.
+    pub(crate) async fn counted_before(
         &self,
         event: &Event,
         counters: &Counters,
-    ) -> Result<Option<CounterClaim>, StoreError> {
+    ) -> Result<Option<CountedBefore>, StoreError> {
         let (user, conversation) = (event.recipient(), event.from.to_bare());
         let message = CountedMessage { id: &event.id, references: &[], at: event.at };
-        let before = self.store.counted_before(&user, &conversation, message, counters).await?;
-        Ok(before.and_then(|before| before.claim))
+        self.store.counted_before(&user, &conversation, message, counters).await
     }
 
     /// Returns whether Pushlark counts a message as unread: somebody else wrote it, and it has a content for people. A

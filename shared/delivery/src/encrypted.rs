@@ -156,11 +156,14 @@ impl<'n> HiddenNotification<'n> {
     }
 }
 
-/// Returns the payload of the news that a conversation was read. It has no content, and names the conversation as the
-/// alerts of an encrypted registration do.
+/// Returns the payload of the news that a conversation, or all of them, was read. It has no content, and names the
+/// conversation as the alerts of an encrypted registration do.
 fn read(notification: &Notification<'_>, payload: &Payload) -> Payload {
     let read = Payload::default().with(Payload::TYPE, Payload::READ);
-    let read = read.with(Payload::CONVERSATION, notification.thread());
+    let read = match payload.get(Payload::CONVERSATION) {
+        Some(_) => read.with(Payload::CONVERSATION, notification.thread()),
+        None => read,
+    };
     let count = payload.get(Payload::MESSAGE_COUNT);
     count.into_iter().fold(read, |read, count| read.with(Payload::MESSAGE_COUNT, count))
 }
@@ -509,6 +512,9 @@ mod tests {
     #[test]
     fn the_news_that_a_conversation_was_read_does_not_name_it() {
         let read = Payload::default().with(Payload::TYPE, Payload::READ).with(Payload::MESSAGE_COUNT, "0");
+        hidden(&read, &[], None, false, |notification| {
+            assert_eq!(notification.payload.get(Payload::CONVERSATION), None);
+        });
         let read = read.with(Payload::CONVERSATION, "wren@example.com");
         hidden(&read, &[], None, false, |notification| {
             assert!(notification.payload.is_read() && !notification.payload.is_encrypted());

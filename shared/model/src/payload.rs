@@ -156,8 +156,17 @@ impl Payload {
     /// Returns whether it is about contact requests alone: it counts requests, and no messages. A count of 0 counts as
     /// missing.
     pub fn is_contact_request(&self) -> bool {
-        let count = |name| self.get(name).and_then(|count| count.trim().parse().ok()).unwrap_or(0_u32);
+        let count = |name| self.number(name).unwrap_or(0);
         count(Self::PENDING_SUBSCRIPTION_COUNT) > 0 && count(Self::MESSAGE_COUNT) == 0
+    }
+
+    /// Returns whether it tells that no message is unread: its count is 0, not missing.
+    pub fn has_no_messages(&self) -> bool {
+        self.number(Self::MESSAGE_COUNT) == Some(0)
+    }
+
+    fn number(&self, name: &str) -> Option<u32> {
+        self.get(name)?.trim().parse().ok()
     }
 
     /// Returns the names and values of the fields, in order.

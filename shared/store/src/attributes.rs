@@ -71,6 +71,9 @@ pub const COUNTED_CLAIM: &str = "claim";
 pub const READ_TOTAL: &str = "read_total";
 /// The time at which the user read the conversation last, in microseconds since 1970.
 pub const READ_AT: &str = "read_at";
+/// The time before which the user has read all messages, in microseconds since 1970. A read mark with an unknown message
+/// sets `read_at` alone: it may not have read the messages after this one.
+pub const READ_ALL_BEFORE: &str = "read_all_before";
 /// The unread count of a claimed message, or of one that its counter has forgotten.
 pub const UNREAD: &str = "unread";
 /// The time of the last notification of a conversation, in microseconds since 1970.

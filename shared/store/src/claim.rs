@@ -7,6 +7,7 @@
 //! room. Of a message to more, some have no claim, see [`Store::claim`].
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
@@ -28,6 +29,8 @@ const MAX_ATTRIBUTES: usize = 100;
 const CLAIMS: &str = "claims";
 /// The end of the holder of a registration that needs nothing more.
 const DONE: &str = "d";
+/// The end of the holder of a registration whose call was ended.
+const ENDED: &str = "e";
 
 /// The item with the claims of a message for the recipients in one slot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +77,8 @@ enum Mark {
     Done,
     /// The claimant's next attempt holds the registration.
     PutBack,
+    /// The call was ended: the registration does not ring any more, or not at all.
+    Ended,
 }
 
 impl ClaimItem {
@@ -96,6 +101,11 @@ impl Claimant<'_> {
         self.update(finished.chain(put_back.iter().map(|registration| (registration, Mark::PutBack))))
     }
 
+    /// Returns the update of a call's claim that ends the call at `registrations`.
+    pub fn end(&self, registrations: &[Registration]) -> ClaimUpdate {
+        self.update(registrations.iter().map(|registration| (registration, Mark::Ended)))
+    }
+
     fn update<'r>(&self, marks: impl Iterator<Item = (&'r Registration, Mark)>) -> ClaimUpdate {
         ClaimUpdate {
             holder: Holder { digest: keys::claimant_digest(self.name), generation: self.generation },
@@ -116,6 +126,17 @@ impl Holder {
         format!("{}{DONE}", self.digest)
     }
 
+    /// Returns the value for a registration whose call this attempt ends.
+    fn ended(&self) -> String {
+        format!("{}{ENDED}", self.digest)
+    }
+
+    /// Returns whether a value, also of another attempt, is that of a registration whose call was ended. All digests have
+    /// the same length.
+    fn has_ended(&self, value: &str) -> bool {
+        value.get(self.digest.len()..) == Some(ENDED)
+    }
+
     /// Returns whether this attempt holds a registration with this value.
     fn is(&self, value: &str) -> bool {
         let generation = match value.strip_prefix(&self.digest) {
@@ -134,6 +155,7 @@ impl Mark {
             Self::Claimed => holder.holding(holder.generation),
             Self::Done => holder.done(),
             Self::PutBack => holder.holding(holder.generation + 1),
+            Self::Ended => holder.ended(),
         })
     }
 }
@@ -146,7 +168,7 @@ impl Store {
     /// If the item is full, the registrations that it does not have are held by all attempts: a repeat of the message
     /// may notify them again.
     pub async fn claim(&self, item: &ClaimItem, claims: &[ClaimUpdate]) -> Result<Vec<Vec<bool>>, StoreError> {
-        let updated = self.update_claims("claim a message", item, claims).await?;
+        let updated = self.update_claims("claim a message", item, claims, ReturnValue::AllNew).await?;
         let is_held = |holder: &Holder, name: &str| item::text_of(&updated, name).is_some_and(|value| holder.is(value));
         let held = claims.iter().map(|ClaimUpdate { holder, marks, .. }| {
             marks.iter().map(|(registration, _)| is_held(holder, registration)).collect()
@@ -156,8 +178,16 @@ impl Store {
 
     /// Records the end of attempts.
     pub async fn finish(&self, item: &ClaimItem, ends: &[ClaimUpdate]) -> Result<(), StoreError> {
-        self.update_claims("finish a claim", item, ends).await?;
+        self.update_claims("finish a claim", item, ends, ReturnValue::None).await?;
         Ok(())
+    }
+
+    /// Ends a call, whose claims are in `item`. Returns for each registration of `end` whether the call rang there: it
+    /// was claimed, and had not ended before.
+    pub async fn end_call(&self, item: &ClaimItem, end: &ClaimUpdate) -> Result<Vec<bool>, StoreError> {
+        let before = self.update_claims("end a call", item, slice::from_ref(end), ReturnValue::UpdatedOld).await?;
+        let rang = |name: &str| item::text_of(&before, name).is_some_and(|value| !end.holder.has_ended(value));
+        Ok(end.marks.iter().map(|(registration, _)| rang(registration)).collect())
     }
 
     /// Reads the claims of a message for one recipient.
@@ -166,13 +196,14 @@ impl Store {
         Ok(Claimed { item, user: user.clone() })
     }
 
-    /// Writes updates, and returns the new item. AWS does not document whether `UPDATED_NEW` has the attributes that
-    /// `if_not_exists` keeps.
+    /// Writes updates, and returns the attributes that `returned` names. AWS does not document whether `UPDATED_NEW` has
+    /// the attributes that `if_not_exists` keeps.
     async fn update_claims(
         &self,
         action: &'static str,
         ClaimItem(pk): &ClaimItem,
         updates: &[ClaimUpdate],
+        returned: ReturnValue,
     ) -> Result<Item, StoreError> {
         // By name, since a plugin may publish several notifications to one registration.
         let mut attributes = BTreeMap::new();
@@ -189,7 +220,7 @@ impl Store {
             let mut update = self
                 .update(pk, CLAIMS)
                 .expression_attribute_values(":expires_at", number(expiry(CLAIM_LIFETIME)))
-                .return_values(ReturnValue::AllNew);
+                .return_values(returned.clone());
             for (index, (name, (keeps_other, value))) in attributes.iter().enumerate() {
                 sets.push(match keeps_other {
                     true => format!("#{index} = if_not_exists(#{index}, :{index})"),
@@ -251,6 +282,7 @@ mod tests {
             ("aB3_x2", 2, true),
             ("aB3_x2", 3, true),
             ("aB3_xd", 9, false),
+            ("aB3_xe", 9, false),
             ("aB3_y", 9, false),
             ("other", 9, false),
             ("", 9, false),
@@ -261,5 +293,7 @@ mod tests {
             assert!(holder(generation).is(&holder(0).holding(generation)));
         }
         assert!(!holder(9).is(&holder(0).done()));
+        let ended = ["aB3_x", "aB3_x2", "aB3_xd", "aB3_xe", "aB3_e", "oth_ee"].map(|value| holder(0).has_ended(value));
+        assert_eq!(ended, [false, false, false, true, false, true]);
     }
 }

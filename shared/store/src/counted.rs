@@ -23,7 +23,7 @@ use pushlark_xmpp::BareJid;
 use crate::attributes::{COUNTED_CLAIM, COUNTED_TOTAL, EXPIRES_AT, HAS_MOVED, IS_FIRST, PK, READ_AT, SK, UNREAD};
 use crate::claim::{CLAIM_LIFETIME, Claimant};
 use crate::item::{self, Item, number, text};
-use crate::unread::{CountedMessage, unread};
+use crate::unread::{CountedMessage, unread, was_all_read};
 use crate::{Store, StoreError, expiry, keys, seconds_now};
 
 /// The largest item with names, in bytes: DynamoDB bills a kilobyte as one write.
@@ -61,6 +61,8 @@ pub struct CountedBefore {
     pub unread_count: u32,
     /// The claim that was stored when it was counted.
     pub claim: Option<CounterClaim>,
+    /// Whether it is known that the user has read it.
+    pub is_read: bool,
 }
 
 /// The result of [`Store::count`].
@@ -148,6 +150,7 @@ impl CountedBefore {
         counter.contains_key(&name).then(|| Self {
             unread_count: unread(counter, &name).max(1),
             claim: counter.get(&keys::message_claim(&name)).and_then(CounterClaim::read),
+            is_read: unread(counter, &name) == 0,
         })
     }
 }
@@ -210,7 +213,7 @@ impl Store {
             false => self.get("look up a read mark", user, &keys::read(conversation)).await?,
         };
         if let Some(CountedBefore { claim, .. }) = CountedBefore::find(&read, message.id) {
-            return Ok(Search::Found(CountedBefore { unread_count: 1, claim }));
+            return Ok(Search::Found(CountedBefore { unread_count: 1, claim, is_read: true }));
         }
         if counter.contains_key(HAS_MOVED) || read.contains_key(HAS_MOVED) {
             let key = keys::counted(&keys::counted_message(message.id));
@@ -218,7 +221,7 @@ impl Store {
             if let Some(count) = item::number_of(&moved, UNREAD) {
                 let unread_count = count.try_into().unwrap_or(u32::MAX);
                 let claim = moved.get(COUNTED_CLAIM).and_then(CounterClaim::read);
-                return Ok(Search::Found(CountedBefore { unread_count, claim }));
+                return Ok(Search::Found(CountedBefore { unread_count, claim, is_read: false }));
             }
         }
         let was_read = item::number_of(&read, READ_AT).is_some_and(|read_at| to_micros(message.at) <= read_at);
@@ -226,6 +229,7 @@ impl Store {
             return Ok(Search::Found(CountedBefore {
                 unread_count: unread(counter, COUNTED_TOTAL).max(1),
                 claim: None,
+                is_read: was_all_read(&read, message.at),
             }));
         }
         Ok(Search::New { is_first: counter.is_empty() && read.is_empty() })
@@ -301,7 +305,7 @@ mod tests {
     use pushlark_model::PublishOptions;
 
     use super::*;
-    use crate::attributes::{COUNTED_AT, READ_TOTAL};
+    use crate::attributes::{COUNTED_AT, READ_ALL_BEFORE, READ_TOTAL};
     use crate::unread::MAX_REFERENCES;
 
     fn counter(jid_bytes: usize, messages: u64, references: usize, claim: Option<&CounterClaim>) -> Item {
@@ -333,7 +337,8 @@ mod tests {
         let claim = CounterClaim { holder: [0; 4], registrations: vec![[0; 3]; MAX_CLAIMED] };
         let claim = item::attribute_bytes(&keys::message_claim(&name), &claim.value());
         let message = large(&name) + claim + MAX_REFERENCES * large(&keys::message_reference("r"));
-        let mark = large(READ_TOTAL) + item::attribute_bytes(READ_AT, &number(u64::MAX));
+        let times = [READ_AT, READ_ALL_BEFORE].map(|name| item::attribute_bytes(name, &number(u64::MAX)));
+        let mark = large(READ_TOTAL) + times.iter().sum::<usize>();
         assert!(message.max(mark) + 16 <= MAX_GROWTH_BYTES, "{message} {mark}");
     }
 

@@ -232,10 +232,13 @@ pub fn claimant_digest(name: &str) -> String {
     short_hash(name, 5)
 }
 
-/// Returns the name of the attribute for a registration that was notified of a conversation: 64 bits of a hash. The
-/// colon distinguishes it from the item's other attributes.
+/// The beginning of the names of the attributes for registrations that were notified of a conversation. The colon
+/// distinguishes them from the item's other attributes.
+pub const SHOWN_ATTRIBUTE_PREFIX: &str = "s:";
+
+/// Returns the name of the attribute for a registration that was notified of a conversation: 64 bits of a hash.
 pub fn shown_attribute(registration: &Registration) -> String {
-    format!("s:{}", &hash(&registration_name(registration))[..16])
+    format!("{SHOWN_ATTRIBUTE_PREFIX}{}", &hash(&registration_name(registration))[..16])
 }
 
 /// Returns the name of a registration, unique for its user.

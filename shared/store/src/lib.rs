@@ -61,7 +61,7 @@ pub use replaced::{Replaced, ReplacedBy};
 pub use session::MAX_SESSIONS;
 pub use shown::{SHOWN_LIFETIME, Shown};
 pub use transfer::{RegistrationPage, ScanPosition, TableSize, Transferred};
-pub use unread::{COUNTER_LIFETIME, CountedMessage};
+pub use unread::{COUNTER_LIFETIME, CountedMessage, CountedRead, StillUnread};
 
 use std::num::NonZeroU32;
 use std::time::Duration;

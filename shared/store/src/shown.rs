@@ -1,4 +1,5 @@
-//! The registrations that were notified of a conversation, and may still show its notifications.
+//! The registrations that were notified of a conversation, and may still show its notifications. Each has the time of
+//! the message that it was notified of last: a read mark of an earlier time has not read this message.
 
 use std::time::Duration;
 
@@ -28,20 +29,44 @@ impl Shown {
     pub fn has(&self, registration: &Registration) -> bool {
         self.0.contains_key(&keys::shown_attribute(registration))
     }
+
+    /// Returns whether `registration` was notified, last of a message of `at` or before.
+    pub fn has_until(&self, registration: &Registration, at: OffsetDateTime) -> bool {
+        item::number_of(&self.0, &keys::shown_attribute(registration))
+            .is_some_and(|message_at| message_at <= to_micros(at))
+    }
+
+    /// Returns whether there is a registration that was notified last of a message of `at` or before.
+    pub fn has_any_until(&self, at: OffsetDateTime) -> bool {
+        self.times().any(|message_at| message_at <= to_micros(at))
+    }
+
+    /// Returns whether there is a registration that was notified of a message after `at`.
+    pub fn has_any_after(&self, at: OffsetDateTime) -> bool {
+        self.times().any(|message_at| message_at > to_micros(at))
+    }
+
+    fn times(&self) -> impl Iterator<Item = u64> {
+        let of_registrations = self.0.keys().filter(|name| name.starts_with(keys::SHOWN_ATTRIBUTE_PREFIX));
+        of_registrations.filter_map(|name| item::number_of(&self.0, name))
+    }
 }
 
 impl Store {
-    /// Records that `registration` was notified of a conversation.
+    /// Records that `registration` was notified of a message of `at` in a conversation.
     pub async fn note_shown(
         &self,
         user: &BareJid,
         conversation: &BareJid,
         registration: &Registration,
+        at: OffsetDateTime,
     ) -> Result<(), StoreError> {
+        let now = OffsetDateTime::now_utc();
         self.update(user, &keys::shown(conversation))
-            .update_expression(format!("SET {SHOWN_AT} = :at, {EXPIRES_AT} = :expires_at, #registration = :at"))
+            .update_expression(format!("SET {SHOWN_AT} = :now, {EXPIRES_AT} = :expires_at, #registration = :at"))
             .expression_attribute_names("#registration", keys::shown_attribute(registration))
-            .expression_attribute_values(":at", number(to_micros(OffsetDateTime::now_utc())))
+            .expression_attribute_values(":now", number(to_micros(now)))
+            .expression_attribute_values(":at", number(to_micros(at.min(now))))
             .expression_attribute_values(":expires_at", number(expiry(SHOWN_LIFETIME)))
             .send()
             .await

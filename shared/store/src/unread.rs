@@ -27,7 +27,9 @@ use pushlark_telemetry::Causes;
 use pushlark_xmpp::BareJid;
 use time::OffsetDateTime;
 
-use crate::attributes::{COUNTED_AT, COUNTED_TOTAL, EXPIRES_AT, HAS_MOVED, IS_FIRST, PK, READ_AT, READ_TOTAL, SK};
+use crate::attributes::{
+    COUNTED_AT, COUNTED_TOTAL, EXPIRES_AT, HAS_MOVED, IS_FIRST, PK, READ_ALL_BEFORE, READ_AT, READ_TOTAL, SK,
+};
 use crate::claim::CLAIM_LIFETIME;
 use crate::counted::{Counted, CountedBefore, CounterClaim, Counters, Search, surplus_names};
 use crate::item::{self, Item, number, text};
@@ -51,6 +53,28 @@ pub struct CountedMessage<'m> {
     pub references: &'m [&'m str],
     /// The time of the message.
     pub at: OffsetDateTime,
+}
+
+/// A read mark, as an unread counter knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct CountedRead<'r> {
+    /// A reference to the last message that was read; `None` means all.
+    pub message: Option<&'r str>,
+    /// The time of this message, if the caller knows it.
+    pub message_at: Option<OffsetDateTime>,
+    /// The time of the read mark.
+    pub at: OffsetDateTime,
+}
+
+/// The counted messages of a conversation that are unread after a read mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StillUnread {
+    /// None.
+    None,
+    /// The last ones. Earlier ones are read, by this read mark or another one.
+    Last,
+    /// All: the read mark is older than each of them.
+    All,
 }
 
 impl Store {
@@ -80,7 +104,7 @@ impl Store {
             Ok(counter) => Counted::Now(unread(&counter, &keys::counted_message(message.id)).max(1)),
             Err(counter) => Counted::Before(CountedBefore::find(&counter, message.id).unwrap_or_else(|| {
                 let unread_count = unread(&counter, COUNTED_TOTAL).max(1);
-                CountedBefore { unread_count, claim: None }
+                CountedBefore { unread_count, claim: None, is_read: was_all_read(&counter, message.at) }
             })),
         })
     }
@@ -91,27 +115,33 @@ impl Store {
         Ok(unread(&counter, COUNTED_TOTAL))
     }
 
-    /// Records that a user had read a conversation at `at`: up to the message to which `message` refers, or else all of
-    /// it. A reference that is not known, such as to a message that is not counted yet, means all, too. Older read marks
-    /// than the last one have no effect.
+    /// Records that a user has read a conversation: up to the message to which the read mark refers, or else all of it.
+    /// A reference that is not known, such as to a message that is not counted yet, means all until the time of the
+    /// message, or else until that of the read mark. Older read marks than the last one have no effect.
     pub async fn note_read(
         &self,
         user: &BareJid,
         conversation: &BareJid,
-        message: Option<&str>,
-        at: OffsetDateTime,
-    ) -> Result<(), StoreError> {
+        CountedRead { message, message_at, at }: CountedRead<'_>,
+    ) -> Result<StillUnread, StoreError> {
         let counter = match message {
-            None => self.read_all(user, conversation, at).await?,
+            None => self.read_all(user, conversation, at, Some(at)).await?,
             // The time of the mark has no influence: the number of its message shows whether it reads further.
             Some(message) => match self.read_up_to(user, conversation, message).await? {
                 Ok(counter) => counter,
                 Err(counter) if self.has_read_message(user, conversation, message).await? => counter,
-                Err(_) => self.read_all(user, conversation, at).await?,
+                Err(_) => {
+                    let after_message = message_at.map(|message_at| message_at + time::Duration::MICROSECOND);
+                    self.read_all(user, conversation, message_at.unwrap_or(at), after_message).await?
+                }
             },
         };
         self.retire(user, conversation, &counter).await;
-        Ok(())
+        Ok(match (unread(&counter, COUNTED_TOTAL), item::number_of(&counter, READ_TOTAL)) {
+            (0, _) => StillUnread::None,
+            (_, None | Some(0)) => StillUnread::All,
+            (_, Some(_)) => StillUnread::Last,
+        })
     }
 
     /// Marks a conversation as read at `at`, because the user has written a message in it. Reads the counter first, and
@@ -121,14 +151,14 @@ impl Store {
         user: &BareJid,
         conversation: &BareJid,
         at: OffsetDateTime,
-    ) -> Result<(), StoreError> {
+    ) -> Result<StillUnread, StoreError> {
         let get = self.client.get_item().table_name(&self.table).key(PK, text(user));
         let counter = get.key(SK, text(keys::unread(conversation))).send().await;
         let counter = counter.map_err(StoreError::during("look up an unread count"))?.item.unwrap_or_default();
         if unread(&counter, COUNTED_TOTAL) == 0 {
-            return Ok(());
+            return Ok(StillUnread::None);
         }
-        self.note_read(user, conversation, None, at).await
+        self.note_read(user, conversation, CountedRead { message: None, message_at: None, at }).await
     }
 
     /// Adds a message and its claim to a counter, and removes the names in `forgotten`. Returns the counter, as an error
@@ -191,17 +221,34 @@ impl Store {
         write("count a message", counted).await
     }
 
-    /// Marks all messages of a conversation as read, unless a later read mark is known. Returns the counter.
-    async fn read_all(&self, user: &BareJid, conversation: &BareJid, at: OffsetDateTime) -> Result<Item, StoreError> {
+    /// Marks all messages of a conversation as read, unless a later read mark is known. Returns the counter. The
+    /// user has certainly read the messages before `all_before`, also those that are not counted yet.
+    async fn read_all(
+        &self,
+        user: &BareJid,
+        conversation: &BareJid,
+        at: OffsetDateTime,
+        all_before: Option<OffsetDateTime>,
+    ) -> Result<Item, StoreError> {
+        let read_at = match all_before {
+            Some(_) => format!("{READ_AT} = :at, {READ_ALL_BEFORE} = :all_before"),
+            None => format!("{READ_AT} = :at"),
+        };
+        let update = || {
+            let update = self.update(user, &keys::unread(conversation));
+            let update = update.expression_attribute_values(":at", number(to_micros(at)));
+            match all_before {
+                Some(before) => update.expression_attribute_values(":all_before", number(to_micros(before))),
+                None => update,
+            }
+        };
         let is_later = format!("(attribute_not_exists({READ_AT}) OR {READ_AT} < :at)");
-        let read = self
-            .update(user, &keys::unread(conversation))
+        let read = update()
             .update_expression(format!(
-                "SET {READ_TOTAL} = if_not_exists({COUNTED_TOTAL}, :zero), {READ_AT} = :at, {EXPIRES_AT} = :expires_at"
+                "SET {READ_TOTAL} = if_not_exists({COUNTED_TOTAL}, :zero), {read_at}, {EXPIRES_AT} = :expires_at"
             ))
             .condition_expression(format!("{is_later} AND (attribute_not_exists({COUNTED_AT}) OR {COUNTED_AT} <= :at)"))
             .expression_attribute_values(":zero", number(0))
-            .expression_attribute_values(":at", number(to_micros(at)))
             .expression_attribute_values(":expires_at", number(expiry(READ_COUNTER_LIFETIME)));
         let counter = match write("store a read mark", read).await? {
             Ok(counter) => return Ok(counter),
@@ -213,15 +260,13 @@ impl Store {
             return Ok(counter);
         }
         // The last message was counted after `at`, so it stays unread. All earlier messages count as read.
-        let read = self
-            .update(user, &keys::unread(conversation))
-            .update_expression(format!("SET {READ_TOTAL} = {COUNTED_TOTAL} - :one, {READ_AT} = :at"))
+        let read = update()
+            .update_expression(format!("SET {READ_TOTAL} = {COUNTED_TOTAL} - :one, {read_at}"))
             .condition_expression(format!(
                 "attribute_exists({COUNTED_TOTAL}) AND {is_later} AND \
                  (attribute_not_exists({READ_TOTAL}) OR {READ_TOTAL} < {COUNTED_TOTAL})"
             ))
-            .expression_attribute_values(":one", number(1))
-            .expression_attribute_values(":at", number(to_micros(at)));
+            .expression_attribute_values(":one", number(1));
         Ok(write("store a read mark", read).await?.unwrap_or_else(|unchanged| unchanged))
     }
 
@@ -297,9 +342,11 @@ impl Store {
         let key = keys::read(conversation);
         let mut sets = format!("SET {EXPIRES_AT} = :expires_at");
         let mut update = self.update(user, &key);
-        if let Some(read_at) = item::number_of(counter, READ_AT) {
-            sets += &format!(", {READ_AT} = :read_at");
-            update = update.expression_attribute_values(":read_at", number(read_at));
+        for (name, value) in [(READ_AT, ":read_at"), (READ_ALL_BEFORE, ":read_all_before")] {
+            if let Some(read_at) = item::number_of(counter, name) {
+                sets += &format!(", {name} = {value}");
+                update = update.expression_attribute_values(value, number(read_at));
+            }
         }
         for (index, name) in counter.keys().filter(|name| keys::is_message_name(name)).enumerate() {
             sets += &format!(", #n{index} = :now");
@@ -359,6 +406,12 @@ pub(crate) fn unread(counter: &Item, message: &str) -> u32 {
     let total = |name| item::number_of(counter, name);
     let counted = total(message).or_else(|| total(COUNTED_TOTAL)).unwrap_or(0);
     counted.saturating_sub(total(READ_TOTAL).unwrap_or(0)).try_into().unwrap_or(u32::MAX)
+}
+
+/// Returns whether a read mark in a counter, or in the item of a read mark, has read each message of `at`. A mark of the
+/// same time may be earlier than the message: not all servers tell fractions of a second.
+pub(crate) fn was_all_read(item: &Item, at: OffsetDateTime) -> bool {
+    item::number_of(item, READ_ALL_BEFORE).is_some_and(|read_at| to_micros(at) < read_at)
 }
 
 fn has_any(item: &Item, names: [&String; 2]) -> bool {

@@ -1,10 +1,11 @@
 //! Silent pushes that clear the notifications of a conversation that was read elsewhere (`CLEAR_WHEN_READ`).
 
 use doubles::Subscriber;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tests::{
     ALICE, ALICES_PC, BOB, BOBS_PC, BOBS_PHONE, CallCounter, Event, IPHONE, IsolatedWorker, Providers, Pushlark,
-    TEST_TIMEOUT, Work, eventually, stanza,
+    TEST_TIMEOUT, Work, ago, eventually, stanza,
 };
 use tokio::time::Instant;
 
@@ -16,7 +17,7 @@ async fn with_bob(settings: &[(&str, &str)]) -> Pushlark {
     pushlark
 }
 
-async fn event(pushlark: &Pushlark, event: Event) {
+async fn event(pushlark: &Pushlark, event: impl Serialize) {
     pushlark.event(event).await;
     pushlark.settled().await;
 }
@@ -244,4 +245,87 @@ async fn clearing_costs_one_write_for_each_notified_device() {
         costs.push(counter.take()["UpdateItem"]);
     }
     assert_eq!(costs, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_read_mark_does_not_clear_what_came_after_it() {
+    let earlier = |seconds| Event::read(BOB, ALICES_PC).at(ago(seconds));
+    for counts in ["on", "off"] {
+        let pushlark = with_bob(&[("CLEAR_WHEN_READ", "on"), ("UNREAD_COUNTS", counts)]).await;
+        message(&pushlark).await;
+        event(&pushlark, earlier(60)).await;
+        // A message of the user is a read mark, too.
+        event(&pushlark, Event::message(ALICE, "Hello").from(BOBS_PC).at(ago(60))).await;
+        assert!(cleared(&pushlark, "phone").await.is_empty(), "{counts}");
+        read(&pushlark).await;
+        assert_eq!(cleared(&pushlark, "phone").await, [data(0)], "{counts}");
+    }
+    // The count tells the app what is left of the conversation.
+    let pushlark = with_bob(&ON).await;
+    event(&pushlark, Event::message(BOB, "canary Hi").at(ago(120))).await;
+    message(&pushlark).await;
+    event(&pushlark, earlier(60)).await;
+    assert_eq!(cleared(&pushlark, "phone").await, [data(1)]);
+}
+
+#[tokio::test]
+async fn a_late_read_mark_without_counts_leaves_the_messages_that_came_since() {
+    let isolated = IsolatedWorker::beside(with_bob(&[("CLEAR_WHEN_READ", "on")]).await).await;
+    let pushlark = &isolated.pushlark;
+    message(pushlark).await;
+    let work = Work::of(json!({"read": {"jid": BOB, "conversation": ALICE}})).id("late").at(&ago(60));
+    isolated.handle(isolated.batch(&[work]).await).await;
+    assert!(cleared(pushlark, "phone").await.is_empty());
+    read(pushlark).await;
+    assert_eq!(cleared(pushlark, "phone").await, [data(0)]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_read_before_it_is_notified_does_not_notify() {
+    let hi = |id: &str| Event::message(BOB, &format!("canary {id}")).id(id);
+    let up_to = |id: &str| Event::read(BOB, ALICES_PC).with("message", id);
+    for (settings, request, alerts) in [
+        (&ON, vec![hi("m1"), Event::read(BOB, ALICES_PC)], vec![]),
+        (&ON, vec![hi("m1"), up_to("m1")], vec![]),
+        // What comes after the read mark notifies, also if it has the same time.
+        (&ON, vec![Event::read(BOB, ALICES_PC), hi("m1")], vec!["canary m1"]),
+        (&ON, vec![hi("m1"), hi("m2"), up_to("m1"), hi("m3")], vec!["canary m2", "canary m3"]),
+        // The message of the mark is not known: it may be earlier than this one.
+        (&ON, vec![hi("m1"), up_to("m0")], vec!["canary m1"]),
+        // Nothing is cleared.
+        (&[("UNREAD_COUNTS", "on"), ("CLEAR_WHEN_READ", "off")], vec![hi("m1"), up_to("m1")], vec!["canary m1"]),
+    ] {
+        let pushlark = with_bob(settings).await;
+        event(&pushlark, request).await;
+        assert_eq!(pushlark.sorted_alerts("phone").await, alerts, "{settings:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_the_second_of_a_read_mark_notifies() {
+    let pushlark = with_bob(&ON).await;
+    // The server tells no fractions of a second.
+    let second = ago(1);
+    event(&pushlark, Event::read(BOB, ALICES_PC).at(&second)).await;
+    event(&pushlark, Event::message(BOB, "canary Hi").at(&second)).await;
+    assert_eq!(pushlark.alerts("phone").await, ["canary Hi"]);
+}
+
+#[tokio::test]
+async fn the_retry_of_a_message_that_is_read_does_not_notify() {
+    for (clears, statuses) in [("on", &[503][..]), ("off", &[503, 200])] {
+        let settings = [ON[0], ("CLEAR_WHEN_READ", clears)];
+        let isolated = IsolatedWorker::beside(with_bob(&settings).await).await;
+        let pushlark = &isolated.pushlark;
+        pushlark.device_answers("phone", json!({"status": 503})).await;
+        let batch = isolated.batch(&[Work::message(&[BOB])]).await;
+        isolated.handle(batch.clone()).await;
+        let retry = isolated.next(batch).await.expect("the message is tried again");
+        pushlark.device_answers("phone", json!({"status": 200})).await;
+        read(pushlark).await;
+        isolated.handle_all(retry).await;
+        let sent = pushlark.notifications("phone").await;
+        let sent: Vec<_> = sent.iter().map(|one| one["status"].as_u64().unwrap()).collect();
+        assert_eq!(sent, statuses, "{clears}");
+    }
 }

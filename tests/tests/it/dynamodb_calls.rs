@@ -156,6 +156,17 @@ async fn an_alert_interval_costs_one_more_write_for_an_alert_with_a_sound() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_call_costs_one_more_write_only_where_it_rings() {
+    let (pushlark, counter) = with_counter(&[]).await;
+    let call = |step| Event::stanza(BOB, &stanza::jingle(step));
+    let (one_write, two_writes) = (cost([("Query", 1), ("UpdateItem", 1)]), cost([("Query", 1), ("UpdateItem", 2)]));
+    assert_eq!(calls(&pushlark, &counter, call("retract").from("mallory@example.com/x")).await, one_write);
+    assert_eq!(calls(&pushlark, &counter, call("propose")).await, one_write);
+    assert_eq!(calls(&pushlark, &counter, call("retract")).await, two_writes);
+    assert_eq!(calls(&pushlark, &counter, call("finish")).await, one_write);
+}
+
+#[tokio::test]
 async fn an_enable_costs_one_query_and_one_transaction() {
     let (pushlark, counter) = with_counter(&[("MAX_NODES", "3")]).await;
     let enable = cost([("Query", 1), ("TransactWriteItems", 1)]);

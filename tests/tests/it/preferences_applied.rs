@@ -553,6 +553,8 @@ async fn a_push_node_applies_the_preferences_that_it_can_see() {
     let of_room = [("last-message-sender", ROOM_OCCUPANT), ("last-message-body", "canary Hi")];
     let rings = [("type", "jmi"), ("jmi-sid", "c1"), ("jmi-from", ALICES_PC)];
     let request = [("pending-subscription-count", "1"), ("pending-subscription-from", ALICE)];
+    // What is read disappears in quiet hours, too.
+    let all_read = [("message-count", "0")];
     let unseen = json!({"rooms": "never", "unknown": "ignore", "while_online": "never", "priority": true});
     for (number, (preferences, summary, alert)) in [
         (json!({"mute": [{"jid": ALICE}]}), &text[..], None),
@@ -566,6 +568,7 @@ async fn a_push_node_applies_the_preferences_that_it_can_see() {
         (json!({"show": "sender"}), &text, Some("New message")),
         (json!({"show": "nothing"}), &text, Some("New message")),
         (json!({"show": "nothing"}), &request, Some("Contact request")),
+        (json!({"quiet_hours": quiet}), &all_read, Some("")),
         (unseen, &of_room, Some("canary Hi")),
     ]
     .into_iter()

@@ -408,3 +408,22 @@ async fn a_nick_is_a_user_only_at_muc_light_hosts() {
         assert_eq!(badge(&pushlark, others(muc)).await, 3, "{muc}: the nick is not the user");
     }
 }
+
+#[tokio::test]
+async fn a_read_mark_reads_up_to_its_message_in_the_same_request() {
+    let hi = |id: &str| {
+        let stanza_id = format!("<stanza-id xmlns='urn:xmpp:sid:0' by='{BOB}' id='archive-{id}'/>");
+        Event::stanza(BOB, &format!("<message type='chat' id='{id}'><body>canary {id}</body>{stanza_id}</message>"))
+    };
+    for named in ["h1", "archive-h1"] {
+        let pushlark = with_bob().await;
+        let read = Event::read(BOB, ALICES_PC).with("message", named);
+        pushlark.event([hi("h1"), hi("h2"), read, hi("h3")]).await;
+        let badges = pushlark.notified("phone", 3).await;
+        let badges = badges.iter().map(|one| one["notification"]["alert"]["badge"].as_u64().unwrap());
+        let mut badges: Vec<_> = badges.collect();
+        badges.sort_unstable();
+        assert_eq!(badges, [1, 1, 2], "{named}");
+        assert_eq!(next_from_alice(&pushlark).await, 3);
+    }
+}

@@ -1,11 +1,11 @@
 //! Publishing to push nodes.
 
-use doubles::canary;
+use doubles::{Subscriber, canary};
 use local::Options;
 use pushlark_settings::Environment;
 use pushlark_xmpp::{Element, ns};
 use serde_json::{Value, json};
-use tests::{ChaosProxy, Pushlark, TEST_TIMEOUT, stanza};
+use tests::{BOB, ChaosProxy, IPHONE, PUSH_HOST, Providers, Pushlark, TEST_TIMEOUT, Work, stanza};
 use tokio::time::timeout;
 
 use super::{
@@ -92,6 +92,102 @@ async fn a_publish_without_a_field_for_the_text_is_an_alert_unless_the_setting_m
         assert_result(&send_iq(&pushlark, ALICE, "set", "p3", &publish("node", &SUMMARY, &DEVICE)).await);
         assert_eq!(pushlark.notified("sometoken", 3).await[2]["notification"]["alert"]["body"], SUMMARY[2].1);
     }
+}
+
+/// Tigase always counts, and tells the sender and the text by its settings.
+#[tokio::test]
+async fn a_publish_without_a_sender_or_a_text_is_an_alert() {
+    let pushlark = stack().await;
+    create(&pushlark, ALICE, "node").await;
+    let (sender, text) = (("last-message-sender", "bob@localhost/pc"), ("last-message-body", "canary New!"));
+    let pending = ("pending-subscription-count", "1");
+    let count = |count| ("message-count", count);
+    for (index, (summary, title, body, badge)) in [
+        (vec![count("2"), sender], "bob@localhost", "New message", 2),
+        (vec![count("5")], "New message", "New message", 5),
+        (vec![count("5"), text], "New message", "canary New!", 5),
+        (vec![count("0"), text], "New message", "canary New!", 0),
+        (vec![count("0"), pending, sender], "bob@localhost", "Contact request", 0),
+        (vec![count("0"), pending], "New contact", "Contact request", 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let publish = publish("node", &summary, &DEVICE);
+        assert_result(&send_iq(&pushlark, ALICE, "set", &format!("p{index}"), &publish).await);
+        let alert = &pushlark.notified("sometoken", index + 1).await[index]["notification"]["alert"];
+        let shown = ["title", "body", "badge"].map(|name| alert[name].clone());
+        assert_eq!(shown, [json!(title), json!(body), json!(badge)], "{summary:?}");
+    }
+    // A silent device needs no text.
+    let silent = [DEVICE[0], DEVICE[1], ("silent", "true")];
+    assert_result(&send_iq(&pushlark, ALICE, "set", "silent", &publish("node", &[count("2"), sender], &silent)).await);
+    assert_eq!(pushlark.notified("sometoken", 7).await[6]["notification"].get("alert"), None);
+}
+
+#[tokio::test]
+async fn a_count_of_no_messages_is_a_silent_push_that_all_is_read() {
+    for empty in ["alert", "data"] {
+        let pushlark = Pushlark::with_settings([("VIRTUAL_PUBSUB_HOSTS", HOST), ("PUSH_NODE_EMPTY", empty)]).await;
+        create(&pushlark, ALICE, "node").await;
+        let (none, sender) = (("message-count", "0"), ("last-message-sender", "bob@localhost/pc"));
+        for (index, (summary, data)) in [
+            (vec![none], json!({"message-count": 0, "type": "read"})),
+            (vec![none, ("last-message-body", "")], json!({"message-count": 0, "type": "read"})),
+            (
+                vec![none, ("pending-subscription-count", "0")],
+                json!({"message-count": 0, "pending-subscription-count": "0", "type": "read"}),
+            ),
+            (vec![none, sender], json!({"message-count": 0, "last-message-sender": "bob@localhost", "type": "read"})),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let publish = publish("node", &summary, &DEVICE);
+            assert_result(&send_iq(&pushlark, ALICE, "set", &format!("p{index}"), &publish).await);
+            let notified = &pushlark.notified("sometoken", index + 1).await[index]["notification"];
+            assert_eq!((&notified["data"], notified.get("alert")), (&data, None), "{notified}");
+        }
+        // A device for calls gets nothing else.
+        let push_kit = [("device_id", "canary-kit"), DEVICE[1], ("topic", "com.example.chat.voip")];
+        assert_result(&send_iq(&pushlark, ALICE, "set", "kit", &publish("node", &[none], &push_kit)).await);
+        pushlark.settled().await;
+        assert!(pushlark.notifications("kit").await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn each_provider_shows_a_count_alone_and_clears_when_it_is_0() {
+    let providers = Providers::start().await;
+    let (pushlark, subscriber) = (&providers.pushlark, Subscriber::new(7));
+    providers.enable_iphone(IPHONE, json!({})).await;
+    pushlark.enable(BOB, "android").await;
+    providers.enable_browser("browser", &subscriber, json!({})).await;
+    for (index, registration) in pushlark.registrations(BOB).await.into_iter().enumerate() {
+        for count in ["5", "0"] {
+            let notification = json!({"jid": PUSH_HOST, "node": registration.node, "owner": BOB, "created_at": 1,
+                "options": registration.options.fields(), "summary": [["message-count", count]]});
+            let id = format!("m{index}-{count}");
+            pushlark.enqueue(Work::record(&[Work::of(json!({"notification": notification})).id(&id)])).await;
+            pushlark.settled().await;
+        }
+    }
+    let [shown, cleared] = <[_; 2]>::try_from(providers.apns.accepted(IPHONE)).unwrap();
+    assert_eq!(shown.json()["aps"]["alert"], json!({"title": "New message", "body": "New message"}));
+    assert_eq!(shown.json()["aps"]["badge"], 5);
+    let expected = json!({"aps": {"badge": 0, "content-available": 1}, "type": "read", "message-count": 0});
+    assert_eq!(cleared.json(), expected);
+    let [shown, cleared] = <[_; 2]>::try_from(providers.fcm.accepted("android")).unwrap();
+    assert_eq!(shown.json()["message"]["android"]["notification"]["body"], "New message");
+    let cleared = cleared.json()["message"]["android"].take();
+    assert_eq!(cleared["data"], json!({"type": "read", "message-count": "0"}));
+    assert_eq!((cleared.get("notification"), cleared.get("collapse_key")), (None, None));
+    let texts = providers.web_push.accepted("browser");
+    let texts =
+        texts.iter().map(|request| serde_json::from_slice(&subscriber.decrypt(&request.body).unwrap()).unwrap());
+    let [shown, cleared] = <[Value; 2]>::try_from(texts.collect::<Vec<_>>()).unwrap();
+    assert_eq!(shown["last-message-body"], "New message");
+    assert_eq!(cleared, json!({"type": "read", "message-count": "0"}));
 }
 
 #[tokio::test]
