@@ -3,11 +3,13 @@
 mod writer;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
+use pushlark_store::Store;
 use pushlark_xmpp::{BareJid, DomainPart};
 use serde_json::json;
 
@@ -22,7 +24,7 @@ use writer::{Writer, Written};
 #[derive(Debug, Args)]
 pub struct ExportOptions {
     /// The user whose data are exported, with the tokens of the devices.
-    #[arg(value_parser = user::parse_user, conflicts_with = "format")]
+    #[arg(value_parser = user::parse_user, conflicts_with = "format", required_unless_present = "format")]
     user: Option<BareJid>,
     /// Export the registrations of all users in this form, with the tokens of their devices.
     #[arg(long, value_name = "FORM")]
@@ -31,7 +33,7 @@ pub struct ExportOptions {
     #[arg(long, value_parser = user::parse_domain, requires = "format", conflicts_with = "user")]
     domain: Option<DomainPart>,
     /// Write a new file that only its owner can read; for Prosody, a new folder.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", required_if_eq("format", "prosody"))]
     output: Option<PathBuf>,
 }
 
@@ -53,32 +55,60 @@ pub enum ExportFormat {
 impl ExportOptions {
     /// Runs the command.
     pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
+        let stack = Stack::find(stack).await?;
         match (self.user, self.format) {
-            (None, Some(form)) => registrations(stack, form, self.domain, self.output, format).await,
+            (Some(user), _) => user::export(&stack, &user, self.output.as_deref(), format).await?,
+            (None, Some(form)) => registrations(&stack, form, self.domain, self.output, format).await?,
             (None, None) => bail!("give a user, or --format for the registrations of all users"),
-            (Some(user), _) => {
-                user::export(&Stack::find(stack).await?, &user, self.output.as_deref()).await?;
-                Ok(ExitCode::SUCCESS)
-            }
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
 /// Exports the registrations of all users, or of those of a domain.
 async fn registrations(
-    stack: &StackOptions,
+    stack: &Stack,
     form: ExportFormat,
     domain: Option<DomainPart>,
     output: Option<PathBuf>,
     format: Format,
-) -> anyhow::Result<ExitCode> {
-    let mut writer = Writer::new(form, output.as_deref())?;
-    let stack = Stack::find(stack).await?;
+) -> anyhow::Result<()> {
     let store = stack.store().await?;
-    let price = ScanPrice::of(&stack, &store).await?;
+    let price = ScanPrice::of(stack, &store).await?;
+    let writer = Writer::new(form, output.as_deref())?;
     tell(&price);
     let progress = Progress::start(Some(price.items()), "reading items");
     let is_chosen = |user: &BareJid| domain.as_ref().is_none_or(|domain| user.domain().as_str() == domain.as_str());
+    let written = tokio::select! {
+        written = write(&store, writer, is_chosen, &progress) => written,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+    };
+    drop(progress);
+    let (exported, left_out) = written.inspect_err(|_| {
+        // A part of an export would block the next attempt.
+        if let Some(output) = &output {
+            let _ = if output.is_dir() { fs::remove_dir_all(output) } else { fs::remove_file(output) };
+        }
+    })?;
+    if format == Format::Json && output.is_some() {
+        return print_json(&json!({"exported": exported, "left_out": left_out}));
+    }
+    tell(format!("{exported} registrations"));
+    if !left_out.is_empty() {
+        let lines = left_out.iter().map(|(reason, count)| [count.to_string(), (*reason).to_owned()]);
+        tell(table(["registrations", "left out"], lines));
+    }
+    Ok(())
+}
+
+/// Writes the registrations of the chosen users. Returns their number, and the number of those, or parts of those, that
+/// are left out, by reason.
+async fn write(
+    store: &Store,
+    mut writer: Writer,
+    is_chosen: impl Fn(&BareJid) -> bool,
+    progress: &Progress,
+) -> anyhow::Result<(u64, BTreeMap<&'static str, u64>)> {
     let (mut exported, mut unreadable, mut from) = (0_u64, 0, None);
     let mut left_out = BTreeMap::<&str, u64>::new();
     loop {
@@ -113,18 +143,8 @@ async fn registrations(
         }
     }
     writer.finish().context("the output cannot be written")?;
-    drop(progress);
     if unreadable > 0 {
         left_out.insert("this version cannot read the item", unreadable);
     }
-    if format == Format::Json && output.is_some() {
-        print_json(&json!({"exported": exported, "left_out": left_out}))?;
-    } else {
-        tell(format!("{exported} registrations"));
-        if !left_out.is_empty() {
-            let lines = left_out.iter().map(|(reason, count)| [count.to_string(), (*reason).to_owned()]);
-            tell(table(["registrations", "left out"], lines));
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok((exported, left_out))
 }

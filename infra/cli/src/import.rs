@@ -5,6 +5,7 @@ mod cursor;
 mod database;
 mod dump;
 mod erlang;
+mod latest;
 mod lua;
 mod map_host;
 pub mod record;
@@ -12,16 +13,18 @@ mod server;
 mod source;
 mod state;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
+use clap::error::ErrorKind;
 use futures_util::{Stream, StreamExt, stream};
 use pushlark_delivery::Destinations;
 use pushlark_model::time::to_micros;
@@ -37,6 +40,7 @@ use crate::private_file;
 use crate::stack::{Function, Stack, StackOptions};
 use crate::user::parse_domain;
 use check::{Check, Checked};
+use latest::Latest;
 use map_host::MapHost;
 use record::{LeftOut, Row};
 use source::{Origin, Source};
@@ -84,7 +88,7 @@ pub struct ImportOptions {
     /// The file with the progress. An import that ended early continues from it; it is deleted at the end.
     #[arg(long, value_name = "FILE", default_value = "pushlark-import.state")]
     resume: PathBuf,
-    /// Write a line in JSON to this file for each row that is not imported.
+    /// Write a line in JSON to this new file for each row that is not imported.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
@@ -102,7 +106,7 @@ enum Outcome {
     LeftOut(LeftOut),
 }
 
-/// Consecutive rows of one user, by the time of their enable requests.
+/// Consecutive rows of one user.
 struct Group {
     rows: Vec<Row>,
     /// The last row in the order of the source.
@@ -119,8 +123,17 @@ struct Pace {
 struct Import {
     store: Store,
     check: Check,
+    latest: Latest,
     pace: Pace,
     is_applied: bool,
+}
+
+/// The facts about a source that are known before its rows are imported.
+struct Overview {
+    rows: u64,
+    /// Whether it has rows that can be read, or is right without one.
+    is_right: bool,
+    latest: Latest,
 }
 
 /// What the rows of a source became.
@@ -134,43 +147,62 @@ struct Tally {
 impl ImportOptions {
     /// Runs the command.
     pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
+        let froms: BTreeSet<_> = self.map_host.iter().map(|pair| &pair.from).collect();
+        if froms.len() < self.map_host.len() {
+            let error = "two values of --map-host have the same FROM: only the first would count\n";
+            clap::Error::raw(ErrorKind::ArgumentConflict, error).exit();
+        }
         let source = Source::find(self.from, &self.source, self.host.as_ref().map(ToString::to_string))?;
+        let state_paths = StateFile::paths(&self.resume);
+        for path in self.report.iter().chain(&state_paths) {
+            ensure!(!source.is_at(path), "{} is the source: give another --report or --resume", path.display());
+        }
+        let report_path = self.report.as_ref().map(path::absolute).transpose()?;
+        for path in state_paths {
+            let is_report = report_path == Some(path::absolute(path)?);
+            ensure!(!is_report, "--report is a file of --resume: give another one");
+        }
         let stack = Stack::find(stack).await?;
         let environment = stack.environment(Function::Enable).await?;
         let now = to_micros(OffsetDateTime::now_utc());
         let interval = Duration::from_secs(1) / self.rate.get();
-        let import = Import {
-            store: stack.store().await?,
-            check: Check {
-                destinations: Destinations::from_environment(&environment)?,
-                hosts: self.map_host.clone(),
-                enabled_at: to_micros(source.modified().into()),
-                now,
-            },
-            pace: Pace { interval, next: Mutex::new(Instant::now()) },
-            is_applied: self.apply,
+        let store = stack.store().await?;
+        let check = Check {
+            destinations: Destinations::from_environment(&environment)?,
+            hosts: self.map_host.clone(),
+            used_hosts: RefCell::default(),
+            enabled_at: to_micros(source.modified().into()),
+            now,
         };
         let name =
             format!("{:?} {} {:?} {} {}", self.from, source.name()?, self.map_host, stack.place_name(), stack.table);
         let file = if self.apply { Some(StateFile::lock(self.resume)?) } else { None };
         let former = file.as_ref().map(|file| file.load(&name)).transpose()?.flatten();
-        let report = match &self.report {
+        let Overview { rows: total, is_right, latest } = overview(&source, &check, &store).await?;
+        if total == 0 && !is_right {
+            if let Some(file) = file {
+                file.delete()?;
+            }
+            bail!("the source has no row of registrations: check that it is the right one");
+        }
+        let pace = Pace { interval, next: Mutex::new(Instant::now()) };
+        let import = Import { store, check, latest, pace, is_applied: self.apply };
+        let report_name = report_path.as_ref().map(|path| path.display().to_string());
+        let report = match report_path {
             None => None,
             Some(path) => {
-                let opened = match former {
-                    Some(_) => private_file::append(path),
-                    None => private_file::replace(path),
-                };
-                Some(BufWriter::new(opened.with_context(|| format!("{} cannot be written", path.display()))?))
+                let is_continued = former.as_ref().is_some_and(|former| former.report == report_name);
+                let opened = if is_continued { private_file::append(&path) } else { private_file::create_new(&path) };
+                let unwritten = || format!("{} cannot be created: --report is a new file", path.display());
+                Some(BufWriter::new(opened.with_context(unwritten)?))
             }
         };
-        let state = State { import: name, ..State::default() };
+        let state = State { import: name, report: report_name.clone(), ..State::default() };
         let mut tally = Tally { state, report, examples: BTreeMap::new() };
-        let total = count(&source).await?;
         let skipped = match former {
             Some(former) if is_prefix(&source, &former).await? => {
                 tell(format!("continues after {} rows", former.rows));
-                tally.state = former;
+                tally.state = State { report: report_name, ..former };
                 tally.state.rows
             }
             Some(_) => {
@@ -179,15 +211,18 @@ impl ImportOptions {
             }
             None => 0,
         };
+        // From here on, the report is continued.
+        tally.save(file.as_ref())?;
         let is_complete = import.run(&source, skipped, total, &mut tally, file.as_ref()).await?;
         // Before the report, which nobody may read.
         if is_complete && let Some(file) = file {
             file.delete()?;
         }
-        tally.print(format, self.apply)?;
+        tally.print(format, self.apply, &import.check.unused_hosts())?;
         if !is_complete {
             bail!("interrupted after {} of {total} rows: run the same command to continue", tally.state.rows);
         }
+        ensure!(is_right, "no row of the source can be read: check that it is the right one, and --from");
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -206,7 +241,8 @@ impl Import {
         progress.add(skipped);
         let (mut rows, reader) = source.read();
         for _ in 0..skipped {
-            rows.recv().await;
+            // Later rows may be duplicates of it.
+            let _ = rows.recv().await.map(|row| self.judge(row));
         }
         let mut finished = std::pin::pin!(groups(rows).map(|group| self.group(group)).buffered(CONCURRENCY));
         let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
@@ -239,24 +275,38 @@ impl Import {
         result
     }
 
-    /// Imports the rows of a group one after the other.
-    async fn group(&self, group: Group) -> anyhow::Result<(Vec<Outcome>, String)> {
-        let mut outcomes = Vec::with_capacity(group.rows.len());
-        for row in group.rows {
-            outcomes.push(match row.and_then(|record| self.check.check(record)) {
-                Err(left_out) => Outcome::LeftOut(left_out),
-                Ok(checked) => self.transfer(checked).await?,
-            });
+    /// Imports the rows of a group one after the other. They are judged at once, in the order of the source.
+    fn group(&self, group: Group) -> impl Future<Output = anyhow::Result<(Vec<Outcome>, String)>> {
+        let rows: Vec<_> = group.rows.into_iter().map(|row| self.judge(row)).collect();
+        async move {
+            let mut outcomes = Vec::with_capacity(rows.len());
+            for row in rows {
+                outcomes.push(match row {
+                    Err(left_out) => Outcome::LeftOut(left_out),
+                    Ok(checked) => self.transfer(checked).await?,
+                });
+            }
+            Ok((outcomes, group.last))
         }
-        Ok((outcomes, group.last))
+    }
+
+    /// Returns the registration of a row, unless it is left out whatever the table has.
+    fn judge(&self, row: Row) -> Result<Checked, LeftOut> {
+        let name = name(&row);
+        let checked = row.and_then(|record| self.check.check(record))?;
+        match self.latest.reason(&checked.user, &checked.registration) {
+            Some(reason) => Err(LeftOut { row: name, reason, detail: String::new() }),
+            None => Ok(checked),
+        }
     }
 
     async fn transfer(&self, checked: Checked) -> anyhow::Result<Outcome> {
         let Checked { user, registration, notice } = checked;
-        let mut transferred = self.store.try_transfer(&user, &registration).await?;
+        let together = self.latest.of(&user);
+        let mut transferred = self.store.try_transfer(&user, &registration, together).await?;
         if transferred == Transferred::Stored && self.is_applied {
             self.pace.wait().await;
-            transferred = self.store.transfer(&user, &registration).await?;
+            transferred = self.store.transfer(&user, &registration, together).await?;
         }
         let row = || format!("{user} {} {}", registration.jid, registration.node);
         let left_out = |reason| Outcome::LeftOut(LeftOut { row: row(), reason, detail: String::new() });
@@ -315,7 +365,7 @@ impl Tally {
         file.map_or(Ok(()), |file| file.save(&self.state))
     }
 
-    fn print(&self, format: Format, is_applied: bool) -> anyhow::Result<()> {
+    fn print(&self, format: Format, is_applied: bool, unused_hosts: &[String]) -> anyhow::Result<()> {
         let State { rows, results, .. } = &self.state;
         if format == Format::Json {
             let left_out: BTreeMap<_, _> =
@@ -323,16 +373,18 @@ impl Tally {
             let count = |result: &str| results.get(result).copied().unwrap_or(0);
             return print_json(
                 &json!({"applied": is_applied, "rows": rows, "stored": count("stored") + count(NOTICED),
-                "without_notification": count(NOTICED), "unchanged": count("unchanged"), "left_out": left_out}),
+                "without_notification": count(NOTICED), "unchanged": count("unchanged"), "left_out": left_out,
+                "unused_map_hosts": unused_hosts}),
             );
-        }
-        if results.is_empty() {
-            return say("The source has no row of registrations: check that it is the right one.");
         }
         let lines = results.iter().map(|(result, count)| {
             [count.to_string(), result.clone(), self.examples.get(result).cloned().unwrap_or_default()]
         });
-        say_table(&table(["rows", "result", "first"], lines))?;
+        match results.is_empty() {
+            true => say("The source has no row.")?,
+            false => say_table(&table(["rows", "result", "first"], lines))?,
+        }
+        unused_hosts.iter().try_for_each(|pair| say(format!("--map-host {pair} matches no row.")))?;
         if !is_applied {
             say("Nothing was written. Give --apply to import.")?;
         }
@@ -344,17 +396,21 @@ fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
     text.parse().map_err(|_| format!("expected a number from 1 to {}", u32::MAX))
 }
 
-/// Returns the number of rows of a source.
-async fn count(source: &Source) -> anyhow::Result<u64> {
+/// Reads a source once.
+async fn overview(source: &Source, check: &Check, store: &Store) -> anyhow::Result<Overview> {
     let progress = Progress::start(None, "rows read");
     let (mut rows, reader) = source.read();
-    let mut count = 0;
-    while rows.recv().await.is_some() {
+    let (mut count, mut has_record, mut latest) = (0, false, Latest::new(store.has_one_account()));
+    while let Some(row) = rows.recv().await {
         count += 1;
         progress.add(1);
+        has_record |= row.is_ok();
+        if let Ok(Checked { user, registration, .. }) = row.and_then(|record| check.check(record)) {
+            latest.add(&user, &registration);
+        }
     }
-    reader.await.context("the reader of the source failed")??;
-    Ok(count)
+    let is_table = reader.await.context("the reader of the source failed")??;
+    Ok(Overview { rows: count, is_right: has_record || count == 0 && is_table, latest: latest.finish() })
 }
 
 /// Returns whether the source still begins with the rows that the state has finished.
@@ -395,7 +451,6 @@ fn groups(rows: mpsc::Receiver<Row>) -> impl Stream<Item = Group> {
             last = name(&row);
             group.push(row);
         };
-        group.sort_by_key(|row| row.as_ref().ok().and_then(|record| record.enabled_at));
         Some((Group { rows: group, last }, (rows, next)))
     })
 }

@@ -1,5 +1,6 @@
 //! All data of one user, for the person who asks for it.
 
+use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use anyhow::Context;
 use pushlark_xmpp::{BareJid, DomainPart, parse_jid};
 use serde_json::{Value, json};
 
-use crate::output::{print_json, tell};
+use crate::output::{Format, print_json, tell};
 use crate::private_file;
 use crate::stack::Stack;
 
@@ -30,8 +31,8 @@ pub fn parse_domain(text: &str) -> Result<DomainPart, String> {
 }
 
 /// Writes all data of a user as JSON, with the tokens and keys of devices: to a new file that only its owner can read,
-/// or to standard output.
-pub async fn export(stack: &Stack, user: &BareJid, output: Option<&Path>) -> anyhow::Result<()> {
+/// or to standard output. With a file, the answer in JSON is the number of items.
+pub async fn export(stack: &Stack, user: &BareJid, output: Option<&Path>, format: Format) -> anyhow::Result<()> {
     let items = stack.store().await?.personal_items(user).await?;
     let items: Vec<Value> =
         items.iter().map(|item| json!({"kind": item.kind.as_str(), "item": item.to_json()})).collect();
@@ -39,8 +40,12 @@ pub async fn export(stack: &Stack, user: &BareJid, output: Option<&Path>) -> any
     if let Some(path) = output {
         let file = private_file::create_new(path);
         let mut file = file.with_context(|| format!("{} cannot be created", path.display()))?;
-        writeln!(file, "{document:#}")?;
-        file.sync_all()?;
+        let written = writeln!(file, "{document:#}").and_then(|()| file.sync_all());
+        // A part of an export would block the next attempt.
+        written.inspect_err(|_| drop(fs::remove_file(path)))?;
+        if format == Format::Json {
+            return print_json(&json!({"user": user.as_str(), "exported": items.len()}));
+        }
         tell(format!("{} items are in {}", items.len(), path.display()));
         return Ok(());
     }

@@ -60,7 +60,7 @@ pub use removal::RemovalProgress;
 pub use replaced::{Replaced, ReplacedBy};
 pub use session::MAX_SESSIONS;
 pub use shown::{SHOWN_LIFETIME, Shown};
-pub use transfer::{RegistrationPage, ScanPosition, TableSize, Transferred};
+pub use transfer::{RegistrationDigest, RegistrationPage, ScanPosition, TableSize, Transferred};
 pub use unread::{COUNTER_LIFETIME, CountedMessage, CountedRead, StillUnread};
 
 use std::num::NonZeroU32;
@@ -149,6 +149,11 @@ impl Store {
     /// Returns the limits per user.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Returns whether a device that is enabled is taken from other users (`DEVICE_ACCOUNTS=one`).
+    pub fn has_one_account(&self) -> bool {
+        self.one_account
     }
 
     fn query(&self) -> QueryFluentBuilder {

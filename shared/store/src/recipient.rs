@@ -245,6 +245,12 @@ impl Snapshot {
         states.chain(ties).chain(self.latest.as_ref().map(|latest| latest.added_at)).max().unwrap_or(0)
     }
 
+    /// Returns the last time at which a session enabled the registration of this key, in microseconds since 1970.
+    pub(crate) fn last_tie(&self, key: &str) -> Option<u64> {
+        let ties = self.sessions.iter().filter_map(|session| session.tie.as_ref());
+        ties.filter(|tie| tie.registration == key).map(|tie| tie.tied_at).max()
+    }
+
     fn add(&mut self, item: &Item) {
         let key = item::text_of(item, SK).unwrap_or_default();
         if key == keys::LATEST_REGISTRATION {

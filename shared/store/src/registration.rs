@@ -31,13 +31,22 @@ pub enum Registered {
     Refused,
 }
 
+/// The time of a registration that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Time {
+    /// Later than all times of the user.
+    Ordered,
+    /// Its own, although the user may have newer registrations.
+    Kept,
+}
+
 /// The state of a registration: the attributes of its item that are not part of [`Registration`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistrationState {
     /// The time of the last enable request, in microseconds since 1970.
     pub created_at: u64,
     /// The time of the first enable request, in microseconds since 1970. Another enable request keeps it until the
-    /// registration is disabled. A session that was tied earlier was tied to a deleted registration of the same key.
+    /// registration is disabled. For a transferred registration, it is not before the last tie to its key. A session that was tied earlier was tied to a deleted registration of the same key.
     pub first_enabled_at: u64,
     /// The number of consecutive answers that report the device as suspect.
     pub suspicions: u32,
@@ -69,23 +78,24 @@ impl Store {
     /// transaction, or the new one is refused.
     ///
     /// `created_at` is replaced by a later time if the user has newer registrations, so that the order of `created_at`
-    /// is the order of the transactions.
+    /// is the order of the transactions of enable requests.
     pub async fn register(
         &self,
         user: &Jid,
         registration: &Registration,
         may_take: impl Fn(&BareJid) -> bool,
     ) -> Result<Registered, StoreError> {
-        self.register_unless(user, registration, may_take, |_, _| None).await
+        self.register_unless(user, registration, Time::Ordered, may_take, |_, _| None).await
     }
 
-    /// Does the same, unless `reason` finds a reason to store nothing: in the user's present items, and in the time at
-    /// which another user enabled the device last (with `DEVICE_ACCOUNTS=one`). No request between this decision and
-    /// the write is lost.
+    /// Does the same with this `time`, unless `reason` finds a reason to store nothing: in the user's present items, and
+    /// in the time at which another user enabled the device last (with `DEVICE_ACCOUNTS=one`). No request between this
+    /// decision and the write is lost.
     pub(crate) async fn register_unless<R: From<Registered>>(
         &self,
         user: &Jid,
         registration: &Registration,
+        time: Time,
         may_take: impl Fn(&BareJid) -> bool,
         reason: impl Fn(&Snapshot, Option<u64>) -> Option<R>,
     ) -> Result<R, StoreError> {
@@ -112,24 +122,28 @@ impl Store {
                     &others[..excess]
                 }
             };
-            let registration = &Registration {
-                created_at: registration.created_at.max(snapshot.newest().saturating_add(1)),
-                ..registration.clone()
+            let ordered_at = registration.created_at.max(snapshot.newest().saturating_add(1));
+            let created_at = match time {
+                Time::Ordered => ordered_at,
+                Time::Kept => registration.created_at,
             };
-            let mut parts = vec![self.put_registration(&owner, registration, replaced, listed)];
+            let registration = &Registration { created_at, ..registration.clone() };
+            // A session that enabled a deleted registration of this key is not tied to this one.
+            let first_enabled_at = match replaced {
+                Some(state) => state.first_enabled_at,
+                None => created_at.max(snapshot.last_tie(&key).map_or(0, |at| at.saturating_add(1))),
+            };
+            let mut parts = vec![self.put_registration(&owner, registration, first_enabled_at, replaced, listed)];
             // Of two requests that enable one device at two nodes at once, the second must see the first.
             if replaced.is_none() || !snapshot.has_device(registration) {
-                let latest = Latest { key: key.clone(), added_at: registration.created_at };
+                let latest = Latest { key: key.clone(), added_at: ordered_at };
                 let is_known = |key: &str| snapshot.states.contains_key(key);
                 let seen = snapshot.latest.as_ref();
                 parts.extend(self.advance(&owner, keys::LATEST_REGISTRATION, seen, is_known, &latest));
             }
             parts.extend(self.tie(user, registration));
             let Taking { parts: taking, taken, enabled_by_another_at } = match listed {
-                Some(device) => {
-                    let created_at = registration.created_at;
-                    self.take(Enabled { device, owner: &owner, key: &key, created_at }, &may_take).await?
-                }
+                Some(device) => self.take(Enabled { device, owner: &owner, key: &key, created_at }, &may_take).await?,
                 None => Taking::default(),
             };
             if let Some(reason) = enabled_by_another_at.and_then(|at| reason(&snapshot, Some(at))) {
@@ -225,10 +239,10 @@ impl Store {
         &self,
         owner: &BareJid,
         registration: &Registration,
+        first_enabled_at: u64,
         replaced: Option<&RegistrationState>,
         listed_device: Option<&str>,
     ) -> Part {
-        let first_enabled_at = replaced.map_or(registration.created_at, |state| state.first_enabled_at);
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(write(owner, registration)))

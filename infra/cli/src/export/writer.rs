@@ -6,15 +6,17 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow};
 use pushlark_xmpp::{Element, ns};
 
 use super::ExportFormat;
-use crate::import::record::{CSV_COLUMNS, Record};
+use crate::import::record::{CSV_COLUMNS, FORM_COLUMN, Record};
 use crate::private_file;
 
 /// The longest user, PubSub service or node in MongooseIM's table, in characters.
 const MAX_MONGOOSEIM: usize = 250;
+/// The longest name of a file or a folder, in bytes (`NAME_MAX` of Linux).
+const MAX_FILE_NAME: usize = 255;
 
 /// The first statement of SQL: MySQL reads a backslash in a text as an escape otherwise. Other databases read a comment.
 const NO_ESCAPES: &str = "/*!40101 SET SESSION sql_mode=CONCAT(@@sql_mode, ',NO_BACKSLASH_ESCAPES') */;";
@@ -35,7 +37,10 @@ pub enum Writer {
     Csv {
         output: Box<dyn Write>,
         rows: BufWriter<File>,
+        /// The fields that have a value in any form.
         fields: BTreeSet<String>,
+        /// Whether any form has a field without a value.
+        has_empty: bool,
     },
     MongooseIm(Box<dyn Write>),
     Ejabberd(Box<dyn Write>),
@@ -58,6 +63,11 @@ impl Writer {
             created.with_context(|| format!("the folder {} cannot be created", folder.display()))?;
             return Ok(Self::Prosody { folder: folder.to_owned(), user: Vec::new() });
         }
+        // Before the output, which an error would leave empty.
+        let rows = match format {
+            ExportFormat::Csv => Some(temporary()?),
+            _ => None,
+        };
         let mut written: Box<dyn Write> = match output {
             None => Box::new(BufWriter::new(io::stdout())),
             Some(path) => {
@@ -66,16 +76,16 @@ impl Writer {
                 Box::new(BufWriter::new(file))
             }
         };
+        if let Some(rows) = rows {
+            return Ok(Self::Csv {
+                output: written,
+                rows: BufWriter::new(rows),
+                fields: BTreeSet::new(),
+                has_empty: false,
+            });
+        }
         Ok(match format {
-            ExportFormat::Jsonl | ExportFormat::Prosody => Self::JsonLines(written),
-            ExportFormat::Csv => {
-                let path = std::env::temp_dir().join(format!("pushlark-export-{}", std::process::id()));
-                let rows =
-                    private_file::create_new(&path).with_context(|| format!("{} cannot be created", path.display()))?;
-                // It stays readable until it is closed.
-                fs::remove_file(&path)?;
-                Self::Csv { output: written, rows: BufWriter::new(rows), fields: BTreeSet::new() }
-            }
+            ExportFormat::Jsonl | ExportFormat::Csv | ExportFormat::Prosody => Self::JsonLines(written),
             ExportFormat::Mongooseim => {
                 writeln!(written, "{NO_ESCAPES}")?;
                 Self::MongooseIm(written)
@@ -101,8 +111,9 @@ impl Writer {
         }
         match self {
             Self::JsonLines(output) => writeln!(output, "{}", serde_json::to_string(&record)?)?,
-            Self::Csv { rows, fields, .. } => {
-                fields.extend(record.form.keys().cloned());
+            Self::Csv { rows, fields, has_empty, .. } => {
+                *has_empty |= record.form.values().any(String::is_empty);
+                fields.extend(record.form.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()));
                 writeln!(rows, "{}", serde_json::to_string(&record)?)?;
             }
             Self::MongooseIm(output) => {
@@ -138,6 +149,9 @@ impl Writer {
                 )?;
             }
             Self::Prosody { folder, user } => {
+                if prosody_names(&record.user)?.iter().any(|name| name.len() > MAX_FILE_NAME) {
+                    return Ok(Written::LeftOut("the registration: the name of its file has more than 255 bytes"));
+                }
                 lost.push("the time of the enable request below a second");
                 if user.first().is_some_and(|first| first.user != record.user) {
                     write_prosody(folder, user)?;
@@ -155,19 +169,33 @@ impl Writer {
             Self::JsonLines(mut output) | Self::MongooseIm(mut output) | Self::Ejabberd(mut output) => {
                 output.flush()?
             }
-            Self::Csv { output, rows, fields } => write_csv(output, rows, &fields)?,
+            Self::Csv { output, rows, fields, has_empty } => write_csv(output, rows, &fields, has_empty)?,
             Self::Prosody { folder, user } => write_prosody(&folder, &user)?,
         }
         Ok(())
     }
 }
 
-fn write_csv(output: Box<dyn Write>, rows: BufWriter<File>, fields: &BTreeSet<String>) -> anyhow::Result<()> {
+/// Creates a file without a name. It stays readable until it is closed.
+fn temporary() -> anyhow::Result<File> {
+    let path = std::env::temp_dir().join(format!("pushlark-export-{}", std::process::id()));
+    let file = private_file::create_new(&path).with_context(|| format!("{} cannot be created", path.display()))?;
+    fs::remove_file(&path)?;
+    Ok(file)
+}
+
+fn write_csv(
+    output: Box<dyn Write>,
+    rows: BufWriter<File>,
+    fields: &BTreeSet<String>,
+    has_empty: bool,
+) -> anyhow::Result<()> {
     let mut file = rows.into_inner().map_err(|error| error.into_error())?;
     file.rewind()?;
     let mut output = csv::Writer::from_writer(output);
-    let fixed = CSV_COLUMNS.map(str::to_owned);
-    output.write_record(fixed.into_iter().chain(fields.iter().map(|field| format!("form.{field}"))))?;
+    let fixed = CSV_COLUMNS.into_iter().map(str::to_owned);
+    let header = fixed.chain(fields.iter().map(|field| format!("{FORM_COLUMN}.{field}")));
+    output.write_record(header.chain(has_empty.then(|| FORM_COLUMN.to_owned()))).map_err(csv_error)?;
     for line in BufReader::new(file).lines() {
         let row: serde_json::Value = serde_json::from_str(&line?)?;
         let text = |value: &serde_json::Value| match value {
@@ -175,20 +203,39 @@ fn write_csv(output: Box<dyn Write>, rows: BufWriter<File>, fields: &BTreeSet<St
             serde_json::Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let fixed = CSV_COLUMNS.map(|name| text(&row[name]));
-        output.write_record(fixed.into_iter().chain(fields.iter().map(|field| text(&row["form"][field]))))?;
+        let form = &row["form"];
+        let empty = || {
+            let fields = form.as_object().into_iter().flatten().filter(|(_, value)| *value == "");
+            let fields: serde_json::Map<_, _> = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
+            if fields.is_empty() { String::new() } else { serde_json::Value::from(fields).to_string() }
+        };
+        let fixed = CSV_COLUMNS.into_iter().map(|name| text(&row[name]));
+        let values = fixed.chain(fields.iter().map(|field| text(&form[field])));
+        output.write_record(values.chain(has_empty.then(empty))).map_err(csv_error)?;
     }
     Ok(output.flush()?)
+}
+
+/// Returns the error of the output, as other formats return it.
+fn csv_error(error: csv::Error) -> anyhow::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error.into(),
+        other => anyhow!("{other:?}"),
+    }
+}
+
+/// Returns the names of a user's folder and file.
+fn prosody_names(user: &str) -> anyhow::Result<[String; 2]> {
+    let (name, host) = user.split_once('@').context("a user has no localpart")?;
+    Ok([file_name(host), format!("{}.dat", file_name(name))])
 }
 
 /// Writes `<host>/cloud_notify/<user>.dat`.
 fn write_prosody(folder: &Path, records: &[Record]) -> anyhow::Result<()> {
     let Some(first) = records.first() else { return Ok(()) };
-    let (name, host) = first.user.split_once('@').context("a user has no localpart")?;
-    let folder = folder.join(file_name(host)).join("cloud_notify");
+    let [host, name] = prosody_names(&first.user)?;
+    let folder = folder.join(host).join("cloud_notify");
     fs::create_dir_all(&folder)?;
-    let name = format!("{}.dat", file_name(name));
-    ensure!(name.len() <= 255, "the name of the file of {} is too long", first.user);
     let mut text = "return {\n".to_owned();
     for Record { jid, node, enabled_at, form, .. } in records {
         write!(

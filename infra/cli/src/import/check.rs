@@ -1,5 +1,8 @@
 //! The check of a registration of a source, as `enable` checks a request.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use pushlark_delivery::Destinations;
 use pushlark_model::{Extensions, PublishOptions, Registration, Strictness};
 use pushlark_xmpp::{BareJid, Enable};
@@ -12,6 +15,8 @@ use super::record::{LeftOut, Record};
 pub struct Check {
     pub destinations: Destinations,
     pub hosts: Vec<MapHost>,
+    /// The places in `hosts` of the pairs that have moved a registration.
+    pub used_hosts: RefCell<BTreeSet<usize>>,
     /// The time of a registration without a time, in microseconds since 1970.
     pub enabled_at: u64,
     /// The present time, in microseconds since 1970. No registration is later.
@@ -41,7 +46,14 @@ impl Check {
         let Enable { user, jid, node, form, extensions } =
             request.map_err(left_out("the user, the PubSub service, the node or the form is not valid"))?;
         let user = user.into_bare();
-        let jid = self.hosts.iter().find_map(|pair| pair.apply(&user, &jid)).unwrap_or(jid);
+        let mut pairs = self.hosts.iter().enumerate();
+        let jid = match pairs.find_map(|(index, pair)| Some((index, pair.apply(&user, &jid)?))) {
+            Some((index, moved)) => {
+                self.used_hosts.borrow_mut().insert(index);
+                moved
+            }
+            None => jid,
+        };
         if user == jid {
             return Err(left_out("the PubSub service is the user")(String::new()));
         }
@@ -57,5 +69,12 @@ impl Check {
         let created_at = enabled_at.unwrap_or(self.enabled_at).min(self.now);
         let registration = Registration { jid, node, options, preferences, encryption, created_at };
         Ok(Checked { user, registration, notice: notice.map(|notice| notice.to_string()) })
+    }
+
+    /// Returns the pairs that have moved no registration.
+    pub fn unused_hosts(&self) -> Vec<String> {
+        let used = self.used_hosts.borrow();
+        let unused = self.hosts.iter().enumerate().filter(|(index, _)| !used.contains(index));
+        unused.map(|(_, pair)| pair.to_string()).collect()
     }
 }

@@ -34,6 +34,7 @@ pub struct Dump<R> {
     has_escapes: bool,
     state: State,
     pushed_back: Option<Token>,
+    has_table: bool,
 }
 
 enum State {
@@ -48,7 +49,20 @@ enum State {
 impl<R: BufRead> Dump<R> {
     /// `usual` is the names of the columns of a table whose `CREATE TABLE` is not in the dump, by their number.
     pub fn new(input: R, table: &'static str) -> Self {
-        Self { input, table, order: Vec::new(), has_escapes: false, state: State::Statements, pushed_back: None }
+        Self {
+            input,
+            table,
+            order: Vec::new(),
+            has_escapes: false,
+            state: State::Statements,
+            pushed_back: None,
+            has_table: false,
+        }
+    }
+
+    /// Returns whether a statement about the table was read.
+    pub fn has_table(&self) -> bool {
+        self.has_table
     }
 
     /// Reads the next row; `None` at the end. The inner error is about this row alone.
@@ -158,10 +172,12 @@ impl<R: BufRead> Dump<R> {
             }
         }
         // A word may contain the schema.
-        Ok(match name {
+        let is_table = match name {
             Token::Name(name) | Token::Word(name) => name.rsplit('.').next() == Some(self.table),
             _ => false,
-        })
+        };
+        self.has_table |= is_table;
+        Ok(is_table)
     }
 
     /// Reads the names in parentheses, if they follow.

@@ -1,5 +1,6 @@
 //! The move of registrations from one PubSub service to another.
 
+use std::fmt;
 use std::str::FromStr;
 
 use pushlark_settings::parse_host;
@@ -11,7 +12,7 @@ const HOST: &str = "@HOST@";
 /// A pair `FROM=TO` of hosts. Both may end with `@HOST@`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapHost {
-    from: String,
+    pub from: String,
     to: String,
 }
 
@@ -24,6 +25,12 @@ impl MapHost {
         }
         let local = jid.node().map(|local| format!("{local}@")).unwrap_or_default();
         BareJid::new(&format!("{local}{}", of(&self.to))).ok()
+    }
+}
+
+impl fmt::Display for MapHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.from, self.to)
     }
 }
 

@@ -14,6 +14,10 @@ pub const MAX_DEPTH: usize = 32;
 /// The columns of a CSV beside those of the form's fields.
 pub const CSV_COLUMNS: [&str; 6] = ["user", "jid", "node", "enabled_at", "preferences", "encrypt"];
 
+/// The column of a CSV with the fields of a form as a JSON object. An export has only the fields with an empty value in
+/// it: in a column of their own, they would be missing fields.
+pub const FORM_COLUMN: &str = "form";
+
 /// A registration of a source. In JSON, it is a line of the format `jsonl`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,8 +1,10 @@
 //! The source of an import: a database, a dump, a folder or a file.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -18,7 +20,7 @@ use super::database;
 use super::dump::{Columns, Dump};
 use super::erlang;
 use super::lua;
-use super::record::{CSV_COLUMNS, LeftOut, MAX_ROW_BYTES, Record, Row};
+use super::record::{CSV_COLUMNS, FORM_COLUMN, LeftOut, MAX_ROW_BYTES, Record, Row};
 use super::server::{Server, prosody_store};
 
 /// The form of a source.
@@ -112,8 +114,7 @@ impl Source {
             }
             (None, Some(server)) => {
                 let mut first = Vec::new();
-                let file = File::open(&path).with_context(|| format!("{source} cannot be opened"))?;
-                file.take(4096).read_to_end(&mut first).with_context(|| format!("{source} cannot be read"))?;
+                open(&path)?.take(4096).read_to_end(&mut first).with_context(|| format!("{source} cannot be read"))?;
                 let is_terms = first.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|b| b"{%".contains(b));
                 if first.starts_with(b"SQLite format 3\0") {
                     Form::Sqlite(path, server)
@@ -141,6 +142,17 @@ impl Source {
         }
     }
 
+    /// Returns whether this is the file of the source, also by a link.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let source = match &self.form {
+            Form::Postgres(..) | Form::MySql(..) | Form::ProsodyFolder(_) => return false,
+            Form::Sqlite(source, _) | Form::Dump(source, _) | Form::Terms(source, _) => source,
+            Form::Csv(source) | Form::JsonLines(source) => source,
+        };
+        let inode = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        inode(path).is_some_and(|file| inode(source) == Some(file))
+    }
+
     /// Returns the time at which a registration without a time was enabled at the latest: that of the file.
     pub fn modified(&self) -> SystemTime {
         let time = match &self.form {
@@ -153,17 +165,17 @@ impl Source {
     }
 
     /// Reads the source in a task of its own, a few rows ahead of the receiver. The task ends with an error if the
-    /// source as a whole cannot be read.
-    pub fn read(&self) -> (mpsc::Receiver<Row>, tokio::task::JoinHandle<anyhow::Result<()>>) {
+    /// source as a whole cannot be read, and otherwise returns whether it is right even if it has no row.
+    pub fn read(&self) -> (mpsc::Receiver<Row>, tokio::task::JoinHandle<anyhow::Result<bool>>) {
         let (sender, receiver) = mpsc::channel(256);
         let (Self { form, host }, rows) = (self.clone(), Rows(sender));
         let task = match form {
             Form::Postgres(url, server) => tokio::spawn(async move {
                 let tls = Tls::from_environment(&Environment::of_process())?;
-                database::postgres(&url, server, host.as_deref(), &tls, &rows).await
+                database::postgres(&url, server, host.as_deref(), &tls, &rows).await.map(|()| true)
             }),
             Form::MySql(url, server) => {
-                tokio::spawn(async move { database::mysql(&url, server, host.as_deref(), &rows).await })
+                tokio::spawn(async move { database::mysql(&url, server, host.as_deref(), &rows).await.map(|()| true) })
             }
             form => tokio::task::spawn_blocking(move || read_files(&form, host.as_deref(), &rows)),
         };
@@ -171,9 +183,10 @@ impl Source {
     }
 }
 
-fn read_files(form: &Form, host: Option<&str>, rows: &Rows) -> anyhow::Result<()> {
+/// Reads a file or a folder. Returns whether it is right even if it has no row.
+fn read_files(form: &Form, host: Option<&str>, rows: &Rows) -> anyhow::Result<bool> {
     match form {
-        Form::Sqlite(path, server) => database::sqlite(path, *server, host, rows),
+        Form::Sqlite(path, server) => database::sqlite(path, *server, host, rows)?,
         Form::Dump(path, server) => {
             let mut dump = Dump::new(open(path)?, server.table());
             while let Some(row) = dump.next(|count| server.columns(count))? {
@@ -185,7 +198,7 @@ fn read_files(form: &Form, host: Option<&str>, rows: &Rows) -> anyhow::Result<()
                     break;
                 }
             }
-            Ok(())
+            return Ok(dump.has_table());
         }
         Form::Terms(path, server) => {
             let mut input = open(path)?;
@@ -200,13 +213,15 @@ fn read_files(form: &Form, host: Option<&str>, rows: &Rows) -> anyhow::Result<()
                     break;
                 }
             }
-            Ok(())
+            // Any text without a record looks like this.
+            return Ok(false);
         }
-        Form::ProsodyFolder(path) => prosody_folder(path, rows),
-        Form::Csv(path) => csv(path, rows),
-        Form::JsonLines(path) => json_lines(path, rows),
-        Form::Postgres(..) | Form::MySql(..) => Ok(()),
+        Form::ProsodyFolder(path) => prosody_folder(path, rows)?,
+        Form::Csv(path) => csv(path, rows)?,
+        Form::JsonLines(path) => json_lines(path, rows)?,
+        Form::Postgres(..) | Form::MySql(..) => {}
     }
+    Ok(true)
 }
 
 fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
@@ -234,10 +249,14 @@ fn prosody_folder(path: &Path, rows: &Rows) -> anyhow::Result<()> {
             for file in sorted(&folder)?.into_iter().filter(|file| file.extension().is_some_and(|end| end == "dat")) {
                 let read = || {
                     let user = format!("{}@{}", decoded(file.file_stem())?, decoded(host.file_name())?);
+                    // A pipe would wait for its writer.
+                    if !file.is_file() {
+                        return Err("it is no regular file".to_owned());
+                    }
                     let mut text = Vec::new();
-                    File::open(&file)
-                        .and_then(|file| file.take(MAX_ROW_BYTES as u64 + 1).read_to_end(&mut text))
-                        .map_err(|error| error.to_string())?;
+                    let input = open(&file).map_err(|error| format!("{error:#}"))?;
+                    let read = input.take(MAX_ROW_BYTES as u64 + 1).read_to_end(&mut text);
+                    read.map_err(|error| error.to_string())?;
                     if text.len() > MAX_ROW_BYTES {
                         return Err(format!("the file is longer than {MAX_ROW_BYTES} bytes"));
                     }
@@ -310,7 +329,10 @@ fn csv(path: &Path, rows: &Rows) -> anyhow::Result<()> {
     for name in ["user", "jid", "node"] {
         ensure!(header.iter().any(|column| column == name), "the CSV has no column {name}");
     }
-    let is_known = |name: &&str| CSV_COLUMNS.contains(name) || name.starts_with("form.");
+    let mut names = BTreeSet::new();
+    let repeated = header.iter().find(|name| !names.insert(*name));
+    ensure!(repeated.is_none(), "the CSV has the column {:?} twice", repeated.unwrap_or_default());
+    let is_known = |name: &&str| CSV_COLUMNS.contains(name) || *name == FORM_COLUMN || name.starts_with("form.");
     let unknown = header.iter().find(|name| !is_known(name));
     ensure!(unknown.is_none(), "the CSV has an unknown column {:?}", unknown.unwrap_or_default());
     let mut record = csv::StringRecord::new();
@@ -345,6 +367,10 @@ fn csv_row(header: &csv::StringRecord, values: &csv::StringRecord) -> Result<Rec
         let object = || serde_json::from_str::<serde_json::Value>(value).map_err(|_| format!("{name} is not JSON"));
         match name.strip_prefix("form.") {
             Some(field) => json["form"][field] = value.into(),
+            None if name == FORM_COLUMN => match (object()?, &mut json["form"]) {
+                (serde_json::Value::Object(fields), serde_json::Value::Object(form)) => form.extend(fields),
+                _ => return Err(format!("{name} is not a JSON object")),
+            },
             None if ["preferences", "encrypt"].contains(&name) => drop(json.insert(name.to_owned(), object()?)),
             None => drop(json.insert(name.to_owned(), value.into())),
         }

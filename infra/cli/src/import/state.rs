@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::private_file;
+
+/// The beginning of a state.
+const BEGIN: &str = "{\"import\":";
 
 /// The progress of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +24,9 @@ pub struct State {
     pub last: String,
     /// The number of rows by result.
     pub results: BTreeMap<String, u64>,
+    /// The file with the rows that are left out.
+    #[serde(default)]
+    pub report: Option<String>,
 }
 
 /// The file of a state, which one import uses at a time.
@@ -31,9 +37,23 @@ pub struct StateFile {
 }
 
 impl StateFile {
+    /// Returns all files that are written: the state, its lock, and the state that replaces it.
+    pub fn paths(path: &Path) -> [PathBuf; 3] {
+        [path.to_owned(), path.with_extension("lock"), path.with_extension("part")]
+    }
+
     /// Locks the file for this import.
     pub fn lock(path: PathBuf) -> anyhow::Result<Self> {
-        let lock = path.with_extension("lock");
+        let [_, lock, part] = Self::paths(&path);
+        ensure!(lock != path && part != path, "--resume must not end with .lock or .part");
+        let is_other = |path: &Path, begin: &str| {
+            let mut found = Vec::new();
+            let read = File::open(path).and_then(|file| file.take(BEGIN.len() as u64).read_to_end(&mut found));
+            read.is_ok() && !begin.as_bytes().starts_with(&found)
+        };
+        for (path, begin) in [(&lock, ""), (&part, BEGIN)] {
+            ensure!(!is_other(path, begin), "{} is not a file of an import: give --resume", path.display());
+        }
         let unwritten = || format!("{} cannot be written: give --resume", lock.display());
         let file = File::options().write(true).create(true).truncate(false).open(&lock).with_context(unwritten)?;
         match file.try_lock() {
@@ -64,7 +84,7 @@ impl StateFile {
     /// Replaces the file. A crash leaves the former one or the new one.
     pub fn save(&self, state: &State) -> anyhow::Result<()> {
         let unwritten = || format!("{} cannot be written: give --resume", self.path.display());
-        let part = self.path.with_extension("part");
+        let [_, _, part] = Self::paths(&self.path);
         let mut file = private_file::replace(&part).with_context(unwritten)?;
         file.write_all(&serde_json::to_vec(state)?).and_then(|()| file.sync_data()).with_context(unwritten)?;
         fs::rename(part, &self.path).with_context(unwritten)
@@ -72,7 +92,8 @@ impl StateFile {
 
     /// Deletes the file of a complete import.
     pub fn delete(self) -> anyhow::Result<()> {
-        for path in [&self.path, &self.path.with_extension("lock")] {
+        let [state, lock, _] = Self::paths(&self.path);
+        for path in [state, lock] {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
                 _ => {}

@@ -92,8 +92,10 @@ async fn sources_cut_at_any_byte_are_read_as_far_as_they_go() {
                 folder.file("in", cut)
             };
             let ran = run(&pushlark, &folder, &["--json", "import", &source, "--from", form]).await;
-            // A part of a database of SQLite is not one.
-            assert!(ran.code == Some(0) || name.ends_with(".sqlite") && ran.code == Some(1), "{name}: {ran:?}");
+            // A part of a database of SQLite is not one, and others may have no complete row.
+            let is_refused = ran.stderr.contains("check that it is the right one");
+            let is_expected = if is_refused { Some(1) } else { Some(0) };
+            assert!(ran.code == is_expected || name.ends_with(".sqlite") && ran.code == Some(1), "{name}: {ran:?}");
             assert!(!ran.stderr.contains("panicked"), "{name}: {ran:?}");
         }
     }
@@ -104,6 +106,7 @@ async fn a_source_that_is_not_one_is_refused_with_its_reason() {
     let (pushlark, folder) = (Pushlark::start().await, Folder::new());
     let pgdmp = folder.file("pgdmp", b"PGDMP\x01");
     let csv = folder.file("csv", "user,node\n");
+    let twice = folder.file("twice", "user,jid,node,node\n");
     let token = folder.file("token", "user,jid,node,device_id\n");
     let unclosed = folder.file("unclosed", format!("user,jid,node\na@b,c,d\na@b,c,\"{}", "d\n".repeat(1_000_000)));
     let (empty, other) = (folder.path("empty"), fixture("prosody-sql.sqlite"));
@@ -113,6 +116,7 @@ async fn a_source_that_is_not_one_is_refused_with_its_reason() {
         ("/none/file", "csv", "/none/file cannot be opened"),
         (pgdmp.as_str(), "mongooseim", "pg_dump --format=plain"),
         (csv.as_str(), "csv", "the CSV has no column jid"),
+        (twice.as_str(), "csv", "the CSV has the column \"node\" twice"),
         (token.as_str(), "csv", "the CSV has an unknown column \"device_id\""),
         (empty.as_str(), "prosody", "give Prosody's data_path"),
         (empty.as_str(), "ejabberd", "is a folder"),
@@ -145,12 +149,103 @@ async fn a_value_without_its_second_quote_is_named_with_the_rows_that_it_hides()
 }
 
 #[tokio::test]
-async fn a_source_without_rows_is_doubted() {
+async fn a_source_without_a_registration_is_refused_unless_it_is_an_empty_one() {
     let (pushlark, folder) = (Pushlark::start().await, Folder::new());
     let noise = folder.file("noise", vec![0xa5; 10_000]);
-    let ran = run(&pushlark, &folder, &["import", &noise, "--from", "mongooseim"]).await;
-    assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(ran.stdout.starts_with("The source has no row of registrations"), "{ran:?}");
+    let other = folder.file("other", "INSERT INTO other VALUES (1);\nCREATE TABLE x (a int);\n");
+    let text = std::fs::read_to_string(fixture("mongooseim-pg-copy.sql")).unwrap();
+    let utf16 = folder.file("utf16", text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>());
+    let csv = folder.file("csv", "user,jid,node\nbob@localhost,push.localhost,n\n");
+    for (source, form) in [
+        (noise.as_str(), "mongooseim"),
+        (&other, "mongooseim"),
+        (&utf16, "mongooseim"),
+        (&fixture("mongooseim-mysql.sql"), "ejabberd"),
+        (&folder.file("none", ""), "ejabberd"),
+    ] {
+        for apply in [&[][..], &["--apply"]] {
+            let ran = run(&pushlark, &folder, &[&["import", source, "--from", form], apply].concat()).await.error();
+            let error = "the source has no row of registrations: check that it is the right one";
+            assert!(ran.contains(error), "{source}: {ran}");
+        }
+    }
+    for source in [&noise, &csv] {
+        let ran = run(&pushlark, &folder, &["import", source, "--from", "jsonl", "--apply"]).await;
+        assert!(ran.code == Some(1) && ran.stdout.contains("left out: the row cannot be read"), "{ran:?}");
+        assert!(ran.stderr.contains("no row of the source can be read"), "{ran:?}");
+    }
+    for (name, content, form) in [
+        ("header", "user,jid,node\n", "csv"),
+        ("lines", "\n", "jsonl"),
+        ("copy", "COPY public.push_session (username) FROM stdin;\n\\.\n", "ejabberd"),
+        ("table", "CREATE TABLE `event_pusher_push_subscription` (`node` text);\n", "mongooseim"),
+    ] {
+        let report = import(&pushlark, &folder, &folder.file(name, content), &[form, "--apply"]).await;
+        assert_eq!(report["rows"], 0, "{name}");
+    }
+    assert!(!Path::new(&folder.path("pushlark-import.state")).exists());
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_skipped_and_a_pipe_does_not_stop_the_import() {
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    let marked = |name: &str| [b"\xef\xbb\xbf".to_vec(), std::fs::read(fixture(name)).unwrap()].concat();
+    for (name, form) in [("ejabberd-mnesia.txt", "ejabberd"), ("mongooseim-mnesia.txt", "mongooseim")] {
+        let plain = import(&pushlark, &folder, &fixture(name), &[form]).await;
+        assert_eq!(import(&pushlark, &folder, &folder.file("in", marked(name)), &[form]).await, plain, "{name}");
+    }
+    let data = "data/localhost/cloud_notify";
+    std::fs::create_dir_all(folder.path(data)).unwrap();
+    folder.file(&format!("{data}/alice.dat"), marked("prosody/localhost/cloud_notify/alice.dat"));
+    let pipe = folder.path(&format!("{data}/pipe.dat"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let report = import(&pushlark, &folder, &folder.path("data"), &["prosody"]).await;
+    assert_eq!((&report["stored"], &report["left_out"]), (&json!(3), &json!({"the row cannot be read": 1})));
+}
+
+#[tokio::test]
+async fn neither_the_report_nor_the_state_takes_the_place_of_another_file() {
+    use std::os::unix::fs::symlink;
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    let mut sources = Vec::new();
+    for name in ["in", "in.lock", "in.part", "in.state"] {
+        sources.push(folder.file(name, GOOD_LINE));
+    }
+    let [source, lock, part, state] = &sources[..] else { panic!("{sources:?}") };
+    symlink(source, folder.path("link")).unwrap();
+    std::fs::hard_link(source, folder.path("hard")).unwrap();
+    let other = folder.file("other", "of somebody");
+    let (link, hard, resume) = (folder.path("link"), folder.path("hard"), folder.path("in.x"));
+    for apply in [&[][..], &["--apply"]] {
+        for (source, option, path, error) in [
+            (source, "--report", source, "is the source"),
+            (source, "--report", &link, "is the source"),
+            (&link, "--report", source, "is the source"),
+            (source, "--report", &hard, "is the source"),
+            (source, "--report", &other, "cannot be created: --report is a new file"),
+            (source, "--report", &"./pushlark-import.state".to_owned(), "is a file of --resume"),
+            (lock, "--resume", &resume, "is the source"),
+            (part, "--resume", &resume, "is the source"),
+            (state, "--resume", state, "is the source"),
+        ] {
+            let arguments = [&["import", source, "--from", "jsonl", option, path], apply].concat();
+            let ran = run(&pushlark, &folder, &arguments).await.error();
+            assert!(ran.contains(error), "{option} {path} {apply:?}: {ran}");
+        }
+    }
+    for (resume, error) in [
+        (&resume, "in.lock is not a file of an import"),
+        (lock, "must not end with .lock or .part"),
+        (state, "in.lock is not a file of an import"),
+    ] {
+        let arguments = ["import", &other, "--from", "jsonl", "--apply", "--resume", resume];
+        let ran = run(&pushlark, &folder, &arguments).await.error();
+        assert!(ran.contains(error), "{resume}: {ran}");
+    }
+    for source in sources {
+        assert_eq!(std::fs::read_to_string(source).unwrap(), GOOD_LINE);
+    }
+    assert_eq!(std::fs::read_to_string(other).unwrap(), "of somebody");
 }
 
 #[tokio::test]
@@ -161,10 +256,23 @@ async fn wrong_options_of_an_import_are_named_in_plain_words() {
         ("--rate=4294967296", "expected a number from 1 to"),
         ("--host=bob@example.com", "expected a domain"),
         ("--map-host=push@HOST@=a", "must have a dot before @HOST@"),
+        ("--map-host=A.example=c.example", "have the same FROM"),
     ] {
-        let ran = run(&pushlark, &folder, &["import", "in", "--from", "jsonl", option]).await;
+        let arguments = ["import", "in", "--from", "jsonl", "--map-host=a.example=b.example", option];
+        let ran = run(&pushlark, &folder, &arguments).await;
         assert!(ran.code == Some(2) && ran.stderr.contains(error), "{option}: {ran:?}");
     }
+}
+
+#[tokio::test]
+async fn a_pair_of_hosts_that_matches_no_row_is_named() {
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    let source = folder.file("in", GOOD_LINE);
+    let pairs = ["--map-host=push.localhost=push.@HOST@", "--map-host=Typo.@HOST@=push.@HOST@"];
+    let report = import(&pushlark, &folder, &source, &[&["jsonl"][..], &pairs].concat()).await;
+    assert_eq!(report["unused_map_hosts"], json!(["typo.@HOST@=push.@HOST@"]));
+    let text = run(&pushlark, &folder, &[&["import", &source, "--from", "jsonl"][..], &pairs].concat()).await;
+    assert!(text.stdout.contains("--map-host typo.@HOST@=push.@HOST@ matches no row."), "{text:?}");
 }
 
 #[tokio::test]

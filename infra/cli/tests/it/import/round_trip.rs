@@ -1,13 +1,14 @@
 //! An export and its import lead to the same registrations.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use pushlark_model::Registration;
 use serde_json::{Value, json};
 use tests::Pushlark;
 
-use super::{import, run};
-use crate::Folder;
+use super::{import, run, spawn};
+use crate::{Folder, finished, run_alone};
 
 const USERS: [&str; 3] = ["bob.o\u{fc}@localhost", "alice@localhost", "eve@other.localhost"];
 
@@ -115,4 +116,92 @@ async fn preferences_and_keys_are_reported_where_a_format_has_no_place_for_them(
             assert_eq!(other.registrations("bob@localhost").await, pushlark.registrations("bob@localhost").await);
         }
     }
+}
+
+#[tokio::test]
+async fn fields_without_a_value_survive_a_csv() {
+    let pushlark = Pushlark::start().await;
+    pushlark.enable_with("bob@localhost", "a", json!({"tag": "", "other": ""})).await;
+    pushlark.enable_with("bob@localhost", "b", json!({"tag": "x"})).await;
+    pushlark.enable("bob@localhost", "c").await;
+    let folder = Folder::new();
+    let output = folder.path("out");
+    let report = run(&pushlark, &folder, &["--json", "export", "--format", "csv", "--output", &output]).await.json();
+    assert_eq!(report, json!({"exported": 3, "left_out": {}}));
+    let other = Pushlark::start().await;
+    import(&other, &folder, &output, &["csv", "--apply"]).await;
+    let registrations = pushlark.registrations("bob@localhost").await;
+    assert_eq!(registrations[0].options.get("tag"), Some(""));
+    assert_eq!(other.registrations("bob@localhost").await, registrations);
+    let wrong = folder.file("wrong", "user,jid,node,form\nbob@localhost,push.localhost,n,[]\n");
+    let report = run(&other, &folder, &["import", &wrong, "--from", "csv"]).await;
+    assert!(report.stdout.contains("form is not a JSON object"), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_user_whose_file_would_have_too_long_a_name_is_left_out_for_prosody() {
+    let pushlark = Pushlark::start().await;
+    pushlark.enable(&format!("{}@localhost", "h\u{e9}".repeat(40)), "a").await;
+    pushlark.enable("bob@localhost", "b").await;
+    let folder = Folder::new();
+    let output = folder.path("out");
+    let report = run(&pushlark, &folder, &["--json", "export", "--format", "prosody", "--output", &output]).await;
+    let left_out = json!({"the time of the enable request below a second": 1,
+        "the registration: the name of its file has more than 255 bytes": 1});
+    assert_eq!(report.json(), json!({"exported": 1, "left_out": left_out}));
+    let other = Pushlark::start().await;
+    import(&other, &folder, &output, &["prosody", "--apply"]).await;
+    assert_eq!(other.nodes("bob@localhost").await, ["b"]);
+}
+
+#[tokio::test]
+async fn an_export_that_fails_leaves_nothing_that_blocks_the_next_one() {
+    let pushlark = full().await;
+    let folder = Folder::new();
+    let output = folder.path("out");
+    for format in ["jsonl", "csv", "mongooseim", "prosody"] {
+        let arguments = ["export", "--format", format, "--output", &output];
+        // No stack.
+        let ran = run_alone(&[&["--local=http://127.0.0.1:1"], &arguments[..]].concat()).await;
+        assert!(ran.code == Some(1) && !Path::new(&output).exists(), "{format}: {ran:?}");
+        // No space: a file has at most 0 bytes.
+        let local = format!("--local={}", pushlark.stack.url);
+        for arguments in [&arguments[..], &["export", USERS[0], "--output", &output]] {
+            let script = "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"";
+            let mut command = tokio::process::Command::new("sh");
+            command.args(["-c", script, env!("CARGO_BIN_EXE_pushlark"), &local]).args(arguments);
+            let ran = command.env_clear().output().await.unwrap();
+            assert!(ran.status.code() == Some(1) && !Path::new(&output).exists(), "{format}: {ran:?}");
+        }
+    }
+    assert_eq!(run(&pushlark, &folder, &["export", "--format", "csv", "--output", &output]).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn an_export_whose_reader_has_seen_enough_is_no_error() {
+    let (pushlark, folder) = (full().await, Folder::new());
+    for format in ["jsonl", "csv", "mongooseim", "ejabberd"] {
+        let mut child = spawn(&pushlark, &folder, &["export", "--format", format]);
+        drop(child.stdout.take());
+        let ran = finished(child).await;
+        assert!(ran.code == Some(0) && !ran.stderr.contains("pushlark:"), "{format}: {ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_arguments_of_an_export_are_named() {
+    for arguments in [&["export"][..], &["export", "--format", "prosody"], &["export", "--output", "f"]] {
+        let ran = run_alone(arguments).await;
+        assert!(ran.code == Some(2) && ran.stderr.contains("required"), "{arguments:?}: {ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_export_of_a_user_to_a_file_is_reported_in_json() {
+    let (pushlark, folder) = (full().await, Folder::new());
+    let output = folder.path("out");
+    let report = run(&pushlark, &folder, &["--json", "export", "alice@localhost", "--output", &output]).await.json();
+    let file: Value = serde_json::from_slice(&std::fs::read(output).unwrap()).unwrap();
+    let items = file["items"].as_array().unwrap().len();
+    assert_eq!(report, json!({"user": "alice@localhost", "exported": items}));
 }

@@ -35,7 +35,7 @@ async fn the_storages_of_prosody_and_ejabberd_lead_to_the_same_registrations() {
         let (pushlark, folder) = (Pushlark::start().await, Folder::new());
         let report = import(&pushlark, &folder, &fixture(file), &[options, &[MAP, "--apply"]].concat()).await;
         let expected = json!({"applied": true, "rows": 6, "stored": 6, "without_notification": 2, "unchanged": 0,
-            "left_out": {}});
+            "left_out": {}, "unused_map_hosts": []});
         assert_eq!(report, expected, "{file}");
         for user in ["alice@localhost", bob] {
             let token = format!("{}-token", user.trim_end_matches("@localhost"));
@@ -64,7 +64,8 @@ async fn the_dumps_of_mongooseim_lead_to_the_same_registrations() {
         let is_mnesia = file.ends_with(".txt");
         let left_out = if is_mnesia { json!({}) } else { json!({"the row cannot be read": 1}) };
         let expected = json!({"applied": true, "rows": 4, "stored": if is_mnesia { 4 } else { 3 },
-            "without_notification": 1, "unchanged": 0, "left_out": left_out});
+            "without_notification": 1, "unchanged": 0, "left_out": left_out,
+            "unused_map_hosts": []});
         assert_eq!(report, expected, "{file}");
         let alice = form([("service", "fcm"), ("device_id", "alice-token"), ("silent", "false")]);
         let alices = [("push.localhost".to_owned(), "phone".to_owned(), alice)];

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
 use tests::{Pushlark, eventually};
 
@@ -63,8 +64,9 @@ async fn a_later_enable_request_wins() {
     let source = folder.file("in", lines.join("\n"));
     let report = import(&pushlark, &folder, &source, &["jsonl", "--apply"]).await;
     let left_out = json!({"the user has enabled the node again since": 1,
-        "the user has enabled the device at another node since": 1, "another user has enabled the device since": 1});
-    assert_eq!(counts(&report), (3, 0, &left_out));
+        "the user has enabled the device at another node since": 1, "another user has enabled the device since": 1,
+        "the user has MAX_NODES other registrations": 1});
+    assert_eq!(counts(&report), (2, 0, &left_out));
     let check = async || {
         assert_eq!(pushlark.nodes("bob@localhost").await, ["again"]);
         assert_eq!(pushlark.registrations("bob@localhost").await[0].options.get("device_id"), Some("canary-again"));
@@ -76,6 +78,136 @@ async fn a_later_enable_request_wins() {
     assert_eq!((&report["stored"], &report["unchanged"]), (&json!(0), &json!(2)), "{report}");
     assert_eq!(report["left_out"]["the user has MAX_NODES other registrations"], 1, "{report}");
     check().await;
+}
+
+/// Returns the times of a user's registrations, in microseconds since 1970, by node.
+async fn times(pushlark: &Pushlark, user: &str) -> Vec<(String, u64)> {
+    pushlark.registrations(user).await.into_iter().map(|one| (one.node, one.created_at)).collect()
+}
+
+#[tokio::test]
+async fn a_registration_keeps_its_time_beside_later_ones_and_max_nodes_keeps_the_latest() {
+    let (pushlark, folder) = (Pushlark::with_settings([("MAX_NODES", "2")]).await, Folder::new());
+    pushlark.enable("bob@localhost", "live1").await;
+    let source = folder.file("in", line("bob@localhost", "old", "old", "2026-01-01T00:00:00.000007Z"));
+    let report = import(&pushlark, &folder, &source, &["jsonl", "--apply"]).await;
+    assert_eq!(counts(&report), (1, 0, &json!({})));
+    assert!(times(&pushlark, "bob@localhost").await.contains(&("old".to_owned(), 1_767_225_600_000_007)));
+    pushlark.enable("bob@localhost", "live2").await;
+    assert_eq!(pushlark.nodes("bob@localhost").await, ["live1", "live2"]);
+    // The order of later requests is still that of their times.
+    let [live1, live2] = &pushlark.registrations("bob@localhost").await[..] else { panic!() };
+    assert!(live1.created_at < live2.created_at);
+    let report = import(&pushlark, &folder, &source, &["jsonl", "--apply"]).await;
+    assert_eq!(counts(&report), (0, 0, &json!({"the user has MAX_NODES other registrations": 1})));
+}
+
+#[tokio::test]
+async fn a_session_of_a_disabled_registration_is_not_tied_to_its_import() {
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    let request = |action: &str| {
+        let mut request = json!({"user": "bob@localhost/phone", "jid": "push.localhost", "node": "n"});
+        if action == "/enable" {
+            request["form"] = json!({"service": "fcm", "device_id": "t"});
+        }
+        request
+    };
+    assert_eq!(pushlark.json("/enable", request("/enable")).await.status, 200);
+    let [(_, enabled_at)] = &times(&pushlark, "bob@localhost").await[..] else { panic!() };
+    assert_eq!(pushlark.json("/disable", request("/disable")).await.status, 200);
+    let source = folder.file("in", line("bob@localhost", "n", "t", "2026-01-01T00:00:00Z"));
+    import(&pushlark, &folder, &source, &["jsonl", "--apply"]).await;
+    let snapshot = pushlark.store().snapshot(&BareJid::new("bob@localhost").unwrap()).await.unwrap();
+    let [registration] = &snapshot.registrations[..] else { panic!("{snapshot:?}") };
+    assert_eq!(registration.created_at, 1_767_225_600_000_000);
+    assert!(snapshot.state_of(registration).unwrap().first_enabled_at > *enabled_at);
+}
+
+/// Imports the lines without and with `--apply`, and once more. Returns the first report.
+async fn import_thrice(pushlark: &Pushlark, lines: &[String]) -> Value {
+    let folder = Folder::new();
+    let source = folder.file("in", lines.join("\n"));
+    let mut dry = import(pushlark, &folder, &source, &["jsonl"]).await;
+    let first = import(pushlark, &folder, &source, &["jsonl", "--apply"]).await;
+    let second = import(pushlark, &folder, &source, &["jsonl", "--apply"]).await;
+    dry["applied"] = true.into();
+    assert_eq!(dry, first);
+    assert_eq!((&second["stored"], &second["unchanged"]), (&json!(0), &first["stored"]), "{first} {second}");
+    assert_eq!(second["left_out"], first["left_out"]);
+    first
+}
+
+#[tokio::test]
+async fn repeated_nodes_and_devices_lead_to_the_same_in_any_order() {
+    let lines = [
+        line("q1@localhost", "n", "SAME", "2026-01-02T00:00:00Z"),
+        line("q2@localhost", "n", "SAME", "2026-01-03T00:00:00Z"),
+        line("q1@localhost", "n", "OLD", "2026-01-01T00:00:00Z"),
+        line("q1@localhost", "n2", "SAME", "2026-01-01T00:00:00Z"),
+        line("Q1@localhost", "n", "NEW", "2026-01-05T00:00:00Z"),
+        line("q1@localhost", "n", "NEW", "2026-01-05T00:00:00Z"),
+    ];
+    let mut reversed = lines.clone();
+    reversed.reverse();
+    for lines in [lines, reversed] {
+        let pushlark = Pushlark::start().await;
+        let report = import_thrice(&pushlark, &lines).await;
+        let left_out = json!({"a duplicate row: another one has the same node and time": 1,
+            "the source has a later row of the node": 2,
+            "the source has the device at another node, as late or later": 1});
+        assert_eq!(counts(&report), (2, 0, &left_out));
+        assert_eq!(times(&pushlark, "q1@localhost").await, [("n".to_owned(), 1_767_571_200_000_000)]);
+        assert_eq!(times(&pushlark, "q2@localhost").await, [("n".to_owned(), 1_767_398_400_000_000)]);
+    }
+}
+
+#[tokio::test]
+async fn max_nodes_leads_to_the_same_in_any_order_and_beside_present_registrations() {
+    let full = "the user has MAX_NODES other registrations";
+    let bob = |day: usize| {
+        line("bob@localhost", &format!("n{day}"), &format!("t{day}"), &format!("2026-01-0{day}T00:00:00Z"))
+    };
+    // Rows of other users are between them, so that they are in different groups.
+    let lines = |days: [usize; 3]| {
+        days.map(|day| [bob(day), line(&format!("u{day}@localhost"), "n", "t", "2026-01-01T00:00:00Z")]).concat()
+    };
+    for (reached, latest) in [("replace-oldest", "n5"), ("refuse-newest", "n3")] {
+        for days in [[3, 4, 5], [5, 3, 4], [4, 5, 3], [5, 4, 3]] {
+            let settings = [("MAX_NODES", "2"), ("MAX_NODES_REACHED", reached)];
+            let pushlark = Pushlark::with_settings(settings).await;
+            pushlark.enable("bob@localhost", "live").await;
+            let report = import_thrice(&pushlark, &lines(days)).await;
+            assert_eq!(counts(&report), (4, 0, &json!({full: 2})), "{reached} {days:?}");
+            assert_eq!(pushlark.nodes("bob@localhost").await, ["live", latest], "{reached} {days:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_report_is_continued_by_the_import_that_continues_and_is_new_otherwise() {
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    let mut lines: Vec<_> =
+        (0..200).map(|n| line(&format!("user{n}@localhost"), "n", &format!("t{n}"), "2024-01-01T00:00:00Z")).collect();
+    lines.insert(0, "{".into());
+    lines.push("{".into());
+    let source = folder.file("in", lines.join("\n"));
+    let arguments = ["--json", "import", &source, "--from", "jsonl", "--apply", "--report", "report"];
+    let state = || {
+        let state = std::fs::read(folder.path("pushlark-import.state")).ok()?;
+        serde_json::from_slice::<Value>(&state).ok()?["rows"].as_u64()
+    };
+    let mut child = spawn(&pushlark, &folder, &[&arguments[..], &["--rate", "20"]].concat());
+    eventually("the state", async || state().filter(|rows| *rows >= 10)).await;
+    child.kill().await.unwrap();
+    let other = folder.file("other", "of somebody");
+    let wrong = [&arguments[..7], &[&other, "--rate", "10000"]].concat();
+    assert!(run(&pushlark, &folder, &wrong).await.error().contains("--report is a new file"));
+    let fast = [&arguments[..], &["--rate", "10000"]].concat();
+    let report = run(&pushlark, &folder, &fast).await.json();
+    assert_eq!(report["left_out"], json!({"the row cannot be read": 2}));
+    assert_eq!(std::fs::read_to_string(folder.path("report")).unwrap().lines().count(), 2);
+    assert!(run(&pushlark, &folder, &fast).await.error().contains("--report is a new file"));
+    assert_eq!(std::fs::read_to_string(other).unwrap(), "of somebody");
 }
 
 #[tokio::test]
