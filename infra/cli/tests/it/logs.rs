@@ -1,7 +1,5 @@
 //! `logs`: the lines of a message or a user, decoded, also while they are written.
 
-use std::time::Duration;
-
 use local::Options;
 use serde_json::Value;
 use tests::{BOB, Event, Pushlark};
@@ -10,10 +8,7 @@ use tokio::time::timeout;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::{program_at, run};
-
-/// The time after which a test fails. It is long, since the machine may compile beside the tests.
-const TEST_TIMEOUT: Duration = Duration::from_secs(300);
+use crate::{TEST_TIMEOUT, program_at, run};
 
 #[tokio::test]
 async fn logs_shows_the_lines_of_the_local_stack_decoded_and_follows() {

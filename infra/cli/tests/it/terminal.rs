@@ -7,8 +7,9 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use tests::{ALICES_PC, BOB, PUSH_HOST, PushRequest, Pushlark};
 use tokio::process::Command;
+use tokio::time::timeout;
 
-use crate::{Ran, finished, run, run_with};
+use crate::{Ran, TEST_TIMEOUT, finished, run, run_with};
 
 /// Begins a line, an 8-bit control sequence and text from right to left, all of which a node and a body may have.
 const HOSTILE: &str = "x\nforged: delivered\u{9b}31m\u{202e}txt";
@@ -79,7 +80,7 @@ async fn run_in_terminal(columns: u16, url: &str, arguments: &str) -> Ran {
     script.args(["--quiet", "--return", "--command", &command, "/dev/null"]).env_clear();
     script.envs([("PATH", "/usr/bin:/bin"), ("TERM", "xterm"), ("SHELL", "/bin/sh"), ("NO_COLOR", "1")]);
     script.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    finished(script.spawn().unwrap()).await
+    timeout(TEST_TIMEOUT, finished(script.spawn().unwrap())).await.expect("each wait ends")
 }
 
 #[tokio::test]
