@@ -150,6 +150,12 @@ struct Target {
     notice: Option<&'static str>,
 }
 
+impl Explanation {
+    fn is_notified(&self) -> bool {
+        matches!(&self.outcome, ExplainedOutcome::Decided(steps) if !steps.publications.is_empty())
+    }
+}
+
 impl Worker {
     /// Explains events in the JSON that `/events` accepts. The result serializes as
     /// `{"explained": [{"id", "effect", "reads"?, "recipients"?: […]}, …]}`.
@@ -203,7 +209,8 @@ impl Worker {
                     }
                 });
                 recipients = stream::iter(explained).buffered(MAX_CONCURRENT_EXPLANATIONS).try_collect().await?;
-                "notifies".into()
+                let is_any_notified = recipients.iter().any(Explanation::is_notified);
+                if is_any_notified { "notifies" } else { "notifies nobody" }.into()
             }
             Effect::Presence(session, Availability::Online(Activity { client_state, is_away })) => {
                 let note = match (client_state, is_away) {

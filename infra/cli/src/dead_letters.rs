@@ -15,7 +15,7 @@ use pushlark_settings::catalogue;
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
-use crate::output::{Colour, Format, Progress, confirm, print_json, say, say_table, table};
+use crate::output::{Colour, Format, Progress, confirm, print_json, say, say_table, table, waiting};
 use crate::stack::{Function, Stack, StackOptions};
 use letter::{Content, Letter};
 use peek::Peek;
@@ -72,7 +72,7 @@ impl DeadLettersOptions {
     /// Runs the command.
     pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
         let stack = Stack::find(stack).await?;
-        let mut peek = Peek::of(&stack).await?;
+        let mut peek = waiting("counting messages", Peek::of(&stack)).await?;
         // Ctrl-C at the question of `drop` ends the program.
         if !matches!(self.command, DeadLettersCommand::Drop { .. }) {
             peek.stop_at_interrupt();

@@ -10,7 +10,7 @@ use pushlark_xmpp::DomainPart;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::output::{Format, Progress, confirm, print_json, say};
+use crate::output::{Format, Progress, confirm, print_json, say, waiting};
 use crate::stack::{Stack, StackOptions};
 use crate::user::parse_domain;
 
@@ -46,21 +46,21 @@ impl DomainOptions {
         let DomainCommand::Remove { domain, yes, dry_run } = self.command;
         let store = Stack::find(stack).await?.store().await?;
         let at = OffsetDateTime::now_utc();
-        let registrations = store.count_domain(&domain, at).await?;
+        let found = waiting("counting registrations", store.count_domain(&domain, at)).await?;
         if dry_run {
             match format {
                 Format::Json => {
-                    print_json(&json!({"domain": domain.as_str(), "registrations": registrations, "deleted": 0}))?;
+                    print_json(&json!({"domain": domain.as_str(), "found": found, "deleted": 0}))?;
                 }
-                Format::Human => say(format!("{domain} has {}. Nothing is deleted.", numbered(registrations)))?,
+                Format::Human => say(format!("{domain} has {}. Nothing is deleted.", numbered(found)))?,
             }
             return Ok(ExitCode::SUCCESS);
         }
         // The index may not have the last registrations yet, so it is searched even if it has none.
-        if registrations > 0 {
-            confirm(&format!("{} of {domain} will be deleted.", numbered(registrations)), yes)?;
+        if found > 0 {
+            confirm(&format!("{} of {domain} will be deleted.", numbered(found)), yes)?;
         }
-        let progress = Progress::start(Some(registrations), "registrations");
+        let progress = Progress::start(Some(found), "registrations");
         let total = Cell::new(0);
         let count = |deleted: usize| {
             progress.add(deleted as u64);
@@ -73,7 +73,7 @@ impl DomainOptions {
         let deleted = total.get();
         match format {
             Format::Json => {
-                print_json(&json!({"domain": domain.as_str(), "registrations": registrations, "deleted": deleted}))?;
+                print_json(&json!({"domain": domain.as_str(), "found": found, "deleted": deleted}))?;
             }
             Format::Human => say(format!("{domain}: {} deleted.", numbered(deleted)))?,
         }
@@ -81,6 +81,6 @@ impl DomainOptions {
     }
 }
 
-fn numbered(registrations: u64) -> String {
-    format!("{registrations} registrations and push nodes")
+fn numbered(items: u64) -> String {
+    format!("{items} registrations and push nodes")
 }

@@ -9,7 +9,7 @@ use pushlark_store::{ItemKind, Mention};
 use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
 
-use crate::output::{Colour, Format, Progress, confirm, print_json, say, tell};
+use crate::output::{Colour, Format, Progress, confirm, print_json, say, tell, waiting};
 use crate::retention::Retention;
 use crate::scan::ScanPrice;
 use crate::stack::{Stack, StackOptions};
@@ -38,7 +38,7 @@ impl EraseOptions {
         let Self { user, scan, yes } = self;
         let stack = Stack::find(stack).await?;
         let store = stack.store().await?;
-        let expected = store.personal_items(&user).await?.len() as u64;
+        let expected = waiting("counting items", store.personal_items(&user)).await?.len() as u64;
         let price = match scan {
             true => Some(ScanPrice::of(&stack, &store).await?),
             false => None,
@@ -49,7 +49,7 @@ impl EraseOptions {
         }
         confirm(&format!("All data of {user} will be deleted, {expected} items.{told}"), yes)?;
         // A backup made meanwhile has the data too, so this is read before the deletion.
-        let retentions = Retention::of(&stack, scan).await;
+        let retentions = waiting("reading retentions", Retention::of(&stack, scan)).await;
 
         let progress = Progress::start(Some(expected), "items");
         let erased: RefCell<BTreeMap<ItemKind, u64>> = RefCell::default();

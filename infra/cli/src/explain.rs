@@ -13,13 +13,16 @@ use serde_json::{Value, json};
 use crate::output::{Colour, Format, print_json, say};
 use crate::stack::{Function, Stack, StackOptions};
 
+/// The options that make an event, in place of a file.
+const EVENT_OPTIONS: [&str; 7] = ["from", "to", "body", "chat", "stanza", "call", "unacknowledged"];
+
 /// Explain how an event would be handled, and why. Nothing is published, claimed or counted.
 ///
 /// The event is either a file, or a message or a call of the options.
 #[derive(Debug, Args)]
 pub struct ExplainOptions {
     /// One event, or an array of events, in the JSON of /events; `-` is standard input.
-    #[arg(conflicts_with_all = ["from", "to"], required_unless_present = "to")]
+    #[arg(conflicts_with_all = EVENT_OPTIONS, required_unless_present_any = EVENT_OPTIONS)]
     file: Option<PathBuf>,
     /// The sender: a user with or without a resource, or the occupant of a room.
     #[arg(long, value_parser = parse_jid, requires = "to")]
@@ -65,7 +68,6 @@ impl ExplainOptions {
             Some(file) => events_of(file)?,
             None => vec![self.event()?],
         };
-        ensure!(!events.is_empty(), "there is no event to explain");
         let stack = Stack::find(stack).await?;
         let answer = stack.invoke(Function::Worker, &json!({"explain": events})).await?;
         ensure!(answer["explained"].is_array(), "the worker did not explain: {answer}");
@@ -112,9 +114,11 @@ impl ExplainOptions {
     }
 }
 
-fn events_of(file: &Path) -> anyhow::Result<Vec<Value>> {
-    let json = serde_json::from_str(&read(file)?).with_context(|| format!("{} is not JSON", file.display()))?;
+/// Reads one event or an array of events from a file, or from standard input with `-`.
+pub fn events_of(file: &Path) -> anyhow::Result<Vec<Value>> {
+    let json = serde_json::from_str(&read(file)?).with_context(|| format!("{}: not JSON", file.display()))?;
     match json {
+        Value::Array(events) if events.is_empty() => bail!("{}: there is no event", file.display()),
         Value::Array(events) => Ok(events),
         Value::Object(_) => Ok(vec![json]),
         _ => bail!("{}: expected an event or an array of events", file.display()),

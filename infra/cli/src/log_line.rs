@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::output::Colour;
+use crate::stack::Function;
 
 /// The page that explains log lines. The words for the codes of `why` are from its table.
 const PAGE: &str = include_str!("../../../docs/logs.md");
@@ -32,7 +33,7 @@ pub struct LogLine {
     /// The time at which it was written.
     #[serde(with = "time::serde::rfc3339")]
     pub time: OffsetDateTime,
-    /// The name of the function.
+    /// The name of the function; `local` for a line of a part that the functions of the local stack share.
     pub function: String,
     pub level: Level,
     pub message: String,
@@ -85,7 +86,9 @@ impl LogLine {
         let target = fields.remove("target");
         let target = target.as_ref().and_then(Value::as_str).unwrap_or_default();
         let program = target.split("::").next().unwrap_or_default();
-        Some(Self::of_fields(time, program, fields))
+        let is_function = Function::ALL.iter().any(|function| function.program() == program);
+        // The functions share their other parts, so these lines are those of the stack.
+        Some(Self::of_fields(time, if is_function { program } else { "local" }, fields))
     }
 
     /// A line that Lambda writes about an invocation or a start that failed ("Lambda Telemetry API event schema").
@@ -231,5 +234,7 @@ mod tests {
         let line = LogLine::of_local(text).unwrap();
         assert_eq!((line.function.as_str(), line.level, line.time), ("ingest", Level::Error, noon()));
         assert!(line.is_about_message("b"));
+        let text = text.replace("ingest::screen", "pushlark_telemetry::refusals");
+        assert_eq!(LogLine::of_local(&text).unwrap().function, "local", "no crate is a function");
     }
 }

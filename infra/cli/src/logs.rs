@@ -12,8 +12,9 @@ use time::OffsetDateTime;
 use tokio::time::{sleep, timeout};
 
 use crate::log_line::{Level, LogLine};
-use crate::output::{Format, Progress, print_json_line, say, tell};
-use crate::stack::{Function, Place, Stack, StackOptions};
+use crate::output::{Format, Progress, print_json_line, reader_gone, say, tell, waiting};
+use crate::stack::{Function, Place, Stack, StackOptions, open_stream};
+use crate::user::parse_user;
 
 /// The time between two reads of lines that are followed.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -36,8 +37,9 @@ pub struct LogsOptions {
     /// Only lines about the message with this id.
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// Only lines that name this user as recipient, owner or sender.
-    #[arg(long, value_name = "JID")]
+    /// Only lines with this user or room in a field. The line of a message to several recipients has the sender or the
+    /// room, that of a message to one has the recipient.
+    #[arg(long, value_name = "JID", value_parser = parse_user)]
     user: Option<BareJid>,
     /// Only lines of this level and more severe ones.
     #[arg(long, value_enum, value_name = "LEVEL", ignore_case = true, default_value = "info")]
@@ -70,9 +72,15 @@ impl LogsOptions {
     /// Runs the command.
     pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
         let stack = Stack::find(stack).await?;
-        let lines = match &stack.place {
-            Place::Aws { .. } => self.show_aws(&LogGroups::of(&stack)?, format).await?,
-            Place::Local { url, http, .. } => self.show_local(url, http, format).await?,
+        let shown = async {
+            match &stack.place {
+                Place::Aws { .. } => self.show_aws(&LogGroups::of(&stack)?, format).await,
+                Place::Local { url, http, .. } => self.show_local(url, http, format).await,
+            }
+        };
+        let lines = tokio::select! {
+            lines = shown => lines?,
+            () = reader_gone() => return Ok(ExitCode::SUCCESS),
         };
         if lines == 0 && format == Format::Human {
             tell("no lines");
@@ -84,7 +92,9 @@ impl LogsOptions {
     async fn show_aws(&self, groups: &LogGroups, format: Format) -> anyhow::Result<usize> {
         let pattern = self.pattern();
         let mut start = OffsetDateTime::now_utc() - self.since;
-        let mut events = groups.read(start, pattern.as_deref(), |line| self.wants(line)).await?;
+        let progress = Progress::start(None, "reading lines");
+        let mut events = groups.read(start, pattern.as_deref(), |line| self.wants(line), &progress).await?;
+        drop(progress);
         if events.len() > self.limit {
             tell(format!("{} earlier lines are left out: see --limit", events.len() - self.limit));
             events.drain(..events.len() - self.limit);
@@ -103,7 +113,9 @@ impl LogsOptions {
             sleep(POLL_INTERVAL).await;
             start = start.max(OffsetDateTime::now_utc() - LATENESS);
             seen.retain(|_, time| *time >= start);
-            events = groups.read(start, pattern.as_deref(), |line| self.wants(line)).await?;
+            let progress = Progress::start(None, "reading lines");
+            events = groups.read(start, pattern.as_deref(), |line| self.wants(line), &progress).await?;
+            drop(progress);
             events.retain(|event| !seen.contains_key(&event.id));
         }
     }
@@ -131,9 +143,9 @@ impl LogsOptions {
     async fn show_local(&self, url: &str, http: &reqwest::Client, format: Format) -> anyhow::Result<usize> {
         let now = OffsetDateTime::now_utc();
         let start = now - self.since;
-        let answer = http.get(format!("{url}/live")).header("accept", "text/event-stream").send().await;
-        let answer = answer.and_then(reqwest::Response::error_for_status);
-        let mut answer = answer.with_context(|| format!("{url}/live has no lines"))?;
+        let url = format!("{url}/live");
+        let opened = open_stream(http.get(&url).header("accept", "text/event-stream"), &url);
+        let mut answer = waiting("reading lines", opened).await?;
         let mut events = EventStream::default();
         let mut earlier = Vec::new();
         // The stream begins with the lines that the stack has kept, and goes on with new ones.
@@ -175,9 +187,9 @@ impl LogGroups {
         self.groups.iter().map(|(_, name)| name.as_str())
     }
 
-    /// Returns the lines at `error` since then, the oldest first.
-    pub async fn errors(&self, since: OffsetDateTime) -> anyhow::Result<Vec<LogLine>> {
-        let events = self.read(since, Some(ERRORS), |line| line.level == Level::Error).await?;
+    /// Returns the lines at `error` since then, the oldest first. Each line that is read counts for the progress.
+    pub async fn errors(&self, since: OffsetDateTime, progress: &Progress) -> anyhow::Result<Vec<LogLine>> {
+        let events = self.read(since, Some(ERRORS), |line| line.level == Level::Error, progress).await?;
         Ok(events.into_iter().map(|event| event.line).collect())
     }
 
@@ -187,8 +199,8 @@ impl LogGroups {
         since: OffsetDateTime,
         pattern: Option<&str>,
         wants: impl Fn(&LogLine) -> bool,
+        progress: &Progress,
     ) -> anyhow::Result<Vec<Event>> {
-        let progress = Progress::start(None, "reading lines");
         let mut events = Vec::new();
         let mut ids = HashSet::new();
         for (function, group) in &self.groups {

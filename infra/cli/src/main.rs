@@ -78,6 +78,11 @@ enum Command {
     Status(StatusOptions),
 }
 
+/// Arguments that are wrong in a way that the parser of the command line does not see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongArguments(String);
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -87,7 +92,7 @@ async fn main() -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             tell(format!("pushlark: {error:#}"));
-            ExitCode::FAILURE
+            if error.is::<WrongArguments>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

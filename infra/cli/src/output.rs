@@ -3,8 +3,11 @@
 
 use std::env;
 use std::fmt::Display;
+use std::future::pending;
 use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use comfy_table::presets::NOTHING;
@@ -14,10 +17,18 @@ use pushlark_telemetry::is_unseen;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 /// The time after which a command shows its progress.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
-/// The least average width of a table's columns, in characters.
+/// The time between two pictures of the progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Whether a bar is visible. One that begins within another one is not shown.
+static IS_BAR_VISIBLE: AtomicBool = AtomicBool::new(false);
+/// The least average width of a table's columns that are shortened, in characters. Narrower ones cannot be read.
 const MIN_COLUMN_WIDTH: usize = 14;
 /// The character that stands for ESC in the codes of colours until a line is printed. XML does not allow it, so no
 /// text of a user has it.
@@ -69,6 +80,18 @@ impl Colour {
 /// returned, where `println!` panics.
 pub fn say(line: impl Display) -> anyhow::Result<()> {
     Ok(writeln!(io::stdout().lock(), "{}", painted(&escaped(&line.to_string())))?)
+}
+
+/// Waits until nobody reads standard output any longer, such as `head`. A file and a terminal have no such end.
+pub async fn reader_gone() {
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    // Its mode stays, so that a full pipe lets the command wait.
+    if let Ok(pipe) = stdout.and_then(Sender::from_owned_fd_unchecked)
+        && pipe.ready(Interest::ERROR).await.is_ok_and(|ready| ready.is_error())
+    {
+        return;
+    }
+    pending().await
 }
 
 /// Prints a table.
@@ -131,17 +154,40 @@ pub fn rfc3339(at: OffsetDateTime) -> String {
     at.format(&Rfc3339).unwrap_or_default()
 }
 
-/// Returns a table without borders that is as wide as the terminal at most, unless the columns would be too narrow to
-/// be read. The cells have no colours.
+/// Returns a table without borders. On a terminal it is as wide as this at most: cells have several lines, or, with too
+/// many columns for that, each row is a list of names and values. The cells have no colours.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
+    // A terminal that does not know its size has the width 0.
+    table_within(Table::new().width().filter(|width| *width > 0), header, rows)
+}
+
+/// Returns a table of this width at most, in characters.
+fn table_within<const N: usize>(
+    width: Option<u16>,
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Table {
+    let rows: Vec<_> = rows.into_iter().map(|row| row.map(|cell| escaped(&cell))).collect();
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(header);
-    if table.width().is_some_and(|width| usize::from(width) >= N * MIN_COLUMN_WIDTH) {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_preset(NOTHING).set_header(header).add_rows(&rows);
+    let Some(width) = width else { return table };
+    let padding = table.column_iter().map(|column| column.padding_width()).map(usize::from).sum::<usize>();
+    let content = table.column_max_content_widths().into_iter().map(usize::from).sum::<usize>();
+    if padding + content <= usize::from(width) {
+        return table;
     }
-    for row in rows {
-        table.add_row(row.map(|cell| escaped(&cell)));
+    if usize::from(width) < N * MIN_COLUMN_WIDTH {
+        table = Table::new();
+        table.load_preset(NOTHING);
+        for (number, row) in rows.iter().enumerate() {
+            if number > 0 {
+                table.add_row(["", ""]);
+            }
+            let named = header.iter().zip(row).filter(|(_, cell)| !cell.is_empty());
+            table.add_rows(named.map(|(name, cell)| [format!("{name}:"), cell.clone()]));
+        }
     }
+    table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
     table
 }
 
@@ -163,38 +209,58 @@ pub fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits for a result, and shows the activity if that takes longer than two seconds. Nothing may be printed meanwhile.
+pub async fn waiting<T>(activity: &'static str, result: impl Future<Output = T>) -> T {
+    let _progress = Progress::begin(ProgressBar::no_length(), "{spinner} {msg}", activity);
+    result.await
+}
+
 /// The progress of a command that may take longer than two seconds: a bar on standard error, if that is a terminal.
 pub struct Progress {
     bar: ProgressBar,
-    started: Instant,
+    /// Shows the bar after two seconds, also while no item is finished.
+    appearing: JoinHandle<()>,
 }
 
 impl Progress {
     /// Begins; `total` is the number of items, `None` if it is not known.
     pub fn start(total: Option<u64>, activity: &'static str) -> Self {
-        let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        match total {
+            Some(total) => {
+                Self::begin(ProgressBar::new(total), "{spinner} {msg} {wide_bar} {pos}/{len}, {eta} left", activity)
+            }
+            None => Self::begin(ProgressBar::no_length(), "{spinner} {msg} {pos}", activity),
+        }
+    }
+
+    fn begin(bar: ProgressBar, template: &str, activity: &'static str) -> Self {
         bar.set_draw_target(ProgressDrawTarget::hidden());
-        let template = match total {
-            Some(_) => "{msg} {wide_bar} {pos}/{len}, {eta} left",
-            None => "{spinner} {msg} {pos}",
-        };
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_message(activity);
-        Self { bar, started: Instant::now() }
+        let shown = bar.clone();
+        let appearing = tokio::spawn(async move {
+            sleep(PROGRESS_AFTER).await;
+            if !IS_BAR_VISIBLE.swap(true, Ordering::Relaxed) {
+                shown.set_draw_target(ProgressDrawTarget::stderr());
+                shown.enable_steady_tick(PROGRESS_INTERVAL);
+            }
+        });
+        Self { bar, appearing }
     }
 
     /// Adds finished items.
     pub fn add(&self, items: u64) {
-        if self.bar.is_hidden() && self.started.elapsed() > PROGRESS_AFTER {
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
         self.bar.inc(items);
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        self.appearing.abort();
         self.bar.finish_and_clear();
+        if !self.bar.is_hidden() {
+            IS_BAR_VISIBLE.store(false, Ordering::Relaxed);
+        }
     }
 }
 
@@ -208,5 +274,43 @@ mod tests {
         let printed = painted(&escaped(&text));
         let expected = "\x1b[31mred\x1b[0m \\u{1b}[31m \\u{9b}2J \u{ffff}[2J \\u{202e}a\\nb\\tc";
         assert_eq!(printed, expected);
+    }
+
+    const HEADER: [&str; 8] =
+        ["service", "node", "device", "enabled", "first enabled", "preferences", "encrypted", "problems"];
+
+    fn row(node: &str) -> [String; 8] {
+        ["push.example.com", node, "fcm …0123", "2026-11-28T12:00:00Z", "2026-11-28T12:00:00Z", "", "no", ""]
+            .map(str::to_owned)
+    }
+
+    fn widest(table: &Table) -> usize {
+        table.lines().map(|line| line.chars().count()).max().unwrap_or_default()
+    }
+
+    #[test]
+    fn a_table_is_as_wide_as_the_terminal_at_most() {
+        for node in ["phone".to_owned(), "n".repeat(400), "a b ".repeat(100), "\u{202e}".repeat(99)] {
+            let rows = [row(&node), row("tablet")];
+            for width in (30..=300).step_by(3) {
+                let table = table_within(Some(width), HEADER, rows.clone());
+                assert!(widest(&table) <= usize::from(width), "{width}: {table}");
+                let text = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+                let narrow = text(&table.to_string());
+                assert!(width > 111 || narrow.contains(&text(&escaped(&node))), "nothing is left out: {table}");
+            }
+            assert_eq!(table_within(None, HEADER, rows).lines().count(), 3, "only a terminal has a width");
+        }
+    }
+
+    #[test]
+    fn a_row_with_too_many_columns_is_a_list_of_names_and_values() {
+        let table = table_within(Some(60), HEADER, [row("phone"), row("tablet")]);
+        let lines: Vec<_> = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(lines[..3], ["service: push.example.com", "node: phone", "device: fcm …0123"]);
+        assert_eq!(lines[6..8], ["", "service: push.example.com"], "{table}");
+        assert!(!table.to_string().contains("problems"), "an empty value says nothing: {table}");
+        let short = table_within(Some(20), ["a", "b", "c"], [["1".to_owned(), "2".to_owned(), "3".to_owned()]]);
+        assert_eq!(short.lines().count(), 2, "a table that fits stays one: {short}");
     }
 }

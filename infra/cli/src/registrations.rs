@@ -11,7 +11,8 @@ use pushlark_xmpp::{BareJid, Jid, parse_jid};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use crate::output::{Format, confirm, print_json, rfc3339, say, say_table, table};
+use crate::WrongArguments;
+use crate::output::{Format, confirm, print_json, rfc3339, say, say_table, table, waiting};
 use crate::stack::{Function, Stack, StackOptions};
 use crate::user::parse_user;
 
@@ -71,8 +72,8 @@ struct EnableArguments {
     #[arg(long)]
     app: Option<String>,
     /// A preference, such as rooms=mentions or 'mute=[{"jid": "ann@example.com"}]'.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_field)]
-    preference: Vec<(String, String)>,
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_preference)]
+    preference: Vec<(String, Value)>,
     /// The key for encrypted notifications, a JSON object as /enable has it.
     #[arg(long, value_name = "JSON")]
     encrypt: Option<String>,
@@ -81,11 +82,12 @@ struct EnableArguments {
 impl RegistrationsOptions {
     /// Runs the command.
     pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
-        let stack = Stack::find(stack).await?;
         match self.command {
-            RegistrationsCommand::List { user } => list(&stack, &user, format).await?,
+            RegistrationsCommand::List { user } => list(&Stack::find(stack).await?, &user, format).await?,
             RegistrationsCommand::Enable(arguments) => {
-                let answer = stack.invoke(Function::Enable, &arguments.request()?).await?;
+                let request = arguments.request()?;
+                let stack = Stack::find(stack).await?;
+                let answer = stack.invoke(Function::Enable, &request).await?;
                 match format {
                     Format::Json => print_json(&answer)?,
                     Format::Human => {
@@ -97,7 +99,7 @@ impl RegistrationsOptions {
                 }
             }
             RegistrationsCommand::Disable { user, jid, node, yes } => {
-                disable(&stack, &user, &jid, node.as_deref(), yes, format).await?;
+                disable(&Stack::find(stack).await?, &user, &jid, node.as_deref(), yes, format).await?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -105,7 +107,8 @@ impl RegistrationsOptions {
 }
 
 async fn list(stack: &Stack, user: &BareJid, format: Format) -> anyhow::Result<()> {
-    let snapshot = stack.store().await?.snapshot(user).await?;
+    let store = stack.store().await?;
+    let snapshot = waiting("reading registrations", store.snapshot(user)).await?;
     let listed: Vec<_> =
         snapshot.registrations.iter().map(|registration| Listed::new(registration, &snapshot)).collect();
     if format == Format::Json {
@@ -148,24 +151,30 @@ async fn disable(
 
 impl EnableArguments {
     /// Returns the JSON of the request.
-    fn request(&self) -> anyhow::Result<Value> {
+    fn request(&self) -> Result<Value, WrongArguments> {
+        let once = |kind: &str, name: &str, earlier: Option<Value>| match earlier {
+            Some(_) => Err(WrongArguments(format!("the {kind} {name} is given twice"))),
+            None => Ok(()),
+        };
         let named = [("service", &self.service), ("device_id", &self.device_id), ("app", &self.app)];
         let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
         let mut form = Map::new();
         for (name, value) in self.field.iter().cloned().chain(named) {
-            let earlier = form.insert(name.clone(), value.into());
-            ensure!(earlier.is_none(), "the field {name} is given twice");
+            once("field", &name, form.insert(name.clone(), value.into()))?;
+        }
+        let mut preferences = Map::new();
+        for (name, value) in &self.preference {
+            once("preference", name, preferences.insert(name.clone(), value.clone()))?;
         }
         let mut request =
             json!({"user": self.user.as_str(), "jid": self.jid.as_str(), "node": self.node, "form": form});
-        if !self.preference.is_empty() {
-            // A value that is not JSON is a text, such as the name in rooms=mentions.
-            let value = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
-            let preferences = self.preference.iter().map(|(name, text)| (name.clone(), value(text)));
-            request["preferences"] = Value::Object(preferences.collect());
+        if !preferences.is_empty() {
+            request["preferences"] = preferences.into();
         }
         if let Some(encrypt) = &self.encrypt {
-            request["encrypt"] = serde_json::from_str(encrypt).context("--encrypt is not JSON")?;
+            // The parser of the command line would print the key.
+            let key = serde_json::from_str(encrypt);
+            request["encrypt"] = key.map_err(|error| WrongArguments(format!("--encrypt is not JSON: {error}")))?;
         }
         Ok(request)
     }
@@ -252,6 +261,16 @@ fn parse_field(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err("expected NAME=VALUE".into()),
     }
+}
+
+/// Reads a preference. A value that does not begin like JSON is a text, such as the name in rooms=mentions.
+fn parse_preference(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = parse_field(text)?;
+    let json = match value.trim_start().starts_with(['{', '[', '"']) {
+        true => serde_json::from_str(&value).map_err(|error| format!("the value is not JSON: {error}"))?,
+        false => serde_json::from_str(&value).unwrap_or_else(|_| Value::from(value)),
+    };
+    Ok((name, json))
 }
 
 fn parse_service(text: &str) -> Result<BareJid, String> {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use toml::{Table, Value as Toml};
 use worker::{Trial, Tried, TriedDecision};
 
+use crate::explain::events_of;
 use crate::output::{Format, print_json, say};
 use crate::stack::StackOptions;
 
@@ -36,7 +37,7 @@ enum RulesCommand {
 struct CheckArguments {
     /// The rules in TOML.
     file: PathBuf,
-    /// One event in the JSON that /events accepts. It can be given several times.
+    /// One event, or an array of events, in the JSON of /events; `-` is standard input. It can be given several times.
     #[arg(long, value_name = "FILE")]
     event: Vec<PathBuf>,
     /// The push services of each recipient's devices, comma-separated.
@@ -70,15 +71,16 @@ impl RulesOptions {
     /// Runs the command. It needs no stack.
     pub async fn run(self, _stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
         let RulesCommand::Check(arguments) = self.command;
-        let text = read(&arguments.file)?;
-        let rules: Rules = text.parse().with_context(|| arguments.file.display().to_string())?;
+        let file = &arguments.file;
+        let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        let rules: Rules = text.parse().with_context(|| file.display().to_string())?;
         if !arguments.event.is_empty() {
             arguments.print_decisions(&rules, format)?;
             return Ok(ExitCode::SUCCESS);
         }
         let described = described(&text);
         match format {
-            Format::Json => print_json(&json!({"file": arguments.file, "rules": described}))?,
+            Format::Json => print_json(&json!({"file": file, "rules": described}))?,
             Format::Human => {
                 described.iter().try_for_each(say)?;
                 say("otherwise: no notification")?;
@@ -100,11 +102,13 @@ impl CheckArguments {
         let trial = Trial::from_environment(&environment)?;
         let registrations = self.options()?;
         let mut decisions = Vec::new();
-        for event in &self.event {
-            let assumed = |recipient: &BareJid| self.assumed(recipient, &registrations);
-            let tried = trial.decide(rules, read(event)?.as_bytes(), assumed);
-            decisions
-                .extend(tried.with_context(|| event.display().to_string())?.into_iter().map(|tried| (event, tried)));
+        for file in &self.event {
+            for event in events_of(file)? {
+                let assumed = |recipient: &BareJid| self.assumed(recipient, &registrations);
+                let tried = trial.decide(rules, event.to_string().as_bytes(), assumed);
+                let tried = tried.with_context(|| file.display().to_string())?;
+                decisions.extend(tried.into_iter().map(|tried| (file, tried)));
+            }
         }
         match format {
             Format::Json => {
@@ -216,10 +220,6 @@ fn decision_json(event: &Path, Tried { recipient, outcome }: &Tried) -> Value {
         }
     }
     json
-}
-
-fn read(file: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// Returns rules in words. `text` is the TOML of valid rules.

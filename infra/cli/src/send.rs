@@ -11,7 +11,7 @@ use pushlark_xmpp::BareJid;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::output::{Colour, Format, print_json, say};
+use crate::output::{Colour, Format, print_json, say, waiting};
 use crate::stack::{Function, Stack, StackOptions};
 use crate::user::parse_user;
 
@@ -45,7 +45,8 @@ impl SendOptions {
     /// Runs the command.
     pub async fn run(self, stack: &StackOptions, format: Format) -> anyhow::Result<ExitCode> {
         let stack = Stack::find(stack).await?;
-        let snapshot = stack.store().await?.snapshot(&self.user).await?;
+        let store = stack.store().await?;
+        let snapshot = waiting("reading registrations", store.snapshot(&self.user)).await?;
         let is_chosen = |registration: &&Registration| {
             self.jid.as_ref().is_none_or(|jid| *jid == registration.jid)
                 && self.node.as_ref().is_none_or(|node| *node == registration.node)
@@ -68,7 +69,7 @@ impl SendOptions {
         }
         let (mut answers, mut are_delivered) = (Vec::new(), true);
         for registration in chosen {
-            let answer = Answer::get(&delivery, &self, registration).await;
+            let answer = waiting("asking the push service", Answer::get(&delivery, &self, registration)).await;
             are_delivered &= answer.is_delivered();
             if format == Format::Human {
                 answer.print(registration)?;

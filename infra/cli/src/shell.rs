@@ -3,14 +3,13 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, CommandFactory, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::Arguments;
 use crate::output::Format;
 use crate::stack::StackOptions;
+use crate::{Arguments, WrongArguments};
 
 /// Print completions for a shell, or the manual pages.
 #[derive(Debug, Args)]
@@ -45,10 +44,12 @@ impl ShellOptions {
                 let mut chosen = Arguments::command();
                 chosen.build();
                 for name in &command {
-                    let found = chosen.find_subcommand(name).cloned();
-                    chosen = found.with_context(|| format!("there is no command {}", command.join(" ")))?;
+                    let unknown = || WrongArguments(format!("there is no command {}", command.join(" ")));
+                    chosen = chosen.find_subcommand(name).cloned().ok_or_else(unknown)?;
                 }
-                Man::new(chosen).render(&mut page)?;
+                // A command has no version of its own.
+                let source = concat!("pushlark ", env!("CARGO_PKG_VERSION"));
+                Man::new(chosen).source(source).render(&mut page)?;
             }
         }
         io::stdout().lock().write_all(&page)?;

@@ -1,18 +1,33 @@
 //! The Pushlark that a command works on: a CloudFormation stack, or the local stack.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
 use clap::Args;
 use pushlark_http_client::{HttpVersions, Tls, aws_http_client};
 use pushlark_settings::catalogue::{DEAD_LETTER_QUEUE_URL, QUEUE_URL, TABLE_NAME};
 use pushlark_settings::{Environment, HttpUrl, catalogue};
 use pushlark_store::Store;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::WrongArguments;
+use crate::output::waiting;
+
+/// The longest wait for a connection to the local stack.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest wait for the local stack's own answers, which need no function.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest wait for a function of the local stack, or for AWS with all attempts.
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest wait for one attempt at AWS. A function starts and answers in 20 seconds.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The options that choose the stack.
 #[derive(Debug, Args)]
@@ -36,10 +51,16 @@ pub struct StackOptions {
     pub secret: Option<String>,
 }
 
-/// A function that does not do what a request asks for. The text is the function's own.
+/// A function that does not do what a request asks for.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Refused(pub String);
+pub enum Refused {
+    /// The text is the function's own.
+    #[error("{0}")]
+    Request(String),
+    /// The local stack has another secret, or one was not given.
+    #[error("{0}: give the secret in --secret or PUSHLARK_SECRET")]
+    Secret(String),
+}
 
 /// A function of Pushlark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -135,15 +156,18 @@ impl Function {
 impl Stack {
     /// Finds the stack that the options choose. An error says what is not found, or who does not answer.
     pub async fn find(options: &StackOptions) -> anyhow::Result<Self> {
-        match &options.local {
-            Some(url) => Self::find_local(url, options.secret.clone()).await,
-            None => Self::find_on_aws(options).await,
-        }
+        waiting("looking for the stack", async {
+            match &options.local {
+                Some(url) => Self::find_local(url, options.secret.clone()).await,
+                None => Self::find_on_aws(options).await,
+            }
+        })
+        .await
     }
 
     async fn find_on_aws(options: &StackOptions) -> anyhow::Result<Self> {
         let name = &options.stack;
-        let mut aws = aws_config::defaults(BehaviorVersion::latest()).http_client(aws_http_client(tls()?));
+        let mut aws = aws_config()?;
         if let Some(region) = &options.region {
             aws = aws.region(Region::new(region.clone()));
         }
@@ -186,20 +210,22 @@ impl Stack {
     }
 
     async fn find_local(url: &HttpUrl, secret: Option<String>) -> anyhow::Result<Self> {
-        ensure!(url.0.username().is_empty() && url.0.password().is_none(), "the URL of --local must have no user");
+        let has_no_user = url.0.username().is_empty() && url.0.password().is_none();
+        ensure!(has_no_user, WrongArguments("the URL of --local must have no user".into()));
         let url = url.0.as_str().trim_end_matches('/').to_owned();
-        let http = tls()?.http_client(HttpVersions::Http1).build()?;
-        let answer = http.get(format!("{url}/lambda.env")).send().await;
-        let answer = answer.and_then(reqwest::Response::error_for_status);
-        let answer = answer.with_context(|| format!("no local stack answers at {url}: start it, or give its URL"))?;
-        let text = answer.text().await?;
+        let http = tls()?.http_client(HttpVersions::Http1).connect_timeout(CONNECT_TIMEOUT).build()?;
+        let answer = http.get(format!("{url}/lambda.env")).timeout(ANSWER_TIMEOUT).send().await;
+        let text = match answer.and_then(Response::error_for_status) {
+            Ok(answer) => answer.text().await,
+            Err(error) => Err(error),
+        };
+        let text = text.with_context(|| format!("no local stack answers at {url}: start it, or give its URL"))?;
         let environment: Environment = text.lines().filter_map(|line| line.split_once('=')).collect();
         let setting = |name: &str| {
             let value = environment.text(name).map(str::to_owned);
             value.with_context(|| format!("{url}/lambda.env has no {name}: is it Pushlark's local stack?"))
         };
-        let aws = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(aws_http_client(tls()?))
+        let aws = aws_config()?
             .region(Region::from_static("us-east-1"))
             .credentials_provider(Credentials::new("local", "local", None, None, "local"))
             .load()
@@ -232,7 +258,8 @@ impl Stack {
     /// this process.
     pub async fn environment(&self, function: Function) -> anyhow::Result<Environment> {
         let environment = &self.environments[function as usize];
-        environment.get_or_try_init(|| self.read_environment(function)).await.cloned()
+        let read = environment.get_or_try_init(|| self.read_environment(function));
+        waiting("reading settings", read).await.cloned()
     }
 
     async fn read_environment(&self, function: Function) -> anyhow::Result<Environment> {
@@ -264,6 +291,10 @@ impl Stack {
     /// Invokes a function with a JSON object, and returns its JSON answer. The error is [`Refused`] if the function
     /// answers with a problem (RFC 9457).
     pub async fn invoke(&self, function: Function, payload: &Value) -> anyhow::Result<Value> {
+        waiting("asking the function", self.answer(function, payload)).await
+    }
+
+    async fn answer(&self, function: Function, payload: &Value) -> anyhow::Result<Value> {
         match &self.place {
             Place::Aws { resources } => {
                 let name = physical_id(resources, function)?;
@@ -274,12 +305,13 @@ impl Stack {
                 let json = serde_json::from_slice(&text).unwrap_or_default();
                 match answer.function_error {
                     Some(_) => Err(anyhow!("{name} fails: {}", error_text(&json))),
-                    None if is_problem(&json) => Err(Refused(error_text(&json)).into()),
+                    None if is_problem(&json) => Err(Refused::Request(error_text(&json)).into()),
                     None => Ok(json),
                 }
             }
             Place::Local { url, http, secret, .. } => {
-                let mut request = http.post(format!("{url}{}", function.local_path())).json(payload);
+                let request = http.post(format!("{url}{}", function.local_path())).json(payload);
+                let mut request = request.timeout(FUNCTION_TIMEOUT);
                 if let Some(secret) = secret {
                     request = request.bearer_auth(secret);
                 }
@@ -287,16 +319,21 @@ impl Stack {
                 let status = answer.status();
                 let json = answer.json().await.with_context(|| format!("{url} did not answer with JSON"))?;
                 if status == StatusCode::UNAUTHORIZED {
-                    let text = error_text(&json);
-                    return Err(Refused(format!("{text}: give the secret in --secret or PUSHLARK_SECRET")).into());
+                    return Err(Refused::Secret(error_text(&json)).into());
                 }
                 if !status.is_success() {
-                    return Err(Refused(error_text(&json)).into());
+                    return Err(Refused::Request(error_text(&json)).into());
                 }
                 Ok(json)
             }
         }
     }
+}
+
+/// Starts a response of the local stack that has no end. An error names the URL.
+pub async fn open_stream(request: RequestBuilder, url: &str) -> anyhow::Result<Response> {
+    let answer = timeout(ANSWER_TIMEOUT, request.send()).await.with_context(|| format!("{url} does not answer"))?;
+    answer.and_then(Response::error_for_status).with_context(|| format!("{url} does not answer"))
 }
 
 /// Returns the name of a function on AWS.
@@ -320,6 +357,14 @@ async fn queue_url(sqs: &aws_sdk_sqs::Client, name: String) -> anyhow::Result<St
     let found = sqs.get_queue_url().queue_name(&name).send().await;
     let found = found.with_context(|| format!("the queue {name} cannot be found"))?;
     found.queue_url.with_context(|| format!("the queue {name} has no URL"))
+}
+
+/// The configuration of AWS clients with timeouts: those of the SDK end no request that is accepted, but not answered.
+fn aws_config() -> anyhow::Result<ConfigLoader> {
+    let timeouts =
+        TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).operation_timeout(FUNCTION_TIMEOUT);
+    let config = aws_config::defaults(BehaviorVersion::latest()).http_client(aws_http_client(tls()?));
+    Ok(config.timeout_config(timeouts.build()))
 }
 
 /// The TLS configuration of this process, with `EXTRA_CA_FILE`.

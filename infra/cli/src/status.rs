@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use crate::log_line::LogLine;
 use crate::logs::LogGroups;
 use crate::metrics::{Metric, Metrics};
-use crate::output::{Colour, Format, print_json, rfc3339, say, say_table, table};
+use crate::output::{Colour, Format, Progress, print_json, rfc3339, say, say_table, table};
 use crate::stack::{Function, Place, Stack, StackOptions, physical_id};
 
 /// The time before now whose errors are shown.
@@ -93,6 +93,7 @@ impl StatusOptions {
 
 impl Status {
     async fn of(stack: &Stack) -> anyhow::Result<Self> {
+        let progress = Progress::start(None, "reading the state");
         let mut queues = [
             QueueStatus::of(stack, "events", &stack.queue_url).await?,
             QueueStatus::of(stack, "dead letters", &stack.dead_letter_queue_url).await?,
@@ -124,7 +125,7 @@ impl Status {
                 code_sha256: configuration.code_sha256().map(str::to_owned),
             });
         }
-        let mut errors = LogGroups::of(stack)?.errors(now - ERRORS_SINCE).await?;
+        let mut errors = LogGroups::of(stack)?.errors(now - ERRORS_SINCE, &progress).await?;
         errors.drain(..errors.len().saturating_sub(MAX_ERRORS));
         Ok(Self { stack: name, queues, alarms: Some(alarms), versions, errors: Some(errors) })
     }

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use pushlark_settings::parse_host;
 use pushlark_xmpp::{BareJid, DomainPart, parse_jid};
 use serde_json::{Value, json};
 
@@ -23,11 +24,7 @@ pub fn parse_user(text: &str) -> Result<BareJid, String> {
 
 /// Reads a domain in an argument.
 pub fn parse_domain(text: &str) -> Result<DomainPart, String> {
-    let jid = parse_jid(text).map_err(|error| error.to_string())?;
-    if jid.node().is_some() || jid.is_full() {
-        return Err("expected a domain, such as example.com".into());
-    }
-    Ok(jid.domain().to_owned())
+    parse_host(text).ok_or_else(|| "expected a domain, such as example.com".into())
 }
 
 /// Writes all data of a user as JSON, with the tokens and keys of devices: to a new file that only its owner can read,

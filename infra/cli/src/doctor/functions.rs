@@ -16,6 +16,9 @@ use crate::stack::{Function, Place, Refused, Stack};
 /// A user of a domain that can never exist (RFC 2606).
 pub const NOBODY: &str = "doctor@pushlark.invalid";
 
+/// The remedy for a secret that is missing or unknown.
+const SECRET: &str = "Give the secret of the local stack in --secret or PUSHLARK_SECRET.";
+
 /// Invokes each function in a way that changes nothing. The worker explains a message to a user who does not exist, for
 /// which it reads the table and asks the plugin. The others refuse an empty request, which proves that they started.
 pub async fn check(stack: &Stack) -> Vec<Check> {
@@ -26,12 +29,15 @@ pub async fn check(stack: &Stack) -> Vec<Check> {
             "chat": "chat", "body": "doctor"});
         let is_worker = function == Function::Worker;
         let request = if is_worker { json!({"explain": [message]}) } else { json!({}) };
-        let remedy = "Read its log with `pushlark logs --level error`: a wrong setting, or a permission of its role.";
+        let log = "Read its log with `pushlark logs --level error`: a wrong setting, or a permission of its role.";
         checks.push(match stack.invoke(function, &request).await {
             Ok(_) if is_worker => Check::ok(name, "starts, reads the table and asks the plugin"),
             Ok(_) => Check::ok(name, "starts and answers"),
             Err(error) if !is_worker && error.is::<Refused>() => Check::ok(name, "starts and answers"),
-            Err(error) => Check::failed(name, format!("{error:#}"), remedy),
+            Err(error) => match error.downcast_ref() {
+                Some(Refused::Secret(refused)) => Check::failed(name, refused, SECRET),
+                _ => Check::failed(name, format!("{error:#}"), log),
+            },
         });
     }
     checks

@@ -74,6 +74,7 @@ async fn doctor_names_what_does_not_work_and_the_remedy() {
     let checks = failed(&run(&stack, &["doctor", "--json"]).await);
     let worker = check(&checks, "function Worker");
     assert_eq!(worker["state"], "failed", "{worker}");
+    assert_eq!(worker["remedy"], "Give the secret of the local stack in --secret or PUSHLARK_SECRET.");
     assert_eq!(check(&checks, "URL of MONGOOSEPUSH_URL")["state"], "failed");
     assert_eq!(check(&checks, "dead letters")["state"], "warning");
 

@@ -1,5 +1,6 @@
 //! `domain remove`: the registrations of one domain are deleted.
 
+use serde_json::json;
 use tests::{BOB, Pushlark};
 
 use crate::run;
@@ -20,12 +21,15 @@ async fn the_registrations_of_a_domain_are_counted_and_deleted() {
     );
     assert_eq!(pushlark.nodes("u0@example.com").await.len(), 1);
     let removed = run(&pushlark, &["domain", "remove", "example.com", "--yes", "--json"]).await.json();
-    assert_eq!(removed["deleted"], 5);
+    assert_eq!(removed, json!({"domain": "example.com", "found": 5, "deleted": 5}));
     for user in (0..5).map(|number| format!("u{number}@example.com")) {
         assert!(pushlark.nodes(&user).await.is_empty());
     }
     assert_eq!(pushlark.nodes("bob@chat.example.com").await, ["other"]);
     let again = run(&pushlark, &["domain", "remove", "example.com", "--yes"]).await.printed();
     assert_eq!(again, "example.com: 0 registrations and push nodes deleted.\n");
-    assert_eq!(run(&pushlark, &["domain", "remove", BOB, "--yes"]).await.code, Some(2));
+    for wrong in [BOB, "*.example.com", "example.com/x", ".example.com"] {
+        let ran = run(&pushlark, &["domain", "remove", wrong, "--yes"]).await;
+        assert!(ran.code == Some(2) && ran.stderr.contains("expected a domain"), "{ran:?}");
+    }
 }

@@ -65,6 +65,19 @@ async fn an_event_that_cannot_be_explained_fails_with_the_reason_of_the_worker()
         let error = run_with(&pushlark, &["explain", "-"], &[], input).await.error();
         assert!(error.contains(reason), "{error}");
     }
-    assert_eq!(run(&pushlark, &["explain"]).await.code, Some(2));
-    assert_eq!(run(&pushlark, &["explain", "--to", BOB]).await.code, Some(2));
+    let hi = ["--body", "Hi"];
+    for (arguments, named, others) in [
+        (&[][..], &["<FILE>"][..], &["--to"][..]),
+        (&["--to", BOB], &["--from"], &["<FILE>"]),
+        (&["--from", BOB, "--body", "Hi"], &["--to"], &["<FILE>"]),
+        (&hi, &["--to"], &["<FILE>"]),
+        (&["-", "--body", "Hi"], &["cannot be used with", "--body"], &["--to"]),
+    ] {
+        let ran = run(&pushlark, &[&["explain"], arguments].concat()).await;
+        let (error, _) = ran.stderr.split_once("Usage").unwrap();
+        assert!(ran.code == Some(2) && named.iter().all(|name| error.contains(name)), "{ran:?}");
+        assert!(!others.iter().any(|name| error.contains(name)), "{arguments:?}: {error}");
+    }
+    let nobody = run(&pushlark, &["explain", "--from", ALICES_PC, "--to", BOB]).await.printed();
+    assert!(nobody.lines().next().unwrap().ends_with(": notifies nobody"), "{nobody}");
 }

@@ -1,7 +1,5 @@
 //! `logs`: the lines of a message or a user, decoded, also while they are written.
 
-use std::time::Duration;
-
 use local::Options;
 use serde_json::Value;
 use tests::{BOB, Event, Pushlark};
@@ -10,10 +8,7 @@ use tokio::time::timeout;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::{program_at, run};
-
-/// The time after which a test fails. It is long, since the machine may compile beside the tests.
-const TEST_TIMEOUT: Duration = Duration::from_secs(300);
+use crate::{TEST_TIMEOUT, program_at, run};
 
 #[tokio::test]
 async fn logs_shows_the_lines_of_the_local_stack_decoded_and_follows() {
@@ -37,6 +32,11 @@ async fn logs_shows_the_lines_of_the_local_stack_decoded_and_follows() {
     let of_user = lines(&run(&stack, &["logs", "--user", BOB, "--json"]).await.stdout);
     let messages: Vec<_> = of_user.iter().map(|line| line["message"].as_str().unwrap()).collect();
     assert_eq!(messages, ["not notified", "enabled", "notified"]);
+    let full = lines(&run(&stack, &["logs", "--user", "BOB@example.com/x", "--json"]).await.stdout);
+    assert_eq!(full, of_user);
+    for no_user in ["bob", "example.com"] {
+        assert_eq!(run(&stack, &["logs", "--user", no_user]).await.code, Some(2), "{no_user}");
+    }
     let newest = lines(&run(&stack, &["logs", "--user", BOB, "--limit", "1", "--json"]).await.stdout);
     assert_eq!(newest[0]["message"], "notified");
     let steps = lines(&run(&stack, &["logs", "--id", "m2", "--level", "debug", "--json"]).await.stdout);
@@ -51,4 +51,8 @@ async fn logs_shows_the_lines_of_the_local_stack_decoded_and_follows() {
     let line = timeout(TEST_TIMEOUT, out.next_line()).await.unwrap().unwrap().unwrap();
     let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!((&line["fields"]["id"], &line["message"]), (&"m3".into(), &"notified".into()));
+    // The reader has seen enough, and no further line arrives.
+    drop(out);
+    let ended = timeout(TEST_TIMEOUT, follow.wait()).await.expect("the command ends with its reader").unwrap();
+    assert_eq!(ended.code(), Some(0));
 }

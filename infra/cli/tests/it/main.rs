@@ -18,12 +18,16 @@ mod terminal;
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use std::{env, fs};
 
 use serde_json::Value;
 use tests::Pushlark;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
+
+/// The time after which a test fails. It is long, since the machine may compile beside the tests.
+const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A folder of a test, which is deleted at its end. Contains its path.
 struct Folder(String);

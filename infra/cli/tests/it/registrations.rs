@@ -39,14 +39,21 @@ async fn a_device_is_enabled_with_the_checks_of_the_function() {
         (Some("canary-tablet"), Some("ping"))
     );
     assert!(registration.preferences.unwrap().calls);
-    for (wrong, reason) in [
-        (&["--field", "priority=10"][..], "priority"),
-        (&["--preference", "rooms=sometimes"], "rooms"),
-        (&["--field", "service=fcm", "--service", "apns"], "given twice"),
-        (&["--encrypt", "{"], "--encrypt is not JSON"),
-    ] {
+    for (wrong, reason) in
+        [(&["--field", "priority=10"][..], "priority"), (&["--preference", "rooms=sometimes"], "rooms")]
+    {
         let error = run(&pushlark, &[&enable[..], wrong].concat()).await.error();
         assert!(error.contains(reason), "{error}");
+    }
+    for (wrong, reason) in [
+        (&["--field", "service=fcm", "--service", "apns"][..], "the field service is given twice"),
+        (&["--preference", "rooms=mentions", "--preference", "rooms=always"], "the preference rooms is given twice"),
+        (&["--preference", "mute=[{\"jid\":"], "the value is not JSON: EOF"),
+        (&["--encrypt", "{\"key\": \"canary-key"], "--encrypt is not JSON: EOF"),
+    ] {
+        let ran = run(&pushlark, &[&enable[..], wrong].concat()).await;
+        assert!(ran.code == Some(2) && ran.stderr.contains(reason), "{ran:?}");
+        assert!(!ran.stderr.contains("canary-key"), "{ran:?}");
     }
     assert_eq!(pushlark.nodes(BOB).await, ["tablet"]);
 }

@@ -1,10 +1,12 @@
 //! `rules check`: rules in words, and their decisions about events.
 
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
-use crate::{Folder, Ran, run_alone};
+use crate::{Folder, Ran, finished, program, run_alone};
 
 async fn rules(file: &str, event: &str, options: &[&str]) -> Ran {
     run_alone(&[&["rules", "check", file, "--event", event], options].concat()).await
@@ -122,10 +124,11 @@ async fn rules_and_events_that_are_not_valid_fail_with_the_file_the_rule_and_the
     let none = folder.path("none");
     for (file, event) in [(&none, &event), (&file, &none)] {
         let refused = refused(file, event, &[]).await;
-        assert!(refused.starts_with(&format!("pushlark: cannot read {none}: ")), "{refused}");
+        assert!(refused.starts_with(&format!("pushlark: {none} cannot be read: ")), "{refused}");
     }
     for (text, reason) in [
         ("{", "EOF"),
+        ("[]", "there is no event"),
         (r#"{"type": "message", "from": "a@example.com"}"#, "stanza is missing"),
         (
             r#"{"type": "presence", "jid": "a@example.com/pc", "status": "online"}"#,
@@ -166,6 +169,12 @@ async fn several_events_are_decided_in_json() {
     let decided: Value = serde_json::from_str(&printed(&file, &event, &["--event", &event, "--json"]).await).unwrap();
     let decisions = decided["decisions"].as_array().unwrap();
     assert_eq!((decisions.len(), &decisions[1]["skipped"]), (4, &json!("rules: rule 1 \"eve\"")));
+    let both = json!([message(), message()]).to_string();
+    let args = ["rules", "check", &file, "--event", "-", "--json"];
+    let mut child = program(&args).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(both.as_bytes()).await.unwrap();
+    let of_array = finished(child).await.json();
+    assert_eq!(of_array["decisions"].as_array().unwrap().len(), 4, "{of_array}");
     let first = &decisions[0]["publications"][0];
     assert_eq!((&first["rule"], &first["presentation"]["title"]), (&json!("rule 2 \"night\""), &json!("Ann")));
     assert_eq!(decisions[0]["left_out"][0], json!({"device": "fcm", "why": "rules: no rule matches"}));

@@ -14,15 +14,22 @@ async fn completions_and_manual_pages_name_each_command() {
     }
     let page = run_alone(&["shell", "man"]).await;
     assert!(page.code == Some(0) && page.stdout.contains(".TH pushlark 1"), "{}", page.stdout);
-    let page = run_alone(&["shell", "man", "logs"]).await;
-    assert!(page.stdout.contains("\\-\\-follow"), "{}", page.stdout);
+    let page = run_alone(&["shell", "man", "logs"]).await.printed();
+    let header = format!(".TH pushlark-logs 1  \"pushlark {}\"", env!("CARGO_PKG_VERSION"));
+    assert!(page.contains("\\-\\-follow") && page.contains(&header), "{page}");
     let unknown = run_alone(&["shell", "man", "nothing"]).await;
-    assert_eq!((unknown.code, unknown.stderr.as_str()), (Some(1), "pushlark: there is no command nothing\n"));
+    assert_eq!((unknown.code, unknown.stderr.as_str()), (Some(2), "pushlark: there is no command nothing\n"));
 }
 
 #[tokio::test]
 async fn wrong_arguments_have_the_exit_code_two() {
-    for arguments in [&["statuses"][..], &["logs", "--since", "yesterday"], &["bill", "--days", "0"], &[]] {
+    for arguments in [
+        &["statuses"][..],
+        &["logs", "--since", "yesterday"],
+        &["bill", "--days", "0"],
+        &["--local=http://u:p@h", "status"],
+        &[],
+    ] {
         let ran = run_alone(arguments).await;
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{arguments:?}");
     }

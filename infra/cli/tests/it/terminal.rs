@@ -1,9 +1,15 @@
-//! Text of users cannot control the operator's terminal, forge lines or change the order of the visible text.
+//! The operator's terminal: text of users cannot control it, forge lines or change the order of the visible text; tables
+//! fit it, and it shows the progress of slow commands.
+
+use std::net::TcpListener;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tests::{ALICES_PC, BOB, PUSH_HOST, PushRequest, Pushlark};
+use tokio::process::Command;
+use tokio::time::timeout;
 
-use crate::{Ran, run, run_with};
+use crate::{Ran, TEST_TIMEOUT, finished, run, run_with};
 
 /// Begins a line, an 8-bit control sequence and text from right to left, all of which a node and a body may have.
 const HOSTILE: &str = "x\nforged: delivered\u{9b}31m\u{202e}txt";
@@ -65,4 +71,53 @@ async fn answers_of_push_services_and_dead_letters_are_printed_escaped() {
         assert_harmless(&run(&pushlark, &["dead-letters", "show", id, "--bodies"]).await);
         assert_harmless(&run(&pushlark, &["dead-letters", "show", id, "--bodies", "--json"]).await);
     }
+}
+
+/// Runs a command in a terminal of this width, whose output has standard error, too.
+async fn run_in_terminal(columns: u16, url: &str, arguments: &str) -> Ran {
+    let command = format!("stty cols {columns}; exec {} --local={url} {arguments}", env!("CARGO_BIN_EXE_pushlark"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &command, "/dev/null"]).env_clear();
+    script.envs([("PATH", "/usr/bin:/bin"), ("TERM", "xterm"), ("SHELL", "/bin/sh"), ("NO_COLOR", "1")]);
+    script.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    timeout(TEST_TIMEOUT, finished(script.spawn().unwrap())).await.expect("each wait ends")
+}
+
+#[tokio::test]
+async fn tables_fit_the_terminal() {
+    let pushlark = Pushlark::start().await;
+    for node in ["phone".to_owned(), "long".repeat(100)] {
+        pushlark.enable(BOB, &node).await;
+    }
+    for columns in [40, 80, 120, 200] {
+        for command in [format!("registrations list {BOB}"), "status".to_owned()] {
+            let printed = run_in_terminal(columns, &pushlark.stack.url, &command).await.printed();
+            for line in printed.lines() {
+                let width = line.trim_end_matches('\r').chars().count();
+                assert!(width <= usize::from(columns), "{columns}: {printed}");
+            }
+        }
+    }
+    let piped = run(&pushlark, &["registrations", "list", BOB]).await.printed();
+    assert!(piped.contains(&"long".repeat(100)), "{piped}");
+}
+
+#[tokio::test]
+async fn a_stack_that_does_not_answer_is_named_after_a_visible_wait() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let ran = run_in_terminal(80, &url, "status").await;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stdout.contains(" looking for the stack"), "{ran:?}");
+    assert!(ran.stdout.contains(&format!("pushlark: no local stack answers at {url}")), "{ran:?}");
+}
+
+#[tokio::test]
+async fn the_wait_for_a_push_service_is_visible() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let pushlark = Pushlark::with_settings([("MONGOOSEPUSH_URL", url.as_str())]).await;
+    pushlark.enable(BOB, "phone").await;
+    let ran = run_in_terminal(80, &pushlark.stack.url, &format!("send {BOB}")).await;
+    assert!(ran.stdout.contains(" asking the push service"), "{ran:?}");
 }
