@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
@@ -359,11 +360,13 @@ async fn queue_url(sqs: &aws_sdk_sqs::Client, name: String) -> anyhow::Result<St
     found.queue_url.with_context(|| format!("the queue {name} has no URL"))
 }
 
-/// The configuration of AWS clients with timeouts: those of the SDK end no request that is accepted, but not answered.
+/// The configuration of AWS clients, with timeouts for requests that are accepted, but not answered.
 fn aws_config() -> anyhow::Result<ConfigLoader> {
     let timeouts =
         TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT).operation_timeout(FUNCTION_TIMEOUT);
     let config = aws_config::defaults(BehaviorVersion::latest()).http_client(aws_http_client(tls()?));
+    // It ends a request without an answer after 20 seconds, which a function that is starting may take.
+    let config = config.stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     Ok(config.timeout_config(timeouts.build()))
 }
 

@@ -15,7 +15,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::attributes::{
     ACCOUNTS, ADDED_AT, AFFILIATIONS, COUNTED_AT, CREATED_AT, DEVICE_DIGEST, ENCRYPTION, EXPIRES_AT, FIRST_ENABLED_AT,
-    GONE_AT, OFFLINE_AT, OWNER_JID, PK, PREFERENCES, READ_AT, SHOWN_AT, SINCE, SK, TIED_AT, UNREACHABLE_SINCE,
+    GONE_AT, OFFLINE_AT, OWNER_JID, PK, PREFERENCES, READ_ALL_BEFORE, READ_AT, SHOWN_AT, SINCE, SK, TIED_AT,
+    UNREACHABLE_SINCE,
 };
 use crate::item::{self, Item, number, text};
 use crate::{MAX_CONCURRENT_WRITES, Store, StoreError, keys, unless_stale};
@@ -23,8 +24,18 @@ use crate::{MAX_CONCURRENT_WRITES, Store, StoreError, keys, unless_stale};
 /// The most searches of an erasure. Functions may store more about the user meanwhile.
 const MAX_SEARCHES: usize = 3;
 /// The attributes with times in microseconds since 1970.
-const MICROS: [&str; 9] =
-    [CREATED_AT, ADDED_AT, FIRST_ENABLED_AT, SINCE, OFFLINE_AT, TIED_AT, COUNTED_AT, READ_AT, SHOWN_AT];
+const MICROS: [&str; 10] = [
+    CREATED_AT,
+    ADDED_AT,
+    FIRST_ENABLED_AT,
+    SINCE,
+    OFFLINE_AT,
+    TIED_AT,
+    COUNTED_AT,
+    READ_AT,
+    READ_ALL_BEFORE,
+    SHOWN_AT,
+];
 /// The attributes with times in seconds since 1970.
 const SECONDS: [&str; 3] = [EXPIRES_AT, UNREACHABLE_SINCE, GONE_AT];
 

@@ -266,6 +266,10 @@ async fn a_read_mark_does_not_clear_what_came_after_it() {
     message(&pushlark).await;
     event(&pushlark, earlier(60)).await;
     assert_eq!(cleared(&pushlark, "phone").await, [data(1)]);
+    // The number of a message that the mark names tells more than its time.
+    event(&pushlark, Event::message(BOB, "canary Hi").id("last")).await;
+    event(&pushlark, earlier(30).with("message", "last")).await;
+    assert_eq!(cleared(&pushlark, "phone").await, [data(1), data(0)]);
 }
 
 #[tokio::test]
@@ -283,6 +287,7 @@ async fn a_late_read_mark_without_counts_leaves_the_messages_that_came_since() {
 #[tokio::test]
 async fn a_message_that_is_read_before_it_is_notified_does_not_notify() {
     let hi = |id: &str| Event::message(BOB, &format!("canary {id}")).id(id);
+    let second = ago(1);
     let up_to = |id: &str| Event::read(BOB, ALICES_PC).with("message", id);
     for (settings, request, alerts) in [
         (&ON, vec![hi("m1"), Event::read(BOB, ALICES_PC)], vec![]),
@@ -290,6 +295,8 @@ async fn a_message_that_is_read_before_it_is_notified_does_not_notify() {
         // What comes after the read mark notifies, also if it has the same time.
         (&ON, vec![Event::read(BOB, ALICES_PC), hi("m1")], vec!["canary m1"]),
         (&ON, vec![hi("m1"), hi("m2"), up_to("m1"), hi("m3")], vec!["canary m2", "canary m3"]),
+        (&ON, vec![hi("m1").at(&second), Event::read(BOB, ALICES_PC).at(&second)], vec![]),
+        (&ON, vec![Event::read(BOB, ALICES_PC).at(&second), hi("m1").at(&second)], vec!["canary m1"]),
         // The message of the mark is not known: it may be earlier than this one.
         (&ON, vec![hi("m1"), up_to("m0")], vec!["canary m1"]),
         // Nothing is cleared.
