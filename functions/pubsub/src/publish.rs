@@ -108,6 +108,7 @@ impl Function {
                 return Err(PushNodeError::new(Condition::PreconditionNotMet, text));
             }
         };
+        check_summary(&item, options.silent().unwrap_or(false))?;
         let registration = node.registration(options);
         if self.store.device(&registration).await? == DeviceStatus::Gone {
             return Err(PushNodeError::new(Condition::DeviceNotRegistered, "the device is not registered any more"));
@@ -179,5 +180,20 @@ fn check_publisher(node: &Node, publisher: &BareJid) -> Result<(), PushNodeError
         Ok(())
     } else {
         Err(PushNodeError::new(Condition::Forbidden, format!("{publisher} may not publish here")))
+    }
+}
+
+/// Checks that an alert of counted messages with a text has a field for the sender, as MongooseIM requires. A field
+/// without a value is valid, since Prosody omits only the value of a sender that it does not send.
+fn check_summary(item: &PublishedItem, is_silent: bool) -> Result<(), PushNodeError> {
+    let has = |name| item.summary.iter().any(|(field, _)| field == name);
+    let names = |name| has(name) || item.without_value.iter().any(|field| field == name);
+    let needs_sender = has(Payload::MESSAGE_COUNT) && has(Payload::LAST_MESSAGE_BODY) && !is_silent;
+    match needs_sender && !names(Payload::LAST_MESSAGE_SENDER) {
+        true => {
+            let text = format!("the notification has a {} and no sender", Payload::LAST_MESSAGE_BODY);
+            Err(PushNodeError::new(Condition::InvalidPayload, text))
+        }
+        false => Ok(()),
     }
 }

@@ -46,7 +46,8 @@ pub struct RegistrationState {
     /// The time of the last enable request, in microseconds since 1970.
     pub created_at: u64,
     /// The time of the first enable request, in microseconds since 1970. Another enable request keeps it until the
-    /// registration is disabled. For a transferred registration, it is not before the last tie to its key. A session that was tied earlier was tied to a deleted registration of the same key.
+    /// registration is disabled. For a transferred registration, it is not before the last tie to its key. A session
+    /// that was tied earlier was tied to a deleted registration of the same key.
     pub first_enabled_at: u64,
     /// The number of consecutive answers that report the device as suspect.
     pub suspicions: u32,

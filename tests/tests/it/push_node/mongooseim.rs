@@ -51,6 +51,17 @@ async fn publish_fails_with_invalid_item() {
 }
 
 #[tokio::test]
+async fn publish_fails_when_missing_mandatory_fields() {
+    let pushlark = stack().await;
+    create(&pushlark, ALICE, "node").await;
+    let summary = [SUMMARY[0], SUMMARY[2]];
+    let reply = set(&pushlark, ALICE, &publish("node", &summary, &DEVICE)).await;
+    assert_error(&reply, "modify", "bad-request", Some("invalid-payload"));
+    let silent = [DEVICE[0], DEVICE[1], ("silent", "true")];
+    assert_result(&set(&pushlark, ALICE, &publish("node", &summary, &silent)).await);
+}
+
+#[tokio::test]
 async fn publish_fails_with_no_options() {
     let pushlark = stack().await;
     create(&pushlark, ALICE, "node").await;
