@@ -180,7 +180,8 @@ impl ImportOptions {
         let former = file.as_ref().map(|file| file.load(&name)).transpose()?.flatten();
         let Overview { rows: total, is_right, latest } = overview(&source, &check, &store).await?;
         if total == 0 && !is_right {
-            if let Some(file) = file {
+            // The progress in another source of this name is kept.
+            if let Some(file) = file.filter(|_| former.is_none()) {
                 file.delete()?;
             }
             bail!("the source has no row of registrations: check that it is the right one");

@@ -179,7 +179,11 @@ async fn an_export_that_fails_leaves_nothing_that_blocks_the_next_one() {
 
 #[tokio::test]
 async fn an_export_whose_reader_has_seen_enough_is_no_error() {
-    let (pushlark, folder) = (full().await, Folder::new());
+    let (pushlark, folder) = (Pushlark::start().await, Folder::new());
+    // More than the buffers hold, so that a write fails before the last one.
+    for node in 0..8 {
+        pushlark.enable_with("bob@localhost", &node.to_string(), json!({"tag": "x".repeat(4000)})).await;
+    }
     for format in ["jsonl", "csv", "mongooseim", "ejabberd"] {
         let mut child = spawn(&pushlark, &folder, &["export", "--format", format]);
         drop(child.stdout.take());

@@ -149,15 +149,17 @@ async fn repeated_nodes_and_devices_lead_to_the_same_in_any_order() {
     ];
     let mut reversed = lines.clone();
     reversed.reverse();
-    for lines in [lines, reversed] {
-        let pushlark = Pushlark::start().await;
-        let report = import_thrice(&pushlark, &lines).await;
-        let left_out = json!({"a duplicate row: another one has the same node and time": 1,
-            "the source has a later row of the node": 2,
-            "the source has the device at another node, as late or later": 1});
-        assert_eq!(counts(&report), (2, 0, &left_out));
-        assert_eq!(times(&pushlark, "q1@localhost").await, [("n".to_owned(), 1_767_571_200_000_000)]);
-        assert_eq!(times(&pushlark, "q2@localhost").await, [("n".to_owned(), 1_767_398_400_000_000)]);
+    for (accounts, device) in [("many", "at another node"), ("one", "of another user")] {
+        for lines in [&lines, &reversed] {
+            let pushlark = Pushlark::with_settings([("DEVICE_ACCOUNTS", accounts)]).await;
+            let report = import_thrice(&pushlark, lines).await;
+            let left_out = json!({"a duplicate row: another one has the same node and time": 1,
+                "the source has a later row of the node": 2,
+                format!("the source has the device {device}, as late or later"): 1});
+            assert_eq!(counts(&report), (2, 0, &left_out));
+            assert_eq!(times(&pushlark, "q1@localhost").await, [("n".to_owned(), 1_767_571_200_000_000)]);
+            assert_eq!(times(&pushlark, "q2@localhost").await, [("n".to_owned(), 1_767_398_400_000_000)]);
+        }
     }
 }
 
