@@ -71,7 +71,7 @@ pub enum Reason {
     NoCallEnd,
     /// The call that ends does not ring there: the device was not notified of it, or the call has ended before.
     NotRinging,
-    /// The message was read on another device before it was notified, and notifications of what is read are cleared.
+    /// The user has read the message on another device. No later read mark would clear its notification.
     Read,
     /// The recipient has no registration, or no longer the one that is retried.
     NoRegistration,
@@ -191,24 +191,29 @@ impl Decision<'_> {
         if !attempt.is_repeat {
             return;
         }
-        let (later, publications) =
-            std::mem::take(&mut self.publications).into_iter().partition::<Vec<_>, _>(|planned| {
-                self.snapshot.is_enabled_after(&planned.publication.registration, attempt.at())
-            });
-        self.publications = publications;
-        self.left_out.extend(later.into_iter().map(|planned| (planned.publication.registration, Reason::EnabledLater)));
+        leave_out(&mut self.publications, &mut self.left_out, &Reason::EnabledLater, |publication| {
+            self.snapshot.is_enabled_after(&publication.registration, attempt.at())
+        });
     }
 
     /// Leaves the end of a call out at the registrations where the call does not ring.
     pub fn leave_out_ends(&mut self, not_ringing: &[Registration]) {
-        let is_end = |payload: &Payload| matches!(payload.call(), Some(CallSignal::End(_)));
-        let (ends, publications) =
-            std::mem::take(&mut self.publications).into_iter().partition::<Vec<_>, _>(|planned| {
-                is_end(&planned.publication.payload) && not_ringing.contains(&planned.publication.registration)
-            });
-        self.publications = publications;
-        self.left_out.extend(ends.into_iter().map(|planned| (planned.publication.registration, Reason::NotRinging)));
+        leave_out(&mut self.publications, &mut self.left_out, &Reason::NotRinging, |publication| {
+            matches!(publication.payload.call(), Some(CallSignal::End(_)))
+                && not_ringing.contains(&publication.registration)
+        });
     }
+}
+
+/// Leaves out the publications for which `is_left_out` is true.
+pub fn leave_out(
+    publications: &mut Vec<PlannedPublication<'_>>,
+    left_out: &mut Vec<(Registration, Reason)>,
+    reason: &Reason,
+    is_left_out: impl Fn(&Publication) -> bool,
+) {
+    let out = publications.extract_if(.., |planned| is_left_out(&planned.publication));
+    left_out.extend(out.map(|planned| (planned.publication.registration, reason.clone())));
 }
 
 /// Decides where to publish `payload`, which the plugin has prepared.

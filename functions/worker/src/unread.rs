@@ -11,7 +11,7 @@ use pushlark_xmpp::{BareJid, Message};
 use time::OffsetDateTime;
 
 use crate::claims::ClaimError;
-use crate::decision::{Decision, PlannedPublication, Reason};
+use crate::decision::{Decision, PlannedPublication, Reason, leave_out};
 use crate::order::Turn;
 use crate::task::Attempt;
 use crate::worker::Worker;
@@ -94,18 +94,12 @@ impl Worker {
         let claimant = attempt.claimant(&user, *counted);
         // Its own claim in the counter does not tell which registrations are complete: the claim item does.
         let earlier = earlier.filter(|claim| !claim.is_of(&claimant));
-        let (others, publications) = publications
-            .into_iter()
-            .partition(|planned| earlier.as_ref().is_some_and(|claim| claim.has(&planned.publication.registration)));
-        left_out.extend(
-            Vec::into_iter(others)
-                .map(|planned: PlannedPublication<'_>| (planned.publication.registration, Reason::Claimed)),
-        );
+        leave_out(&mut publications, left_out, &Reason::Claimed, |publication| {
+            earlier.as_ref().is_some_and(|claim| claim.has(&publication.registration))
+        });
         // Its notification would not be cleared any more.
         if is_read && self.clear_when_read {
-            let read = Vec::into_iter(publications);
-            left_out
-                .extend(read.map(|planned: PlannedPublication<'_>| (planned.publication.registration, Reason::Read)));
+            leave_out(&mut publications, left_out, &Reason::Read, |_| true);
             return Ok(Vec::new());
         }
         self.claim(event, attempt, *counted, publications, left_out, turn).await
