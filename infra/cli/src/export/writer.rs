@@ -54,45 +54,31 @@ pub enum Writer {
 impl Writer {
     /// Creates the output: a new file or folder, or standard output.
     pub fn new(format: ExportFormat, output: Option<&Path>) -> anyhow::Result<Self> {
-        if format == ExportFormat::Prosody {
-            let folder = output.context("give --output FOLDER for Prosody")?;
-            let mut private = DirBuilder::new();
-            #[cfg(unix)]
-            std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
-            let created = private.create(folder);
-            created.with_context(|| format!("the folder {} cannot be created", folder.display()))?;
-            return Ok(Self::Prosody { folder: folder.to_owned(), user: Vec::new() });
-        }
-        // Before the output, which an error would leave empty.
-        let rows = match format {
-            ExportFormat::Csv => Some(temporary()?),
-            _ => None,
-        };
-        let mut written: Box<dyn Write> = match output {
-            None => Box::new(BufWriter::new(io::stdout())),
-            Some(path) => {
-                let file =
-                    private_file::create_new(path).with_context(|| format!("{} cannot be created", path.display()))?;
-                Box::new(BufWriter::new(file))
-            }
-        };
-        if let Some(rows) = rows {
-            return Ok(Self::Csv {
-                output: written,
-                rows: BufWriter::new(rows),
-                fields: BTreeSet::new(),
-                has_empty: false,
-            });
-        }
         Ok(match format {
-            ExportFormat::Jsonl | ExportFormat::Csv | ExportFormat::Prosody => Self::JsonLines(written),
+            ExportFormat::Jsonl => Self::JsonLines(create(output)?),
+            ExportFormat::Csv => {
+                // Before the output, which an error would leave empty.
+                let rows = BufWriter::new(temporary()?);
+                Self::Csv { output: create(output)?, rows, fields: BTreeSet::new(), has_empty: false }
+            }
             ExportFormat::Mongooseim => {
-                writeln!(written, "{NO_ESCAPES}")?;
-                Self::MongooseIm(written)
+                let mut output = create(output)?;
+                writeln!(output, "{NO_ESCAPES}")?;
+                Self::MongooseIm(output)
             }
             ExportFormat::Ejabberd => {
-                writeln!(written, "{NO_ESCAPES}")?;
-                Self::Ejabberd(written)
+                let mut output = create(output)?;
+                writeln!(output, "{NO_ESCAPES}")?;
+                Self::Ejabberd(output)
+            }
+            ExportFormat::Prosody => {
+                let folder = output.context("give --output FOLDER for Prosody")?;
+                let mut private = DirBuilder::new();
+                #[cfg(unix)]
+                std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
+                let created = private.create(folder);
+                created.with_context(|| format!("the folder {} cannot be created", folder.display()))?;
+                Self::Prosody { folder: folder.to_owned(), user: Vec::new() }
             }
         })
     }
@@ -174,6 +160,13 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Creates the output: a new file, or standard output.
+fn create(output: Option<&Path>) -> anyhow::Result<Box<dyn Write>> {
+    let Some(path) = output else { return Ok(Box::new(BufWriter::new(io::stdout()))) };
+    let file = private_file::create_new(path).with_context(|| format!("{} cannot be created", path.display()))?;
+    Ok(Box::new(BufWriter::new(file)))
 }
 
 /// Creates a file without a name. It stays readable until it is closed.
